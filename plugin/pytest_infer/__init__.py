@@ -1,0 +1,1 @@
+"""pytest-infer: exact benchmarks of language-model inference under pytest."""

@@ -1,0 +1,106 @@
+"""The Engine protocol: what the harness asks of anything that generates tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Limits, ModelInfo, StopReason
+
+
+class Clock(Protocol):
+    """What an engine sees of the token clock."""
+
+    def tick(self, token_ids: Sequence[int]) -> None:
+        """Stamp the moment at which these ids became available."""
+
+    def prefilled(self) -> None:
+        """Stamp the end of the prompt's own forward pass, where an engine can tell it from the first token's arrival."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Sampling instead of greedy decoding; every round starts from the same seed."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What the options say about the model and how it runs; None leaves the engine's own default.
+
+    `progress` is told in one line what takes long (a model that is built first).
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    experts_implementation: str | None = None
+    attention: str | None = None
+    use_cache: bool = True
+    sampling: Sampling | None = None
+    compile: bool = False
+    trust_remote_code: bool = False
+    progress: Callable[[str], None] = _silent
+
+
+class Engine(Protocol):
+    """Generates tokens and tells the clock; it never measures itself.
+
+    Subclass it, so that the methods with a body below are inherited, and write the four without one. A constructor that
+    is found through the entry-point group `pytest_infer.engines` takes one argument, the `EngineOptions`.
+    """
+
+    def check(self) -> None:
+        """Find the model and read what is small (config, tokenizer); raise ModelError before anything heavy is done."""
+
+    def load(self) -> ModelInfo:
+        """Load the model and describe it; the harness fills in how long it took."""
+        ...
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the ids to feed, special tokens and chat template included; raise ModelError for a prompt it cannot take."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of generated ids."""
+        ...
+
+    def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
+        """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` the moment each is available."""
+        ...
+
+    def context_length(self) -> int | None:
+        """Return how many tokens, prompt and generated, the model can take; known after `check`; None when unbounded."""
+        return None
+
+    def reset(self) -> None:
+        """Bring the engine to the same state before every round: seed, caches. Never timed."""
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle. Called right before the clock starts."""
+
+    def cache_bytes(self) -> int | None:
+        """Return the bytes of the KV cache's tensors after the last generation, or None where it cannot be told."""
+        return None
+
+    def experts_module(self) -> object | None:
+        """Return the torch module in which expert selections can be recorded, or None."""
+        return None
+
+    def experts_absent(self) -> str:
+        """Return why `experts_module` is None."""
+        return "the engine gives no access to its modules"
+
+    def close(self) -> None:
+        """Free the model."""

@@ -1,0 +1,1 @@
+"""The models that need no hub: SmolLM2-135M from a package, and a mixture of experts made from it."""

@@ -1,0 +1,1 @@
+"""Observes a round: token clock, counters, memory, CPU, disk, experts, machine."""

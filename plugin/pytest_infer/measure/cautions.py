@@ -1,0 +1,74 @@
+"""What is doubtful about a record, found in its own rounds, each with what to do about it."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Iterable, Sequence
+
+from pytest_infer.metrics import timing
+from pytest_infer.records import Caution, CautionKind, Output, Profile, Round
+
+COLD = 1.5
+"""A first timed round this many times slower than the median of the others says that the warm-up was too short."""
+
+
+def hash_ids(token_ids: Sequence[int]) -> str:
+    """Return the SHA-256 of the ids written in decimal with commas between them."""
+    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
+
+
+def first_difference(rounds: Sequence[Round]) -> tuple[int, int] | None:
+    """Return (round, position) of the first token that differs from round 0, or None when all rounds are equal."""
+    reference = rounds[0].trace.token_ids
+    for number, r in enumerate(rounds[1:], 1):
+        ids = r.trace.token_ids
+        if ids != reference:
+            pairs = enumerate(zip(ids, reference, strict=False))
+            return number, next((n for n, (a, b) in pairs if a != b), min(len(ids), len(reference)))
+    return None
+
+
+def find(rounds: Sequence[Round], profile: Profile | None, output: Output) -> tuple[Caution, ...]:
+    """Return the cautions of one prompt, most serious first."""
+    return tuple(_cautions(rounds, profile, output))
+
+
+def _cautions(rounds: Sequence[Round], profile: Profile | None, output: Output) -> Iterable[Caution]:
+    if output.first_difference is not None:
+        number, position = output.first_difference
+        yield Caution(
+            kind=CautionKind.OUTPUT_DIFFERS,
+            text=f"round {number + 1} differs from round 1 at generated token {position + 1}: "
+            "timings are of different work; set one thread, a seed, or a deterministic kernel",
+        )
+    if profile is not None and not profile.tokens_equal:
+        yield Caution(
+            kind=CautionKind.PROFILE_DIFFERS,
+            text="the profile round generated other tokens than the timed rounds: "
+            "its expert usage and memory growth are those of another output",
+        )
+    if profile is not None and profile.experts is not None and profile.experts.check != "passed":
+        yield Caution(kind=CautionKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}")
+    cold = _cold_first_round(rounds)
+    if cold is not None:
+        yield Caution(
+            kind=CautionKind.COLD_FIRST_ROUND,
+            text=f"the first timed round took {cold:.1f}× the others: raise --infer-warmup",
+        )
+    disturbed = [number for number, r in enumerate(rounds, 1) if r.disturbed]
+    if disturbed:
+        number = disturbed[0]
+        yield Caution(
+            kind=CautionKind.DISTURBED,
+            text=f"{len(disturbed)} of {len(rounds)} rounds were disturbed (round {number}: "
+            f"{'; '.join(rounds[number - 1].disturbed)}): stop what else runs, or trust medians only",
+        )
+
+
+def _cold_first_round(rounds: Sequence[Round]) -> float | None:
+    totals = [total for r in rounds if (total := timing.total_s(r.trace)) is not None]
+    if len(totals) < 3 or len(rounds) != len(totals):
+        return None
+    ratio = totals[0] / statistics.median(totals[1:])
+    return ratio if ratio >= COLD else None

@@ -1,0 +1,66 @@
+"""The token clock: engines tick it, it stamps; one trace of nanosecond stamps a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+
+from pytest_infer.errors import EngineError
+from pytest_infer.records import StopReason, TokenTrace
+
+
+class TokenClock:
+    """Stamps the moments when tokens become available.
+
+    An engine calls `tick` with the ids the moment it has them, and nothing else is asked of it. `now` is a parameter for
+    tests with a fake clock.
+    """
+
+    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_stamps", "_start_ns")
+
+    def __init__(self, now: Callable[[], int] = perf_counter_ns) -> None:
+        self._now = now
+        self._start_ns = 0
+        self._prefill_end_ns: int | None = None
+        self._stamps: list[int] = []
+        self._ids: list[Sequence[int]] = []
+
+    def start(self) -> None:
+        """Read the clock: the ids are ready and the device is idle. The harness calls it, not the engine."""
+        self._stamps.clear()
+        self._ids.clear()
+        self._prefill_end_ns = None
+        self._start_ns = self._now()
+
+    def tick(self, token_ids: Sequence[int]) -> None:
+        """Stamp the moment at which these ids (one or more, in order) became available."""
+        self._stamps.append(self._now())
+        self._ids.append(token_ids)
+
+    def prefilled(self) -> None:
+        """Stamp the end of the prompt's own forward pass, where an engine can tell it from the first token's arrival."""
+        self._prefill_end_ns = self._now()
+
+    def trace(self, *, prompt_tokens: int, requested_tokens: int, stopped_by: StopReason | None) -> TokenTrace:
+        """Return what was stamped since `start`.
+
+        Raises:
+            EngineError: no tick, a tick without ids, or more ids than requested.
+        """
+        sizes = tuple(len(ids) for ids in self._ids)
+        if not sizes:
+            raise EngineError("the engine generated no token, or never called clock.tick(token_ids)")
+        if not all(sizes):
+            raise EngineError(f"the engine ticked without token ids (tick {sizes.index(0)})")
+        if sum(sizes) > requested_tokens:
+            raise EngineError(f"the engine ticked {sum(sizes)} tokens where {requested_tokens} were asked for")
+        return TokenTrace(
+            prompt_tokens=prompt_tokens,
+            requested_tokens=requested_tokens,
+            start_ns=self._start_ns,
+            stamps_ns=tuple(self._stamps),
+            tick_sizes=sizes,
+            token_ids=tuple(int(i) for ids in self._ids for i in ids),
+            prefill_end_ns=self._prefill_end_ns,
+            stopped_by=stopped_by,
+        )

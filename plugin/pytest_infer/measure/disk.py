@@ -1,0 +1,95 @@
+"""Bytes and operations that reached the device, and those that the process asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_infer.measure import cgroup
+from pytest_infer.measure.kept import KeptFile, Missing, Sample, difference
+from pytest_infer.records import Reading
+
+_FIELDS = {
+    "read_bytes": "read_bytes",
+    "write_bytes": "write_bytes",
+    "read_chars": "rchar",
+    "write_chars": "wchar",
+    "read_calls": "syscr",
+    "write_calls": "syscw",
+}
+_FIGURES = tuple(
+    (figure, field, f"/proc/self/io {field}, with waited-for children") for figure, field in _FIELDS.items()
+)
+_OWN_CHARS, _OWN_CALLS = "own rchar", "own syscr"
+_OWN = {"rchar": _OWN_CHARS, "syscr": _OWN_CALLS}
+
+
+def parse_io(text: bytes) -> Sample:
+    """Return the counts of /proc/<pid>/io by name (proc(5), filesystems/proc.rst), and what reading it will add."""
+    sample: Sample = {name.decode(): int(count) for name, count in (line.split(b":") for line in text.splitlines())}
+    # The kernel adds this very read once it is done: what follows must leave it out.
+    sample[_OWN_CHARS], sample[_OWN_CALLS] = len(text), 1
+    return sample
+
+
+def parse_io_stat(text: bytes) -> Sample:
+    """Return operations summed over the devices of a control group's `io.stat` (cgroup-v2.rst).
+
+    A stacked device (dm, md) and the one below it are both counted, as both were operated.
+    """
+    fields = [field.split(b"=") for line in text.splitlines() for field in line.split()[1:]]
+    return {
+        "reads": sum(int(value) for name, value in fields if name == b"rios"),
+        "writes": sum(int(value) for name, value in fields if name == b"wios"),
+    }
+
+
+class ProcessIo:
+    """I/O of this process with all its threads, and of the children that it has waited for (/proc/self/io).
+
+    `read_bytes` and `write_bytes` are physical: they include page faults of mapped files and leave out what the page
+    cache served. `write_bytes` counts a page when it is dirtied, before it is written.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._file = KeptFile(proc / "self/io", parse_io)
+
+    def read(self) -> Sample | Missing:
+        """Return the file's counts since the process started."""
+        return self._file.read()
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return bytes and calls between two samples."""
+        if not isinstance(before, Missing):
+            before = before | {name: before[name] + before[own] for name, own in _OWN.items() if name in before}
+        return {figure: difference(before, after, field, source) for figure, field, source in _FIGURES}
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        self._file.close()
+
+
+class GroupIo:
+    """Device operations of the whole control group of this process: the kernel counts none for a process."""
+
+    def __init__(self, groups: cgroup.ControlGroups) -> None:
+        self._file = KeptFile(groups.unified[0] / "io.stat", parse_io_stat) if groups.unified else None
+
+    def read(self) -> Sample | Missing:
+        """Return the operations since the group was made."""
+        sample = Missing("no cgroup v2") if self._file is None else self._file.read()
+        if isinstance(sample, Missing):
+            return Missing(f"the kernel counts device operations per control group only; {sample.reason}")
+        return sample
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return device operations between two samples."""
+        source = "io.stat, whole cgroup"
+        return {
+            "read_ops": difference(before, after, "reads", source),
+            "write_ops": difference(before, after, "writes", source),
+        }
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,97 @@
+"""Kernel files held open and read again with one `pread`, and the reasons when they cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_infer.records import Quality, Reading, absent
+
+# Raw values of one source at one moment. Counts stay `int`: a difference of ints is exact at any size.
+Sample = dict[str, float]
+
+# What a kernel file can do wrong: refuse to be read, hold something else than numbers, or lack a line.
+FAILURES = (OSError, ValueError, LookupError)
+
+# Room for every file read here; `Groups:` in /proc/self/status can be long and stands before the memory lines.
+_READ_SIZE = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A source that gave nothing, and why."""
+
+    reason: str
+
+
+def why(error: Exception, path: Path | str) -> str:
+    """Return the reason for a failed read, for people."""
+    if isinstance(error, PermissionError):
+        return f"permission denied: {path}"
+    if isinstance(error, FileNotFoundError):
+        return f"this kernel or container has no {path}"
+    if isinstance(error, OSError):
+        return f"{path}: {error.strerror or error}"
+    return f"{path} is not in the expected form"
+
+
+class KeptFile:
+    """One file of /proc or /sys, opened once; `pread` at offset 0 makes the kernel write it anew (2 µs, proc(5))."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes], Sample], *, size: int = _READ_SIZE) -> None:
+        self.path = path
+        self._parse = parse
+        self._size = size
+        self._fd: int | None = None
+        self._missing = Missing("")
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self._missing = Missing(why(error, path))
+
+    def read(self) -> Sample | Missing:
+        """Return what the file says now, or why it says nothing; never raises."""
+        if self._fd is None:
+            return self._missing
+        try:
+            return self._parse(os.pread(self._fd, self._size, 0))
+        except FAILURES as error:
+            return Missing(why(error, self.path))
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+        self._missing = Missing(f"{self.path} was closed")
+
+
+def now(sample: Sample | Missing, key: str, source: str, quality: Quality = Quality.EXACT) -> Reading:
+    """Return one value of a sample as it stands."""
+    if isinstance(sample, Missing):
+        return absent(sample.reason, source)
+    if key not in sample:
+        return absent(f"this system does not tell {key}", source)
+    return Reading(value=sample[key], source=source, quality=quality)
+
+
+def difference(
+    before: Sample | Missing,
+    after: Sample | Missing,
+    key: str,
+    source: str,
+    *,
+    per_unit: float | None = None,
+    quality: Quality = Quality.EXACT,
+) -> Reading:
+    """Return how much one value grew, divided by `per_unit` when the source counts in smaller units (ticks, ns)."""
+    if isinstance(before, Missing):
+        return absent(before.reason, source)
+    if isinstance(after, Missing):
+        return absent(after.reason, source)
+    if key not in before or key not in after:
+        return absent(f"this system does not tell {key}", source)
+    grown = after[key] - before[key]
+    return Reading(value=grown if per_unit is None else grown / per_unit, source=source, quality=quality)

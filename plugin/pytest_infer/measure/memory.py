@@ -1,0 +1,153 @@
+"""What is resident of this process and of the machine, and how to give freed memory back."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import psutil
+
+from pytest_infer.measure import cgroup
+from pytest_infer.measure.kept import FAILURES, KeptFile, Missing, Sample, now, why
+from pytest_infer.records import Reading, absent
+
+_STATUS_LINE = re.compile(rb"(VmHWM|VmRSS|RssAnon|RssFile|RssShmem|VmSwap):\s+(\d+) kB")
+# All of them lie within so many bytes from the first: looking at the whole file costs 10 µs more.
+_STATUS_BLOCK = 512
+_KIB = 1024
+
+
+def parse_status(text: bytes) -> Sample:
+    """Return bytes resident now, at most (`peak`), by kind and swapped out, from /proc/self/status (proc(5))."""
+    start = text.find(b"VmHWM:")
+    found = _STATUS_LINE.findall(text, start, start + _STATUS_BLOCK) if start >= 0 else _STATUS_LINE.findall(text)
+    lines = {name: int(kib) * _KIB for name, kib in found}
+    sample: Sample = {}
+    for key, name in (("rss", b"VmRSS"), ("peak", b"VmHWM"), ("anon", b"RssAnon"), ("swap", b"VmSwap")):
+        if name in lines:
+            sample[key] = lines[name]
+    if b"RssFile" in lines:
+        # Shared memory is not the process's own either: together they are what is not anonymous.
+        sample["file"] = lines[b"RssFile"] + lines.get(b"RssShmem", 0)
+    return sample
+
+
+def parse_meminfo(text: bytes) -> Sample:
+    """Return the machine's total and available bytes from /proc/meminfo (proc(5))."""
+    lines = dict(line.split(b":", 1) for line in text.splitlines()[:8] if b":" in line)
+    return {
+        "total": int(lines[b"MemTotal"].split()[0]) * _KIB,
+        "available": int(lines[b"MemAvailable"].split()[0]) * _KIB,
+    }
+
+
+def parse_smaps_rollup(text: bytes) -> Sample:
+    """Return proportional (`pss`) and unique (`uss`) bytes from /proc/self/smaps_rollup (proc(5))."""
+    values = {
+        fields[0]: int(fields[1]) * _KIB
+        for fields in (line.split() for line in text.splitlines()[1:])
+        if len(fields) == 3 and fields[2] == b"kB"
+    }
+    private = (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:")
+    return {"pss": values[b"Pss:"], "uss": sum(values.get(name, 0) for name in private)}
+
+
+class ResidentMemory:
+    """Resident and swapped bytes of this process, and its high-water mark, from /proc/self/status."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._file = KeptFile(proc / "self/status", parse_status)
+
+    def read(self) -> Sample | Missing:
+        """Return bytes as `parse_status` names them."""
+        return self._file.read()
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the sizes at the end of the window, and the resident size before it."""
+        return {
+            "rss_before_bytes": now(before, "rss", "/proc/self/status VmRSS"),
+            "rss_bytes": now(after, "rss", "/proc/self/status VmRSS"),
+            "rss_anon_bytes": now(after, "anon", "/proc/self/status RssAnon"),
+            "rss_file_bytes": now(after, "file", "/proc/self/status RssFile + RssShmem"),
+            "swap_bytes": now(after, "swap", "/proc/self/status VmSwap"),
+        }
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        self._file.close()
+
+
+class SystemMemory:
+    """The memory that this process may use at all, and how full the machine is."""
+
+    def __init__(self, proc: Path = Path("/proc"), groups: cgroup.ControlGroups | None = None) -> None:
+        self._file = KeptFile(proc / "meminfo", parse_meminfo, size=512)
+        self._limit = cgroup.memory_limit_bytes(cgroup.discover(proc) if groups is None else groups)
+
+    def read(self) -> Sample | Missing:
+        """Return total and available bytes of the machine."""
+        return self._file.read()
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the limit, and the machine's percent as psutil defines it: (total - available) / total."""
+        del before  # both are states at the end of the window
+        return system_memory(after, self._limit, "/proc/meminfo")
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        self._file.close()
+
+
+def system_memory(sample: Sample | Missing, limit: int | None, source: str) -> dict[str, Reading]:
+    """Return the two figures of the machine's memory; `limit` is the control group's, if it has one."""
+    if isinstance(sample, Missing):
+        return {name: absent(sample.reason, source) for name in ("memory_limit_bytes", "system_memory_percent")}
+    total = sample["total"]
+    limited = limit is not None and limit < total
+    return {
+        "memory_limit_bytes": Reading(
+            value=limit if limited else total, source="memory limit of the control group" if limited else source
+        ),
+        "system_memory_percent": Reading(
+            value=100 * (total - sample["available"]) / total, source=f"{source} (total - available) / total"
+        ),
+    }
+
+
+def trim_heap() -> bool:
+    """Give freed heap memory back to the system, so that a peak can be seen to rise (about 23 ms).
+
+    Without it glibc serves the next round from memory that never left the resident size. Returns whether the
+    allocator could be asked; what then follows faults its pages in again, so it must not be a timed round.
+    """
+    if hasattr(psutil, "heap_trim"):  # psutil >= 7.2, where the system has an allocator that can be trimmed
+        psutil.heap_trim()
+        return True
+    try:
+        trim = cast("Callable[[int], int]", ctypes.CDLL(None).malloc_trim)
+    except (OSError, TypeError, AttributeError):
+        # No glibc: another libc, macOS, or Windows (where CDLL(None) is a TypeError).
+        return False
+    trim(0)
+    return True
+
+
+def footprint(proc: Path = Path("/proc"), platform: str = sys.platform) -> tuple[Reading, Reading]:
+    """Return (proportional, unique) set size in bytes, read once: 14 to 125 ms, never within a round."""
+    if platform == "linux":
+        path = proc / "self/smaps_rollup"
+        try:
+            sample: Sample | Missing = parse_smaps_rollup(path.read_bytes())
+        except FAILURES as error:
+            sample = Missing(why(error, path))
+        source = "/proc/self/smaps_rollup"
+        return now(sample, "pss", f"{source} Pss"), now(sample, "uss", f"{source} Private_*")
+    pss = absent("only Linux divides shared pages among the processes that share them", "psutil")
+    try:
+        return pss, Reading(value=psutil.Process().memory_full_info().uss, source="psutil uss")
+    except (AttributeError, NotImplementedError, psutil.Error) as error:
+        return pss, absent(f"psutil: {error}", "psutil uss")

@@ -1,0 +1,148 @@
+"""The same figures on systems without /proc, as far as psutil tells them, and the reasons for those it cannot."""
+
+from __future__ import annotations
+
+import psutil
+
+from pytest_infer.measure.contention import other_cpu, own_cpu_s
+from pytest_infer.measure.cpu import peak_rss_bytes
+from pytest_infer.measure.kept import Missing, Sample, difference, now
+from pytest_infer.measure.memory import system_memory
+from pytest_infer.records import Reading, absent
+
+_FAILURES = (psutil.Error, OSError, NotImplementedError, AttributeError)
+"""What psutil raises: its own errors, the system's, and missing names where a platform lacks a method."""
+
+_LINUX_ONLY = "only Linux tells it"
+
+_EVERYWHERE = {
+    "rss_anon_bytes": "only Linux tells anonymous from file-backed memory",
+    "rss_file_bytes": "only Linux tells anonymous from file-backed memory",
+    "swap_bytes": _LINUX_ONLY,
+    "run_queue_wait_s": _LINUX_ONLY,
+    "steal_s": _LINUX_ONLY,
+    "pressure_cpu_s": _LINUX_ONLY,
+    "pressure_memory_s": _LINUX_ONLY,
+    "pressure_io_s": _LINUX_ONLY,
+    "read_ops": "this system counts no device operations of a process or group",
+    "write_ops": "this system counts no device operations of a process or group",
+    "frequency_hz": "this system tells the nominal frequency only, not what its cores run at",
+}
+_WINDOWS = {
+    "cpu_children_s": "Windows keeps no account of a process's children",
+    "minor_faults": "Windows counts faults with and without disk access together",
+    "major_faults": "Windows counts faults with and without disk access together",
+    "voluntary_switches": "Windows does not tell voluntary from involuntary switches",
+    "involuntary_switches": "Windows does not tell voluntary from involuntary switches",
+    "read_bytes": "Windows counts what was asked for, not what reached the disk",
+    "write_bytes": "Windows counts what was asked for, not what reached the disk",
+}
+_OTHERS = dict.fromkeys(
+    ("read_bytes", "write_bytes", "read_chars", "write_chars", "read_calls", "write_calls"),
+    "this system keeps no account of a process's I/O that psutil reads",
+)
+
+
+def untold(platform: str) -> dict[str, Reading]:
+    """Return the figures that a system (a `sys.platform`) does not tell, each with the reason; none on Linux."""
+    if platform == "linux":
+        return {}
+    reasons = _EVERYWHERE | (_WINDOWS if platform == "win32" else _OTHERS)
+    return {figure: absent(reason) for figure, reason in reasons.items()}
+
+
+class PsutilMemory:
+    """Resident size and the unreset peak of this process (Windows: peak_wset, elsewhere ru_maxrss)."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def read(self) -> Sample | Missing:
+        """Return resident bytes, and the most since the process started."""
+        try:
+            memory = self._process.memory_info()
+        except _FAILURES as error:
+            return Missing(f"psutil: {error}")
+        sample: Sample = {"rss": memory.rss}
+        peak = getattr(memory, "peak_wset", None) or peak_rss_bytes()
+        if peak is not None:
+            sample["peak"] = peak
+        return sample
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the resident size before and after."""
+        return {
+            "rss_before_bytes": now(before, "rss", "psutil rss"),
+            "rss_bytes": now(after, "rss", "psutil rss"),
+        }
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PsutilSystemMemory:
+    """How full the machine is."""
+
+    def read(self) -> Sample | Missing:
+        """Return total and available bytes of the machine."""
+        try:
+            memory = psutil.virtual_memory()
+        except _FAILURES as error:
+            return Missing(f"psutil: {error}")
+        return {"total": memory.total, "available": memory.available}
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the machine's memory and its percent; these systems have no control groups."""
+        del before  # both are states at the end of the window
+        return system_memory(after, None, "psutil")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PsutilIo:
+    """What this process asked to read and write, where psutil tells it (Windows, FreeBSD)."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def read(self) -> Sample | Missing:
+        """Return bytes and calls since the process started."""
+        try:
+            io = self._process.io_counters()
+        except _FAILURES as error:
+            return Missing(f"psutil: {error}")
+        return {
+            "read_chars": io.read_bytes,
+            "write_chars": io.write_bytes,
+            "read_calls": io.read_count,
+            "write_calls": io.write_count,
+        }
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return bytes and calls between two samples."""
+        names = ("read_chars", "write_chars", "read_calls", "write_calls")
+        return {name: difference(before, after, name, "psutil io_counters") for name in names}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PsutilMachineTime:
+    """CPU time of the whole machine."""
+
+    def read(self) -> Sample | Missing:
+        """Return busy seconds of all cores since boot, and this process's own at the same moment."""
+        try:
+            times = psutil.cpu_times()
+        except _FAILURES as error:
+            return Missing(f"psutil: {error}")
+        # Windows counts interrupts within system time already.
+        return {"busy": times.user + times.system + getattr(times, "nice", 0.0), "own": own_cpu_s()}
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the seconds that other processes used."""
+        return {"other_cpu_s": other_cpu(before, after, "psutil cpu_times")}
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,161 @@
+"""The measuring loop: warm-up, timed rounds that carry no instrument, and one profile round that carries them all."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.errors import ExpertCaptureError
+from pytest_infer.measure import disturbance, memory
+from pytest_infer.measure.clock import TokenClock
+from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.records import Counters, Limits, Profile, Reading, Round, TokenTrace, absent
+
+if TYPE_CHECKING:
+    from pytest_infer.measure.experts import ExpertRecorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How often a prompt runs: untimed first, then timed, then perhaps once with instruments."""
+
+    warmup: int
+    rounds: int
+    profile: bool
+    experts: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the loop saw of one prompt."""
+
+    rounds: tuple[Round, ...]
+    profile: Profile | None
+
+
+class Watcher(Protocol):
+    """Is told between rounds where the loop is; never called inside one."""
+
+    def __call__(self, phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
+        """Take `phase` ("warm-up", "round", "profile"), how many of it are done, and the newest trace."""
+
+
+@contextmanager
+def quiet_gc() -> Iterator[None]:
+    """Collect garbage now, and none until the block ends."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+def measure(
+    engine: Engine,
+    prompt_ids: Sequence[int],
+    limits: Limits,
+    plan: Plan,
+    system: SystemCounters,
+    *,
+    usable_cores: float,
+    watch: Watcher,
+) -> Measured:
+    """Run one prompt as planned and return its rounds, in order."""
+    last: TokenTrace | None = None
+    for number in range(plan.warmup):
+        watch("warm-up", number, plan.warmup, last)
+        last = timed_round(engine, prompt_ids, limits, system).trace
+    rounds: list[Round] = []
+    for number in range(plan.rounds):
+        watch("round", number, plan.rounds, last)
+        raw = timed_round(engine, prompt_ids, limits, system)
+        last = raw.trace
+        rounds.append(
+            Round(trace=raw.trace, counters=raw.counters, disturbed=disturbance.reasons(raw.counters, usable_cores))
+        )
+    profile = None
+    if plan.profile:
+        watch("profile", 0, 1, last)
+        profile = profile_round(engine, prompt_ids, limits, system, expected=rounds[0].trace, experts=plan.experts)
+    return Measured(rounds=tuple(rounds), profile=profile)
+
+
+def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, system: SystemCounters) -> Round:
+    """Run one generation with nothing beside it; the kernel's counters are read just before and just after."""
+    clock = TokenClock()
+    engine.reset()
+    with quiet_gc():
+        before = system.begin()
+        engine.synchronize()
+        clock.start()
+        stopped_by = engine.generate(prompt_ids, limits, clock)
+        counters = system.end(before)
+    trace = clock.trace(
+        prompt_tokens=len(prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by
+    )
+    return Round(trace=trace, counters=counters)
+
+
+def profile_round(
+    engine: Engine,
+    prompt_ids: Sequence[int],
+    limits: Limits,
+    system: SystemCounters,
+    *,
+    expected: TokenTrace,
+    experts: bool,
+) -> Profile:
+    """Run the same prompt and seed once more with a trimmed heap and hooks on the experts."""
+    recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
+    engine.reset()
+    memory.trim_heap()
+    with recorder.recording(prompt_tokens=len(prompt_ids)) if recorder else nullcontext():
+        raw = timed_round(engine, prompt_ids, limits, system)
+    cache_bytes = engine.cache_bytes()
+    pss, uss = memory.footprint()
+    generated = sum(raw.trace.tick_sizes)
+    return Profile(
+        trace=raw.trace,
+        counters=raw.counters,
+        memory_growth_bytes=_growth(raw.counters),
+        pss_bytes=pss,
+        uss_bytes=uss,
+        kv_cache_bytes=absent("the engine keeps no cache that can be counted")
+        if cache_bytes is None
+        else Reading(value=cache_bytes, source="engine"),
+        tokens_equal=raw.trace.token_ids == expected.token_ids,
+        experts=recorder.usage(prompt_tokens=len(prompt_ids), generated_tokens=generated) if recorder else None,
+        experts_absent=experts_absent,
+    )
+
+
+def _growth(counters: Counters) -> Reading:
+    peak, before = counters.peak_rss_bytes, counters.rss_before_bytes
+    if peak.value is None or before.value is None:
+        return peak if peak.value is None else before
+    return Reading(value=max(0, peak.value - before.value), source=peak.source, quality=peak.quality)
+
+
+def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
+    """Return a recorder for the engine's model, or None and why there is none."""
+    module = engine.experts_module()
+    if module is None:
+        return None, engine.experts_absent()
+    # Imported late: the only part of the loop that needs torch.
+    from pytest_infer.measure.experts import ExpertRecorder  # noqa: PLC0415
+
+    try:
+        recorder = ExpertRecorder(module)
+    except ExpertCaptureError as error:
+        # An instrument that cannot be attached marks the record; it does not fail the round.
+        return None, str(error)
+    return (recorder, None) if recorder.sites else (None, "the model is dense: it routes to no experts")

@@ -1,0 +1,58 @@
+"""A record read through the table: per metric the rounds' values, their median, mean and spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from pytest_infer.metrics.table import METRICS, Figure, Metric
+from pytest_infer.records import PromptRecord, Quality, Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One metric of one prompt: `value` is the median of `rounds`, or None with the `reason`.
+
+    `stdev` is the sample standard deviation; None for a single value or text. `source` is given where it differs from the table's.
+    """
+
+    value: int | float | str | None
+    mean: float | None = None
+    stdev: float | None = None
+    rounds: tuple[int | float, ...] = ()
+    quality: Quality = Quality.EXACT
+    source: str | None = None
+    reason: str | None = None
+
+
+def _reading(metric: Metric, figure: Figure) -> Reading:
+    if isinstance(figure, Reading):
+        return figure
+    if isinstance(figure, str):
+        raise TypeError(f"{metric.key}: text is not a reading")
+    return Reading(value=figure, source=metric.source, reason=metric.absent if figure is None else None)
+
+
+def _summary(metric: Metric, figures: list[Figure]) -> Summary:
+    if len(figures) == 1 and isinstance(figures[0], str):
+        return Summary(value=figures[0])
+    readings = [_reading(metric, figure) for figure in figures]
+    values = [r.value for r in readings if r.value is not None and math.isfinite(r.value)]
+    if not values or len(values) < len(readings):
+        reason = next((r.reason for r in readings if r.value is None), "not a finite number")
+        return Summary(value=None, reason=reason or metric.absent)
+    source = readings[0].source
+    return Summary(
+        value=statistics.median(values),
+        mean=statistics.fmean(values),
+        stdev=statistics.stdev(values) if len(values) > 1 else None,
+        rounds=tuple(values),
+        quality=next((r.quality for r in readings if r.quality is not Quality.EXACT), Quality.EXACT),
+        source=None if source == metric.source else source,
+    )
+
+
+def summarize(record: PromptRecord) -> dict[str, Summary]:
+    """Return every metric of the table for the record, keyed by metric key, absent ones with their reason."""
+    return {metric.key: _summary(metric, metric.read(record)) for metric in METRICS}

@@ -1,0 +1,194 @@
+"""The options: declared once, each also an ini key, read once into Settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_infer.engines.base import EngineOptions, Sampling
+from pytest_infer.engines.models import BUNDLED, DEFAULT
+from pytest_infer.errors import OptionError, alternatives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option: `--infer-NAME` on the command line, `infer_NAME` (underscores) in the ini file."""
+
+    name: str
+    help: str
+    metavar: str | None = None
+    flag: bool = False
+
+    @property
+    def command_line(self) -> str:
+        """Return the option as typed."""
+        return f"--infer-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """Return the ini key, which is also argparse's destination."""
+        return "infer_" + self.name.replace("-", "_")
+
+
+OPTIONS = (
+    Option(name="prompts", metavar="FILE", help="prompt suite (.toml or .jsonl) for every test; default: prompts.toml beside the test"),
+    Option(name="engine", metavar="NAME", help="what generates tokens; default: transformers"),
+    Option(name="model", metavar="MODEL", help=f"hub id, local folder, or one of {', '.join(BUNDLED)}; default: {DEFAULT}"),
+    Option(name="revision", metavar="REV", help="branch, tag or commit of a hub model"),
+    Option(name="dtype", metavar="DTYPE", help="auto (the model's own), float32, bfloat16, float16; default: auto"),
+    Option(name="device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …; default: where the model loads"),
+    Option(name="threads", metavar="N", help="threads for torch's operators; default: torch's own choice"),
+    Option(name="max-new-tokens", metavar="N", help="replace every prompt's own limit"),
+    Option(name="ignore-eos", flag=True, help="go on to the limit after an end-of-sequence token"),
+    Option(name="experts-implementation", metavar="NAME", help="eager, grouped_mm, batched_mm, …; default: transformers' own"),
+    Option(name="attention", metavar="NAME", help="eager, sdpa, flash_attention_2, …; default: transformers' own"),
+    Option(name="no-cache", flag=True, help="generate without a KV cache"),
+    Option(name="sample", metavar="SPEC", help="sample instead of greedy: temperature=0.7,top_p=0.9,seed=0 (each may be left out)"),
+    Option(name="compile", flag=True, help="compile decoding with torch.compile and a static cache; experts are then not recorded"),
+    Option(name="trust-remote-code", flag=True, help="run code that comes with a hub model; off by default"),
+    Option(name="rounds", metavar="N", help="timed rounds a prompt; default: 5"),
+    Option(name="warmup", metavar="N", help="rounds before them that are not recorded; default: 1"),
+    Option(name="experts", metavar="WHAT", help="counts: record expert selections in the profile round; off: do not; default: counts"),
+    Option(name="no-profile", flag=True, help="leave out the profile round: no expert usage, no memory growth, no KV-cache size"),
+    Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
+)
+EXPERTS = ("counts", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All options, parsed and checked."""
+
+    prompts: Path | None
+    engine: str
+    engine_options: EngineOptions
+    rounds: int
+    warmup: int
+    max_new_tokens: int | None
+    ignore_eos: bool
+    experts: bool
+    profile: bool
+    resume: bool
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> Settings:
+        """Read options and ini keys; raise OptionError naming the option and what it takes."""
+        read = _Reader(config)
+        folder = read.path("prompts")
+        engine_options = EngineOptions(
+            model=read.text("model") or DEFAULT,
+            revision=read.text("revision"),
+            dtype=read.text("dtype") or "auto",
+            device=read.text("device"),
+            threads=read.number("threads", None, least=1),
+            experts_implementation=read.text("experts-implementation"),
+            attention=read.text("attention"),
+            use_cache=not read.flag("no-cache"),
+            sampling=_sampling(read.text("sample")),
+            compile=read.flag("compile"),
+            trust_remote_code=read.flag("trust-remote-code"),
+        )
+        if engine_options.compile and not engine_options.use_cache:
+            raise OptionError("--infer-compile needs the KV cache: leave out --infer-no-cache")
+        return cls(
+            prompts=folder,
+            engine=read.text("engine") or "transformers",
+            engine_options=engine_options,
+            rounds=read.number("rounds", 5, least=1),
+            warmup=read.number("warmup", 1, least=0),
+            max_new_tokens=read.number("max-new-tokens", None, least=1),
+            ignore_eos=read.flag("ignore-eos"),
+            experts=read.choice("experts", EXPERTS, "counts") == "counts",
+            profile=not read.flag("no-profile"),
+            resume=read.flag("resume"),
+        )
+
+
+def register(parser: pytest.Parser) -> None:
+    """Declare every option and its ini key."""
+    group = parser.getgroup("infer", "benchmarks of language-model inference (pytest-infer)")
+    for option in OPTIONS:
+        given: dict[str, Any] = {"action": "store_true"} if option.flag else {"metavar": option.metavar}
+        group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
+        parser.addini(option.key, f"default of {option.command_line}: {option.help}", default="")
+
+
+class _Reader:
+    """Reads an option from the command line, else from the ini file."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._options = {option.name: option for option in OPTIONS}
+
+    def _raw(self, name: str) -> tuple[str | bool | None, str]:
+        option = self._options[name]
+        given = self._config.getoption(option.key)
+        if given is not None:
+            return given, option.command_line
+        return self._config.getini(option.key) or None, option.key
+
+    def text(self, name: str) -> str | None:
+        value, where = self._raw(name)
+        if value is not None and not str(value).strip():
+            raise OptionError(f"{where} is empty")
+        return None if value is None else str(value)
+
+    def path(self, name: str) -> Path | None:
+        value, where = self._raw(name)
+        if value is None:
+            return None
+        # An ini file's path is relative to the ini file, an option's to where it was typed.
+        base = self._config.rootpath if where.startswith("infer_") else self._config.invocation_params.dir
+        return base / Path(str(value)).expanduser()
+
+    def number(self, name: str, default: Any, *, least: int) -> Any:
+        value, where = self._raw(name)
+        if value is None:
+            return default
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise OptionError(f"{where} takes a whole number, not {value!r}") from None
+        if number < least:
+            raise OptionError(f"{where} must be {least} or more, not {number}")
+        return number
+
+    def flag(self, name: str) -> bool:
+        value, where = self._raw(name)
+        text = str(value).lower()
+        if text in ("true", "yes", "on", "1"):
+            return True
+        if value is None or text in ("false", "no", "off", "0"):
+            return False
+        raise OptionError(f"{where} takes true or false, not {value!r}")
+
+    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
+        value, where = self._raw(name)
+        if value is not None and value not in known:
+            raise OptionError(f"{where}: {alternatives('value', str(value), known)}")
+        return default if value is None else str(value)
+
+
+_SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+
+
+def _sampling(spec: str | None) -> Sampling | None:
+    if spec is None:
+        return None
+    given: dict[str, Any] = {}
+    for part in spec.split(","):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in _SAMPLING:
+            raise OptionError(f"--infer-sample: {alternatives('key', key, _SAMPLING)}")
+        try:
+            given[key] = _SAMPLING[key](value)
+        except ValueError:
+            raise OptionError(f"--infer-sample: {key} takes a number, not {value!r}") from None
+    sampling = Sampling(**given)
+    if sampling.temperature <= 0 or not 0 < sampling.top_p <= 1:
+        raise OptionError("--infer-sample: temperature must be above 0 and top_p in (0, 1]")
+    return sampling

@@ -1,0 +1,196 @@
+"""Prompt, the suite file (TOML or JSONL) it comes from, and its content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_infer.errors import SuiteError, alternatives
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SUITE_FILE = "prompts.toml"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of a dialogue, rendered by the model's own chat template."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One workload of a suite: plain text, or messages for the chat template; limits of None come from the options."""
+
+    name: str
+    text: str | None = None
+    messages: tuple[Message, ...] = ()
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def content_sha256(self) -> str:
+        """Return the hash of what is fed to the model: the text or the messages, not the limits."""
+        content: Any = self.text if self.text is not None else [[m.role, m.content] for m in self.messages]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """A prompt as it is written in a suite."""
+
+    name: str
+    text: str | None = None
+    file: str | None = None
+    messages: tuple[Message, ...] | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+_KEYS = _Entry.__struct_fields__
+_DEFAULT_KEYS = ("max_new_tokens", "stop", "group", "tags")
+
+
+def load(path: Path) -> tuple[Prompt, ...]:
+    """Return the prompts of a suite file in their order; raise SuiteError with one line that names file and place."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SuiteError(f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    if path.suffix == ".jsonl":
+        defaults, entries = _read_jsonl(path, text)
+    elif path.suffix == ".toml":
+        defaults, entries = _read_toml(path, text)
+    else:
+        raise SuiteError(f"{path}: a prompt suite is a .toml or a .jsonl file")
+    return _prompts(entries, defaults, where=str(path), folder=path.parent)
+
+
+def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
+    """Return the prompts given to a marker: texts, tables with the keys of a suite file, or Prompt objects."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise SuiteError(f"{where}: infer_prompts takes a list of texts, tables, or Prompt objects")
+    ready: list[Prompt] = []
+    for number, item in enumerate(given, 1):
+        if isinstance(item, Prompt):
+            ready.append(item)
+        elif isinstance(item, str):
+            ready += _prompts([{"name": f"prompt-{number}", "text": item}], {}, where=where, folder=Path())
+        elif isinstance(item, Mapping):
+            ready += _prompts([dict(item)], {}, where=where, folder=Path())
+        else:
+            raise SuiteError(f"{where}: prompt {number} is a {type(item).__name__}; give a text, a table, or a Prompt")
+    return _unique(ready, where)
+
+
+def _read_toml(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{path}: not valid TOML: {error}") from None
+    for key in data:
+        if key not in ("defaults", "prompt"):
+            raise SuiteError(f"{path}: {alternatives('table', key, ('defaults', 'prompt'))}; a prompt starts with [[prompt]]")
+    entries = data.get("prompt", [])
+    defaults = data.get("defaults", {})
+    if not isinstance(entries, list) or not isinstance(defaults, dict):
+        raise SuiteError(f"{path}: write [[prompt]] for each prompt and [defaults] once")
+    return defaults, entries
+
+
+def _read_jsonl(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
+    defaults: dict[str, Any] = {}
+    entries: list[Any] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SuiteError(f"{path}:{number}: not valid JSON: {error}") from None
+        if isinstance(entry, dict) and set(entry) == {"defaults"} and isinstance(entry["defaults"], dict):
+            defaults = entry["defaults"]
+        else:
+            entries.append(entry)
+    return defaults, entries
+
+
+def _prompts(entries: Iterable[Any], defaults: Mapping[str, Any], *, where: str, folder: Path) -> tuple[Prompt, ...]:
+    for key in defaults:
+        if key not in _DEFAULT_KEYS:
+            raise SuiteError(f"{where}: defaults: {alternatives('key', key, _DEFAULT_KEYS)}")
+    prompts = [_prompt(entry, defaults, f"{where}: prompt {n}", folder) for n, entry in enumerate(entries, 1)]
+    if not prompts:
+        raise SuiteError(f"{where}: holds no prompt; a prompt starts with [[prompt]] (or is a line of JSONL)")
+    return _unique(prompts, where)
+
+
+def _prompt(raw: Any, defaults: Mapping[str, Any], where: str, folder: Path) -> Prompt:
+    if not isinstance(raw, dict):
+        raise SuiteError(f"{where}: is a {type(raw).__name__}; write a table of {', '.join(_KEYS)}")
+    if isinstance(raw.get("name"), str):
+        where = f"{where} ({raw['name']!r})"
+    for key in raw:
+        if key not in _KEYS:
+            raise SuiteError(f"{where}: {alternatives('key', key, _KEYS)}")
+    try:
+        entry = msgspec.convert({**defaults, **raw}, _Entry)
+    except msgspec.ValidationError as error:
+        raise SuiteError(f"{where}: {error}") from None
+    return _checked(entry, where, folder)
+
+
+def _checked(entry: _Entry, where: str, folder: Path) -> Prompt:
+    if not entry.name.strip() or not entry.name.isprintable():
+        raise SuiteError(f"{where}: the name must be printable text on one line")
+    if sum(given is not None for given in (entry.text, entry.file, entry.messages)) != 1:
+        raise SuiteError(f"{where}: give exactly one of text, file, messages")
+    if entry.max_new_tokens is not None and entry.max_new_tokens < 1:
+        raise SuiteError(f"{where}: max_new_tokens must be 1 or more, not {entry.max_new_tokens}")
+    if "" in entry.stop:
+        raise SuiteError(f"{where}: a stop string is empty")
+    text = entry.text if entry.file is None else _text_of(folder / entry.file, where)
+    empty = not text.strip() if text is not None else not any(m.content.strip() for m in entry.messages or ())
+    if empty:
+        raise SuiteError(f"{where}: the prompt is empty")
+    return Prompt(
+        name=entry.name,
+        text=text,
+        messages=entry.messages or (),
+        max_new_tokens=entry.max_new_tokens,
+        stop=entry.stop,
+        group=entry.group,
+        tags=entry.tags,
+    )
+
+
+def _text_of(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{where}: cannot read {path}: {error}") from error
+
+
+def _unique(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.name in seen:
+            raise SuiteError(f"{where}: two prompts are named {prompt.name!r}; a name is the test's id")
+        seen.add(prompt.name)
+    return tuple(prompts)

@@ -1,0 +1,288 @@
+"""What was measured: frozen records, no I/O, no maths, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Quality(str, Enum):
+    """How a figure came to be."""
+
+    EXACT = "exact"
+    SAMPLED = "sampled"
+    ESTIMATED = "estimated"
+
+
+class StopReason(str, Enum):
+    """Why a generation ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+    STOP_STRING = "stop string"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One figure and where it came from, or the reason why there is none: absent is never 0."""
+
+    value: int | float | None
+    source: str
+    quality: Quality = Quality.EXACT
+    reason: str | None = None
+
+
+def absent(reason: str, source: str = "none") -> Reading:
+    """Return a reading without a value, for the reason given."""
+    return Reading(value=None, source=source, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a generation may do: its length, its stop strings, and whether an end-of-sequence id ends it."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTrace:
+    """The raw stamps of one generation, `time.perf_counter_ns` throughout.
+
+    `stamps_ns[i]` is the moment when `tick_sizes[i]` tokens became available; `token_ids` are all of them in order.
+    """
+
+    prompt_tokens: int
+    requested_tokens: int
+    start_ns: int
+    stamps_ns: tuple[int, ...]
+    tick_sizes: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    prefill_end_ns: int | None = None
+    stopped_by: StopReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What the kernel counted between a snapshot just before a window and one just after it.
+
+    Counts, times and bytes are differences over the window. Resident sizes are those at its end, except `rss_before_bytes`;
+    `peak_rss_bytes` is the high-water mark within the window. Scope: this process with all its threads, without children,
+    except where a field says otherwise.
+    """
+
+    wall_s: float
+    # CPU
+    cpu_s: Reading
+    cpu_user_s: Reading
+    cpu_system_s: Reading
+    cpu_children_s: Reading
+    frequency_hz: Reading
+    # memory
+    rss_before_bytes: Reading
+    rss_bytes: Reading
+    rss_anon_bytes: Reading
+    rss_file_bytes: Reading
+    swap_bytes: Reading
+    peak_rss_bytes: Reading
+    memory_limit_bytes: Reading
+    system_memory_percent: Reading
+    # disk
+    read_bytes: Reading
+    write_bytes: Reading
+    read_ops: Reading
+    write_ops: Reading
+    read_chars: Reading
+    write_chars: Reading
+    read_calls: Reading
+    write_calls: Reading
+    minor_faults: Reading
+    major_faults: Reading
+    # disturbance
+    run_queue_wait_s: Reading
+    voluntary_switches: Reading
+    involuntary_switches: Reading
+    steal_s: Reading
+    other_cpu_s: Reading
+    pressure_cpu_s: Reading
+    pressure_memory_s: Reading
+    pressure_io_s: Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One timed generation: its trace, the counters around it, and why it should be doubted, if it should."""
+
+    trace: TokenTrace
+    counters: Counters
+    disturbed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSite:
+    """One place of the model where tokens are routed to experts.
+
+    `slots` counts everything the router can choose; `experts` those with weights (zero-computation slots have none).
+    `expert_bytes` is the size of one expert's weights.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    experts: int
+    slots: int
+    k: int
+    expert_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertUsage:
+    """Selections per site and expert, prefill and decode apart.
+
+    `prefill[i][e]` is how often expert e of `sites[i]` was selected for a prompt token, `decode[i][e]` for a generated one.
+    `check` is "passed" when every site's sum equals tokens x k; otherwise the sums that did not.
+    """
+
+    sites: tuple[ExpertSite, ...]
+    prefill_tokens: int
+    decode_tokens: int
+    prefill: tuple[tuple[int, ...], ...]
+    decode: tuple[tuple[int, ...], ...]
+    check: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The profile round: the same prompt and seed with instruments on, never timed into the results.
+
+    `memory_growth_bytes` is its peak less the resident size before it, after the heap was trimmed.
+    """
+
+    trace: TokenTrace
+    counters: Counters
+    memory_growth_bytes: Reading
+    pss_bytes: Reading
+    uss_bytes: Reading
+    kv_cache_bytes: Reading
+    tokens_equal: bool
+    experts: ExpertUsage | None = None
+    experts_absent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What was generated, and whether every round generated it.
+
+    `first_difference` is (round, position): the first token that differs from round 0, counted from 0.
+    """
+
+    text: str
+    sha256: str
+    equal: bool
+    first_difference: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInfo:
+    """The workload: which prompt, with which limits."""
+
+    name: str
+    content_sha256: str
+    limits: Limits
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
+
+    `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page cache,
+    or weights that are mapped and not touched yet).
+    """
+
+    name: str
+    engine: str
+    architecture: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    parameters: int | None = None
+    parameter_bytes: int | None = None
+    buffer_bytes: int | None = None
+    context_length: int | None = None
+    vocabulary: int | None = None
+    attention: str | None = None
+    experts_implementation: str | None = None
+    threads: int | None = None
+    load_s: float | None = None
+    load_read_bytes: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineInfo:
+    """The machine as far as it matters to the figures. `usable_cores` is the least of affinity and container quota."""
+
+    cpu: str | None
+    logical_cores: int | None
+    physical_cores: int | None
+    affinity_cores: int | None
+    quota_cores: float | None
+    usable_cores: float
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    system: str
+    kernel: str
+    architecture: str
+    python: str
+    virtualization: str | None = None
+    governor: str | None = None
+    accelerators: tuple[str, ...] = ()
+
+
+class CautionKind(str, Enum):
+    """Why a reader should look twice at a record."""
+
+    OUTPUT_DIFFERS = "output differs between rounds"
+    PROFILE_DIFFERS = "output differs under instruments"
+    EXPERTS_DO_NOT_ADD_UP = "expert selections do not add up"
+    DISTURBED = "rounds were disturbed"
+    COLD_FIRST_ROUND = "the first round is much slower"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """One doubt about a record, with its numbers and what to do about it."""
+
+    kind: CautionKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecord:
+    """Everything measured for one prompt in one test."""
+
+    nodeid: str
+    prompt: PromptInfo
+    model: ModelInfo
+    machine: MachineInfo
+    tokenize_s: float
+    warmup_rounds: int
+    rounds: tuple[Round, ...]
+    output: Output
+    profile: Profile | None = None
+    profile_absent: str | None = None
+    cautions: tuple[Caution, ...] = ()
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRecord:
+    """What `system_sampler` saw of one `with` block."""
+
+    counters: Counters
+    machine: MachineInfo

@@ -1,0 +1,91 @@
+"""The versioned block of extra_info: a record as JSON, driven by the table of metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pytest_infer.metrics import METRICS, summarize
+from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round
+
+SCHEMA = 1
+KEY = "pytest_infer"
+"""Where the block lies: `extra_info["pytest_infer"]` of a row, and `["pytest_infer"]` of a run file."""
+
+
+def build(record: PromptRecord) -> dict[str, Any]:
+    """Return the block of a prompt's `total` row; unknown figures are left out and named under `absent`."""
+    summaries = summarize(record)
+    metrics: dict[str, Any] = {}
+    for metric in METRICS:
+        summary = summaries[metric.key]
+        if summary.value is None:
+            continue
+        entry = {"value": summary.value, "unit": metric.unit.value, "mean": summary.mean, "stdev": summary.stdev}
+        entry["rounds"] = list(summary.rounds) if len(summary.rounds) > 1 else None
+        entry["quality"] = None if summary.quality is Quality.EXACT else summary.quality.value
+        entry["source"] = summary.source
+        metrics[metric.key] = _without_none(entry)
+    return {
+        "schema": SCHEMA,
+        "phase": "total",
+        "prompt": _without_none(msgspec.to_builtins(record.prompt)),
+        "model": _without_none(msgspec.to_builtins(record.model)),
+        "machine": _without_none(msgspec.to_builtins(record.machine)),
+        "metrics": metrics,
+        "absent": {key: summary.reason for key, summary in summaries.items() if summary.value is None},
+        "experts": _experts(record),
+        "output": _output(record),
+        "rounds": _rounds(record),
+        "cautions": [msgspec.to_builtins(caution) for caution in record.cautions],
+    }
+
+
+def of_phase(phase: str, fullname: str) -> dict[str, Any]:
+    """Return the small block of a phase's row, which points to the `total` row that holds everything."""
+    return {"schema": SCHEMA, "phase": phase, "of": fullname}
+
+
+def _experts(record: PromptRecord) -> dict[str, Any]:
+    profile = record.profile
+    if profile is None:
+        return {"absent": record.profile_absent or "no profile round"}
+    if profile.experts is None:
+        return {"absent": profile.experts_absent or "not recorded"}
+    usage: ExpertUsage = profile.experts
+    return {
+        "check": usage.check,
+        "tokens": {"prefill": usage.prefill_tokens, "decode": usage.decode_tokens},
+        "sites": [_without_none(msgspec.to_builtins(site)) for site in usage.sites],
+        "counts": {"prefill": [list(row) for row in usage.prefill], "decode": [list(row) for row in usage.decode]},
+    }
+
+
+def _output(record: PromptRecord) -> dict[str, Any]:
+    output: dict[str, Any] = _without_none(msgspec.to_builtins(record.output))
+    stopped_by = record.rounds[0].trace.stopped_by
+    if stopped_by is not None:
+        output["stopped_by"] = stopped_by.value
+    return output
+
+
+def _rounds(record: PromptRecord) -> dict[str, Any]:
+    def disturbed(rounds: tuple[Round, ...]) -> dict[str, list[str]]:
+        return {str(number): list(r.disturbed) for number, r in enumerate(rounds) if r.disturbed}
+
+    return {
+        "warmup": record.warmup_rounds,
+        "timed": len(record.rounds),
+        "profile": record.profile is not None,
+        "disturbed": disturbed(record.rounds),
+        "resumed": record.resumed,
+    }
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -1,0 +1,116 @@
+"""Writing so that a crash, a full disk or a second run loses nothing: temporary name, fsync, then the real name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pytest_benchmark.storage.file import FileStorage
+from pytest_benchmark.utils import safe_dumps
+
+from pytest_infer.errors import StorageError
+
+NEEDED_BYTES = 16 * 2**20
+_NUMBER = re.compile(r"(\d+)_")
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StorageError unless a file can be written to the folder now, with some room to spare."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageError(
+            f"results cannot be saved in {folder}: {error.strerror}; choose another place with --benchmark-storage"
+        ) from error
+    if free < NEEDED_BYTES:
+        raise StorageError(f"results cannot be saved in {folder}: only {free // 2**20} MiB are free there")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; at the end it is fsynced and takes that name, or nothing changes."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    Path(file.name).replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def next_number(folder: Path) -> int:
+    """Return one more than the highest run number in the folder; it goes on past 9999."""
+    numbers = [int(m.group(1)) for p in folder.glob("*.json") if (m := _NUMBER.match(p.name))]
+    return max(numbers, default=0) + 1
+
+
+def _claim(temporary: Path, folder: Path, tail: str) -> Path:
+    """Give the finished file the next free number; two runs that save at once get two."""
+    number = next_number(folder)
+    while True:
+        path = folder / f"{number:04}_{tail}"
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # No hard links here: reserve the name, then replace it.
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                number += 1
+                continue
+            temporary.replace(path)
+            return path
+        temporary.unlink()
+        return path
+
+
+def safe_save(storage: FileStorage, saved: Callable[[Path], None]) -> Callable[[Any, str], None]:
+    """Return a replacement for `storage.save`: whole or not at all, and never over another run."""
+
+    def save(output_json: Any, tail: str) -> None:
+        folder = Path(storage.get("run")).parent
+        data = safe_dumps(output_json, ensure_ascii=True, indent=4).encode()
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".run-", suffix=".tmp", delete=False) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)  # a temporary file is private; a result is to be shared
+            path = _claim(Path(file.name), folder, f"{tail}.json")
+            _sync_folder(folder)
+        except OSError as error:
+            raise StorageError(f"the run could not be saved in {folder}: {error.strerror}") from error
+        storage.logger.info(f"Saved benchmark data in: {path}")
+        saved(path)
+
+    return save

@@ -1,0 +1,39 @@
+"""The two hooks that `pytest-benchmark compare` reads from ./conftest.py: how our rows are grouped and scaled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from pytest_benchmark import plugin as native
+
+from pytest_infer.storage.block import KEY
+
+Row = dict[str, Any]
+
+
+def pytest_benchmark_group_stats(config: Any, benchmarks: Iterable[Row], group_by: str) -> list[tuple[str | None, list[Row]]]:
+    """Group one run by phase, and several runs by prompt and phase: only like is compared with like.
+
+    Any `--group-by` of the user's own goes to pytest-benchmark.
+    """
+    rows = list(benchmarks)
+    several = len({row.get("source") for row in rows}) > 1
+    if group_by != "group" or not several or not any(KEY in row["extra_info"] for row in rows):
+        groups: list[tuple[str | None, list[Row]]] = native.pytest_benchmark_group_stats(config, rows, group_by)
+        return groups
+    by_name: dict[str | None, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_name[row["fullname"] if KEY in row["extra_info"] else row["group"]].append(row)
+    return list(by_name.items())
+
+
+def pytest_benchmark_scale_unit(
+    config: Any, unit: str, benchmarks: list[Row], best: Row, worst: Row, sort: str
+) -> tuple[str, float]:
+    """Keep the OPS column of our rows unscaled: for the `tpot` phase it reads tokens per second."""
+    if unit == "operations" and all(KEY in row["extra_info"] for row in benchmarks):
+        return "", 1.0
+    scaled: tuple[str, float] = native.pytest_benchmark_scale_unit(config, unit, benchmarks, best, worst, sort)
+    return scaled

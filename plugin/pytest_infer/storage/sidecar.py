@@ -1,0 +1,49 @@
+"""The sidecar of a run file: raw stamps and ids per round, as `.npz` with the run file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pytest_infer.records import PromptRecord
+from pytest_infer.storage.files import replacing
+
+
+def path_for(run_file: Path) -> Path:
+    """Return where a run file's arrays lie: the same name with `.npz`."""
+    return run_file.with_suffix(".npz")
+
+
+def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
+    """Write the arrays of a run's records beside its file and return the path.
+
+    Per record and round r, keyed `NODEID|r|WHAT`: `stamps_ns` (int64, ticks; nanoseconds since the round's start),
+    `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
+    """
+    # Imported late: loading the plugin must not load numpy.
+    import numpy as np  # noqa: PLC0415
+
+    arrays: dict[str, Any] = {}
+    for record in records:
+        for number, r in enumerate(record.rounds):
+            key = f"{record.nodeid}|{number}|"
+            arrays[key + "stamps_ns"] = np.asarray(r.trace.stamps_ns, dtype=np.int64) - r.trace.start_ns
+            arrays[key + "tick_sizes"] = np.asarray(r.trace.tick_sizes, dtype=np.int32)
+            arrays[key + "token_ids"] = np.asarray(r.trace.token_ids, dtype=np.int32)
+    path = path_for(run_file)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+    path.chmod(0o644)
+    return path
+
+
+def read(run_file: Path) -> dict[str, Any]:
+    """Return the arrays beside a run file, keyed as `write` says; empty where there is no sidecar."""
+    import numpy as np  # noqa: PLC0415
+
+    path = path_for(run_file)
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}

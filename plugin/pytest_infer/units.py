@@ -1,0 +1,95 @@
+"""Formatting of seconds, bytes, rates, shares and counts for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+
+NONE = "—"
+
+
+class Unit(str, Enum):
+    """What a figure is counted in; the value is what the JSON and the docs call it."""
+
+    SECONDS = "s"
+    BYTES = "B"
+    TOKENS = "tokens"
+    TOKENS_PER_SECOND = "tok/s"
+    PERCENT = "%"
+    CORES = "cores"
+    HERTZ = "Hz"
+    COUNT = "count"
+    RATIO = "ratio"
+    TEXT = "text"
+
+
+_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_SIZES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return the value with so many significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1234."""
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) -> str:
+    for scale, name in scales:
+        # 0.9996 of a unit would print as 1000 of the smaller one.
+        if abs(value) >= scale * 0.9995:
+            return f"{significant(value / scale)} {name}"
+    return f"{significant(value)} {smallest}"
+
+
+def seconds(value: float) -> str:
+    """Return a time: `2.17 s`, `20.1 ms`, `430 µs`."""
+    return _scaled(value, _TIMES, "s")
+
+
+def size(value: float) -> str:
+    """Return a number of bytes in binary units: `14.5 GiB`."""
+    return _scaled(value, _SIZES, "B")
+
+
+def rate(value: float) -> str:
+    """Return tokens per second: `14.9 tok/s`."""
+    return f"{significant(value)} tok/s"
+
+
+def percent(value: float) -> str:
+    """Return a percentage that is already times 100: `99.8 %`."""
+    return f"{significant(value)} %"
+
+
+def hertz(value: float) -> str:
+    """Return a frequency: `2.22 GHz`."""
+    return _scaled(value, _FREQUENCIES, "Hz")
+
+
+def count(value: float) -> str:
+    """Return a whole number with thin grouping: `1,234`; averages keep one decimal."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+_FORMATS: dict[Unit, Callable[[float], str]] = {
+    Unit.SECONDS: seconds,
+    Unit.BYTES: size,
+    Unit.TOKENS: count,
+    Unit.TOKENS_PER_SECOND: rate,
+    Unit.PERCENT: percent,
+    Unit.CORES: lambda value: f"{significant(value)} cores",
+    Unit.HERTZ: hertz,
+    Unit.COUNT: count,
+    Unit.RATIO: significant,
+}
+
+
+def show(value: float | str | None, unit: Unit) -> str:
+    """Return a figure for people; a dash for one that is absent."""
+    if value is None:
+        return NONE
+    return value if isinstance(value, str) else _FORMATS[unit](value)

@@ -1,0 +1,304 @@
+"""What counts, in which phase, and what is refused: on a toy model whose selections follow from its token ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_infer.errors import ExpertCaptureError
+from pytest_infer.measure.experts import ExpertRecorder
+
+EXPERTS, LAYERS = 5, 3
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(EXPERTS, 2, 2))
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        return hidden_states
+
+
+class Block(nn.Module):
+    """Selects the experts token + layer and token + layer + 1, modulo EXPERTS; `mangle` distorts what is selected."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.gate = nn.Linear(2, EXPERTS)
+        self.experts = Experts()
+        self.mangle = lambda index: index
+        self.by_name = False
+        self.times = 1
+
+    def forward(self, ids):
+        index = self.mangle(selected(ids.reshape(-1), self.layer))
+        states = torch.zeros(index.shape[0], 2)
+        for _ in range(self.times):
+            if self.by_name:
+                self.experts(hidden_states=states, top_k_index=index, top_k_weights=states)
+            else:
+                self.experts(states, index, states)
+
+
+class Cache:
+    def __init__(self, length=0):
+        self.length = length
+
+    def get_seq_length(self):
+        return self.length
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(layer) for layer in range(LAYERS))
+        self.fail = False
+
+    def forward(self, input_ids=None, attention_mask=None, past_key_values=None):
+        for layer in self.layers:
+            layer(input_ids)
+        if past_key_values is not None:
+            past_key_values.length += input_ids.shape[1]
+        if self.fail:
+            raise ValueError("out of luck")
+
+
+def selected(ids, layer):
+    return torch.stack([(ids + layer) % EXPERTS, (ids + layer + 1) % EXPERTS], dim=-1)
+
+
+def counts(ids, layer):
+    found = Counter(selected(torch.tensor(ids, dtype=torch.int64), layer).flatten().tolist())
+    return tuple(found[expert] for expert in range(EXPERTS))
+
+
+def rows(ids):
+    return tuple(counts(ids, layer) for layer in range(LAYERS))
+
+
+def record(model, forwards, *, prompt, generated=None, sequences=1, counted=None):
+    """Record forwards given as (ids, keyword arguments) and return the usage."""
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=prompt):
+        for ids, more in forwards:
+            model(torch.tensor(ids), **more)
+    tokens = sum(len(row) for ids, _ in forwards for row in ids)
+    counted = prompt if counted is None else counted
+    generated = tokens - prompt + 1 if generated is None else generated
+    return recorder.usage(prompt_tokens=counted, generated_tokens=generated, sequences=sequences)
+
+
+def cached(*chunks):
+    cache = Cache()
+    return [([list(chunk)], {"past_key_values": cache}) for chunk in chunks]
+
+
+PROMPT, ANSWER = [7, 3, 3, 9, 12, 0], [4, 4, 1, 30]
+
+
+def test_prefill_and_decode_are_apart():
+    usage = record(Model(), cached(PROMPT, *([token] for token in ANSWER)), prompt=6)
+    assert usage.prefill == rows(PROMPT)
+    assert usage.decode == rows(ANSWER)
+    assert (usage.prefill_tokens, usage.decode_tokens, usage.check) == (6, 4, "passed")
+    assert [(site.layer, site.k, site.experts) for site in usage.sites] == [(0, 2, 5), (1, 2, 5), (2, 2, 5)]
+
+
+@pytest.mark.parametrize("chunks", [(6,), (4, 2), (1, 1, 1, 1, 1, 1), (5, 1), (3, 3)])
+def test_chunked_prefill_is_prefill(chunks):
+    parts, start = [], 0
+    for size in chunks:
+        parts.append(PROMPT[start : start + size])
+        start += size
+    usage = record(Model(), cached(*parts, *([token] for token in ANSWER)), prompt=6)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
+
+
+def test_forward_across_the_end_of_the_prompt_is_cut_there():
+    usage = record(Model(), cached(PROMPT[:4], PROMPT[4:] + ANSWER[:2], ANSWER[2:]), prompt=6)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
+
+
+def test_one_token_prompt_is_prefill():
+    usage = record(Model(), cached([7], *([token] for token in ANSWER)), prompt=1)
+    assert (usage.prefill, usage.decode, usage.check) == (rows([7]), rows(ANSWER), "passed")
+
+
+def test_one_generated_token_has_no_decode():
+    usage = record(Model(), cached(PROMPT), prompt=6)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows([]), "passed")
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 200])
+def test_decode_forwards_are_counted_in_batches_without_loss(length):
+    answer = [(3 * i * i + 1) % 50 for i in range(length)]
+    usage = record(Model(), cached(PROMPT, *([token] for token in answer)), prompt=6)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(answer), "passed")
+
+
+def test_without_a_cache_only_new_positions_count():
+    text = PROMPT + ANSWER
+    steps = [([text[:end]], {}) for end in range(6, 11)]
+    usage = record(Model(), steps, prompt=6, generated=5)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
+
+
+def test_padding_never_counts():
+    cache = Cache()
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    more = {"attention_mask": mask, "past_key_values": cache}
+    longer = {"attention_mask": nn.functional.pad(mask, (0, 1), value=1), "past_key_values": cache}
+    batch = [([[2, 2, 7, 3, 9], [8, 7, 6, 5, 4]], more), ([[1], [3]], longer)]
+    usage = record(Model(), batch, prompt=5, counted=8, generated=4, sequences=2)
+    assert usage.prefill == rows([7, 3, 9, 8, 7, 6, 5, 4])
+    assert (usage.decode, usage.check) == (rows([1, 3]), "passed")
+
+
+def test_padding_that_no_mask_tells_fails_the_check():
+    batch = [([[2, 2, 7, 3, 9], [8, 7, 6, 5, 4]], {})]
+    usage = record(Model(), batch, prompt=5, counted=8, generated=2, sequences=2)
+    expected = "layers.0.experts: 20 prefill selections, expected 16 (8 tokens x 2)"
+    assert usage.check.startswith(expected)
+
+
+def test_fewer_tokens_than_the_harness_counted_fail_the_check():
+    usage = record(Model(), cached(PROMPT, [4]), prompt=6, generated=5)
+    assert usage.check == "layers.0.experts: 2 decode selections, expected 8 (4 tokens x 2)"
+
+
+def test_ids_given_by_name_and_in_int32_are_the_same():
+    model = Model()
+    for layer in model.layers:
+        layer.by_name, layer.mangle = True, lambda index: index.int()
+    usage = record(model, cached(PROMPT, *([token] for token in ANSWER)), prompt=6)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
+
+
+def test_sites_of_different_k_are_each_held_to_their_own():
+    model = Model()
+    model.layers[1].mangle = lambda index: index[:, :1]
+    usage = record(model, cached(PROMPT, *([token] for token in ANSWER)), prompt=6)
+    assert [site.k for site in usage.sites] == [2, 1, 2]
+    assert usage.check == "passed"
+    assert [sum(row) for row in usage.decode] == [8, 4, 8]
+
+
+def test_positional_arguments_of_the_model_are_understood():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=3):
+        model(torch.tensor([[5, 7, 3]]), torch.tensor([[0, 1, 1]]))
+    assert recorder.usage(prompt_tokens=2, generated_tokens=1).prefill == rows([7, 3])
+
+
+def test_inference_mode_counts_after_it_ended():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=6), torch.inference_mode():
+        for ids, more in cached(PROMPT, *([token] for token in ANSWER)):
+            model(torch.tensor(ids), **more)
+    usage = recorder.usage(prompt_tokens=6, generated_tokens=5)
+    assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
+
+
+@pytest.mark.parametrize("shift", [-6, 1])
+def test_ids_beyond_the_experts_are_refused_and_count_for_no_neighbour(shift):
+    model = Model()
+    model.layers[1].mangle = lambda index: index + shift
+    with pytest.raises(ExpertCaptureError, match=r"layers\.1\.experts was given \d+ expert ids outside 0 to 4"):
+        record(model, cached(PROMPT, [4]), prompt=6)
+
+
+REFUSED = {
+    "ran twice within one forward": lambda layer: setattr(layer, "times", 2),
+    "did not run in a forward": lambda layer: setattr(layer, "times", 0),
+    "was given 5 of 6 rows": lambda layer: setattr(layer, "mangle", lambda index: index[:-1]),
+    "not given expert ids of shape": lambda layer: setattr(layer, "mangle", lambda index: index.float()),
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_cannot_be_counted_is_refused_by_name(line):
+    model = Model()
+    REFUSED[line](model.layers[1])
+    with pytest.raises(ExpertCaptureError, match=rf"layers\.1\.experts .*{line}"):
+        record(model, cached(PROMPT), prompt=6)
+
+
+def test_rejected_drafts_are_refused():
+    cache = Cache()
+    forwards = [([PROMPT], {"attention_mask": torch.ones(1, 6), "past_key_values": cache})]
+    forwards += [([[1, 2, 3]], {"attention_mask": torch.ones(1, end), "past_key_values": cache}) for end in (9, 10)]
+    with pytest.raises(ExpertCaptureError, match=r"went back to position 7 after 9 .* assisted decoding"):
+        record(Model(), forwards, prompt=6)
+
+
+def test_second_generation_in_one_recording_is_refused():
+    with pytest.raises(ExpertCaptureError, match="record one generation"):
+        record(Model(), [([PROMPT], {}), ([PROMPT], {})], prompt=6)
+
+
+def test_reused_prefix_is_refused():
+    with pytest.raises(ExpertCaptureError, match="began at position 4, but only 0 were recorded"):
+        record(Model(), [([PROMPT], {"past_key_values": Cache(4)})], prompt=6)
+
+
+def test_experts_outside_the_model_forward_are_refused():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=2):
+        model.layers[0](torch.tensor([[1, 2]]))
+    with pytest.raises(ExpertCaptureError, match="outside the forward of the model"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)
+
+
+def test_model_that_was_never_called_is_refused():
+    recorder = ExpertRecorder(Model())
+    with recorder.recording(prompt_tokens=2):
+        pass
+    with pytest.raises(ExpertCaptureError, match="no forward of the model was seen"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)
+
+
+def test_model_compiled_during_the_recording_is_refused():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=2):
+        model(torch.tensor([[1, 2]]))
+        model._compiled_call = object()
+    with pytest.raises(ExpertCaptureError, match="the model is compiled"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)
+
+
+def test_dense_model_has_no_usage():
+    recorder = ExpertRecorder(nn.Linear(2, 2))
+    with recorder.recording(prompt_tokens=2):
+        pass
+    assert recorder.sites == ()
+    with pytest.raises(ExpertCaptureError, match="dense"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)
+
+
+def test_each_recording_starts_from_nothing():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    for _ in range(2):
+        with recorder.recording(prompt_tokens=2):
+            model(torch.tensor([[1, 2]]))
+    assert recorder.usage(prompt_tokens=2, generated_tokens=1).prefill == rows([1, 2])
+
+
+def test_error_in_the_model_leaves_no_hooks_and_no_usage():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    model.fail = True
+    with pytest.raises(ValueError, match="out of luck"), recorder.recording(prompt_tokens=2):
+        model(torch.tensor([[1, 2]]))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(ExpertCaptureError, match="generate inside recording"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)

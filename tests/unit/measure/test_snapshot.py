@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pytest_infer.measure import cgroup
+from pytest_infer.measure.kept import Missing, Sample
+from pytest_infer.measure.snapshot import Instrument, SystemCounters, linux_instruments, portable_instruments
+from pytest_infer.records import Counters, Reading
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fakes of /proc are read with Linux calls")
+
+
+def readings(counters: Counters) -> dict[str, Reading]:
+    return {field.name: getattr(counters, field.name) for field in fields(counters) if field.name != "wall_s"}
+
+
+def test_every_figure_is_told_or_has_a_reason(proc) -> None:
+    system = SystemCounters(platform="linux", proc=proc.root)
+    counters = system.end(system.begin())
+    system.close()
+    for name, reading in readings(counters).items():
+        assert (reading.value is None) == (reading.reason is not None), name
+    assert counters.wall_s > 0
+
+
+def test_with_nothing_in_proc_the_window_is_still_measured(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    system = SystemCounters(platform="linux", proc=tmp_path)
+    counters = system.end(system.begin())
+    system.close()
+    told = {name for name, reading in readings(counters).items() if reading.value is not None}
+    assert told == {
+        "cpu_s",
+        "cpu_user_s",
+        "cpu_system_s",
+        "cpu_children_s",
+        "minor_faults",
+        "major_faults",
+        "voluntary_switches",
+        "involuntary_switches",
+        "peak_rss_bytes",  # sampled: the helper watches the real /proc
+    }
+    assert {
+        name for name, reading in readings(counters).items() if reading.value is None and not reading.reason
+    } == set()
+
+
+def test_the_instruments_nearest_the_window_are_read_nearest(proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = SystemCounters(platform="linux", proc=proc.root)
+    order: list[str] = []
+
+    class Noting:
+        def __init__(self, inner: Instrument) -> None:
+            self._inner = inner
+
+        def read(self) -> Sample | Missing:
+            order.append(type(self._inner).__name__)
+            return self._inner.read()
+
+        def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+            return self._inner.figures(before, after)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    system._instruments = tuple(Noting(instrument) for instrument in system._instruments)
+    system.end(system.begin())
+    system.close()
+    half = len(order) // 2
+    assert order[half - 2 : half + 2] == ["ProcessIo", "CpuTime", "CpuTime", "ProcessIo"]
+    assert order == order[::-1]
+
+
+def test_the_files_are_opened_anew_after_a_fork(proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = SystemCounters(platform="linux", proc=proc.root)
+    instruments = system._instruments
+    system.begin()
+    assert system._instruments is instruments
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    system.begin()
+    assert system._instruments is not instruments
+    monkeypatch.undo()
+    system.close()
+
+
+def test_no_file_stays_open(proc) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    system = SystemCounters(platform="linux", proc=proc.root)
+    system.end(system.begin())
+    system.close()
+    system.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_no_figure_comes_from_two_instruments(proc) -> None:
+    for instruments in (linux_instruments(proc.root, cgroup.ControlGroups()), portable_instruments()):
+        names = [name for i in instruments for name in i.figures(i.read(), i.read())]
+        assert len(names) == len(set(names))
+        assert set(names) <= {field.name for field in fields(Counters)}
+        for instrument in instruments:
+            instrument.close()
