@@ -35,25 +35,51 @@ class Option:
 
 
 OPTIONS = (
-    Option(name="prompts", metavar="FILE", help="prompt suite (.toml or .jsonl) for every test; default: prompts.toml beside the test"),
+    Option(
+        name="prompts",
+        metavar="FILE",
+        help="prompt suite (.toml or .jsonl) for every test; default: prompts.toml beside the test",
+    ),
     Option(name="engine", metavar="NAME", help="what generates tokens; default: transformers"),
-    Option(name="model", metavar="MODEL", help=f"hub id, local folder, or one of {', '.join(BUNDLED)}; default: {DEFAULT}"),
+    Option(
+        name="model", metavar="MODEL", help=f"hub id, local folder, or one of {', '.join(BUNDLED)}; default: {DEFAULT}"
+    ),
     Option(name="revision", metavar="REV", help="branch, tag or commit of a hub model"),
     Option(name="dtype", metavar="DTYPE", help="auto (the model's own), float32, bfloat16, float16; default: auto"),
     Option(name="device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, …; default: where the model loads"),
     Option(name="threads", metavar="N", help="threads for torch's operators; default: torch's own choice"),
     Option(name="max-new-tokens", metavar="N", help="replace every prompt's own limit"),
     Option(name="ignore-eos", flag=True, help="go on to the limit after an end-of-sequence token"),
-    Option(name="experts-implementation", metavar="NAME", help="eager, grouped_mm, batched_mm, …; default: transformers' own"),
+    Option(
+        name="experts-implementation",
+        metavar="NAME",
+        help="eager, grouped_mm, batched_mm, …; default: transformers' own",
+    ),
     Option(name="attention", metavar="NAME", help="eager, sdpa, flash_attention_2, …; default: transformers' own"),
     Option(name="no-cache", flag=True, help="generate without a KV cache"),
-    Option(name="sample", metavar="SPEC", help="sample instead of greedy: temperature=0.7,top_p=0.9,seed=0 (each may be left out)"),
-    Option(name="compile", flag=True, help="compile decoding with torch.compile and a static cache; experts are then not recorded"),
+    Option(
+        name="sample",
+        metavar="SPEC",
+        help="sample instead of greedy: temperature=0.7,top_p=0.9,seed=0 (each may be left out)",
+    ),
+    Option(
+        name="compile",
+        flag=True,
+        help="compile decoding with torch.compile and a static cache; experts are then not recorded",
+    ),
     Option(name="trust-remote-code", flag=True, help="run code that comes with a hub model; off by default"),
     Option(name="rounds", metavar="N", help="timed rounds a prompt; default: 5"),
     Option(name="warmup", metavar="N", help="rounds before them that are not recorded; default: 1"),
-    Option(name="experts", metavar="WHAT", help="counts: record expert selections in the profile round; off: do not; default: counts"),
-    Option(name="no-profile", flag=True, help="leave out the profile round: no expert usage, no memory growth, no KV-cache size"),
+    Option(
+        name="experts",
+        metavar="WHAT",
+        help="counts: record expert selections in the profile round; off: do not; default: counts",
+    ),
+    Option(
+        name="no-profile",
+        flag=True,
+        help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
+    ),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
 )
 EXPERTS = ("counts", "off")

@@ -70,7 +70,9 @@ def load(path: Path) -> tuple[Prompt, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SuiteError(f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE") from None
+        raise SuiteError(
+            f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     if path.suffix == ".jsonl":
@@ -106,7 +108,9 @@ def _read_toml(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
         raise SuiteError(f"{path}: not valid TOML: {error}") from None
     for key in data:
         if key not in ("defaults", "prompt"):
-            raise SuiteError(f"{path}: {alternatives('table', key, ('defaults', 'prompt'))}; a prompt starts with [[prompt]]")
+            raise SuiteError(
+                f"{path}: {alternatives('table', key, ('defaults', 'prompt'))}; a prompt starts with [[prompt]]"
+            )
     entries = data.get("prompt", [])
     defaults = data.get("defaults", {})
     if not isinstance(entries, list) or not isinstance(defaults, dict):

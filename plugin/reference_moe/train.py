@@ -29,15 +29,15 @@ class Plan:
     """The training run. Every step sees the same number of tokens, cut to one of several lengths."""
 
     steps: int
-    tokens_per_step: int = 8192
+    tokens_per_step: int = 4096
     #: Cycled through, so a fixed share of the steps trains long contexts.
     lengths: tuple[int, ...] = (256, 256, 256, 1024, 256, 256, 256, 2048)
-    warmup_steps: int = 20
+    warmup_steps: int = 40
     #: Share of the run after which the learning rates fall linearly to zero.
     decay_from: float = 0.4
     muon_rate: float = 0.02
     #: For the embedding (which is the output layer too) and the norms.
-    adam_rate: float = 0.012
+    adam_rate: float = 0.02
     router_rate: float = 0.004
     #: Low on purpose: no expert dies, yet some stay busier than others.
     balance_weight: float = 0.004
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--cache", type=Path, default=Path("build/reference-moe"), help="fetched packages")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of 8192 tokens")
+    parser.add_argument("--steps", type=int, default=1600, help="training steps of 4096 tokens")
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)

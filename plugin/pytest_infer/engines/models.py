@@ -79,7 +79,9 @@ def resolve(name: str, progress: Progress) -> str:
             raise ModelError(f"{name}: the folder holds no config.json, so it is not a transformers model")
         return str(folder)
     if _looks_like_path(name):
-        raise ModelError(f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}")
+        raise ModelError(
+            f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}"
+        )
     if "/" not in name:
         raise ModelError(f"{alternatives('model', name, BUNDLED)}; or a folder, or a hub id written owner/name")
     return name

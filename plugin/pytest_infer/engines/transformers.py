@@ -159,7 +159,7 @@ class TransformersEngine(Engine):
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=getattr(config, "_experts_implementation", None),
             threads=torch.get_num_threads(),
-            versions={"torch": torch.__version__, "transformers": transformers.__version__},
+            versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation={
                 "do_sample": sampling is not None,
                 "temperature": sampling.temperature if sampling else None,

@@ -49,7 +49,9 @@ def _cautions(rounds: Sequence[Round], profile: Profile | None, output: Output) 
             "its expert usage and memory growth are those of another output",
         )
     if profile is not None and profile.experts is not None and profile.experts.check != "passed":
-        yield Caution(kind=CautionKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}")
+        yield Caution(
+            kind=CautionKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}"
+        )
     cold = _cold_first_round(rounds)
     if cold is not None:
         yield Caution(

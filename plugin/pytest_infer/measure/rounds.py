@@ -6,16 +6,18 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import disturbance, memory
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.snapshot import SystemCounters
-from pytest_infer.records import Counters, Limits, Profile, Reading, Round, TokenTrace, absent
+from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
 
 if TYPE_CHECKING:
+    import torch
+
     from pytest_infer.measure.experts import ExpertRecorder
 
 
@@ -99,9 +101,7 @@ def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, syste
         clock.start()
         stopped_by = engine.generate(prompt_ids, limits, clock)
         counters = system.end(before)
-    trace = clock.trace(
-        prompt_tokens=len(prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by
-    )
+    trace = clock.trace(prompt_tokens=len(prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by)
     return Round(trace=trace, counters=counters)
 
 
@@ -122,7 +122,9 @@ def profile_round(
         raw = timed_round(engine, prompt_ids, limits, system)
     cache_bytes = engine.cache_bytes()
     pss, uss = memory.footprint()
-    generated = sum(raw.trace.tick_sizes)
+    usage = None
+    if recorder is not None:
+        usage, experts_absent = _usage(recorder, raw.trace)
     return Profile(
         trace=raw.trace,
         counters=raw.counters,
@@ -133,7 +135,7 @@ def profile_round(
         if cache_bytes is None
         else Reading(value=cache_bytes, source="engine"),
         tokens_equal=raw.trace.token_ids == expected.token_ids,
-        experts=recorder.usage(prompt_tokens=len(prompt_ids), generated_tokens=generated) if recorder else None,
+        experts=usage,
         experts_absent=experts_absent,
     )
 
@@ -154,8 +156,17 @@ def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
     from pytest_infer.measure.experts import ExpertRecorder  # noqa: PLC0415
 
     try:
-        recorder = ExpertRecorder(module)
+        recorder = ExpertRecorder(cast("torch.nn.Module", module))
     except ExpertCaptureError as error:
         # An instrument that cannot be attached marks the record; it does not fail the round.
         return None, str(error)
     return (recorder, None) if recorder.sites else (None, "the model is dense: it routes to no experts")
+
+
+def _usage(recorder: ExpertRecorder, trace: TokenTrace) -> tuple[ExpertUsage | None, str | None]:
+    """Return the recorded usage, checked against the clock's own token numbers, or None and why there is none."""
+    try:
+        usage = recorder.usage(prompt_tokens=trace.prompt_tokens, generated_tokens=sum(trace.tick_sizes))
+    except ExpertCaptureError as error:
+        return None, str(error)
+    return usage, None

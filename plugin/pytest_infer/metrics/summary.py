@@ -44,7 +44,8 @@ def _summary(metric: Metric, figures: list[Figure]) -> Summary:
         return Summary(value=None, reason=reason or metric.absent)
     source = readings[0].source
     return Summary(
-        value=statistics.median(values),
+        # Equal counts stay whole numbers, which a median of an even number of them would not.
+        value=values[0] if len(set(values)) == 1 else statistics.median(values),
         mean=statistics.fmean(values),
         stdev=statistics.stdev(values) if len(values) > 1 else None,
         rounds=tuple(values),

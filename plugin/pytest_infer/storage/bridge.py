@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -50,9 +51,14 @@ class Bridge:
     """
 
     def __init__(self, config: Any, note: Callable[[str], None]) -> None:
-        self._session = config._benchmarksession
+        self._config = config
         self._note = note
         self._late_rows: list[Callable[[], dict[str, Any]]] = []
+
+    @property
+    def _session(self) -> Any:
+        # Set by pytest-benchmark's own pytest_configure, which runs last.
+        return self._config._benchmarksession
 
     @property
     def disabled(self) -> bool:
@@ -63,6 +69,30 @@ class Bridge:
     def saving(self) -> bool:
         """Whether this run will write a file."""
         return bool(self._session.save or self._session.autosave or self._session.json)
+
+    @property
+    def storage(self) -> object:
+        """Return pytest-benchmark's storage."""
+        return self._session.storage
+
+    @property
+    def json_path(self) -> Path | None:
+        """Return the file of --benchmark-json."""
+        return Path(self._session.json) if self._session.json else None
+
+    @property
+    def skipping(self) -> bool:
+        """Whether --benchmark-skip is on."""
+        return bool(self._session.skip)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether xdist spreads the tests over processes."""
+        return bool(self._session.xdist_worker or self._session.config.getoption("dist", "no") != "no")
+
+    def save_with(self, make: Callable[[Any], Callable[[Any, str], None]]) -> None:
+        """Replace the storage's `save` by one made for it."""
+        self._session.storage.save = make(self._session.storage)
 
     def hand_over(
         self,
@@ -87,10 +117,21 @@ class Bridge:
         clock.load(durations)
         fixture.pedantic(clock.step, setup=clock.rewind, rounds=len(durations))
         if list(fixture.stats.stats.data) != durations:
-            raise StorageError("pytest-benchmark did not record the replayed durations; is another plugin changing its timer?")
+            raise StorageError(
+                "pytest-benchmark did not record the replayed durations; is another plugin changing its timer?"
+            )
         for phase, values in phases.items():
             if phase != MAIN_PHASE and values:
                 self._add_row(fixture, phase, values, params, group)
+
+    def check(self, benchmark: object) -> None:
+        """Raise StorageError unless the fixture is pytest-benchmark's and unused."""
+        checked(benchmark)
+
+    def mark_failed(self, benchmark: object) -> None:
+        """Keep the rows of a failed test out of what is saved: pytest-benchmark drops rows with an error."""
+        if isinstance(benchmark, BenchmarkFixture):
+            benchmark.has_error = True
 
     def spend(self, benchmark: object) -> None:
         """Use the fixture without recording, as a disabled run does."""
@@ -121,7 +162,9 @@ def checked(benchmark: object) -> BenchmarkFixture:
             "disable the plugin that replaces it (-p no:NAME)"
         )
     if benchmark._mode:
-        raise StorageError("`infer` measures once a test, and `benchmark` was already used in this one; parametrize the test instead")
+        raise StorageError(
+            "`infer` measures once a test, and `benchmark` was already used in this one; parametrize the test instead"
+        )
     return benchmark
 
 
@@ -130,9 +173,7 @@ def group_name(phase: str, group: str | None) -> str:
     return f"{group}: {phase}" if group else phase
 
 
-def _phase_fields(
-    name: str, fullname: str, phase: str, params: dict[str, Any], group: str | None
-) -> dict[str, Any]:
+def _phase_fields(name: str, fullname: str, phase: str, params: dict[str, Any], group: str | None) -> dict[str, Any]:
     return {
         "name": f"{name}:{phase}",
         "fullname": f"{fullname}:{phase}",

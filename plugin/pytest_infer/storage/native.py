@@ -13,7 +13,9 @@ from pytest_infer.storage.block import KEY
 Row = dict[str, Any]
 
 
-def pytest_benchmark_group_stats(config: Any, benchmarks: Iterable[Row], group_by: str) -> list[tuple[str | None, list[Row]]]:
+def pytest_benchmark_group_stats(
+    config: Any, benchmarks: Iterable[Row], group_by: str
+) -> list[tuple[str | None, list[Row]]]:
     """Group one run by phase, and several runs by prompt and phase: only like is compared with like.
 
     Any `--group-by` of the user's own goes to pytest-benchmark.
@@ -37,3 +39,16 @@ def pytest_benchmark_scale_unit(
         return "", 1.0
     scaled: tuple[str, float] = native.pytest_benchmark_scale_unit(config, unit, benchmarks, best, worst, sort)
     return scaled
+
+
+def align_noise(machine_info: Row, compared: Row) -> None:
+    """Give a compared run of ours the momentary clock rate of now: it is no difference between machines."""
+    ours = any(KEY in row.get("extra_info", {}) for row in compared.get("benchmarks", ()))
+    now, then = machine_info.get("cpu"), compared.get("machine_info", {}).get("cpu")
+    if not ours or not isinstance(now, dict) or not isinstance(then, dict):
+        return
+    for key in [key for key in {*now, *then} if key.startswith(("hz_actual", "hz_advertised"))]:
+        if key in now:
+            then[key] = now[key]
+        else:
+            then.pop(key)

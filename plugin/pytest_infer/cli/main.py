@@ -1,0 +1,56 @@
+"""The commands of `pytest-infer`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pytest_infer.engines import models
+from pytest_infer.errors import InferError, alternatives
+from pytest_infer.metrics import METRICS
+from pytest_infer.report.markdown import metrics_table
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, help="Exact benchmarks of language-model inference.")
+
+
+@app.callback()
+def _main() -> None:
+    """Exact benchmarks of language-model inference; measuring itself is `pytest bench`."""
+
+
+@app.command()
+def metrics(
+    *, markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/metrics.md.")] = False
+) -> None:
+    """List every metric: key, unit, which way is better, definition, source."""
+    if markdown:
+        sys.stdout.write(metrics_table(METRICS))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "unit", "better", "definition"):
+        table.add_column(heading, overflow="fold")
+    for metric in METRICS:
+        table.add_row(metric.key, metric.unit.value, metric.direction.value, metric.definition)
+    Console().print(table)
+
+
+@app.command(name="models")
+def list_models(
+    build: Annotated[str | None, typer.Option(metavar="NAME", help="Build this model into the cache now.")] = None,
+) -> None:
+    """List the models that need no hub, or build one of them."""
+    if build is None:
+        for model in models.BUNDLED.values():
+            typer.echo(f"{model.name:<14} {model.description}")
+        return
+    try:
+        if build not in models.BUNDLED:
+            raise InferError(alternatives("model", build, models.BUNDLED))
+        typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
+    except InferError as error:
+        typer.echo(f"pytest-infer: {error}", err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,121 @@
+"""The pytest hooks, one delegation each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from pytest_infer import options, parametrize, preflight
+from pytest_infer.errors import InferError
+from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
+from pytest_infer.report.live import LiveLine
+from pytest_infer.report.terminal import write_summary
+from pytest_infer.session import CLOCK, KEY, InferSession, of
+from pytest_infer.storage.bridge import ReplayClock
+from pytest_infer.storage.native import align_noise
+
+__all__ = ["engine", "infer", "model", "prompt", "system_sampler"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    options.register(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options into the state of this run."""
+    config.addinivalue_line("markers", f"{parametrize.MARKER}(prompts): the prompts of a test, instead of a suite file")
+    try:
+        config.stash[KEY] = InferSession(config)
+    except InferError as error:
+        raise pytest.UsageError(f"pytest-infer: {error}") from error
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give back what was opened."""
+    if KEY in config.stash:
+        of(config).close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that ask for `prompt` their suite."""
+    run = of(metafunc.config)
+    parametrize.parametrize(metafunc, run.settings.prompts, run.suites)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse what cannot work before anything heavy is done."""
+    preflight.check(session, of(session.config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
+    if "infer" in getattr(item, "fixturenames", ()):
+        clock = item.stash[CLOCK] = ReplayClock()
+        marker = item.get_closest_marker("benchmark")
+        given = dict(marker.kwargs) if marker is not None else {}
+        item.add_marker(pytest.mark.benchmark(**{**given, "timer": clock}), append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Mark a measurement whose test then failed: it must not become a baseline."""
+    report = yield
+    if call.when == "call" and report.failed:
+        of(item.config).fail(item)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take the terminal for the live line."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None and session.config.get_verbosity() >= 0:
+        suspend = capture.global_and_fixture_disabled if capture is not None else nullcontext
+        of(session.config).live = LiveLine(reporter._tw._file, suspend)
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Add what concerns the run as a whole to its file."""
+    of(config).keeper.complete(output_json)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> Generator[None, Any, Any]:
+    """Keep noise and a storage outside the working folder from upsetting pytest-benchmark's comparison."""
+    align_noise(machine_info, compared_benchmark)
+    try:
+        return (yield)
+    except ValueError:
+        # pytest-benchmark words its warning with a path relative to the working folder, where there may be none.
+        of(config).note("the compared run was made on another machine, or with other software")
+        return None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """After pytest-benchmark has saved the run, finish what lies beside it."""
+    yield
+    of(session.config).keeper.finish()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    """Show the table, behind pytest-benchmark's own, and also when its gate raises."""
+    try:
+        yield
+    finally:
+        write_summary(terminalreporter, of(config).summary())

@@ -1,0 +1,66 @@
+"""Checks between collection and the first test: everything that can be refused before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_infer.errors import InferError
+from pytest_infer.prompts import Prompt
+from pytest_infer.session import InferSession
+
+_OWN_FIXTURES = "pytest_infer.fixtures"
+
+
+def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests that ask for `infer` and are not skipped outright."""
+    return [
+        item
+        for item in items
+        if "infer" in getattr(item, "fixturenames", ()) and not any(True for _ in item.iter_markers("skip"))
+    ]
+
+
+def check(collected: pytest.Session, session: InferSession) -> None:
+    """Refuse what cannot work, in one line; raises pytest.UsageError."""
+    items = measuring(collected.items)
+    session.keeper.planned = tuple(item.nodeid for item in items)
+    if not items or session.config.option.collectonly or session.bridge.parallel:
+        return
+    try:
+        session.keeper.prepare()
+        _check_engine(collected, items, session)
+    except InferError as error:
+        raise pytest.UsageError(f"pytest-infer: {error}") from error
+    finally:
+        session.live.clear()
+
+
+def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
+    """Find the model and see that every prompt fits it, unless the tests bring their own engine or model."""
+    own = [item for item in items if _resolves_to_ours(collected, item, "engine")]
+    if not own:
+        return
+    engine = session.default_engine()
+    own = [item for item in own if _resolves_to_ours(collected, item, "model")]
+    if not own:
+        return
+    engine.check()
+    for item in own:
+        prompt = _prompt_of(item)
+        if prompt is not None:
+            session.encode(engine, prompt)
+
+
+def _prompt_of(item: pytest.Item) -> Prompt | None:
+    callspec = getattr(item, "callspec", None)
+    prompt = callspec.params.get("prompt") if callspec is not None else None
+    return prompt if isinstance(prompt, Prompt) else None
+
+
+def _resolves_to_ours(collected: pytest.Session, item: pytest.Item, name: str) -> bool:
+    # pytest has no public way to ask which fixture a name resolves to for a test.
+    manager: Any = collected._fixturemanager
+    definitions = manager.getfixturedefs(name, item) or ()
+    return bool(definitions) and definitions[-1].func.__module__ == _OWN_FIXTURES

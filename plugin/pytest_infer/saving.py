@@ -1,0 +1,150 @@
+"""How a measurement reaches the storage: journal first, then rows, then the run file and its sidecar."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pytest_benchmark.storage.file import FileStorage
+
+from pytest_infer.errors import StorageError
+from pytest_infer.metrics import timing
+from pytest_infer.options import Settings
+from pytest_infer.records import Limits, PromptRecord
+from pytest_infer.storage import block, files, journal, sidecar
+from pytest_infer.storage.bridge import Bridge
+from pytest_infer.storage.code import code_state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """One measured test; `failed` when it failed after its measurement."""
+
+    record: PromptRecord
+    block: dict[str, Any]
+    failed: bool = False
+
+
+class Keeper:
+    """Keeps what a run measured, so that nothing finished is lost, whatever ends the run."""
+
+    def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
+        self.planned: tuple[str, ...] = ()
+        self.finished: dict[str, Finished] = {}
+        self._settings = settings
+        self._bridge = bridge
+        self._code_folder = code_folder
+        self._note = note
+        self._journal: journal.Journal | None = None
+        self._interrupted: journal.Interrupted | None = None
+        self._code: str | None = None
+
+    @property
+    def storage(self) -> Path | None:
+        """Return the folder of pytest-benchmark's file storage; None for another kind of storage."""
+        storage = self._bridge.storage
+        return Path(storage.path) if isinstance(storage, FileStorage) else None
+
+    def prepare(self) -> None:
+        """Before anything is measured: see that results can be saved, make saving safe, look for an interrupted run."""
+        if not self._bridge.saving or self._bridge.disabled:
+            if self._settings.resume:
+                raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
+            return
+        if self.storage is None:
+            self._note("no journal and no sidecar: they need pytest-benchmark's file storage")
+            return
+        files.check_writable(self.storage)
+        self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar))
+        self._code = code_state(self._code_folder)
+        self._interrupted = journal.interrupted(self.storage)
+        self._journal = journal.Journal(self.storage)
+        if self._settings.resume and self._interrupted is None:
+            self._note(
+                f"--infer-resume: no interrupted run is left in {self.storage / journal.FOLDER}; everything is measured"
+            )
+        elif self._interrupted is not None and not self._settings.resume:
+            self._note(
+                f"an interrupted run left {len(self._interrupted.entries)} prompts; --infer-resume takes those that still fit"
+            )
+
+    def resumed(self, nodeid: str, content_sha256: str, limits: Limits) -> PromptRecord | None:
+        """Return the record that an interrupted run left of this test, if it was of the same work."""
+        if not self._settings.resume or self._interrupted is None:
+            return None
+        record = journal.matching(self._interrupted.entries, nodeid, self._key(content_sha256, limits))
+        return None if record is None else replace(record, resumed=True)
+
+    def _key(self, content_sha256: str, limits: Limits) -> str:
+        """Return a hash of everything that the figures of a prompt depend on, as far as the options and the code say."""
+        names = ("engine", "rounds", "warmup", "experts", "profile")
+        settings = {name: getattr(self._settings, name) for name in names}
+        options = {k: v for k, v in _fields(self._settings.engine_options).items() if k != "progress"}
+        basis = [content_sha256, _fields(limits), settings, options, self._code]
+        return hashlib.sha256(msgspec.json.encode(basis)).hexdigest()
+
+    def keep(
+        self, record: PromptRecord, hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None]
+    ) -> None:
+        """Put a finished record into the journal, then into pytest-benchmark's rows."""
+        if self._journal is not None:
+            key = self._key(record.prompt.content_sha256, record.prompt.limits)
+            self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
+        data = block.build(record)
+        hand_over(phases(record), data)
+        self.finished[record.nodeid] = Finished(record=record, block=data)
+
+    def mark_failed(self, nodeid: str) -> None:
+        """Mark a test that failed after it was measured: its row is not a baseline."""
+        if nodeid in self.finished:
+            self.finished[nodeid] = replace(self.finished[nodeid], failed=True)
+
+    def complete(self, output_json: dict[str, Any]) -> None:
+        """Add to a run file what concerns the run as a whole."""
+        if not self.finished:
+            return
+        self._bridge.complete(output_json)
+        failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
+        output_json[block.KEY] = {"schema": block.SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
+
+    def unmeasured(self) -> list[str]:
+        """Return the planned tests that were not measured."""
+        return [nodeid for nodeid in self.planned if nodeid not in self.finished]
+
+    def _write_sidecar(self, run_file: Path) -> None:
+        sidecar.write(run_file, [f.record for f in self.finished.values()])
+
+    def finish(self) -> None:
+        """After the run was saved: write the sidecar of a JSON file, and drop journals whose prompts are all saved."""
+        json_file = self._bridge.json_path
+        if json_file is not None and self.finished:
+            self._write_sidecar(json_file)
+        if self._journal is None or self.unmeasured():
+            return
+        self._journal.discard()
+        if self._settings.resume and self._interrupted is not None:
+            self._interrupted.path.unlink(missing_ok=True)
+
+
+def phases(record: PromptRecord) -> dict[str, list[float]]:
+    """Return the durations of each native row, a value a round, seconds; a phase that does not exist has none."""
+    traces = [r.trace for r in record.rounds]
+    return {
+        "total": _all(timing.total_s(t) for t in traces),
+        "ttft": _all(timing.ttft_s(t) for t in traces),
+        "tpot": _all(timing.tpot_s(t) for t in traces),
+    }
+
+
+def _all(values: Iterable[float | None]) -> list[float]:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return known if len(known) == len(found) else []
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}

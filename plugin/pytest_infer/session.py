@@ -1,0 +1,203 @@
+"""The state of one pytest run: what is planned, what was measured, and how a measurement reaches the storage."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+
+from pytest_infer.engines import lookup
+from pytest_infer.engines.base import Engine
+from pytest_infer.errors import SuiteError
+from pytest_infer.measure import cautions, machine, rounds
+from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.metrics import timing
+from pytest_infer.options import Settings
+from pytest_infer.parametrize import Cache
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Limits, MachineInfo, ModelInfo, Output, PromptInfo, PromptRecord, TokenTrace
+from pytest_infer.report.live import LiveLine
+from pytest_infer.report.terminal import Run
+from pytest_infer.saving import Keeper
+from pytest_infer.storage.bridge import Bridge, ReplayClock
+from pytest_infer.units import rate
+
+DEFAULT_MAX_NEW_TOKENS = 64
+
+
+class InferSession:
+    """What one pytest run knows; kept in `config.stash`."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = Settings.from_config(config)
+        self.suites: Cache = {}
+        self.notes: list[str] = []
+        self.live = LiveLine(None, nullcontext)
+        self.bridge = Bridge(config, self.note)
+        self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
+        self._engine: Engine | None = None
+        self._system: SystemCounters | None = None
+        self._machine: MachineInfo | None = None
+
+    def note(self, line: str) -> None:
+        """Keep a line for the summary, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    # what is measured with
+
+    def default_engine(self) -> Engine:
+        """Return the engine that the options name, made on first use."""
+        if self._engine is None:
+            options = replace(self.settings.engine_options, progress=self.live.show)
+            self._engine = lookup.create(self.settings.engine, options)
+        return self._engine
+
+    @property
+    def system(self) -> SystemCounters:
+        """Return the kernel's counters, opened on first use."""
+        if self._system is None:
+            self._system = SystemCounters()
+        return self._system
+
+    @property
+    def machine(self) -> MachineInfo:
+        """Return the description of this machine."""
+        if self._machine is None:
+            self._machine = machine.describe()
+        return self._machine
+
+    def load(self, engine: Engine) -> ModelInfo:
+        """Load the engine's model and time it."""
+        self.live.show(f"loading {self.settings.engine_options.model} …")
+        before = self.system.begin()
+        started = time.perf_counter_ns()
+        info = engine.load()
+        load_s = (time.perf_counter_ns() - started) / timing.NS
+        read = self.system.end(before).read_bytes.value
+        self.live.clear()
+        return replace(info, load_s=load_s, load_read_bytes=None if read is None else int(read))
+
+    def fail(self, item: pytest.Item) -> None:
+        """Mark the measurement of a test that then failed, for pytest-benchmark and for us."""
+        if item.nodeid in self.keeper.finished:
+            self.keeper.mark_failed(item.nodeid)
+            self.bridge.mark_failed(getattr(item, "funcargs", {}).get("benchmark"))
+
+    def summary(self) -> Run:
+        """Return what the terminal shows at the end."""
+        finished = self.keeper.finished.values()
+        return Run(
+            records=tuple(f.record for f in finished),
+            failed=tuple(f.record.nodeid for f in finished if f.failed),
+            unmeasured=() if self.bridge.disabled else tuple(self.keeper.unmeasured()),
+            notes=tuple(self.notes),
+            disabled=self.bridge.disabled and bool(self.keeper.planned),
+        )
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        self.live.clear()
+        if self._system is not None:
+            self._system.close()
+            self._system = None
+
+    # measuring
+
+    def limits(self, prompt: Prompt) -> Limits:
+        """Return the prompt's limits; an option replaces its own."""
+        own = prompt.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+        return Limits(
+            max_new_tokens=self.settings.max_new_tokens or own,
+            stop=prompt.stop,
+            ignore_eos=self.settings.ignore_eos,
+        )
+
+    def encode(self, engine: Engine, prompt: Prompt) -> tuple[list[int], float]:
+        """Return the prompt's ids and how long it took to make them; raise SuiteError if they don't fit the model."""
+        started = time.perf_counter_ns()
+        ids = engine.encode(prompt)
+        tokenize_s = (time.perf_counter_ns() - started) / timing.NS
+        if not ids:
+            raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
+        context, wanted = engine.context_length(), self.limits(prompt).max_new_tokens
+        if context is not None and len(ids) + wanted > context:
+            raise SuiteError(
+                f"prompt {prompt.name!r}: {len(ids)} tokens and {wanted} new ones do not fit the model's context of {context}; "
+                "shorten it, lower max_new_tokens, or take another model"
+            )
+        return ids, tokenize_s
+
+    def measure(self, nodeid: str, prompt: Prompt, engine: Engine, model: ModelInfo) -> PromptRecord:
+        """Run a prompt's rounds and return their record."""
+        ids, tokenize_s = self.encode(engine, prompt)
+        limits = self.limits(prompt)
+        once = self.bridge.disabled
+        plan = rounds.Plan(
+            warmup=0 if once else self.settings.warmup,
+            rounds=1 if once else self.settings.rounds,
+            profile=self.settings.profile and not once,
+            experts=self.settings.experts,
+        )
+        measured = rounds.measure(
+            engine,
+            ids,
+            limits,
+            plan,
+            self.system,
+            usable_cores=self.machine.usable_cores,
+            watch=self._watcher(model, prompt),
+        )
+        self.live.clear()
+        token_ids = measured.rounds[0].trace.token_ids
+        difference = cautions.first_difference(measured.rounds)
+        output = Output(
+            text=engine.decode(token_ids),
+            sha256=cautions.hash_ids(token_ids),
+            equal=difference is None,
+            first_difference=difference,
+        )
+        return PromptRecord(
+            nodeid=nodeid,
+            prompt=PromptInfo(
+                name=prompt.name,
+                content_sha256=prompt.content_sha256,
+                limits=limits,
+                group=prompt.group,
+                tags=prompt.tags,
+            ),
+            model=model,
+            machine=self.machine,
+            tokenize_s=tokenize_s,
+            warmup_rounds=plan.warmup,
+            rounds=measured.rounds,
+            output=output,
+            profile=measured.profile,
+            profile_absent="benchmarks are disabled"
+            if once
+            else None
+            if measured.profile
+            else "left out with --infer-no-profile",
+            cautions=cautions.find(measured.rounds, measured.profile, output),
+        )
+
+    def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
+        def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
+            speed = timing.decode_throughput(last) if last is not None else None
+            seen = "" if last is None else f" · {timing.generated_tokens(last)} tokens"
+            seen += "" if speed is None else f" · {rate(speed)}"
+            self.live.show(f"{model.name} · {prompt.name} · {phase} {done + 1}/{planned}{seen}")
+
+        return watch
+
+
+KEY = pytest.StashKey[InferSession]()
+CLOCK = pytest.StashKey[ReplayClock]()
+
+
+def of(config: pytest.Config) -> InferSession:
+    """Return the state of this run."""
+    return config.stash[KEY]

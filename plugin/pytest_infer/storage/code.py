@@ -1,0 +1,19 @@
+"""The state of the code under test: its commit and what differs from it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+
+def code_state(folder: Path) -> str | None:
+    """Return the commit and a hash of the uncommitted changes to tracked files; None outside git."""
+    try:
+        commit, diff = (
+            subprocess.run(["git", *command], cwd=folder, capture_output=True, check=True, timeout=30).stdout
+            for command in (["rev-parse", "HEAD"], ["diff", "HEAD"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit.decode().strip()}+{hashlib.sha256(diff).hexdigest()}" if diff else commit.decode().strip()

@@ -1,0 +1,95 @@
+"""A scripted engine in a suite of its own, so that the plugin is tested without a model."""
+
+import textwrap
+
+import numpy  # noqa: F401 - in-process runs forget modules they import, and numpy cannot be loaded twice
+import pytest
+
+ENGINE = '''
+import time
+
+import pytest
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.records import ModelInfo, StopReason
+
+
+class Scripted(Engine):
+    """Generates 1, 2, 3, …, sleeping before each tick as the script says, seconds."""
+
+    delays = [0.0]
+    chunks = None
+    context = None
+
+    def __init__(self):
+        self.calls = 0
+
+    def load(self):
+        return ModelInfo(name="scripted", engine="scripted", dtype="float32", device="cpu", parameter_bytes=1000)
+
+    def encode(self, prompt):
+        return list(range(len((prompt.text or "a dialogue").split())))
+
+    def decode(self, token_ids):
+        return " ".join(map(str, token_ids))
+
+    def context_length(self):
+        return self.context
+
+    def generate(self, prompt_ids, limits, clock):
+        self.calls += 1
+        made = 0
+        for number, delay in enumerate(self.delays):
+            if made >= limits.max_new_tokens:
+                return StopReason.LENGTH
+            size = self.chunks[number] if self.chunks else 1
+            if delay:
+                time.sleep(delay)
+            clock.tick(list(range(made + 1, made + size + 1)))
+            made += size
+        return StopReason.EOS if made < limits.max_new_tokens else StopReason.LENGTH
+
+
+@pytest.fixture(scope="session")
+def engine():
+    return Scripted()
+'''
+
+TEST = """
+def test_prompt(infer, prompt):
+    infer(prompt)
+"""
+
+SUITE = """
+[defaults]
+max_new_tokens = 3
+
+[[prompt]]
+name = "first"
+text = "one two three"
+
+[[prompt]]
+name = "second"
+text = "four five"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    """Keep the outer run's own options and colours out of the inner ones."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def suite(pytester):
+    """A suite of two prompts on the scripted engine; `suite(engine="…")` adds lines to the engine's module."""
+
+    def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE):
+        pytester.makeconftest(ENGINE + "\n" + textwrap.dedent(engine))
+        pytester.makepyfile(test_suite=test)
+        if prompts is not None:
+            pytester.path.joinpath("prompts.toml").write_text(prompts, encoding="utf-8")
+        return pytester
+
+    return make

@@ -1,0 +1,143 @@
+"""What a run leaves in pytest-benchmark's storage, and that its own tools can use it."""
+
+import json
+import sys
+
+import pytest
+
+
+def saved(pytester, number=-1):
+    """Return the run files that were saved, the chosen one parsed."""
+    files = sorted(pytester.path.glob(".benchmarks/*/*.json"))
+    return json.loads(files[number].read_text()) if files else None
+
+
+def rows(run):
+    return {row["fullname"]: row for row in run["benchmarks"]}
+
+
+def test_a_row_per_phase(suite):
+    pytester = suite(engine="Scripted.delays = [0.05, 0.01, 0.01]")
+    result = pytester.runpytest("--benchmark-autosave", "--infer-rounds=3")
+    result.assert_outcomes(passed=2)
+    run = saved(pytester)
+    names = set(rows(run))
+    assert names == {
+        f"test_suite.py::test_prompt[{name}]{phase}" for name in ("first", "second") for phase in ("", ":ttft", ":tpot")
+    }
+    total = rows(run)["test_suite.py::test_prompt[first]"]
+    ttft = rows(run)["test_suite.py::test_prompt[first]:ttft"]
+    tpot = rows(run)["test_suite.py::test_prompt[first]:tpot"]
+    assert [row["group"] for row in (total, ttft, tpot)] == ["total", "ttft", "tpot"]
+    assert total["params"] == {"prompt": "first", "phase": "total"}
+    assert total["stats"]["rounds"] == ttft["stats"]["rounds"] == tpot["stats"]["rounds"] == 3
+    assert ttft["stats"]["min"] >= 0.05
+    assert tpot["stats"]["min"] >= 0.01
+    assert ttft["extra_info"]["pytest_infer"] == {"schema": 1, "phase": "ttft", "of": total["fullname"]}
+
+
+def test_replayed_durations_are_the_measured_ones_to_the_last_bit(suite):
+    pytester = suite()
+    pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=7").assert_outcomes(passed=2)
+    run = json.loads(pytester.path.joinpath("run.json").read_text())
+    for name in ("first", "second"):
+        total = rows(run)[f"test_suite.py::test_prompt[{name}]"]
+        metrics = total["extra_info"]["pytest_infer"]["metrics"]
+        assert total["stats"]["data"] == metrics["total_s"]["rounds"]
+        ttft = rows(run)[f"test_suite.py::test_prompt[{name}]:ttft"]
+        assert ttft["stats"]["data"] == metrics["ttft_s"]["rounds"]
+
+
+def test_the_block_names_what_is_absent_and_why(suite):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
+    block = rows(saved(pytester))["test_suite.py::test_prompt[first]"]["extra_info"]["pytest_infer"]
+    assert block["schema"] == 1
+    assert block["experts"] == {"absent": "the engine gives no access to its modules"}
+    assert block["absent"]["kv_cache_bytes"] == "the engine keeps no cache that can be counted"
+    assert not set(block["absent"]) & set(block["metrics"])
+    assert block["metrics"]["prompt_tokens"]["value"] == 3
+    assert block["metrics"]["generated_tokens"]["value"] == 3
+    assert block["output"]["text"] == "1 2 3"
+    assert len(block["prompt"]["content_sha256"]) == 64
+
+
+def test_one_token_has_no_tpot_row(suite):
+    pytester = suite(engine="Scripted.delays = [0.0]")
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
+    run = saved(pytester)
+    assert "test_suite.py::test_prompt[first]:tpot" not in rows(run)
+    block = rows(run)["test_suite.py::test_prompt[first]"]["extra_info"]["pytest_infer"]
+    assert "second tick" in block["absent"]["tpot_s"]
+
+
+def test_sidecar_holds_the_raw_stamps(suite):
+    np = pytest.importorskip("numpy")
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", "--infer-rounds=2").assert_outcomes(passed=2)
+    (sidecar,) = pytester.path.glob(".benchmarks/*/*.npz")
+    (run_file,) = pytester.path.glob(".benchmarks/*/*.json")
+    assert sidecar.stem == run_file.stem
+    block = rows(saved(pytester))["test_suite.py::test_prompt[first]"]["extra_info"]["pytest_infer"]
+    with np.load(sidecar) as arrays:
+        stamps = arrays["test_suite.py::test_prompt[first]|1|stamps_ns"]
+        assert stamps.shape == (3,)
+        assert stamps[0] / 1e9 == block["metrics"]["ttft_s"]["rounds"][1]
+        assert list(arrays["test_suite.py::test_prompt[first]|0|token_ids"]) == [1, 2, 3]
+
+
+def test_native_compare_shows_prompts_and_phases_of_both_runs(suite):
+    pytester = suite()
+    pytester.path.joinpath("conftest.py").write_text(
+        pytester.path.joinpath("conftest.py").read_text()
+        + "\nfrom pytest_infer.storage.native import pytest_benchmark_group_stats, pytest_benchmark_scale_unit\n"
+    )
+    for _ in range(2):
+        pytester.runpytest("--benchmark-autosave", "--infer-rounds=2").assert_outcomes(passed=2)
+    result = pytester.run(sys.executable, "-m", "pytest_benchmark", "compare")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*benchmark 'test_suite.py::test_prompt?first?:tpot': 2 tests*", "*0001_*", "*0002_*"])
+    assert result.stdout.str().count(": 2 tests") == 6
+
+
+def test_native_gate_fails_exactly_the_rows_of_a_slower_decode(suite):
+    pytester = suite(engine="Scripted.delays = [0.1, 0.05, 0.05]")
+    pytester.runpytest("--benchmark-autosave", "--infer-rounds=3").assert_outcomes(passed=2)
+    text = pytester.path.joinpath("conftest.py").read_text()
+    # Decode 60 % slower in `second` only, which has two words: total 30 % slower, TTFT the same.
+    slower = "        for number, delay in enumerate(self.delays):\n            delay *= 1.6 if number and len(prompt_ids) == 2 else 1\n"
+    pytester.path.joinpath("conftest.py").write_text(
+        text.replace("        for number, delay in enumerate(self.delays):\n", slower)
+    )
+    result = pytester.runpytest_subprocess(
+        "--benchmark-compare", "--benchmark-compare-fail=median:15%", "--infer-rounds=3"
+    )
+    assert result.ret != 0
+    failed = [line for line in (*result.outlines, *result.errlines) if "Field" in line and "median" in line]
+    assert len(failed) == 2, result.stdout.str()
+    assert any("second" in line and "tpot" in line for line in failed)
+    assert any("second" in line and "tpot" not in line for line in failed)
+
+
+def test_compare_against_a_storage_elsewhere_made_on_another_machine(suite, tmp_path):
+    pytester = suite()
+    elsewhere = tmp_path / "elsewhere"
+    pytester.runpytest("--benchmark-autosave", f"--benchmark-storage={elsewhere}").assert_outcomes(passed=2)
+    (run_file,) = elsewhere.glob("*/*.json")
+    run = json.loads(run_file.read_text())
+    run["machine_info"]["node"] = "another"
+    run_file.write_text(json.dumps(run))
+    result = pytester.runpytest_subprocess("--benchmark-compare", f"--benchmark-storage={elsewhere}")
+    result.assert_outcomes(passed=2)
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+def test_no_nan_is_written(suite):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
+    (run_file,) = pytester.path.glob(".benchmarks/*/*.json")
+
+    def refuse(name):
+        raise AssertionError(f"{name} in the file")
+
+    json.loads(run_file.read_text(), parse_constant=refuse)
