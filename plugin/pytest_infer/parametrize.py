@@ -21,8 +21,8 @@ Cache = dict[Path, tuple[Prompt, ...]]
 def parametrize(metafunc: pytest.Metafunc, given: Path | None, cache: Cache) -> None:
     """Parametrize a test that asks for our `prompt`, from its marker, the option, or the suite file beside it.
 
-    A test whose `prompt` is its own (a parameter, or a fixture of its own) is left alone, and so is one for which there is
-    no suite: our fixture then says what to do.
+    A test whose `prompt` is its own (a parameter, or a fixture of its own) is left alone, and so is one for which
+    there is no suite: our fixture then says what to do.
     """
     if ARGUMENT not in metafunc.fixturenames or not _is_ours(metafunc):
         return

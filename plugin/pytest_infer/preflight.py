@@ -62,5 +62,5 @@ def _prompt_of(item: pytest.Item) -> Prompt | None:
 def _resolves_to_ours(collected: pytest.Session, item: pytest.Item, name: str) -> bool:
     # pytest has no public way to ask which fixture a name resolves to for a test.
     manager: Any = collected._fixturemanager
-    definitions = manager.getfixturedefs(name, item) or ()
+    definitions: Any = manager.getfixturedefs(name, item) or ()
     return bool(definitions) and definitions[-1].func.__module__ == _OWN_FIXTURES

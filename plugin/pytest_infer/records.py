@@ -67,9 +67,9 @@ class TokenTrace:
 class Counters:
     """What the kernel counted between a snapshot just before a window and one just after it.
 
-    Counts, times and bytes are differences over the window. Resident sizes are those at its end, except `rss_before_bytes`;
-    `peak_rss_bytes` is the high-water mark within the window. Scope: this process with all its threads, without children,
-    except where a field says otherwise.
+    Counts, times and bytes are differences over the window. Resident sizes are those at its end, except
+    `rss_before_bytes`; `peak_rss_bytes` is the high-water mark within the window. Scope: this process with all its
+    threads, without children, except where a field says otherwise.
     """
 
     wall_s: float
@@ -140,8 +140,8 @@ class ExpertSite:
 class ExpertUsage:
     """Selections per site and expert, prefill and decode apart.
 
-    `prefill[i][e]` is how often expert e of `sites[i]` was selected for a prompt token, `decode[i][e]` for a generated one.
-    `check` is "passed" when every site's sum equals tokens x k; otherwise the sums that did not.
+    `prefill[i][e]` is how often expert e of `sites[i]` was selected for a prompt token, `decode[i][e]` for a generated
+    one. `check` is "passed" when every site's sum equals tokens x k; otherwise the sums that did not.
     """
 
     sites: tuple[ExpertSite, ...]
@@ -198,8 +198,8 @@ class PromptInfo:
 class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
-    `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page cache,
-    or weights that are mapped and not touched yet).
+    `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page
+    cache, or weights that are mapped and not touched yet).
     """
 
     name: str

@@ -69,7 +69,7 @@ class Keeper:
             )
         elif self._interrupted is not None and not self._settings.resume:
             self._note(
-                f"an interrupted run left {len(self._interrupted.entries)} prompts; --infer-resume takes those that still fit"
+                f"an interrupted run left {len(self._interrupted.entries)} prompts; --infer-resume takes the valid ones"
             )
 
     def resumed(self, nodeid: str, content_sha256: str, limits: Limits) -> PromptRecord | None:
@@ -80,7 +80,7 @@ class Keeper:
         return None if record is None else replace(record, resumed=True)
 
     def _key(self, content_sha256: str, limits: Limits) -> str:
-        """Return a hash of everything that the figures of a prompt depend on, as far as the options and the code say."""
+        """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
         names = ("engine", "rounds", "warmup", "experts", "profile")
         settings = {name: getattr(self._settings, name) for name in names}
         options = {k: v for k, v in _fields(self._settings.engine_options).items() if k != "progress"}

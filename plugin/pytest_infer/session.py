@@ -126,8 +126,8 @@ class InferSession:
         context, wanted = engine.context_length(), self.limits(prompt).max_new_tokens
         if context is not None and len(ids) + wanted > context:
             raise SuiteError(
-                f"prompt {prompt.name!r}: {len(ids)} tokens and {wanted} new ones do not fit the model's context of {context}; "
-                "shorten it, lower max_new_tokens, or take another model"
+                f"prompt {prompt.name!r}: {len(ids)} tokens and {wanted} new ones do not fit "
+                f"the model's context of {context}; shorten it, lower max_new_tokens, or take another model"
             )
         return ids, tokenize_s
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -47,10 +47,14 @@ def list_models(
         for model in models.BUNDLED.values():
             typer.echo(f"{model.name:<14} {model.description}")
         return
+    if build not in models.BUNDLED:
+        _refuse(alternatives("model", build, models.BUNDLED))
     try:
-        if build not in models.BUNDLED:
-            raise InferError(alternatives("model", build, models.BUNDLED))
         typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
     except InferError as error:
-        typer.echo(f"pytest-infer: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(str(error))
+
+
+def _refuse(line: str) -> NoReturn:
+    typer.echo(f"pytest-infer: {line}", err=True)
+    raise typer.Exit(2)

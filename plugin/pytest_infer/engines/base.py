@@ -17,7 +17,7 @@ class Clock(Protocol):
         """Stamp the moment at which these ids became available."""
 
     def prefilled(self) -> None:
-        """Stamp the end of the prompt's own forward pass, where an engine can tell it from the first token's arrival."""
+        """Stamp the end of the prompt's forward pass, where an engine can tell it from the first token's arrival."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,9 @@ class EngineOptions:
 class Engine(Protocol):
     """Generates tokens and tells the clock; it never measures itself.
 
-    Subclass it, so that the methods with a body below are inherited, and write the four without one. A constructor that
-    is found through the entry-point group `pytest_infer.engines` takes one argument, the `EngineOptions`.
+    Subclass it, so that the methods with a body below are inherited, and write the four
+    without one. A constructor that is found through the entry-point group `pytest_infer.engines` takes one argument,
+    the `EngineOptions`.
     """
 
     def check(self) -> None:
@@ -69,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return the ids to feed, special tokens and chat template included; raise ModelError for a prompt it cannot take."""
+        """Return the ids to feed, special tokens and chat template included; ModelError for a prompt it cannot take."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -77,11 +78,11 @@ class Engine(Protocol):
         ...
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
-        """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` the moment each is available."""
+        """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` as each is available."""
         ...
 
     def context_length(self) -> int | None:
-        """Return how many tokens, prompt and generated, the model can take; known after `check`; None when unbounded."""
+        """Return how many tokens, prompt and generated, the model takes; known after `check`; None when unbounded."""
         return None
 
     def reset(self) -> None:

@@ -66,10 +66,10 @@ def _looks_like_path(name: str) -> bool:
 
 
 def resolve(name: str, progress: Progress) -> str:
-    """Return what to load for a name: a bundled model's folder, a local folder, or the name itself as a hub id.
+    """Return what to load: a bundled model's folder, a local folder, or the name itself as a hub id.
 
     Raises:
-        ModelError: a path that is no model folder, or a bare name that is neither bundled nor a folder nor `owner/name`.
+        ModelError: a path that is no model folder, or a bare name that is neither bundled nor a folder.
     """
     if name in BUNDLED:
         return str(BUNDLED[name].ensure(progress))

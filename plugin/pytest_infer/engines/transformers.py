@@ -268,7 +268,7 @@ def _first(ids: int | list[int] | None) -> int | None:
 
 @contextmanager
 def _loading(source: str) -> Iterator[None]:
-    """Turn what transformers raises for a model it cannot load into one line, and keep its progress bars off the terminal."""
+    """Turn what transformers raises for a model it cannot load into one line, and keep its progress bars quiet."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -205,7 +205,7 @@ class _Log:
                 self._queue(_Piece(phase, index, batch, width, begin, end, mask))
         self._counted = start + width
 
-    def _start(self, cache: Any, mask: torch.Tensor | None, width: int) -> int:  # noqa: ANN401 - any cache class
+    def _start(self, cache: Any, mask: torch.Tensor | None, width: int) -> int:
         """Return the absolute position of a forward's first column, from shapes only: no synchronisation."""
         if mask is not None:
             start = mask.shape[1] - width

@@ -6,7 +6,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from pytest_infer.metrics.table import METRICS, Figure, Metric
+from pytest_infer.metrics.read import Figure
+from pytest_infer.metrics.table import METRICS, Metric
 from pytest_infer.records import PromptRecord, Quality, Reading
 
 
@@ -14,7 +15,8 @@ from pytest_infer.records import PromptRecord, Quality, Reading
 class Summary:
     """One metric of one prompt: `value` is the median of `rounds`, or None with the `reason`.
 
-    `stdev` is the sample standard deviation; None for a single value or text. `source` is given where it differs from the table's.
+    `stdev` is the sample standard deviation; None for a single value or text.
+    `source` is given where it differs from the table's.
     """
 
     value: int | float | str | None

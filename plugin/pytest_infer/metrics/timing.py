@@ -76,7 +76,7 @@ def decode_throughput(trace: TokenTrace) -> float | None:
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return the percentile by linear interpolation between order statistics (Hyndman & Fan 1996, type 7; numpy's default)."""
+    """Return the percentile, linear between order statistics (Hyndman & Fan 1996, type 7; numpy's default)."""
     if len(values) < 2:
         return values[0] if values else None
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

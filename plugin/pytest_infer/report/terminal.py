@@ -62,7 +62,7 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with control and formatting characters made visible: a model's output may hold terminal escapes."""
+    """Return the text with control and formatting characters made visible: output may hold terminal escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

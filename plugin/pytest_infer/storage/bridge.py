@@ -17,7 +17,7 @@ MAIN_PHASE = "total"
 
 
 class ReplayClock:
-    """The timer that pytest-benchmark reads while finished durations are replayed: each round lasts what was measured."""
+    """The timer that pytest-benchmark reads in a replay: each round lasts what was measured."""
 
     __module__ = "pytest_infer"
     __name__ = "perf_counter_ns, replayed"
@@ -158,8 +158,8 @@ def checked(benchmark: object) -> BenchmarkFixture:
     """Return pytest-benchmark's fixture; raise StorageError for another plugin's or a used one."""
     if not isinstance(benchmark, BenchmarkFixture):
         raise StorageError(
-            f"the `benchmark` fixture is {type(benchmark).__module__}.{type(benchmark).__qualname__}, not pytest-benchmark's; "
-            "disable the plugin that replaces it (-p no:NAME)"
+            f"the `benchmark` fixture is {type(benchmark).__module__}.{type(benchmark).__qualname__}, "
+            "not pytest-benchmark's; disable the plugin that replaces it (-p no:NAME)"
         )
     if benchmark._mode:
         raise StorageError(

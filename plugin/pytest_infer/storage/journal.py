@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 
 def interrupted(storage: Path) -> Interrupted | None:
-    """Return the newest journal that a killed run left in the storage, if there is one; one still being written is not."""
+    """Return the newest journal that a killed run left, if there is one; one still being written does not count."""
     paths = sorted((storage / FOLDER).glob("*.jsonl"), key=lambda p: p.stat().st_mtime)
     for path in reversed(paths):
         entries = () if _is_running(path) else read(path)

@@ -82,7 +82,7 @@ class _Cursor:
         self.position = end
         return text
 
-    def value(self, kind: int) -> Any:  # noqa: ANN401 - it is what the file says it is
+    def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:

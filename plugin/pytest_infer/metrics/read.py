@@ -1,0 +1,106 @@
+"""Where a metric's figures lie in a record: one figure a timed round, or a single one for the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_infer.metrics import experts as usage_figures
+from pytest_infer.metrics import timing
+from pytest_infer.records import Counters, ExpertUsage, Profile, PromptRecord, Reading, Round, TokenTrace, absent
+
+Figure = Reading | float | str | None
+"""What a metric reads: a reading with its source, or a bare value whose source is the table's."""
+
+Read = Callable[[PromptRecord], list[Figure]]
+
+
+def trace(read: Callable[[TokenTrace], float | None]) -> Read:
+    """Read a figure from each timed round's trace."""
+    return lambda record: [read(r.trace) for r in record.rounds]
+
+
+def percentile(percent: int) -> Read:
+    """Read a percentile of each timed round's inter-token latencies."""
+    return trace(lambda trace: timing.percentile(timing.inter_token_latencies_s(trace), percent))
+
+
+def counter(read: Callable[[Counters], Reading]) -> Read:
+    """Read a counter of each timed round."""
+    return lambda record: [read(r.counters) for r in record.rounds]
+
+
+def once(read: Callable[[PromptRecord], Figure]) -> Read:
+    """Read one figure of the prompt as a whole."""
+    return lambda record: [read(record)]
+
+
+def profile(read: Callable[[Profile], Figure]) -> Read:
+    """Read one figure of the profile round, or why there was none."""
+
+    def figure(record: PromptRecord) -> Figure:
+        if record.profile is None:
+            return absent(record.profile_absent or "no profile round")
+        return read(record.profile)
+
+    return once(figure)
+
+
+def experts(read: Callable[[ExpertUsage], float | str | None]) -> Read:
+    """Read one figure of the expert usage, or why it was not recorded."""
+
+    def figure(profile: Profile) -> Figure:
+        if profile.experts is None:
+            return absent(profile.experts_absent or "not recorded")
+        return read(profile.experts)
+
+    return profile(figure)
+
+
+def cores_used(_record: PromptRecord, r: Round) -> Figure:
+    """Return CPU time / wall time of a round."""
+    cpu = r.counters.cpu_s
+    return cpu if cpu.value is None else cpu.value / r.counters.wall_s
+
+
+def utilization(record: PromptRecord, r: Round) -> Figure:
+    """Return the cores used as a percentage of the usable ones."""
+    used = cores_used(record, r)
+    return 100 * used / record.machine.usable_cores if isinstance(used, float) else used
+
+
+def memory_percent(_record: PromptRecord, r: Round) -> Figure:
+    """Return resident memory as a percentage of what the process may use."""
+    rss, limit = r.counters.rss_bytes, r.counters.memory_limit_bytes
+    if rss.value is None or not limit.value:
+        return rss if rss.value is None else limit
+    return 100 * rss.value / limit.value
+
+
+def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
+    """Read a figure from each timed round and the record it belongs to."""
+    return lambda record: [read(record, r) for r in record.rounds]
+
+
+def rest(record: PromptRecord, r: Round) -> Figure:
+    """Return peak less weights, buffers and cache: activations, the interpreter, libraries."""
+    peak = r.counters.peak_rss_bytes
+    if record.profile is None or record.profile.kv_cache_bytes.value is None or record.model.parameter_bytes is None:
+        return absent("the engine tells neither its tensors' nor its cache's size")
+    if (record.model.device or "cpu") != "cpu":
+        return absent(f"the weights are on {record.model.device}, not in this process's memory")
+    if peak.value is None:
+        return peak
+    weights = record.model.parameter_bytes + (record.model.buffer_bytes or 0)
+    return peak.value - weights - record.profile.kv_cache_bytes.value
+
+
+def model_bytes(record: PromptRecord) -> float | None:
+    """Return parameters and buffers, bytes."""
+    if record.model.parameter_bytes is None:
+        return None
+    return record.model.parameter_bytes + (record.model.buffer_bytes or 0)
+
+
+def hottest(usage: ExpertUsage) -> str:
+    """Return the short names of the three experts with the largest shares."""
+    return " ".join(usage_figures.label(share) for share in usage_figures.hottest(usage, 3))
