@@ -1,0 +1,94 @@
+"""The token clock on a fake clock: what it stamps, and which engines it refuses."""
+
+import pytest
+
+from pytest_infer.errors import EngineError
+from pytest_infer.measure.clock import TokenClock
+from pytest_infer.records import StopReason
+
+
+def clock_at(*moments):
+    return TokenClock(now=iter(moments).__next__)
+
+
+def test_a_tick_is_stamped_when_it_comes():
+    clock = clock_at(1000, 1200, 1220, 1340)
+    clock.start()
+    for ids in ([7], [8, 9], [10]):
+        clock.tick(ids)
+    trace = clock.trace(prompt_tokens=5, requested_tokens=4, stopped_by=StopReason.LENGTH)
+    assert trace.start_ns == 1000
+    assert trace.stamps_ns == (1200, 1220, 1340)
+    assert trace.tick_sizes == (1, 2, 1)
+    assert trace.token_ids == (7, 8, 9, 10)
+    assert (trace.prompt_tokens, trace.requested_tokens, trace.stopped_by) == (5, 4, StopReason.LENGTH)
+    assert trace.prefill_end_ns is None
+
+
+def test_prefill_apart_from_the_first_token():
+    clock = clock_at(0, 150, 200)
+    clock.start()
+    clock.prefilled()
+    clock.tick([1])
+    trace = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by=None)
+    assert (trace.prefill_end_ns, trace.stamps_ns) == (150, (200,))
+
+
+def test_starting_again_forgets_the_last_generation():
+    clock = clock_at(0, 1, 2, 100, 110)
+    clock.start()
+    clock.prefilled()
+    clock.tick([1])
+    clock.start()
+    clock.tick([2])
+    trace = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by=None)
+    assert (trace.start_ns, trace.stamps_ns, trace.token_ids, trace.prefill_end_ns) == (100, (110,), (2,), None)
+
+
+def test_ids_become_plain_integers():
+    class Id:
+        def __int__(self):
+            return 42
+
+    clock = clock_at(0, 1)
+    clock.start()
+    clock.tick([Id()])
+    (token,) = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by=None).token_ids
+    assert type(token) is int
+    assert token == 42
+
+
+def test_eos_before_the_limit_is_fine():
+    clock = clock_at(0, 1)
+    clock.start()
+    clock.tick([2])
+    trace = clock.trace(prompt_tokens=1, requested_tokens=60, stopped_by=StopReason.EOS)
+    assert (trace.requested_tokens, len(trace.token_ids)) == (60, 1)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "message"),
+    [
+        ([], "generated no token, or never called clock.tick"),
+        ([[1], []], r"without token ids \(tick 1\)"),
+        ([[1, 2], [3]], "ticked 3 tokens where 2 were asked for"),
+    ],
+)
+def test_an_engine_that_breaks_the_contract_is_named(ticks, message):
+    clock = clock_at(*range(10))
+    clock.start()
+    for ids in ticks:
+        clock.tick(ids)
+    with pytest.raises(EngineError, match=message):
+        clock.trace(prompt_tokens=1, requested_tokens=2, stopped_by=None)
+
+
+def test_the_real_clock_is_perf_counter_ns():
+    from time import perf_counter_ns
+
+    before = perf_counter_ns()
+    clock = TokenClock()
+    clock.start()
+    clock.tick([1])
+    trace = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by=None)
+    assert before <= trace.start_ns <= trace.stamps_ns[0] <= perf_counter_ns()

@@ -1,0 +1,160 @@
+"""The arrows of architecture.md: who may import whom, and what merely loading the plugin must not load."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pytest_infer
+
+PACKAGE = Path(pytest_infer.__file__).parent
+
+GROUND = {"errors", "metrics", "prompts", "records", "units"}
+FACE = ("options", "parametrize", "saving", "session", "preflight", "fixtures", "plugin")
+"""The pytest face in its own order: a module uses those before it."""
+
+ROOMS = {
+    "": set(),
+    **dict.fromkeys(GROUND, GROUND),
+    "engines": GROUND,
+    "measure": GROUND | {"engines.base"},
+    "storage": GROUND | {"engines", "measure"},
+    "analysis": GROUND | {"engines", "measure"},
+    "report": GROUND | {"engines", "measure", "storage", "analysis"},
+    "cli": {"engines.models", "storage", "analysis", "report", "metrics", "errors", "units"},
+    **{
+        name: GROUND | {"engines", "measure", "storage", "analysis", "report", *FACE[:number]}
+        for number, name in enumerate(FACE)
+    },
+}
+"""What each room may use beside itself."""
+
+PYTEST = {"_pytest", "pytest", "pytest_benchmark"}
+PYTEST_IN = {*FACE, "storage.bridge", "storage.files", "storage.native", "report.terminal"}
+TORCH = {"torch", "transformers"}
+TORCH_IN = ("engines.transformers", "engines.bundled.", "measure.expert", "measure.rounds")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: `lazy` inside a function, `typing` under TYPE_CHECKING."""
+
+    module: str
+    target: str
+    line: int
+    lazy: bool
+    typing: bool
+
+
+def modules():
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def imports_of(module, path):
+    found = []
+
+    def visit(node, *, lazy, typing):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            # `from package import module` is an import of the module.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found.extend(Import(module, name, node.lineno, lazy, typing) for name in names)
+        in_function = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.iter_child_nodes(node):
+            visit(child, lazy=in_function, typing=typing or guarded)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), lazy=False, typing=False)
+    return found
+
+
+IMPORTS = [found for module, path in modules().items() for found in imports_of(module, path)]
+
+
+def room_of(module):
+    return module.partition(".")[0]
+
+
+def within(target, allowed):
+    return any(target == name or target.startswith(f"{name}.") for name in allowed)
+
+
+def test_there_is_something_to_walk():
+    assert {room_of(module) for module in modules()} == set(ROOMS)
+    assert len(IMPORTS) > 100
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room or "package")
+def test_imports_run_upward_only(room):
+    wrong = []
+    for found in IMPORTS:
+        if room_of(found.module) != room or not found.target.startswith("pytest_infer"):
+            continue
+        target = found.target.removeprefix("pytest_infer").lstrip(".")
+        if not within(target, ROOMS[room] | {room}):
+            wrong.append(f"{found.module}:{found.line} imports {target}")
+    assert not wrong
+
+
+def test_pytest_is_imported_by_its_face_and_the_bridge_only():
+    assert {i.module for i in IMPORTS if i.target.partition(".")[0] in PYTEST} <= PYTEST_IN
+
+
+def test_the_report_uses_pytest_for_types_only():
+    tree = ast.parse((PACKAGE / "report" / "terminal.py").read_text(encoding="utf-8"))
+    annotations = {
+        id(name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None
+        for name in ast.walk(node.annotation)
+    }
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "pytest"]
+    assert used
+    assert all(id(node) in annotations for node in used)
+
+
+def test_torch_is_imported_where_models_run_only():
+    wrong = [
+        f"{i.module}:{i.line}"
+        for i in IMPORTS
+        if i.target.partition(".")[0] in TORCH and not i.module.startswith(TORCH_IN)
+    ]
+    assert not wrong
+
+
+def test_the_measuring_loop_imports_torch_for_types_only():
+    assert all(i.typing for i in IMPORTS if i.module == "measure.rounds" and i.target.partition(".")[0] in TORCH)
+
+
+def test_the_command_line_reaches_no_torch_and_no_pytest_face():
+    reached, left = set(), [m for m in modules() if room_of(m) == "cli"]
+    while left:
+        module = left.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        names = [i.target.removeprefix("pytest_infer.") for i in IMPORTS if i.module == module and not i.lazy]
+        left += [name for target in names for name in (target, target.rpartition(".")[0]) if name in modules()]
+    assert not reached & set(FACE)
+    assert not [i for i in IMPORTS if i.module in reached and not i.lazy and i.target.partition(".")[0] in TORCH]
+
+
+def test_the_source_root_is_not_imported_through():
+    assert not [i for i in IMPORTS if i.target.partition(".")[0] == "plugin"]
+    assert not (PACKAGE.parent / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("module", ["pytest_infer.plugin", "pytest_infer.cli.main"])
+def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

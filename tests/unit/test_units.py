@@ -1,0 +1,77 @@
+"""Formatting for people: a table of cases for each unit."""
+
+import pytest
+
+from pytest_infer.units import NONE, Unit, show, significant
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (0.0123, "0.0123"),
+        (0.01234, "0.0123"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (1234, "1234"),
+        (12345.6, "12346"),
+        (-1.234, "-1.23"),
+        (-0.0456, "-0.0456"),
+        (1e-7, "0.000000100"),
+        (9.999, "10.0"),
+        (0.9999, "1.00"),
+        (99.96, "100"),
+    ],
+)
+def test_significant_digits(value, shown):
+    assert significant(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (2.17, Unit.SECONDS, "2.17 s"),
+        (0.0201, Unit.SECONDS, "20.1 ms"),
+        (0.00043, Unit.SECONDS, "430 µs"),
+        (5e-8, Unit.SECONDS, "50.0 ns"),
+        (0.99996, Unit.SECONDS, "1.00 s"),
+        (0, Unit.SECONDS, "0 s"),
+        (61, Unit.SECONDS, "61.0 s"),
+        (1, Unit.BYTES, "1 B"),
+        (1023, Unit.BYTES, "1.00 KiB"),
+        (1000, Unit.BYTES, "1000 B"),
+        (1536, Unit.BYTES, "1.50 KiB"),
+        (300 * 2**20, Unit.BYTES, "300 MiB"),
+        (int(14.5 * 2**30), Unit.BYTES, "14.5 GiB"),
+        (2**41, Unit.BYTES, "2.00 TiB"),
+        (0, Unit.BYTES, "0 B"),
+        (-(2**20), Unit.BYTES, "-1.00 MiB"),
+        (14.94, Unit.TOKENS_PER_SECOND, "14.9 tok/s"),
+        (99.8, Unit.PERCENT, "99.8 %"),
+        (2.22e9, Unit.HERTZ, "2.22 GHz"),
+        (800e6, Unit.HERTZ, "800 MHz"),
+        (1234, Unit.COUNT, "1,234"),
+        (1234.5, Unit.COUNT, "1,234.5"),
+        (60, Unit.TOKENS, "60"),
+        (1.5, Unit.CORES, "1.50 cores"),
+        (1.234, Unit.RATIO, "1.23"),
+        ("L2E5 L0E1", Unit.TEXT, "L2E5 L0E1"),
+        (None, Unit.SECONDS, NONE),
+        (None, Unit.TEXT, NONE),
+    ],
+)
+def test_figures_for_people(value, unit, shown):
+    assert show(value, unit) == shown
+
+
+@pytest.mark.parametrize("unit", [u for u in Unit if u is not Unit.TEXT])
+@pytest.mark.parametrize("value", [1, 0.5, 1e-9, 1e12, 999.99, 0.99949, -3])
+def test_no_exponent_ever(unit, value):
+    assert "e+" not in show(value, unit)
+    assert "e-" not in show(value, unit)
+
+
+@pytest.mark.parametrize("unit", Unit)
+def test_every_unit_shows_a_figure(unit):
+    assert show("x" if unit is Unit.TEXT else 2.5, unit)
