@@ -81,7 +81,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.get_plugin("capturemanager")
     if reporter is not None and session.config.get_verbosity() >= 0:
         suspend = capture.global_and_fixture_disabled if capture is not None else nullcontext
-        of(session.config).live = LiveLine(reporter._tw._file, suspend)
+        of(session.config).live = LiveLine(reporter._tw._file, suspend, lambda: reporter._tw.width_of_current_line)
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

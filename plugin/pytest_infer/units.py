@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 NONE = "—"
@@ -25,7 +26,7 @@ class Unit(str, Enum):
 
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_SIZES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_SIZES: tuple[tuple[float, str], ...] = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
 
 
@@ -86,6 +87,23 @@ _FORMATS: dict[Unit, Callable[[float], str]] = {
     Unit.COUNT: count,
     Unit.RATIO: significant,
 }
+
+
+_SCALED = {
+    Unit.SECONDS: _TIMES,
+    Unit.BYTES: _SIZES,
+    Unit.HERTZ: _FREQUENCIES,
+}
+
+
+def column(values: Sequence[float | None], unit: Unit) -> tuple[str, list[str]]:
+    """Return the one unit that suits a column of figures (that of their median), and the figures in it."""
+    known = [abs(value) for value in values if value]
+    scale, name = 1.0, unit.value
+    if known and unit in _SCALED:
+        middle = statistics.median_low(known)
+        scale, name = next(((s, n) for s, n in _SCALED[unit] if middle >= s), (1.0, unit.value))
+    return name, [NONE if value is None else significant(value / scale) for value in values]
 
 
 def show(value: float | str | None, unit: Unit) -> str:

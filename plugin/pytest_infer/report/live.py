@@ -7,35 +7,43 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-_CLEAR = "\r\x1b[2K"
+_ERASE_LINE, _UP = "\x1b[2K", "\x1b[1A"
 
 
 class LiveLine:
-    """One line at the bottom of the terminal; nothing at all where there is no terminal.
+    """One line below the cursor, which stays where it is; nothing at all where there is no terminal.
 
-    `suspend` returns a context in which output is not captured.
+    `suspend` returns a context in which output is not captured; `column` says where in its line the cursor is.
     """
 
-    def __init__(self, stream: TextIO | None, suspend: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None,
+        suspend: Callable[[], AbstractContextManager[object]],
+        column: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._stream = stream if stream is not None and stream.isatty() else None
         self._suspend = suspend
+        self._column = column
         self._shown = False
 
     def show(self, text: str) -> None:
         """Replace the line."""
         width = shutil.get_terminal_size().columns - 1
-        self._write(_CLEAR + text[:width])
+        self._write(text[:width])
         self._shown = True
 
     def clear(self) -> None:
         """Remove the line."""
         if self._shown:
-            self._write(_CLEAR)
+            self._write("")
             self._shown = False
 
     def _write(self, text: str) -> None:
         if self._stream is None:
             return
+        column = self._column()
+        back = f"\r\x1b[{column}C" if column else "\r"
         with self._suspend():
-            self._stream.write(text)
+            self._stream.write(f"\n\r{_ERASE_LINE}{text}{_UP}{back}")
             self._stream.flush()

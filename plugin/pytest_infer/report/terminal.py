@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -13,13 +13,20 @@ from rich.text import Text
 
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
-from pytest_infer.records import PromptRecord
-from pytest_infer.units import NONE, Unit, show, significant
+from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.units import NONE, Unit, column, show, significant
 
-NARROW = 76
+NARROW = 64
 """Below so many columns a prompt takes two lines."""
 
-_AVERAGED = ("ttft_s", "itl_p50_s", "itl_p99_s", "decode_throughput", "peak_rss_bytes", "cpu_utilization")
+_COLUMNS = {
+    "ttft_s": "TTFT",
+    "itl_p50_s": "ITL p50",
+    "itl_p99_s": "ITL p99",
+    "decode_throughput": "decode",
+    "peak_rss_bytes": "peak",
+    "cpu_utilization": "CPU",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     if run.records:
         _write_head(console, run.records[0])
         rows = [(record, summarize(record)) for record in run.records]
-        suite = averages((summary for _, summary in rows), _AVERAGED)
+        suite = averages((summary for _, summary in rows), _COLUMNS)
         (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
@@ -90,37 +97,39 @@ def _tokens(summaries: Mapping[str, Summary]) -> str:
 
 
 def _pair(low: str, high: str) -> str:
-    """Return two values, the unit once where it is the same: "4.2/5.1 ms"."""
+    """Return two figures, the unit once where it is the same: "4.2/5.1 ms"; one dash for none."""
+    if low == high == NONE:
+        return NONE
     number, _, unit = low.partition(" ")
-    return f"{number}/{high}" if unit and high.endswith(f" {unit}") else f"{low}/{high}"
+    return f"{number}/{high}" if high.endswith(f" {unit}") else f"{low}/{high}"
+
+
+def _number(value: float | str | None) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _write_wide(
     console: Console, rows: list[tuple[PromptRecord, dict[str, Summary]]], suite: Mapping[str, Average]
 ) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("prompt", overflow="ellipsis", no_wrap=True)
-    for heading in ("tokens", "TTFT", "ITL p50/p99", "tok/s", "peak", "CPU"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("hottest", no_wrap=True, overflow="ellipsis")
-    for record, summary in rows:
-        table.add_row(
-            Text(record.prompt.name + (" !" if record.cautions else "")),
-            _tokens(summary),
-            _value(summary, "ttft_s"),
-            _pair(_value(summary, "itl_p50_s"), _value(summary, "itl_p99_s")),
-            _value(summary, "decode_throughput").removesuffix(" tok/s"),
-            _value(summary, "peak_rss_bytes"),
-            _value(summary, "cpu_utilization"),
-            _value(summary, "hottest_experts"),
-        )
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("prompt\n", overflow="ellipsis", no_wrap=True)
+    table.add_column("tokens\nin+out", justify="right", no_wrap=True)
+    columns: list[list[str]] = []
+    for key, heading in _COLUMNS.items():
+        average = suite.get(key)
+        values = [_number(summary[key].value) for _, summary in rows]
+        values += [average.mean, average.stdev] if average is not None else [None, None]
+        unit, figures = column(values, by_key(key).unit)
+        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
+        columns.append(figures)
+    table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
+    for number, (record, summary) in enumerate(rows):
+        name = Text(record.prompt.name + (" !" if record.cautions else ""))
+        figures = [figures[number] for figures in columns]
+        table.add_row(name, _tokens(summary), *figures, _value(summary, "hottest_experts"))
     table.add_section()
-    for name, figures in (("mean", _mean(suite)), ("± sd", _stdev(suite))):
-        low, high = figures["itl_p50_s"], figures["itl_p99_s"]
-        table.add_row(
-            name, "", figures["ttft_s"], _pair(low, high), figures["decode_throughput"].removesuffix(" tok/s"),
-            figures["peak_rss_bytes"], figures["cpu_utilization"], "", style="bold",
-        )  # fmt: skip
+    for row, title in ((len(rows), "mean"), (len(rows) + 1, "± sd")):
+        table.add_row(title, "", *(figures[row] for figures in columns), "", style="bold")
     console.print(table)
 
 
@@ -131,7 +140,7 @@ def _write_narrow(
         hottest = _value(summary, "hottest_experts")
         head = f"{record.prompt.name}{' !' if record.cautions else ''}  {_tokens(summary)} tokens"
         console.print(Text(head + (f"  {hottest}" if hottest != NONE else ""), style="bold"))
-        console.print(Text("  " + _line({key: _value(summary, key) for key in _AVERAGED})))
+        console.print(Text("  " + _line({key: _value(summary, key) for key in _COLUMNS})))
     console.print(Text("mean", style="bold"))
     console.print(Text("  " + _line(_mean(suite))))
     console.print(Text("± sd", style="bold"))
@@ -147,17 +156,26 @@ def _line(figures: Mapping[str, str]) -> str:
 
 
 def _mean(suite: Mapping[str, Average]) -> dict[str, str]:
-    return {key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in _AVERAGED}
+    return {key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in _COLUMNS}
 
 
 def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
-    return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in _AVERAGED}
+    return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in _COLUMNS}
+
+
+def _cautions(records: tuple[PromptRecord, ...]) -> Iterator[str]:
+    """Yield a line per caution, and a single one for a kind that several prompts share."""
+    for kind in CautionKind:
+        found = [(r.prompt.name, c.text) for r in records for c in r.cautions if c.kind is kind]
+        if len(found) == 1:
+            yield f"! {found[0][0]}: {found[0][1]}"
+        elif found:
+            yield f"! {kind.value} in {', '.join(name for name, _ in found)}. {found[0][0]}: {found[0][1]}"
 
 
 def _write_remarks(console: Console, run: Run) -> None:
-    for record in run.records:
-        for caution in record.cautions:
-            console.print(Text(f"! {record.prompt.name}: {caution.text}", style="yellow"))
+    for line in _cautions(run.records):
+        console.print(Text(line, style="yellow"))
     absent = {r.profile.experts_absent for r in run.records if r.profile and r.profile.experts_absent}
     for reason in sorted(absent):
         console.print(Text(f"no expert usage: {reason}", style="dim"))

@@ -22,7 +22,12 @@ def build(record: PromptRecord) -> dict[str, Any]:
         summary = summaries[metric.key]
         if summary.value is None:
             continue
-        entry: dict[str, Any] = {"value": summary.value, "unit": metric.unit.value, "mean": summary.mean, "stdev": summary.stdev}
+        entry: dict[str, Any] = {
+            "value": summary.value,
+            "unit": metric.unit.value,
+            "mean": summary.mean,
+            "stdev": summary.stdev,
+        }
         entry["rounds"] = list(summary.rounds) if len(summary.rounds) > 1 else None
         entry["quality"] = None if summary.quality is Quality.EXACT else summary.quality.value
         entry["source"] = summary.source

@@ -1,0 +1,100 @@
+"""What is doubtful about a record: each doubt alone, and its words."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_infer.measure import cautions
+from pytest_infer.records import CautionKind, PromptRecord
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def record():
+    found = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    return dataclasses.replace(found, rounds=tuple(dataclasses.replace(r, disturbed=()) for r in found.rounds))
+
+
+def with_ids(record, *ids):
+    return tuple(
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, token_ids=i))
+        for r, i in zip(record.rounds, ids, strict=False)
+    )
+
+
+def lasting(record, *totals_ms):
+    return tuple(
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, stamps_ns=(r.trace.start_ns + ms * 1_000_000,)))
+        for r, ms in zip(record.rounds, totals_ms, strict=False)
+    )
+
+
+def test_a_clean_record_has_none(record):
+    assert cautions.find(record.rounds, record.profile, record.output) == ()
+    assert cautions.find(record.rounds, None, record.output) == ()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [
+        ([(1, 2, 3), (1, 2, 3), (1, 2, 3)], None),
+        ([(1, 2, 3), (1, 2, 3), (1, 9, 3)], (2, 1)),
+        ([(1, 2, 3), (9, 2, 3), (1, 9, 3)], (1, 0)),
+        ([(1, 2, 3), (1, 2)], (1, 2)),
+        ([(1, 2), (1, 2, 3)], (1, 2)),
+        ([(1, 2)], None),
+    ],
+)
+def test_the_first_token_that_differs(record, rounds, expected):
+    assert cautions.first_difference(with_ids(record, *rounds)) == expected
+
+
+def test_the_hash_of_the_ids():
+    assert cautions.hash_ids([1, 22, 333]) == hashlib.sha256(b"1,22,333").hexdigest()
+    assert cautions.hash_ids([1, 2]) != cautions.hash_ids([12])
+
+
+def test_output_that_differs_is_said_first_and_counted_from_one(record):
+    output = dataclasses.replace(record.output, equal=False, first_difference=(2, 1))
+    profile = dataclasses.replace(record.profile, tokens_equal=False)
+    first, second = cautions.find(record.rounds, profile, output)
+    assert first.kind is CautionKind.OUTPUT_DIFFERS
+    assert "round 3 differs from round 1 at generated token 2" in first.text
+    assert second.kind is CautionKind.PROFILE_DIFFERS
+
+
+def test_experts_that_do_not_add_up(record):
+    usage = dataclasses.replace(record.profile.experts, check="layer 3: 19, not 20")
+    (caution,) = cautions.find(record.rounds, dataclasses.replace(record.profile, experts=usage), record.output)
+    assert caution.kind is CautionKind.EXPERTS_DO_NOT_ADD_UP
+    assert "layer 3: 19, not 20" in caution.text
+
+
+@pytest.mark.parametrize(
+    ("totals", "said"),
+    [
+        ((300, 100, 100, 100), "3.0×"),
+        ((151, 100, 100, 100), "1.5×"),
+        ((149, 100, 100, 100), None),
+        ((300, 100), None),  # too few rounds to tell
+        ((100, 300, 300, 300), None),
+    ],
+)
+def test_a_cold_first_round(record, totals, said):
+    found = cautions.find(lasting(record, *totals), None, record.output)
+    assert [c.kind for c in found] == ([CautionKind.COLD_FIRST_ROUND] if said else [])
+    if said:
+        assert said in found[0].text
+        assert "--infer-warmup" in found[0].text
+
+
+def test_disturbed_rounds_are_counted_and_the_first_is_explained(record):
+    why = {1: ("steal 12 %", "waited 3 ms"), 3: ("steal 9 %",)}
+    rounds = tuple(dataclasses.replace(r, disturbed=why.get(n, ())) for n, r in enumerate(record.rounds))
+    (caution,) = cautions.find(rounds, None, record.output)
+    assert caution.kind is CautionKind.DISTURBED
+    assert "2 of 4 rounds were disturbed (round 2: steal 12 %; waited 3 ms)" in caution.text

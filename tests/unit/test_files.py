@@ -1,0 +1,179 @@
+"""Writing that loses nothing: claims, temporary names, folders that cannot be written to."""
+
+import errno
+import json
+import logging
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_infer.errors import StorageError
+from pytest_infer.storage import files
+
+
+@pytest.fixture
+def storage(tmp_path):
+    folder = tmp_path / "Linux-CPython-3.12-64bit"
+    folder.mkdir()
+    return SimpleNamespace(
+        folder=folder, get=lambda name: folder / f"0001_{name}.json", logger=logging.getLogger("storage")
+    )
+
+
+def save(storage, content=None, tail="abc_20261124_100000"):
+    saved = []
+    files.safe_save(storage, saved.append)({"benchmarks": []} if content is None else content, tail)
+    (path,) = saved
+    return path
+
+
+def leftovers(folder):
+    return [p.name for p in folder.iterdir() if p.name.startswith(".") or p.suffix == ".tmp"]
+
+
+def test_the_first_run_is_number_one(storage):
+    path = save(storage, {"benchmarks": [1], "datetime": "now"})
+    assert path == storage.folder / "0001_abc_20261124_100000.json"
+    assert json.loads(path.read_text()) == {"benchmarks": [1], "datetime": "now"}
+    assert leftovers(storage.folder) == []
+
+
+def test_a_run_file_can_be_read_by_others(storage):
+    assert save(storage).stat().st_mode & 0o777 == 0o644
+
+
+def test_numbers_go_on(storage):
+    assert [save(storage).name[:5] for _ in range(3)] == ["0001_", "0002_", "0003_"]
+
+
+def test_a_gap_is_not_filled(storage):
+    storage.folder.joinpath("0007_x.json").touch()
+    assert save(storage).name.startswith("0008_")
+
+
+@pytest.mark.parametrize(("highest", "following"), [("9999", "10000"), ("10000", "10001"), ("12345", "12346")])
+def test_numbers_go_on_past_9999(storage, highest, following):
+    storage.folder.joinpath("0003_x.json").touch()
+    storage.folder.joinpath(f"{highest}_x.json").touch()
+    assert save(storage).name.startswith(f"{following}_")
+
+
+def test_other_files_are_no_runs(storage):
+    for name in ("notes.json", "x_9999_y.json", "0042_x.npz", "0042.json"):
+        storage.folder.joinpath(name).touch()
+    assert files.next_number(storage.folder) == 1
+
+
+def test_runs_that_save_at_once_get_a_number_each(storage):
+    count = 12
+    barrier = threading.Barrier(count)
+    saved = []
+
+    def run(number):
+        barrier.wait()
+        saved.append((number, save(storage, {"run": number})))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {json.loads(path.read_text())["run"] for _, path in saved} == set(range(count))
+    assert all(json.loads(path.read_text())["run"] == number for number, path in saved)
+    assert leftovers(storage.folder) == []
+
+
+def test_two_claims_of_the_same_name_get_two_numbers(storage, monkeypatch):
+    # Both looked before either wrote.
+    monkeypatch.setattr(files, "next_number", lambda folder: 1)
+    assert [save(storage, tail="same").name for _ in range(2)] == ["0001_same.json", "0002_same.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_where_there_are_no_hard_links_nothing_is_written_over(storage, monkeypatch, code):
+    def no_links(source, target):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "link", no_links)
+    monkeypatch.setattr(files, "next_number", lambda folder: 1)
+    first, second = save(storage, {"run": 1}, "same"), save(storage, {"run": 2}, "same")
+    assert [json.loads(p.read_text())["run"] for p in (first, second)] == [1, 2]
+    assert leftovers(storage.folder) == []
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_part(storage, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(StorageError) as caught:
+        files.safe_save(storage, lambda path: None)({}, "x")
+    assert "No space left on device" in str(caught.value)
+    assert str(storage.folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(storage.folder.glob("*.json")) == []
+    assert leftovers(storage.folder) == []
+
+
+def test_what_cannot_be_encoded_writes_nothing(storage):
+    loop = {}
+    loop["self"] = loop
+    with pytest.raises(ValueError, match="Circular"):
+        save(storage, loop)
+    assert list(storage.folder.iterdir()) == []
+
+
+def test_a_writable_folder_is_made_and_left_clean(tmp_path):
+    folder = tmp_path / "new" / "storage"
+    files.check_writable(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    tmp_path.joinpath("results").write_text("not a folder")
+    for folder in (tmp_path / "results", tmp_path / "results" / "below"):
+        with pytest.raises(StorageError) as caught:
+            files.check_writable(folder)
+        assert "\n" not in str(caught.value)
+        assert str(folder) in str(caught.value)
+        assert "--benchmark-storage" in str(caught.value)
+    assert tmp_path.joinpath("results").read_text() == "not a folder"
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    # Root may write anywhere, so the kernel's answer is played.
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+    with pytest.raises(StorageError, match="Permission denied; choose another place with --benchmark-storage"):
+        files.check_writable(tmp_path)
+
+
+def test_a_disk_almost_full_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
+    with pytest.raises(StorageError, match="only 3 MiB are free"):
+        files.check_writable(tmp_path)
+
+
+def test_replacing_writes_whole_files(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+    with files.replacing(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path, error):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+    with pytest.raises(error), files.replacing(path) as file:
+        file.write(b"half of the new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert leftovers(tmp_path) == []

@@ -1,0 +1,122 @@
+"""The journal of finished prompts, read as a kill may have left it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_infer.records import PromptRecord
+from pytest_infer.storage import journal
+from pytest_infer.storage.journal import Entry, Journal
+
+DATA = Path(__file__).parents[1] / "data"
+NO_PID = 2**22 + 1
+"""One more than the largest pid that Linux gives."""
+
+
+@pytest.fixture(scope="module")
+def record():
+    return msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+
+
+def entry(record, nodeid="t.py::t[a]", key="k"):
+    return Entry(nodeid=nodeid, key=key, record=dataclasses.replace(record, nodeid=nodeid))
+
+
+def left_behind(storage, *entries, name=f"20261124-100000-{NO_PID}.jsonl", tail=b"", mtime=None):
+    path = storage / journal.FOLDER / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(msgspec.json.encode(e) + b"\n" for e in entries) + tail)
+    if mtime is not None:
+        os.utime(path, (mtime, mtime))
+    return path
+
+
+def test_a_line_a_prompt_and_what_is_read_is_what_was_written(tmp_path, record):
+    written = [entry(record, f"t.py::t[{name}]") for name in "ab"]
+    book = Journal(tmp_path)
+    assert not book.path.exists(), "a run that measures nothing leaves nothing"
+    for one in written:
+        book.append(one)
+    assert book.entries == 2
+    assert book.path.parent == tmp_path / journal.FOLDER
+    assert str(os.getpid()) in book.path.name
+    assert len(book.path.read_bytes().splitlines()) == 2
+    assert journal.read(book.path) == tuple(written)
+
+
+def test_each_line_is_on_the_disk_before_the_next_prompt(tmp_path, record, monkeypatch):
+    synced = []
+    monkeypatch.setattr(journal.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    book = Journal(tmp_path)
+    book.append(entry(record))
+    assert synced == [book.path.stat().st_size]
+
+
+def test_the_output_of_a_model_cannot_break_a_line(tmp_path, record):
+    output = dataclasses.replace(record.output, text="one\ntwo\r\n\u2028three\x1b[31m\x00\ud7ff")
+    book = Journal(tmp_path)
+    book.append(entry(dataclasses.replace(record, output=output)))
+    (read,) = journal.read(book.path)
+    assert read.record.output == output
+
+
+def test_a_line_cut_short_is_left_out(tmp_path, record):
+    whole = [entry(record, f"t.py::t[{name}]") for name in "abc"]
+    cut = msgspec.json.encode(entry(record, "t.py::t[d]"))
+    for length in (1, len(cut) // 2, len(cut) - 1):
+        path = left_behind(tmp_path, *whole, tail=cut[:length])
+        assert journal.read(path) == tuple(whole)
+
+
+def test_a_line_of_another_schema_is_left_out(tmp_path, record):
+    path = left_behind(tmp_path, entry(record), tail=b'{"nodeid": "x", "key": "k", "record": {"old": 1}}\n\xff\xfe\n')
+    assert len(journal.read(path)) == 1
+
+
+def test_discarding_twice_is_no_error(tmp_path, record):
+    book = Journal(tmp_path)
+    book.discard()
+    book.append(entry(record))
+    book.discard()
+    assert not book.path.exists()
+
+
+def test_no_journal_no_interrupted_run(tmp_path):
+    assert journal.interrupted(tmp_path) is None
+    (tmp_path / journal.FOLDER).mkdir()
+    assert journal.interrupted(tmp_path) is None
+
+
+def test_the_newest_run_with_entries_counts(tmp_path, record):
+    left_behind(tmp_path, entry(record, key="old"), name=f"1-{NO_PID}.jsonl", mtime=1000)
+    newest = left_behind(tmp_path, entry(record, key="new"), name=f"2-{NO_PID}.jsonl", mtime=2000)
+    left_behind(tmp_path, name=f"3-{NO_PID}.jsonl", tail=b'{"nod', mtime=3000)
+    found = journal.interrupted(tmp_path)
+    assert found.path == newest
+    assert [e.key for e in found.entries] == ["new"]
+
+
+def test_a_run_that_goes_on_beside_us_was_not_interrupted(tmp_path, record):
+    dead = left_behind(tmp_path, entry(record, key="dead"), name=f"1-{NO_PID}.jsonl", mtime=1000)
+    # The parent lives as long as this test does.
+    alive = left_behind(tmp_path, entry(record, key="alive"), name=f"2-{os.getppid()}.jsonl", mtime=2000)
+    assert journal.interrupted(tmp_path).path == dead
+    dead.unlink()
+    assert journal.interrupted(tmp_path) is None
+    assert alive.exists()
+
+
+def test_a_name_without_a_pid_is_read(tmp_path, record):
+    path = left_behind(tmp_path, entry(record), name="moved.jsonl")
+    assert journal.interrupted(tmp_path).path == path
+
+
+def test_only_the_same_test_with_the_same_key_matches(record):
+    entries = [entry(record, "t.py::t[a]", "k1"), entry(record, "t.py::t[b]", "k2")]
+    assert journal.matching(entries, "t.py::t[b]", "k2").nodeid == "t.py::t[b]"
+    assert journal.matching(entries, "t.py::t[a]", "k2") is None
+    assert journal.matching(entries, "t.py::t[c]", "k1") is None
+    assert journal.matching([], "t.py::t[a]", "k1") is None
