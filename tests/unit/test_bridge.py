@@ -8,7 +8,6 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import bridge as bridges
 from pytest_infer.storage.bridge import Bridge, ReplayClock, checked, group_name, late_row, phase_row
 
 PARAMS = {"prompt": "a", "n": 3}
@@ -27,17 +26,12 @@ def run():
 
 @pytest.fixture
 def fixture(clock, run):
-    class Node:
-        name = "test_it[a]"
-        _nodeid = nodeid = "t.py::test_it[a]"
-        callspec = SimpleNamespace(params={"prompt": object()}, id="a")
-
     class Logger:
         def __getattr__(self, name):
             return lambda *args, **kwargs: None
 
     made = BenchmarkFixture(
-        Node(),
+        SimpleNamespace(name="test_it[a]", nodeid="t.py::test_it[a]"),
         add_stats=run.benchmarks.append,
         logger=Logger(),
         warner=None,
@@ -46,14 +40,15 @@ def fixture(clock, run):
         min_rounds=5,
         min_time=0.000005,
         max_time=1.0,
-        timer=clock,
+        precision=None,
+        confidence=None,
+        timer=SimpleNamespace(target=clock),
         calibration_precision=10,
         warmup=False,
         warmup_iterations=100000,
         cprofile=None,
         cprofile_loops=None,
         cprofile_dump=None,
-        cprofile_top=25,
     )
     yield made
     made._cleanup()
@@ -185,4 +180,5 @@ def test_whether_the_run_is_saved(bridge, run, given, saving):
 
 
 def test_the_clock_has_a_name_that_pytest_benchmark_can_print():
-    assert f"{bridges.ReplayClock.__module__}.{ReplayClock.__name__}" == "pytest_infer.perf_counter_ns, replayed"
+    clock = ReplayClock()
+    assert f"{clock.__module__}.{clock.__name__}" == "pytest_infer.perf_counter_ns, replayed"

@@ -1,0 +1,440 @@
+"""Every option: on the command line, as an ini key, what it does, and the one line for each bad value."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pytest_infer.engines.base import EngineOptions, Sampling
+from pytest_infer.errors import OptionError
+from pytest_infer.options import OPTIONS, Settings
+
+NAMES = {option.name: option for option in OPTIONS}
+
+ENGINE_VALUES = {
+    # option: (given, EngineOptions field, what the engine is told)
+    "model": ("someone/model", "model", "someone/model"),
+    "revision": ("v1.2", "revision", "v1.2"),
+    "dtype": ("bfloat16", "dtype", "bfloat16"),
+    "device": ("cuda:1", "device", "cuda:1"),
+    "threads": ("3", "threads", 3),
+    "experts-implementation": ("grouped_mm", "experts_implementation", "grouped_mm"),
+    "attention": ("sdpa", "attention", "sdpa"),
+    "no-cache": (True, "use_cache", False),
+    "sample": (
+        "temperature=0.7, top_p=0.9,seed=3",
+        "sampling",
+        {"temperature": 0.7, "top_p": 0.9, "seed": 3},
+    ),
+    "compile": (True, "compile", True),
+    "trust-remote-code": (True, "trust_remote_code", True),
+}
+"""What only the engine uses."""
+
+RUN_VALUES = {
+    # option: (given, Settings field, parsed)
+    "engine": ("other", "engine", "other"),
+    "max-new-tokens": ("2", "max_new_tokens", 2),
+    "ignore-eos": (True, "ignore_eos", True),
+    "rounds": ("2", "rounds", 2),
+    "warmup": ("0", "warmup", 0),
+    "experts": ("off", "experts", False),
+    "no-profile": (True, "profile", False),
+    "resume": (True, "resume", True),
+    "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
+}
+"""What the harness uses itself."""
+
+BOTH_WAYS = pytest.mark.parametrize("way", ["command line", "ini"])
+
+RECORDING_ENGINE = """
+import dataclasses
+import json
+import pathlib
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.records import ModelInfo
+
+
+class Told(Engine):
+    def __init__(self, options):
+        told = dataclasses.asdict(dataclasses.replace(options, progress=None))
+        pathlib.Path("told.json").write_text(json.dumps(told))
+
+    def load(self):
+        return ModelInfo(name="told", engine="told")
+
+    def encode(self, prompt):
+        return [1]
+
+    def decode(self, token_ids):
+        return "text"
+
+    def generate(self, prompt_ids, limits, clock):
+        clock.tick([5])
+"""
+
+
+def give(pytester, way, name, value):
+    """Return the arguments for an option; as an ini key there are none."""
+    option = NAMES[name]
+    if way == "command line":
+        return [option.command_line] if value is True else [f"{option.command_line}={value}"]
+    pytester.makeini(f"[pytest]\n{option.key} = {'true' if value is True else value}\n")
+    return []
+
+
+def settings_of(pytester, *args):
+    return Settings.from_config(pytester.parseconfig(*args))
+
+
+@pytest.fixture
+def installed_engine(pytester):
+    """An engine that is installed as another distribution, and tells what it was told."""
+    pytester.makepyfile(told_engine=RECORDING_ENGINE, test_it="def test_it(infer):\n    infer('one')\n")
+    info = pytester.mkdir("told-1.0.dist-info")
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: told\nVersion: 1.0\n")
+    info.joinpath("entry_points.txt").write_text("[pytest_infer.engines]\ntold = told_engine:Told\n")
+    pytester.syspathinsert()
+    return pytester
+
+
+def rows_of(pytester):
+    (path,) = pytester.path.glob(".benchmarks/*/*.json")
+    rows = json.loads(path.read_text())["benchmarks"]
+    return {row["fullname"]: row["extra_info"]["pytest_infer"] for row in rows if row["params"]["phase"] == "total"}
+
+
+def block_of(pytester):
+    return rows_of(pytester)["test_suite.py::test_prompt[first]"]
+
+
+def test_every_option_is_tested_here():
+    assert set(ENGINE_VALUES) | set(RUN_VALUES) == set(NAMES)
+    assert not set(ENGINE_VALUES) & set(RUN_VALUES)
+
+
+def test_the_help_shows_every_option_and_key(pytester):
+    result = pytester.runpytest("--help")
+    text = result.stdout.str()
+    for option in OPTIONS:
+        assert option.command_line in text
+        assert option.key in text
+
+
+def test_without_options(pytester):
+    settings = settings_of(pytester)
+    assert settings == Settings(
+        prompts=None,
+        engine="transformers",
+        engine_options=EngineOptions(model="reference-moe"),
+        rounds=5,
+        warmup=1,
+        max_new_tokens=None,
+        ignore_eos=False,
+        experts=True,
+        profile=True,
+        resume=False,
+    )
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("name", RUN_VALUES)
+def test_an_option_of_the_run(pytester, way, name):
+    given, field, parsed = RUN_VALUES[name]
+    found = getattr(settings_of(pytester, *give(pytester, way, name, given)), field)
+    assert found == (pytester.path / parsed if isinstance(parsed, Path) else parsed)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("name", ENGINE_VALUES)
+def test_an_engine_is_told_its_option(installed_engine, way, name):
+    pytester = installed_engine
+    given, field, parsed = ENGINE_VALUES[name]
+    args = give(pytester, way, name, given)
+    result = pytester.runpytest("--infer-engine=told", "--infer-rounds=1", *args)
+    result.assert_outcomes(passed=1)
+    told = json.loads(pytester.path.joinpath("told.json").read_text())
+    assert told[field] == parsed
+    # …and nothing else than that.
+    plain = {"model": "reference-moe", "dtype": "auto", "use_cache": True, "compile": False, "trust_remote_code": False}
+    for other, value in told.items():
+        if other != field:
+            assert value == plain.get(other), other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_line_comes_before_the_ini_file(pytester, name):
+    option = NAMES[name]
+    if option.flag:
+        pytester.makeini(f"[pytest]\n{option.key} = false\n")
+        plain, given = settings_of(pytester), settings_of(pytester, option.command_line)
+        assert plain != given
+        return
+    first, second = {
+        "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
+        "experts": ("counts", "off"), "sample": ("seed=1", "seed=2"),
+    }.get(name, ("one", "two"))  # fmt: skip
+    pytester.makeini(f"[pytest]\n{option.key} = {first}\n")
+    both = settings_of(pytester, f"{option.command_line}={second}")
+    pytester.makeini(f"[pytest]\n{option.key} = {second}\n")
+    assert both == settings_of(pytester)
+
+
+@pytest.mark.parametrize("value", ["true", "True", "yes", "on", "1", "false", "no", "off", "0", ""])
+def test_an_ini_flag_takes_the_usual_words(pytester, value):
+    pytester.makeini(f"[pytest]\ninfer_ignore_eos = {value}\n")
+    assert settings_of(pytester).ignore_eos is (value.lower() in ("true", "yes", "on", "1"))
+
+
+def test_keys_work_in_pyproject(pytester):
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\ninfer_rounds = "3"\ninfer_dtype = "float16"\n')
+    settings = settings_of(pytester)
+    assert (settings.rounds, settings.engine_options.dtype) == (3, "float16")
+
+
+def test_keys_are_known_to_strict_config(suite):
+    pytester = suite()
+    pytester.makeini("[pytest]\n" + "\n".join(f"{option.key} =" for option in OPTIONS))
+    pytester.runpytest("--strict-config").assert_outcomes(passed=2)
+
+
+def test_the_marker_is_known_to_strict_markers(suite):
+    test = "import pytest\n@pytest.mark.infer_prompts(['x'])\ndef test_it(infer, prompt):\n    infer(prompt)\n"
+    suite(test=test).runpytest("--strict-markers").assert_outcomes(passed=1)
+
+
+# what the options of the run do
+
+
+@BOTH_WAYS
+def test_rounds_and_warmup_are_run(suite, way):
+    pytester = suite()
+    args = ["--infer-rounds=3", "--infer-warmup=2"]
+    if way == "ini":
+        pytester.makeini("[pytest]\ninfer_rounds = 3\ninfer_warmup = 2\n")
+        args = []
+    pytester.makepyfile(
+        test_suite="""
+        def test_prompt(infer, prompt, engine):
+            before = engine.calls
+            record = infer(prompt)
+            assert (len(record.rounds), record.warmup_rounds) == (3, 2)
+            assert engine.calls - before == 2 + 3 + 1  # and the profile round
+        """
+    )
+    pytester.runpytest("--benchmark-autosave", *args).assert_outcomes(passed=2)
+    rounds = block_of(pytester)["rounds"]
+    assert (rounds["timed"], rounds["warmup"], rounds["profile"]) == (3, 2, True)
+
+
+@BOTH_WAYS
+def test_no_profile(suite, way):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", *give(pytester, way, "no-profile", True)).assert_outcomes(passed=2)
+    block = block_of(pytester)
+    assert block["rounds"]["profile"] is False
+    assert block["absent"]["memory_growth_bytes"] == "left out with --infer-no-profile"
+    assert block["experts"] == {"absent": "left out with --infer-no-profile"}
+
+
+@BOTH_WAYS
+def test_experts_off(suite, way):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", *give(pytester, way, "experts", "off")).assert_outcomes(passed=2)
+    block = block_of(pytester)
+    assert block["experts"] == {"absent": "switched off with --infer-experts=off"}
+    assert block["rounds"]["profile"] is True
+
+
+@BOTH_WAYS
+def test_max_new_tokens_replaces_every_prompts_own(suite, way):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", *give(pytester, way, "max-new-tokens", 2)).assert_outcomes(passed=2)
+    block = block_of(pytester)
+    assert block["prompt"]["limits"]["max_new_tokens"] == 2
+    assert block["metrics"]["generated_tokens"]["value"] == 2
+    assert block["metrics"]["requested_tokens"]["value"] == 2
+
+
+@BOTH_WAYS
+def test_ignore_eos_reaches_the_engine(suite, way):
+    pytester = suite()
+    pytester.makepyfile(
+        test_suite="""
+        def test_prompt(infer, prompt):
+            assert infer(prompt).prompt.limits.ignore_eos
+        """
+    )
+    pytester.runpytest(*give(pytester, way, "ignore-eos", True)).assert_outcomes(passed=2)
+
+
+@BOTH_WAYS
+def test_resume_needs_a_run_that_is_saved(suite, way):
+    pytester = suite()
+    result = pytester.runpytest(*give(pytester, way, "resume", True))
+    refused(result, "--infer-resume", "--benchmark-autosave")
+
+
+@BOTH_WAYS
+def test_resume_without_an_interrupted_run_says_so(suite, way):
+    pytester = suite()
+    result = pytester.runpytest("--benchmark-autosave", *give(pytester, way, "resume", True))
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*no interrupted run is left in*"])
+
+
+def test_a_path_is_relative_to_where_it_was_written(pytester):
+    below = pytester.mkdir("below")
+    pytester.makeini("[pytest]\ninfer_prompts = suites/a.toml\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(below)
+        # From the ini file's folder, and from the working folder.
+        assert settings_of(pytester, str(below)).prompts == pytester.path / "suites" / "a.toml"
+        assert settings_of(pytester, str(below), "--infer-prompts=b.toml").prompts == below / "b.toml"
+
+
+# bad values
+
+
+def refused(result, *said):
+    """Assert that the run ended with a usage error in one line that holds all of `said`."""
+    text = f"{result.stdout}\n{result.stderr}"
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, text
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+    lines = [line for line in text.splitlines() if line.strip().startswith("ERROR")]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("ERROR: pytest-infer: ")
+    assert any(lines[0] in line for line in result.stderr.lines), "an error belongs on stderr"
+    for part in said:
+        assert part in lines[0]
+    return lines[0]
+
+
+BAD = [
+    ("rounds", "0", ["must be 1 or more, not 0"]),
+    ("rounds", "-1", ["must be 1 or more, not -1"]),
+    ("rounds", "abc", ["takes a whole number, not 'abc'"]),
+    ("rounds", "2.5", ["takes a whole number, not '2.5'"]),
+    ("warmup", "-1", ["must be 0 or more"]),
+    ("warmup", "x", ["takes a whole number"]),
+    ("max-new-tokens", "0", ["must be 1 or more"]),
+    ("max-new-tokens", "many", ["takes a whole number"]),
+    ("threads", "0", ["must be 1 or more"]),
+    ("threads", "all", ["takes a whole number"]),
+    ("experts", "x", ["unknown value 'x'", "counts, off"]),
+    ("sample", "foo=1", ["unknown key 'foo'", "seed, temperature, top_p"]),
+    ("sample", "temperature", ["temperature takes a number, not ''"]),
+    ("sample", "temperature=hot", ["temperature takes a number, not 'hot'"]),
+    ("sample", "seed=1.5", ["seed takes a"]),
+    ("sample", "temperature=0", ["temperature must be above 0"]),
+    ("sample", "top_p=0", ["top_p in (0, 1]"]),
+    ("sample", "top_p=1.1", ["top_p in (0, 1]"]),
+    ("sample", "temperature=nan", ["temperature"]),
+    ("sample", "temperature=inf", ["temperature"]),
+]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(("name", "value", "said"), BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_bad_value_is_one_line_that_says_what_it_takes(suite, way, name, value, said):
+    pytester = suite()
+    result = pytester.runpytest(*give(pytester, way, name, value))
+    option = NAMES[name]
+    refused(result, option.command_line if way == "command line" or name == "sample" else option.key, *said)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if not o.flag], ids=lambda o: o.name)
+def test_an_empty_value_is_refused_or_means_none(pytester, option):
+    # `--infer-model=` of a script whose variable is empty must not run something else in silence.
+    with pytest.raises(OptionError, match=option.command_line):
+        settings_of(pytester, f"{option.command_line}=")
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.flag], ids=lambda o: o.name)
+def test_a_flag_in_the_ini_file_takes_true_or_false(suite, option):
+    pytester = suite()
+    pytester.makeini(f"[pytest]\n{option.key} = maybe\n")
+    refused(pytester.runpytest(), option.key, "true or false", "'maybe'")
+
+
+def test_compile_needs_the_cache(suite):
+    refused(suite().runpytest("--infer-compile", "--infer-no-cache"), "--infer-compile", "--infer-no-cache")
+
+
+@BOTH_WAYS
+def test_an_unknown_engine_names_the_installed_ones(installed_engine, way):
+    pytester = installed_engine
+    result = pytester.runpytest(*give(pytester, way, "engine", "x"))
+    refused(result, "unknown engine 'x'", "told, transformers")
+
+
+def test_an_engine_that_cannot_be_imported_is_one_line(installed_engine):
+    pytester = installed_engine
+    pytester.makepyfile(told_engine="import nothing_of_this_name\n")
+    refused(pytester.runpytest("--infer-engine=told"), "'told'", "cannot be imported", "nothing_of_this_name")
+
+
+def test_a_suite_of_no_such_name_is_one_line(suite):
+    result = suite().runpytest("--infer-prompts=none.toml")
+    assert result.ret != 0
+    text = result.stdout.str() + result.stderr.str()
+    assert "Traceback" not in text
+    assert "none.toml: no such prompt suite" in text
+
+
+def test_bad_values_are_refused_in_a_suite_that_measures_nothing(pytester):
+    pytester.makepyfile("def test_it(): pass\n")
+    refused(pytester.runpytest("--infer-rounds=0"), "--infer-rounds")
+
+
+def test_an_abbreviated_option_is_unknown(suite):
+    assert suite().runpytest("--infer-round=1").ret == pytest.ExitCode.USAGE_ERROR
+
+
+# what needs transformers to be refused: in a process of its own, which may load torch
+
+
+@pytest.fixture
+def real(pytester):
+    """A suite on the default engine; the run writes what it had loaded and whether it got as far as a model."""
+    pytester.makeconftest(
+        textwrap.dedent(
+            """
+            import pathlib
+            import sys
+
+            def pytest_unconfigure():
+                loaded = sorted({"torch", "transformers"} & set(sys.modules))
+                pathlib.Path("loaded.txt").write_text(" ".join(loaded))
+            """
+        )
+    )
+    pytester.makepyfile(test_it="def test_it(infer):\n    infer('one')\n")
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--infer-model=/no/such"], ["/no/such", "no such folder", "reference-moe, smollm2-moe, smollm2"]),
+        (["--infer-model=bareword"], ["unknown model 'bareword'", "reference-moe", "owner/name"]),
+        (["--infer-dtype=int3"], ["unknown dtype 'int3'", "auto, bfloat16, float16, float32"]),
+        (["--infer-device=abacus"], ["device 'abacus'", "cpu"]),
+        (["--infer-device=cuda:7"], ["device", "cuda:7", "cpu"]),
+    ],
+    ids=["path", "bare name", "dtype", "device", "absent device"],
+)
+def test_what_the_transformers_engine_refuses_before_it_loads(real, args, said):
+    refused(real.runpytest_subprocess(*args, timeout=120), *said)
+
+
+def test_a_folder_that_is_no_model(real):
+    real.mkdir("empty")
+    refused(real.runpytest_subprocess("--infer-model=./empty", timeout=120), "no config.json")
+
+
+def test_sampling_defaults_are_those_of_no_change():
+    assert Sampling() == Sampling(temperature=1.0, top_p=1.0, seed=0)
