@@ -1,4 +1,4 @@
 """pytest-infer: exact benchmarks of language-model inference under pytest.
 
-PYTEST_DONT_REWRITE: there is no assert here to rewrite, and `pytest-benchmark compare` imports us before it sets pytest up.
+PYTEST_DONT_REWRITE: there is no assert to rewrite, and `pytest-benchmark compare` imports us before it sets pytest up.
 """

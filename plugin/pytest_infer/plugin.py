@@ -84,12 +84,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         of(session.config).live = LiveLine(reporter._tw._file, suspend, lambda: reporter._tw.width_of_current_line)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what concerns the run as a whole to its file."""
     of(config).keeper.complete(output_json)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_benchmark_compare_machine_info(
     config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
 ) -> Generator[None, Any, Any]:
@@ -104,10 +105,13 @@ def pytest_benchmark_compare_machine_info(
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
     """After pytest-benchmark has saved the run, finish what lies beside it."""
     yield
-    of(session.config).keeper.finish()
+    keeper = of(session.config).keeper
+    keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
+    if keeper.save_failed and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(wrapper=True)

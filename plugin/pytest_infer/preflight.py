@@ -25,6 +25,8 @@ def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
 def check(collected: pytest.Session, session: InferSession) -> None:
     """Refuse what cannot work, in one line; raises pytest.UsageError."""
     items = measuring(collected.items)
+    if items and not session.bridge.available:
+        raise pytest.UsageError("pytest-infer keeps its results in pytest-benchmark: leave out -p no:benchmark")
     session.keeper.planned = tuple(item.nodeid for item in items)
     if not items or session.config.option.collectonly or session.bridge.parallel:
         return

@@ -35,6 +35,7 @@ class Keeper:
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()
         self.finished: dict[str, Finished] = {}
+        self.save_failed = False
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -59,7 +60,7 @@ class Keeper:
             self._note("no journal and no sidecar: they need pytest-benchmark's file storage")
             return
         files.check_writable(self.storage)
-        self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar))
+        self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar, self._lost))
         self._code = code_state(self._code_folder)
         self._interrupted = journal.interrupted(self.storage)
         self._journal = journal.Journal(self.storage)
@@ -93,7 +94,11 @@ class Keeper:
         """Put a finished record into the journal, then into pytest-benchmark's rows."""
         if self._journal is not None:
             key = self._key(record.prompt.content_sha256, record.prompt.limits)
-            self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
+            try:
+                self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
+            except OSError as error:
+                # The measurement goes on: the run file may still be written at the end.
+                self._note(f"! the journal cannot be written: {error.strerror}; a kill would lose this run")
         data = block.build(record)
         hand_over(phases(record), data)
         self.finished[record.nodeid] = Finished(record=record, block=data)
@@ -118,12 +123,21 @@ class Keeper:
     def _write_sidecar(self, run_file: Path) -> None:
         sidecar.write(run_file, [f.record for f in self.finished.values()])
 
-    def finish(self) -> None:
-        """After the run was saved: write the sidecar of a JSON file, and drop journals whose prompts are all saved."""
+    def _lost(self, line: str) -> None:
+        kept = (
+            f"; its prompts are in {self._journal.path}: mend it and run with --infer-resume" if self._journal else ""
+        )
+        self.save_failed = True
+        self._note(f"! {line}{kept}")
+
+    def finish(self, *, complete: bool) -> None:
+        """After the run was saved: write the sidecar of a JSON file, and drop the journals if the run is complete."""
+        if not self.finished:
+            return
         json_file = self._bridge.json_path
-        if json_file is not None and self.finished:
+        if json_file is not None:
             self._write_sidecar(json_file)
-        if self._journal is None or self.unmeasured():
+        if self._journal is None or self.save_failed or not complete:
             return
         self._journal.discard()
         if self._settings.resume and self._interrupted is not None:

@@ -90,12 +90,13 @@ class InferSession:
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
+        disabled = bool(self.keeper.planned) and self.bridge.disabled
         return Run(
             records=tuple(f.record for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
-            unmeasured=() if self.bridge.disabled else tuple(self.keeper.unmeasured()),
+            unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),
-            disabled=self.bridge.disabled and bool(self.keeper.planned),
+            disabled=disabled,
         )
 
     def close(self) -> None:

@@ -137,3 +137,34 @@ def test_no_nan_is_written(suite):
         raise AssertionError(f"{name} in the file")
 
     json.loads(run_file.read_text(), parse_constant=refuse)
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(suite):
+    full = """
+    import errno
+    from pytest_infer.storage import files
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files._claim = full
+    """
+    pytester = suite(engine="Scripted.delays = [0.0] * 3\n" + full.replace("\n    ", "\n"))
+    result = pytester.runpytest_subprocess("--benchmark-autosave")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+    text = " ".join(result.stdout.str().split())
+    assert "could not be saved" in text
+    assert "No space left on device; its prompts are" in text
+    assert not list(pytester.path.glob(".benchmarks/Linux*/*"))
+    (journal,) = pytester.path.glob(".benchmarks/.journal/*.jsonl")
+    assert len(journal.read_text().splitlines()) == 2
+
+
+def test_without_pytest_benchmark_other_suites_run_and_ours_are_refused(suite):
+    pytester = suite()
+    pytester.makepyfile(test_other="def test_other():\n    pass\n")
+    pytester.runpytest_subprocess("-p", "no:benchmark", "test_other.py").assert_outcomes(passed=1)
+    result = pytester.runpytest_subprocess("-p", "no:benchmark", "test_suite.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*leave out -p no:benchmark*"])

@@ -61,6 +61,11 @@ class Bridge:
         return self._config._benchmarksession
 
     @property
+    def available(self) -> bool:
+        """Whether pytest-benchmark's plugin is loaded."""
+        return hasattr(self._config, "_benchmarksession")
+
+    @property
     def disabled(self) -> bool:
         """Whether --benchmark-disable (or something that implies it) is on."""
         return bool(self._session.disabled)

@@ -94,22 +94,37 @@ def _claim(temporary: Path, folder: Path, tail: str) -> Path:
         return path
 
 
-def safe_save(storage: FileStorage, saved: Callable[[Path], None]) -> Callable[[Any, str], None]:
-    """Return a replacement for `storage.save`: whole or not at all, and never over another run."""
+def _write(folder: Path, tail: str, data: bytes) -> Path:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".run-", suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)  # a temporary file is private; a result is to be shared
+            path = _claim(temporary, folder, tail)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    _sync_folder(folder)
+    return path
+
+
+def safe_save(
+    storage: FileStorage, saved: Callable[[Path], None], lost: Callable[[str], None]
+) -> Callable[[Any, str], None]:
+    """Return a replacement for `storage.save`: whole or not at all, and never over another run.
+
+    `saved` is given the new file; `lost` a line when nothing could be written.
+    """
 
     def save(output_json: Any, tail: str) -> None:
         folder = Path(storage.get("run")).parent
-        data = safe_dumps(output_json, ensure_ascii=True, indent=4).encode()
         try:
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".run-", suffix=".tmp", delete=False) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)  # a temporary file is private; a result is to be shared
-            path = _claim(Path(file.name), folder, f"{tail}.json")
-            _sync_folder(folder)
+            path = _write(folder, f"{tail}.json", safe_dumps(output_json, ensure_ascii=True, indent=4).encode())
         except OSError as error:
-            raise StorageError(f"the run could not be saved in {folder}: {error.strerror}") from error
+            lost(f"the run could not be saved in {folder}: {error.strerror}")
+            return
         storage.logger.info(f"Saved benchmark data in: {path}")
         saved(path)
 
