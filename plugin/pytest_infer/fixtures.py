@@ -81,10 +81,11 @@ class Infer:
             session.bridge.spend(self._benchmark)
             return record
         clock = self._request.node.stash[sessions.CLOCK]
+        group = prompt.group or getattr(self._benchmark, "group", None)
         session.keeper.keep(
             record,
             lambda phases, block: session.bridge.hand_over(
-                self._benchmark, clock, phases, block, params=self._params(prompt), group=prompt.group
+                self._benchmark, clock, phases, block, params=self._params(prompt), group=group
             ),
         )
         return record
