@@ -26,7 +26,7 @@ def test_a_row_a_prompt_then_mean_and_deviation(suite):
     result = pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=2", "--benchmark-quiet")
     lines = summary(result)
     assert lines[0].startswith("scripted · float32 · cpu")
-    assert re.match(r"prompt +tokens +TTFT ITL p50 ITL p99 +decode +peak +CPU hottest", lines[1])
+    assert re.match(r"prompt +tokens +TTFT +ITL p50 +ITL p99 +decode +peak +CPU hottest", lines[1])
     assert re.match(r" +in\+out +ms +ms +ms +tok/s +MiB +% experts", lines[2])
     assert re.match(r"first +3\+3 ", lines[3].replace(" !", ""))
     assert re.match(r"second +2\+3 ", lines[4].replace(" !", ""))
@@ -115,3 +115,140 @@ def test_the_live_line_is_silent_where_there_is_no_terminal():
     stream = io.StringIO()
     LiveLine(stream, nullcontext).show("measuring")
     assert stream.getvalue() == ""
+
+
+def blocks_of(pytester):
+    (path,) = pytester.path.glob(".benchmarks/*/*.json")
+    rows = json.loads(path.read_text())["benchmarks"]
+    return [row["extra_info"]["pytest_infer"] for row in rows if row["params"]["phase"] == "total"]
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_every_average_and_deviation(suite, wide):
+    # Delays three times as long for `second`, so that every time has a spread.
+    engine = """
+    def generate(self, prompt_ids, limits, clock):
+        for delay in [0.06, 0.03, 0.03] if len(prompt_ids) == 2 else [0.02, 0.01, 0.01]:
+            time.sleep(delay)
+            clock.tick([1])
+
+    Scripted.generate = generate
+    """
+    pytester = suite(engine=engine)
+    lines = summary(pytester.runpytest("--infer-rounds=3", "--benchmark-autosave", "--benchmark-quiet"))
+    (mean,) = [line.split()[1:] for line in lines if line.startswith("mean")]
+    (spread,) = [line.split()[2:] for line in lines if line.startswith("± sd")]
+    assert lines[2].split() == ["in+out", "ms", "ms", "ms", "tok/s", "MiB", "%", "experts"]
+    scales = {"ttft_s": 1e3, "itl_p50_s": 1e3, "itl_p99_s": 1e3, "decode_throughput": 1, "peak_rss_bytes": 2**-20}
+    for number, (key, scale) in enumerate(scales.items()):
+        values = [scale * statistics.median(block["metrics"][key]["rounds"]) for block in blocks_of(pytester)]
+        # Three significant digits are shown.
+        assert float(mean[number]) == pytest.approx(sum(values) / 2, rel=0.006), key
+        assert float(spread[number]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=0.006), key
+
+
+def test_one_prompt_has_no_deviation(suite, wide):
+    lines = summary(suite(engine=SLOW).runpytest("-k", "first", "--benchmark-quiet"))
+    (spread,) = [line for line in lines if line.startswith("± sd")]
+    assert set(spread.split()[2:]) == {"—"}
+
+
+def test_one_token_shows_a_dash_for_what_it_has_not(suite, wide):
+    lines = summary(suite(engine="Scripted.delays = [0.01]").runpytest("--benchmark-quiet"))
+    (row,) = [line for line in lines if line.startswith("first")]
+    # prompt, tokens, TTFT, then ITL p50, ITL p99, decode
+    assert row.replace(" !", "").split()[3:6] == ["—", "—", "—"]
+
+
+@pytest.mark.parametrize("columns", [40, 64, 80, 120])
+def test_no_line_is_wider_than_the_terminal(suite, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = summary(suite(engine=SLOW).runpytest("--infer-rounds=1", "-v", "--benchmark-quiet"))
+    assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("columns", [64, 80, 120])
+def test_a_long_name_is_cut_and_the_figures_are_not(suite, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    prompts = f'[[prompt]]\nname = "{"long " * 40}"\ntext = "x y"\nmax_new_tokens = 3\n'
+    lines = summary(suite(engine=SLOW, prompts=prompts).runpytest("--infer-rounds=1", "--benchmark-quiet"))
+    (row,) = [line for line in lines if line.startswith("long")]
+    assert len(row) <= columns
+    assert "…" in row
+    assert re.search(r" 2\+3 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ ", row), row
+
+
+def test_markup_in_names_and_output_is_text(suite, wide):
+    prompts = '[[prompt]]\nname = "a [red]b[/red]"\ntext = "x"\n'
+    engine = "Scripted.delays = [0.0]\nScripted.decode = lambda self, ids: '[bold]x[/nonsense] :smile:'\n"
+    result = suite(engine=engine, prompts=prompts).runpytest("--infer-rounds=1", "-v")
+    result.assert_outcomes(passed=1)
+    text = "\n".join(summary(result))
+    assert "a [red]b[/red]" in text
+    assert "[bold]x[/nonsense] :smile:" in text
+
+
+HOSTILE = r"""
+Scripted.delays = [0.0] * 3
+Scripted.decode = lambda self, ids: "a\x1b]0;owned\x07b\rover\nnext\u202e\x9b2J\x1b[31m"
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("-v",), ("-vv",), ("-v", "-s"), ("--color=yes",)], ids=" ".join)
+def test_escapes_in_the_output_never_reach_the_terminal(suite, wide, args):
+    text = suite(engine=HOSTILE).runpytest("--infer-rounds=1", *args).stdout.str()
+    for raw in ("\x1b]0;owned", "\x07", "\u202e", "\x9b", "b\rover", "\x1b[31ma"):
+        assert raw not in text
+    assert (r"a\x1b]0;owned\x07b\rover\nnext\u202e\x9b2J\x1b[31m" in text) == ("-v" in args or "-vv" in args)
+
+
+def test_a_caution_marks_its_prompt(suite, wide):
+    # The warm-up and the first timed round of a prompt agree; every later one differs in its second token.
+    engine = """
+    def generate(self, prompt_ids, limits, clock):
+        self.calls += 1
+        clock.tick([1])
+        clock.tick([2 if self.calls < 3 else 9])
+
+    Scripted.generate = generate
+    """
+    lines = summary(suite(engine=engine).runpytest("-k", "first", "--infer-rounds=3", "--benchmark-quiet"))
+    assert any(line.startswith("first ! ") for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "! first: round 2 differs from round 1 at generated token 2" in text
+    assert "! first: the profile round generated other tokens than the timed rounds" in text
+
+
+def test_a_cold_first_round_says_what_to_do(suite, wide):
+    engine = """
+    def generate(self, prompt_ids, limits, clock):
+        self.calls += 1
+        time.sleep(1.0 if self.calls == 1 else 0.01)
+        clock.tick([1])
+
+    Scripted.generate = generate
+    """
+    result = suite(engine=engine).runpytest("-k", "first", "--infer-warmup=0", "--infer-rounds=4", "--benchmark-quiet")
+    text = " ".join(" ".join(summary(result)).split())
+    assert "! first: the first timed round took" in text
+    assert "raise --infer-warmup" in text
+
+
+def test_no_empty_section_after_a_refusal(suite):
+    result = suite().runpytest("--infer-resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "inference" not in result.stdout.str()
+
+
+def test_our_section_comes_after_pytest_benchmarks_table(suite, wide):
+    text = suite(engine=SLOW).runpytest("--infer-rounds=1").stdout.str()
+    assert text.index("- benchmark 'total'") < text.index("= inference =")
+
+
+def test_one_round_is_not_called_rounds(suite, wide):
+    lines = summary(suite(engine=SLOW).runpytest("--infer-rounds=1", "--benchmark-quiet"))
+    assert lines[0].endswith("1 round")
