@@ -29,7 +29,8 @@ def model(engine: Engine, request: pytest.FixtureRequest) -> ModelInfo:
     try:
         return sessions.of(request.config).load(engine)
     except InferError as error:
-        pytest.fail(str(error), pytrace=False)
+        refusal = str(error)
+    pytest.fail(refusal, pytrace=False)
 
 
 @pytest.fixture
@@ -65,8 +66,10 @@ class Infer:
         try:
             return self._measured(prompt)
         except InferError as error:
-            self._session.live.clear()
-            pytest.fail(str(error), pytrace=False)
+            refusal = str(error)
+        # Outside the handler, or pytest would show the error twice, as a chain.
+        self._session.live.clear()
+        pytest.fail(refusal, pytrace=False)
 
     def _measured(self, prompt: Prompt) -> PromptRecord:
         session, nodeid = self._session, self._request.node.nodeid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,12 +165,12 @@ class _Reader:
         return None if value is None else str(value)
 
     def path(self, name: str) -> Path | None:
-        value, where = self._raw(name)
+        value, (_, where) = self.text(name), self._raw(name)
         if value is None:
             return None
         # An ini file's path is relative to the ini file, an option's to where it was typed.
         base = self._config.rootpath if where.startswith("infer_") else self._config.invocation_params.dir
-        return base / Path(str(value)).expanduser()
+        return base / Path(value).expanduser()
 
     def number(self, name: str, default: Any, *, least: int) -> Any:
         value, where = self._raw(name)
@@ -215,6 +216,6 @@ def _sampling(spec: str | None) -> Sampling | None:
         except ValueError:
             raise OptionError(f"--infer-sample: {key} takes a number, not {value!r}") from None
     sampling = Sampling(**given)
-    if sampling.temperature <= 0 or not 0 < sampling.top_p <= 1:
+    if not 0 < sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
         raise OptionError("--infer-sample: temperature must be above 0 and top_p in (0, 1]")
     return sampling

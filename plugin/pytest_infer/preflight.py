@@ -27,9 +27,10 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     items = measuring(collected.items)
     if items and not session.bridge.available:
         raise pytest.UsageError("pytest-infer keeps its results in pytest-benchmark: leave out -p no:benchmark")
-    session.keeper.planned = tuple(item.nodeid for item in items)
     if not items or session.config.option.collectonly or session.bridge.parallel:
         return
+    for item in items:
+        _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
         _check_engine(collected, items, session)
@@ -37,6 +38,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
     finally:
         session.live.clear()
+    session.keeper.planned = tuple(item.nodeid for item in items)
 
 
 def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
@@ -55,6 +57,16 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
             session.encode(engine, prompt)
 
 
+def _check_benchmark(collected: pytest.Session, item: pytest.Item) -> None:
+    """Refuse a `benchmark` fixture that is not pytest-benchmark's, which would end in an internal error of its own."""
+    owner = _module_of(collected, item, "benchmark")
+    if owner is not None and owner != "pytest_benchmark.plugin":
+        raise pytest.UsageError(
+            f"pytest-infer: the `benchmark` fixture is {owner}'s, not pytest-benchmark's; "
+            "disable the plugin that replaces it (-p no:NAME) or rename the fixture"
+        )
+
+
 def _prompt_of(item: pytest.Item) -> Prompt | None:
     callspec = getattr(item, "callspec", None)
     prompt = callspec.params.get("prompt") if callspec is not None else None
@@ -62,7 +74,12 @@ def _prompt_of(item: pytest.Item) -> Prompt | None:
 
 
 def _resolves_to_ours(collected: pytest.Session, item: pytest.Item, name: str) -> bool:
-    # pytest has no public way to ask which fixture a name resolves to for a test.
+    return _module_of(collected, item, name) == _OWN_FIXTURES
+
+
+def _module_of(collected: pytest.Session, item: pytest.Item, name: str) -> str | None:
+    """Return the module that defines the fixture to which a name resolves for a test."""
+    # pytest has no public way to ask.
     manager: Any = collected._fixturemanager
-    definitions: Any = manager.getfixturedefs(name, item) or ()
-    return bool(definitions) and definitions[-1].func.__module__ == _OWN_FIXTURES
+    definitions: Any = manager.getfixturedefs(name, item)
+    return str(definitions[-1].func.__module__) if definitions else None

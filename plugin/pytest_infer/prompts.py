@@ -93,9 +93,9 @@ def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
         if isinstance(item, Prompt):
             ready.append(item)
         elif isinstance(item, str):
-            ready += _prompts([{"name": f"prompt-{number}", "text": item}], {}, where=where, folder=Path())
+            ready.append(_prompt({"name": f"prompt-{number}", "text": item}, {}, f"{where}: prompt {number}", Path()))
         elif isinstance(item, Mapping):
-            ready += _prompts([dict(item)], {}, where=where, folder=Path())
+            ready.append(_prompt(dict(item), {}, f"{where}: prompt {number}", Path()))
         else:
             raise SuiteError(f"{where}: prompt {number} is a {type(item).__name__}; give a text, a table, or a Prompt")
     return _unique(ready, where)
@@ -121,7 +121,7 @@ def _read_toml(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
 def _read_jsonl(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
     defaults: dict[str, Any] = {}
     entries: list[Any] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

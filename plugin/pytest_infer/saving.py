@@ -56,6 +56,9 @@ class Keeper:
             if self._settings.resume:
                 raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
             return
+        json_file = self._bridge.json_path
+        if json_file is not None and not json_file.parent.is_dir():
+            raise StorageError(f"--benchmark-json: {json_file.parent} is no folder")
         if self.storage is None:
             self._note("no journal and no sidecar: they need pytest-benchmark's file storage")
             return
@@ -140,8 +143,9 @@ class Keeper:
         if self._journal is None or self.save_failed or not complete:
             return
         self._journal.discard()
-        if self._settings.resume and self._interrupted is not None:
-            self._interrupted.path.unlink(missing_ok=True)
+        left = self._interrupted if self._settings.resume else None
+        if left is not None and all(entry.nodeid in self.finished for entry in left.entries):
+            left.path.unlink(missing_ok=True)
 
 
 def phases(record: PromptRecord) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -34,8 +33,9 @@ def significant(value: float, digits: int = 3) -> str:
     """Return the value with so many significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1234."""
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
+    # Rounded first: 9.999 is 10.0, not 10.00.
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
 def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) -> str:
@@ -53,7 +53,7 @@ def seconds(value: float) -> str:
 
 def size(value: float) -> str:
     """Return a number of bytes in binary units: `14.5 GiB`."""
-    return _scaled(value, _SIZES, "B")
+    return _scaled(value, _SIZES, "B") if abs(value) >= 1023.5 else f"{value:.0f} B"
 
 
 def rate(value: float) -> str:

@@ -28,6 +28,7 @@ def assert_clear(result, *parts):
     assert result.ret not in (0, pytest.ExitCode.INTERNAL_ERROR), text
     assert "Traceback" not in text
     assert "INTERNALERROR" not in text
+    assert "During handling of the above exception" not in text, "the same line twice, chained"
     assert any(all(part in line for part in parts) for line in text.splitlines()), text
 
 
@@ -151,7 +152,9 @@ OWN_PROMPT = {
     "hook": (
         "def pytest_generate_tests(metafunc):\n    metafunc.parametrize('prompt', ['mine'])\n\ndef test_it(prompt):"
     ),
-    "renamed fixture": '@pytest.fixture(name="prompt")\ndef of_another_name():\n    return "mine"\n\ndef test_it(prompt):',
+    "renamed fixture": (
+        '@pytest.fixture(name="prompt")\ndef of_another_name():\n    return "mine"\n\ndef test_it(prompt):'
+    ),
 }
 
 
@@ -233,7 +236,8 @@ def test_a_suite_that_measures_nothing_shows_and_saves_nothing(pytester):
 
 
 def test_a_doctest_and_a_unittest_are_no_trouble(pytester):
-    pytester.makepyfile('"""\n>>> 1 + 1\n2\n"""\nimport unittest\nclass T(unittest.TestCase):\n    def test_it(self): pass\n')
+    case = "import unittest\nclass T(unittest.TestCase):\n    def test_it(self): pass\n"
+    pytester.makepyfile(f'"""\n>>> 1 + 1\n2\n"""\n{case}')
     pytester.runpytest("--doctest-modules").assert_outcomes(passed=2)
 
 
@@ -404,7 +408,6 @@ def test_an_error_of_the_engine_is_one_line(suite, error):
     result = pytester.runpytest("-k", "first")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert_clear(result, "the weights are gone; fetch them again")
-    assert ".py:" not in said(result), "a traceback of ours was shown"
 
 
 def test_a_bug_in_the_users_engine_keeps_its_traceback(suite):
@@ -435,13 +438,14 @@ def test_collect_only_loads_nothing(suite):
     result = pytester.runpytest("--collect-only", "-q", "--benchmark-autosave")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["test_suite.py::test_prompt?first?", "test_suite.py::test_prompt?second?"])
-    assert not pytester.path.joinpath(".benchmarks").exists()
+    assert not [p for p in pytester.path.rglob(".benchmarks/**/*") if p.is_file()]
 
 
 def test_collect_only_with_the_default_engine_loads_no_torch(pytester):
     write(pytester, "prompts.toml", ONE_PROMPT.format(name="ours"))
     pytester.makeconftest(
-        "import sys\n\ndef pytest_unconfigure():\n    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "import sys\n\ndef pytest_unconfigure():\n"
+        "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
     pytester.makepyfile("def test_it(infer, prompt):\n    infer(prompt)\n")
     result = pytester.runpytest_subprocess("--collect-only", "-q", "--infer-model=/no/such")

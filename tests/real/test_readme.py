@@ -27,8 +27,8 @@ def commands():
     found = []
     for page in PAGES if (ROOT / "README.md").exists() else ():
         text = page.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.M | re.S)
-        blocks += re.findall(r"^ {4}((?:pytest|pytest-infer|pytest-benchmark|python) .*)$", text, flags=re.M)
+        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+        blocks += re.findall(r"^ {4}((?:pytest|pytest-infer|pytest-benchmark|python) .*)$", text, flags=re.MULTILINE)
         lines = [line.removeprefix("$ ").split("  #")[0].strip() for block in blocks for line in block.splitlines()]
         found += [line for line in lines if line and not line.startswith("#")]
     return sorted(set(found) - BY_CI)

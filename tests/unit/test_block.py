@@ -103,9 +103,7 @@ def test_a_single_round_is_not_listed(record):
 def test_the_output_says_what_stopped_it_and_where_it_differs(record):
     assert block.build(record)["output"]["stopped_by"] == "eos"
     output = dataclasses.replace(record.output, equal=False, first_difference=(2, 0))
-    rounds = tuple(
-        dataclasses.replace(r, trace=dataclasses.replace(r.trace, stopped_by=None)) for r in record.rounds
-    )
+    rounds = tuple(dataclasses.replace(r, trace=dataclasses.replace(r.trace, stopped_by=None)) for r in record.rounds)
     built = block.build(dataclasses.replace(record, output=output, rounds=rounds))
     assert json.loads(json.dumps(built["output"]["first_difference"])) == [2, 0]
     assert "stopped_by" not in built["output"]

@@ -105,7 +105,8 @@ def test_the_late_row_is_the_live_rows_json(bridge, fixture, clock):
 
 
 def test_a_phase_row_leaves_the_total_row_alone(bridge, fixture, clock, run):
-    bridge.hand_over(fixture, clock, {"total": [1.0, 2.0], "ttft": [0.5, 0.5]}, {"schema": 1}, params=PARAMS, group=None)
+    phases = {"total": [1.0, 2.0], "ttft": [0.5, 0.5]}
+    bridge.hand_over(fixture, clock, phases, {"schema": 1}, params=PARAMS, group=None)
     total, ttft = run.benchmarks
     assert list(total.stats.data) == [1.0, 2.0]
     assert total.params == {**PARAMS, "phase": "total"}
@@ -144,7 +145,7 @@ def test_without_trouble_nothing_is_appended_late(bridge, fixture, clock):
 
 
 def test_another_timer_is_found_out(bridge, fixture, clock):
-    fixture._timer = lambda ticks=iter(range(100)): float(next(ticks))
+    fixture._timer = map(float, range(100)).__next__
     with pytest.raises(StorageError, match="did not record the replayed durations"):
         bridge.hand_over(fixture, clock, {"total": [0.5, 0.25]}, {}, params=PARAMS, group=None)
 

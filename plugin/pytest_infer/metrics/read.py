@@ -71,9 +71,9 @@ def utilization(record: PromptRecord, r: Round) -> Figure:
 def memory_percent(_record: PromptRecord, r: Round) -> Figure:
     """Return resident memory as a percentage of what the process may use."""
     rss, limit = r.counters.rss_bytes, r.counters.memory_limit_bytes
-    if rss.value is None or not limit.value:
+    if rss.value is None or limit.value is None:
         return rss if rss.value is None else limit
-    return 100 * rss.value / limit.value
+    return 100 * rss.value / limit.value if limit.value else absent("the limit reads 0")
 
 
 def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:

@@ -42,7 +42,7 @@ class Run:
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     """Write the summary to pytest's terminal; nothing with -q, and nothing if no test measures."""
-    if reporter.verbosity < 0 or not (run.records or run.unmeasured or run.notes):
+    if reporter.verbosity < 0 or not (run.records or run.unmeasured or run.notes or run.disabled):
         return
     width = reporter._tw.fullwidth
     text = render(run, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
@@ -124,7 +124,9 @@ def _write_wide(
         columns.append(figures)
     table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
     for number, (record, summary) in enumerate(rows):
-        name = Text(record.prompt.name + (" !" if record.cautions else ""))
+        name = Text(record.prompt.name)
+        name.truncate(max(10, console.width - 66), overflow="ellipsis")
+        name.append(" !" if record.cautions else "")
         figures = [figures[number] for figures in columns]
         table.add_row(name, _tokens(summary), *figures, _value(summary, "hottest_experts"))
     table.add_section()
@@ -181,7 +183,7 @@ def _write_remarks(console: Console, run: Run) -> None:
         console.print(Text(f"no expert usage: {reason}", style="dim"))
     for nodeid in run.failed:
         console.print(Text(f"! {nodeid} failed after it was measured: its row is marked and no baseline", style="red"))
-    if run.unmeasured and run.records:
+    if run.unmeasured:
         console.print(Text(f"not measured: {', '.join(run.unmeasured)}", style="yellow"))
     if run.disabled:
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -89,8 +90,9 @@ def _rounds(record: PromptRecord) -> dict[str, Any]:
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is unknown; NaN and infinities are no JSON and no figures either."""
     return {
         key: _without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()
-        if value is not None
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,21 @@ MAIN_PHASE = "total"
 
 
 class ReplayClock:
-    """The timer that pytest-benchmark reads in a replay: each round lasts what was measured."""
+    """The timer that pytest-benchmark reads in a replay: each round lasts what was measured.
+
+    Until durations are loaded it is the real clock, for a test that uses `benchmark` itself.
+    """
 
     __module__ = "pytest_infer"
     __name__ = "perf_counter_ns, replayed"
 
     def __init__(self) -> None:
         self._durations: list[float] = []
-        self._now = 0.0
+        self._now: float | None = None
 
     def __call__(self) -> float:
         """Return the virtual time, seconds."""
-        return self._now
+        return time.perf_counter() if self._now is None else self._now
 
     def load(self, durations: list[float]) -> None:
         """Queue the durations, seconds."""
