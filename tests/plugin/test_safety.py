@@ -145,8 +145,10 @@ def test_an_interrupt_in_the_second_prompt_keeps_the_first(suite, when):
 
 
 def test_an_interrupt_of_a_real_signal(suite):
+    # A shell that starts this run in the background has it ignore SIGINT, and children inherit that.
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     trouble = "def trouble(tokens, number):\n    if tokens == 2:\n        os.kill(os.getpid(), 2)\n"
-    pytester = suite(engine=COUNTED + trouble, prompts=FOUR)
+    pytester = suite(engine=COUNTED + heard + trouble, prompts=FOUR)
     result = pytester.runpytest_subprocess("--benchmark-autosave")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert prompts_of(saved(pytester)) == ["one"]

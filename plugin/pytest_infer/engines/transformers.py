@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, CompileConfig, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
@@ -50,6 +51,7 @@ class TransformersEngine(Engine):
         self._model: Any = None
         self._cache: Any = None
         self._generation: GenerationConfig | None = None
+        self._own_generation: GenerationConfig | None = None
         self._threads_before: int | None = None
 
     # finding and loading
@@ -111,7 +113,9 @@ class TransformersEngine(Engine):
 
     def _adopted(self, model: Any) -> ModelInfo:
         self._model = model.eval()
+        self._own_generation = model.generation_config
         self._generation = self._generation_config(model)
+        model.generation_config = copy.deepcopy(self._generation)
         return self._describe(model)
 
     def _set_threads(self) -> None:
@@ -224,6 +228,8 @@ class TransformersEngine(Engine):
         config.max_length = None
         if limits.ignore_eos:
             config.eos_token_id = None
+        # generate() fills what is None from the model's own configuration, so that one must not know an end either.
+        self._model.generation_config.eos_token_id = config.eos_token_id
         if limits.stop:
             config.stop_strings = list(limits.stop)
         return config
@@ -255,7 +261,9 @@ class TransformersEngine(Engine):
         return "not with --infer-compile: a compiled model runs past the hooks"
 
     def close(self) -> None:
-        """Drop the model and give back the thread count."""
+        """Drop the model, as it came, and give back the thread count."""
+        if self._model is not None:
+            self._model.generation_config = self._own_generation
         self._model = self._cache = None
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
@@ -273,7 +281,7 @@ def _loading(source: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first = " ".join(str(error).split())
         raise ModelError(f"{source}: cannot be loaded: {first[:400]}") from error
     finally:

@@ -84,7 +84,7 @@ def _write_head(console: Console, record: PromptRecord) -> None:
         parts.append(model.experts_implementation)
     if model.load_s is not None:
         parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}")
-    parts.append(f"median of {len(record.rounds)} rounds" if len(record.rounds) > 1 else "one round")
+    parts.append(f"median of {len(record.rounds)} rounds" if len(record.rounds) > 1 else "1 round")
     console.print(Text(" · ".join(parts), style="bold"))
 
 

@@ -1,0 +1,127 @@
+"""What measuring costs: bare `generate()` and our timed round of the same work, interleaved, and their ratio.
+
+    python benchmarks/observer_effect.py --model reference-moe --model smollm2-moe --pairs 30
+
+Both sides are timed alike, by the wall around the engine's `generate`: once called bare, without streamer and counters,
+and once from `timed_round`, with the clock ticking and the kernel's counters read before and after. Pairs run A B B A.
+The second ratio compares the profile round's generation (hooks on the experts) with a timed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.engines.transformers import TransformersEngine
+from pytest_infer.measure import machine, rounds
+from pytest_infer.measure.experts import ExpertRecorder
+from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Limits, StopReason
+
+PROMPT = Prompt(name="observer", text="It was a bright")
+
+
+class Walled(TransformersEngine):
+    """The standard engine with the wall time of its last `generate`."""
+
+    wall_s = 0.0
+
+    def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
+        """Generate as the engine does, and note how long it took."""
+        started = time.perf_counter()
+        stopped_by = super().generate(prompt_ids, limits, clock)
+        self.wall_s = time.perf_counter() - started
+        return stopped_by
+
+    def bare_s(self, prompt_ids: Sequence[int], limits: Limits) -> float:
+        """Return the wall time of the model's own generate() with nothing of ours, seconds."""
+        config = self._limited(limits)
+        self.reset()
+        with rounds.quiet_gc():
+            started = time.perf_counter()
+            ids = torch.tensor([list(prompt_ids)], device=self._model.device)
+            self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            return time.perf_counter() - started
+
+
+def interval(ratios: Sequence[float], resamples: int = 10_000) -> tuple[float, float, float]:
+    """Return the median and its 95 % interval by the percentile bootstrap (Efron 1979)."""
+    values = np.asarray(ratios)
+    generator = np.random.default_rng(0)
+    medians = np.median(generator.choice(values, (resamples, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(np.median(values)), float(high)
+
+
+def paired(first: Callable[[], float], second: Callable[[], float], pairs: int) -> list[float]:
+    """Return second / first for each pair, run A B B A so that drift favours neither."""
+    ratios = []
+    for number in range(pairs):
+        if number % 2:
+            b = second()
+            a = first()
+        else:
+            a = first()
+            b = second()
+        ratios.append(b / a)
+    return ratios
+
+
+def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
+    """Print both ratios for one model."""
+    engine = Walled(EngineOptions(model=name, threads=threads))
+    info = engine.load()
+    ids = engine.encode(PROMPT)
+    limits = Limits(max_new_tokens=tokens, ignore_eos=True)
+    system = SystemCounters()
+
+    def ours() -> float:
+        rounds.timed_round(engine, ids, limits, system)
+        return engine.wall_s
+
+    def profiled() -> float:
+        recorder = ExpertRecorder(engine._model)
+        with recorder.recording(prompt_tokens=len(ids)):
+            rounds.timed_round(engine, ids, limits, system)
+        return engine.wall_s
+
+    for _ in range(3):
+        engine.bare_s(ids, limits)
+        ours()
+    print(f"{name}: {info.dtype}, {info.threads} threads, {len(ids)} + {tokens} tokens, {pairs} pairs")
+    base = paired(lambda: engine.bare_s(ids, limits), ours, pairs)
+    report("timed round / bare generate()", base)
+    report("profile round / timed round", paired(ours, profiled, pairs))
+    system.close()
+    engine.close()
+
+
+def report(what: str, ratios: Sequence[float]) -> None:
+    """Print one ratio with its interval and the pairs' own spread."""
+    low, middle, high = interval(ratios)
+    print(f"  {what:<30} {middle:.4f} [{low:.4f}, {high:.4f}]  spread of a pair ± {statistics.stdev(ratios):.3f}")
+
+
+def main() -> None:
+    """Parse the arguments and observe each model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", help="may be given several times; default: both bundled MoE models")
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=None)
+    given = parser.parse_args()
+    here = machine.describe()
+    print(f"{here.cpu}, {here.usable_cores} usable cores, {here.system}, torch {torch.__version__}")
+    for name in given.model or ["reference-moe", "smollm2-moe"]:
+        observe(name, given.pairs, given.tokens, given.threads)
+
+
+if __name__ == "__main__":
+    main()
