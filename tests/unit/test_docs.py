@@ -1,0 +1,63 @@
+"""The pages agree with the code, their links lead somewhere, and the small commands work."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.engines.models import BUNDLED
+from pytest_infer.metrics import METRICS
+from pytest_infer.options import OPTIONS
+from pytest_infer.report.markdown import metrics_table
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+in_the_source_tree = pytest.mark.skipif(not DOCS.exists(), reason="the wheel is tested without docs/")
+
+
+@in_the_source_tree
+def test_the_table_of_metrics_is_that_of_the_code():
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- metrics:begin -->\n")[2].partition("<!-- metrics:end -->")[0]
+    assert shown == metrics_table(METRICS), "run: pytest-infer metrics --markdown"
+
+
+@in_the_source_tree
+def test_links_lead_to_files():
+    pages = [ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@in_the_source_tree
+def test_pages_name_only_options_that_exist():
+    known = {option.command_line for option in OPTIONS}
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        named = set(re.findall(r"--infer-[a-z-]+", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{page.name}: {named - known}"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+def test_metrics_lists_every_key():
+    result = run("metrics", "--markdown")
+    assert result.exit_code == 0
+    assert result.output == metrics_table(METRICS)
+    assert run("metrics").exit_code == 0
+
+
+def test_models_lists_the_bundled_ones():
+    result = run("models")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == list(BUNDLED)
+
+
+def test_an_unknown_model_is_one_line():
+    result = run("models", "--build", "x")
+    assert result.exit_code == 2
+    assert result.output.splitlines() == ["pytest-infer: unknown model 'x'; known: reference-moe, smollm2, smollm2-moe"]
