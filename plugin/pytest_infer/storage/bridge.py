@@ -90,11 +90,6 @@ class Bridge:
         return Path(self._session.json) if self._session.json else None
 
     @property
-    def skipping(self) -> bool:
-        """Whether --benchmark-skip is on."""
-        return bool(self._session.skip)
-
-    @property
     def parallel(self) -> bool:
         """Whether xdist spreads the tests over processes."""
         return bool(self._session.xdist_worker or self._session.config.getoption("dist", "no") != "no")
