@@ -136,6 +136,8 @@ def test_what_it_says_of_itself(made, model_folder):
     assert info.context_length == engine.context_length() == 128
     assert info.device == "cpu"
     assert set(info.versions) == {"torch", "transformers"}
+    assert info.experts_implementation == "grouped_mm"
+    assert made("llama")[1].experts_implementation is None
 
 
 def test_cache_bytes_count_every_fed_token(made):

@@ -161,7 +161,7 @@ class TransformersEngine(Engine):
             context_length=self.context_length(),
             vocabulary=getattr(text, "vocab_size", None),
             attention=getattr(config, "_attn_implementation", None),
-            experts_implementation=getattr(config, "_experts_implementation", None),
+            experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation={
@@ -272,6 +272,12 @@ class TransformersEngine(Engine):
 
 def _first(ids: int | list[int] | None) -> int | None:
     return ids[0] if isinstance(ids, list) else ids
+
+
+def _experts_implementation(model: Any) -> str | None:
+    """Return which implementation of its experts the model runs; None for a dense one, whose config names one too."""
+    has_experts = getattr(type(model), "_can_set_experts_implementation", lambda: False)()
+    return getattr(model.config, "_experts_implementation", None) if has_experts else None
 
 
 @contextmanager
