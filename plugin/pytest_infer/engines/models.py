@@ -44,7 +44,7 @@ BUNDLED = {
     for model in (
         Bundled(
             name="reference-moe",
-            description="3.8 M parameters, Mixtral-style, shipped in the package: real routing, simple English",
+            description="3.55 M parameters, Mixtral-style, shipped in the package: real routing, simple English",
             ensure=_reference_moe,
         ),
         Bundled(
