@@ -70,6 +70,12 @@ def build(kind, seed=0):
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
+@pytest.fixture
+def other_model():
+    """Return a model with other weights than those of `model_folder`, and its tokenizer."""
+    return build("mixtral", seed=5), tokenizer()
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """Return a function: architecture to a folder that `from_pretrained` loads."""

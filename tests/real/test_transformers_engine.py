@@ -200,11 +200,9 @@ def test_models_that_cannot_be_loaded_are_one_line(tmp_path, model_folder, monke
     assert "cannot be loaded" in refused(broken)
 
 
-def test_adopting_a_model(made, model_folder):
-    from conftest import build, tokenizer
-
+def test_adopting_a_model(made, other_model):
     engine, _ = made()
-    info = engine.adopt(build("mixtral", seed=5), tokenizer())
+    info = engine.adopt(*other_model)
     assert info.architecture == "MixtralForCausalLM"
     assert run(engine).token_ids != run(made()[0]).token_ids
 
