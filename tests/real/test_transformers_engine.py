@@ -207,6 +207,9 @@ def test_adopting_a_model(made, other_model):
     assert run(engine).token_ids != run(made()[0]).token_ids
 
 
+# torch's own compiler imports what torch deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.slow
 def test_compiled_decoding_generates_and_records_no_experts(made):
     engine, info = made(compile=True)
