@@ -203,7 +203,7 @@ def test_models_that_cannot_be_loaded_are_one_line(tmp_path, model_folder, monke
 def test_adopting_a_model(made, other_model):
     engine, _ = made()
     info = engine.adopt(*other_model)
-    assert info.architecture == "MixtralForCausalLM"
+    assert info.architecture == info.name == "MixtralForCausalLM"
     assert run(engine).token_ids != run(made()[0]).token_ids
 
 

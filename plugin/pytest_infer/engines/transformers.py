@@ -53,6 +53,7 @@ class TransformersEngine(Engine):
         self._generation: GenerationConfig | None = None
         self._own_generation: GenerationConfig | None = None
         self._threads_before: int | None = None
+        self._name = options.model
 
     # finding and loading
 
@@ -109,6 +110,8 @@ class TransformersEngine(Engine):
         self._tokenizer = tokenizer
         self._config = model.config
         self._source = None
+        # Results must not bear the name that the options give to another model.
+        self._name = str(getattr(self._config, "name_or_path", "") or type(model).__name__)
         return self._adopted(model)
 
     def _adopted(self, model: Any) -> ModelInfo:
@@ -148,10 +151,10 @@ class TransformersEngine(Engine):
         text = config.get_text_config()
         sampling = self.options.sampling
         return ModelInfo(
-            name=self.options.model,
+            name=self._name,
             engine="transformers",
             architecture=type(model).__name__,
-            source=None if self.options.model in models.BUNDLED else self._source,
+            source=None if self._name in models.BUNDLED else self._source,
             revision=getattr(config, "_commit_hash", None) or self.options.revision,
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
