@@ -1,0 +1,205 @@
+"""Estimates of a change with their intervals and p-values: paired rounds, two samples, and a prediction from history.
+
+All work on natural logarithms of ratios, so that +10 % and its way back are the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+
+EXACT_PAIRS = 200
+"""Up to so many pairs the null distribution is counted; beyond, its normal limit is as good."""
+
+
+class Estimate(Protocol):
+    """What is known of one change, as a log-ratio."""
+
+    @property
+    def mid(self) -> float:
+        """Return the point estimate."""
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the two-sided interval; infinite where so few values cannot give that confidence."""
+
+    def p_above(self, bound: float) -> float:
+        """Return the one-sided p-value against "the change is `bound` or less"."""
+
+    def p_below(self, bound: float) -> float:
+        """Return the one-sided p-value against "the change is `bound` or more"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certain:
+    """A change without noise: figures that the same work always gives."""
+
+    mid: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:  # noqa: ARG002 - the protocol's
+        """Return the change itself, twice."""
+        return self.mid, self.mid
+
+    def p_above(self, bound: float) -> float:
+        """Return 0 or 1: there is no chance in it."""
+        return 0.0 if self.mid > bound else 1.0
+
+    def p_below(self, bound: float) -> float:
+        """Return 0 or 1: there is no chance in it."""
+        return 0.0 if self.mid < bound else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """An estimate whose error follows Student's t with `df` degrees of freedom and the standard error `se`."""
+
+    mid: float
+    se: float
+    df: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return mid ± t·se."""
+        half = float(stats.t.ppf(0.5 + confidence / 2, self.df)) * self.se
+        return self.mid - half, self.mid + half
+
+    def p_above(self, bound: float) -> float:
+        """Return the upper tail of t."""
+        return self._tail(self.mid - bound)
+
+    def p_below(self, bound: float) -> float:
+        """Return the lower tail of t."""
+        return self._tail(bound - self.mid)
+
+    def _tail(self, distance: float) -> float:
+        if self.se == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stats.t.sf(distance / self.se, self.df))
+
+
+def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:
+    """Return the change of the mean of logs between two independent samples; None below two values a side.
+
+    Welch, B. L. (1947), with Satterthwaite's degrees of freedom. All values must be above 0. Two samples without any
+    spread are figures without noise.
+    """
+    if min(len(before), len(after)) < 2:
+        return None
+    a, b = np.log(np.asarray(before)), np.log(np.asarray(after))
+    mid = float(b.mean() - a.mean())
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if va + vb < 1e-24:  # rounding of equal values' mean
+        return Certain(mid if abs(mid) > 1e-12 else 0.0)
+    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    return Student(mid, float(np.sqrt(va + vb)), float(df))
+
+
+def predicted(history: Sequence[float], new: float) -> Student | None:
+    """Return how far a new run's figure lies from those of earlier runs; None below two of them.
+
+    The t prediction interval of one future observation: s·√(1 + 1/K) with K − 1 degrees of freedom (Hahn & Meeker
+    1991, section 4.6). All values must be above 0.
+    """
+    if len(history) < 2:
+        return None
+    logs = np.log(np.asarray(history))
+    spread = float(logs.std(ddof=1))
+    return Student(float(np.log(new) - logs.mean()), spread * float(np.sqrt(1 + 1 / len(logs))), len(logs) - 1)
+
+
+@dataclass(frozen=True)
+class SignedRank:
+    """The change within pairs of rounds: Hodges–Lehmann estimate and interval of the Wilcoxon signed-rank test.
+
+    `log_ratios` has one value a pair. If nothing changed, either order of a pair is equally likely, so they are
+    symmetric around 0 whatever the noise looks like: that is all the test asks for (Hollander, Wolfe & Chicken 2014,
+    sections 3.1 to 3.3). An outlier counts as one large rank, not by its size.
+    """
+
+    log_ratios: tuple[float, ...]
+
+    @cached_property
+    def _averages(self) -> Array:
+        """Return the sorted Walsh averages: of each pair of values, and of each with itself."""
+        x = np.asarray(self.log_ratios, dtype=np.float64)
+        rows, columns = np.triu_indices(len(x))
+        return np.sort((x[rows] + x[columns]) / 2)
+
+    @property
+    def mid(self) -> float:
+        """Return the median of the Walsh averages."""
+        return float(np.median(self._averages))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the order statistics of the Walsh averages that hold at least that confidence."""
+        cut = _quantile(len(self.log_ratios), (1 - confidence) / 2)
+        if cut == 0:
+            return -np.inf, np.inf
+        return float(self._averages[cut - 1]), float(self._averages[-cut])
+
+    def p_above(self, bound: float) -> float:
+        """Return P(W ≥ observed) where W counts the Walsh averages above `bound`; one equal to it counts half."""
+        averages = self._averages
+        above = float(np.count_nonzero(averages > bound)) + np.count_nonzero(averages == bound) / 2
+        return _upper_tail(len(self.log_ratios), above)
+
+    def p_below(self, bound: float) -> float:
+        """Return the same for the other side."""
+        return SignedRank(tuple(-x for x in self.log_ratios)).p_above(-bound)
+
+
+def paired(before: Sequence[float], after: Sequence[float]) -> SignedRank | Certain:
+    """Return the change within pairs: `before[i]` and `after[i]` were measured next to each other; all above 0."""
+    logs = tuple(float(x) for x in np.log(np.asarray(after)) - np.log(np.asarray(before)))
+    if len(logs) > 1 and len(set(logs)) == 1 and len(set(before)) == 1:
+        return Certain(logs[0])
+    return SignedRank(logs)
+
+
+@lru_cache(maxsize=64)
+def _null(pairs: int) -> Array:
+    """Return P(W = w) for w = 0 … n(n + 1)/2: each rank is added or not with probability one half."""
+    probabilities = np.ones(1)
+    for rank in range(1, pairs + 1):
+        kept = np.concatenate([probabilities, np.zeros(rank)])
+        kept[rank:] += probabilities
+        probabilities = kept / 2
+    return probabilities
+
+
+def _normal(pairs: int) -> tuple[float, float]:
+    """Return mean and standard deviation of W."""
+    return pairs * (pairs + 1) / 4, float(np.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24))
+
+
+def _upper_tail(pairs: int, observed: float) -> float:
+    if pairs > EXACT_PAIRS:
+        mean, deviation = _normal(pairs)
+        return float(stats.norm.sf((observed - 0.5 - mean) / deviation))
+    return float(min(1.0, _null(pairs)[int(np.floor(observed)) :].sum()))
+
+
+def _quantile(pairs: int, tail: float) -> int:
+    """Return the largest c with P(W < c) ≤ tail: so many Walsh averages may be cut from each end."""
+    if pairs > EXACT_PAIRS:
+        mean, deviation = _normal(pairs)
+        return max(0, int(np.floor(mean + deviation * float(stats.norm.ppf(tail)))))
+    cumulative = np.cumsum(_null(pairs))
+    # A hair of tolerance: 1 − 0.99 is not 0.01 in binary.
+    return int(np.searchsorted(cumulative, tail * (1 + 1e-9), side="right"))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number, in the same order (Holm 1979): step-down Bonferroni."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for step, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - step)))
+        adjusted[index] = highest
+    return adjusted
