@@ -98,7 +98,7 @@ def test_an_end_of_sequence_id_ends_unless_ignored(made):
     ids = run(engine).token_ids
     # Declare a token that the model does generate to be its end.
     end = ids[4]
-    engine._generation.eos_token_id = end
+    engine.running.config.eos_token_id = end
     first = ids.index(end)
     trace = run(engine, Limits(max_new_tokens=12))
     assert trace.token_ids == ids[: first + 1]

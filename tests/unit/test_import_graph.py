@@ -35,7 +35,15 @@ ROOMS = {
 PYTEST = {"_pytest", "pytest", "pytest_benchmark"}
 PYTEST_IN = {*FACE, "storage.bridge", "storage.files", "storage.native", "report.terminal"}
 TORCH = {"torch", "transformers"}
-TORCH_IN = ("engines.transformers", "engines.bundled.", "measure.expert", "measure.rounds")
+TORCH_IN = (
+    "engines.running",
+    "engines.loading",
+    "engines.decoding",
+    "engines.implementations",
+    "engines.bundled.",
+    "measure.expert",
+    "measure.rounds",
+)
 
 
 @dataclass(frozen=True)
