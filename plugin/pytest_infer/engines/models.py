@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -67,7 +68,8 @@ def _looks_like_path(name: str) -> bool:
 
 def _folder(name: str) -> Path | None:
     """Return the local folder that a name means, if it is there."""
-    folder = Path(name).expanduser()
+    # Unlike Path.expanduser, this raises nothing for the home of somebody who does not exist.
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111
     return folder if name and name not in BUNDLED and folder.is_dir() else None
 
 
@@ -110,7 +112,7 @@ def display_name(name: str) -> str:
     """Return how results name a model: a hub id as it is, a folder without the path, which is the user's own affair."""
     if _folder(name) is None and not _looks_like_path(name):
         return name
-    return PureWindowsPath(Path(name).expanduser().absolute()).name
+    return PureWindowsPath(Path(name).absolute()).name
 
 
 def origin(name: str) -> str | None:
