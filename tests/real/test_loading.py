@@ -1,5 +1,6 @@
 """What cannot be loaded or run is one line, most of it before the weights are read."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_tied_weights_are_not_missing(tmp_path, model_folder):
     ids=str,
 )
 def test_what_this_machine_cannot_run_is_refused_before_weights_are_read(copy_of, kind, options, says, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = copy_of(kind)
     (folder / "model.safetensors").unlink()
     line = refusal(engine_for(folder, device="cpu", **options).check)
@@ -182,3 +183,49 @@ def test_a_wrong_name_is_refused_without_torch(pytester, monkeypatch, options, s
 def test_a_revision_of_a_local_folder_is_refused(model_folder):
     line = refusal(engine_for(model_folder(), revision="main").check)
     assert "is a local folder and has no revisions: leave out --infer-revision main" in line
+
+
+def test_the_hash_of_the_weights_follows_the_bytes_and_the_adopted_have_none(
+    copy_of, model_folder, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
+    engine, twin, other = engine_for(model_folder()), engine_for(copy_of()), engine_for(model_folder("llama"))
+    for each in (engine, twin, other):
+        each.load()
+    assert engine.weights_sha256() == twin.weights_sha256() != other.weights_sha256()
+    assert len(engine.weights_sha256()) == 64
+    engine.adopt(other.running.model, transformers.AutoTokenizer.from_pretrained(model_folder()))
+    assert engine.weights_sha256() is None
+    for each in (engine, twin, other):
+        each.close()
+
+
+def test_a_hub_model_is_hashed_where_the_hub_keeps_it(model_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "c0ffee" + "0" * 34
+    repository = tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for file in model_folder().iterdir():
+        blob = repository / "blobs" / ("ab" * 32 if file.suffix == ".safetensors" else file.name)
+        blob.write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(blob)
+    engine = engine_for("owner/name")
+    info = engine.load()
+    assert (info.name, info.source, info.revision) == ("owner/name", "owner/name", commit)
+    wanted = hashlib.sha256(f"model.safetensors\0{'ab' * 32}\n".encode()).hexdigest()
+    assert engine.weights_sha256() == wanted
+    engine.close()
+
+
+def test_loading_after_adopting_is_the_options_model_again(model_folder, other_model):
+    engine = engine_for(model_folder("llama"))
+    engine.adopt(*other_model)
+    info = engine.load()
+    assert (info.name, info.architecture) == (model_folder("llama").name, "LlamaForCausalLM")
+    assert engine._config.model_type == "llama"
+    engine.close()

@@ -108,6 +108,22 @@ def resolve(name: str, progress: Progress) -> str:
     return name if folder is None else str(folder)
 
 
+def local_folder(source: str, revision: str | None) -> Path | None:
+    """Return the folder that holds what `resolve` named: itself, or a hub model's folder in the hub's cache."""
+    if Path(source).is_dir():
+        return Path(source)
+    # Imported late: only a model from the hub needs it.
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def commit(folder: Path | None) -> str | None:
+    """Return the commit of which a folder of the hub's cache is the snapshot; None for any other folder."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
+
+
 def display_name(name: str) -> str:
     """Return how results name a model: a hub id as it is, a folder without the path, which is the user's own affair."""
     if _folder(name) is None and not _looks_like_path(name):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.engines import models
+from pytest_infer.engines import models, weights
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
 from pytest_infer.errors import ModelError, alternatives
 from pytest_infer.prompts import Prompt
@@ -23,6 +24,7 @@ class TransformersEngine(Engine):
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self._source: str | None = None
+        self._folder: Path | None = None
         self._config: Any = None
         self._tokenizer: Any = None
         self._running: Running | None = None
@@ -40,11 +42,10 @@ class TransformersEngine(Engine):
 
         implementations.check_device(self.options.device)
         if self._source is None:
-            self._source = models.resolve(self.options.model, self.options.progress)
-        if self._config is None:
-            config, self._tokenizer = loading.config_and_tokenizer(self._source, self.options)
-            implementations.check(self._source, config, self.options)
-            self._config = config
+            source = models.resolve(self.options.model, self.options.progress)
+            config, tokenizer = loading.config_and_tokenizer(source, self.options)
+            implementations.check(source, config, self.options)
+            self._source, self._config, self._tokenizer = source, config, tokenizer
 
     def load(self) -> ModelInfo:
         """Load the model on its device."""
@@ -53,7 +54,10 @@ class TransformersEngine(Engine):
 
         self._set_threads()
         model = loading.weights(str(self._source), self.options)
-        revision = getattr(model.config, "_commit_hash", None) or self.options.revision
+        # Not the config's `_commit_hash`: transformers stopped setting it within its version 5.
+        folder = models.local_folder(str(self._source), self.options.revision)
+        revision = models.commit(folder) or self.options.revision
+        self._folder = folder
         name = models.display_name(self.options.model)
         return self._run(model, name, models.origin(self.options.model), revision)
 
@@ -68,7 +72,7 @@ class TransformersEngine(Engine):
         self._set_threads()
         self._tokenizer = tokenizer
         self._config = model.config
-        self._source = None
+        self._source = self._folder = None
         own_name = models.display_name(str(getattr(model.config, "name_or_path", "") or ""))
         # Neither the name nor the revision of the options: they are those of another model.
         revision = getattr(model.config, "_commit_hash", None)
@@ -84,6 +88,10 @@ class TransformersEngine(Engine):
         with explained(name):
             self._running = Running(model, self._tokenizer, self.options)
         return self._running.describe(name, source, revision)
+
+    def weights_sha256(self) -> str | None:
+        """Return the hash of the files that the model was loaded from; None for an adopted one."""
+        return None if self._folder is None else weights.sha256(self._folder, self.options.progress)
 
     def _set_threads(self) -> None:
         if self.options.threads is None:
