@@ -42,12 +42,13 @@ class Walled(TransformersEngine):
 
     def bare_s(self, prompt_ids: Sequence[int], limits: Limits) -> float:
         """Return the wall time of the model's own generate() with nothing of ours, seconds."""
-        config = self._limited(limits)
+        model = self.running.model
+        config = self.running.limited(limits)
         self.reset()
         with rounds.quiet_gc():
             started = time.perf_counter()
-            ids = torch.tensor([list(prompt_ids)], device=self._model.device)
-            self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            ids = torch.tensor([list(prompt_ids)], device=model.device)
+            model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
             return time.perf_counter() - started
 
 
@@ -87,7 +88,7 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
         return engine.wall_s
 
     def profiled() -> float:
-        recorder = ExpertRecorder(engine._model)
+        recorder = ExpertRecorder(engine.running.model)
         with recorder.recording(prompt_tokens=len(ids)):
             rounds.timed_round(engine, ids, limits, system)
         return engine.wall_s

@@ -199,7 +199,7 @@ class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
     `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page
-    cache, or weights that are mapped and not touched yet).
+    cache, or weights that are mapped and not touched yet). `weights_sha256` is over the names and bytes of the files.
     """
 
     name: str
@@ -219,6 +219,7 @@ class ModelInfo:
     threads: int | None = None
     load_s: float | None = None
     load_read_bytes: int | None = None
+    weights_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 

@@ -78,8 +78,15 @@ class InferSession:
         info = engine.load()
         load_s = (time.perf_counter_ns() - started) / timing.NS
         read = self.system.end(before).read_bytes.value
+        # Only now, since hashing reads the weights: neither the load's time nor its bytes may hold that.
+        weights_sha256 = engine.weights_sha256()
         self.live.clear()
-        return replace(info, load_s=load_s, load_read_bytes=None if read is None else int(read))
+        return replace(
+            info,
+            load_s=load_s,
+            load_read_bytes=None if read is None else int(read),
+            weights_sha256=weights_sha256,
+        )
 
     def fail(self, item: pytest.Item) -> None:
         """Mark the measurement of a test that then failed, for pytest-benchmark and for us."""

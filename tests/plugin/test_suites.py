@@ -519,3 +519,21 @@ def test_the_record_can_be_asserted_on(suite):
         """
     )
     pytester.runpytest("--infer-rounds=2").assert_outcomes(passed=2)
+
+
+def test_the_weights_are_hashed_after_the_timed_load(suite):
+    pytester = suite(
+        test="""
+        def test_model(model, infer):
+            assert model.weights_sha256 == "loaded"
+            assert model.load_s < 0.2
+            assert infer("one two").model is model
+        """,
+        engine="""
+        state = []
+        load = Scripted.load
+        Scripted.load = lambda self: [state.append("loaded"), load(self)][1]
+        Scripted.weights_sha256 = lambda self: [time.sleep(0.2), state.pop()][1]
+        """,
+    )
+    pytester.runpytest().assert_outcomes(passed=1)

@@ -89,3 +89,14 @@ def model_folder(tmp_path_factory):
         return made[kind]
 
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded(model_folder):
+    """Load and run a model once before any test: a `pytester` test makes Python forget the modules imported within it.
+
+    Those of torch that such a test was the first to need would then be imported again, and torch refuses to register
+    its operators twice ("Only a single TORCH_LIBRARY"). Which modules these are is up to torch and transformers.
+    """
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder())
+    model.generate(torch.tensor([[3, 4]]), attention_mask=torch.ones(1, 2), max_new_tokens=2, do_sample=False)

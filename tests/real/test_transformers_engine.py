@@ -98,7 +98,7 @@ def test_an_end_of_sequence_id_ends_unless_ignored(made):
     ids = run(engine).token_ids
     # Declare a token that the model does generate to be its end.
     end = ids[4]
-    engine._generation.eos_token_id = end
+    engine.running.config.eos_token_id = end
     first = ids.index(end)
     trace = run(engine, Limits(max_new_tokens=12))
     assert trace.token_ids == ids[: first + 1]
@@ -231,6 +231,7 @@ def suite(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / "cache"))
     pytester.makepyfile(test_it=TEST)
     pytester.path.joinpath("prompts.toml").write_text(SUITE)
     return pytester
@@ -260,6 +261,9 @@ def test_expert_counts_of_a_run_add_up(suite, model_folder, kind, experts, k):
     assert block["metrics"]["expert_selections"]["value"] == 3 * k * (prompt + generated - 1)
     assert block["output"]["equal"] is True
     assert block["metrics"]["kv_cache_bytes"]["value"] > 0
+    assert block["model"]["name"] == model_folder(kind).name
+    assert len(block["model"]["weights_sha256"]) == 64
+    assert str(model_folder(kind).parent) not in json.dumps(block)
 
 
 def test_a_dense_model_has_no_expert_usage_and_says_why(suite, model_folder):

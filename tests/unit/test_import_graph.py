@@ -35,7 +35,15 @@ ROOMS = {
 PYTEST = {"_pytest", "pytest", "pytest_benchmark"}
 PYTEST_IN = {*FACE, "storage.bridge", "storage.files", "storage.native", "report.terminal"}
 TORCH = {"torch", "transformers"}
-TORCH_IN = ("engines.transformers", "engines.bundled.", "measure.expert", "measure.rounds")
+TORCH_IN = (
+    "engines.running",
+    "engines.loading",
+    "engines.decoding",
+    "engines.implementations",
+    "engines.bundled.",
+    "measure.expert",
+    "measure.rounds",
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,9 @@ def test_the_source_root_is_not_imported_through():
     assert not (PACKAGE.parent / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("module", ["pytest_infer.plugin", "pytest_infer.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["pytest_infer.plugin", "pytest_infer.cli.main", "pytest_infer.engines.transformers"]
+)
 def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)

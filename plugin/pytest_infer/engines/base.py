@@ -88,6 +88,10 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Bring the engine to the same state before every round: seed, caches. Never timed."""
 
+    def weights_sha256(self) -> str | None:
+        """Return a hash of the loaded weights, or None where there are no files of them. Called once after `load`."""
+        return None
+
     def synchronize(self) -> None:
         """Wait until the device is idle. Called right before the clock starts."""
 

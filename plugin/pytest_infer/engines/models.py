@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError, alternatives
@@ -65,23 +66,73 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or name.endswith("/") or "\\" in name
 
 
+def _folder(name: str) -> Path | None:
+    """Return the local folder that a name means, if it is there."""
+    # Unlike Path.expanduser, this raises nothing for the home of somebody who does not exist.
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111
+    return folder if name and name not in BUNDLED and folder.is_dir() else None
+
+
+def check_name(name: str, revision: str | None = None) -> None:
+    """Refuse what cannot name a model, without torch and without the network.
+
+    Raises:
+        ModelError: a path that is no model folder, a bare name that is neither bundled nor a folder, or a revision of
+            what has none.
+    """
+    folder = _folder(name)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: the folder holds no config.json, so it is not a transformers model")
+    if folder is None and name not in BUNDLED:
+        if _looks_like_path(name):
+            raise ModelError(
+                f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}"
+            )
+        if "/" not in name:
+            raise ModelError(f"{alternatives('model', name, BUNDLED)}; or a folder, or a hub id written owner/name")
+    elif revision is not None:
+        kind = "comes with the package" if name in BUNDLED else "is a local folder"
+        raise ModelError(f"{name} {kind} and has no revisions: leave out --infer-revision {revision}")
+
+
 def resolve(name: str, progress: Progress) -> str:
     """Return what to load: a bundled model's folder, a local folder, or the name itself as a hub id.
 
     Raises:
-        ModelError: a path that is no model folder, or a bare name that is neither bundled nor a folder.
+        ModelError: `check_name` refuses the name, or a bundled model cannot be built.
     """
+    check_name(name)
     if name in BUNDLED:
         return str(BUNDLED[name].ensure(progress))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{name}: the folder holds no config.json, so it is not a transformers model")
-        return str(folder)
-    if _looks_like_path(name):
-        raise ModelError(
-            f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}"
-        )
-    if "/" not in name:
-        raise ModelError(f"{alternatives('model', name, BUNDLED)}; or a folder, or a hub id written owner/name")
-    return name
+    folder = _folder(name)
+    return name if folder is None else str(folder)
+
+
+def local_folder(source: str, revision: str | None) -> Path | None:
+    """Return the folder that holds what `resolve` named: itself, or a hub model's folder in the hub's cache."""
+    if Path(source).is_dir():
+        return Path(source)
+    # Imported late: only a model from the hub needs it.
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def commit(folder: Path | None) -> str | None:
+    """Return the commit of which a folder of the hub's cache is the snapshot; None for any other folder."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
+
+
+def display_name(name: str) -> str:
+    """Return how results name a model: a hub id as it is, a folder without the path, which is the user's own affair."""
+    if _folder(name) is None and not _looks_like_path(name):
+        return name
+    return PureWindowsPath(Path(name).absolute()).name
+
+
+def origin(name: str) -> str | None:
+    """Return where results say that a model came from: its hub id, or that it was a local folder."""
+    if name in BUNDLED:
+        return None
+    return name if _folder(name) is None else "local folder"

@@ -1,43 +1,21 @@
-"""The transformers engine: a model's own `generate()`, with a streamer that only ticks."""
+"""The transformers engine: finds, loads or adopts a model; torch is imported when the model's name has proved good."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, CompileConfig, GenerationConfig
-from transformers.generation.streamers import BaseStreamer
-from transformers.utils import logging as transformers_logging
-
-from pytest_infer.engines import models
+from pytest_infer.engines import models, weights
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
 from pytest_infer.errors import ModelError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    from pytest_infer.engines.running import Running
 
-
-class _TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
-    """Ticks the clock with each new token; the first `put` of generate() is the prompt."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._tick = clock.tick
-        self._prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt:
-            self._prompt = False
-        else:
-            self._tick(value.tolist())
-
-    def end(self) -> None:
-        """Nothing is buffered."""
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 class TransformersEngine(Engine):
@@ -46,136 +24,83 @@ class TransformersEngine(Engine):
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self._source: str | None = None
+        self._folder: Path | None = None
         self._config: Any = None
         self._tokenizer: Any = None
-        self._model: Any = None
-        self._cache: Any = None
-        self._generation: GenerationConfig | None = None
-        self._own_generation: GenerationConfig | None = None
+        self._running: Running | None = None
         self._threads_before: int | None = None
-        self._name = options.model
 
     # finding and loading
 
     def check(self) -> None:
-        """Resolve the model, then read its config and tokenizer."""
-        if self.options.dtype != "auto" and self.options.dtype not in DTYPES:
-            raise ModelError(alternatives("dtype", self.options.dtype, ("auto", *DTYPES)))
-        self._check_device()
-        if self._source is None:
-            self._source = models.resolve(self.options.model, self.options.progress)
-        if self._config is None:
-            with _loading(self._source):
-                hub = {"revision": self.options.revision, "trust_remote_code": self.options.trust_remote_code}
-                self._config = AutoConfig.from_pretrained(self._source, **hub)
-                self._tokenizer = AutoTokenizer.from_pretrained(self._source, **hub)
+        """Resolve the model, read its config and tokenizer, and see that it can be run as the options say."""
+        if self.options.dtype not in DTYPES:
+            raise ModelError(alternatives("dtype", self.options.dtype, DTYPES))
+        models.check_name(self.options.model, self.options.revision)
+        # Imported late: a mistyped name is refused at once, not after the seconds that torch takes.
+        from pytest_infer.engines import implementations, loading  # noqa: PLC0415
 
-    def _check_device(self) -> None:
-        if self.options.device is None:
-            return
-        try:
-            kind = torch.device(self.options.device).type
-        except RuntimeError as error:
-            raise ModelError(f"unknown device {self.options.device!r}: {str(error).splitlines()[0]}") from None
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        usable = ["cpu", "meta", *([accelerator.type] if accelerator else [])]
-        if kind not in usable or kind == "meta":
-            raise ModelError(alternatives("device", self.options.device, (u for u in usable if u != "meta")))
+        implementations.check_device(self.options.device)
+        if self._source is None:
+            source = models.resolve(self.options.model, self.options.progress)
+            config, tokenizer = loading.config_and_tokenizer(source, self.options)
+            implementations.check(source, config, self.options)
+            self._source, self._config, self._tokenizer = source, config, tokenizer
 
     def load(self) -> ModelInfo:
         """Load the model on its device."""
         self.check()
-        self._set_threads()
-        given: dict[str, Any] = {
-            "dtype": DTYPES.get(self.options.dtype, "auto"),
-            "revision": self.options.revision,
-            "trust_remote_code": self.options.trust_remote_code,
-        }
-        if self.options.experts_implementation is not None:
-            given["experts_implementation"] = self.options.experts_implementation
-        if self.options.attention is not None:
-            given["attn_implementation"] = self.options.attention
-        with _loading(self._source or self.options.model):
-            model = AutoModelForCausalLM.from_pretrained(self._source, **given)
-            if self.options.device is not None:
-                model = model.to(self.options.device)
-        return self._adopted(model)
+        from pytest_infer.engines import loading  # noqa: PLC0415
 
-    def adopt(self, model: torch.nn.Module, tokenizer: Any) -> ModelInfo:
+        self._set_threads()
+        model = loading.weights(str(self._source), self.options)
+        # Not the config's `_commit_hash`: transformers stopped setting it within its version 5.
+        folder = models.local_folder(str(self._source), self.options.revision)
+        revision = models.commit(folder) or self.options.revision
+        self._folder = folder
+        name = models.display_name(self.options.model)
+        return self._run(model, name, models.origin(self.options.model), revision)
+
+    def adopt(self, model: Any, tokenizer: Any, name: str | None = None) -> ModelInfo:
         """Take a transformers model that is already loaded (patched, quantised, built by a test) and its tokenizer.
 
-        Override the `model` fixture with it: `return engine.adopt(my_model, my_tokenizer)`.
+        Override the `model` fixture with it: `return engine.adopt(my_model, my_tokenizer, name="mine")`. Without a
+        name, results bear that of the model's folder or hub id, else that of its class.
         """
+        if getattr(model, "generation_config", None) is None:
+            raise ModelError(f"{type(model).__name__} has no generation config, so it cannot generate")
         self._set_threads()
         self._tokenizer = tokenizer
         self._config = model.config
-        self._source = None
-        # Results must not bear the name that the options give to another model.
-        self._name = str(getattr(self._config, "name_or_path", "") or type(model).__name__)
-        return self._adopted(model)
+        self._source = self._folder = None
+        own_name = models.display_name(str(getattr(model.config, "name_or_path", "") or ""))
+        # Neither the name nor the revision of the options: they are those of another model.
+        revision = getattr(model.config, "_commit_hash", None)
+        return self._run(model, name or own_name or type(model).__name__, "adopted", revision)
 
-    def _adopted(self, model: Any) -> ModelInfo:
-        self._model = model.eval()
-        self._own_generation = model.generation_config
-        self._generation = self._generation_config(model)
-        model.generation_config = copy.deepcopy(self._generation)
-        return self._describe(model)
+    def _run(self, model: Any, name: str, source: str | None, revision: str | None) -> ModelInfo:
+        from pytest_infer.engines.loading import explained  # noqa: PLC0415
+        from pytest_infer.engines.running import Running  # noqa: PLC0415
+
+        if self._running is not None:
+            self._running.release()
+            self._running = None
+        with explained(name):
+            self._running = Running(model, self._tokenizer, self.options)
+        return self._running.describe(name, source, revision)
+
+    def weights_sha256(self) -> str | None:
+        """Return the hash of the files that the model was loaded from; None for an adopted one."""
+        return None if self._folder is None else weights.sha256(self._folder, self.options.progress)
 
     def _set_threads(self) -> None:
-        if self.options.threads is not None:
-            if self._threads_before is None:
-                self._threads_before = torch.get_num_threads()
-            torch.set_num_threads(self.options.threads)
+        if self.options.threads is None:
+            return
+        from pytest_infer.engines.running import set_threads  # noqa: PLC0415
 
-    def _generation_config(self, model: Any) -> GenerationConfig:
-        """Return the model's own configuration with decoding set to what the options ask."""
-        config = copy.deepcopy(model.generation_config)
-        sampling = self.options.sampling
-        config.do_sample = sampling is not None
-        config.temperature = sampling.temperature if sampling else None
-        config.top_p = sampling.top_p if sampling else None
-        config.top_k = 0 if sampling else None
-        config.use_cache = self.options.use_cache
-        config.return_dict_in_generate = True  # hands the cache back, so that its bytes can be counted
-        if config.pad_token_id is None:
-            config.pad_token_id = _first(config.eos_token_id)
-        if self.options.compile:
-            config.cache_implementation = "static"
-            config.compile_config = CompileConfig(fullgraph=False, mode="default")
-            # A private switch of transformers: without it, generate() compiles on accelerators only.
-            config.compile_config._compile_all_devices = True
-        return config
-
-    def _describe(self, model: Any) -> ModelInfo:
-        config = model.config
-        text = config.get_text_config()
-        sampling = self.options.sampling
-        return ModelInfo(
-            name=self._name,
-            engine="transformers",
-            architecture=type(model).__name__,
-            source=None if self._name in models.BUNDLED else self._source,
-            revision=getattr(config, "_commit_hash", None) or self.options.revision,
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=str(model.device),
-            parameters=sum(p.numel() for p in model.parameters()),
-            parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-            buffer_bytes=sum(b.numel() * b.element_size() for b in model.buffers()),
-            context_length=self.context_length(),
-            vocabulary=getattr(text, "vocab_size", None),
-            attention=getattr(config, "_attn_implementation", None),
-            experts_implementation=_experts_implementation(model),
-            threads=torch.get_num_threads(),
-            versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
-            generation={
-                "do_sample": sampling is not None,
-                "temperature": sampling.temperature if sampling else None,
-                "top_p": sampling.top_p if sampling else None,
-                "seed": sampling.seed if sampling else 0,
-                "use_cache": self.options.use_cache,
-                "compile": self.options.compile,
-            },
-        )
+        before = set_threads(self.options.threads)
+        if self._threads_before is None:
+            self._threads_before = before
 
     # text and ids
 
@@ -199,65 +124,32 @@ class TransformersEngine(Engine):
 
     # generating
 
+    @property
+    def running(self) -> Running:
+        """Return the loaded model; raise ModelError before there is one."""
+        if self._running is None:
+            raise ModelError("the model is not loaded: call load() or adopt() first")
+        return self._running
+
     def reset(self) -> None:
         """Drop the last cache and start from the seed."""
-        self._cache = None
-        torch.manual_seed(self.options.sampling.seed if self.options.sampling else 0)
+        self.running.reset()
 
     def synchronize(self) -> None:
         """Wait for the accelerator, where the model is on one."""
-        if self._model.device.type != "cpu":
-            torch.accelerator.synchronize(self._model.device)
+        self.running.synchronize()
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Run the model's own generate() on one sequence."""
-        config = self._limited(limits)
-        ids = torch.tensor([list(prompt_ids)], device=self._model.device)
-        output = self._model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            streamer=_TickStreamer(clock),
-            **({"tokenizer": self._tokenizer} if limits.stop else {}),
-        )
-        self._cache = output.past_key_values
-        return self._stopped_by(output.sequences[0, len(prompt_ids) :].tolist(), limits)
-
-    def _limited(self, limits: Limits) -> GenerationConfig:
-        config = copy.copy(self._generation)
-        if config is None:
-            raise ModelError("the model is not loaded: call load() or adopt() before generate()")
-        config.max_new_tokens = limits.max_new_tokens
-        config.max_length = None
-        if limits.ignore_eos:
-            config.eos_token_id = None
-        # generate() fills what is None from the model's own configuration, so that one must not know an end either.
-        self._model.generation_config.eos_token_id = config.eos_token_id
-        if limits.stop:
-            config.stop_strings = list(limits.stop)
-        return config
-
-    def _stopped_by(self, new_ids: list[int], limits: Limits) -> StopReason:
-        eos = self._generation.eos_token_id if self._generation is not None else None
-        ends = set() if limits.ignore_eos or eos is None else {eos} if isinstance(eos, int) else set(eos)
-        if new_ids and new_ids[-1] in ends:
-            return StopReason.EOS
-        if len(new_ids) >= limits.max_new_tokens:
-            # A stop string that completes with the very last token allowed ended it as well; the text says which.
-            return StopReason.LENGTH
-        return StopReason.STOP_STRING
+        return self.running.generate(prompt_ids, limits, clock)
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""
-        layers = getattr(self._cache, "layers", None)
-        if layers is None:
-            return None
-        tensors = {id(t): t for layer in layers for t in vars(layer).values() if isinstance(t, torch.Tensor)}
-        return sum(t.untyped_storage().nbytes() for t in tensors.values())
+        return self.running.cache_bytes()
 
     def experts_module(self) -> object | None:
         """Return the model, unless it runs compiled: hooks added after compilation see nothing."""
-        return None if self.options.compile else self._model
+        return None if self.options.compile else self.running.model
 
     def experts_absent(self) -> str:
         """Say why hooks cannot be used."""
@@ -265,34 +157,11 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         """Drop the model, as it came, and give back the thread count."""
-        if self._model is not None:
-            self._model.generation_config = self._own_generation
-        self._model = self._cache = None
+        if self._running is not None:
+            self._running.release()
+            self._running = None
         if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
+            from pytest_infer.engines.running import set_threads  # noqa: PLC0415
+
+            set_threads(self._threads_before)
             self._threads_before = None
-
-
-def _first(ids: int | list[int] | None) -> int | None:
-    return ids[0] if isinstance(ids, list) else ids
-
-
-def _experts_implementation(model: Any) -> str | None:
-    """Return which implementation of its experts the model runs; None for a dense one, whose config names one too."""
-    has_experts = getattr(type(model), "_can_set_experts_implementation", lambda: False)()
-    return getattr(model.config, "_experts_implementation", None) if has_experts else None
-
-
-@contextmanager
-def _loading(source: str) -> Iterator[None]:
-    """Turn what transformers raises for a model it cannot load into one line, and keep its progress bars quiet."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        first = " ".join(str(error).split())
-        raise ModelError(f"{source}: cannot be loaded: {first[:400]}") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -1,0 +1,112 @@
+"""Config, tokenizer and weights through transformers, and one line for whatever it cannot load."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# A config of wrong values ends in any of these, wherever a model's code first trips over one.
+_UNLOADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+_SHOWN = 3
+
+
+def config_and_tokenizer(source: str, options: EngineOptions) -> tuple[Any, Any]:
+    """Return both, or raise ModelError."""
+    hub = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    with explained(source):
+        config = AutoConfig.from_pretrained(source, **hub)
+        if getattr(config, "is_encoder_decoder", False):
+            raise ModelError(
+                f"{source}: {config.model_type} is an encoder-decoder model; only causal language models are measured"
+            )
+        return config, AutoTokenizer.from_pretrained(source, **hub)
+
+
+def weights(source: str, options: EngineOptions) -> Any:
+    """Return the model with its weights on its device, or raise ModelError."""
+    given: dict[str, Any] = {
+        "dtype": DTYPES.get(options.dtype, "auto"),
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if options.experts_implementation is not None:
+        given["experts_implementation"] = options.experts_implementation
+    if options.attention is not None:
+        given["attn_implementation"] = options.attention
+    with explained(source):
+        # Sizes are let pass here so that the line below can name what does not fit.
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, **given, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        _check_complete(source, info)
+        return model if options.device is None else model.to(options.device)
+
+
+def _check_complete(source: str, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that leaves tensors to chance; tied weights are not among the missing ones."""
+    if missing := info.get("missing_keys"):
+        raise ModelError(f"{source}: tensors of the config that the weights lack: {_some(missing)}")
+    if mismatched := info.get("mismatched_keys"):
+        shapes = {f"{name} is {_shape(held)}, by the config {_shape(wanted)}" for name, held, wanted in mismatched}
+        raise ModelError(f"{source}: the weights do not match the config: {_some(shapes)}")
+
+
+def _some(lines: Collection[str]) -> str:
+    more = len(lines) - _SHOWN
+    return ", ".join(sorted(lines)[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(size: Collection[int]) -> str:
+    return "x".join(map(str, size)) or "a number"
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turn what transformers raises for a model it cannot load into one line, and keep its progress bars quiet."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except _UNLOADABLE as error:
+        raise ModelError(f"{source}: {_reason(error)}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "needs code that comes with the model: read that code, then add --infer-trust-remote-code"
+    if text.startswith("Unrecognized configuration class"):
+        return "is no causal language model that transformers knows"
+    # These say only a name or a number, which means nothing without their own.
+    kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, ArithmeticError, AttributeError)) else ""
+    return f"cannot be loaded: {kind}{text[:400]}"

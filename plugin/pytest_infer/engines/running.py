@@ -1,0 +1,143 @@
+"""A loaded transformers model while it is measured: its `generate()`, with a streamer that only ticks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers import StopStringCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from pytest_infer.engines import decoding
+from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.records import Limits, ModelInfo, StopReason
+
+
+class TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
+    """Ticks the clock with each new token; the first `put` of generate() is the prompt."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._tick = clock.tick
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Tick, unless it is the prompt."""
+        if self._prompt:
+            self._prompt = False
+        else:
+            self._tick(value.tolist())
+
+    def end(self) -> None:
+        """Nothing is buffered."""
+
+
+class Running:
+    """One sequence at a time through a model, whose own generation config is put aside until `release`.
+
+    Raises:
+        ValueError: the model's own generation config holds what transformers refuses.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
+        self.config = decoding.configuration(model.generation_config, options)
+        self.model = model.eval()
+        self.cache: Any = None
+        self._tokenizer = tokenizer
+        self._options = options
+        self._own = model.generation_config
+        model.generation_config = copy.deepcopy(self.config)
+
+    def release(self) -> None:
+        """Give the model its own generation config back."""
+        self.model.generation_config = self._own
+        self.cache = None
+
+    def reset(self) -> None:
+        """Drop the last cache and start from the seed."""
+        self.cache = None
+        torch.manual_seed(self._options.sampling.seed if self._options.sampling else 0)
+
+    def synchronize(self) -> None:
+        """Wait for the accelerator, where the model is on one."""
+        if self.model.device.type != "cpu":
+            torch.accelerator.synchronize(self.model.device)
+
+    def limited(self, limits: Limits) -> Any:
+        """Return the configuration of one generation."""
+        config = decoding.limited(self.config, limits)
+        # generate() fills what is None from the model's own configuration, so that one must not know an end either.
+        self.model.generation_config.eos_token_id = config.eos_token_id
+        return config
+
+    def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
+        """Run the model's own generate() on one sequence."""
+        config = self.limited(limits)
+        ids = torch.tensor([list(prompt_ids)], device=self.model.device)
+        output = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            streamer=TickStreamer(clock),
+            **({"tokenizer": self._tokenizer} if limits.stop else {}),
+        )
+        self.cache = output.past_key_values
+        return self._stopped_by(output.sequences, len(prompt_ids), limits)
+
+    def _stopped_by(self, sequences: torch.Tensor, prompt_tokens: int, limits: Limits) -> StopReason | None:
+        new = sequences.shape[1] - prompt_tokens
+        if new and int(sequences[0, -1]) in decoding.ends(self.config, limits):
+            return StopReason.EOS
+        # Asked of the criterion itself, which sees the prompt too: it may have held with the last token allowed.
+        if limits.stop and bool(
+            StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer)(sequences, None).all()
+        ):
+            return StopReason.STOP_STRING
+        return StopReason.LENGTH if new >= limits.max_new_tokens else None
+
+    def cache_bytes(self) -> int | None:
+        """Return the bytes of the key and value tensors that the last generate() left."""
+        layers = getattr(self.cache, "layers", None)
+        if layers is None:
+            return None
+        tensors = {id(t): t for layer in layers for t in vars(layer).values() if isinstance(t, torch.Tensor)}
+        return sum(t.untyped_storage().nbytes() for t in tensors.values())
+
+    def describe(self, name: str, source: str | None, revision: str | None) -> ModelInfo:
+        """Return what results say about the model."""
+        model, config = self.model, self.model.config
+        text = config.get_text_config()
+        return ModelInfo(
+            name=name,
+            engine="transformers",
+            architecture=type(model).__name__,
+            source=source,
+            revision=revision,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            parameters=sum(p.numel() for p in model.parameters()),
+            parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+            buffer_bytes=sum(b.numel() * b.element_size() for b in model.buffers()),
+            context_length=getattr(text, "max_position_embeddings", None),
+            vocabulary=getattr(text, "vocab_size", None),
+            attention=getattr(config, "_attn_implementation", None),
+            experts_implementation=_experts_implementation(model),
+            threads=torch.get_num_threads(),
+            versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
+            generation=decoding.described(self._own, self._options),
+        )
+
+
+def _experts_implementation(model: Any) -> str | None:
+    """Return which implementation of its experts the model runs; None for a dense one, whose config names one too."""
+    has_experts = getattr(type(model), "_can_set_experts_implementation", lambda: False)()
+    return getattr(model.config, "_experts_implementation", None) if has_experts else None
+
+
+def set_threads(count: int) -> int:
+    """Set torch's threads and return how many there were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before

@@ -1,0 +1,143 @@
+"""One hash for the weights on disk, each file read once in its life."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pytest_infer.engines.bundled import cache
+from pytest_infer.errors import ModelError
+
+CACHE_FILE = "weights-sha256.json"
+
+# In the order in which transformers looks for them; an index names the files of a model in several.
+_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ENTRY = re.compile(r"\d+ -?\d+ [0-9a-f]{64}")  # size, mtime_ns, hash
+_CHUNK = 1 << 20
+
+
+def sha256(folder: Path, progress: Callable[[str], None]) -> str | None:
+    """Return the SHA-256 over (file name, SHA-256 of the file) of a model folder's weight files, sorted by name.
+
+    None when the folder has none or one cannot be read.
+    """
+    try:
+        paths = files(folder)
+        if not paths:
+            return None
+        known = _Known()
+        hashes = {path.name: known.sha256(path, progress) for path in paths}
+    except OSError:
+        return None
+    known.save()
+    total = hashlib.sha256()
+    for name in sorted(hashes):
+        total.update(f"{name}\0{hashes[name]}\n".encode())
+    return total.hexdigest()
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files from which transformers loads a model folder; an adapter's come on top of the model's."""
+    adapter = [folder / name for name in _ADAPTER if (folder / name).is_file()][:1]
+    for name in _NAMES:
+        if (folder / name).is_file():
+            return adapter + (_indexed(folder / name) if name.endswith(".json") else [folder / name])
+    for suffix in _SUFFIXES:
+        # Under a name that only the config knows: all of the first kind that there is.
+        if found := sorted(path for path in folder.glob(f"*{suffix}") if path not in adapter):
+            return adapter + found
+    return adapter
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({index.parent / str(name) for name in named})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _of_blob(path: Path) -> str | None:
+    """Return the hash by which a hub cache names the file that a link leads to; small files bear a shorter one."""
+    if not path.is_symlink():
+        return None
+    blob = path.resolve(strict=True)
+    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
+
+
+class _Known:
+    """The hashes that this machine has already worked out, by path, size and time of the last change."""
+
+    def __init__(self) -> None:
+        self._path = _cache_path()
+        self._entries = _read(self._path)
+        self._new = False
+
+    def sha256(self, path: Path, progress: Callable[[str], None]) -> str:
+        """Return a file's hash from its blob's name, the cache, or its bytes."""
+        if (named := _of_blob(path)) is not None:
+            return named
+        real = path.resolve(strict=True)
+        status = real.stat()
+        state = f"{status.st_size} {status.st_mtime_ns} "
+        if not self._entries.get(str(real), "").startswith(state):
+            progress(f"hashing {path.name}, once …")
+            self._entries[str(real)] = state + _hash(real)
+            self._new = True
+        return self._entries[str(real)].removeprefix(state)
+
+    def save(self) -> None:
+        """Write what is new; a cache that cannot be written costs a second reading, nothing else."""
+        if not self._new or self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Another run may have added hashes of other files meanwhile.
+            _write(self._path, _read(self._path) | self._entries)
+        except OSError:
+            return
+
+
+def _cache_path() -> Path | None:
+    try:
+        return cache.root() / CACHE_FILE
+    except ModelError:
+        return None
+
+
+def _read(path: Path | None) -> dict[str, str]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    good = isinstance(held, dict) and all(isinstance(v, str) and _ENTRY.fullmatch(v) for v in held.values())
+    return held if good else {}
+
+
+def _write(path: Path, entries: Mapping[str, str]) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(entries, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
