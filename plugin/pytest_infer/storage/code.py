@@ -17,3 +17,20 @@ def code_state(folder: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit.decode().strip()}+{hashlib.sha256(diff).hexdigest()}" if diff else commit.decode().strip()
+
+
+def resolve(revision: str, folder: Path | None = None) -> str | None:
+    """Return the commit that git finds for a tag, branch or expression; None for none."""
+    if revision.startswith("-"):
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+            cwd=folder,
+            capture_output=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.decode().strip()

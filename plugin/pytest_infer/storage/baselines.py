@@ -1,0 +1,70 @@
+"""Names for runs: `baselines.ini` in the storage folder."""
+
+from __future__ import annotations
+
+import configparser
+import io
+import os
+from pathlib import Path
+
+from pytest_infer.errors import StorageError
+from pytest_infer.storage.files import replacing
+
+FILE = "baselines.ini"
+_SECTION = "baselines"
+
+
+def names(folder: Path) -> dict[str, str]:
+    """Return each name and the run file it stands for, relative to the folder."""
+    parser = _parser()
+    try:
+        parser.read(folder / FILE, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise StorageError(f"{folder / FILE}: {str(error).splitlines()[0]}; mend it or remove it") from None
+    return dict(parser[_SECTION]) if _SECTION in parser else {}
+
+
+def path_of(folder: Path, name: str) -> Path | None:
+    """Return the run file that a name stands for; StorageError when that file is gone."""
+    relative = names(folder).get(name)
+    if relative is None:
+        return None
+    path = folder / relative
+    if not path.is_file():
+        raise StorageError(f"baseline {name!r} names {path}, which is gone; `pytest-infer baseline set {name} RUN`")
+    return path
+
+
+def name(folder: Path, name: str, run_file: Path) -> None:
+    """Let a name stand for a run file; raise StorageError for a name that cannot be written."""
+    if not name or not name.isprintable() or any(c in name for c in "=:[]#; "):
+        raise StorageError(f"a baseline's name is one word without = : [ ] # ;, not {name!r}")
+    _write(folder, {**names(folder), name: os.path.relpath(run_file.resolve(), folder.resolve())})
+
+
+def forget(folder: Path, name: str) -> None:
+    """Remove a name; raise StorageError when there is none."""
+    known = names(folder)
+    if name not in known:
+        raise StorageError(f"no baseline {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+    del known[name]
+    _write(folder, known)
+
+
+def _write(folder: Path, known: dict[str, str]) -> None:
+    parser = _parser()
+    parser[_SECTION] = dict(sorted(known.items()))
+    text = io.StringIO()
+    parser.write(text)
+    try:
+        with replacing(folder / FILE) as file:
+            file.write(text.getvalue().encode())
+        (folder / FILE).chmod(0o644)
+    except OSError as error:
+        raise StorageError(f"{folder / FILE} cannot be written: {error.strerror}") from error
+
+
+def _parser() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), default_section="")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
+    return parser
