@@ -82,7 +82,7 @@ class InferSession:
         return replace(info, load_s=load_s, load_read_bytes=None if read is None else int(read))
 
     def fail(self, item: pytest.Item) -> None:
-        """Mark the measurement of a test that then failed, for pytest-benchmark and for us."""
+        """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
         if item.nodeid in self.keeper.finished:
             self.keeper.mark_failed(item.nodeid)
             self.bridge.mark_failed(getattr(item, "funcargs", {}).get("benchmark"))
@@ -102,6 +102,7 @@ class InferSession:
     def close(self) -> None:
         """Give back what was opened."""
         self.live.clear()
+        self.keeper.close()
         if self._system is not None:
             self._system.close()
             self._system = None
