@@ -84,6 +84,7 @@ class Infer:
             session.bridge.spend(self._benchmark)
             return record
         clock = self._request.node.stash[sessions.CLOCK]
+        self._request.node.stash[sessions.BENCHMARK] = self._benchmark
         group = prompt.group or getattr(self._benchmark, "group", None)
         session.keeper.keep(
             record,

@@ -107,7 +107,7 @@ class Keeper:
         self.finished[record.nodeid] = Finished(record=record, block=data)
 
     def mark_failed(self, nodeid: str) -> None:
-        """Mark a test that failed after it was measured: its row is not a baseline."""
+        """Mark a test that did not pass after it was measured: its row is not a baseline."""
         if nodeid in self.finished:
             self.finished[nodeid] = replace(self.finished[nodeid], failed=True)
 

@@ -83,9 +83,9 @@ class InferSession:
 
     def fail(self, item: pytest.Item) -> None:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
-        if item.nodeid in self.keeper.finished:
-            self.keeper.mark_failed(item.nodeid)
-            self.bridge.mark_failed(getattr(item, "funcargs", {}).get("benchmark"))
+        self.keeper.mark_failed(item.nodeid)
+        # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
+        self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
@@ -198,6 +198,7 @@ class InferSession:
 
 KEY = pytest.StashKey[InferSession]()
 CLOCK = pytest.StashKey[ReplayClock]()
+BENCHMARK = pytest.StashKey[object]()
 
 
 def of(config: pytest.Config) -> InferSession:
