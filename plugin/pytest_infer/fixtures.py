@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_infer import prompts
 from pytest_infer import session as sessions
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import InferError
@@ -74,6 +75,7 @@ class Infer:
     def _measured(self, prompt: Prompt) -> PromptRecord:
         session, nodeid = self._session, self._request.node.nodeid
         session.bridge.check(self._benchmark)
+        prompts.check(prompt, f"{nodeid}: infer()")
         record = session.keeper.resumed(nodeid, prompt.content_sha256, session.limits(prompt))
         if record is None:
             # Asked for late, so that what is refused is refused before a model is loaded.
