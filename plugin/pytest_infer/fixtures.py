@@ -112,4 +112,9 @@ def infer(request: pytest.FixtureRequest, benchmark: Any) -> Infer:
             "benchmarks are refused under pytest-xdist: tests that run beside each other slow each other; use -n 0",
             pytrace=False,
         )
+    if sessions.CLOCK not in request.node.stash:
+        pytest.fail(
+            "`infer` must be among the arguments of the test or of its fixtures: getfixturevalue comes too late",
+            pytrace=False,
+        )
     return Infer(request, benchmark)

@@ -331,6 +331,12 @@ def test_a_prompt_made_in_the_test_is_refused_in_one_line(suite, given):
     assert_clear(result, "test_suite.py::test_it: infer() (")
 
 
+def test_infer_that_is_asked_for_too_late_is_refused_before_it_measures(suite):
+    result = suite(test="def test_it(request):\n    request.getfixturevalue('infer')('one')\n").runpytest()
+    result.assert_outcomes(failed=1)
+    assert_clear(result, "`infer` must be among the arguments")
+
+
 def test_a_prompt_of_the_users_own_parameters_is_refused_before_the_model(suite):
     test = """
     import pytest
