@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_infer import prompts
 from pytest_infer import session as sessions
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import InferError
@@ -74,6 +75,7 @@ class Infer:
     def _measured(self, prompt: Prompt) -> PromptRecord:
         session, nodeid = self._session, self._request.node.nodeid
         session.bridge.check(self._benchmark)
+        prompts.check(prompt, f"{nodeid}: infer()")
         record = session.keeper.resumed(nodeid, prompt.content_sha256, session.limits(prompt))
         if record is None:
             # Asked for late, so that what is refused is refused before a model is loaded.
@@ -84,6 +86,7 @@ class Infer:
             session.bridge.spend(self._benchmark)
             return record
         clock = self._request.node.stash[sessions.CLOCK]
+        self._request.node.stash[sessions.BENCHMARK] = self._benchmark
         group = prompt.group or getattr(self._benchmark, "group", None)
         session.keeper.keep(
             record,
@@ -107,6 +110,11 @@ def infer(request: pytest.FixtureRequest, benchmark: Any) -> Infer:
     if session.bridge.parallel:
         pytest.fail(
             "benchmarks are refused under pytest-xdist: tests that run beside each other slow each other; use -n 0",
+            pytrace=False,
+        )
+    if sessions.CLOCK not in request.node.stash:
+        pytest.fail(
+            "`infer` must be among the arguments of the test or of its fixtures: getfixturevalue comes too late",
             pytrace=False,
         )
     return Infer(request, benchmark)

@@ -84,6 +84,11 @@ OPTIONS = (
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
 )
 EXPERTS = ("counts", "off")
+_SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+MOST_THREADS = 4096
+"""More than any machine has cores; torch takes what it is given and then dies of it."""
+MOST_SEED = 2**63 - 1
+"""The largest seed that every random generator of torch takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +116,16 @@ class Settings:
             revision=read.text("revision"),
             dtype=read.text("dtype") or "auto",
             device=read.text("device"),
-            threads=read.number("threads", None, least=1),
+            threads=read.number("threads", None, least=1, most=MOST_THREADS),
             experts_implementation=read.text("experts-implementation"),
             attention=read.text("attention"),
             use_cache=not read.flag("no-cache"),
-            sampling=_sampling(read.text("sample")),
+            sampling=read.sampling("sample"),
             compile=read.flag("compile"),
             trust_remote_code=read.flag("trust-remote-code"),
         )
         if engine_options.compile and not engine_options.use_cache:
-            raise OptionError("--infer-compile needs the KV cache: leave out --infer-no-cache")
+            raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
         return cls(
             prompts=folder,
             engine=read.text("engine") or "transformers",
@@ -158,6 +163,10 @@ class _Reader:
             return given, option.command_line
         return self._config.getini(option.key) or None, option.key
 
+    def place(self, name: str) -> str:
+        """Return how an error names the option: as it was typed, or its ini key."""
+        return self._raw(name)[1]
+
     def text(self, name: str) -> str | None:
         value, where = self._raw(name)
         if value is not None and not str(value).strip():
@@ -165,14 +174,14 @@ class _Reader:
         return None if value is None else str(value)
 
     def path(self, name: str) -> Path | None:
-        value, (_, where) = self.text(name), self._raw(name)
+        value = self.text(name)
         if value is None:
             return None
         # An ini file's path is relative to the ini file, an option's to where it was typed.
-        base = self._config.rootpath if where.startswith("infer_") else self._config.invocation_params.dir
+        base = self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
         return base / Path(value).expanduser()
 
-    def number(self, name: str, default: Any, *, least: int) -> Any:
+    def number(self, name: str, default: Any, *, least: int, most: int | None = None) -> Any:
         value, where = self._raw(name)
         if value is None:
             return default
@@ -182,6 +191,8 @@ class _Reader:
             raise OptionError(f"{where} takes a whole number, not {value!r}") from None
         if number < least:
             raise OptionError(f"{where} must be {least} or more, not {number}")
+        if most is not None and number > most:
+            raise OptionError(f"{where} must be {most} or less, not {number}")
         return number
 
     def flag(self, name: str) -> bool:
@@ -199,23 +210,22 @@ class _Reader:
             raise OptionError(f"{where}: {alternatives('value', str(value), known)}")
         return default if value is None else str(value)
 
-
-_SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
-
-
-def _sampling(spec: str | None) -> Sampling | None:
-    if spec is None:
-        return None
-    given: dict[str, Any] = {}
-    for part in spec.split(","):
-        key, _, value = (piece.strip() for piece in part.partition("="))
-        if key not in _SAMPLING:
-            raise OptionError(f"--infer-sample: {alternatives('key', key, _SAMPLING)}")
-        try:
-            given[key] = _SAMPLING[key](value)
-        except ValueError:
-            raise OptionError(f"--infer-sample: {key} takes a number, not {value!r}") from None
-    sampling = Sampling(**given)
-    if not 0 < sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
-        raise OptionError("--infer-sample: temperature must be above 0 and top_p in (0, 1]")
-    return sampling
+    def sampling(self, name: str) -> Sampling | None:
+        spec, where = self.text(name), self.place(name)
+        if spec is None:
+            return None
+        given: dict[str, Any] = {}
+        for part in spec.split(","):
+            key, _, value = (piece.strip() for piece in part.partition("="))
+            if key not in _SAMPLING:
+                raise OptionError(f"{where}: {alternatives('key', key, _SAMPLING)}")
+            try:
+                given[key] = _SAMPLING[key](value)
+            except ValueError:
+                raise OptionError(f"{where}: {key} takes a number, not {value!r}") from None
+        sampling = Sampling(**given)
+        if not 0 < sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
+            raise OptionError(f"{where}: temperature must be above 0 and top_p in (0, 1]")
+        if not 0 <= sampling.seed <= MOST_SEED:
+            raise OptionError(f"{where}: seed must be from 0 to {MOST_SEED}, not {sampling.seed}")
+        return sampling

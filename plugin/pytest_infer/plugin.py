@@ -63,13 +63,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.benchmark(**{**given, "timer": clock}), append=False)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Mark a measurement whose test then failed: it must not become a baseline."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Mark a measurement whose test did not pass in the end: it must not become a baseline."""
     report = yield
-    if call.when == "call" and report.failed:
+    # In whatever phase, as a fixture may measure or check; xfail and a skip after the measurement are "skipped" here.
+    if not report.passed:
         of(item.config).fail(item)
     return report
 

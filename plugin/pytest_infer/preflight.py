@@ -8,6 +8,7 @@ import pytest
 
 from pytest_infer.errors import InferError
 from pytest_infer.prompts import Prompt
+from pytest_infer.prompts import check as check_prompt
 from pytest_infer.session import InferSession
 
 _OWN_FIXTURES = "pytest_infer.fixtures"
@@ -54,6 +55,7 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
     for item in own:
         prompt = _prompt_of(item)
         if prompt is not None:
+            check_prompt(prompt, item.nodeid)
             session.encode(engine, prompt)
 
 

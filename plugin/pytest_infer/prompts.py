@@ -73,7 +73,7 @@ def load(path: Path) -> tuple[Prompt, ...]:
         raise SuiteError(
             f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SuiteError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     if path.suffix == ".jsonl":
         defaults, entries = _read_jsonl(path, text)
@@ -90,15 +90,27 @@ def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
         raise SuiteError(f"{where}: infer_prompts takes a list of texts, tables, or Prompt objects")
     ready: list[Prompt] = []
     for number, item in enumerate(given, 1):
+        place = f"{where}: prompt {number}"
         if isinstance(item, Prompt):
+            check(item, place)
             ready.append(item)
         elif isinstance(item, str):
-            ready.append(_prompt({"name": f"prompt-{number}", "text": item}, {}, f"{where}: prompt {number}", Path()))
+            ready.append(_prompt({"name": f"prompt-{number}", "text": item}, {}, place, Path()))
         elif isinstance(item, Mapping):
-            ready.append(_prompt(dict(item), {}, f"{where}: prompt {number}", Path()))
+            ready.append(_prompt(dict(item), {}, place, Path()))
         else:
-            raise SuiteError(f"{where}: prompt {number} is a {type(item).__name__}; give a text, a table, or a Prompt")
+            raise SuiteError(f"{place} is a {type(item).__name__}; give a text, a table, or a Prompt")
     return _unique(ready, where)
+
+
+def check(prompt: Prompt, where: str) -> None:
+    """Raise SuiteError unless a Prompt that was made in Python could stand in a suite file as well."""
+    given = {key: getattr(prompt, key) for key in _KEYS if hasattr(prompt, key)}
+    try:
+        raw = msgspec.to_builtins({key: value for key, value in given.items() if value is not None and value != ()})
+    except TypeError as error:
+        raise SuiteError(f"{where}: {error}") from None
+    _prompt(raw, {}, where, Path())
 
 
 def _read_toml(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
@@ -161,6 +173,7 @@ def _prompt(raw: Any, defaults: Mapping[str, Any], where: str, folder: Path) -> 
 
 
 def _checked(entry: _Entry, where: str, folder: Path) -> Prompt:
+    _check_text(entry, where)
     if not entry.name.strip() or not entry.name.isprintable():
         raise SuiteError(f"{where}: the name must be printable text on one line")
     if sum(given is not None for given in (entry.text, entry.file, entry.messages)) != 1:
@@ -184,11 +197,24 @@ def _checked(entry: _Entry, where: str, folder: Path) -> Prompt:
     )
 
 
+def _check_text(entry: _Entry, where: str) -> None:
+    """Refuse half a surrogate pair, which JSON and Python can write, but neither the model nor a file can take."""
+    turns = [part for m in entry.messages or () for part in (m.role, m.content)]
+    given = (entry.name, entry.text, entry.file, entry.group, *turns, *entry.stop, *entry.tags)
+    for part in (part for part in given if part is not None):
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise SuiteError(f"{where}: {part[error.start]!r} is half a character; write the whole one") from None
+
+
 def _text_of(path: Path, where: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{where}: cannot read {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        # A ValueError: not UTF-8, or a NUL in the name. What cannot be printed must not break the line.
+        shown = str(path) if str(path).isprintable() else repr(str(path))
+        raise SuiteError(f"{where}: cannot read {shown}: {error}") from error
 
 
 def _unique(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:

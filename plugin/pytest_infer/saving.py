@@ -107,7 +107,7 @@ class Keeper:
         self.finished[record.nodeid] = Finished(record=record, block=data)
 
     def mark_failed(self, nodeid: str) -> None:
-        """Mark a test that failed after it was measured: its row is not a baseline."""
+        """Mark a test that did not pass after it was measured: its row is not a baseline."""
         if nodeid in self.finished:
             self.finished[nodeid] = replace(self.finished[nodeid], failed=True)
 
@@ -145,7 +145,12 @@ class Keeper:
         self._journal.discard()
         left = self._interrupted if self._settings.resume else None
         if left is not None and all(entry.nodeid in self.finished for entry in left.entries):
-            left.path.unlink(missing_ok=True)
+            journal.remove(left.path)
+
+    def close(self) -> None:
+        """Leave the journal, if it is still there, to a run that goes on with it."""
+        if self._journal is not None:
+            self._journal.close()
 
 
 def phases(record: PromptRecord) -> dict[str, list[float]]:

@@ -89,10 +89,10 @@ class InferSession:
         )
 
     def fail(self, item: pytest.Item) -> None:
-        """Mark the measurement of a test that then failed, for pytest-benchmark and for us."""
-        if item.nodeid in self.keeper.finished:
-            self.keeper.mark_failed(item.nodeid)
-            self.bridge.mark_failed(getattr(item, "funcargs", {}).get("benchmark"))
+        """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
+        self.keeper.mark_failed(item.nodeid)
+        # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
+        self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
@@ -109,6 +109,7 @@ class InferSession:
     def close(self) -> None:
         """Give back what was opened."""
         self.live.clear()
+        self.keeper.close()
         if self._system is not None:
             self._system.close()
             self._system = None
@@ -204,6 +205,7 @@ class InferSession:
 
 KEY = pytest.StashKey[InferSession]()
 CLOCK = pytest.StashKey[ReplayClock]()
+BENCHMARK = pytest.StashKey[object]()
 
 
 def of(config: pytest.Config) -> InferSession:

@@ -334,7 +334,21 @@ BAD = [
     ("sample", "top_p=1.1", ["top_p in (0, 1]"]),
     ("sample", "temperature=nan", ["temperature"]),
     ("sample", "temperature=inf", ["temperature"]),
+    ("sample", "seed=99999999999999999999999", ["seed must be from 0 to 9223372036854775807"]),
+    ("sample", "seed=9223372036854775808", ["seed must be from 0 to 9223372036854775807"]),
+    ("sample", "seed=-1", ["seed must be from 0 to 9223372036854775807, not -1"]),
+    ("threads", "999999999999", ["must be 4096 or less, not 999999999999"]),
 ]
+
+
+LARGEST = [("sample", "seed=9223372036854775807"), ("threads", "4096")]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(("name", "value"), LARGEST)
+def test_the_largest_value_is_taken(suite, way, name, value):
+    pytester = suite()
+    settings_of(pytester, *give(pytester, way, name, value))
 
 
 @BOTH_WAYS
@@ -343,7 +357,7 @@ def test_a_bad_value_is_one_line_that_says_what_it_takes(suite, way, name, value
     pytester = suite()
     result = pytester.runpytest(*give(pytester, way, name, value))
     option = NAMES[name]
-    refused(result, option.command_line if way == "command line" or name == "sample" else option.key, *said)
+    refused(result, option.command_line if way == "command line" else option.key, *said)
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if not o.flag], ids=lambda o: o.name)
@@ -362,6 +376,9 @@ def test_a_flag_in_the_ini_file_takes_true_or_false(suite, option):
 
 def test_compile_needs_the_cache(suite):
     refused(suite().runpytest("--infer-compile", "--infer-no-cache"), "--infer-compile", "--infer-no-cache")
+    pytester = suite()
+    pytester.makeini("[pytest]\ninfer_no_cache = true\n")
+    refused(pytester.runpytest("--infer-compile"), "--infer-compile", "infer_no_cache")
 
 
 @BOTH_WAYS
@@ -429,6 +446,37 @@ def real(pytester):
 )
 def test_what_the_transformers_engine_refuses_before_it_loads(real, args, said):
     refused(real.runpytest_subprocess(*args, timeout=120), *said)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", "/no/such"), ("dtype", "int3"), ("device", "abacus")])
+def test_what_the_transformers_engine_refuses_of_the_ini_file(real, name, value):
+    give(real, "ini", name, value)
+    refused(real.runpytest_subprocess(timeout=120), value)
+
+
+@pytest.mark.parametrize(
+    "arg",
+    [
+        "--infer-engine=x",
+        "--infer-rounds=0",
+        "--infer-experts=x",
+        "--infer-sample=foo=1",
+    ],
+)
+def test_what_is_refused_without_importing_torch(real, arg):
+    refused(real.runpytest_subprocess(arg, timeout=120))
+    assert real.path.joinpath("loaded.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("arg", "known"), [("--infer-attention=x", "sdpa"), ("--infer-experts-implementation=x", "grouped_mm")]
+)
+def test_what_only_the_model_can_refuse_names_what_it_takes(real, arg, known):
+    result = real.runpytest_subprocess(arg, timeout=120)
+    text = f"{result.stdout}\n{result.stderr}"
+    result.assert_outcomes(failed=1)
+    assert "Traceback" not in text
+    assert any("cannot be loaded" in line and '"x"' in line and known in line for line in text.splitlines()), text
 
 
 def test_a_folder_that_is_no_model(real):

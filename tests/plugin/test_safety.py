@@ -303,6 +303,27 @@ def test_a_run_that_was_killed_twice_goes_on_from_both(suite, killed):
     assert calls(killed) == {4: 4}
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 15)", "os._exit(3)"], ids=["SIGTERM", "os._exit"])
+def test_other_sudden_ends_are_resumed_like_a_kill(suite, end):
+    pytester = suite(engine=KILLED.replace("os.kill(os.getpid(), 9)", end), prompts=FOUR)
+    assert pytester.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2").ret not in (0, 1, 2)
+    assert calls(pytester) == {1: 4, 2: 4, 3: 4, 4: 1}
+    suite(engine=HARMLESS, prompts=FOUR)
+    result = pytester.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume")
+    result.assert_outcomes(passed=4)
+    assert calls(pytester) == {4: 4}
+    assert prompts_of(saved(pytester)) == ["one", "two", "three", "four"]
+
+
+def test_a_journal_that_cannot_be_written_is_said_and_the_run_is_saved(suite):
+    pytester = suite()
+    pytester.mkdir(".benchmarks").joinpath(".journal").write_text("a file in the way")
+    result = pytester.runpytest("--benchmark-autosave")
+    result.assert_outcomes(passed=2)
+    assert "! the journal cannot be written: " in said(result)
+    assert prompts_of(saved(pytester)) == ["first", "second"]
+
+
 def test_an_interrupted_run_can_be_resumed_too(suite):
     trouble = "def trouble(tokens, number):\n    if tokens == 3:\n        raise KeyboardInterrupt\n"
     pytester = suite(engine=COUNTED + trouble, prompts=FOUR)
@@ -342,8 +363,88 @@ def test_a_measurement_whose_test_failed_is_no_baseline(suite):
     assert failed["test_suite.py::test_prompt[first]"]["output"]["text"] == "1 2 3"
     assert run["pytest_infer"]["unmeasured"] == []
     text = " ".join(said(result).split())
-    assert "! test_suite.py::test_prompt[first] failed after it was measured" in text
-    assert "test_prompt[second] failed" not in text
+    assert "! test_suite.py::test_prompt[first] did not pass after it was measured" in text
+    assert "test_prompt[second] did not pass" not in text
+
+
+FAILS_AT_TEARDOWN = """
+import pytest
+
+@pytest.fixture
+def checked(prompt):
+    yield
+    assert prompt.name != "first", "found wrong at teardown"
+
+def test_prompt(infer, prompt, checked):
+    infer(prompt)
+"""
+FAILS_AS_EXPECTED = """
+import pytest
+
+def test_prompt(infer, prompt, request):
+    if prompt.name == "first":
+        request.applymarker(pytest.mark.xfail(reason="known to be wrong"))
+    infer(prompt)
+    assert prompt.name != "first", "the output is wrong"
+"""
+
+
+SKIPS_LATE = """
+import pytest
+
+def test_prompt(infer, prompt):
+    infer(prompt)
+    if prompt.name == "first":
+        pytest.skip("not worth a figure")
+"""
+MEASURES_IN_A_FIXTURE = """
+import pytest
+
+@pytest.fixture
+def record(infer, prompt):
+    record = infer(prompt)
+    assert prompt.name != "first", "found wrong at setup"
+    return record
+
+def test_prompt(record):
+    pass
+"""
+PASSES_UNEXPECTEDLY = """
+import pytest
+
+def test_prompt(infer, prompt, request):
+    if prompt.name == "first":
+        request.applymarker(pytest.mark.xfail(reason="was wrong once", strict=True))
+    infer(prompt)
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "outcomes"),
+    [
+        (FAILS_AT_TEARDOWN, {"passed": 2, "errors": 1}),
+        (FAILS_AS_EXPECTED, {"passed": 1, "xfailed": 1}),
+        (SKIPS_LATE, {"passed": 1, "skipped": 1}),
+        (MEASURES_IN_A_FIXTURE, {"passed": 1, "errors": 1}),
+        (PASSES_UNEXPECTEDLY, {"passed": 1, "failed": 1}),
+    ],
+    ids=["teardown", "xfail", "skip", "setup", "strict xpass"],
+)
+def test_a_measurement_whose_test_failed_in_another_way_is_no_baseline(suite, test, outcomes):
+    pytester = suite(test=test)
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(**outcomes)
+    run = saved(pytester)
+    assert prompts_of(run) == ["second"]
+    assert len(run["benchmarks"]) == 3, "no row of the failed test, of any phase"
+    assert list(run["pytest_infer"]["failed"]) == ["test_suite.py::test_prompt[first]"]
+
+
+def test_a_test_that_skips_before_it_measures_is_unmeasured_and_not_failed(suite):
+    pytester = suite(test=SKIPS_LATE.replace("    infer(prompt)\n", "") + "    infer(prompt)\n")
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=1, skipped=1)
+    whole = saved(pytester)["pytest_infer"]
+    assert whole["failed"] == {}
+    assert whole["unmeasured"] == ["test_suite.py::test_prompt[first]"]
 
 
 def test_a_run_whose_every_test_failed_leaves_no_row(suite):
@@ -416,6 +517,19 @@ def test_run_numbers_go_on_past_9999(suite):
     first.rename(first.with_name("9999_" + first.name.partition("_")[2]))
     pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
     assert {path.name.partition("_")[0] for path in run_files(pytester)} == {"9999", "10000"}
+
+
+def test_a_run_that_takes_a_number_just_taken_gets_the_next(suite):
+    # Two runs that looked for the next number at the same moment: both believe it is 1.
+    pytester = suite(
+        engine="from pytest_infer.storage import files\nfiles.next_number = lambda folder: 1\n", prompts=FOUR
+    )
+    for name in ("one", "two"):
+        result = pytester.runpytest_subprocess("--benchmark-save=same", "--infer-rounds=1", "-k", name)
+        result.assert_outcomes(passed=1, deselected=3)
+    assert [path.name for path in run_files(pytester)] == ["0001_same.json", "0002_same.json"]
+    assert [prompts_of(saved(pytester, number)) for number in (0, 1)] == [["one"], ["two"]]
+    assert [path.stem for path in sorted(pytester.path.glob(".benchmarks/*/*.npz"))] == ["0001_same", "0002_same"]
 
 
 def test_two_runs_that_save_in_the_same_second_are_both_kept(suite):

@@ -259,10 +259,43 @@ def test_without_a_suite_the_test_says_what_to_do(suite):
         ('[[prompt]]\nname = "a"\ntext = "x"\n' * 2, ["two prompts are named 'a'"]),
         ('[[prompt]]\nname = "a"\nfile = "none.txt"\n', ["cannot read", "none.txt"]),
         ("", ["holds no prompt"]),
+        ('[[prompts]]\nname = "a"\ntext = "x"\n', ["unknown table 'prompts'", "defaults, prompt"]),
+        (
+            '[defaults]\ntext = "x"\n[[prompt]]\nname = "a"\n',
+            ["unknown key 'text'", "group, max_new_tokens, stop, tags"],
+        ),
+        ('[[prompt]]\nname = "a"\ntext = "x"\nfile = "y"\n', ["'a'", "exactly one of text, file, messages"]),
+        ('[[prompt]]\nname = "a"\n', ["'a'", "exactly one of text, file, messages"]),
+        ('[[prompt]]\ntext = "x"\n', ["prompt 1", "`name`"]),
+        (
+            '[[prompt]]\nname = "a"\ntext = "x"\nmax_new_tokens = 0\n',
+            ["'a'", "max_new_tokens must be 1 or more, not 0"],
+        ),
+        ('[[prompt]]\nname = "a"\ntext = "x"\nmax_new_tokens = "3"\n', ["'a'", "max_new_tokens"]),
     ],
 )
 def test_each_error_of_a_suite_is_one_clear_line_at_collection(suite, prompts, parts):
     result = suite(prompts=prompts).runpytest()
+    result.assert_outcomes(errors=1)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert_clear(result, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("s.jsonl", '{"name": "a", "text": "x"}\n{"name": \n', ["s.jsonl:2", "not valid JSON"]),
+        ("s.jsonl", '{"name": "a", "text": "\\ud800"}\n', ["s.jsonl: prompt 1 ('a')", "half a character"]),
+        ("s.jsonl", '["a"]\n', ["s.jsonl: prompt 1: is a list"]),
+        ("s.txt", "x\n", ["s.txt", "a .toml or a .jsonl file"]),
+        ("s.toml", None, ["s.toml: no such prompt suite", "--infer-prompts FILE"]),
+    ],
+)
+def test_each_error_of_a_suite_that_was_named(suite, name, content, parts):
+    pytester = suite()
+    if content is not None:
+        write(pytester, name, content)
+    result = pytester.runpytest(f"--infer-prompts={name}")
     result.assert_outcomes(errors=1)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert_clear(result, *parts)
@@ -275,7 +308,10 @@ def test_each_error_of_a_suite_is_one_clear_line_at_collection(suite, prompts, p
         ("", ["test_suite.py::test_prompt", "infer_prompts([…])"]),
         ("['a'], ['b']", ["infer_prompts([…])"]),
         ("prompts=['a']", ["infer_prompts([…])"]),
-        ("[3]", ["prompt 1 is a int"]),
+        ("[3]", ["test_suite.py::test_prompt: prompt 1 is a int"]),
+        ("['a', chr(0xd800)]", ["test_suite.py::test_prompt: prompt 2", "half a character"]),
+        ("['a', {'name': 'b', 'file': chr(0)}]", ["test_suite.py::test_prompt: prompt 2", "cannot read"]),
+        ("['a', __import__('pytest_infer.prompts').prompts.Prompt(name='b')]", ["prompt 2 ('b')", "exactly one of"]),
         ("[{'nam': 'a'}]", ["unknown key 'nam'", "name"]),
         ("[]", ["test_suite.py::test_prompt", "no prompt"]),
     ],
@@ -285,6 +321,33 @@ def test_each_error_of_a_marker(suite, marker, parts):
     result = suite(test=test).runpytest()
     result.assert_outcomes(errors=1)
     assert_clear(result, *parts)
+
+
+@pytest.mark.parametrize("given", ["Prompt(name='a', text=chr(0xd800))", "chr(0xd800)", "Prompt(name='a')"])
+def test_a_prompt_made_in_the_test_is_refused_in_one_line(suite, given):
+    test = f"from pytest_infer.prompts import Prompt\ndef test_it(infer):\n    infer({given})\n"
+    result = suite(test=test).runpytest()
+    result.assert_outcomes(failed=1)
+    assert_clear(result, "test_suite.py::test_it: infer() (")
+
+
+def test_infer_that_is_asked_for_too_late_is_refused_before_it_measures(suite):
+    result = suite(test="def test_it(request):\n    request.getfixturevalue('infer')('one')\n").runpytest()
+    result.assert_outcomes(failed=1)
+    assert_clear(result, "`infer` must be among the arguments")
+
+
+def test_a_prompt_of_the_users_own_parameters_is_refused_before_the_model(suite):
+    test = """
+    import pytest
+    from pytest_infer.prompts import Prompt
+
+    @pytest.mark.parametrize("prompt", [Prompt(name="a", text=chr(0xd800))])
+    def test_it(infer, prompt):
+        infer(prompt)
+    """
+    result = suite(test=test).runpytest()
+    assert_clear(result, "test_it", "half a character")
 
 
 def test_an_error_of_the_suite_stops_before_anything_is_loaded(suite):

@@ -154,6 +154,23 @@ def test_each_figure_is_within_a_millisecond_of_the_engines_own(measure, metric,
     assert seen.best(metric, figure) <= MS
 
 
+def test_each_figure_follows_from_the_stamps_that_were_kept(measure):
+    np = pytest.importorskip("numpy")
+    seen = measure(GUIDE)
+    for number, stamps in enumerate(seen.stamps):
+        steps = np.diff(stamps) / 1e9
+        expected = {
+            "ttft_s": stamps[0] / 1e9,
+            "total_s": stamps[-1] / 1e9,
+            "decode_s": (stamps[-1] - stamps[0]) / 1e9,
+            "tpot_s": steps.mean(),
+            "itl_max_s": steps.max(),
+            **{f"itl_p{part}_s": np.percentile(steps, part) for part in (50, 90, 95, 99)},
+        }
+        found = {key: seen.metrics[key][number] for key in expected}
+        assert found == pytest.approx(expected, abs=2e-9)
+
+
 def test_rates_follow_from_the_times(measure):
     metrics = measure(GUIDE).metrics
     for number in range(ROUNDS):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import msgspec
@@ -132,3 +133,25 @@ def test_a_resumed_record_says_so(record):
 
 def test_a_phase_points_to_its_total_row():
     assert block.of_phase("ttft", "t.py::t[a]") == {"schema": 1, "phase": "ttft", "of": "t.py::t[a]"}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_no_nan_gets_into_the_file(record, wrong):
+    model = dataclasses.replace(record.model, load_s=wrong, generation={"temperature": wrong, "top_k": 3})
+    machine = dataclasses.replace(record.machine, quota_cores=wrong)
+    built = block.build(dataclasses.replace(record, model=model, machine=machine, tokenize_s=wrong))
+    json.dumps(built, allow_nan=False)
+    assert built["model"]["generation"] == {"top_k": 3}
+    assert built["absent"]["load_s"] == built["absent"]["tokenize_s"] == "not a finite number"
+
+
+def test_disturbed_rounds_are_numbered_from_zero(record):
+    why = {2: ("steal 12 %", "waited 3 ms")}
+    rounds = tuple(dataclasses.replace(r, disturbed=why.get(n, ())) for n, r in enumerate(record.rounds))
+    assert block.build(dataclasses.replace(record, rounds=rounds))["rounds"] == {
+        "warmup": record.warmup_rounds,
+        "timed": 4,
+        "profile": True,
+        "disturbed": {"2": ["steal 12 %", "waited 3 ms"]},
+        "resumed": False,
+    }

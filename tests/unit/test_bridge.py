@@ -2,10 +2,12 @@
 
 import json
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.stats import Metadata
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.bridge import Bridge, ReplayClock, checked, group_name, late_row, phase_row
@@ -135,6 +137,47 @@ def test_a_row_that_cannot_be_live_is_saved_all_the_same(bridge, fixture, clock,
     assert late["fullname"] == "t.py::test_it[a]:ttft"
     assert late["stats"]["data"] == [0.25, 0.5]
     assert late["stats"]["median"] == 0.375
+
+
+def test_a_row_that_could_not_be_saved_later_is_found_out_at_once(bridge, fixture, clock, run, notes, monkeypatch):
+    def broken(row, **kwargs):
+        if row.name.endswith(":ttft"):
+            raise AttributeError("no attribute 'renamed'")
+        return as_dict(row, **kwargs)
+
+    as_dict = Metadata.as_dict
+    monkeypatch.setattr(Metadata, "as_dict", broken)
+    bridge.hand_over(fixture, clock, {"total": [1.0], "ttft": [0.5], "tpot": [0.25]}, {}, params=PARAMS, group=None)
+    assert [row.fullname for row in run.benchmarks] == ["t.py::test_it[a]", "t.py::test_it[a]:tpot"]
+    assert len(notes) == 1
+    output = {"benchmarks": []}
+    bridge.complete(output)
+    assert [row["fullname"] for row in output["benchmarks"]] == ["t.py::test_it[a]:ttft"]
+
+
+def test_a_failed_test_gets_no_late_rows_either(bridge, fixture, clock, run):
+    # pytest-benchmark saves no row of a fixture that has an error: the late ones would point to nothing.
+    class Refusing(list):
+        def append(self, row):
+            raise TypeError("semi-private things changed")
+
+    run.benchmarks = Refusing()
+    bridge.hand_over(fixture, clock, {"total": [1.0], "ttft": [0.5]}, {}, params=PARAMS, group=None)
+    bridge.mark_failed(fixture)
+    output = {"benchmarks": []}
+    bridge.complete(output)
+    assert output == {"benchmarks": []}
+
+
+def test_the_live_rows_of_a_failed_test_have_an_error(bridge, fixture, clock, run):
+    bridge.hand_over(fixture, clock, {"total": [1.0], "ttft": [0.5]}, {}, params=PARAMS, group=None)
+    bridge.mark_failed(fixture)
+    assert [row.has_error for row in run.benchmarks] == [True, True]
+
+
+def test_before_it_is_loaded_the_clock_is_the_real_one(clock):
+    before = time.perf_counter()
+    assert before <= clock() <= time.perf_counter()
 
 
 def test_without_trouble_nothing_is_appended_late(bridge, fixture, clock):

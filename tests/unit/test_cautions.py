@@ -98,3 +98,26 @@ def test_disturbed_rounds_are_counted_and_the_first_is_explained(record):
     (caution,) = cautions.find(rounds, None, record.output)
     assert caution.kind is CautionKind.DISTURBED
     assert "2 of 4 rounds were disturbed (round 2: steal 12 %; waited 3 ms)" in caution.text
+
+
+def test_the_most_serious_comes_first(record):
+    output = dataclasses.replace(record.output, equal=False, first_difference=(1, 0))
+    usage = dataclasses.replace(record.profile.experts, check="layer 3: 19, not 20")
+    profile = dataclasses.replace(record.profile, tokens_equal=False, experts=usage)
+    rounds = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in lasting(record, 300, 100, 100, 100))
+    assert [c.kind for c in cautions.find(rounds, profile, output)] == [
+        CautionKind.OUTPUT_DIFFERS,
+        CautionKind.PROFILE_DIFFERS,
+        CautionKind.EXPERTS_DO_NOT_ADD_UP,
+        CautionKind.COLD_FIRST_ROUND,
+        CautionKind.DISTURBED,
+    ]
+
+
+def test_each_caution_says_what_to_do(record):
+    output = dataclasses.replace(record.output, equal=False, first_difference=(1, 0))
+    (differs,) = cautions.find(record.rounds, None, output)
+    assert "set one thread, a seed, or a deterministic kernel" in differs.text
+    rounds = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in record.rounds)
+    (disturbed,) = cautions.find(rounds, None, record.output)
+    assert "stop what else runs, or trust medians only" in disturbed.text

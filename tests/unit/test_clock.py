@@ -92,3 +92,44 @@ def test_the_real_clock_is_perf_counter_ns():
     clock.tick([1])
     trace = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by=None)
     assert before <= trace.start_ns <= trace.stamps_ns[0] <= perf_counter_ns()
+
+
+def test_a_trace_is_a_snapshot():
+    clock = clock_at(0, 1, 2, 3)
+    clock.start()
+    clock.tick([1])
+    before = clock.trace(prompt_tokens=1, requested_tokens=9, stopped_by=None)
+    clock.tick([2])
+    assert before.stamps_ns == (1,)
+    clock.start()
+    assert (before.start_ns, before.token_ids) == (0, (1,))
+
+
+def test_the_stamp_comes_before_the_books():
+    """What the clock does with the ids must not count as time of the token that it stamps."""
+    asked = []
+
+    class Ids(list):
+        def __len__(self):
+            asked.append("ids")
+            return super().__len__()
+
+        def __iter__(self):
+            asked.append("ids")
+            return super().__iter__()
+
+    def now():
+        asked.append("now")
+        return len(asked)
+
+    clock = TokenClock(now=now)
+    clock.start()
+    clock.tick(Ids([5]))
+    assert asked[:2] == ["now", "now"]
+
+
+def test_as_many_as_asked_for_are_not_too_many():
+    clock = clock_at(0, 1)
+    clock.start()
+    clock.tick([1, 2])
+    assert clock.trace(prompt_tokens=1, requested_tokens=2, stopped_by=None).tick_sizes == (2,)

@@ -1,5 +1,6 @@
 """The pages agree with the code, their links lead somewhere, and the small commands work."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli.main import app
 from pytest_infer.engines.models import BUNDLED
+from pytest_infer.errors import ModelError
 from pytest_infer.metrics import METRICS
 from pytest_infer.options import OPTIONS
 from pytest_infer.report.markdown import metrics_table
@@ -28,7 +30,9 @@ def test_the_table_of_metrics_is_that_of_the_code():
 def test_links_lead_to_files():
     pages = [ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
     for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        assert links or page != ROOT / "README.md"
+        for target in (link.partition("#")[0] for link in links if "://" not in link):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
@@ -48,7 +52,15 @@ def test_metrics_lists_every_key():
     result = run("metrics", "--markdown")
     assert result.exit_code == 0
     assert result.output == metrics_table(METRICS)
-    assert run("metrics").exit_code == 0
+
+
+def test_metrics_for_people_names_every_key_and_definition(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    result = run("metrics")
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.output.splitlines()[1:]}
+    assert list(lines) == [m.key for m in METRICS]
+    assert all(m.definition in lines[m.key] for m in METRICS)
 
 
 def test_models_lists_the_bundled_ones():
@@ -61,3 +73,21 @@ def test_an_unknown_model_is_one_line():
     result = run("models", "--build", "x")
     assert result.exit_code == 2
     assert result.output.splitlines() == ["pytest-infer: unknown model 'x'; known: reference-moe, smollm2, smollm2-moe"]
+
+
+def test_building_what_is_shipped_tells_its_folder():
+    result = run("models", "--build", "reference-moe")
+    assert result.exit_code == 0
+    assert (Path(result.output.strip()) / "config.json").is_file()
+
+
+def test_a_model_that_cannot_be_built_is_one_line(monkeypatch):
+    def ensure(progress):
+        progress("building …")
+        raise ModelError("there is no room; free 300 MiB")
+
+    monkeypatch.setitem(BUNDLED, "smollm2", dataclasses.replace(BUNDLED["smollm2"], ensure=ensure))
+    result = run("models", "--build", "smollm2")
+    assert result.exit_code == 2
+    assert result.output.splitlines() == ["building …", "pytest-infer: there is no room; free 300 MiB"]
+    assert result.stdout == ""

@@ -185,3 +185,33 @@ def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path, error):
         interrupted()
     assert path.read_bytes() == b"old"
     assert leftovers(tmp_path) == []
+
+
+def test_an_interrupted_save_leaves_no_part(storage, monkeypatch):
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(storage)
+    assert list(storage.folder.iterdir()) == []
+
+
+def test_replacing_what_cannot_be_replaced_leaves_no_part(tmp_path):
+    path = tmp_path / "a.npz"
+    path.mkdir()
+    with pytest.raises(OSError, match=r"a\.npz"), files.replacing(path) as file:
+        file.write(b"new")
+    assert leftovers(tmp_path) == []
+
+
+def test_replacing_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+    seen = []
+    monkeypatch.setattr(files.os, "fsync", lambda fd: seen.append((os.fstat(fd).st_size, path.read_bytes())))
+    with files.replacing(path) as file:
+        file.write(b"brand new")
+    # The file while the name is still the old one's, then the folder.
+    assert seen[0] == (9, b"old")
+    assert [content for _, content in seen[1:]] == [b"brand new"]

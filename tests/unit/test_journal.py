@@ -1,7 +1,10 @@
 """The journal of finished prompts, read as a kill may have left it."""
 
 import dataclasses
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -101,12 +104,76 @@ def test_the_newest_run_with_entries_counts(tmp_path, record):
 
 def test_a_run_that_goes_on_beside_us_was_not_interrupted(tmp_path, record):
     dead = left_behind(tmp_path, entry(record, key="dead"), name=f"1-{NO_PID}.jsonl", mtime=1000)
-    # The parent lives as long as this test does.
-    alive = left_behind(tmp_path, entry(record, key="alive"), name=f"2-{os.getppid()}.jsonl", mtime=2000)
+    alive = Journal(tmp_path)
+    alive.append(entry(record, key="alive"))
     assert journal.interrupted(tmp_path).path == dead
-    dead.unlink()
+    journal.remove(dead)
     assert journal.interrupted(tmp_path) is None
-    assert alive.exists()
+    assert len(journal.read(alive.path)) == 1
+    alive.close()
+    assert journal.interrupted(tmp_path).path == alive.path, "left by a run that was interrupted and has ended"
+    alive.discard()
+    assert list(alive.path.parent.iterdir()) == []
+
+
+WRITER = """
+import pathlib, sys
+from pytest_infer.storage import journal
+book = journal.Journal(pathlib.Path(sys.argv[1]))
+book.append(journal.read(pathlib.Path(sys.argv[2]))[0])
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_run_gives_its_journal_up(tmp_path, record):
+    given = left_behind(tmp_path / "elsewhere", entry(record))
+    command = [sys.executable, "-c", WRITER, str(tmp_path), str(given)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"written\n"
+        assert journal.interrupted(tmp_path) is None
+        process.kill()
+    found = journal.interrupted(tmp_path)
+    assert found is not None
+    assert len(found.entries) == 1
+    journal.remove(found.path)
+    assert list(found.path.parent.iterdir()) == []
+
+
+def test_where_there_are_no_locks_there_is_a_journal_all_the_same(tmp_path, record, monkeypatch):
+    def acquire(self, **kwargs):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(journal.FileLock, "acquire", acquire)
+    book = Journal(tmp_path)
+    book.append(entry(record))
+    book.append(entry(record, "t.py::t[b]"))
+    assert len(journal.interrupted(tmp_path).entries) == 2
+
+
+def test_two_runs_of_one_second_and_pid_write_apart(tmp_path):
+    assert len({Journal(tmp_path).path for _ in range(9)}) == 9
+
+
+def test_a_journal_that_goes_while_we_look_is_nobodys(tmp_path, record, monkeypatch):
+    path = left_behind(tmp_path, entry(record))
+    monkeypatch.setattr(journal.Path, "glob", lambda folder, pattern: [path, path.with_name("gone.jsonl")])
+    assert journal.interrupted(tmp_path).path == path
+    path.unlink()
+    assert journal.interrupted(tmp_path) is None
+
+
+def test_a_pid_that_was_given_out_again_is_not_that_run(tmp_path, record):
+    # In a container every run may be process 1.
+    path = left_behind(tmp_path, entry(record), name=f"20200101-000000-{os.getpid()}.jsonl")
+    found = journal.interrupted(tmp_path)
+    assert found is not None
+    assert found.path == path
+
+
+def test_a_number_that_is_no_pid_is_no_running_run(tmp_path, record):
+    path = left_behind(tmp_path, entry(record), name=f"1-{'9' * 30}.jsonl")
+    assert journal.interrupted(tmp_path).path == path
 
 
 def test_a_name_without_a_pid_is_read(tmp_path, record):
@@ -120,3 +187,8 @@ def test_only_the_same_test_with_the_same_key_matches(record):
     assert journal.matching(entries, "t.py::t[a]", "k2") is None
     assert journal.matching(entries, "t.py::t[c]", "k1") is None
     assert journal.matching([], "t.py::t[a]", "k1") is None
+
+
+def test_what_matches_is_the_record_itself(record):
+    entries = [entry(record, key="k"), entry(dataclasses.replace(record, tokenize_s=99.0), key="k2")]
+    assert journal.matching(entries, "t.py::t[a]", "k2") == entries[1].record

@@ -319,3 +319,17 @@ def test_the_summary_agrees_with_the_standard_library(record):
         if len(summary.rounds) > 1:
             assert summary.value == statistics.median(summary.rounds), key
             assert summary.mean == pytest.approx(sum(summary.rounds) / len(summary.rounds)), key
+
+
+@pytest.mark.parametrize(
+    ("key", "counter"), [("rest_bytes", "peak_rss_bytes"), ("memory_percent", "rss_bytes"), ("cores_used", "cpu_s")]
+)
+def test_what_is_derived_from_a_sample_is_no_exact_figure(record, key, counter):
+    sampled = Reading(value=300 * 2**20, source="sampler every 5 ms", quality=Quality.SAMPLED)
+    assert summarize(with_rounds(record, **{counter: [sampled] * 4}))[key].quality is Quality.SAMPLED
+
+
+def test_what_is_derived_from_exact_counts_is_exact(record):
+    exact = [Reading(value=300 * 2**20, source="x")] * 4
+    found = summarize(with_rounds(record, peak_rss_bytes=exact, rss_bytes=exact, cpu_s=exact))
+    assert {found[key].quality for key in ("rest_bytes", "memory_percent", "cores_used")} == {Quality.EXACT}

@@ -108,3 +108,19 @@ def test_what_is_not_ours_or_of_another_shape_is_left_alone(then):
     before = copy.deepcopy(then)
     native.align_noise({"cpu": {"hz_actual": [2, 0]}}, then)
     assert then == before
+
+
+def test_a_grouping_loses_no_row_and_keeps_their_order():
+    rows = [make_row(f"t.py::t[{name}]", source=source) for name in "ba" for source in ("2", "1")]
+    groups = native.pytest_benchmark_group_stats(None, rows, "group")
+    assert [(name, [row["source"] for row in found]) for name, found in groups] == [
+        ("t.py::t[b]", ["2", "1"]),
+        ("t.py::t[a]", ["2", "1"]),
+    ]
+
+
+def test_aligning_changes_the_compared_run_only_in_its_clock_rate():
+    now, then = {"node": "here", "cpu": {"hz_actual": [2, 0]}}, compared({"hz_actual": [1, 0], "count": 4})
+    native.align_noise(now, then)
+    assert then["machine_info"] == {"node": "n", "cpu": {"hz_actual": [2, 0], "count": 4}}
+    assert now == {"node": "here", "cpu": {"hz_actual": [2, 0]}}

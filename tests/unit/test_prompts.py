@@ -132,6 +132,23 @@ def test_each_error_of_jsonl(load, text, said):
         assert part in line
 
 
+@pytest.mark.parametrize("key", ["text", "stop", "group", "messages"])
+def test_half_a_surrogate_pair_is_refused(load, key):
+    # JSON can write one; UTF-8, the hash and the results file cannot.
+    half = {
+        "text": "x\ud800",
+        "stop": ["\ud800"],
+        "group": "\ud800",
+        "messages": [{"role": "user", "content": "\ud800"}],
+    }
+    entry = {"name": "a", **({} if key == "messages" else {"text": "x"}), key: half[key]}
+    assert "'a'" in refused(load, json.dumps(entry), "suite.jsonl")
+
+
+def test_a_name_that_no_file_can_have_is_refused(load):
+    assert "cannot read" in refused(load, '[[prompt]]\nname = "a"\nfile = "x\\u0000y"\n')
+
+
 def test_a_wrong_value_among_the_defaults_is_said_of_the_prompt_that_takes_it(load):
     line = refused(load, '[defaults]\nmax_new_tokens = "many"\n[[prompt]]\nname = "a"\ntext = "x"\n')
     assert "Expected `int" in line
@@ -174,6 +191,8 @@ def test_a_marker_takes_texts_tables_and_prompts():
         (7, "takes a list"),
         ([7], "prompt 1 is a int"),
         ([""], "the prompt is empty"),
+        ([Prompt(name="a", text=" ")], "the prompt is empty"),
+        ([Prompt(name="a")], "exactly one of"),
         ([{"name": "a"}], "exactly one of"),
         (["x", {"name": "prompt-1", "text": "y"}], "two prompts are named"),
     ],
@@ -212,3 +231,18 @@ def test_the_content_hash_of_a_dialogue():
         Prompt(name="a", text="Hi").content_sha256,
     }
     assert len(hashes) == 4
+
+
+def test_the_content_hash_of_a_dialogue_is_that_of_its_roles_and_contents():
+    # Computed apart: printf '[["user", "Hi ü"]]' | sha256sum
+    prompt = Prompt(name="a", messages=(Message(role="user", content="Hi ü"),))
+    assert prompt.content_sha256 == "a2578decccf02859eda970a375e23ce2d671b2ce0f289e0f24f31cbb51642291"
+
+
+def test_the_content_hash_does_not_say_where_the_text_came_from(load, tmp_path):
+    tmp_path.joinpath("long.txt").write_text("Größe\n", encoding="utf-8")
+    (from_file,) = load('[[prompt]]\nname = "a"\nfile = "long.txt"\n')
+    (from_text,) = load('[[prompt]]\nname = "a"\ntext = "Größe\\n"\n')
+    (from_lines,) = load('{"name": "a", "text": "Gr\\u00f6\\u00dfe\\n"}', "suite.jsonl")
+    assert from_file == from_text == from_lines
+    assert from_file.content_sha256 == from_text.content_sha256

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_infer.units import NONE, Unit, show, significant
+from pytest_infer.units import NONE, Unit, column, show, significant
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,26 @@ def test_no_exponent_ever(unit, value):
 @pytest.mark.parametrize("unit", Unit)
 def test_every_unit_shows_a_figure(unit):
     assert show("x" if unit is Unit.TEXT else 2.5, unit)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "name", "figures"),
+    [
+        ([0.001, 0.002, 3.0], Unit.SECONDS, "ms", ["1.00", "2.00", "3000"]),
+        ([2.0, 4.0], Unit.SECONDS, "s", ["2.00", "4.00"]),
+        ([5e-6], Unit.SECONDS, "µs", ["5.00"]),
+        ([None, 0.25, None], Unit.SECONDS, "ms", [NONE, "250", NONE]),
+        ([0, 0.002], Unit.SECONDS, "ms", ["0", "2.00"]),
+        ([-0.002, 0.003], Unit.SECONDS, "ms", ["-2.00", "3.00"]),
+        ([2**20, 3 * 2**20, 2**31], Unit.BYTES, "MiB", ["1.00", "3.00", "2048"]),
+        ([12, 100], Unit.BYTES, "B", ["12.0", "100"]),
+        ([2.2e9, 1.1e9], Unit.HERTZ, "GHz", ["2.20", "1.10"]),
+        ([14.94, 1234.5], Unit.TOKENS_PER_SECOND, "tok/s", ["14.9", "1234"]),
+        ([99.84, None], Unit.PERCENT, "%", ["99.8", NONE]),
+        ([None, None], Unit.SECONDS, "s", [NONE, NONE]),
+        ([0, 0], Unit.BYTES, "B", ["0", "0"]),
+        ([], Unit.SECONDS, "s", []),
+    ],
+)
+def test_one_unit_for_a_column(values, unit, name, figures):
+    assert column(values, unit) == (name, figures)

@@ -1,7 +1,6 @@
-"""The helper process's program: watches another process's resident size, and tells its maximum between marks.
+"""The helper process's program: watches another process's resident size, and tells its maximum between marks."""
 
-It is run by path (`python -I -S peakwatch.py PID INTERVAL_S [PSUTIL_FOLDER]`), so it imports the standard library only.
-"""
+# Run by path (`python -I -S peakwatch.py PID INTERVAL_S [PSUTIL_FOLDER]`), so it imports the standard library only.
 
 from __future__ import annotations
 

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 from pytest_infer.metrics import experts as usage_figures
 from pytest_infer.metrics import timing
-from pytest_infer.records import Counters, ExpertUsage, Profile, PromptRecord, Reading, Round, TokenTrace, absent
+from pytest_infer.records import (
+    Counters,
+    ExpertUsage,
+    Profile,
+    PromptRecord,
+    Quality,
+    Reading,
+    Round,
+    TokenTrace,
+    absent,
+)
 
 Figure = Reading | float | str | None
 """What a metric reads: a reading with its source, or a bare value whose source is the table's."""
@@ -56,24 +66,30 @@ def experts(read: Callable[[ExpertUsage], float | str | None]) -> Read:
     return profile(figure)
 
 
-def cores_used(_record: PromptRecord, r: Round) -> Figure:
+def derived(value: float, *readings: Reading) -> Reading:
+    """Return a figure made of readings: no more exact than the least exact of them, with the sources of all."""
+    quality = next((r.quality for r in readings if r.quality is not Quality.EXACT), Quality.EXACT)
+    return Reading(value=value, source=", ".join(dict.fromkeys(r.source for r in readings)), quality=quality)
+
+
+def cores_used(_record: PromptRecord, r: Round) -> Reading:
     """Return CPU time / wall time of a round."""
     cpu = r.counters.cpu_s
-    return cpu if cpu.value is None else cpu.value / r.counters.wall_s
+    return cpu if cpu.value is None else derived(cpu.value / r.counters.wall_s, cpu)
 
 
-def utilization(record: PromptRecord, r: Round) -> Figure:
+def utilization(record: PromptRecord, r: Round) -> Reading:
     """Return the cores used as a percentage of the usable ones."""
     used = cores_used(record, r)
-    return 100 * used / record.machine.usable_cores if isinstance(used, float) else used
+    return used if used.value is None else derived(100 * used.value / record.machine.usable_cores, used)
 
 
-def memory_percent(_record: PromptRecord, r: Round) -> Figure:
+def memory_percent(_record: PromptRecord, r: Round) -> Reading:
     """Return resident memory as a percentage of what the process may use."""
     rss, limit = r.counters.rss_bytes, r.counters.memory_limit_bytes
     if rss.value is None or limit.value is None:
         return rss if rss.value is None else limit
-    return 100 * rss.value / limit.value if limit.value else absent("the limit reads 0")
+    return derived(100 * rss.value / limit.value, rss, limit) if limit.value else absent("the limit reads 0")
 
 
 def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
@@ -81,17 +97,18 @@ def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
     return lambda record: [read(record, r) for r in record.rounds]
 
 
-def rest(record: PromptRecord, r: Round) -> Figure:
+def rest(record: PromptRecord, r: Round) -> Reading:
     """Return peak less weights, buffers and cache: activations, the interpreter, libraries."""
     peak = r.counters.peak_rss_bytes
-    if record.profile is None or record.profile.kv_cache_bytes.value is None or record.model.parameter_bytes is None:
+    cache = record.profile.kv_cache_bytes if record.profile is not None else None
+    if cache is None or cache.value is None or record.model.parameter_bytes is None:
         return absent("the engine tells neither its tensors' nor its cache's size")
     if (record.model.device or "cpu") != "cpu":
         return absent(f"the weights are on {record.model.device}, not in this process's memory")
     if peak.value is None:
         return peak
     weights = record.model.parameter_bytes + (record.model.buffer_bytes or 0)
-    return peak.value - weights - record.profile.kv_cache_bytes.value
+    return derived(peak.value - weights - cache.value, peak, cache)
 
 
 def model_bytes(record: PromptRecord) -> float | None:

@@ -44,15 +44,16 @@ def _summary(metric: Metric, figures: list[Figure]) -> Summary:
     if not values or len(values) < len(readings):
         reason = next((r.reason for r in readings if r.value is None), "not a finite number")
         return Summary(value=None, reason=reason or metric.absent)
-    source = readings[0].source
+    # The one that says most about the figure: rounds may be read in different ways.
+    least_exact = next((r for r in readings if r.quality is not Quality.EXACT), readings[0])
     return Summary(
         # Equal counts stay whole numbers, which a median of an even number of them would not.
         value=values[0] if len(set(values)) == 1 else statistics.median(values),
         mean=statistics.fmean(values),
         stdev=statistics.stdev(values) if len(values) > 1 else None,
         rounds=tuple(values),
-        quality=next((r.quality for r in readings if r.quality is not Quality.EXACT), Quality.EXACT),
-        source=None if source == metric.source else source,
+        quality=least_exact.quality,
+        source=None if least_exact.source == metric.source else least_exact.source,
     )
 
 

@@ -63,6 +63,7 @@ def _count(key: str, label: str, unit: Unit, direction: Direction, read: Read, d
 _B, _S, _N = Unit.BYTES, Unit.SECONDS, Unit.COUNT
 _LOWER, _NEUTRAL, _EXACT = Direction.LOWER, Direction.NEUTRAL, Direction.EXACT
 _STATUS, _IO = "/proc/self/status", "/proc/self/io"
+_CPU = "CLOCK_PROCESS_CPUTIME_ID"
 _SELF, _CHILDREN = "getrusage(RUSAGE_SELF)", "getrusage(RUSAGE_CHILDREN)"
 
 # fmt: off
@@ -123,7 +124,8 @@ METRICS: tuple[Metric, ...] = (
            "parameters + buffers, shared tensors once", "engine"),
     _count("kv_cache_bytes", "KV cache", _B, _LOWER, read.profile(lambda p: p.kv_cache_bytes),
            "the cache's tensors after the last token", "engine"),
-    _count("rest_bytes", "rest", _B, _LOWER, read.per_round(read.rest), "peak − model − KV cache", "derived"),
+    _count("rest_bytes", "rest", _B, _LOWER, read.per_round(read.rest), "peak − model − KV cache",
+           f"{_STATUS} VmHWM, engine"),
     _count("memory_growth_bytes", "growth", _B, _LOWER, read.profile(lambda p: p.memory_growth_bytes),
            "profile round: peak − resident before it, heap trimmed first", f"{_STATUS} VmHWM"),
     _count("pss_bytes", "PSS", _B, _LOWER, read.profile(lambda p: p.pss_bytes),
@@ -131,16 +133,15 @@ METRICS: tuple[Metric, ...] = (
     _count("uss_bytes", "USS", _B, _LOWER, read.profile(lambda p: p.uss_bytes),
            "private to this process, after the profile round", "/proc/self/smaps_rollup"),
     # CPU
-    _count("cpu_s", "CPU time", _S, _LOWER, read.counter(lambda c: c.cpu_s), "user + system time of all threads",
-           "CLOCK_PROCESS_CPUTIME_ID"),
+    _count("cpu_s", "CPU time", _S, _LOWER, read.counter(lambda c: c.cpu_s), "user + system time of all threads", _CPU),
     _count("cpu_user_s", "user", _S, _LOWER, read.counter(lambda c: c.cpu_user_s), "of it in user mode", _SELF),
     _count("cpu_system_s", "system", _S, _LOWER, read.counter(lambda c: c.cpu_system_s), "of it in the kernel", _SELF),
     _count("cpu_children_s", "children", _S, _LOWER, read.counter(lambda c: c.cpu_children_s),
            "CPU time of children that ended in the round", _CHILDREN),
     _count("cores_used", "cores used", Unit.CORES, _NEUTRAL, read.per_round(read.cores_used),
-           "CPU time / wall time of the round", "derived"),
+           "CPU time / wall time of the round", _CPU),
     _count("cpu_utilization", "CPU", Unit.PERCENT, _NEUTRAL, read.per_round(read.utilization),
-           "cores used / usable cores (affinity and container quota)", "derived"),
+           "cores used / usable cores (affinity and container quota)", _CPU),
     Metric("frequency_hz", "frequency", Unit.HERTZ, _NEUTRAL, Kind.SAMPLED, read.counter(lambda c: c.frequency_hz),
            "mean over the cores, before and after the round", "/sys cpufreq scaling_cur_freq"),
     # disk

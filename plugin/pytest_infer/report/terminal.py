@@ -182,7 +182,9 @@ def _write_remarks(console: Console, run: Run) -> None:
     for reason in sorted(absent):
         console.print(Text(f"no expert usage: {reason}", style="dim"))
     for nodeid in run.failed:
-        console.print(Text(f"! {nodeid} failed after it was measured: its row is marked and no baseline", style="red"))
+        console.print(
+            Text(f"! {nodeid} did not pass after it was measured: its row is marked and no baseline", style="red")
+        )
     if run.unmeasured:
         console.print(Text(f"not measured: {', '.join(run.unmeasured)}", style="yellow"))
     if run.disabled:

@@ -57,7 +57,7 @@ class Bridge:
     def __init__(self, config: Any, note: Callable[[str], None]) -> None:
         self._config = config
         self._note = note
-        self._late_rows: list[Callable[[], dict[str, Any]]] = []
+        self._late_rows: list[tuple[BenchmarkFixture, Callable[[], dict[str, Any]]]] = []
 
     @property
     def _session(self) -> Any:
@@ -151,11 +151,15 @@ class Bridge:
         except (AttributeError, TypeError, ValueError) as error:
             self._note(f"rows of the phases are saved but not gated by --benchmark-compare-fail: {error}")
             total = fixture.stats
-            self._late_rows.append(lambda: late_row(total.as_dict(include_data=True), phase, values, params, group))
+
+            def make() -> dict[str, Any]:
+                return late_row(total.as_dict(include_data=True), phase, values, params, group)
+
+            self._late_rows.append((fixture, make))
 
     def complete(self, output_json: dict[str, Any]) -> None:
-        """Append the rows that could not be added to the live session."""
-        output_json["benchmarks"] += [row() for row in self._late_rows]
+        """Append the rows that could not be added to the live session, but for those of failed tests, as live ones."""
+        output_json["benchmarks"] += [make() for fixture, make in self._late_rows if not fixture.has_error]
 
 
 def checked(benchmark: object) -> BenchmarkFixture:

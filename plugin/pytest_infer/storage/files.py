@@ -40,17 +40,31 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
+def _temporary(folder: Path, prefix: str) -> Iterator[Path]:
+    """Make an empty file whose name is gone at the end, whatever ends the block: Ctrl-C too."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".tmp")
+    try:
+        os.close(descriptor)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; at the end it is fsynced and takes that name, or nothing changes."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-        try:
+    with _temporary(path.parent, f".{path.name}.") as temporary:
+        with _synced(temporary) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).replace(path)
+        temporary.replace(path)
     _sync_folder(path.parent)
 
 
@@ -88,24 +102,20 @@ def _claim(temporary: Path, folder: Path, tail: str) -> Path:
             except FileExistsError:
                 number += 1
                 continue
-            temporary.replace(path)
-            return path
-        temporary.unlink()
+            try:
+                temporary.replace(path)
+            except BaseException:
+                path.unlink(missing_ok=True)  # else an empty run file would be left
+                raise
         return path
 
 
 def _write(folder: Path, tail: str, data: bytes) -> Path:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".run-", suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    with _temporary(folder, ".run-") as temporary:
+        with _synced(temporary) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o644)  # a temporary file is private; a result is to be shared
-            path = _claim(temporary, folder, tail)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        temporary.chmod(0o644)  # a temporary file is private; a result is to be shared
+        path = _claim(temporary, folder, tail)
     _sync_folder(folder)
     return path
 
