@@ -83,6 +83,12 @@ class Student:
         return float(stats.t.sf(distance / self.se, self.df))
 
 
+def within(mid: float, bound: float, confidence: float) -> Student:
+    """Return an estimate whose interval of that confidence is `mid` ± `bound`: an error that was seen, not modelled."""
+    many = 1e9
+    return Student(mid, bound / float(stats.t.ppf(0.5 + confidence / 2, many)), many)
+
+
 def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:
     """Return the change of the mean of logs between two independent samples; None below two values a side.
 
