@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_infer.analysis import fingerprint, rules
+from pytest_infer.analysis.rules import Rule
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import BUNDLED, DEFAULT
 from pytest_infer.errors import OptionError, alternatives
@@ -23,6 +25,10 @@ class Option:
     help: str
     metavar: str | None = None
     flag: bool = False
+    lines: bool = False
+    """Whether it may be given several times, and on several lines of the ini file."""
+    bare: bool = False
+    """Whether it may stand without its value."""
 
     @property
     def command_line(self) -> str:
@@ -81,9 +87,46 @@ OPTIONS = (
         flag=True,
         help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
     ),
+    Option(
+        name="gate",
+        metavar="RULES",
+        lines=True,
+        bare=True,
+        help="fail tests that got worse: ttft:5%%, tpot[story]:3%%, decode_throughput>=15, output:exact, "
+        "experts:drift<0.02; alone: the ini file's rules, else output:exact, ttft, tpot and peak_rss 5%%; off: no gate",
+    ),
+    Option(
+        name="baseline",
+        metavar="RUN",
+        help="the stored run that the gate compares with (number, commit, branch, tag, path, baseline:NAME); "
+        "default: the newest that fits and passed",
+    ),
+    Option(
+        name="allow-different",
+        metavar="KEYS",
+        help="compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model",
+    ),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
 )
 EXPERTS = ("counts", "off")
+
+
+def _gate(lines: list[str] | None) -> tuple[Rule, ...] | None:
+    """Return the rules, or None for no gate."""
+    if lines is None or lines == ["off"]:
+        return None
+    for line in lines:
+        if Path(line).exists():
+            raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
+    return rules.parse(lines)
+
+
+def _allowed(keys: str | None) -> tuple[str, ...]:
+    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
+    fingerprint.check_allowed(found)
+    return found
+
+
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
@@ -105,6 +148,9 @@ class Settings:
     experts: bool
     profile: bool
     resume: bool
+    gate: tuple[Rule, ...] | None = None
+    baseline: str | None = None
+    allow_different: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> Settings:
@@ -137,6 +183,9 @@ class Settings:
             experts=read.choice("experts", EXPERTS, "counts") == "counts",
             profile=not read.flag("no-profile"),
             resume=read.flag("resume"),
+            gate=_gate(read.lines("gate")),
+            baseline=read.text("baseline"),
+            allow_different=_allowed(read.text("allow-different")),
         )
 
 
@@ -145,8 +194,11 @@ def register(parser: pytest.Parser) -> None:
     group = parser.getgroup("infer", "benchmarks of language-model inference (pytest-infer)")
     for option in OPTIONS:
         given: dict[str, Any] = {"action": "store_true"} if option.flag else {"metavar": option.metavar}
+        given |= {"action": "append"} if option.lines else {}
+        given |= {"nargs": "?", "const": ""} if option.bare else {}
         group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
-        parser.addini(option.key, f"default of {option.command_line}: {option.help}", default="")
+        kind: dict[str, Any] = {"type": "linelist", "default": []} if option.lines else {"default": ""}
+        parser.addini(option.key, f"default of {option.command_line}: {option.help}", **kind)
 
 
 class _Reader:
@@ -172,6 +224,15 @@ class _Reader:
         if value is not None and not str(value).strip():
             raise OptionError(f"{where} is empty")
         return None if value is None else str(value)
+
+    def lines(self, name: str) -> list[str] | None:
+        """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
+        key = self._options[name].key
+        given, kept = self._config.getoption(key), self._config.getini(key)
+        if given is None:
+            return kept or None
+        own = [line for line in given if line]
+        return own or list(kept) or []
 
     def path(self, name: str) -> Path | None:
         value = self.text(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import options, parametrize, preflight
+from pytest_infer import gating, options, parametrize, preflight
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
 from pytest_infer.report.live import LiveLine
@@ -83,10 +83,27 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         of(session.config).live = LiveLine(reporter._tw._file, suspend, lambda: reporter._tw.width_of_current_line)
 
 
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember which tests were left out on purpose: they are not missing."""
+    if items:
+        of(items[0].config).deselected.update(item.nodeid for item in items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """When all is measured, gate it: the tests that got worse fail."""
+    result = yield
+    run = of(session.config)
+    run.judge()
+    gating.report_failures(session, run.gate)
+    return result
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what concerns the run as a whole to its file."""
-    of(config).keeper.complete(output_json)
+    run = of(config)
+    run.keeper.complete(output_json, run.gate.mark)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -109,8 +126,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     yield
     keeper = of(session.config).keeper
     keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
-    if keeper.save_failed and exitstatus == pytest.ExitCode.OK:
+    gated = of(session.config).gate.exit
+    if exitstatus == pytest.ExitCode.OK and keeper.save_failed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif exitstatus == pytest.ExitCode.OK and gated is not None:
+        session.exitstatus = gated.value
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
+from pytest_infer.gating import Gate
 from pytest_infer.measure import cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.metrics import timing
@@ -38,6 +40,8 @@ class InferSession:
         self.live = LiveLine(None, nullcontext)
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
+        self.gate = Gate(self.settings, self.note)
+        self.deselected: set[str] = set()
         self._engine: Engine | None = None
         self._system: SystemCounters | None = None
         self._machine: MachineInfo | None = None
@@ -94,6 +98,29 @@ class InferSession:
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
         self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
+    def judge(self) -> None:
+        """Hold what was measured against the gate's rules."""
+        passed = {nodeid: f.block for nodeid, f in self.keeper.finished.items() if not f.failed}
+        if not self.keeper.planned:
+            return
+        if not passed:
+            self.gate.nothing()
+            return
+        self.gate.judge(passed, self.keeper.planned, self._covers)
+
+    def _covers(self, nodeid: str) -> bool:
+        """Return whether a test that is not there any more would have been part of this run."""
+        if nodeid in self.deselected:
+            return False
+        base, root = self.config.invocation_params.dir, self.config.rootpath
+        for argument in self.config.args:
+            path, _, inner = argument.partition("::")
+            place = os.path.relpath(base / path, root).replace(os.sep, "/")
+            wanted = f"{place}::{inner}" if inner else place
+            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
+                return True
+        return False
+
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
@@ -104,6 +131,7 @@ class InferSession:
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),
             disabled=disabled,
+            gated=self.gate.result,
         )
 
     def close(self) -> None:

@@ -65,17 +65,12 @@ def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
     for run in reversed(runs):
         if len(found) == HISTORY:
             break
-        if not is_baseline(run):
+        if run.regressed:
             continue
         other = run.row(row.test)
         if other is not None and not fingerprint.differences(other, row):
             found.append(other)
     return tuple(reversed(found))
-
-
-def is_baseline(run: Run) -> bool:
-    """Return whether a run may be compared against: one that failed its gate may not."""
-    return run.gate is None or run.gate.result == "passed"
 
 
 def all_metrics(only: Collection[Metric] | None = None) -> tuple[Wanted, ...]:
@@ -191,8 +186,10 @@ def _with_history(pair: Pair, metric: Metric, evidence: list[Evidence]) -> tuple
         if estimate is not None:
             doubt = f"runs differ by {100 * estimate.se:.2g} % (sd of {len(earlier)}) with nothing changed"
             return [*evidence, Evidence(estimate=estimate)], f"{doubt}: use --infer-against"
+    doubt = f"{len(earlier)} comparable runs, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
+    if not evidence:
+        return [], doubt
     old = pair.before.metrics[metric.key].value
     shift = math.log(float(new)) - math.log(float(old)) if not isinstance(old, str) else 0.0
     assumed = stats.Student(shift, ASSUMED_SPREAD * math.sqrt(2), 1e9)
-    doubt = f"{len(earlier)} comparable runs, {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
     return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt

@@ -35,10 +35,13 @@ def needs_baseline(rules: Iterable[Rule]) -> bool:
 
 
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
-    """Return the newest earlier run that did not fail its gate, is of clean code, and is comparable in some test."""
+    """Return the newest earlier run that may be a baseline, None for none.
+
+    It is whole, of clean code, did not fail its gate, and is comparable in some test.
+    """
     news = {row.test: row for row in run_rows}
     for run in reversed(candidates):
-        if run.plain or run.dirty or not compare.is_baseline(run):
+        if run.plain or run.dirty or run.unmeasured or run.regressed:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news]
         if any(not _other_setting(old, new, allowed) for old, new in both):

@@ -1,7 +1,4 @@
-"""Estimates of a change with their intervals and p-values: paired rounds, two samples, and a prediction from history.
-
-All work on natural logarithms of ratios, so that +10 % and its way back are the same size.
-"""
+"""Estimates of a change, as natural logarithms of ratios: paired rounds, two samples, a prediction from history."""
 
 from __future__ import annotations
 
@@ -199,13 +196,3 @@ def _quantile(pairs: int, tail: float) -> int:
     cumulative = np.cumsum(_null(pairs))
     # A hair of tolerance: 1 − 0.99 is not 0.01 in binary.
     return int(np.searchsorted(cumulative, tail * (1 + 1e-9), side="right"))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for their number, in the same order (Holm 1979): step-down Bonferroni."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for step, index in enumerate(order):
-        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - step)))
-        adjusted[index] = highest
-    return adjusted

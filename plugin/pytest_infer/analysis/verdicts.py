@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from pytest_infer.analysis.stats import Estimate, holm
 from pytest_infer.metrics import Direction, Metric
+
+if TYPE_CHECKING:
+    # What renders verdicts must not load numpy.
+    from pytest_infer.analysis.stats import Estimate
 
 CONFIDENCE = 0.99
 """Of every interval; 1 − CONFIDENCE is also the false-alarm rate that Holm's correction keeps over all rows."""
@@ -57,9 +61,9 @@ class Evidence:
 class Judgement:
     """One figure of one test, before and after, and what was decided.
 
-    `low`, `mid`, `high` are relative changes (0.024 is +2.4 %), `p` is two-sided; with several rows gated together it
-    is adjusted for their number. `rule` is the gate's line, if it was one. `reason` is for people. The verdict is None
-    where neither way is better.
+    `low`, `mid`, `high` are relative changes (0.024 is +2.4 %). `p` is two-sided; `p_adjusted` is corrected for all
+    rows judged together, and decides. `rule` is the gate's line, if it was one; `reason` is for people. The verdict is
+    None where neither way is better.
     """
 
     test: str
@@ -73,6 +77,7 @@ class Judgement:
     mid: float | None = None
     high: float | None = None
     p: float | None = None
+    p_adjusted: float | None = None
     threshold: float | None = None
     reason: str | None = None
     rounds: tuple[int, int] | None = None
@@ -94,8 +99,18 @@ def decide(questions: Sequence[Question], confidence: float = CONFIDENCE) -> lis
     Regressed: the estimate is worse by more than the threshold, and every piece of evidence is significant.
     Unchanged: every interval ends below the threshold of a regression. Neither: inconclusive.
     """
-    adjusted = holm([_p_value(q) for q in questions])
-    return [_judge(q, p, confidence) for q, p in zip(questions, adjusted, strict=True)]
+    raw = [_p_value(q) for q in questions]
+    return [_judge(q, p, a, confidence) for q, p, a in zip(questions, raw, holm(raw), strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number, in the same order (Holm 1979): step-down Bonferroni."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for step, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - step)))
+        adjusted[index] = highest
+    return adjusted
 
 
 def worse_sign(metric: Metric | None) -> int:
@@ -115,57 +130,32 @@ def _p_value(question: Question) -> float:
     return min(1.0, 2 * min(_tails(question)))
 
 
-def _judge(question: Question, p: float, confidence: float) -> Judgement:
+def _judge(question: Question, p: float, p_adjusted: float, confidence: float) -> Judgement:
     sign = worse_sign(question.draft.metric)
     worse, better = _tails(question)
     intervals = [e.estimate.interval(confidence) for e in question.evidence]
     low, high = min(i[0] for i in intervals), max(i[1] for i in intervals)
     mid = question.evidence[0].estimate.mid
-    limit = math.log1p(question.threshold)
-    # Less of a good thing by 5 % is 0.95 of it; more of a bad one 1.05.
-    limit = limit if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
-    alpha = 1 - confidence
-    significant = p <= alpha * (1 + 1e-9)
-    worst = high if sign > 0 else -low
-    conclusive = all(e.conclusive for e in question.evidence)
-    reason = None
+    # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95.
+    limit = math.log1p(question.threshold) if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
+    significant = p_adjusted <= (1 - confidence) * (1 + 1e-9)
+    verdict, reason = Verdict.INCONCLUSIVE, question.doubt or "the interval reaches beyond the threshold"
     if significant and worse <= better and mid * sign > limit:
         verdict = Verdict.REGRESSED
     elif significant and better < worse and mid * sign < -limit:
         verdict = Verdict.IMPROVED
-    elif worst < limit and conclusive:
+    elif (high if sign > 0 else -low) < limit and all(e.conclusive for e in question.evidence):
         verdict = Verdict.UNCHANGED
-    else:
-        verdict = Verdict.INCONCLUSIVE
-        reason = question.doubt or "the interval reaches beyond the threshold: more rounds, or a quieter machine"
-    return _with(question.draft, verdict, reason, low, mid, high, p, question.threshold)
-
-
-def _with(
-    draft: Judgement,
-    verdict: Verdict,
-    reason: str | None,
-    low: float,
-    mid: float,
-    high: float,
-    p: float,
-    threshold: float,
-) -> Judgement:
-    return Judgement(
-        test=draft.test,
-        name=draft.name,
-        metric=draft.metric,
-        rule=draft.rule,
-        before=draft.before,
-        after=draft.after,
-        rounds=draft.rounds,
+    return replace(
+        question.draft,
         verdict=verdict,
-        reason=reason,
+        reason=reason if verdict is Verdict.INCONCLUSIVE else None,
         low=_relative(low),
         mid=_relative(mid),
         high=_relative(high),
         p=p,
-        threshold=threshold,
+        p_adjusted=p_adjusted,
+        threshold=question.threshold,
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.report.terminal import printable
+from pytest_infer.report import text
+from pytest_infer.report.text import printable
 from pytest_infer.storage.history import Run
 from pytest_infer.units import NONE, show
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
 
 PRIMARY = ("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256")
 """What a comparison shows where nothing is asked for, beside whatever else changed."""
@@ -63,10 +67,10 @@ def verdict(judgement: Judgement) -> str:
     """Return the verdict, with the threshold where it decided."""
     if judgement.verdict is None:
         return ""
-    decided = judgement.verdict in _WORTH_A_LINE and judgement.threshold and judgement.mid is not None
-    return (
-        f"{judgement.verdict.value} (threshold {100 * judgement.threshold:g} %)" if decided else judgement.verdict.value
-    )
+    said, threshold = judgement.verdict.value, judgement.threshold
+    if judgement.verdict in _WORTH_A_LINE and threshold is not None and judgement.mid is not None:
+        said += f" (threshold {100 * threshold:g} %)"
+    return said
 
 
 def values(judgement: Judgement) -> str:
@@ -74,7 +78,7 @@ def values(judgement: Judgement) -> str:
     metric = judgement.metric
     if metric is None:
         return "" if judgement.after is None else f"{judgement.after:.3f}"
-    before, after = (_short(show(value, metric.unit)) for value in (judgement.before, judgement.after))
+    before, after = _short(show(judgement.before, metric.unit)), _short(show(judgement.after, metric.unit))
     if judgement.before is None or before == after:
         return after
     return f"{before} → {after}"
@@ -108,20 +112,37 @@ def render_judgements(
     judgements: Sequence[Judgement], *, heading: Sequence[str], width: int, color: bool, by_metric: bool = False
 ) -> str:
     """Return judgements as text of at most `width` columns, grouped by test or by metric."""
-    console = _console(width, color)
+    console = text.console(width, color=color)
     for line in heading:
         console.print(Text(printable(line), style="bold"))
-    groups: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        group = label(judgement) if by_metric else judgement.name
-        groups.setdefault(group, []).append(judgement)
-    for name, members in groups.items():
+    for name, members in _grouped(judgements, by_metric=by_metric).items():
         console.print()
         console.print(Text(printable(name), style="bold"))
         console.print(_table(members, by_metric=by_metric, narrow=width < 100))
     console.print()
     _write_summary(console, judgements)
-    return _text(console)
+    return text.collected(console)
+
+
+def write_gate(console: Console, gated: Gated) -> None:
+    """Write what a gate of this run found: all but what is unchanged, then the verdict."""
+    shown = [j for j in gated.judgements if j.verdict is not Verdict.UNCHANGED]
+    narrow = console.width < 100
+    for name, members in _grouped(shown, by_metric=False).items():
+        console.print(Text(printable(name), style="bold"))
+        console.print(_table(members, by_metric=False, narrow=narrow))
+    _write_summary(console, gated.judgements)
+    style = "green" if gated.exit is Exit.PASSED else "bold red" if gated.exit is Exit.REGRESSED else "yellow"
+    against = f" against {printable(gated.against)}" if gated.against else ""
+    console.print(Text(f"gate{against}: {gated.exit.word}", style=style))
+
+
+def _grouped(judgements: Iterable[Judgement], *, by_metric: bool) -> dict[str, list[Judgement]]:
+    groups: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        group = label(judgement) if by_metric else judgement.name
+        groups.setdefault(group, []).append(judgement)
+    return groups
 
 
 def _table(members: Sequence[Judgement], *, by_metric: bool, narrow: bool) -> Table:
@@ -146,7 +167,7 @@ def _write_summary(console: Console, judgements: Sequence[Judgement]) -> None:
     for kind in Verdict:
         if counts[kind]:
             line.append(f"{', ' if line else ''}{counts[kind]} {kind.value}", style=_STYLES[kind])
-    console.print(line if line else Text("nothing to compare", style="yellow"))
+    console.print(line or Text("nothing to compare", style="yellow"))
     reasons = Counter(
         f"{j.verdict.value}: {j.reason}" for j in judgements if j.verdict is not None and j.reason is not None
     )
@@ -156,7 +177,7 @@ def _write_summary(console: Console, judgements: Sequence[Judgement]) -> None:
 
 def render_many(runs: Sequence[Run], compared: Sequence[Sequence[Judgement]], *, width: int, color: bool) -> str:
     """Return several runs beside the first: a table per test, a column per run, each change with its verdict's mark."""
-    console = _console(width, color)
+    console = text.console(width, color=color)
     for number, run in enumerate(runs):
         console.print(Text(f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[number]}  {printable(run.label)}", style="bold"))
     tests = list(dict.fromkeys((j.test, j.name) for judgements in compared for j in judgements))
@@ -174,7 +195,7 @@ def render_many(runs: Sequence[Run], compared: Sequence[Sequence[Judgement]], *,
         console.print(table)
     console.print()
     _write_summary(console, [j for judgements in compared for j in judgements])
-    return _text(console)
+    return text.collected(console)
 
 
 def _row(metric: Metric, found: Sequence[Judgement | None]) -> list[Text]:
@@ -192,7 +213,7 @@ def _row(metric: Metric, found: Sequence[Judgement | None]) -> list[Text]:
 
 def render_history(runs: Sequence[Run], names: dict[str, list[str]], *, width: int, color: bool) -> str:
     """Return runs as a table, oldest first; `names` are the baselines that each file name has."""
-    console = _console(width, color)
+    console = text.console(width, color=color)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("run", "time (UTC)", "commit", "branch", "tests", "model", "machine", "gate", "baseline"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True)
@@ -210,15 +231,4 @@ def render_history(runs: Sequence[Run], names: dict[str, list[str]], *, width: i
             ", ".join(names.get(run.path.name, [])),
         )
     console.print(table)
-    return _text(console)
-
-
-def _console(width: int, color: bool) -> Console:
-    return Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
-    )
-
-
-def _text(console: Console) -> str:
-    stream = console.file
-    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
+    return text.collected(console)

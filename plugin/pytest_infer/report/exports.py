@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_infer.analysis.verdicts import Judgement, Verdict
 from pytest_infer.report.comparison import change, label, p_value, values, verdict
-from pytest_infer.report.terminal import printable
+from pytest_infer.report.text import printable
 
 _FIELDS = (
     "test",
@@ -25,6 +25,7 @@ _FIELDS = (
     "change",
     "change_high",
     "p",
+    "p_adjusted",
     "threshold",
     "verdict",
     "reason",
@@ -55,6 +56,7 @@ def flat(judgement: Judgement) -> dict[str, Any]:
         judgement.mid,
         judgement.high,
         judgement.p,
+        judgement.p_adjusted,
         judgement.threshold,
         judgement.verdict.value if judgement.verdict else None,
         judgement.reason,
@@ -62,9 +64,9 @@ def flat(judgement: Judgement) -> dict[str, Any]:
     return dict(zip(_FIELDS, found, strict=True))
 
 
-def as_json(judgements: Iterable[Judgement], **about: Any) -> str:
-    """Return judgements as JSON, with what else is said of the comparison beside them."""
-    return json.dumps({**about, "judgements": [flat(j) for j in judgements]}, indent=2, allow_nan=False) + "\n"
+def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
+    """Return flat judgements as JSON, with what else is said of the comparison before them."""
+    return json.dumps({**about, "judgements": list(rows)}, indent=2, allow_nan=False) + "\n"
 
 
 def as_csv(judgements: Iterable[Judgement]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
@@ -14,7 +14,13 @@ from rich.text import Text
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.report import comparison
+from pytest_infer.report.text import collected, printable
+from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
@@ -38,6 +44,7 @@ class Run:
     unmeasured: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     disabled: bool = False
+    gated: Gated | None = None
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
@@ -53,9 +60,7 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
 
 def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     """Return the summary as text of at most `width` columns, with ANSI colours or without any escape."""
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
-    )
+    console = new_console(width, color=color)
     if run.records:
         _write_head(console, run.records[0])
         rows = [(record, summarize(record)) for record in run.records]
@@ -64,13 +69,9 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
     _write_remarks(console, run)
-    stream = console.file
-    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
-
-
-def printable(text: str) -> str:
-    """Return the text with control and formatting characters made visible: output may hold terminal escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if run.gated is not None:
+        comparison.write_gate(console, run.gated)
+    return collected(console)
 
 
 def _write_head(console: Console, record: PromptRecord) -> None:

@@ -17,6 +17,7 @@ from pytest_infer.storage.block import SCHEMA
 from pytest_infer.storage.code import resolve
 
 _NUMBER = re.compile(r"(\d+)_")
+_UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
 _HEX = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -142,6 +143,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 _HEAD = msgspec.json.Decoder(_Head)
+_BLOCK = msgspec.json.Decoder(_Block)
 _ROWS = msgspec.json.Decoder(_Rows)
 
 
@@ -192,6 +194,11 @@ class Run:
         commit = f" {self.commit[:8]}{'+' if self.dirty else ''}" if self.commit else ""
         return f"{name}{commit}{f' ({self.branch})' if self.branch else ''}"
 
+    @property
+    def regressed(self) -> bool:
+        """Return whether its gate failed: then it is no baseline. One that was inconclusive, or the first, may be."""
+        return self.gate is not None and self.gate.result == "regressed"
+
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """Return the tests of the run; raise StorageError when the file cannot be read any more."""
@@ -204,7 +211,7 @@ class Run:
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
     """Return the row of a block that is not stored yet."""
-    return _row(test, name, msgspec.convert(msgspec.to_builtins(block), _Block))
+    return _row(test, name, _BLOCK.decode(msgspec.json.encode(block)))
 
 
 def _row(test: str, name: str, block: _Block) -> Row:
@@ -267,8 +274,8 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         time=time,
-        commit=head.commit_info.id,
-        branch=head.commit_info.branch,
+        commit=None if head.commit_info.id == _UNVERSIONED else head.commit_info.id,
+        branch=None if head.commit_info.branch == "(unknown)" else head.commit_info.branch,
         dirty=head.commit_info.dirty,
         model=" ".join(part for part in (model.name, model.dtype) if part) if model else None,
         machine=_machine(machine) or head.machine_info.node,
