@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,7 +13,12 @@ from pytest_infer.analysis import compare, drift, fingerprint, stats
 from pytest_infer.analysis.compare import Pair, Wanted
 from pytest_infer.analysis.rules import Form, Rule
 from pytest_infer.analysis.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
+from pytest_infer.metrics import Kind, Metric
+from pytest_infer.records import Round
 from pytest_infer.storage.history import History, Row, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.records import PromptRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +171,39 @@ def _drift(pair: Pair, rule: Rule) -> Judgement:
     return replace(
         draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {', '.join(over[:3])}{more}"
     )
+
+
+def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Sequence[Round]) -> bool:
+    """Return whether the pairs so far tell every timed figure that a rule is about within the rule's threshold.
+
+    It asks for the width of the interval only, not for where it lies: stopping because a result looks good would
+    raise the false alarms, stopping because it is precise does not (Chow & Robbins 1965).
+    """
+    for rule in rules:
+        metric = rule.metric
+        if rule.form is not Form.RELATIVE or metric is None or metric.kind is not Kind.TIMED or not rule.covers(name):
+            continue
+        a, b = _timed(metric, before), _timed(metric, after)
+        if not a or len(a) != len(b):
+            continue
+        low, high = stats.paired(a, b).interval(CONFIDENCE)
+        if not high - low < math.log1p(rule.limit):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyRounds:
+    """As much of a record as a metric of single rounds reads."""
+
+    rounds: Sequence[Round]
+
+
+def _timed(metric: Metric, rounds: Sequence[Round]) -> list[float]:
+    """Return a figure of each round; nothing where it is not one of single rounds."""
+    try:
+        figures = metric.read(cast("PromptRecord", _OnlyRounds(rounds)))
+    except AttributeError:
+        # Load and tokenising are timed once a prompt: no round changes them.
+        return []
+    return [figure for figure in figures if isinstance(figure, float) and figure > 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,6 +15,9 @@ from pytest_infer.units import Unit
 
 DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
 """What is gated where nothing is said."""
+
+DEFAULT_PAIRED = ("output:exact", "ttft:3%", "tpot:3%", "peak_rss:3%")
+"""The same where the rounds of two commits are paired, which tells smaller changes."""
 
 EXPERTS = "experts"
 _RULE = re.compile(
@@ -79,13 +82,13 @@ def metric_named(name: str) -> Metric:
     raise OptionError(alternatives("metric", name, (short_name(m) for m in METRICS)))
 
 
-def parse(lines: Iterable[str]) -> tuple[Rule, ...]:
+def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule, ...]:
     """Return the rules of some lines (commas also separate them; # starts a comment); raise OptionError for a bad one.
 
     No line at all gives the default rules.
     """
     texts = [text.strip() for line in lines for text in line.partition("#")[0].split(",")]
-    return tuple(_rule(text) for text in ([t for t in texts if t] or DEFAULT))
+    return tuple(_rule(text) for text in ([t for t in texts if t] or default))
 
 
 def _rule(text: str) -> Rule:
