@@ -11,6 +11,7 @@ import typer
 
 from pytest_infer.analysis import fingerprint, rules
 from pytest_infer.analysis.verdicts import CONFIDENCE, Exit, Judgement, Verdict
+from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
     As,
@@ -144,7 +145,7 @@ def run_gate(
             "--rule",
             metavar="RULE",
             help=f"ttft:5%, tpot[story]:3%, decode_throughput>=15, output:exact, experts:drift<0.02 (repeat it); "
-            f"default: {', '.join(rules.DEFAULT)}.",
+            f"default: infer_gate of the ini file, else {', '.join(rules.DEFAULT)}.",
         ),
     ] = None,
     github: Annotated[bool, typer.Option("--github", help="Also write GitHub's annotations and step summary.")] = False,
@@ -157,7 +158,7 @@ def run_gate(
     """Hold a run against an earlier one: 0 passed, 1 regressed, 2 wrong usage, 3 inconclusive, 4 nothing to compare."""
     try:
         fingerprint.check_allowed(allow_different or ())
-        parsed = rules.parse(rule or ())
+        parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()))
         history = open_history(storage)
         if not history.runs:
             typer.echo(f"pytest-infer: no run in {history.folder}: nothing to gate", err=True)
