@@ -35,8 +35,8 @@ def floor(
     """Return the noise of paired rounds of equal code; at least two pairs, all values above 0.
 
     The spread is 1.4826 × the median absolute deviation of the log-ratios (Rousseeuw & Croux 1993), so that a few wild
-    rounds do not count. Detectable: (z(1 − alpha/2) + z(power)) · spread / √(0.955 n), the sample-size formula of a one-sample
-    test (Chow et al. 2017, section 3.1) at the signed-rank test's efficiency.
+    rounds do not count. Detectable: (z(1 − alpha/2) + z(power)) · spread / √(0.955 n), the sample-size formula of a
+    one-sample test (Chow et al. 2017, section 3.1) at the signed-rank test's efficiency.
     """
     logs = np.log(np.asarray(after, dtype=np.float64)) - np.log(np.asarray(before, dtype=np.float64))
     centre = float(np.median(logs))

@@ -19,6 +19,7 @@ from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.trends import Shift
 
 PRIMARY = ("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256")
 """What a comparison shows where nothing is asked for, beside whatever else changed."""
@@ -229,6 +230,31 @@ def render_history(runs: Sequence[Run], names: dict[str, list[str]], *, width: i
             printable(run.machine or NONE),
             Text(gate, style="green" if gate == "passed" else "red" if gate == "regressed" else "yellow"),
             ", ".join(names.get(run.path.name, [])),
+        )
+    console.print(table)
+    return text.collected(console)
+
+
+def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
+    """Return change points as a table, oldest first: since which commit, from which level to which."""
+    console = text.console(width, color=color)
+    if not shifts:
+        console.print(Text("no change points: every metric has stayed at its level", style="dim"))
+        return text.collected(console)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("since", "time (UTC)", "prompt", "metric", "before → after", "change", ""):
+        table.add_column(heading, overflow="fold")
+    for shift in shifts:
+        style = "red" if shift.worse else "green" if shift.worse is not None else ""
+        unit = shift.metric.unit
+        table.add_row(
+            printable(shift.run.label),
+            f"{shift.run.time:%Y-%m-%d %H:%M}",
+            printable(shift.name),
+            shift.metric.label,
+            f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}",
+            Text(share(shift.point.change), style=style),
+            p_value(shift.point.p),
         )
     console.print(table)
     return text.collected(console)

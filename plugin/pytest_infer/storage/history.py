@@ -204,9 +204,13 @@ class Run:
         """Return the tests of the run; raise StorageError when the file cannot be read any more."""
         return rows(self.path)
 
+    @cached_property
+    def _by_test(self) -> dict[str, Row]:
+        return {row.test: row for row in self.rows}
+
     def row(self, test: str) -> Row | None:
         """Return the row of that test."""
-        return next((row for row in self.rows if row.test == test), None)
+        return self._by_test.get(test)
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
