@@ -14,7 +14,7 @@ import pytest
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.options import Settings
-from pytest_infer.report import comparison
+from pytest_infer.report import comparison, exports
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History, Mark, Row, Run
 
@@ -159,6 +159,16 @@ class Gate:
         rules = tuple(rule.text for rule in self._settings.gate or ())
         mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
         return mark
+
+    def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
+        """In a job of GitHub Actions, write its step summary and annotations."""
+        if self.result is None or environ.get("GITHUB_ACTIONS") != "true":
+            return
+        heading = [f"inference gate against {self.result.against or 'bounds only'}"]
+        try:
+            write(exports.write_github(self.result, heading, environ))
+        except OSError as error:
+            self._note(f"GitHub's step summary cannot be written: {error.strerror}")
 
     def failing(self) -> dict[str, list[Judgement]]:
         """Return the judgements that fail each test."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
@@ -141,4 +142,6 @@ def pytest_terminal_summary(
     try:
         yield
     finally:
-        write_summary(terminalreporter, of(config).summary())
+        run = of(config)
+        write_summary(terminalreporter, run.summary())
+        run.gate.publish(os.environ, terminalreporter.write)

@@ -162,3 +162,12 @@ def test_disabled_benchmarks_never_pass_a_gate(gated):
     result = gated("--infer-gate=total:20%", "--benchmark-disable")
     assert result.ret == 4
     result.stdout.fnmatch_lines(["*nothing was measured, so nothing was gated*"])
+
+
+def test_github_gets_a_summary_and_annotations(gated, pytester, monkeypatch):
+    summary = pytester.path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    result = gated("--infer-gate=decode_throughput>=100000")
+    result.stdout.fnmatch_lines(["::error title=first%3A decode_throughput>=100000::*must be*"])
+    assert "| 🔴 | first | decode\\_throughput&gt;=100000 |" in summary.read_text()

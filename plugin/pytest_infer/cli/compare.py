@@ -172,7 +172,7 @@ def run_gate(
     heading = [f"gate {candidate.label} against {gated.against or 'bounds only'}", f"{100 * confidence:g} % intervals"]
     _write_gate(gated, heading, form)
     if github:
-        _write_github(gated, heading)
+        out(exports.write_github(gated, heading, os.environ))
     if mark:
         found = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
         try:
@@ -216,11 +216,3 @@ def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
     else:
         out(comparison.render_judgements(gated.judgements, heading=heading, width=width(), color=color()))
         out(f"gate: {gated.exit.word}\n")
-
-
-def _write_github(gated: Gated, heading: Sequence[str]) -> None:
-    out(exports.github_annotations(gated.judgements))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(exports.as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
