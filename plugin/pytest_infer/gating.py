@@ -158,7 +158,8 @@ class Gate:
         against = self.result.against if self.result is not None else None
         rules = tuple(rule.text for rule in self._settings.gate or ())
         mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
-        return mark
+        judgements = self.result.judgements if self.result is not None else ()
+        return {**mark, "judgements": [exports.flat(judgement) for judgement in judgements]}
 
     def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
         """In a job of GitHub Actions, write its step summary and annotations."""

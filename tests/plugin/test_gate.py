@@ -59,11 +59,10 @@ def test_only_the_test_that_got_worse_fails(gated):
 def test_a_failed_run_is_marked_and_never_becomes_the_baseline(gated, pytester):
     gated()
     assert gated("--infer-gate=total:20%", engine=SLOW).ret == 1
-    assert stored(pytester)[1]["pytest_infer"]["gate"] == {
-        "result": "regressed",
-        "against": "0001",
-        "rules": ["total:20%"],
-    }
+    mark = stored(pytester)[1]["pytest_infer"]["gate"]
+    assert (mark["result"], mark["against"], mark["rules"]) == ("regressed", "0001", ["total:20%"])
+    assert [j["verdict"] for j in mark["judgements"]] == ["regressed", "regressed"]
+    assert mark["judgements"][0]["change"] == pytest.approx(1.0, rel=0.2)
     again = gated("--infer-gate=total:20%", engine=SLOW)
     assert again.ret == 1
     again.stdout.fnmatch_lines(["*against 0001*"])
