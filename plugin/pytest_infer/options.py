@@ -81,14 +81,50 @@ OPTIONS = (
         flag=True,
         help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
     ),
+    Option(
+        name="repeat-disturbed",
+        metavar="N",
+        help="up to N more rounds a prompt in place of disturbed ones; 0: never; default: 3",
+    ),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
+    Option(
+        name="against",
+        metavar="REV",
+        help="measure another commit too, in turns with this checkout, in a worktree of its own; "
+        "self: this checkout against itself, which shows the machine's noise",
+    ),
+    Option(
+        name="against-python",
+        metavar="PYTHON",
+        help="interpreter in which the other commit is installed; default: this one, with the worktree on its path",
+    ),
+    Option(
+        name="against-sequential",
+        flag=True,
+        help="load the two models one after the other, not at once, and measure in blocks A B A of --infer-max-rounds",
+    ),
+    Option(name="min-pairs", metavar="N", help="with --infer-against: at least N pairs of rounds; default: 10"),
+    Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "off")
+ONLY_OURS = ("against", "gate", "resume")
+"""Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
 MOST_SEED = 2**63 - 1
 """The largest seed that every random generator of torch takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What to compare with, and with how many pairs of rounds a prompt."""
+
+    rev: str
+    python: str | None
+    sequential: bool
+    min_pairs: int
+    max_pairs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +140,17 @@ class Settings:
     ignore_eos: bool
     experts: bool
     profile: bool
+    repeat_disturbed: int
     resume: bool
+    against: Against | None
 
     @classmethod
-    def from_config(cls, config: pytest.Config) -> Settings:
-        """Read options and ini keys; raise OptionError naming the option and what it takes."""
-        read = _Reader(config)
+    def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
+        """Read options and ini keys; raise OptionError naming the option and what it takes.
+
+        `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
+        """
+        read = _Reader(config, ignored=ONLY_OURS if base else ())
         folder = read.path("prompts")
         engine_options = EngineOptions(
             model=read.text("model") or DEFAULT,
@@ -136,8 +177,29 @@ class Settings:
             ignore_eos=read.flag("ignore-eos"),
             experts=read.choice("experts", EXPERTS, "counts") == "counts",
             profile=not read.flag("no-profile"),
+            repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
+            against=_against(read),
         )
+
+
+def _against(read: _Reader) -> Against | None:
+    rev = read.text("against")
+    if rev is None:
+        return None
+    if read.flag("resume"):
+        raise OptionError(f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}")
+    least, most = read.number("min-pairs", None, least=1), read.number("max-rounds", None, least=1)
+    if least is not None and most is not None and least > most:
+        raise OptionError(f"{read.place('min-pairs')} is {least}, more than {read.place('max-rounds')}: {most}")
+    return Against(
+        rev=rev,
+        python=read.text("against-python"),
+        sequential=read.flag("against-sequential"),
+        # One that is given moves the other's default.
+        min_pairs=least if least is not None else min(10, most or 10),
+        max_pairs=most if most is not None else max(30, least or 30),
+    )
 
 
 def register(parser: pytest.Parser) -> None:
@@ -152,12 +214,15 @@ def register(parser: pytest.Parser) -> None:
 class _Reader:
     """Reads an option from the command line, else from the ini file."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, *, ignored: tuple[str, ...] = ()) -> None:
         self._config = config
+        self._ignored = ignored
         self._options = {option.name: option for option in OPTIONS}
 
     def _raw(self, name: str) -> tuple[str | bool | None, str]:
         option = self._options[name]
+        if name.startswith(self._ignored):
+            return None, option.key
         given = self._config.getoption(option.key)
         if given is not None:
             return given, option.command_line

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import pytest
 
@@ -17,7 +19,17 @@ from pytest_infer.metrics import timing
 from pytest_infer.options import Settings
 from pytest_infer.parametrize import Cache
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import Limits, MachineInfo, ModelInfo, Output, PromptInfo, PromptRecord, TokenTrace
+from pytest_infer.records import (
+    AgainstInfo,
+    Limits,
+    MachineInfo,
+    ModelInfo,
+    Output,
+    PromptInfo,
+    PromptRecord,
+    Round,
+    TokenTrace,
+)
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import Run
 from pytest_infer.saving import Keeper
@@ -27,8 +39,48 @@ from pytest_infer.units import rate
 DEFAULT_MAX_NEW_TOKENS = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One prompt to measure: which, how often, with what, and who is told of it."""
+
+    nodeid: str
+    prompt: PromptInfo
+    plan: rounds.Plan
+    runner: rounds.Runner
+    watch: rounds.Watcher
+
+
+class Loop(Protocol):
+    """Who decides when a round is run."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds of one prompt."""
+
+    def finished(self, record: PromptRecord) -> None:
+        """Take the record, which is stored by now."""
+
+
+class Alone:
+    """Rounds one after the other, with nobody to wait for."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds as planned."""
+        return rounds.measure(task.runner, task.plan, task.watch)
+
+    def finished(self, record: PromptRecord) -> None:
+        """Do nothing with it."""
+
+
+Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
+"""Asked after each block of pairs, base rounds first: do they say enough already?"""
+
+
 class InferSession:
-    """What one pytest run knows; kept in `config.stash`."""
+    """What one pytest run knows; kept in `config.stash`.
+
+    With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
+    equally many rounds; `missing` are the tests that only the base has.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -38,6 +90,11 @@ class InferSession:
         self.live = LiveLine(None, nullcontext)
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
+        self.loop: Loop = Alone()
+        self.settled: Settled = lambda *_: False
+        self.against: AgainstInfo | None = None
+        self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
+        self.missing: tuple[str, ...] = ()
         self._engine: Engine | None = None
         self._system: SystemCounters | None = None
         self._machine: MachineInfo | None = None
@@ -150,16 +207,24 @@ class InferSession:
             rounds=1 if once else self.settings.rounds,
             profile=self.settings.profile and not once,
             experts=self.settings.experts,
+            repeat=0 if once else self.settings.repeat_disturbed,
         )
-        measured = rounds.measure(
-            engine,
-            ids,
-            limits,
-            plan,
-            self.system,
+        info = PromptInfo(
+            name=prompt.name,
+            content_sha256=prompt.content_sha256,
+            limits=limits,
+            group=prompt.group,
+            tags=prompt.tags,
+        )
+        runner = rounds.Runner(
+            engine=engine,
+            prompt_ids=ids,
+            limits=limits,
+            system=self.system,
             usable_cores=self.machine.usable_cores,
-            watch=self._watcher(model, prompt),
         )
+        watch = self._watcher(model, prompt)
+        measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)
@@ -171,26 +236,21 @@ class InferSession:
         )
         return PromptRecord(
             nodeid=nodeid,
-            prompt=PromptInfo(
-                name=prompt.name,
-                content_sha256=prompt.content_sha256,
-                limits=limits,
-                group=prompt.group,
-                tags=prompt.tags,
-            ),
+            prompt=info,
             model=model,
             machine=self.machine,
             tokenize_s=tokenize_s,
-            warmup_rounds=plan.warmup,
+            warmup_rounds=measured.warmup,
             rounds=measured.rounds,
             output=output,
+            repeated=measured.repeated,
             profile=measured.profile,
             profile_absent="benchmarks are disabled"
             if once
             else None
             if measured.profile
             else "left out with --infer-no-profile",
-            cautions=cautions.find(measured.rounds, measured.profile, output),
+            cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
         )
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
