@@ -110,21 +110,12 @@ EXPERTS = ("counts", "off")
 ONLY_OURS = ("against", "gate", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+DEFAULT_MIN_PAIRS = 10
+DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
 MOST_SEED = 2**63 - 1
 """The largest seed that every random generator of torch takes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
-    """What to compare with, and with how many pairs of rounds a prompt."""
-
-    rev: str
-    python: str | None
-    sequential: bool
-    min_pairs: int
-    max_pairs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +133,11 @@ class Settings:
     profile: bool
     repeat_disturbed: int
     resume: bool
-    against: Against | None
+    against: str | None
+    against_python: str | None
+    against_sequential: bool
+    min_pairs: int
+    max_rounds: int
 
     @classmethod
     def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
@@ -167,6 +162,11 @@ class Settings:
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
+        if read.text("against") is not None and read.flag("resume"):
+            raise OptionError(
+                f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
+            )
+        min_pairs, max_rounds = _pairs(read)
         return cls(
             prompts=folder,
             engine=read.text("engine") or "transformers",
@@ -179,26 +179,22 @@ class Settings:
             profile=not read.flag("no-profile"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
-            against=_against(read),
+            against=read.text("against"),
+            against_python=read.text("against-python"),
+            against_sequential=read.flag("against-sequential"),
+            min_pairs=min_pairs,
+            max_rounds=max_rounds,
         )
 
 
-def _against(read: _Reader) -> Against | None:
-    rev = read.text("against")
-    if rev is None:
-        return None
-    if read.flag("resume"):
-        raise OptionError(f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}")
+def _pairs(read: _Reader) -> tuple[int, int]:
+    """Return the least and the most pairs of rounds; one that is given moves the other's default."""
     least, most = read.number("min-pairs", None, least=1), read.number("max-rounds", None, least=1)
     if least is not None and most is not None and least > most:
         raise OptionError(f"{read.place('min-pairs')} is {least}, more than {read.place('max-rounds')}: {most}")
-    return Against(
-        rev=rev,
-        python=read.text("against-python"),
-        sequential=read.flag("against-sequential"),
-        # One that is given moves the other's default.
-        min_pairs=least if least is not None else min(10, most or 10),
-        max_pairs=most if most is not None else max(30, least or 30),
+    return (
+        min(DEFAULT_MIN_PAIRS, most or DEFAULT_MIN_PAIRS) if least is None else least,
+        max(DEFAULT_MAX_ROUNDS, least or 0) if most is None else most,
     )
 
 

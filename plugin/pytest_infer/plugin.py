@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_infer import options, parametrize, preflight
+from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
 from pytest_infer.report.live import LiveLine
@@ -25,13 +26,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.register(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options into the state of this run."""
+    """Read the options into the state of this run, before other plugins act on what a child run must not do."""
+    channel = child.adopt(config)
     config.addinivalue_line("markers", f"{parametrize.MARKER}(prompts): the prompts of a test, instead of a suite file")
     try:
-        config.stash[KEY] = InferSession(config)
+        run = config.stash[KEY] = InferSession(config, base=channel is not None)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
+    hooks.attach(config, run, channel)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

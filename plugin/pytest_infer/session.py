@@ -82,9 +82,9 @@ class InferSession:
     equally many rounds; `missing` are the tests that only the base has.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
         self.config = config
-        self.settings = Settings.from_config(config)
+        self.settings = Settings.from_config(config, base=base)
         self.suites: Cache = {}
         self.notes: list[str] = []
         self.live = LiveLine(None, nullcontext)
