@@ -8,7 +8,7 @@ import pytest
 SLOW = "Scripted.delays = [0.02, 0.02, 0.02]"
 FAST = "Scripted.delays = [0.01, 0.01, 0.01]"
 # Runs of a suite outside git are of no commit; what is no test of the machine's noise allows for it.
-OPTIONS = ("--benchmark-autosave", "--infer-rounds=6", "-p", "no:cacheprovider")
+OPTIONS = ("--benchmark-autosave", "--infer-repeat-disturbed=0", "--infer-rounds=6", "-p", "no:cacheprovider")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -193,3 +194,22 @@ def _with_history(pair: Pair, metric: Metric, evidence: list[Evidence]) -> tuple
     shift = math.log(float(new)) - math.log(float(old)) if not isinstance(old, str) else 0.0
     assumed = stats.Student(shift, ASSUMED_SPREAD * math.sqrt(2), 1e9)
     return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt
+
+
+def block_spread(before: Row, after: Row) -> dict[str, float]:
+    """Return, per metric, the larger log-ratio between the two halves of a side's rounds: nothing but time between.
+
+    Infinite where a side has fewer than four rounds: there are no two halves to compare.
+    """
+    found = {}
+    for key in before.metrics.keys() & after.metrics.keys():
+        shifts = [_half_shift(row.metrics[key].rounds) for row in (before, after)]
+        found[key] = max(shifts)
+    return found
+
+
+def _half_shift(rounds: Sequence[float]) -> float:
+    half = len(rounds) - len(rounds) // 2
+    if len(rounds) < 4 or min(rounds) <= 0:
+        return math.inf
+    return abs(math.log(statistics.median(rounds[half:]) / statistics.median(rounds[:half])))
