@@ -273,7 +273,8 @@ class InferSession:
             usable_cores=self.machine.usable_cores,
         )
         watch = self._watcher(model, prompt)
-        measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
+        with rounds.still_heap():
+            measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)
