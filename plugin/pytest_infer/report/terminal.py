@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,11 +59,14 @@ class Run:
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
-    """Write the summary to pytest's terminal; nothing with -q, and nothing if no test measures."""
-    if reporter.verbosity < 0 or not (run.records or run.unmeasured or run.notes or run.disabled):
+    """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
+    quiet = reporter.verbosity < 0
+    judged = run.gated is not None or bool(run.noise)
+    if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
         return
+    shown = replace(run, records=(), failed=(), unmeasured=(), disabled=False) if quiet else run
     width = reporter._tw.fullwidth
-    text = render(run, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
+    text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
     reporter.section("inference", bold=True)
     reporter.write(text)
