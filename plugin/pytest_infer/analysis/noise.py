@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from pytest_infer.analysis.verdicts import CONFIDENCE
 
@@ -41,6 +41,6 @@ def floor(
     logs = np.log(np.asarray(after, dtype=np.float64)) - np.log(np.asarray(before, dtype=np.float64))
     centre = float(np.median(logs))
     spread = 1.4826 * float(np.median(np.abs(logs - centre)))
-    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(power))
+    z = float(special.ndtri(0.5 + CONFIDENCE / 2) + special.ndtri(power))
     detectable = {n: math.expm1(z * spread / math.sqrt(_EFFICIENCY * n)) for n in pairs}
     return NoiseFloor(spread=spread, bias=math.expm1(centre), detectable=detectable)
