@@ -26,13 +26,14 @@ _RULE = re.compile(
         (?: :\s*(?P<percent>\d+(?:\.\d+)?)\s*%
           | :\s*(?P<exact>exact)
           | :\s*drift\s*<=?\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
-          | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµ/%]*)
+          | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµμ/%]*)
         )""",
     re.VERBOSE,
 )
+_PARTS = re.compile(r"\s*#.*|(?:\[[^\]]*\]|[^,#])+")  # a comment, or what lies between commas outside of brackets
 _SUFFIX = re.compile(r"_(?:s|bytes|sha256)$")
 _SCALES: dict[Unit, dict[str, float]] = {
-    Unit.SECONDS: {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    Unit.SECONDS: {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
     Unit.BYTES: {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 1e3, "MB": 1e6, "GB": 1e9},
     Unit.TOKENS_PER_SECOND: {"tok/s": 1},
     Unit.PERCENT: {"%": 1},
@@ -87,8 +88,8 @@ def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule,
 
     No line at all gives the default rules.
     """
-    texts = [text.strip() for line in lines for text in line.partition("#")[0].split(",")]
-    return tuple(_rule(text) for text in ([t for t in texts if t] or default))
+    texts = [part.strip() for line in lines for part in _PARTS.findall(line)]
+    return tuple(_rule(text) for text in ([t for t in texts if t and not t.startswith("#")] or default))
 
 
 def _rule(text: str) -> Rule:
