@@ -2,6 +2,7 @@
 
 import copy
 import json
+import statistics
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from pytest_infer.storage import block, history
 
 DATA = Path(__file__).parents[1] / "data"
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-UNITS = {"s": "s", "bytes": "B"}
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def make_block(_golden):
             if figure is None:
                 made["metrics"].pop(key, None)
             elif isinstance(figure, list):
-                made["metrics"][key] = {"value": sorted(figure)[len(figure) // 2], "rounds": figure}
+                made["metrics"][key] = {"value": float(statistics.median(figure)), "rounds": [*map(float, figure)]}
             else:
                 made["metrics"][key] = {"value": figure}
         if experts is not None:

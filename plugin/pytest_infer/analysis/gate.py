@@ -87,7 +87,8 @@ def judge(
     def wanted(row: Row) -> Iterator[Wanted]:
         for rule in rules:
             if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and rule.covers(row.name):
-                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text)
+                exact = rule.form is Form.EXACT
+                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact)
 
     found = compare.judge(pairs, wanted, allowed=allowed, confidence=confidence)
     afters = [*(pair.after for pair in pairs), *new]
