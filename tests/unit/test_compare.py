@@ -297,6 +297,9 @@ def test_match(make_row):
         ("ttft<=0.2", 0.21, Verdict.REGRESSED),
         ("ttft>=0.2", [0.3, 0.31, 0.3], Verdict.UNCHANGED),
         ("ttft>=0.2", [0.1, 0.11, 0.1], Verdict.REGRESSED),
+        ("ttft<0.2", 0.2, Verdict.REGRESSED),
+        ("ttft>=0.2", 0.2, Verdict.UNCHANGED),
+        ("ttft>0.2", 0.2, Verdict.REGRESSED),
         ("ttft<=0.2", None, Verdict.INCOMPARABLE),
     ],
 )

@@ -25,7 +25,7 @@ _RULE = re.compile(
         (?:\[(?P<prompt>[^\]]*)\])?\s*      # of these prompts only
         (?: :\s*(?P<percent>\d+(?:\.\d+)?)\s*%
           | :\s*(?P<exact>exact)
-          | :\s*drift\s*<=?\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
+          | :\s*drift\s*<(?P<upto>=?)\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
           | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµμ/%]*)
         )""",
     re.VERBOSE,
@@ -55,7 +55,7 @@ class Form(str, Enum):
 class Rule:
     """One line. `limit` is a share (0.05), a bound in the metric's unit, or a distance; `metric` is None for experts.
 
-    `at_least` tells which side of a bound is good.
+    `at_least` tells which side of a bound is good; `inclusive` whether the limit itself is (`<=`, not `<`).
     """
 
     text: str
@@ -63,6 +63,7 @@ class Rule:
     metric: Metric | None
     limit: float = 0.0
     at_least: bool = False
+    inclusive: bool = False
     prompt: str | None = None
 
     def covers(self, name: str) -> bool:
@@ -100,7 +101,8 @@ def _rule(text: str) -> Rule:
     if part["drift"] is not None or part["name"] == EXPERTS:
         if part["name"] != EXPERTS or part["drift"] is None:
             raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")
-        return Rule(text=text, form=Form.DRIFT, metric=None, limit=float(part["drift"]), prompt=part["prompt"])
+        limit, inclusive = float(part["drift"]), part["upto"] == "="
+        return Rule(text=text, form=Form.DRIFT, metric=None, limit=limit, inclusive=inclusive, prompt=part["prompt"])
     try:
         metric = metric_named(part["name"])
     except OptionError as error:
@@ -115,8 +117,15 @@ def _rule(text: str) -> Rule:
         limit = float(part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
     bound = float(part["bound"]) * _scale(text, metric, part["unit"])
-    at_least = part["sign"].startswith(">")
-    return Rule(text=text, form=Form.BOUND, metric=metric, limit=bound, at_least=at_least, prompt=part["prompt"])
+    return Rule(
+        text=text,
+        form=Form.BOUND,
+        metric=metric,
+        limit=bound,
+        at_least=part["sign"].startswith(">"),
+        inclusive=part["sign"].endswith("="),
+        prompt=part["prompt"],
+    )
 
 
 def _scale(text: str, metric: Metric, unit: str) -> float:
