@@ -43,11 +43,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One figure that somebody wants judged, against which threshold, by which rule."""
+    """One figure that somebody wants judged, against which threshold, by which rule; `exact`: no difference at all."""
 
     metric: Metric
     threshold: float
     rule: str | None = None
+    exact: bool = False
 
 
 def match(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
@@ -95,7 +96,7 @@ def judge(
         if pair.paired or pair.block_spread is not None:
             found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT))
         for want in wanted(pair.after):
-            settled = _without_noise(pair, want, found)
+            settled = _without_noise(pair, want, found, allowed)
             judgements.append(settled if isinstance(settled, Judgement) else None)
             if isinstance(settled, Question):
                 questions.append(settled)
@@ -103,7 +104,9 @@ def judge(
     return [next(decided) if j is None else j for j in judgements]
 
 
-def _without_noise(pair: Pair, want: Wanted, found: Sequence[fingerprint.Difference]) -> Judgement | Question:
+def _without_noise(
+    pair: Pair, want: Wanted, found: Sequence[fingerprint.Difference], allowed: Collection[str]
+) -> Judgement | Question:
     """Return what can be said without statistics, or the question for them."""
     metric = want.metric
     before, after = pair.before.metrics.get(metric.key), pair.after.metrics.get(metric.key)
@@ -123,18 +126,29 @@ def _without_noise(pair: Pair, want: Wanted, found: Sequence[fingerprint.Differe
             return replace(draft, verdict=Verdict.NEW, reason="the earlier run does not have it")
         verdict = Verdict.MISSING if before is not None else Verdict.INCOMPARABLE
         return replace(draft, verdict=verdict, reason="not measured")
-    if metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
-        return _exact(draft, want)
+    if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
+        return _exact(draft, want, allowed)
     if found:
         return replace(draft, reason="differ: " + ", ".join(map(str, found)))
     return _question(draft, want, pair, before, after)
 
 
-def _exact(draft: Judgement, want: Wanted) -> Judgement:
+_FOLLOW = {
+    "prompt_tokens": {"prompt_tokens", "workload"},
+    "requested_tokens": {"limits", "workload"},
+    "total_tokens": {"prompt_tokens", "workload", fingerprint.OUTPUT},
+}
+"""What is accepted together with such a difference; every other exact figure of a prompt follows from its output."""
+
+
+def _exact(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement:
     if draft.before == draft.after:
         return replace(draft, verdict=Verdict.UNCHANGED)
-    if draft.metric is not None and draft.metric.direction is not Direction.EXACT and want.rule is None:
+    if want.metric.direction is not Direction.EXACT and want.rule is None:
         return replace(draft, verdict=None)
+    accepts = _FOLLOW.get(want.metric.key, {fingerprint.OUTPUT})
+    if want.metric.direction is Direction.EXACT and not accepts.isdisjoint(allowed):
+        return replace(draft, verdict=None, reason="differs, which --allow-different accepts")
     verdict = Verdict.INCOMPARABLE if want.rule is None else Verdict.REGRESSED
     return replace(draft, verdict=verdict, reason="differs, and must not")
 
@@ -142,7 +156,7 @@ def _exact(draft: Judgement, want: Wanted) -> Judgement:
 def _question(draft: Judgement, want: Wanted, pair: Pair, before: Values, after: Values) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
-    if a == b and len(set(a)) == 1:
+    if len({*a, *b}) == 1:
         return replace(draft, verdict=Verdict.UNCHANGED, low=0.0, mid=0.0, high=0.0)
     if min((*a, *b)) <= 0:
         verdict = None if metric.direction is Direction.NEUTRAL else Verdict.INCONCLUSIVE

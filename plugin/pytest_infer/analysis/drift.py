@@ -49,7 +49,9 @@ def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
     TV(p, q) = ½ Σ |p − q| (Levin & Peres 2017, proposition 4.2): the share of selections that went elsewhere.
     """
     a, b = shares(before), shares(after)
-    if not a or [s.name for s in before.sites] != [s.name for s in after.sites]:
+    if not a or not len(a) == len(b) == len(after.sites):
+        return None
+    if [s.name for s in before.sites] != [s.name for s in after.sites]:
         return None
     if any(len(p) != len(q) for p, q in zip(a, b, strict=True)):
         return None

@@ -87,7 +87,8 @@ def judge(
     def wanted(row: Row) -> Iterator[Wanted]:
         for rule in rules:
             if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and rule.covers(row.name):
-                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text)
+                exact = rule.form is Form.EXACT
+                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact)
 
     found = compare.judge(pairs, wanted, allowed=allowed, confidence=confidence)
     afters = [*(pair.after for pair in pairs), *new]
@@ -131,10 +132,10 @@ def _bound(row: Row, rule: Rule, confidence: float) -> Judgement:
     low, high = _interval(values.numbers, confidence)
     # In one direction for both kinds of bound: below 0 is within it.
     worst, best = (rule.limit - low, rule.limit - high) if rule.at_least else (high - rule.limit, low - rule.limit)
-    sign = "≥" if rule.at_least else "≤"
-    if worst <= 0:
+    sign = (">" if rule.at_least else "<") + ("=" if rule.inclusive else "")
+    if worst < 0 or (worst == 0 and rule.inclusive):
         verdict, reason = Verdict.UNCHANGED, None
-    elif best > 0:
+    elif best > 0 or (best == 0 and not rule.inclusive):
         verdict, reason = Verdict.REGRESSED, f"must be {sign} {rule.limit:g}"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, f"the interval holds the bound {sign} {rule.limit:g}: more rounds"
@@ -164,13 +165,17 @@ def _drift(pair: Pair, rule: Rule) -> Judgement:
     if layers is None:
         return draft
     worst = layers[0]
-    if worst.distance < rule.limit or worst.distance == rule.limit == 0:
+    over = [layer for layer in layers if not _allows(rule, layer.distance)]
+    if not over:
         return replace(draft, verdict=Verdict.UNCHANGED, reason=None, after=worst.distance)
-    over = [f"layer {layer.layer}: {layer.distance:.3f}" for layer in layers if layer.distance >= rule.limit]
+    named = ", ".join(f"layer {layer.layer}: {layer.distance:.3f}" for layer in over[:3])
     more = f" and {len(over) - 3} more" if len(over) > 3 else ""
-    return replace(
-        draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {', '.join(over[:3])}{more}"
-    )
+    return replace(draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {named}{more}")
+
+
+def _allows(rule: Rule, distance: float) -> bool:
+    # "Less than nothing" can only mean nothing; shares of counts are not exact in binary.
+    return distance < rule.limit or ((rule.inclusive or rule.limit == 0) and math.isclose(distance, rule.limit))
 
 
 def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Sequence[Round]) -> bool:

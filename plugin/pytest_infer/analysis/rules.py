@@ -25,14 +25,15 @@ _RULE = re.compile(
         (?:\[(?P<prompt>[^\]]*)\])?\s*      # of these prompts only
         (?: :\s*(?P<percent>\d+(?:\.\d+)?)\s*%
           | :\s*(?P<exact>exact)
-          | :\s*drift\s*<=?\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
-          | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµ/%]*)
+          | :\s*drift\s*<(?P<upto>=?)\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
+          | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµμ/%]*)
         )""",
     re.VERBOSE,
 )
+_PARTS = re.compile(r"\s*#.*|(?:\[[^\]]*\]|[^,#])+")  # a comment, or what lies between commas outside of brackets
 _SUFFIX = re.compile(r"_(?:s|bytes|sha256)$")
 _SCALES: dict[Unit, dict[str, float]] = {
-    Unit.SECONDS: {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    Unit.SECONDS: {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
     Unit.BYTES: {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 1e3, "MB": 1e6, "GB": 1e9},
     Unit.TOKENS_PER_SECOND: {"tok/s": 1},
     Unit.PERCENT: {"%": 1},
@@ -54,7 +55,7 @@ class Form(str, Enum):
 class Rule:
     """One line. `limit` is a share (0.05), a bound in the metric's unit, or a distance; `metric` is None for experts.
 
-    `at_least` tells which side of a bound is good.
+    `at_least` tells which side of a bound is good; `inclusive` whether the limit itself is (`<=`, not `<`).
     """
 
     text: str
@@ -62,6 +63,7 @@ class Rule:
     metric: Metric | None
     limit: float = 0.0
     at_least: bool = False
+    inclusive: bool = False
     prompt: str | None = None
 
     def covers(self, name: str) -> bool:
@@ -87,8 +89,8 @@ def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule,
 
     No line at all gives the default rules.
     """
-    texts = [text.strip() for line in lines for text in line.partition("#")[0].split(",")]
-    return tuple(_rule(text) for text in ([t for t in texts if t] or default))
+    texts = [part.strip() for line in lines for part in _PARTS.findall(line)]
+    return tuple(_rule(text) for text in ([t for t in texts if t and not t.startswith("#")] or default))
 
 
 def _rule(text: str) -> Rule:
@@ -99,7 +101,8 @@ def _rule(text: str) -> Rule:
     if part["drift"] is not None or part["name"] == EXPERTS:
         if part["name"] != EXPERTS or part["drift"] is None:
             raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")
-        return Rule(text=text, form=Form.DRIFT, metric=None, limit=float(part["drift"]), prompt=part["prompt"])
+        limit, inclusive = float(part["drift"]), part["upto"] == "="
+        return Rule(text=text, form=Form.DRIFT, metric=None, limit=limit, inclusive=inclusive, prompt=part["prompt"])
     try:
         metric = metric_named(part["name"])
     except OptionError as error:
@@ -114,8 +117,15 @@ def _rule(text: str) -> Rule:
         limit = float(part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
     bound = float(part["bound"]) * _scale(text, metric, part["unit"])
-    at_least = part["sign"].startswith(">")
-    return Rule(text=text, form=Form.BOUND, metric=metric, limit=bound, at_least=at_least, prompt=part["prompt"])
+    return Rule(
+        text=text,
+        form=Form.BOUND,
+        metric=metric,
+        limit=bound,
+        at_least=part["sign"].startswith(">"),
+        inclusive=part["sign"].endswith("="),
+        prompt=part["prompt"],
+    )
 
 
 def _scale(text: str, metric: Metric, unit: str) -> float:

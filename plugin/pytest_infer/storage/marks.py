@@ -23,5 +23,5 @@ def write(run_file: Path, mark: Mark) -> None:
         with replacing(run_file) as file:
             file.write(safe_dumps(run, ensure_ascii=True, indent=4).encode())
         run_file.chmod(mode)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StorageError(f"{run_file} could not be marked with the gate's result: {error}") from error
