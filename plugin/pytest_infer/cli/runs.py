@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
 from pytest_infer.errors import InferError
-from pytest_infer.report import comparison
+from pytest_infer.report.runs import render_history
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
 
@@ -31,13 +32,16 @@ def list_history(
     if not runs:
         typer.echo(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one", err=True)
         raise typer.Exit(4)
-    out(comparison.render_history(runs, names, width=width(), color=color()))
+    out(render_history(runs, names, width=width(), color=color()))
 
 
-def _names(history: History) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _names(history: History) -> dict[Path, list[str]]:
+    files = {run.path.resolve(): run.path for run in history.runs}
+    found: dict[Path, list[str]] = {}
     for name, path in baselines.names(history.folder).items():
-        found.setdefault(path.rpartition("/")[2], []).append(name)
+        file = files.get((history.folder / path).resolve())
+        if file is not None:
+            found.setdefault(file, []).append(name)
     return found
 
 
