@@ -59,6 +59,9 @@ def compare(
     try:
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
+        if not runs and len(history.runs) < 2:
+            typer.echo(f"pytest-infer: fewer than two runs in {history.folder}: nothing to compare", err=True)
+            raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
         only = _metrics(metric)
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
