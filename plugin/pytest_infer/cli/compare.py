@@ -59,6 +59,9 @@ def compare(
     try:
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
+        if not runs and len(history.runs) < 2:
+            typer.echo(f"pytest-infer: fewer than two runs in {history.folder}: nothing to compare", err=True)
+            raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
         only = _metrics(metric)
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
@@ -118,14 +121,15 @@ def _write(
     confidence: float,
 ) -> None:
     heading = [f"{runs[0].label} → {', '.join(run.label for run in runs[1:])}", f"{100 * confidence:g} % intervals"]
+    names = [str(run.path) for run in runs]
+    every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
     if form is Format.JSON:
-        names = [str(run.path) for run in runs]
-        every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
         out(exports.as_json_rows(every, runs=names, confidence=confidence))
     elif form is Format.CSV:
-        out(exports.as_csv([j for judgements in compared for j in judgements]))
+        out(exports.as_csv(every, ("run",)))
     elif form is Format.MARKDOWN:
-        out(exports.as_markdown([j for judgements in shown for j in judgements], heading))
+        heads = [[f"{runs[0].label} → {run.label}", heading[1]] for run in runs[1:]]
+        out("\n".join(exports.as_markdown(js, head) for js, head in zip(shown, heads, strict=True)))
     elif len(compared) == 1:
         out(comparison.render_judgements(shown[0], heading=heading, width=width(), color=color(), by_metric=by_metric))
     else:
@@ -169,10 +173,15 @@ def run_gate(
         gated = _gated(history, before, candidate, parsed, allowed, confidence)
     except InferError as error:
         refuse(str(error))
-    heading = [f"gate {candidate.label} against {gated.against or 'bounds only'}", f"{100 * confidence:g} % intervals"]
+    nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
+    heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
     _write_gate(gated, heading, form)
+    if before is None and nothing == "no stored run":
+        typer.echo(
+            "pytest-infer: no stored run to compare with (same machine and software, clean code, not failed)", err=True
+        )
     if github:
-        out(exports.write_github(gated, heading, os.environ))
+        _write_github(gated, heading, form)
     if mark:
         found = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
         try:
@@ -210,9 +219,19 @@ def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
     if form is Format.JSON:
         out(exports.as_json_rows([exports.flat(j) for j in gated.judgements], result=gated.exit.word))
     elif form is Format.CSV:
-        out(exports.as_csv(gated.judgements))
+        out(exports.as_csv([exports.flat(j) for j in gated.judgements]))
     elif form is Format.MARKDOWN:
         out(exports.as_markdown(gated.judgements, [*heading, gated.exit.word]))
     else:
         out(comparison.render_judgements(gated.judgements, heading=heading, width=width(), color=color()))
         out(f"gate: {gated.exit.word}\n")
+
+
+def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
+    try:
+        annotations = exports.write_github(gated, heading, os.environ)
+    except OSError as error:
+        annotations = exports.github_annotations(gated.judgements)
+        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)
+    # GitHub reads workflow commands from both streams; JSON and CSV on stdout stay what they are.
+    typer.echo(annotations, nl=False, err=form in (Format.JSON, Format.CSV))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
+
+_PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
 def printable(text: str) -> str:
@@ -20,6 +23,6 @@ def console(width: int, *, color: bool) -> Console:
 
 
 def collected(of: Console) -> str:
-    """Return what was written to such a console."""
+    """Return what was written to such a console, without the spaces that pad the ends of lines."""
     stream = of.file
-    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
+    return _PADDING.sub(r"\1", stream.getvalue()) if isinstance(stream, io.StringIO) else ""

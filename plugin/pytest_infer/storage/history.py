@@ -311,7 +311,7 @@ def _newest_schema(content: bytes) -> int:
 
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def read(path: Path) -> Run:
@@ -321,7 +321,7 @@ def read(path: Path) -> Run:
         content = path.read_bytes()
         head = _HEAD.decode(content)
         time = _moment(head.datetime)
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError, ValueError, OverflowError) as error:
         _refuse_newer(path, _newest_schema(content))
         raise StorageError(f"{path}: not a run of pytest-benchmark: {error}") from error
     blocks = [row.extra_info.pytest_infer for row in head.benchmarks]
