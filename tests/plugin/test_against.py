@@ -1,4 +1,4 @@
-"""`--infer-against` in a real git repository with the scripted engine: turns, pairs, whose code it is, and every end."""
+"""`--infer-against` in a real git repository with the scripted engine: turns, pairs, whose code it is, all ends."""
 
 import json
 import os
@@ -335,7 +335,7 @@ def test_the_worktrees_ini_file_saves_and_compares_nothing(repository):
     result, run = repository.run("--infer-against=HEAD", *FEW)
     result.assert_outcomes(passed=2)
     assert len(run.pairs) == 2
-    assert not repository.path.joinpath("kept").exists()
+    assert list(repository.path.glob("kept/**/*.json")) == []  # pytest-benchmark makes the folder at once
 
 
 def refused(result, *parts):
@@ -500,7 +500,7 @@ def children(repository):
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            where = os.readlink(folder / "cwd")
+            where = str((folder / "cwd").readlink())
         except OSError:
             continue
         if where.startswith(str(repository.temporary)):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import pytest_infer
 from pytest_infer.against import arguments, protocol
 from pytest_infer.against.base import Base, Command
 from pytest_infer.against.worktree import Repository, Worktree
@@ -111,8 +110,11 @@ class Opponent:
         asked, left = (arguments.selects(args, options) for args in (self._given, given))
         if asked and not left:
             raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")
-        home = Path(pytest_infer.__file__).resolve().parents[1]
-        path = arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), home, move) if python is None else []
+        path = (
+            arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), arguments.PACKAGE.parent, move)
+            if python is None
+            else []
+        )
         return Command(
             name=self.name,
             arguments=[python or sys.executable, "-m", "pytest", *self._own_arguments(python), *given],
