@@ -1,6 +1,8 @@
 """Another commit's files, in real git repositories, and the one line for each that cannot be had."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +51,24 @@ def test_a_commit_is_checked_out_and_removed_again(checkout, tmp_path):
     assert left(tmp_path) == []
     assert git(checkout, "worktree", "list").count("\n") == 0
     assert checkout.joinpath("file.txt").read_text() == "three, uncommitted"
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(checkout, tmp_path):
+    repository = Repository.of(checkout)
+    code = (
+        "import os, sys; from pathlib import Path; from pytest_infer.against.worktree import Repository, Worktree\n"
+        "r = Repository(Path(sys.argv[1])); Worktree(r, r.commit('HEAD')); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, str(checkout)], env=environment, check=False)
+    (abandoned,) = left(tmp_path)
+    in_use = Worktree(repository, repository.commit("HEAD"))
+    assert left(tmp_path) == [in_use.path.parent.name] != [abandoned]
+    other = Worktree(repository, repository.commit("HEAD"))
+    assert in_use.path.joinpath("file.txt").exists(), "the run beside us lost its files"
+    other.remove()
+    in_use.remove()
+    assert left(tmp_path) == []
 
 
 def test_a_worktree_whose_folder_is_gone_is_forgotten_too(checkout, tmp_path):
@@ -109,7 +129,7 @@ def test_without_git(tmp_path, monkeypatch):
 
 def test_a_commit_that_cannot_be_checked_out(checkout, tmp_path):
     repository = Repository.of(checkout)
-    with pytest.raises(AgainstError, match="git cannot check 0{12} out: fatal: "):
+    with pytest.raises(AgainstError, match=r"git cannot check 0{12} out: fatal: "):
         Worktree(repository, "0" * 40)
     assert left(tmp_path) == []
 
