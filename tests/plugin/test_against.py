@@ -556,6 +556,15 @@ def children(repository):
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
 
 
+def test_a_base_that_is_killed_for_its_memory_says_what_to_do(repository):
+    repository.speed(before="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    repository.commit()
+    repository.speed()
+    result, _ = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL: if memory ran out, add --infer-against-seq*"])
+
+
 @pytest.mark.parametrize("delay", [0.0, 5])
 def test_ctrl_c_ends_the_other_side_and_removes_its_files(repository, delay):
     repository.speed(
