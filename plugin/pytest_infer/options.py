@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_infer.analysis import fingerprint, rules
+from pytest_infer.analysis.rules import Rule
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import BUNDLED, DEFAULT
 from pytest_infer.errors import OptionError, alternatives
@@ -23,6 +25,10 @@ class Option:
     help: str
     metavar: str | None = None
     flag: bool = False
+    lines: bool = False
+    """Whether it may be given several times, and on several lines of the ini file."""
+    bare: bool = False
+    """Whether it may stand without its value."""
 
     @property
     def command_line(self) -> str:
@@ -82,6 +88,25 @@ OPTIONS = (
         help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
     ),
     Option(
+        name="gate",
+        metavar="RULES",
+        lines=True,
+        bare=True,
+        help="fail tests that got worse: ttft:5%%, tpot[story]:3%%, decode_throughput>=15, output:exact, "
+        "experts:drift<0.02; alone: the ini file's rules, else output:exact, ttft, tpot and peak_rss 5%%; off: no gate",
+    ),
+    Option(
+        name="baseline",
+        metavar="RUN",
+        help="the stored run that the gate compares with (number, commit, branch, tag, path, baseline:NAME); "
+        "default: the newest that fits and passed",
+    ),
+    Option(
+        name="allow-different",
+        metavar="KEYS",
+        help="compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model",
+    ),
+    Option(
         name="repeat-disturbed",
         metavar="N",
         help="up to N more rounds a prompt in place of disturbed ones; 0: never; default: 3",
@@ -107,6 +132,8 @@ OPTIONS = (
     Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "off")
+SELF = "self"
+"""The revision that compares this checkout with itself."""
 ONLY_OURS = ("against", "gate", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
@@ -133,6 +160,9 @@ class Settings:
     profile: bool
     repeat_disturbed: int
     resume: bool
+    gate: tuple[Rule, ...] | None
+    baseline: str | None
+    allow_different: tuple[str, ...]
     against: str | None
     against_python: str | None
     against_sequential: bool
@@ -179,12 +209,32 @@ class Settings:
             profile=not read.flag("no-profile"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
+            gate=_gate(read),
+            baseline=read.text("baseline"),
+            allow_different=_allowed(read.text("allow-different")),
             against=read.text("against"),
             against_python=read.text("against-python"),
             against_sequential=read.flag("against-sequential"),
             min_pairs=min_pairs,
             max_rounds=max_rounds,
         )
+
+
+def _gate(read: _Reader) -> tuple[Rule, ...] | None:
+    """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
+    lines, against = read.lines("gate"), read.text("against")
+    if lines == ["off"] or against == SELF or (lines is None and against is None):
+        return None
+    for line in lines or ():
+        if Path(line).exists():
+            raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
+    return rules.parse(lines or (), rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+
+
+def _allowed(keys: str | None) -> tuple[str, ...]:
+    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
+    fingerprint.check_allowed(found)
+    return found
 
 
 def _pairs(read: _Reader) -> tuple[int, int]:
@@ -203,8 +253,11 @@ def register(parser: pytest.Parser) -> None:
     group = parser.getgroup("infer", "benchmarks of language-model inference (pytest-infer)")
     for option in OPTIONS:
         given: dict[str, Any] = {"action": "store_true"} if option.flag else {"metavar": option.metavar}
+        given |= {"action": "append"} if option.lines else {}
+        given |= {"nargs": "?", "const": ""} if option.bare else {}
         group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
-        parser.addini(option.key, f"default of {option.command_line}: {option.help}", default="")
+        kind: dict[str, Any] = {"type": "linelist", "default": []} if option.lines else {"default": ""}
+        parser.addini(option.key, f"default of {option.command_line}: {option.help}", **kind)
 
 
 class _Reader:
@@ -233,6 +286,17 @@ class _Reader:
         if value is not None and not str(value).strip():
             raise OptionError(f"{where} is empty")
         return None if value is None else str(value)
+
+    def lines(self, name: str) -> list[str] | None:
+        """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
+        key = self._options[name].key
+        if name.startswith(self._ignored):
+            return None
+        given, kept = self._config.getoption(key), self._config.getini(key)
+        if given is None:
+            return kept or None
+        own = [line for line in given if line]
+        return own or list(kept) or []
 
     def path(self, name: str) -> Path | None:
         value = self.text(name)

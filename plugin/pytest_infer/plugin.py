@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from pytest_infer import options, parametrize, preflight
+from pytest_infer import gating, options, parametrize, preflight
 from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
@@ -87,10 +88,27 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         of(session.config).live = LiveLine(reporter._tw._file, suspend, lambda: reporter._tw.width_of_current_line)
 
 
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember which tests were left out on purpose: they are not missing."""
+    if items:
+        of(items[0].config).deselected.update(item.nodeid for item in items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """When all is measured, gate it: the tests that got worse fail."""
+    result = yield
+    run = of(session.config)
+    run.judge()
+    gating.report_failures(session, run.gate)
+    return result
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what concerns the run as a whole to its file."""
-    of(config).keeper.complete(output_json)
+    run = of(config)
+    run.keeper.complete(output_json, run.gate.mark)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -113,8 +131,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     yield
     keeper = of(session.config).keeper
     keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
-    if keeper.save_failed and exitstatus == pytest.ExitCode.OK:
+    gated = of(session.config).gate.exit
+    if exitstatus == pytest.ExitCode.OK and keeper.save_failed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif exitstatus == pytest.ExitCode.OK and gated is not None:
+        session.exitstatus = gated.value
 
 
 @pytest.hookimpl(wrapper=True)
@@ -125,4 +146,6 @@ def pytest_terminal_summary(
     try:
         yield
     finally:
-        write_summary(terminalreporter, of(config).summary())
+        run = of(config)
+        write_summary(terminalreporter, run.summary())
+        run.gate.publish(os.environ, terminalreporter.write)

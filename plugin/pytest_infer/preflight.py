@@ -34,6 +34,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
+        session.gate.prepare(session.keeper.storage)
         _check_engine(collected, items, session)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import pytest
 
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
+from pytest_infer.gating import Gate, noise_of
 from pytest_infer.measure import cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.metrics import timing
-from pytest_infer.options import Settings
+from pytest_infer.options import SELF, Settings
 from pytest_infer.parametrize import Cache
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import (
@@ -31,8 +34,9 @@ from pytest_infer.records import (
     TokenTrace,
 )
 from pytest_infer.report.live import LiveLine
-from pytest_infer.report.terminal import Run
+from pytest_infer.report.terminal import NamedFloor, Run
 from pytest_infer.saving import Keeper
+from pytest_infer.storage import block
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
@@ -90,11 +94,14 @@ class InferSession:
         self.live = LiveLine(None, nullcontext)
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
+        self.gate = Gate(self.settings, self.note)
+        self.deselected: set[str] = set()
         self.loop: Loop = Alone()
-        self.settled: Settled = lambda *_: False
+        self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None
         self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
         self.missing: tuple[str, ...] = ()
+        self.noise: list[NamedFloor] = []
         self._engine: Engine | None = None
         self._system: SystemCounters | None = None
         self._machine: MachineInfo | None = None
@@ -151,6 +158,46 @@ class InferSession:
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
         self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
+    def judge(self) -> None:
+        """Hold what was measured against the gate's rules."""
+        passed = {nodeid: f.block for nodeid, f in self.keeper.finished.items() if not f.failed}
+        if not self.keeper.planned:
+            return
+        if not passed:
+            self.gate.nothing()
+        elif self.against is not None:
+            self._judge_sides(passed)
+        else:
+            self.gate.judge(passed, self.keeper.planned, self._covers)
+
+    def _judge_sides(self, passed: Mapping[str, dict[str, Any]]) -> None:
+        """Judge both sides' rounds, and keep the other side's beside ours."""
+        if self.against is None:
+            return
+        sides: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
+        for test, (base, ours) in self.pairs.items():
+            if test not in passed:
+                continue
+            sides[test] = (None if base is None else block.build(base), passed[test])
+            if base is not None:
+                self.noise += noise_of(base, ours) if self.settings.against == SELF else ()
+                about = msgspec.to_builtins(self.against)
+                passed[test]["against"] = {**about, "metrics": (sides[test][0] or {})["metrics"]}
+        self.gate.judge_sides(sides, self.missing, self.against)
+
+    def _covers(self, nodeid: str) -> bool:
+        """Return whether a test that is not there any more would have been part of this run."""
+        if nodeid in self.deselected:
+            return False
+        base, root = self.config.invocation_params.dir, self.config.rootpath
+        for argument in self.config.args:
+            path, _, inner = argument.partition("::")
+            place = os.path.relpath(base / path, root).replace(os.sep, "/")
+            wanted = f"{place}::{inner}" if inner else place
+            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
+                return True
+        return False
+
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
@@ -161,6 +208,8 @@ class InferSession:
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),
             disabled=disabled,
+            gated=self.gate.result,
+            noise=tuple(self.noise),
         )
 
     def close(self) -> None:
@@ -224,7 +273,8 @@ class InferSession:
             usable_cores=self.machine.usable_cores,
         )
         watch = self._watcher(model, prompt)
-        measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
+        with rounds.still_heap():
+            measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)

@@ -14,7 +14,7 @@ import pytest_infer
 PACKAGE = Path(pytest_infer.__file__).parent
 
 GROUND = {"errors", "metrics", "prompts", "records", "units"}
-FACE = ("options", "parametrize", "saving", "session", "preflight", "fixtures", "against", "plugin")
+FACE = ("options", "parametrize", "saving", "gating", "session", "preflight", "fixtures", "against", "plugin")
 """The pytest face in its own order: a module uses those before it."""
 
 ROOMS = {
@@ -23,7 +23,7 @@ ROOMS = {
     "engines": GROUND,
     "measure": GROUND | {"engines.base"},
     "storage": GROUND | {"engines", "measure"},
-    "analysis": GROUND | {"engines", "measure"},
+    "analysis": GROUND | {"engines", "measure", "storage.history"},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": {"engines.models", "storage", "analysis", "report", "metrics", "errors", "units"},
     **{
@@ -39,6 +39,7 @@ PYTEST_IN = {
     *(f"against.{name}" for name in ("arguments", "child", "hooks", "opponent")),
     "storage.bridge",
     "storage.files",
+    "storage.marks",
     "storage.native",
     "report.terminal",
 }

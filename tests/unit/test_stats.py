@@ -7,6 +7,7 @@ import pytest
 from scipy import stats as reference
 
 from pytest_infer.analysis import stats
+from pytest_infer.analysis.verdicts import holm
 
 
 def test_welch_is_scipys_test_on_logs():
@@ -98,5 +99,5 @@ def test_prediction_limit_holds_for_the_next_run():
 
 
 def test_holm_by_hand():
-    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert stats.holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []

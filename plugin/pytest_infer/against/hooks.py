@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,11 @@ from pytest_infer.session import InferSession
 
 def attach(config: pytest.Config, session: InferSession, channel: protocol.Channel[protocol.FromParent] | None) -> None:
     """Make this run one side of a comparison, if it is one: the child by its channel, the parent by its options."""
+    if channel is not None or session.settings.against is not None:
+        # The parent judges pairs between rounds. What it needs for that is loaded on both sides, and before any round:
+        # else its memory would grow by scipy, and only its.
+        importlib.import_module("pytest_infer.analysis.gate")
+        importlib.import_module("pytest_infer.analysis.noise")
     if channel is not None:
         side = session.loop = child.Child(session, channel)
         config.pluginmanager.register(side, "pytest_infer.against.child")

@@ -15,11 +15,9 @@ from pytest_infer.against import arguments, protocol
 from pytest_infer.against.base import Base, Command
 from pytest_infer.against.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
+from pytest_infer.options import SELF
 from pytest_infer.records import AgainstInfo
 from pytest_infer.session import InferSession
-
-SELF = "self"
-"""In place of a revision: this checkout again."""
 
 
 class Opponent:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from pytest_infer.cli import compare, runs
+from pytest_infer.cli.shared import refuse
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
 from pytest_infer.metrics import METRICS
@@ -48,13 +50,14 @@ def list_models(
             typer.echo(f"{model.name:<14} {model.description}")
         return
     if build not in models.BUNDLED:
-        _refuse(alternatives("model", build, models.BUNDLED))
+        refuse(alternatives("model", build, models.BUNDLED))
     try:
         typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
     except InferError as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
-def _refuse(line: str) -> NoReturn:
-    typer.echo(f"pytest-infer: {line}", err=True)
-    raise typer.Exit(2)
+app.command("compare")(compare.compare)
+app.command("gate")(compare.run_gate)
+app.command("history")(runs.list_history)
+app.add_typer(runs.baseline, name="baseline")

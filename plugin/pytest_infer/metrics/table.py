@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_infer.errors import OptionError, alternatives
@@ -30,7 +30,10 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the table. `absent` says why there may be no figure where the reading itself does not."""
+    """One row of the table. `absent` says why there may be no figure where the reading itself does not.
+
+    `repeatable` figures are the same whenever the same work is done: any difference is a change, without statistics.
+    """
 
     key: str
     label: str
@@ -41,6 +44,7 @@ class Metric:
     definition: str
     source: str
     absent: str = "not measured"
+    repeatable: bool = False
 
 
 _CLOCK = "time.perf_counter_ns"
@@ -120,10 +124,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("system_memory_percent", "system memory %", Unit.PERCENT, _NEUTRAL, Kind.SAMPLED,
            read.counter(lambda c: c.system_memory_percent), "(total − available) / total of the whole system",
            "/proc/meminfo"),
-    _count("model_bytes", "model", _B, _LOWER, read.once(read.model_bytes),
-           "parameters + buffers, shared tensors once", "engine"),
-    _count("kv_cache_bytes", "KV cache", _B, _LOWER, read.profile(lambda p: p.kv_cache_bytes),
-           "the cache's tensors after the last token", "engine"),
+    replace(_count("model_bytes", "model", _B, _LOWER, read.once(read.model_bytes),
+                   "parameters + buffers, shared tensors once", "engine"), repeatable=True),
+    replace(_count("kv_cache_bytes", "KV cache", _B, _LOWER, read.profile(lambda p: p.kv_cache_bytes),
+                   "the cache's tensors after the last token", "engine"), repeatable=True),
     _count("rest_bytes", "rest", _B, _LOWER, read.per_round(read.rest), "peak − model − KV cache",
            f"{_STATUS} VmHWM, engine"),
     _count("memory_growth_bytes", "growth", _B, _LOWER, read.profile(lambda p: p.memory_growth_bytes),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
@@ -14,7 +14,14 @@ from rich.text import Text
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.report import comparison
+from pytest_infer.report.text import collected, printable
+from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.noise import NoiseFloor
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
@@ -30,6 +37,15 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFloor:
+    """The noise of one figure of one prompt, from rounds of the same code on both sides."""
+
+    name: str
+    label: str
+    floor: NoiseFloor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What the summary shows; `failed` names tests whose assertion failed after the measurement."""
 
@@ -38,14 +54,19 @@ class Run:
     unmeasured: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     disabled: bool = False
+    gated: Gated | None = None
+    noise: tuple[NamedFloor, ...] = ()
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
-    """Write the summary to pytest's terminal; nothing with -q, and nothing if no test measures."""
-    if reporter.verbosity < 0 or not (run.records or run.unmeasured or run.notes or run.disabled):
+    """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
+    quiet = reporter.verbosity < 0
+    judged = run.gated is not None or bool(run.noise)
+    if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
         return
+    shown = replace(run, records=(), failed=(), unmeasured=(), disabled=False) if quiet else run
     width = reporter._tw.fullwidth
-    text = render(run, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
+    text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
     reporter.section("inference", bold=True)
     reporter.write(text)
@@ -53,9 +74,7 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
 
 def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     """Return the summary as text of at most `width` columns, with ANSI colours or without any escape."""
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
-    )
+    console = new_console(width, color=color)
     if run.records:
         _write_head(console, run.records[0])
         rows = [(record, summarize(record)) for record in run.records]
@@ -64,13 +83,11 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
     _write_remarks(console, run)
-    stream = console.file
-    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
-
-
-def printable(text: str) -> str:
-    """Return the text with control and formatting characters made visible: output may hold terminal escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if run.gated is not None:
+        comparison.write_gate(console, run.gated)
+    if run.noise:
+        _write_noise(console, run.noise)
+    return collected(console)
 
 
 def _write_head(console: Console, record: PromptRecord) -> None:
@@ -195,3 +212,26 @@ def _write_remarks(console: Console, run: Run) -> None:
         )
     for note in run.notes:
         console.print(Text(note))
+
+
+def _write_noise(console: Console, noise: tuple[NamedFloor, ...]) -> None:
+    """Write what this machine can tell: the spread of equal code's pairs, and the changes that it lets through."""
+    console.print(Text("noise floor: this checkout against itself", style="bold"))
+    counts = sorted({n for named in noise for n in named.floor.detectable})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("prompt", "figure"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    for heading in ("spread", "offset", *(f"{n} pairs" for n in counts)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for named in noise:
+        found = [f"{100 * named.floor.detectable[n]:.1f} %" for n in counts]
+        cells = (f"{100 * named.floor.spread:.1f} %", comparison.share(named.floor.bias), *found)
+        table.add_row(printable(named.name), named.label, *cells)
+    console.print(table)
+    console.print(
+        Text(
+            "spread: of a pair's ratio; offset: between two processes of the same code; N pairs: the smallest change "
+            "that so many pairs of rounds find 19 times in 20",
+            style="dim",
+        )
+    )

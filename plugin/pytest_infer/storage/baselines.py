@@ -18,7 +18,12 @@ def names(folder: Path) -> dict[str, str]:
     """Return each name and the run file it stands for, relative to the folder."""
     parser = _parser()
     try:
-        parser.read(folder / FILE, encoding="utf-8")
+        # Not `parser.read`: it takes a file that may not be read for none, and the next name would be the only one.
+        parser.read_string((folder / FILE).read_text(encoding="utf-8"), source=FILE)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"{folder / FILE} cannot be read: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise StorageError(f"{folder / FILE}: {str(error).splitlines()[0]}; mend it or remove it") from None
     return dict(parser[_SECTION]) if _SECTION in parser else {}

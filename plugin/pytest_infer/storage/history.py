@@ -17,6 +17,8 @@ from pytest_infer.storage.block import SCHEMA
 from pytest_infer.storage.code import resolve
 
 _NUMBER = re.compile(r"(\d+)_")
+_DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
+_UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
 _HEX = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -95,6 +97,7 @@ class Mark(msgspec.Struct, frozen=True):
 class _Whole(msgspec.Struct, frozen=True):
     """What our block says of the run as a whole."""
 
+    schema: int = SCHEMA
     gate: Mark | None = None
     failed: dict[str, msgspec.Raw] = {}
     unmeasured: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ class _Machine(msgspec.Struct, frozen=True):
 
 
 class _HeadBlock(msgspec.Struct, frozen=True):
+    schema: int
     model: _Model | None = None
     machine: _Machine | None = None
 
@@ -125,7 +129,16 @@ class _HeadExtra(msgspec.Struct, frozen=True):
     pytest_infer: _HeadBlock | None = None
 
 
+class _HeadStats(msgspec.Struct, frozen=True):
+    median: float
+
+
 class _HeadRow(msgspec.Struct, frozen=True):
+    """As much of a row as tells that it is one: its figures are read later."""
+
+    fullname: str
+    name: str
+    stats: _HeadStats
     extra_info: _HeadExtra = _HeadExtra()
 
 
@@ -141,7 +154,28 @@ class _Head(msgspec.Struct, frozen=True):
     pytest_infer: _Whole = _Whole()
 
 
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int = 0
+
+
+class _SchemaExtra(msgspec.Struct, frozen=True):
+    pytest_infer: _Schema | None = None
+
+
+class _SchemaRow(msgspec.Struct, frozen=True):
+    extra_info: _SchemaExtra = _SchemaExtra()
+
+
+class _Schemas(msgspec.Struct, frozen=True):
+    """What a file of any later version will still hold."""
+
+    benchmarks: tuple[_SchemaRow, ...] = ()
+    pytest_infer: _Schema | None = None
+
+
 _HEAD = msgspec.json.Decoder(_Head)
+_SCHEMAS = msgspec.json.Decoder(_Schemas)
+_BLOCK = msgspec.json.Decoder(_Block)
 _ROWS = msgspec.json.Decoder(_Rows)
 
 
@@ -192,19 +226,28 @@ class Run:
         commit = f" {self.commit[:8]}{'+' if self.dirty else ''}" if self.commit else ""
         return f"{name}{commit}{f' ({self.branch})' if self.branch else ''}"
 
+    @property
+    def regressed(self) -> bool:
+        """Return whether its gate failed: then it is no baseline. One that was inconclusive, or the first, may be."""
+        return self.gate is not None and self.gate.result == "regressed"
+
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """Return the tests of the run; raise StorageError when the file cannot be read any more."""
         return rows(self.path)
 
+    @cached_property
+    def _by_test(self) -> dict[str, Row]:
+        return {row.test: row for row in self.rows}
+
     def row(self, test: str) -> Row | None:
         """Return the row of that test."""
-        return next((row for row in self.rows if row.test == test), None)
+        return self._by_test.get(test)
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
     """Return the row of a block that is not stored yet."""
-    return _row(test, name, msgspec.convert(msgspec.to_builtins(block), _Block))
+    return _row(test, name, _BLOCK.decode(msgspec.json.encode(block)))
 
 
 def _row(test: str, name: str, block: _Block) -> Row:
@@ -242,10 +285,25 @@ def _rows_of(natives: Iterable[_Native], path: Path) -> Iterator[Row]:
                 machine={},
                 plain=True,
             )
-        elif block.schema > SCHEMA:
-            raise StorageError(f"{path}: schema {block.schema} is newer than this pytest-infer reads; upgrade it")
-        elif block.phase == "total":
+            continue
+        _refuse_newer(path, block.schema)
+        if block.phase == "total":
             yield _row(native.fullname, native.name, block)
+
+
+def _refuse_newer(path: Path, schema: int) -> None:
+    if schema > SCHEMA:
+        raise StorageError(f"{path}: schema {schema} is newer than this pytest-infer reads; upgrade it")
+
+
+def _newest_schema(content: bytes) -> int:
+    """Return the highest schema in a file whose shape is not ours; 0 for none."""
+    try:
+        found = _SCHEMAS.decode(content)
+    except msgspec.MsgspecError:
+        return 0
+    blocks = [found.pytest_infer, *(row.extra_info.pytest_infer for row in found.benchmarks)]
+    return max((block.schema for block in blocks if block is not None), default=0)
 
 
 def _moment(text: str) -> datetime:
@@ -255,20 +313,24 @@ def _moment(text: str) -> datetime:
 
 def read(path: Path) -> Run:
     """Return a run's head; raise StorageError with one line for a file that is none."""
+    content = b""
     try:
-        head = _HEAD.decode(path.read_bytes())
+        content = path.read_bytes()
+        head = _HEAD.decode(content)
         time = _moment(head.datetime)
     except (OSError, msgspec.MsgspecError, ValueError) as error:
+        _refuse_newer(path, _newest_schema(content))
         raise StorageError(f"{path}: not a run of pytest-benchmark: {error}") from error
     blocks = [row.extra_info.pytest_infer for row in head.benchmarks]
+    _refuse_newer(path, max([head.pytest_infer.schema, *(block.schema for block in blocks if block is not None)]))
     ours = [block for block in blocks if block is not None and block.model is not None]
     model = ours[0].model if ours else None
     machine = ours[0].machine if ours else None
     return Run(
         path=path,
         time=time,
-        commit=head.commit_info.id,
-        branch=head.commit_info.branch,
+        commit=None if head.commit_info.id == _UNVERSIONED else head.commit_info.id,
+        branch=None if head.commit_info.branch == "(unknown)" else head.commit_info.branch,
         dirty=head.commit_info.dirty,
         model=" ".join(part for part in (model.name, model.dtype) if part) if model else None,
         machine=_machine(machine) or head.machine_info.node,
@@ -342,14 +404,14 @@ def _newest(runs: Iterable[Run]) -> Run | None:
 
 
 def _by_number(history: History, name: str) -> Run | None:
-    if not name.isdecimal():
+    if not _DIGITS.fullmatch(name):
         return None
     return _newest(r for r in history.runs if r.number is not None and int(r.number) == int(name))
 
 
 def _by_age(history: History, name: str) -> Run | None:
     word, _, back = name.partition("~")
-    if word != "latest" or not (back.isdecimal() or not back):
+    if word != "latest" or (back and not _DIGITS.fullmatch(back)):
         return None
     index = len(history.runs) - 1 - int(back or 0)
     return history.runs[index] if index >= 0 else None

@@ -1,0 +1,65 @@
+"""Drift of expert usage between two runs: the total-variation distance of each layer's selections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_infer.storage.history import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """An expert whose share of its layer's selections changed; shares are between 0 and 1."""
+
+    expert: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDrift:
+    """How far one layer's selections moved: 0 is the same use of every expert, 1 none in common.
+
+    `moved` are the experts that moved most, at most three.
+    """
+
+    layer: int
+    site: str
+    distance: float
+    moved: tuple[Moved, ...]
+
+
+def shares(usage: Usage) -> list[npt.NDArray[np.float64]]:
+    """Return each site's share of selections per expert, prefill and decode together; each sums to 1, or is all 0."""
+    if usage.counts is None:
+        return []
+    found = []
+    for prefill, decode in zip(usage.counts.prefill, usage.counts.decode, strict=True):
+        counts = np.asarray(prefill, dtype=np.float64) + np.asarray(decode, dtype=np.float64)
+        found.append(counts / counts.sum() if counts.sum() else counts)
+    return found
+
+
+def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
+    """Return the drift of each layer, the most moved first; None where it was not recorded or the layers differ.
+
+    TV(p, q) = ½ Σ |p − q| (Levin & Peres 2017, proposition 4.2): the share of selections that went elsewhere.
+    """
+    a, b = shares(before), shares(after)
+    if not a or not len(a) == len(b) == len(after.sites):
+        return None
+    if [s.name for s in before.sites] != [s.name for s in after.sites]:
+        return None
+    if any(len(p) != len(q) for p, q in zip(a, b, strict=True)):
+        return None
+    layers = [_layer(site.layer, site.name, p, q) for site, p, q in zip(after.sites, a, b, strict=True)]
+    return tuple(sorted(layers, key=lambda layer: (-layer.distance, layer.layer)))
+
+
+def _layer(layer: int, site: str, p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> LayerDrift:
+    most = np.argsort(-np.abs(q - p), kind="stable")[:3]
+    moved = tuple(Moved(expert=int(e), before=float(p[e]), after=float(q[e])) for e in most if p[e] != q[e])
+    return LayerDrift(layer=layer, site=site, distance=float(np.abs(p - q).sum() / 2), moved=moved)

@@ -1,0 +1,137 @@
+"""What two measurements must share to be comparable: machine, software, model, workload, and the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.storage.history import Row
+from pytest_infer.units import size
+
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that must be equal; `kind` groups facts, and both names are accepted by --allow-different."""
+
+    key: str
+    kind: str
+    read: Callable[[Row], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A fact in which two rows differ."""
+
+    key: str
+    kind: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        """Return it for people: `torch 2.12.0 → 2.13.0`."""
+        return f"{self.key} {self.before} → {self.after}"
+
+
+def _machine(key: str) -> Callable[[Row], object]:
+    return lambda row: row.machine.get(key)
+
+
+def _model(key: str) -> Callable[[Row], object]:
+    return lambda row: row.model.get(key)
+
+
+def _version(key: str) -> Callable[[Row], object]:
+    return lambda row: row.model.get("versions", {}).get(key)
+
+
+def _memory(key: str) -> Callable[[Row], object]:
+    def read(row: Row) -> object:
+        value = row.machine.get(key)
+        # Machines of one kind differ by what firmware reserves: told in steps of an eighth of a GiB.
+        return None if value is None else size(round(value / 2**27) * 2**27)
+
+    return read
+
+
+def _kernel(row: Row) -> object:
+    release = row.machine.get("kernel")
+    return None if release is None else ".".join(str(release).split(".")[:2])
+
+
+def _metric(key: str) -> Callable[[Row], object]:
+    return lambda row: row.metrics[key].value if key in row.metrics else None
+
+
+def _generation(row: Row) -> object:
+    return _flat(row.model.get("generation"))
+
+
+def _limits(row: Row) -> object:
+    return _flat(row.prompt.get("limits"))
+
+
+def _flat(table: object) -> str | None:
+    if not isinstance(table, Mapping):
+        return None
+    return ", ".join(f"{key}={table[key]}" for key in sorted(table)) or "none"
+
+
+FACTS: tuple[Fact, ...] = (
+    Fact("cpu", "machine", _machine("cpu")),
+    Fact("usable_cores", "machine", _machine("usable_cores")),
+    Fact("memory", "machine", _memory("memory_bytes")),
+    Fact("memory_limit", "machine", _memory("memory_limit_bytes")),
+    Fact("system", "machine", _machine("system")),
+    Fact("architecture", "machine", _machine("architecture")),
+    Fact("kernel", "machine", _kernel),
+    Fact("virtualization", "machine", _machine("virtualization")),
+    Fact("governor", "machine", _machine("governor")),
+    Fact("accelerators", "machine", _machine("accelerators")),
+    Fact("python", "software", _machine("python")),
+    Fact("torch", "software", _version("torch")),
+    Fact("transformers", "software", _version("transformers")),
+    Fact("engine", "software", _model("engine")),
+    Fact("threads", "software", _model("threads")),
+    Fact("attention", "software", _model("attention")),
+    Fact("experts_implementation", "software", _model("experts_implementation")),
+    Fact("weights", "model", _model("weights_sha256")),
+    Fact("parameters", "model", _model("parameters")),
+    Fact("parameter_bytes", "model", _model("parameter_bytes")),
+    Fact("dtype", "model", _model("dtype")),
+    Fact("device", "model", _model("device")),
+    Fact("prompt", "workload", lambda row: row.prompt.get("content_sha256")),
+    Fact("prompt_tokens", "workload", _metric("prompt_tokens")),
+    Fact("limits", "workload", _limits),
+    Fact("generation", "workload", _generation),
+    Fact(OUTPUT, OUTPUT, _metric("output_sha256")),
+)
+KINDS = tuple(dict.fromkeys(fact.kind for fact in FACTS))
+
+
+def check_allowed(allowed: Collection[str]) -> None:
+    """Raise OptionError for a name that is neither a fact nor a kind of facts."""
+    known = {*KINDS, *(fact.key for fact in FACTS)}
+    for name in allowed:
+        if name not in known:
+            raise OptionError(f"--allow-different: {alternatives('key', name, known)}")
+
+
+def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Difference, ...]:
+    """Return in what two rows differ that matters; a fact that one of them does not know is no difference."""
+    if before.plain or after.plain:
+        return ()
+    found = []
+    for fact in FACTS:
+        a, b = fact.read(before), fact.read(after)
+        if None not in (a, b) and a != b and fact.key not in allowed and fact.kind not in allowed:
+            found.append(Difference(key=fact.key, kind=fact.kind, before=_short(a), after=_short(b)))
+    return tuple(found)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text[:8] if len(text) == 64 and text.isalnum() else text

@@ -1,0 +1,137 @@
+"""The rules of a gate, one a line: `ttft:5%`, `tpot[story]:3%`, `decode_throughput>=15`, `output:exact`."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.metrics import METRICS, Metric
+from pytest_infer.metrics.table import Direction
+from pytest_infer.units import Unit
+
+DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
+"""What is gated where nothing is said."""
+
+DEFAULT_PAIRED = ("output:exact", "ttft:3%", "tpot:3%", "peak_rss:3%")
+"""The same where the rounds of two commits are paired, which tells smaller changes."""
+
+EXPERTS = "experts"
+_RULE = re.compile(
+    r"""(?P<name>[A-Za-z_][\w]*)            # metric
+        (?:\[(?P<prompt>[^\]]*)\])?\s*      # of these prompts only
+        (?: :\s*(?P<percent>\d+(?:\.\d+)?)\s*%
+          | :\s*(?P<exact>exact)
+          | :\s*drift\s*<(?P<upto>=?)\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
+          | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµμ/%]*)
+        )""",
+    re.VERBOSE,
+)
+_PARTS = re.compile(r"\s*#.*|(?:\[[^\]]*\]|[^,#])+")  # a comment, or what lies between commas outside of brackets
+_SUFFIX = re.compile(r"_(?:s|bytes|sha256)$")
+_SCALES: dict[Unit, dict[str, float]] = {
+    Unit.SECONDS: {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
+    Unit.BYTES: {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 1e3, "MB": 1e6, "GB": 1e9},
+    Unit.TOKENS_PER_SECOND: {"tok/s": 1},
+    Unit.PERCENT: {"%": 1},
+    Unit.HERTZ: {"Hz": 1, "MHz": 1e6, "GHz": 1e9},
+}
+_FORMS = "METRIC:5%, METRIC[PROMPT]:3%, METRIC>=15, METRIC<=2GiB, output:exact, experts:drift<0.02"
+
+
+class Form(str, Enum):
+    """What a rule asks: no worse by more than a share, no difference at all, a bound, or a bound on expert drift."""
+
+    RELATIVE = "relative"
+    EXACT = "exact"
+    BOUND = "bound"
+    DRIFT = "drift"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One line. `limit` is a share (0.05), a bound in the metric's unit, or a distance; `metric` is None for experts.
+
+    `at_least` tells which side of a bound is good; `inclusive` whether the limit itself is (`<=`, not `<`).
+    """
+
+    text: str
+    form: Form
+    metric: Metric | None
+    limit: float = 0.0
+    at_least: bool = False
+    inclusive: bool = False
+    prompt: str | None = None
+
+    def covers(self, name: str) -> bool:
+        """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell)."""
+        return self.prompt is None or fnmatch.fnmatchcase(name, self.prompt)
+
+
+def short_name(metric: Metric) -> str:
+    """Return a metric's key without its unit: `ttft`, `peak_rss`, `output`."""
+    return _SUFFIX.sub("", metric.key)
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric of that key or short name; raise OptionError naming the known ones."""
+    for metric in METRICS:
+        if name in (metric.key, short_name(metric)):
+            return metric
+    raise OptionError(alternatives("metric", name, (short_name(m) for m in METRICS)))
+
+
+def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule, ...]:
+    """Return the rules of some lines (commas also separate them; # starts a comment); raise OptionError for a bad one.
+
+    No line at all gives the default rules.
+    """
+    texts = [part.strip() for line in lines for part in _PARTS.findall(line)]
+    return tuple(_rule(text) for text in ([t for t in texts if t and not t.startswith("#")] or default))
+
+
+def _rule(text: str) -> Rule:
+    found = _RULE.fullmatch(text)
+    if found is None:
+        raise OptionError(f"gate rule {text!r} cannot be read; write {_FORMS}")
+    part = found.groupdict()
+    if part["drift"] is not None or part["name"] == EXPERTS:
+        if part["name"] != EXPERTS or part["drift"] is None:
+            raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")
+        limit, inclusive = float(part["drift"]), part["upto"] == "="
+        return Rule(text=text, form=Form.DRIFT, metric=None, limit=limit, inclusive=inclusive, prompt=part["prompt"])
+    try:
+        metric = metric_named(part["name"])
+    except OptionError as error:
+        raise OptionError(f"gate rule {text!r}: {error}") from None
+    if part["exact"]:
+        return Rule(text=text, form=Form.EXACT, metric=metric, prompt=part["prompt"])
+    if metric.unit is Unit.TEXT or metric.direction is Direction.EXACT:
+        raise OptionError(f"gate rule {text!r}: {metric.key} has no noise: write {part['name']}:exact")
+    if part["percent"] is not None:
+        if metric.direction is Direction.NEUTRAL:
+            raise OptionError(f"gate rule {text!r}: {metric.key} is neither better high nor low; give a bound")
+        limit = float(part["percent"]) / 100
+        return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
+    bound = float(part["bound"]) * _scale(text, metric, part["unit"])
+    return Rule(
+        text=text,
+        form=Form.BOUND,
+        metric=metric,
+        limit=bound,
+        at_least=part["sign"].startswith(">"),
+        inclusive=part["sign"].endswith("="),
+        prompt=part["prompt"],
+    )
+
+
+def _scale(text: str, metric: Metric, unit: str) -> float:
+    scales = _SCALES.get(metric.unit, {})
+    if not unit:
+        return 1.0
+    if unit not in scales:
+        raise OptionError(f"gate rule {text!r}: {alternatives('unit', unit, scales)}")
+    return scales[unit]

@@ -1,0 +1,218 @@
+"""`pytest-infer compare` and `pytest-infer gate`: stored runs against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pytest_infer.analysis import fingerprint, rules
+from pytest_infer.analysis.verdicts import CONFIDENCE, Exit, Judgement, Verdict
+from pytest_infer.cli import inifile
+from pytest_infer.cli.shared import (
+    AllowDifferent,
+    As,
+    Confidence,
+    Format,
+    Storage,
+    color,
+    open_history,
+    out,
+    refuse,
+    width,
+)
+from pytest_infer.errors import InferError, StorageError
+from pytest_infer.metrics import METRICS, Metric
+from pytest_infer.report import comparison, exports
+from pytest_infer.storage import marks
+from pytest_infer.storage.history import History, Mark, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
+
+_MOST_RUNS = 26
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN…",
+            help="Numbers, commits, branches, tags, paths, baseline:NAME, latest~1; default: the two newest.",
+        ),
+    ] = None,
+    *,
+    keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this metric (repeat it); all for all.")
+    ] = None,
+    by_metric: Annotated[bool, typer.Option("--by-metric", help="Group by metric instead of by prompt.")] = False,
+    form: As = Format.TERMINAL,
+    allow_different: AllowDifferent = None,
+    confidence: Confidence = CONFIDENCE,
+    storage: Storage = None,
+) -> None:
+    """Compare two runs, or several with the first: every metric with its interval and verdict."""
+    try:
+        fingerprint.check_allowed(allow_different or ())
+        history = open_history(storage)
+        chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
+        only = _metrics(metric)
+        if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
+            refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(chosen)}")
+        compared = [
+            _compare(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
+            for other in chosen[1:]
+        ]
+    except InferError as error:
+        refuse(str(error))
+    shown = [comparison.worth_showing(judgements, only) for judgements in compared]
+    _write(chosen, compared, shown, form, by_metric=by_metric, confidence=confidence)
+    if not any(compared):
+        raise typer.Exit(Exit.NOTHING.value)
+
+
+def _metrics(names: Sequence[str] | None) -> list[Metric] | None:
+    if names is None:
+        return None
+    return list(METRICS) if "all" in names else [rules.metric_named(name) for name in names]
+
+
+def _compare(
+    history: History,
+    before: Run,
+    after: Run,
+    keyword: str | None,
+    only: Sequence[Metric] | None,
+    allowed: Sequence[str],
+    confidence: float,
+) -> list[Judgement]:
+    # Imported late, here and below: other commands and --help need neither numpy nor scipy.
+    from pytest_infer.analysis import compare as comparing  # noqa: PLC0415
+    from pytest_infer.analysis import gate  # noqa: PLC0415
+
+    rows = [row for row in after.rows if keyword is None or keyword in row.test]
+    pairs, gone, new = gate.stored_pairs(before, rows, history)
+    wanted = comparing.all_metrics(only)
+    found = comparing.judge(pairs, lambda _row: wanted, allowed=allowed, confidence=confidence)
+    found = [j for j in found if j.before is not None or j.after is not None]
+    found += [Judgement(test=row.test, name=row.name, verdict=Verdict.NEW) for row in new]
+    found += [
+        Judgement(test=row.test, name=row.name, verdict=Verdict.MISSING)
+        for row in gone
+        if keyword is None or keyword in row.test
+    ]
+    return found
+
+
+def _write(
+    runs: Sequence[Run],
+    compared: Sequence[Sequence[Judgement]],
+    shown: Sequence[Sequence[Judgement]],
+    form: Format,
+    *,
+    by_metric: bool,
+    confidence: float,
+) -> None:
+    heading = [f"{runs[0].label} → {', '.join(run.label for run in runs[1:])}", f"{100 * confidence:g} % intervals"]
+    if form is Format.JSON:
+        names = [str(run.path) for run in runs]
+        every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
+        out(exports.as_json_rows(every, runs=names, confidence=confidence))
+    elif form is Format.CSV:
+        out(exports.as_csv([j for judgements in compared for j in judgements]))
+    elif form is Format.MARKDOWN:
+        out(exports.as_markdown([j for judgements in shown for j in judgements], heading))
+    elif len(compared) == 1:
+        out(comparison.render_judgements(shown[0], heading=heading, width=width(), color=color(), by_metric=by_metric))
+    else:
+        out(comparison.render_many(runs, shown, width=width(), color=color()))
+
+
+def run_gate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run to be gated.")] = "latest",
+    *,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="What it is held against; default: the newest run that fits and passed."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="RULE",
+            help=f"ttft:5%, tpot[story]:3%, decode_throughput>=15, output:exact, experts:drift<0.02 (repeat it); "
+            f"default: infer_gate of the ini file, else {', '.join(rules.DEFAULT)}.",
+        ),
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Also write GitHub's annotations and step summary.")] = False,
+    mark: Annotated[bool, typer.Option(help="Keep the result in the run's file.")] = True,
+    form: As = Format.TERMINAL,
+    allow_different: AllowDifferent = None,
+    confidence: Confidence = CONFIDENCE,
+    storage: Storage = None,
+) -> None:
+    """Hold a run against an earlier one: 0 passed, 1 regressed, 2 wrong usage, 3 inconclusive, 4 nothing to compare."""
+    try:
+        fingerprint.check_allowed(allow_different or ())
+        parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()))
+        history = open_history(storage)
+        if not history.runs:
+            typer.echo(f"pytest-infer: no run in {history.folder}: nothing to gate", err=True)
+            raise typer.Exit(Exit.NOTHING.value)
+        candidate = history.select(run)
+        allowed = tuple(allow_different or ())
+        before = history.select(against) if against else _baseline(history, candidate, allowed)
+        gated = _gated(history, before, candidate, parsed, allowed, confidence)
+    except InferError as error:
+        refuse(str(error))
+    heading = [f"gate {candidate.label} against {gated.against or 'bounds only'}", f"{100 * confidence:g} % intervals"]
+    _write_gate(gated, heading, form)
+    if github:
+        out(exports.write_github(gated, heading, os.environ))
+    if mark:
+        found = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
+        try:
+            marks.write(candidate.path, found)
+        except StorageError as error:
+            typer.echo(f"pytest-infer: {error}", err=True)
+    raise typer.Exit(gated.exit.value)
+
+
+def _baseline(history: History, candidate: Run, allowed: Sequence[str]) -> Run | None:
+    from pytest_infer.analysis import gate  # noqa: PLC0415
+
+    return gate.baseline_for(candidate.rows, history.before(candidate), allowed)
+
+
+def _gated(
+    history: History,
+    before: Run | None,
+    candidate: Run,
+    parsed: Sequence[rules.Rule],
+    allowed: Sequence[str],
+    confidence: float,
+) -> Gated:
+    from pytest_infer.analysis import gate  # noqa: PLC0415
+
+    if before is None:
+        return gate.judge([], parsed, new=candidate.rows, allowed=allowed, confidence=confidence)
+    pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
+    return gate.judge(
+        pairs, parsed, missing=gone, new=new, against=before.label, allowed=allowed, confidence=confidence
+    )
+
+
+def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
+    if form is Format.JSON:
+        out(exports.as_json_rows([exports.flat(j) for j in gated.judgements], result=gated.exit.word))
+    elif form is Format.CSV:
+        out(exports.as_csv(gated.judgements))
+    elif form is Format.MARKDOWN:
+        out(exports.as_markdown(gated.judgements, [*heading, gated.exit.word]))
+    else:
+        out(comparison.render_judgements(gated.judgements, heading=heading, width=width(), color=color()))
+        out(f"gate: {gated.exit.word}\n")

@@ -1,0 +1,73 @@
+"""What the commands over stored runs share: their options, and how they end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pytest_infer.storage import history
+from pytest_infer.storage.history import History
+
+DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
+
+
+class Format(str, Enum):
+    """How a comparison is written."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
+    CSV = "csv"
+
+
+Storage = Annotated[
+    Path | None,
+    typer.Option("--storage", metavar="FOLDER", help="pytest-benchmark's storage; default: results, else .benchmarks."),
+]
+AllowDifferent = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-different",
+        metavar="KEY",
+        help="Compare although this differs (torch, threads, cpu, output, …, or all of machine, software, model).",
+    ),
+]
+Confidence = Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")]
+As = Annotated[Format, typer.Option("--format", help="terminal, markdown, json or csv.")]
+
+
+def refuse(line: str) -> NoReturn:
+    """End with exit code 2 and one line that says what to do."""
+    typer.echo(f"pytest-infer: {line}", err=True)
+    raise typer.Exit(2)
+
+
+def open_history(storage: Path | None) -> History:
+    """Return the runs of the storage, naming on stderr what could not be read."""
+    folder = storage or next((f for f in DEFAULT_STORAGE if f.is_dir()), DEFAULT_STORAGE[0])
+    found = history.load(folder)
+    for warning in found.warnings:
+        typer.echo(f"pytest-infer: {warning}", err=True)
+    return found
+
+
+def width() -> int:
+    """Return the columns of the terminal, or a width that suits a log."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def color() -> bool:
+    """Return whether stdout shows colours."""
+    import os  # noqa: PLC0415 - asked once, at the end
+
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def out(text: str) -> None:
+    """Write a finished text to stdout."""
+    sys.stdout.write(text)

@@ -1,0 +1,277 @@
+"""The gate inside pytest: judges what a run measured, fails the tests that got worse, and marks the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
+from pytest_infer.errors import StorageError
+from pytest_infer.metrics import by_key, summarize
+from pytest_infer.options import Settings
+from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
+from pytest_infer.report import comparison, exports
+from pytest_infer.report.terminal import NamedFloor
+from pytest_infer.storage import history
+from pytest_infer.storage.history import History, Mark, Row, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
+
+Block = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a failure lies, in the form that pytest's summary line asks for."""
+
+    path: str
+    lineno: int
+    message: str
+
+
+class GateFailure:
+    """What a failed test shows: every figure that got worse, both values, the interval, and what to do."""
+
+    def __init__(self, judgements: Sequence[Judgement], against: str, place: _Place) -> None:
+        self.reprcrash = place
+        self._lines = [f"the gate failed, against {against}:", *map(_line, judgements), "", _ADVICE]
+
+    def __str__(self) -> str:
+        """Return it as text, as JUnit's XML holds it."""
+        return "\n".join(self._lines)
+
+    def toterminal(self, tw: Any) -> None:
+        """Write it into pytest's section of failures."""
+        for line in self._lines:
+            tw.line(line, red=line.startswith("  "))
+
+
+_ADVICE = (
+    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: run without the gate and "
+    "`pytest-infer baseline set NAME latest`."
+)
+
+
+def _line(judgement: Judgement) -> str:
+    parts = (
+        comparison.label(judgement),
+        comparison.values(judgement),
+        comparison.change(judgement),
+        comparison.p_value(judgement.p),
+        comparison.verdict(judgement),
+        judgement.reason or "",
+    )
+    return "  " + "  ".join(part for part in parts if part)
+
+
+class Gate:
+    """One run's gate. `note` takes lines for the summary."""
+
+    def __init__(self, settings: Settings, note: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._note = note
+        self._history: History | None = None
+        self._baseline: Run | None = None
+        self.result: Gated | None = None
+        self.exit: Exit | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether there are rules."""
+        return self._settings.gate is not None
+
+    def prepare(self, storage: Path | None) -> None:
+        """Before anything is measured: find the baseline that was asked for; raise StorageError for a wrong one."""
+        if self._settings.gate is None or self._settings.against is not None:
+            return
+        if storage is not None and storage.is_dir():
+            self._history = history.load(storage)
+            for warning in self._history.warnings:
+                self._note(warning)
+        if self._settings.baseline is None:
+            return
+        if self._history is None:
+            raise StorageError("--infer-baseline names a stored run, and there is no storage folder")
+        self._baseline = self._history.select(self._settings.baseline)
+        if self._baseline.regressed:
+            raise StorageError(f"--infer-baseline: run {self._baseline.label} failed its own gate; choose another")
+
+    def judge(self, blocks: Mapping[str, Block], planned: Collection[str], covers: Callable[[str], bool]) -> None:
+        """Judge the measured tests (their blocks by node id) against a stored run.
+
+        `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, and that was not
+        measured, is missing.
+        """
+        rules = self._settings.gate
+        if rules is None:
+            return
+        # Imported late, here and below: loading the plugin must not load numpy and scipy.
+        from pytest_infer.analysis import gate  # noqa: PLC0415
+
+        rows = [history.row_of(test, test, block) for test, block in blocks.items()]
+        before = self._baseline or self._found(rows)
+        allowed = self._settings.allow_different
+        if before is None or self._history is None:
+            if gate.needs_baseline(rules):
+                self._note("gate: no stored run to compare with (same machine and software, clean code, not failed)")
+            self._end(gate.judge([], rules, new=rows, allowed=allowed))
+            return
+        pairs, gone, new = gate.stored_pairs(before, rows, self._history)
+        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
+        self._end(gate.judge(pairs, rules, missing=missing, new=new, against=before.label, allowed=allowed))
+
+    def judge_sides(
+        self, sides: Mapping[str, tuple[Block | None, Block]], missing: Sequence[str], info: AgainstInfo
+    ) -> None:
+        """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first."""
+        rules = self._settings.gate
+        if rules is None:
+            return
+        from pytest_infer.analysis import compare, gate  # noqa: PLC0415
+
+        pairs, new = [], []
+        for test, (base, ours) in sides.items():
+            after = history.row_of(test, test, ours)
+            if base is None:
+                new.append(after)
+                continue
+            before = history.row_of(test, test, base)
+            spread = compare.block_spread(before, after) if info.sequential else None
+            pairs.append(compare.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
+        against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
+        self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
+
+    def settled(self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round]) -> bool:
+        """Return whether so many pairs of rounds are enough for the rules; without rules there are never enough."""
+        if not self._settings.gate:
+            return False
+        from pytest_infer.analysis import gate  # noqa: PLC0415
+
+        return gate.settled(self._settings.gate, prompt.name, before, after)
+
+    def nothing(self) -> None:
+        """Say that nothing was measured: that never passes."""
+        if self.active:
+            self.exit = Exit.NOTHING
+            self._note("gate: nothing was measured, so nothing was gated")
+
+    def _found(self, rows: Sequence[Row]) -> Run | None:
+        if self._history is None:
+            return None
+        from pytest_infer.analysis import gate  # noqa: PLC0415
+
+        return gate.baseline_for(rows, self._history.runs, self._settings.allow_different)
+
+    def _end(self, gated: Gated) -> None:
+        self.result, self.exit = gated, gated.exit
+
+    @property
+    def mark(self) -> dict[str, Any] | None:
+        """Return what is kept in the run's file."""
+        if self.exit is None:
+            return None
+        against = self.result.against if self.result is not None else None
+        rules = tuple(rule.text for rule in self._settings.gate or ())
+        mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
+        judgements = self.result.judgements if self.result is not None else ()
+        return {**mark, "judgements": [exports.flat(judgement) for judgement in judgements]}
+
+    def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
+        """In a job of GitHub Actions, write its step summary and annotations."""
+        if self.result is None or environ.get("GITHUB_ACTIONS") != "true":
+            return
+        heading = [f"inference gate against {self.result.against or 'bounds only'}"]
+        try:
+            write(exports.write_github(self.result, heading, environ))
+        except OSError as error:
+            self._note(f"GitHub's step summary cannot be written: {error.strerror}")
+
+    def failing(self) -> dict[str, list[Judgement]]:
+        """Return the judgements that fail each test."""
+        found: dict[str, list[Judgement]] = {}
+        for judgement in self.result.judgements if self.result is not None else ():
+            if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
+                found.setdefault(judgement.test, []).append(judgement)
+        return found
+
+
+_NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
+
+
+def noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
+    """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
+    from pytest_infer.analysis import noise  # noqa: PLC0415
+
+    found = []
+    ours, theirs = summarize(after), summarize(before)
+    for key in _NOISE_OF:
+        a, b = theirs[key].rounds, ours[key].rounds
+        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
+            found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=noise.floor(a, b)))
+    return found
+
+
+def report_failures(session: pytest.Session, gating: Gate) -> None:
+    """Report each test that the gate fails as a failed test, in place of its passing report."""
+    failing = gating.failing()
+    against = gating.result.against if gating.result is not None else None
+    for item in session.items:
+        judgements = failing.pop(item.nodeid, None)
+        if judgements:
+            path, line, _ = item.location
+            _fail(session, item.nodeid, item.location, dict.fromkeys(item.keywords, 1), judgements, against, path, line)
+    for test, judgements in failing.items():
+        path = test.partition("::")[0]
+        _fail(session, test, (path, None, test.partition("::")[2]), {}, judgements, against, path, None)
+
+
+def _fail(
+    session: pytest.Session,
+    nodeid: str,
+    location: tuple[str, int | None, str],
+    keywords: Mapping[str, Any],
+    judgements: Sequence[Judgement],
+    against: str | None,
+    path: str,
+    line: int | None,
+) -> None:
+    message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
+    longrepr: Any = GateFailure(judgements, against or "its bounds", _Place(path, line or 0, message))
+    _withdraw(session, nodeid)
+    now = time.time()
+    report = pytest.TestReport(nodeid, location, keywords, "failed", longrepr, "call", (), 0.0, now, now)
+    session.config.hook.pytest_runtest_logreport(report=report)
+
+
+def _withdraw(session: pytest.Session, nodeid: str) -> None:
+    """Take back that the test passed, where it was counted: in the terminal's line and in JUnit's XML.
+
+    pytest has no public way to. Where these names are gone the test is counted twice, as passed and as failed.
+    """
+    plugins = session.config.pluginmanager
+    reporter = plugins.get_plugin("terminalreporter")
+    passed = getattr(reporter, "stats", {}).get("passed", [])
+    passed[:] = [report for report in passed if report.nodeid != nodeid]
+    for xml in plugins.get_plugins():
+        ordered = getattr(xml, "node_reporters_ordered", None)
+        stats = getattr(xml, "stats", None)
+        if isinstance(ordered, list) and isinstance(stats, dict):
+            kept = [r for r in ordered if not _is_of(r, nodeid)]
+            stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
+            ordered[:] = kept
+
+
+def _is_of(reporter: Any, nodeid: str) -> bool:
+    """Return whether a finished entry of the XML is that test's: its class and name are the node id's parts."""
+    element = reporter.to_xml()
+    path, _, name = nodeid.partition("::")
+    owner = path.removesuffix(".py").replace("/", ".")
+    found = f"{element.get('classname')}.{element.get('name')}"
+    return found == f"{owner}.{name.replace('::', '.')}"

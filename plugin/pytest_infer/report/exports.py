@@ -1,0 +1,151 @@
+"""Comparisons for machines and pull requests: JSON, CSV, Markdown, and GitHub's annotations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.report.comparison import change, label, p_value, values, verdict
+from pytest_infer.report.text import printable
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
+
+_FIELDS = (
+    "test",
+    "prompt",
+    "metric",
+    "unit",
+    "rule",
+    "before",
+    "after",
+    "change_low",
+    "change",
+    "change_high",
+    "p",
+    "p_adjusted",
+    "rounds",
+    "threshold",
+    "verdict",
+    "reason",
+)
+_MARKS = {
+    Verdict.REGRESSED: "🔴",
+    Verdict.MISSING: "🔴",
+    Verdict.IMPROVED: "🟢",
+    Verdict.UNCHANGED: "⚪",
+    Verdict.INCONCLUSIVE: "🟡",
+    Verdict.INCOMPARABLE: "🟡",
+    Verdict.NEW: "🔵",
+}
+
+
+def flat(judgement: Judgement) -> dict[str, Any]:
+    """Return a judgement as one table row; changes and thresholds are shares (0.05 is 5 %)."""
+    metric = judgement.metric
+    found = (
+        judgement.test,
+        judgement.name,
+        metric.key if metric else None,
+        metric.unit.value if metric else None,
+        judgement.rule,
+        judgement.before,
+        judgement.after,
+        judgement.low,
+        judgement.mid,
+        judgement.high,
+        judgement.p,
+        judgement.p_adjusted,
+        list(judgement.rounds) if judgement.rounds else None,
+        judgement.threshold,
+        judgement.verdict.value if judgement.verdict else None,
+        judgement.reason,
+    )
+    return dict(zip(_FIELDS, found, strict=True))
+
+
+def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
+    """Return flat judgements as JSON, with what else is said of the comparison before them."""
+    return json.dumps({**about, "judgements": list(rows)}, indent=2, allow_nan=False) + "\n"
+
+
+def as_csv(judgements: Iterable[Judgement]) -> str:
+    """Return judgements as CSV with a heading."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat(j) for j in judgements)
+    return stream.getvalue()
+
+
+def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:
+    """Return judgements as Markdown for a pull request: what changed first, the rest folded away."""
+    counts = Counter(j.verdict for j in judgements if j.verdict is not None)
+    said = ", ".join(f"{_MARKS[kind]} {counts[kind]} {kind.value}" for kind in Verdict if counts[kind])
+    lines = [*(f"**{escape(line)}**  " for line in heading), "", said or "nothing to compare", ""]
+    rest = (Verdict.UNCHANGED, None)
+    first = [j for j in judgements if j.verdict not in rest]
+    if first:
+        lines += [*_rows(first), ""]
+    others = [j for j in judgements if j.verdict in rest]
+    if others:
+        lines += ["<details><summary>unchanged and for information</summary>", "", *_rows(others), "", "</details>", ""]
+    reasons = dict.fromkeys(f"{j.verdict.value}: {j.reason}" for j in first if j.reason and j.verdict)
+    lines += [f"- {escape(reason)}" for reason in list(reasons)[:6]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _rows(judgements: Iterable[Judgement]) -> list[str]:
+    lines = ["| | prompt | figure | before → after | change | | verdict |", "|---|---|---|---|---|---|---|"]
+    for j in judgements:
+        mark = _MARKS[j.verdict] if j.verdict else ""
+        cells = (mark, j.name, label(j), values(j), change(j), p_value(j.p), verdict(j))
+        lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
+    return lines
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown and HTML leave as it is: names and outputs are not to be trusted."""
+    shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|~#@!" else c for c in shown)
+
+
+def github_annotations(judgements: Iterable[Judgement]) -> str:
+    """Return a workflow command per judgement that needs a look: errors for failures, warnings for doubts."""
+    levels = {
+        Verdict.REGRESSED: "error",
+        Verdict.MISSING: "error",
+        Verdict.INCONCLUSIVE: "warning",
+        Verdict.INCOMPARABLE: "warning",
+    }
+    lines = []
+    for j in judgements:
+        if j.verdict in levels:
+            title = _property(f"{j.name}: {label(j) or j.verdict.value}")
+            parts = (values(j), change(j), p_value(j.p), verdict(j), j.reason or "")
+            lines.append(f"::{levels[j.verdict]} title={title}::{_data('  '.join(p for p in parts if p))}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _data(text: str) -> str:
+    """Escape the text of a workflow command as GitHub's toolkit does."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def write_github(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Append the Markdown to the job's step summary, where GitHub Actions asks for one, and return the annotations."""
+    summary = environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
+    return github_annotations(gated.judgements)

@@ -1,0 +1,25 @@
+"""Text for a terminal: consoles that write into a string, and untrusted text made harmless."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+
+def printable(text: str) -> str:
+    """Return the text with control and formatting characters made visible: output may hold terminal escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def console(width: int, *, color: bool) -> Console:
+    """Return a console of `width` columns that collects what is written, with ANSI colours or without any escape."""
+    return Console(
+        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
+    )
+
+
+def collected(of: Console) -> str:
+    """Return what was written to such a console."""
+    stream = of.file
+    return stream.getvalue() if isinstance(stream, io.StringIO) else ""

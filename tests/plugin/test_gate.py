@@ -1,0 +1,172 @@
+"""The gate inside pytest: which tests fail, how the run ends, and what is kept in its file."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+
+SLOW = "Scripted.delays = [0.02, 0.02, 0.02]"
+FAST = "Scripted.delays = [0.01, 0.01, 0.01]"
+# Runs of a suite outside git are of no commit; what is no test of the machine's noise allows for it.
+OPTIONS = ("--benchmark-autosave", "--infer-repeat-disturbed=0", "--infer-rounds=6", "-p", "no:cacheprovider")
+
+
+@pytest.fixture
+def gated(suite):
+    """Return a function that runs a suite of two prompts and keeps the run; the gate is the caller's."""
+
+    def run(*options, engine=FAST, **files):
+        return suite(engine=engine, **files).runpytest(*OPTIONS, *options)
+
+    return run
+
+
+def stored(pytester):
+    return [json.loads(path.read_text()) for path in sorted(pytester.path.glob(".benchmarks/*/*.json"))]
+
+
+def test_a_planted_slow_down_fails_the_test_itself(gated, pytester):
+    assert gated().ret == 0
+    result = gated("--infer-gate=total:20%", "--junitxml=junit.xml", engine=SLOW)
+    assert result.ret == 1
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*the gate failed, against 0001*", "*total:20%*→*regressed (threshold 20 %)*"])
+    result.stdout.fnmatch_lines(["*--infer-against REV*"])
+    tree = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - our own file
+    assert (tree.get("tests"), tree.get("failures")) == ("2", "2")
+    assert [case.find("failure") is not None for case in tree.iter("testcase")] == [True, True]
+    assert "total:20%" in tree.find("testcase/failure").text
+
+
+def test_only_the_test_that_got_worse_fails(gated):
+    gated()
+    slow_second = """
+    class Scripted(Scripted):
+        def generate(self, prompt_ids, limits, clock):
+            self.delays = [0.03] * 3 if len(prompt_ids) == 2 else [0.01] * 3
+            return super().generate(prompt_ids, limits, clock)
+
+    @pytest.fixture(scope="session")
+    def engine():
+        return Scripted()
+    """
+    result = gated("--infer-gate=total:20%", engine=slow_second)
+    result.stdout.fnmatch_lines(["FAILED *second* - gate: total:20%*"])
+    assert result.parseoutcomes()["failed"] == 1
+    assert result.parseoutcomes()["passed"] == 1
+
+
+def test_a_failed_run_is_marked_and_never_becomes_the_baseline(gated, pytester):
+    gated()
+    assert gated("--infer-gate=total:20%", engine=SLOW).ret == 1
+    mark = stored(pytester)[1]["pytest_infer"]["gate"]
+    assert (mark["result"], mark["against"], mark["rules"]) == ("regressed", "0001", ["total:20%"])
+    assert [j["verdict"] for j in mark["judgements"]] == ["regressed", "regressed"]
+    assert mark["judgements"][0]["change"] == pytest.approx(1.0, rel=0.2)
+    again = gated("--infer-gate=total:20%", engine=SLOW)
+    assert again.ret == 1
+    again.stdout.fnmatch_lines(["*against 0001*"])
+    refused = gated("--infer-gate=total:20%", "--infer-baseline=2")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*run 0002 failed its own gate*"])
+
+
+def test_nothing_to_compare_is_not_passed(gated):
+    result = gated("--infer-gate=total:20%")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["*no stored run to compare with*", "gate: nothing to compare"])
+
+
+def test_too_little_history_is_inconclusive(gated):
+    gated()
+    result = gated("--infer-gate=total:20%")
+    assert result.ret == 3
+    result.stdout.fnmatch_lines(["*comparable runs, and 5 tell the spread*", "gate against 0001: inconclusive"])
+
+
+def test_enough_history_passes(gated):
+    for _ in range(5):
+        gated()
+    result = gated("--infer-gate=total:300%")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["gate against 0005: passed"])
+
+
+def test_bounds_need_no_baseline(gated):
+    assert gated("--infer-gate=ttft<=10s,decode_throughput>=1").ret == 0
+    result = gated("--infer-gate=decode_throughput[first]>=100000")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*decode_throughput[[]first]>=100000*regressed*must be >= 100000*"])
+
+
+def test_other_output_fails_the_exact_rule_and_makes_times_incomparable(gated):
+    gated()
+    other = "Scripted.delays = [0.01] * 2"
+    result = gated("--infer-gate=output:exact,total:20%", engine=other)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*output:exact*regressed*", "*incomparable: differ: output*"])
+
+
+def test_rules_of_the_ini_file_are_used_and_can_be_switched_off(gated, pytester):
+    pytester.makeini("[pytest]\ninfer_gate =\n    ttft<=10s\n    total<=1us  # cannot hold\n")
+    result = gated()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*total<=1us*"])
+    assert gated("--infer-gate=off").ret == 0
+
+
+def test_a_removed_test_is_missing_and_one_left_out_on_purpose_is_not(gated):
+    gated()
+    one = '[[prompt]]\nname = "first"\ntext = "one two three"\nmax_new_tokens = 3\n'
+    result = gated("--infer-gate=output:exact", prompts=one)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*second*missing*"])
+    assert gated("--infer-gate=output:exact", "-k", "first").ret == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("speed:5%", "*gate rule 'speed:5%': unknown metric 'speed'; known:*"),
+        ("ttft", "*gate rule 'ttft' cannot be read; write METRIC:5%*"),
+        ("output:5%", "*output_sha256 has no noise: write output:exact*"),
+        ("rss_file:5%", "*neither better high nor low; give a bound*"),
+        ("ttft<=5lightyears", "*unknown unit 'lightyears'; known:*"),
+        ("ttft:drift<0.1", "*drift is about experts*"),
+    ],
+)
+def test_a_wrong_rule_is_refused_before_anything_runs(gated, rule, line):
+    result = gated(f"--infer-gate={rule}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([line])
+
+
+def test_a_gate_that_swallowed_the_folder_says_so(gated, pytester):
+    result = gated("--infer-gate", "test_suite.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--infer-gate took 'test_suite.py' for its rules: put it last*"])
+
+
+def test_unknown_baseline_and_unknown_difference_are_refused(gated):
+    gated()
+    unknown = gated("--infer-gate", "--infer-baseline=77")
+    assert unknown.ret == pytest.ExitCode.USAGE_ERROR
+    unknown.stderr.fnmatch_lines(["*no run '77' among the 1*"])
+    wrong = gated("--infer-gate", "--infer-allow-different=colour")
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
+    wrong.stderr.fnmatch_lines(["*unknown key 'colour'; known:*"])
+
+
+def test_disabled_benchmarks_never_pass_a_gate(gated):
+    result = gated("--infer-gate=total:20%", "--benchmark-disable")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["*nothing was measured, so nothing was gated*"])
+
+
+def test_github_gets_a_summary_and_annotations(gated, pytester, monkeypatch):
+    summary = pytester.path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    result = gated("--infer-gate=decode_throughput>=100000")
+    result.stdout.fnmatch_lines(["::error title=first%3A decode_throughput>=100000::*must be*"])
+    assert "| 🔴 | first | decode\\_throughput&gt;=100000 |" in summary.read_text()

@@ -1,0 +1,101 @@
+"""Stored runs to order: blocks of the golden record with other figures, in files as pytest-benchmark writes them."""
+
+import copy
+import json
+import statistics
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_infer.records import PromptRecord
+from pytest_infer.storage import block, history
+
+DATA = Path(__file__).parents[1] / "data"
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="session")
+def _golden():
+    return block.build(msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord))
+
+
+@pytest.fixture
+def make_block(_golden):
+    """Return a function that makes a block; a figure is a value or a list of rounds, None takes a key away."""
+
+    def make(name="guide", *, prompt=None, model=None, machine=None, only=None, experts=None, **metrics):
+        made = copy.deepcopy(_golden)
+        if only is not None:
+            made["metrics"] = {key: made["metrics"][key] for key in only}
+        for table, changes in (("prompt", {"name": name, **(prompt or {})}), ("model", model), ("machine", machine)):
+            made[table].update(changes or {})
+            made[table] = {key: value for key, value in made[table].items() if value is not None}
+        for key, figure in metrics.items():
+            if figure is None:
+                made["metrics"].pop(key, None)
+            elif isinstance(figure, list):
+                made["metrics"][key] = {"value": float(statistics.median(figure)), "rounds": [*map(float, figure)]}
+            else:
+                made["metrics"][key] = {"value": figure}
+        if experts is not None:
+            made["experts"] = experts
+        return made
+
+    return make
+
+
+@pytest.fixture
+def make_row(make_block):
+    """Return a function that makes a row that is not stored."""
+
+    def make(name="guide", **changes):
+        test = changes.pop("test", f"bench/t.py::t[{name}]")
+        return history.row_of(test, test, make_block(name, **changes))
+
+    return make
+
+
+class Storage:
+    """A storage folder that is filled run by run, each a minute later than the one before."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.made = 0
+
+    def add(self, blocks, *, at=None, name=None, where="Linux-CPython-3.12-64bit", commit="c" * 40, **whole):
+        self.made += 1
+        commit_info = {"id": commit, "branch": whole.pop("branch", "main"), "dirty": whole.pop("dirty", False)}
+        rows = [b if "stats" in b else native(b) for b in blocks]
+        run = {
+            "machine_info": {"node": "host"},
+            "commit_info": commit_info,
+            "benchmarks": rows,
+            "datetime": (START + timedelta(minutes=self.made)).isoformat() if at is None else at,
+            "version": "5.3.1",
+        }
+        if whole:
+            run["pytest_infer"] = {"schema": 1, **whole}
+        path = self.folder / where / f"{self.made:04}_{commit[:8]}_x.json" if name is None else self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run), encoding="utf-8")
+        return path
+
+    def load(self):
+        return history.load(self.folder)
+
+
+def native(made, test=None):
+    """Return a row of pytest-benchmark that holds a block."""
+    name = f"t[{made['prompt']['name']}]"
+    stats = {"median": 0.3815, "data": [0.381, 0.382]}
+    fullname = test or f"bench/t.py::{name}"
+    return {"group": "total", "name": name, "fullname": fullname, "stats": stats, "extra_info": {block.KEY: made}}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return Storage(folder)

@@ -1,0 +1,121 @@
+"""What two measurements must share to be comparable."""
+
+import pytest
+
+from pytest_infer.analysis import fingerprint
+from pytest_infer.errors import OptionError
+from pytest_infer.storage.history import Row, Values
+
+OTHER = {
+    "cpu": ({"machine": {"cpu": "Xeon"}}, {"machine": {"cpu": "EPYC"}}),
+    "usable_cores": ({"machine": {"usable_cores": 2.0}}, {"machine": {"usable_cores": 1.5}}),
+    "memory": ({"machine": {"memory_bytes": 2**34}}, {"machine": {"memory_bytes": 2**35}}),
+    "memory_limit": ({"machine": {"memory_limit_bytes": 2**31}}, {"machine": {"memory_limit_bytes": 2**32}}),
+    "system": ({"machine": {"system": "Linux"}}, {"machine": {"system": "Darwin"}}),
+    "architecture": ({"machine": {"architecture": "x86_64"}}, {"machine": {"architecture": "aarch64"}}),
+    "kernel": ({"machine": {"kernel": "6.1.2"}}, {"machine": {"kernel": "6.10.2"}}),
+    "virtualization": ({"machine": {"virtualization": "kvm"}}, {"machine": {"virtualization": "docker"}}),
+    "governor": ({"machine": {"governor": "performance"}}, {"machine": {"governor": "powersave"}}),
+    "accelerators": ({"machine": {"accelerators": []}}, {"machine": {"accelerators": ["H100"]}}),
+    "python": ({"machine": {"python": "3.12.3"}}, {"machine": {"python": "3.13.0"}}),
+    "torch": ({"model": {"versions": {"torch": "2.9"}}}, {"model": {"versions": {"torch": "2.10"}}}),
+    "transformers": (
+        {"model": {"versions": {"transformers": "5.0"}}},
+        {"model": {"versions": {"transformers": "5.1"}}},
+    ),
+    "engine": ({"model": {"engine": "scripted"}}, {"model": {"engine": "transformers"}}),
+    "threads": ({"model": {"threads": 1}}, {"model": {"threads": 2}}),
+    "attention": ({"model": {"attention": "sdpa"}}, {"model": {"attention": "eager"}}),
+    "experts_implementation": (
+        {"model": {"experts_implementation": "eager"}},
+        {"model": {"experts_implementation": "grouped_mm"}},
+    ),
+    "weights": ({"model": {"weights_sha256": "a" * 64}}, {"model": {"weights_sha256": "b" * 64}}),
+    "parameters": ({"model": {"parameters": 25}}, {"model": {"parameters": 26}}),
+    "parameter_bytes": ({"model": {"parameter_bytes": 100}}, {"model": {"parameter_bytes": 50}}),
+    "dtype": ({"model": {"dtype": "float32"}}, {"model": {"dtype": "bfloat16"}}),
+    "device": ({"model": {"device": "cpu"}}, {"model": {"device": "cuda:0"}}),
+    "prompt": ({"prompt": {"content_sha256": "a" * 64}}, {"prompt": {"content_sha256": "b" * 64}}),
+    "prompt_tokens": ({"prompt_tokens": 6}, {"prompt_tokens": 7}),
+    "limits": ({"prompt": {"limits": {"max_new_tokens": 8}}}, {"prompt": {"limits": {"max_new_tokens": 9}}}),
+    "generation": ({"model": {"generation": {"seed": 0}}}, {"model": {"generation": {"seed": 1}}}),
+    "output": ({"output_sha256": "a" * 64}, {"output_sha256": "b" * 64}),
+}
+
+
+def test_every_fact_is_tested():
+    assert list(OTHER) == [fact.key for fact in fingerprint.FACTS]
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_each_fact_makes_a_difference_of_its_own(make_row, key):
+    before, after = (make_row(**changes) for changes in OTHER[key])
+    (difference,) = fingerprint.differences(before, after)
+    assert difference.key == key
+    assert str(difference).startswith(f"{key} ")
+    assert " → " in str(difference)
+    assert difference.before != difference.after
+    assert fingerprint.differences(before, before) == ()
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_difference_is_accepted_by_its_key_or_its_kind_only(make_row, key):
+    before, after = (make_row(**changes) for changes in OTHER[key])
+    kind = next(fact.kind for fact in fingerprint.FACTS if fact.key == key)
+    assert fingerprint.differences(before, after, [key]) == ()
+    assert fingerprint.differences(before, after, [kind]) == ()
+    others = {name for name in (*fingerprint.KINDS, *OTHER) if name not in (key, kind)}
+    assert fingerprint.differences(before, after, others) != ()
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_what_one_side_does_not_know_is_no_difference(make_row, key):
+    before, after = (make_row(**changes) for changes in OTHER[key])
+    bare = Row(test="t", name="t", metrics={}, prompt={}, model={}, machine={})
+    for row in (before, after):
+        assert fingerprint.differences(bare, row) == fingerprint.differences(row, bare) == ()
+
+
+def test_plain_rows_are_not_held_against_anything(make_row):
+    metrics = {"output_sha256": Values(value="c" * 64)}
+    plain = Row(test="t", name="t", metrics=metrics, prompt={}, model={}, machine={"cpu": "Z80"}, plain=True)
+    assert fingerprint.differences(plain, make_row()) == fingerprint.differences(make_row(), plain) == ()
+
+
+def test_what_does_not_matter_is_no_difference(make_row):
+    before = make_row(machine={"memory_bytes": 16 * 2**30, "kernel": "6.1.5-cloud"}, model={"load_s": 1.0}, ttft_s=0.1)
+    after = make_row(
+        "renamed",
+        machine={"memory_bytes": 16 * 2**30 - 2**24, "kernel": "6.1.9"},
+        model={"load_s": 2.0, "name": "x"},
+        ttft_s=9.0,
+    )
+    assert fingerprint.differences(before, after) == ()
+
+
+def test_the_order_of_a_table_is_no_difference(make_row):
+    before = make_row(model={"generation": {"seed": 0, "top_k": 5}})
+    after = make_row(model={"generation": {"top_k": 5, "seed": 0}})
+    assert fingerprint.differences(before, after) == ()
+
+
+def test_differences_read_well(make_row):
+    before = make_row(output_sha256="a1b2" * 16, machine={"usable_cores": 2.0})
+    after = make_row(output_sha256="c3d4" * 16, machine={"usable_cores": 1.5})
+    assert [str(d) for d in fingerprint.differences(before, after)] == [
+        "usable_cores 2 → 1.5",
+        "output a1b2a1b2 → c3d4c3d4",
+    ]
+
+
+def test_several_differences_keep_the_table_order(make_row):
+    before = make_row(model={"threads": 1}, machine={"cpu": "a"})
+    after = make_row(model={"threads": 2}, machine={"cpu": "b"})
+    assert [d.key for d in fingerprint.differences(before, after)] == ["cpu", "threads"]
+    assert [d.key for d in fingerprint.differences(before, after, ["machine"])] == ["threads"]
+
+
+def test_names_to_allow():
+    fingerprint.check_allowed(["cpu", "machine", "software", "model", "workload", "output"])
+    with pytest.raises(OptionError, match=r"--allow-different: unknown key 'colour'; known: .*cpu.*machine"):
+        fingerprint.check_allowed(["cpu", "colour"])

@@ -1,0 +1,162 @@
+"""The rules of a gate, one a line."""
+
+import pytest
+
+from pytest_infer.analysis import rules
+from pytest_infer.analysis.rules import Form, parse
+from pytest_infer.errors import OptionError
+from pytest_infer.metrics import METRICS
+from pytest_infer.metrics.table import Direction
+from pytest_infer.units import Unit
+
+
+def one(text):
+    (rule,) = parse([text])
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "limit"),
+    [
+        ("ttft:5%", "ttft_s", 0.05),
+        ("ttft_s:5%", "ttft_s", 0.05),
+        ("  tpot: 2.5 %  ", "tpot_s", 0.025),
+        ("peak_rss:0%", "peak_rss_bytes", 0.0),
+        ("decode_throughput:150%", "decode_throughput", 1.5),
+    ],
+)
+def test_relative(text, key, limit):
+    rule = one(text)
+    assert (rule.form, rule.metric.key, rule.prompt) == (Form.RELATIVE, key, None)
+    assert rule.limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(("text", "key"), [("output:exact", "output_sha256"), ("model: exact", "model_bytes")])
+def test_exact(text, key):
+    rule = one(text)
+    assert (rule.form, rule.metric.key, rule.limit) == (Form.EXACT, key, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "at_least"),
+    [
+        ("decode_throughput>=15", 15, True),
+        ("decode_throughput>15", 15, True),
+        ("decode_throughput >= 15 tok/s", 15, True),
+        ("ttft<=0.3", 0.3, False),
+        ("ttft<300ms", 0.3, False),
+        ("ttft<=300us", 0.0003, False),
+        ("ttft<=300µs", 0.0003, False),  # U+00B5, the micro sign of keyboards
+        ("ttft<=300μs", 0.0003, False),  # U+03BC, the Greek letter
+        ("ttft<=5ns", 5e-9, False),
+        ("ttft<=2s", 2, False),
+        ("ttft<=2e-3", 0.002, False),
+        ("peak_rss<=2GiB", 2 * 2**30, False),
+        ("peak_rss<=2.5MiB", 2.5 * 2**20, False),
+        ("peak_rss<=3KiB", 3072, False),
+        ("peak_rss<=2GB", 2e9, False),
+        ("peak_rss<=2MB", 2e6, False),
+        ("peak_rss<=2kB", 2e3, False),
+        ("peak_rss<=4096", 4096, False),
+        ("peak_rss<=4096B", 4096, False),
+        ("cpu_utilization>=90%", 90, True),
+        ("frequency_hz>=2GHz", 2e9, True),
+        ("rss_file<=1GiB", 2**30, False),
+        ("expert_imbalance<=1.5", 1.5, False),
+        ("cores_used>=1.5", 1.5, True),
+    ],
+)
+def test_bounds_and_their_units(text, limit, at_least):
+    rule = one(text)
+    assert (rule.form, rule.at_least) == (Form.BOUND, at_least)
+    assert rule.limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("experts:drift<0.02", 0.02), ("experts: drift <= .5", 0.5), ("experts:drift<0", 0)]
+)
+def test_drift(text, limit):
+    rule = one(text)
+    assert (rule.form, rule.metric, rule.limit) == (Form.DRIFT, None, limit)
+
+
+@pytest.mark.parametrize(
+    "form", ["tpot[story*]:3%", "output[story*]:exact", "tpot[story*]<=1", "experts[story*]:drift<1"]
+)
+def test_a_pattern_restricts_every_form(form):
+    rule = one(form)
+    assert rule.prompt == "story*"
+    assert [rule.covers(name) for name in ("story", "story-2", "Story", "a story")] == [True, True, False, False]
+
+
+def test_patterns_match_as_in_a_shell():
+    assert one("tpot[a?c]:1%").covers("abc")
+    assert not one("tpot[a?c]:1%").covers("abbc")
+    assert one("tpot:1%").covers("anything at all")
+    assert not one("tpot[]:1%").covers("x")
+    assert one("tpot[long prompt, with a comma # and a hash]:1%").covers("long prompt, with a comma # and a hash")
+
+
+def test_lines_commas_and_comments():
+    lines = [
+        "# all of it",
+        "ttft:5%, tpot:3%  # times",
+        "",
+        "  output:exact,",
+        "peak_rss<=2GiB # memory, of the process",
+    ]
+    assert [rule.text for rule in parse(lines)] == ["ttft:5%", "tpot:3%", "output:exact", "peak_rss<=2GiB"]
+
+
+@pytest.mark.parametrize("lines", [[], [""], ["# nothing", "  ", ","]])
+def test_nothing_gives_the_default(lines):
+    assert tuple(rule.text for rule in parse(lines)) == rules.DEFAULT
+    assert tuple(rule.text for rule in parse(lines, rules.DEFAULT_PAIRED)) == rules.DEFAULT_PAIRED
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("ttft", r"cannot be read; write METRIC:5%, METRIC\[PROMPT\]:3%, METRIC>=15"),
+        ("ttft:", "cannot be read"),
+        ("ttft:5", "cannot be read"),
+        ("ttft:-5%", "cannot be read"),
+        ("ttft=5", "cannot be read"),
+        ("ttft:5%%", "cannot be read"),
+        ("ttft:5% tpot:3%", "cannot be read"),
+        ("[story]:5%", "cannot be read"),
+        ("tpot[story:5%", "cannot be read"),
+        ("ttft>=1.2.3", "cannot be read"),
+        (":exact", "cannot be read"),
+        ("speed:5%", "unknown metric 'speed'; known: .*ttft"),
+        ("TTFT:5%", "unknown metric 'TTFT'"),
+        ("speed>=3", "unknown metric 'speed'"),
+        ("ttft<=3lightyears", "unknown unit 'lightyears'; known: ms, ns, s, us, µs, μs"),
+        ("ttft<=3MiB", "unknown unit 'MiB'; known: ms"),
+        ("peak_rss<=3s", "unknown unit 's'; known: B, GB, GiB"),
+        ("major_faults<=3x", "unknown unit 'x'; known: none"),
+        ("output:5%", "output_sha256 has no noise: write output:exact"),
+        ("output>=5", "output_sha256 has no noise: write output:exact"),
+        ("generated_tokens:5%", "generated_tokens has no noise: write generated_tokens:exact"),
+        ("hottest_experts:5%", "hottest_experts has no noise"),
+        ("rss_file:5%", "rss_file_bytes is neither better high nor low; give a bound"),
+        ("ttft:drift<0.1", "drift is about experts: write experts:drift<0.02"),
+        ("experts:5%", "drift is about experts"),
+        ("experts:exact", "drift is about experts"),
+        ("experts>=5", "drift is about experts"),
+    ],
+)
+def test_wrong_rules_say_what_to_write(text, line):
+    with pytest.raises(OptionError, match=line) as raised:
+        parse(["ttft:1%", text])
+    assert "\n" not in str(raised.value)
+    assert repr(text) in str(raised.value)
+
+
+def test_every_metric_can_be_gated_by_its_short_name():
+    assert len({rules.short_name(m) for m in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert rules.metric_named(metric.key) is rules.metric_named(rules.short_name(metric)) is metric
+        exact = metric.unit is Unit.TEXT or metric.direction is Direction.EXACT
+        text = f"{rules.short_name(metric)}{':exact' if exact else '>=1'}"
+        assert one(text).metric is metric
