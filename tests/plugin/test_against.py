@@ -1,4 +1,4 @@
-"""`--infer-against` in a real git repository with the scripted engine: turns, pairs, whose code it is, each end."""
+"""`--infer-against` in a real git repository with the scripted engine: turns, pairs, whose code it is, all ends."""
 
 import json
 import os
@@ -335,7 +335,7 @@ def test_the_worktrees_ini_file_saves_and_compares_nothing(repository):
     result, run = repository.run("--infer-against=HEAD", *FEW)
     result.assert_outcomes(passed=2)
     assert len(run.pairs) == 2
-    assert not repository.path.joinpath("kept").exists()
+    assert list(repository.path.glob("kept/**/*.json")) == []  # pytest-benchmark makes the folder at once
 
 
 def refused(result, *parts):
@@ -433,6 +433,51 @@ def test_a_base_that_dies_loses_nothing_that_was_measured(repository):
     gone(repository)
 
 
+def interpreter(repository, setup=""):
+    """Return a program that is Python with an import path of its own, and `setup` done first."""
+    folder = repository.temporary / "python"
+    folder.mkdir()
+    folder.joinpath("sitecustomize.py").write_text(setup)
+    program = folder / "python"
+    path = f"{folder}:{Path(sessions.__file__).parents[1]}"
+    program.write_text(
+        f'#!/bin/sh\necho "[$PYTHONPATH]" >> {folder}/path\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_an_interpreter_of_its_own_gets_no_import_path(repository, monkeypatch):
+    repository.commit()
+    monkeypatch.setenv("PYTHONPATH", str(repository.path))
+    program = interpreter(repository)
+    result, run = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
+    result.assert_outcomes(passed=2)
+    assert all(before is not None for before, _ in run.pairs.values())
+    assert program.with_name("path").read_text() == "[]\n"
+    refused(repository.run("--infer-against=HEAD", "--infer-against-python=no/such")[0], "there is no program no/such")
+
+
+def test_another_version_of_the_harness_is_refused(repository):
+    repository.commit()
+    program = interpreter(repository, "from pytest_infer.against import protocol\nprotocol.PROTOCOL = 99\n")
+    result, _ = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
+    refused(result, "another version of pytest-infer (protocol 99, not 1)")
+    gone(repository)
+
+
+def test_a_base_that_does_not_start_in_time(repository, monkeypatch):
+    good = repository.path.joinpath("speed.py").read_text()
+    repository.path.joinpath("speed.py").write_text("import time; print('waiting', flush=True); time.sleep(600)\n")
+    repository.commit()
+    repository.path.joinpath("speed.py").write_text(good)
+    monkeypatch.setattr("pytest_infer.against.base.START_TIMEOUT_S", 3)
+    result, _ = repository.run("--infer-against=HEAD", "-s", *FEW)
+    refused(result, "HEAD", "has not collected its tests within 3 s")
+    assert children(repository) == []
+    gone(repository)
+
+
 def test_self_is_this_checkout_with_its_changes(repository, monkeypatch):
     repository.commit()
     repository.speed(delay=0.002)
@@ -509,6 +554,15 @@ def children(repository):
 
 
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
+
+
+def test_a_base_that_is_killed_for_its_memory_says_what_to_do(repository):
+    repository.speed(before="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    repository.commit()
+    repository.speed()
+    result, _ = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL: if memory ran out, add --infer-against-seq*"])
 
 
 @pytest.mark.parametrize("delay", [0.0, 5])

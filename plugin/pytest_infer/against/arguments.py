@@ -15,6 +15,9 @@ import pytest
 
 from pytest_infer.options import ONLY_OURS
 
+PACKAGE = Path(__file__).resolve().parents[1]
+"""This package, which is the harness of both sides, whichever checkout it lies in."""
+
 _SAVED_OR_SHOWN_TWICE = """
     benchmark_autosave benchmark_save benchmark_save_data benchmark_json benchmark_compare benchmark_compare_fail
     benchmark_histogram benchmark_cprofile benchmark_cprofile_dump xmlpath htmlpath log_file pastebin debug report_log

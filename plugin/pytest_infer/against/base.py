@@ -52,19 +52,25 @@ class Base:
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - read when the child fails, closed in close()
         ours, theirs = Pipe()
         self._channel = protocol.parents_end(ours)
-        self._process = subprocess.Popen(
-            command.arguments,
-            cwd=command.cwd,
-            env={**command.environment, protocol.ENVIRONMENT: str(theirs.fileno())},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs.fileno()],
-            # Ctrl-C is for the parent, which then ends the child.
-            start_new_session=True,
-        )
-        # With no other copy of the child's end, its death is the end of the connection, and ours is for it.
-        theirs.close()
+        try:
+            self._process = subprocess.Popen(
+                command.arguments,
+                cwd=command.cwd,
+                env={**command.environment, protocol.ENVIRONMENT: str(theirs.fileno())},
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C is for the parent, which then ends the child.
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            self._log.close()
+            raise AgainstError(f"{command.arguments[0]} cannot be started: {error.strerror}") from error
+        finally:
+            # With no other copy of the child's end, its death is the end of the connection, and ours is for it.
+            theirs.close()
 
     def greet(self, hello: protocol.Hello) -> protocol.Ready:
         """Wait until the child has collected its tests."""
@@ -170,7 +176,11 @@ class Base:
     def _how_ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_END_S)
-            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended early, with exit code {code}"
+            if code >= 0:
+                return f"ended early, with exit code {code}"
+            # What the kernel's out-of-memory killer sends, and two models are in memory.
+            advice = ": if memory ran out, add --infer-against-sequential" if -code == signal.SIGKILL else ""
+            return f"was killed by {signal.Signals(-code).name}{advice}"
         return "closed its connection"
 
     def _fail(self, line: str, *, log: bool = True) -> AgainstError:

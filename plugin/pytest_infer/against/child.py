@@ -12,9 +12,8 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-import pytest_infer
 from pytest_infer.against import protocol
-from pytest_infer.against.arguments import installed_in, neutralise
+from pytest_infer.against.arguments import PACKAGE, installed_in, neutralise
 from pytest_infer.measure import rounds
 from pytest_infer.preflight import measuring
 from pytest_infer.records import PromptRecord, Round
@@ -159,7 +158,7 @@ class Child:
         if self._hello.checkout is None:
             return {}
         checkout = Path(self._hello.checkout)
-        allowed = [*installed_in(checkout), Path(pytest_infer.__file__).resolve().parent]
+        allowed = [*installed_in(checkout), PACKAGE]
         if self._hello.worktree is not None:
             allowed.append(Path(self._hello.worktree))
         return {

@@ -13,7 +13,11 @@ from pytest_infer.records import PromptRecord, Round
 from pytest_infer.session import InferSession, Task
 
 SETTLE_S = 0.02
-"""Pause before each turn. OpenMP's threads spin after their last parallel region: libgomp's for some milliseconds."""
+"""Pause before each turn, never inside one.
+
+OpenMP's threads spin after their last parallel region: libgomp's for 8 to 11 ms (CPU time of torch's idle threads, on
+this project's 2-core machine), and on a full machine they would take the other side's cores.
+"""
 
 
 class LockStep:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import pytest_infer
 from pytest_infer.against import arguments, protocol
 from pytest_infer.against.base import Base, Command
 from pytest_infer.against.worktree import Repository, Worktree
@@ -25,6 +24,8 @@ class Opponent:
     """The commit to compare with: found before anything is collected, checked out and started when it is needed."""
 
     def __init__(self, config: pytest.Config, session: InferSession) -> None:
+        if os.name == "nt":
+            raise AgainstError("--infer-against does not work on Windows, where a pipe cannot be handed on; use WSL")
         rev = session.settings.against or SELF
         self._config = config
         self._session = session
@@ -34,7 +35,7 @@ class Opponent:
         self._repository_found = repository
         commit = "" if repository is None else repository.commit("HEAD" if self._self else rev)
         self._worktree: Worktree | None = None
-        self._scratch = tempfile.mkdtemp(prefix="pytest-infer-")
+        self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
         self.base: Base | None = None
         self.new: frozenset[str] = frozenset()
         self.info = AgainstInfo(
@@ -109,14 +110,26 @@ class Opponent:
         asked, left = (arguments.selects(args, options) for args in (self._given, given))
         if asked and not left:
             raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")
-        home = Path(pytest_infer.__file__).resolve().parents[1]
-        path = arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), home, move) if python is None else []
+        path = (
+            arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), arguments.PACKAGE.parent, move)
+            if python is None
+            else []
+        )
         return Command(
             name=self.name,
-            arguments=[python or sys.executable, "-m", "pytest", *self._own_arguments(python), *given],
+            arguments=[self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
             cwd=move.path(cwd),
             environment=arguments.environment(os.environ, options, move, cwd, python_path=path),
         )
+
+    def _interpreter(self, cwd: Path, given: str | None) -> str:
+        if given is None:
+            return sys.executable
+        # A path is meant from here, not from the worktree; its links stay, as they lead out of a virtual environment.
+        found = shutil.which(str(cwd / Path(given).expanduser()) if os.sep in given else given)
+        if found is None:
+            raise AgainstError(f"--infer-against-python: there is no program {given}")
+        return found
 
     def _own_arguments(self, python: str | None) -> list[str]:
         has = self._config.pluginmanager.hasplugin

@@ -9,8 +9,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from pytest_infer.errors import AgainstError
 
+PREFIX = "pytest-infer-"
+_LOCK = "lock"
 _TIMEOUT_S = 600
 """A checkout of large files from a slow disk takes minutes; git that waits for a password takes for ever."""
 
@@ -58,24 +62,53 @@ class Worktree:
     """A commit checked out in a folder of its own."""
 
     def __init__(self, repository: Repository, commit: str) -> None:
+        _remove_abandoned(repository)
         self._repository = repository
-        self._folder = Path(tempfile.mkdtemp(prefix="pytest-infer-")).resolve()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        # The kernel gives it up with this process, however that ends.
+        self._lock = FileLock(self._folder / _LOCK)
+        self._lock.acquire()
         self.path = self._folder / "base"
-        # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
-        added = _git(
-            repository.root,
-            "-c", f"core.hooksPath={os.devnull}",
-            "worktree", "add", "--detach", "--force", str(self.path), commit,
-        )  # fmt: skip
-        if added.returncode:
-            self.remove()
-            raise AgainstError(f"git cannot check {commit[:12]} out: {_last(added)}")
+        ready = False
+        try:
+            # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
+            added = _git(
+                repository.root,
+                "-c", f"core.hooksPath={os.devnull}",
+                "worktree", "add", "--detach", "--force", str(self.path), commit,
+            )  # fmt: skip
+            if added.returncode:
+                raise AgainstError(f"git cannot check {commit[:12]} out: {_last(added)}")
+            ready = True
+        finally:
+            if not ready:
+                self.remove()
 
     def remove(self) -> None:
         """Remove the folder and what git knows of it."""
-        _git(self._repository.root, "worktree", "remove", "--force", "--force", str(self.path))
-        shutil.rmtree(self._folder, ignore_errors=True)
-        _git(self._repository.root, "worktree", "prune")
+        _remove(self._repository, self.path)
+        self._lock.release()
+
+
+def _remove(repository: Repository, path: Path) -> None:
+    _git(repository.root, "worktree", "remove", "--force", "--force", str(path))
+    shutil.rmtree(path.parent, ignore_errors=True)
+    _git(repository.root, "worktree", "prune")
+
+
+def _remove_abandoned(repository: Repository) -> None:
+    """Remove what killed runs left: our worktrees of this repository whose lock nobody holds any more."""
+    listed = _git(repository.root, "worktree", "list", "--porcelain").stdout.splitlines()
+    for path in (Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")):
+        lock = path.parent / _LOCK
+        if not path.parent.name.startswith(PREFIX) or not lock.exists():
+            continue
+        try:
+            with FileLock(lock, timeout=0):
+                _remove(repository, path)
+        except (Timeout, OSError, NotImplementedError):
+            # It is in use, or this file system has no locks to tell.
+            continue
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
