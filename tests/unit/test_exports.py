@@ -27,6 +27,7 @@ def judgement(name="story", **changes):
         "high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
+        "rounds": None,
         "threshold": 0.03,
     }
     return Judgement(**{**fields, **changes})
@@ -62,6 +63,7 @@ def test_json_is_complete():
         "change_high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
+        "rounds": None,
         "threshold": 0.03,
         "verdict": "regressed",
         "reason": None,
