@@ -33,6 +33,10 @@ class ExpertCaptureError(InferError):
     """Expert selections that cannot be recorded, or that do not add up."""
 
 
+class AgainstError(InferError):
+    """Another commit that cannot be measured beside this one."""
+
+
 def alternatives(kind: str, given: str, known: Iterable[str]) -> str:
     """Return the line for an unknown name: "unknown engine 'x'; known: a, b"."""
     return f"unknown {kind} {given!r}; known: {', '.join(sorted(known)) or 'none'}"

@@ -94,6 +94,7 @@ class Infer:
                 self._benchmark, clock, phases, block, params=self._params(prompt), group=group
             ),
         )
+        session.loop.finished(record)
         return record
 
     def _params(self, prompt: Prompt) -> dict[str, Any]:

@@ -13,14 +13,18 @@ import pytest
 
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics import by_key, summarize
 from pytest_infer.options import Settings
-from pytest_infer.report import comparison
+from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
+from pytest_infer.report import comparison, exports
+from pytest_infer.report.terminal import NamedFloor
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History, Mark, Row, Run
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.compare import Pair
     from pytest_infer.analysis.gate import Gated
+
+Block = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Gate:
 
     def prepare(self, storage: Path | None) -> None:
         """Before anything is measured: find the baseline that was asked for; raise StorageError for a wrong one."""
-        if self._settings.gate is None:
+        if self._settings.gate is None or self._settings.against is not None:
             return
         if storage is not None and storage.is_dir():
             self._history = history.load(storage)
@@ -99,9 +103,7 @@ class Gate:
         if self._baseline.regressed:
             raise StorageError(f"--infer-baseline: run {self._baseline.label} failed its own gate; choose another")
 
-    def judge(
-        self, blocks: Mapping[str, Mapping[str, Any]], planned: Collection[str], covers: Callable[[str], bool]
-    ) -> None:
+    def judge(self, blocks: Mapping[str, Block], planned: Collection[str], covers: Callable[[str], bool]) -> None:
         """Judge the measured tests (their blocks by node id) against a stored run.
 
         `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, and that was not
@@ -125,14 +127,34 @@ class Gate:
         missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
         self._end(gate.judge(pairs, rules, missing=missing, new=new, against=before.label, allowed=allowed))
 
-    def judge_pairs(self, pairs: Sequence[Pair], new: Sequence[Row], missing: Sequence[str], against: str) -> None:
-        """Judge tests that were measured on both sides in this run."""
+    def judge_sides(
+        self, sides: Mapping[str, tuple[Block | None, Block]], missing: Sequence[str], info: AgainstInfo
+    ) -> None:
+        """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first."""
         rules = self._settings.gate
-        if rules is not None:
-            from pytest_infer.analysis import gate  # noqa: PLC0415
+        if rules is None:
+            return
+        from pytest_infer.analysis import compare, gate  # noqa: PLC0415
 
-            allowed = self._settings.allow_different
-            self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
+        pairs, new = [], []
+        for test, (base, ours) in sides.items():
+            after = history.row_of(test, test, ours)
+            if base is None:
+                new.append(after)
+                continue
+            before = history.row_of(test, test, base)
+            spread = compare.block_spread(before, after) if info.sequential else None
+            pairs.append(compare.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
+        against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
+        self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
+
+    def settled(self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round]) -> bool:
+        """Return whether so many pairs of rounds are enough for the rules; without rules there are never enough."""
+        if not self._settings.gate:
+            return False
+        from pytest_infer.analysis import gate  # noqa: PLC0415
+
+        return gate.settled(self._settings.gate, prompt.name, before, after)
 
     def nothing(self) -> None:
         """Say that nothing was measured: that never passes."""
@@ -158,7 +180,18 @@ class Gate:
         against = self.result.against if self.result is not None else None
         rules = tuple(rule.text for rule in self._settings.gate or ())
         mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
-        return mark
+        judgements = self.result.judgements if self.result is not None else ()
+        return {**mark, "judgements": [exports.flat(judgement) for judgement in judgements]}
+
+    def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
+        """In a job of GitHub Actions, write its step summary and annotations."""
+        if self.result is None or environ.get("GITHUB_ACTIONS") != "true":
+            return
+        heading = [f"inference gate against {self.result.against or 'bounds only'}"]
+        try:
+            write(exports.write_github(self.result, heading, environ))
+        except OSError as error:
+            self._note(f"GitHub's step summary cannot be written: {error.strerror}")
 
     def failing(self) -> dict[str, list[Judgement]]:
         """Return the judgements that fail each test."""
@@ -167,6 +200,22 @@ class Gate:
             if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
                 found.setdefault(judgement.test, []).append(judgement)
         return found
+
+
+_NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
+
+
+def noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
+    """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
+    from pytest_infer.analysis import noise  # noqa: PLC0415
+
+    found = []
+    ours, theirs = summarize(after), summarize(before)
+    for key in _NOISE_OF:
+        a, b = theirs[key].rounds, ours[key].rounds
+        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
+            found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=noise.floor(a, b)))
+    return found
 
 
 def report_failures(session: pytest.Session, gating: Gate) -> None:

@@ -106,28 +106,39 @@ OPTIONS = (
         metavar="KEYS",
         help="compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model",
     ),
+    Option(
+        name="repeat-disturbed",
+        metavar="N",
+        help="up to N more rounds a prompt in place of disturbed ones; 0: never; default: 3",
+    ),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
+    Option(
+        name="against",
+        metavar="REV",
+        help="measure another commit too, in turns with this checkout, in a worktree of its own; "
+        "self: this checkout against itself, which shows the machine's noise",
+    ),
+    Option(
+        name="against-python",
+        metavar="PYTHON",
+        help="interpreter in which the other commit is installed; default: this one, with the worktree on its path",
+    ),
+    Option(
+        name="against-sequential",
+        flag=True,
+        help="load the two models one after the other, not at once, and measure in blocks A B A of --infer-max-rounds",
+    ),
+    Option(name="min-pairs", metavar="N", help="with --infer-against: at least N pairs of rounds; default: 10"),
+    Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "off")
-
-
-def _gate(lines: list[str] | None) -> tuple[Rule, ...] | None:
-    """Return the rules, or None for no gate."""
-    if lines is None or lines == ["off"]:
-        return None
-    for line in lines:
-        if Path(line).exists():
-            raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
-    return rules.parse(lines)
-
-
-def _allowed(keys: str | None) -> tuple[str, ...]:
-    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
-    fingerprint.check_allowed(found)
-    return found
-
-
+SELF = "self"
+"""The revision that compares this checkout with itself."""
+ONLY_OURS = ("against", "gate", "resume")
+"""Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+DEFAULT_MIN_PAIRS = 10
+DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
 MOST_SEED = 2**63 - 1
@@ -147,15 +158,24 @@ class Settings:
     ignore_eos: bool
     experts: bool
     profile: bool
+    repeat_disturbed: int
     resume: bool
-    gate: tuple[Rule, ...] | None = None
-    baseline: str | None = None
-    allow_different: tuple[str, ...] = ()
+    gate: tuple[Rule, ...] | None
+    baseline: str | None
+    allow_different: tuple[str, ...]
+    against: str | None
+    against_python: str | None
+    against_sequential: bool
+    min_pairs: int
+    max_rounds: int
 
     @classmethod
-    def from_config(cls, config: pytest.Config) -> Settings:
-        """Read options and ini keys; raise OptionError naming the option and what it takes."""
-        read = _Reader(config)
+    def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
+        """Read options and ini keys; raise OptionError naming the option and what it takes.
+
+        `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
+        """
+        read = _Reader(config, ignored=ONLY_OURS if base else ())
         folder = read.path("prompts")
         engine_options = EngineOptions(
             model=read.text("model") or DEFAULT,
@@ -172,6 +192,11 @@ class Settings:
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
+        if read.text("against") is not None and read.flag("resume"):
+            raise OptionError(
+                f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
+            )
+        min_pairs, max_rounds = _pairs(read)
         return cls(
             prompts=folder,
             engine=read.text("engine") or "transformers",
@@ -182,11 +207,45 @@ class Settings:
             ignore_eos=read.flag("ignore-eos"),
             experts=read.choice("experts", EXPERTS, "counts") == "counts",
             profile=not read.flag("no-profile"),
+            repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
-            gate=_gate(read.lines("gate")),
+            gate=_gate(read),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),
+            against=read.text("against"),
+            against_python=read.text("against-python"),
+            against_sequential=read.flag("against-sequential"),
+            min_pairs=min_pairs,
+            max_rounds=max_rounds,
         )
+
+
+def _gate(read: _Reader) -> tuple[Rule, ...] | None:
+    """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
+    lines, against = read.lines("gate"), read.text("against")
+    if lines == ["off"] or against == SELF or (lines is None and against is None):
+        return None
+    for line in lines or ():
+        if Path(line).exists():
+            raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
+    return rules.parse(lines or (), rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+
+
+def _allowed(keys: str | None) -> tuple[str, ...]:
+    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
+    fingerprint.check_allowed(found)
+    return found
+
+
+def _pairs(read: _Reader) -> tuple[int, int]:
+    """Return the least and the most pairs of rounds; one that is given moves the other's default."""
+    least, most = read.number("min-pairs", None, least=1), read.number("max-rounds", None, least=1)
+    if least is not None and most is not None and least > most:
+        raise OptionError(f"{read.place('min-pairs')} is {least}, more than {read.place('max-rounds')}: {most}")
+    return (
+        min(DEFAULT_MIN_PAIRS, most or DEFAULT_MIN_PAIRS) if least is None else least,
+        max(DEFAULT_MAX_ROUNDS, least or 0) if most is None else most,
+    )
 
 
 def register(parser: pytest.Parser) -> None:
@@ -204,12 +263,15 @@ def register(parser: pytest.Parser) -> None:
 class _Reader:
     """Reads an option from the command line, else from the ini file."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, *, ignored: tuple[str, ...] = ()) -> None:
         self._config = config
+        self._ignored = ignored
         self._options = {option.name: option for option in OPTIONS}
 
     def _raw(self, name: str) -> tuple[str | bool | None, str]:
         option = self._options[name]
+        if name.startswith(self._ignored):
+            return None, option.key
         given = self._config.getoption(option.key)
         if given is not None:
             return given, option.command_line
@@ -228,6 +290,8 @@ class _Reader:
     def lines(self, name: str) -> list[str] | None:
         """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
         key = self._options[name].key
+        if name.startswith(self._ignored):
+            return None
         given, kept = self._config.getoption(key), self._config.getini(key)
         if given is None:
             return kept or None

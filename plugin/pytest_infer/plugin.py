@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_infer import gating, options, parametrize, preflight
+from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
 from pytest_infer.report.live import LiveLine
@@ -25,13 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.register(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options into the state of this run."""
+    """Read the options into the state of this run, before other plugins act on what a child run must not do."""
+    channel = child.adopt(config)
     config.addinivalue_line("markers", f"{parametrize.MARKER}(prompts): the prompts of a test, instead of a suite file")
     try:
-        config.stash[KEY] = InferSession(config)
+        run = config.stash[KEY] = InferSession(config, base=channel is not None)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
+    hooks.attach(config, run, channel)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -89,7 +94,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         of(items[0].config).deselected.update(item.nodeid for item in items)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """When all is measured, gate it: the tests that got worse fail."""
     result = yield
@@ -141,4 +146,6 @@ def pytest_terminal_summary(
     try:
         yield
     finally:
-        write_summary(terminalreporter, of(config).summary())
+        run = of(config)
+        write_summary(terminalreporter, run.summary())
+        run.gate.publish(os.environ, terminalreporter.write)

@@ -265,7 +265,10 @@ class Caution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
-    """Everything measured for one prompt in one test."""
+    """Everything measured for one prompt in one test.
+
+    `repeated` are disturbed rounds that count for nothing, since others were measured in their place.
+    """
 
     nodeid: str
     prompt: PromptInfo
@@ -275,10 +278,24 @@ class PromptRecord:
     warmup_rounds: int
     rounds: tuple[Round, ...]
     output: Output
+    repeated: tuple[Round, ...] = ()
     profile: Profile | None = None
     profile_absent: str | None = None
     cautions: tuple[Caution, ...] = ()
     resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstInfo:
+    """What this checkout is compared with: a revision as given (`self`: this checkout again) and its commit.
+
+    `dirty` says that this checkout has uncommitted changes; `sequential` that the two sides ran in blocks.
+    """
+
+    rev: str
+    commit: str
+    dirty: bool
+    sequential: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

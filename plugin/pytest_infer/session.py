@@ -4,37 +4,91 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import msgspec
 import pytest
 
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
-from pytest_infer.gating import Gate
+from pytest_infer.gating import Gate, noise_of
 from pytest_infer.measure import cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.metrics import timing
-from pytest_infer.options import Settings
+from pytest_infer.options import SELF, Settings
 from pytest_infer.parametrize import Cache
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import Limits, MachineInfo, ModelInfo, Output, PromptInfo, PromptRecord, TokenTrace
+from pytest_infer.records import (
+    AgainstInfo,
+    Limits,
+    MachineInfo,
+    ModelInfo,
+    Output,
+    PromptInfo,
+    PromptRecord,
+    Round,
+    TokenTrace,
+)
 from pytest_infer.report.live import LiveLine
-from pytest_infer.report.terminal import Run
+from pytest_infer.report.terminal import NamedFloor, Run
 from pytest_infer.saving import Keeper
+from pytest_infer.storage import block
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
 
-class InferSession:
-    """What one pytest run knows; kept in `config.stash`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One prompt to measure: which, how often, with what, and who is told of it."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    nodeid: str
+    prompt: PromptInfo
+    plan: rounds.Plan
+    runner: rounds.Runner
+    watch: rounds.Watcher
+
+
+class Loop(Protocol):
+    """Who decides when a round is run."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds of one prompt."""
+
+    def finished(self, record: PromptRecord) -> None:
+        """Take the record, which is stored by now."""
+
+
+class Alone:
+    """Rounds one after the other, with nobody to wait for."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds as planned."""
+        return rounds.measure(task.runner, task.plan, task.watch)
+
+    def finished(self, record: PromptRecord) -> None:
+        """Do nothing with it."""
+
+
+Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
+"""Asked after each block of pairs, base rounds first: do they say enough already?"""
+
+
+class InferSession:
+    """What one pytest run knows; kept in `config.stash`.
+
+    With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
+    equally many rounds; `missing` are the tests that only the base has.
+    """
+
+    def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
         self.config = config
-        self.settings = Settings.from_config(config)
+        self.settings = Settings.from_config(config, base=base)
         self.suites: Cache = {}
         self.notes: list[str] = []
         self.live = LiveLine(None, nullcontext)
@@ -42,6 +96,12 @@ class InferSession:
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
         self.gate = Gate(self.settings, self.note)
         self.deselected: set[str] = set()
+        self.loop: Loop = Alone()
+        self.settled: Settled = self.gate.settled
+        self.against: AgainstInfo | None = None
+        self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
+        self.missing: tuple[str, ...] = ()
+        self.noise: list[NamedFloor] = []
         self._engine: Engine | None = None
         self._system: SystemCounters | None = None
         self._machine: MachineInfo | None = None
@@ -105,8 +165,25 @@ class InferSession:
             return
         if not passed:
             self.gate.nothing()
+        elif self.against is not None:
+            self._judge_sides(passed)
+        else:
+            self.gate.judge(passed, self.keeper.planned, self._covers)
+
+    def _judge_sides(self, passed: Mapping[str, dict[str, Any]]) -> None:
+        """Judge both sides' rounds, and keep the other side's beside ours."""
+        if self.against is None:
             return
-        self.gate.judge(passed, self.keeper.planned, self._covers)
+        sides: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
+        for test, (base, ours) in self.pairs.items():
+            if test not in passed:
+                continue
+            sides[test] = (None if base is None else block.build(base), passed[test])
+            if base is not None:
+                self.noise += noise_of(base, ours) if self.settings.against == SELF else ()
+                about = msgspec.to_builtins(self.against)
+                passed[test]["against"] = {**about, "metrics": (sides[test][0] or {})["metrics"]}
+        self.gate.judge_sides(sides, self.missing, self.against)
 
     def _covers(self, nodeid: str) -> bool:
         """Return whether a test that is not there any more would have been part of this run."""
@@ -132,6 +209,7 @@ class InferSession:
             notes=tuple(self.notes),
             disabled=disabled,
             gated=self.gate.result,
+            noise=tuple(self.noise),
         )
 
     def close(self) -> None:
@@ -178,16 +256,25 @@ class InferSession:
             rounds=1 if once else self.settings.rounds,
             profile=self.settings.profile and not once,
             experts=self.settings.experts,
+            repeat=0 if once else self.settings.repeat_disturbed,
         )
-        measured = rounds.measure(
-            engine,
-            ids,
-            limits,
-            plan,
-            self.system,
+        info = PromptInfo(
+            name=prompt.name,
+            content_sha256=prompt.content_sha256,
+            limits=limits,
+            group=prompt.group,
+            tags=prompt.tags,
+        )
+        runner = rounds.Runner(
+            engine=engine,
+            prompt_ids=ids,
+            limits=limits,
+            system=self.system,
             usable_cores=self.machine.usable_cores,
-            watch=self._watcher(model, prompt),
         )
+        watch = self._watcher(model, prompt)
+        with rounds.still_heap():
+            measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)
@@ -199,26 +286,21 @@ class InferSession:
         )
         return PromptRecord(
             nodeid=nodeid,
-            prompt=PromptInfo(
-                name=prompt.name,
-                content_sha256=prompt.content_sha256,
-                limits=limits,
-                group=prompt.group,
-                tags=prompt.tags,
-            ),
+            prompt=info,
             model=model,
             machine=self.machine,
             tokenize_s=tokenize_s,
-            warmup_rounds=plan.warmup,
+            warmup_rounds=measured.warmup,
             rounds=measured.rounds,
             output=output,
+            repeated=measured.repeated,
             profile=measured.profile,
             profile_absent="benchmarks are disabled"
             if once
             else None
             if measured.profile
             else "left out with --infer-no-profile",
-            cautions=cautions.find(measured.rounds, measured.profile, output),
+            cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
         )
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:

@@ -8,7 +8,7 @@ import pytest
 SLOW = "Scripted.delays = [0.02, 0.02, 0.02]"
 FAST = "Scripted.delays = [0.01, 0.01, 0.01]"
 # Runs of a suite outside git are of no commit; what is no test of the machine's noise allows for it.
-OPTIONS = ("--benchmark-autosave", "--infer-rounds=6", "-p", "no:cacheprovider")
+OPTIONS = ("--benchmark-autosave", "--infer-repeat-disturbed=0", "--infer-rounds=6", "-p", "no:cacheprovider")
 
 
 @pytest.fixture
@@ -59,11 +59,10 @@ def test_only_the_test_that_got_worse_fails(gated):
 def test_a_failed_run_is_marked_and_never_becomes_the_baseline(gated, pytester):
     gated()
     assert gated("--infer-gate=total:20%", engine=SLOW).ret == 1
-    assert stored(pytester)[1]["pytest_infer"]["gate"] == {
-        "result": "regressed",
-        "against": "0001",
-        "rules": ["total:20%"],
-    }
+    mark = stored(pytester)[1]["pytest_infer"]["gate"]
+    assert (mark["result"], mark["against"], mark["rules"]) == ("regressed", "0001", ["total:20%"])
+    assert [j["verdict"] for j in mark["judgements"]] == ["regressed", "regressed"]
+    assert mark["judgements"][0]["change"] == pytest.approx(1.0, rel=0.2)
     again = gated("--infer-gate=total:20%", engine=SLOW)
     assert again.ret == 1
     again.stdout.fnmatch_lines(["*against 0001*"])
@@ -162,3 +161,12 @@ def test_disabled_benchmarks_never_pass_a_gate(gated):
     result = gated("--infer-gate=total:20%", "--benchmark-disable")
     assert result.ret == 4
     result.stdout.fnmatch_lines(["*nothing was measured, so nothing was gated*"])
+
+
+def test_github_gets_a_summary_and_annotations(gated, pytester, monkeypatch):
+    summary = pytester.path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    result = gated("--infer-gate=decode_throughput>=100000")
+    result.stdout.fnmatch_lines(["::error title=first%3A decode_throughput>=100000::*must be*"])
+    assert "| 🔴 | first | decode\\_throughput&gt;=100000 |" in summary.read_text()

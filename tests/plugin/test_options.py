@@ -41,7 +41,13 @@ RUN_VALUES = {
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
     "no-profile": (True, "profile", False),
+    "repeat-disturbed": ("7", "repeat_disturbed", 7),
     "resume": (True, "resume", True),
+    "against": ("self", "against", "self"),
+    "against-python": ("python3", "against_python", "python3"),
+    "against-sequential": (True, "against_sequential", True),
+    "min-pairs": ("4", "min_pairs", 4),
+    "max-rounds": ("8", "max_rounds", 8),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
 }
 """What the harness uses itself."""
@@ -86,7 +92,9 @@ def give(pytester, way, name, value):
 
 
 def settings_of(pytester, *args):
-    return Settings.from_config(pytester.parseconfig(*args))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_ADDOPTS", raising=False)
+        return Settings.from_config(pytester.parseconfig(*args))
 
 
 @pytest.fixture
@@ -135,7 +143,13 @@ def test_without_options(pytester):
         ignore_eos=False,
         experts=True,
         profile=True,
+        repeat_disturbed=3,
         resume=False,
+        against=None,
+        against_python=None,
+        against_sequential=False,
+        min_pairs=10,
+        max_rounds=30,
     )
 
 
@@ -174,7 +188,9 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         return
     first, second = {
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
-        "experts": ("counts", "off"), "sample": ("seed=1", "seed=2"),
+        "experts": ("counts", "off"),
+        "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
+        "sample": ("seed=1", "seed=2"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")
     both = settings_of(pytester, f"{option.command_line}={second}")

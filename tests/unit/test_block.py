@@ -153,5 +153,6 @@ def test_disturbed_rounds_are_numbered_from_zero(record):
         "timed": 4,
         "profile": True,
         "disturbed": {"2": ["steal 12 %", "waited 3 ms"]},
+        "repeated": 0,
         "resumed": False,
     }

@@ -121,3 +121,14 @@ def test_each_caution_says_what_to_do(record):
     rounds = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in record.rounds)
     (disturbed,) = cautions.find(rounds, None, record.output)
     assert "stop what else runs, or trust medians only" in disturbed.text
+
+
+def test_rounds_that_were_measured_again_are_told_and_those_still_disturbed(record):
+    again = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in record.rounds[:2])
+    (caution,) = cautions.find(record.rounds, None, record.output, again)
+    assert caution.text == "2 rounds were disturbed and measured again"
+    (one,) = cautions.find(record.rounds, None, record.output, again[:1])
+    assert one.text == "1 round was disturbed and measured again"
+    rounds = (*again[:1], *record.rounds[1:])
+    (both,) = cautions.find(rounds, None, record.output, again)
+    assert both.text.startswith("2 rounds were disturbed and measured again; still 1 of 4 rounds were disturbed")

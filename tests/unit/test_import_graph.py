@@ -14,7 +14,7 @@ import pytest_infer
 PACKAGE = Path(pytest_infer.__file__).parent
 
 GROUND = {"errors", "metrics", "prompts", "records", "units"}
-FACE = ("options", "parametrize", "saving", "gating", "session", "preflight", "fixtures", "plugin")
+FACE = ("options", "parametrize", "saving", "gating", "session", "preflight", "fixtures", "against", "plugin")
 """The pytest face in its own order: a module uses those before it."""
 
 ROOMS = {
@@ -34,7 +34,15 @@ ROOMS = {
 """What each room may use beside itself."""
 
 PYTEST = {"_pytest", "pytest", "pytest_benchmark"}
-PYTEST_IN = {*FACE, "storage.bridge", "storage.files", "storage.marks", "storage.native", "report.terminal"}
+PYTEST_IN = {
+    *FACE,
+    *(f"against.{name}" for name in ("arguments", "child", "hooks", "opponent")),
+    "storage.bridge",
+    "storage.files",
+    "storage.marks",
+    "storage.native",
+    "report.terminal",
+}
 TORCH = {"torch", "transformers"}
 TORCH_IN = (
     "engines.running",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,9 @@ from pytest_infer.units import Unit
 
 HISTORY = 10
 """So many comparable runs, the newest, tell the run-to-run spread."""
+
+SEARCHED = 40
+"""Among so many, the newest, they are looked for: to read all of a long history takes seconds."""
 
 ENOUGH_HISTORY = 5
 """Below so many the spread is assumed, which can show a change but never that there is none."""
@@ -63,7 +67,7 @@ def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
     Runs that failed their gate or that test are left out.
     """
     found: list[Row] = []
-    for run in reversed(runs):
+    for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
         if run.regressed:
@@ -207,3 +211,22 @@ def _with_history(pair: Pair, metric: Metric, evidence: list[Evidence]) -> tuple
     shift = math.log(float(new)) - math.log(float(old)) if not isinstance(old, str) else 0.0
     assumed = stats.Student(shift, ASSUMED_SPREAD * math.sqrt(2), 1e9)
     return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt
+
+
+def block_spread(before: Row, after: Row) -> dict[str, float]:
+    """Return, per metric, the larger log-ratio between the two halves of a side's rounds: nothing but time between.
+
+    Infinite where a side has fewer than four rounds: there are no two halves to compare.
+    """
+    found = {}
+    for key in before.metrics.keys() & after.metrics.keys():
+        shifts = [_half_shift(row.metrics[key].rounds) for row in (before, after)]
+        found[key] = max(shifts)
+    return found
+
+
+def _half_shift(rounds: Sequence[float]) -> float:
+    half = len(rounds) - len(rounds) // 2
+    if len(rounds) < 4 or min(rounds) <= 0:
+        return math.inf
+    return abs(math.log(statistics.median(rounds[half:]) / statistics.median(rounds[:half])))

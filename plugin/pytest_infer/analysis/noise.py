@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from pytest_infer.analysis.verdicts import CONFIDENCE
 
@@ -35,12 +35,12 @@ def floor(
     """Return the noise of paired rounds of equal code; at least two pairs, all values above 0.
 
     The spread is 1.4826 × the median absolute deviation of the log-ratios (Rousseeuw & Croux 1993), so that a few wild
-    rounds do not count. Detectable: (z(1 − alpha/2) + z(power)) · spread / √(0.955 n), the sample-size formula of a one-sample
-    test (Chow et al. 2017, section 3.1) at the signed-rank test's efficiency.
+    rounds do not count. Detectable: (z(1 − alpha/2) + z(power)) · spread / √(0.955 n), the sample-size formula of a
+    one-sample test (Chow et al. 2017, section 3.1) at the signed-rank test's efficiency.
     """
     logs = np.log(np.asarray(after, dtype=np.float64)) - np.log(np.asarray(before, dtype=np.float64))
     centre = float(np.median(logs))
     spread = 1.4826 * float(np.median(np.abs(logs - centre)))
-    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(power))
+    z = float(special.ndtri(0.5 + CONFIDENCE / 2) + special.ndtri(power))
     detectable = {n: math.expm1(z * spread / math.sqrt(_EFFICIENCY * n)) for n in pairs}
     return NoiseFloor(spread=spread, bias=math.expm1(centre), detectable=detectable)

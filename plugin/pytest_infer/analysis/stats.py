@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 Array = npt.NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class Student:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return mid ± t·se."""
-        half = float(stats.t.ppf(0.5 + confidence / 2, self.df)) * self.se
+        half = float(special.stdtrit(self.df, 0.5 + confidence / 2)) * self.se
         return self.mid - half, self.mid + half
 
     def p_above(self, bound: float) -> float:
@@ -77,13 +77,13 @@ class Student:
     def _tail(self, distance: float) -> float:
         if self.se == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(stats.t.sf(distance / self.se, self.df))
+        return float(special.stdtr(self.df, -distance / self.se))
 
 
 def within(mid: float, bound: float, confidence: float) -> Student:
     """Return an estimate whose interval of that confidence is `mid` ± `bound`: an error that was seen, not modelled."""
     many = 1e9
-    return Student(mid, bound / float(stats.t.ppf(0.5 + confidence / 2, many)), many)
+    return Student(mid, bound / float(special.stdtrit(many, 0.5 + confidence / 2)), many)
 
 
 def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:
@@ -184,7 +184,7 @@ def _normal(pairs: int) -> tuple[float, float]:
 def _upper_tail(pairs: int, observed: float) -> float:
     if pairs > EXACT_PAIRS:
         mean, deviation = _normal(pairs)
-        return float(stats.norm.sf((observed - 0.5 - mean) / deviation))
+        return float(special.ndtr((mean + 0.5 - observed) / deviation))
     return float(min(1.0, _null(pairs)[int(np.floor(observed)) :].sum()))
 
 
@@ -192,7 +192,7 @@ def _quantile(pairs: int, tail: float) -> int:
     """Return the largest c with P(W < c) ≤ tail: so many Walsh averages may be cut from each end."""
     if pairs > EXACT_PAIRS:
         mean, deviation = _normal(pairs)
-        return max(0, int(np.floor(mean + deviation * float(stats.norm.ppf(tail)))))
+        return max(0, int(np.floor(mean + deviation * float(special.ndtri(tail)))))
     cumulative = np.cumsum(_null(pairs))
     # A hair of tolerance: 1 − 0.99 is not 0.01 in binary.
     return int(np.searchsorted(cumulative, tail * (1 + 1e-9), side="right"))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pytest_infer.analysis import rules
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
 from pytest_infer.errors import InferError
-from pytest_infer.report.runs import render_history
+from pytest_infer.metrics import METRICS, Metric, by_key
+from pytest_infer.report.comparison import PRIMARY
+from pytest_infer.report.runs import render_history, render_shifts
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
+from pytest_infer.units import Unit
 
 baseline = typer.Typer(no_args_is_help=True, help="Names for runs that others are compared with.")
 
@@ -19,7 +24,16 @@ baseline = typer.Typer(no_args_is_help=True, help="Names for runs that others ar
 def list_history(
     *,
     branch: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this branch.")] = None,
-    limit: Annotated[int, typer.Option("-n", min=1, help="So many, the newest.")] = 30,
+    limit: Annotated[
+        int | None, typer.Option("-n", min=1, help="So many, the newest; default: 30, and all for change points.")
+    ] = None,
+    change_points: Annotated[
+        bool, typer.Option("--change-points", help="Show since which commit a metric has been at another level.")
+    ] = False,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this metric (repeat it); all for all.")
+    ] = None,
+    keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
     storage: Storage = None,
 ) -> None:
     """List the stored runs, oldest first: commit, branch, model, machine, and what a gate said."""
@@ -28,11 +42,31 @@ def list_history(
         names = _names(history)
     except InferError as error:
         refuse(str(error))
-    runs = [run for run in history.runs if branch is None or run.branch == branch][-limit:]
+    runs = [run for run in history.runs if branch is None or run.branch == branch]
+    runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
         typer.echo(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one", err=True)
         raise typer.Exit(4)
-    out(render_history(runs, names, width=width(), color=color()))
+    if not change_points:
+        out(render_history(runs, names, width=width(), color=color()))
+        return
+    # Imported late: only this needs numpy and scipy.
+    from pytest_infer.analysis import trends  # noqa: PLC0415
+
+    try:
+        found = trends.shifts(runs, _metrics(metric), keyword)
+    except InferError as error:
+        refuse(str(error))
+    out(render_shifts(found, width=width(), color=color()))
+
+
+def _metrics(names: Sequence[str] | None) -> list[Metric]:
+    """Return the metrics asked for; by default those that a comparison shows first, which have a level."""
+    if names is None:
+        return [by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT]
+    if "all" in names:
+        return [m for m in METRICS if m.unit is not Unit.TEXT]
+    return [rules.metric_named(name) for name in names]
 
 
 def _names(history: History) -> dict[Path, list[str]]:

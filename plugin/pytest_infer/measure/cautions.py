@@ -29,12 +29,16 @@ def first_difference(rounds: Sequence[Round]) -> tuple[int, int] | None:
     return None
 
 
-def find(rounds: Sequence[Round], profile: Profile | None, output: Output) -> tuple[Caution, ...]:
+def find(
+    rounds: Sequence[Round], profile: Profile | None, output: Output, repeated: Sequence[Round] = ()
+) -> tuple[Caution, ...]:
     """Return the cautions of one prompt, most serious first."""
-    return tuple(_cautions(rounds, profile, output))
+    return tuple(_cautions(rounds, profile, output, repeated))
 
 
-def _cautions(rounds: Sequence[Round], profile: Profile | None, output: Output) -> Iterable[Caution]:
+def _cautions(
+    rounds: Sequence[Round], profile: Profile | None, output: Output, repeated: Sequence[Round]
+) -> Iterable[Caution]:
     if output.first_difference is not None:
         number, position = output.first_difference
         yield Caution(
@@ -58,14 +62,22 @@ def _cautions(rounds: Sequence[Round], profile: Profile | None, output: Output) 
             kind=CautionKind.COLD_FIRST_ROUND,
             text=f"the first timed round took {cold:.1f}× the others: raise --infer-warmup",
         )
-    disturbed = [number for number, r in enumerate(rounds, 1) if r.disturbed]
-    if disturbed:
-        number = disturbed[0]
-        yield Caution(
-            kind=CautionKind.DISTURBED,
-            text=f"{len(disturbed)} of {len(rounds)} rounds were disturbed (round {number}: "
-            f"{'; '.join(rounds[number - 1].disturbed)}): stop what else runs, or trust medians only",
+    disturbed = _disturbed(rounds, repeated)
+    if disturbed is not None:
+        yield Caution(kind=CautionKind.DISTURBED, text=disturbed)
+
+
+def _disturbed(rounds: Sequence[Round], repeated: Sequence[Round]) -> str | None:
+    kept = [number for number, r in enumerate(rounds, 1) if r.disturbed]
+    # Of a pair both are repeated, and only one of them need have been disturbed.
+    again = f"{len(repeated)} round{'s were' if len(repeated) > 1 else ' was'} disturbed and measured again"
+    if kept:
+        before = f"{again}; still " if repeated else ""
+        return (
+            f"{before}{len(kept)} of {len(rounds)} rounds were disturbed (round {kept[0]}: "
+            f"{'; '.join(rounds[kept[0] - 1].disturbed)}): stop what else runs, or trust medians only"
         )
+    return again if repeated else None
 
 
 def _cold_first_round(rounds: Sequence[Round]) -> float | None:

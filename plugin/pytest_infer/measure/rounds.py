@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_infer.engines.base import Engine
@@ -29,21 +29,60 @@ class Plan:
     rounds: int
     profile: bool
     experts: bool
+    repeat: int = 0
+    """How many rounds may be added for disturbed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the loop saw of one prompt."""
+    """What the loop saw of one prompt; `repeated` are disturbed rounds in whose place others were measured."""
 
+    warmup: int
     rounds: tuple[Round, ...]
     profile: Profile | None
+    repeated: tuple[Round, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """What a prompt's rounds run with."""
+
+    engine: Engine
+    prompt_ids: Sequence[int]
+    limits: Limits
+    system: SystemCounters
+    usable_cores: float
+
+    def timed(self) -> Round:
+        """Run a timed round and say whether it should be doubted."""
+        raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
+        return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
+
+    def profile(self, expected: TokenTrace, *, experts: bool) -> Profile:
+        """Run the round with instruments; `expected` is the trace of a timed one."""
+        return profile_round(self.engine, self.prompt_ids, self.limits, self.system, expected=expected, experts=experts)
 
 
 class Watcher(Protocol):
     """Is told between rounds where the loop is; never called inside one."""
 
     def __call__(self, phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
-        """Take `phase` ("warm-up", "round", "profile"), how many of it are done, and the newest trace."""
+        """Take `phase` ("warm-up", "round", "repeat", "profile"), how many of it are done, and the newest trace."""
+
+
+@contextmanager
+def still_heap() -> Iterator[None]:
+    """Set all that is alive aside from the garbage collector until the block ends.
+
+    With torch and transformers loaded a full collection takes 0.2 s. Around the rounds of a prompt this leaves each of
+    them only what came since.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
@@ -51,44 +90,51 @@ def quiet_gc() -> Iterator[None]:
     """Collect garbage now, and none until the block ends."""
     enabled = gc.isenabled()
     gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
         if enabled:
             gc.enable()
 
 
-def measure(
-    engine: Engine,
-    prompt_ids: Sequence[int],
-    limits: Limits,
-    plan: Plan,
-    system: SystemCounters,
-    *,
-    usable_cores: float,
-    watch: Watcher,
-) -> Measured:
+def measure(runner: Runner, plan: Plan, watch: Watcher) -> Measured:
     """Run one prompt as planned and return its rounds, in order."""
     last: TokenTrace | None = None
     for number in range(plan.warmup):
         watch("warm-up", number, plan.warmup, last)
-        last = timed_round(engine, prompt_ids, limits, system).trace
+        last = runner.timed().trace
     rounds: list[Round] = []
-    for number in range(plan.rounds):
-        watch("round", number, plan.rounds, last)
-        raw = timed_round(engine, prompt_ids, limits, system)
-        last = raw.trace
-        rounds.append(
-            Round(trace=raw.trace, counters=raw.counters, disturbed=disturbance.reasons(raw.counters, usable_cores))
-        )
+    while wants_more([bool(r.disturbed) for r in rounds], plan.rounds, plan.repeat):
+        again = len(rounds) - plan.rounds
+        watch(*(("round", len(rounds), plan.rounds) if again < 0 else ("repeat", again, plan.repeat)), last)
+        rounds.append(runner.timed())
+        last = rounds[-1].trace
+    kept = kept_of([bool(r.disturbed) for r in rounds], plan.rounds)
     profile = None
     if plan.profile:
         watch("profile", 0, 1, last)
-        profile = profile_round(engine, prompt_ids, limits, system, expected=rounds[0].trace, experts=plan.experts)
-    return Measured(rounds=tuple(rounds), profile=profile)
+        profile = runner.profile(rounds[0].trace, experts=plan.experts)
+    return Measured(
+        warmup=plan.warmup,
+        rounds=tuple(rounds[n] for n in kept),
+        profile=profile,
+        repeated=tuple(r for n, r in enumerate(rounds) if n not in kept),
+    )
+
+
+def wants_more(disturbed: Sequence[bool], wanted: int, repeat: int) -> bool:
+    """Return whether another round is due: until enough are undisturbed, but no more than `repeat` beyond `wanted`."""
+    return disturbed.count(False) < wanted and len(disturbed) < wanted + repeat
+
+
+def kept_of(disturbed: Sequence[bool], wanted: int) -> tuple[int, ...]:
+    """Return the numbers of the rounds to keep, in order: undisturbed ones, then the first disturbed ones to fill up.
+
+    Raises no error for fewer than wanted: all are kept.
+    """
+    best = sorted(range(len(disturbed)), key=lambda n: disturbed[n])  # stable: in order within each kind
+    return tuple(sorted(best[:wanted]))
 
 
 def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, system: SystemCounters) -> Round:

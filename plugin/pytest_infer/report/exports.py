@@ -7,11 +7,15 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.verdicts import Judgement, Verdict
 from pytest_infer.report.comparison import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import printable
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.gate import Gated
 
 _FIELDS = (
     "test",
@@ -26,6 +30,7 @@ _FIELDS = (
     "change_high",
     "p",
     "p_adjusted",
+    "rounds",
     "threshold",
     "verdict",
     "reason",
@@ -57,6 +62,7 @@ def flat(judgement: Judgement) -> dict[str, Any]:
         judgement.high,
         judgement.p,
         judgement.p_adjusted,
+        list(judgement.rounds) if judgement.rounds else None,
         judgement.threshold,
         judgement.verdict.value if judgement.verdict else None,
         judgement.reason,
@@ -143,3 +149,12 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def write_github(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Append the Markdown to the job's step summary, where GitHub Actions asks for one, and return the annotations."""
+    summary = environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
+    return github_annotations(gated.judgements)

@@ -1,17 +1,23 @@
-"""The list of stored runs on a terminal."""
+"""Stored runs on a terminal: the list of them, and since which one a figure has been at another level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
+from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
+from pytest_infer.report.comparison import p_value, share
 from pytest_infer.report.text import printable
 from pytest_infer.storage.history import Run
-from pytest_infer.units import NONE
+from pytest_infer.units import NONE, show
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.trends import Shift
 
 _HEADINGS = ("run", "time (UTC)", "commit", "branch", "tests", "model", "machine", "gate", "baseline")
 _GIVE_WAY = ("machine", "model", "branch", "baseline")
@@ -61,3 +67,28 @@ def _cells(run: Run, names: Sequence[str]) -> tuple[str, ...]:
 
 def _fitted(cell: str, room: int) -> str:
     return set_cell_size(cell, room) if cell_len(cell) <= room else set_cell_size(cell, room - 1) + "…"
+
+
+def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
+    """Return change points as a table, oldest first: since which commit, from which level to which."""
+    console = text.console(width, color=color)
+    if not shifts:
+        console.print(Text("no change points: every metric has stayed at its level", style="dim"))
+        return text.collected(console)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("since", "time (UTC)", "prompt", "metric", "before → after", "change", ""):
+        table.add_column(heading, overflow="fold")
+    for shift in shifts:
+        style = "red" if shift.worse else "green" if shift.worse is not None else ""
+        unit = shift.metric.unit
+        table.add_row(
+            printable(shift.run.label),
+            f"{shift.run.time:%Y-%m-%d %H:%M}",
+            printable(shift.name),
+            shift.metric.label,
+            f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}",
+            Text(share(shift.point.change), style=style),
+            p_value(shift.point.p),
+        )
+    console.print(table)
+    return text.collected(console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +21,7 @@ from pytest_infer.units import NONE, Unit, column, show, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.noise import NoiseFloor
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
@@ -36,6 +37,15 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFloor:
+    """The noise of one figure of one prompt, from rounds of the same code on both sides."""
+
+    name: str
+    label: str
+    floor: NoiseFloor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What the summary shows; `failed` names tests whose assertion failed after the measurement."""
 
@@ -45,14 +55,18 @@ class Run:
     notes: tuple[str, ...] = ()
     disabled: bool = False
     gated: Gated | None = None
+    noise: tuple[NamedFloor, ...] = ()
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
-    """Write the summary to pytest's terminal; nothing with -q, and nothing if no test measures."""
-    if reporter.verbosity < 0 or not (run.records or run.unmeasured or run.notes or run.disabled):
+    """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
+    quiet = reporter.verbosity < 0
+    judged = run.gated is not None or bool(run.noise)
+    if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
         return
+    shown = replace(run, records=(), failed=(), unmeasured=(), disabled=False) if quiet else run
     width = reporter._tw.fullwidth
-    text = render(run, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
+    text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
     reporter.section("inference", bold=True)
     reporter.write(text)
@@ -71,6 +85,8 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     _write_remarks(console, run)
     if run.gated is not None:
         comparison.write_gate(console, run.gated)
+    if run.noise:
+        _write_noise(console, run.noise)
     return collected(console)
 
 
@@ -196,3 +212,26 @@ def _write_remarks(console: Console, run: Run) -> None:
         )
     for note in run.notes:
         console.print(Text(note))
+
+
+def _write_noise(console: Console, noise: tuple[NamedFloor, ...]) -> None:
+    """Write what this machine can tell: the spread of equal code's pairs, and the changes that it lets through."""
+    console.print(Text("noise floor: this checkout against itself", style="bold"))
+    counts = sorted({n for named in noise for n in named.floor.detectable})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("prompt", "figure"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    for heading in ("spread", "offset", *(f"{n} pairs" for n in counts)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for named in noise:
+        found = [f"{100 * named.floor.detectable[n]:.1f} %" for n in counts]
+        cells = (f"{100 * named.floor.spread:.1f} %", comparison.share(named.floor.bias), *found)
+        table.add_row(printable(named.name), named.label, *cells)
+    console.print(table)
+    console.print(
+        Text(
+            "spread: of a pair's ratio; offset: between two processes of the same code; N pairs: the smallest change "
+            "that so many pairs of rounds find 19 times in 20",
+            style="dim",
+        )
+    )

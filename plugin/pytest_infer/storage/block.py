@@ -85,6 +85,7 @@ def _rounds(record: PromptRecord) -> dict[str, Any]:
         "timed": len(record.rounds),
         "profile": record.profile is not None,
         "disturbed": disturbed(record.rounds),
+        "repeated": len(record.repeated),
         "resumed": record.resumed,
     }
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.block import SCHEMA
 from pytest_infer.storage.code import resolve
+
+if TYPE_CHECKING:
+    from pytest_infer.storage.index import Index
 
 _NUMBER = re.compile(r"(\d+)_")
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
@@ -236,9 +239,13 @@ class Run:
         """Return the tests of the run; raise StorageError when the file cannot be read any more."""
         return rows(self.path)
 
+    @cached_property
+    def _by_test(self) -> dict[str, Row]:
+        return {row.test: row for row in self.rows}
+
     def row(self, test: str) -> Row | None:
         """Return the row of that test."""
-        return next((row for row in self.rows if row.test == test), None)
+        return self._by_test.get(test)
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
@@ -387,18 +394,34 @@ def _is_file(path: str) -> bool:
 
 def load(folder: Path) -> History:
     """Read the heads of all runs under a storage folder; damaged files are left out with one warning each."""
-    runs, warnings = [], []
+    from pytest_infer.storage.index import Index  # noqa: PLC0415 - it keeps what this module reads
+
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
+    index = Index(folder)
+    runs, warnings = [], []
     for path in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
-            runs.append(read(path))
+            runs.append(_known_or_read(path, index))
         except StorageError as error:
             warnings.append(f"left out: {error}")
+    index.save()
     runs.sort(key=lambda run: (run.time, run.path.name))
     return History(folder=folder, runs=tuple(runs), warnings=tuple(warnings))
+
+
+def _known_or_read(path: Path, index: Index) -> Run:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    known = index.get(path, state.st_size, state.st_mtime_ns)
+    if known is None:
+        known = read(path)
+        index.put(known, state.st_size, state.st_mtime_ns)
+    return known
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:

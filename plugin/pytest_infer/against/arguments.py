@@ -1,0 +1,182 @@
+"""What the child is started with: the parent's own arguments and import path, moved to the other checkout."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from argparse import Action
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_infer.options import ONLY_OURS
+
+PACKAGE = Path(__file__).resolve().parents[1]
+"""This package, which is the harness of both sides, whichever checkout it lies in."""
+
+_SAVED_OR_SHOWN_TWICE = """
+    benchmark_autosave benchmark_save benchmark_save_data benchmark_json benchmark_compare benchmark_compare_fail
+    benchmark_histogram benchmark_cprofile benchmark_cprofile_dump xmlpath htmlpath log_file pastebin debug report_log
+    verbose color
+"""
+_OTHER_TESTS_OR_AN_EARLY_END = """
+    benchmark_disable benchmark_skip maxfail lf failedfirst newfirst cacheshow cacheclear last_failed_no_failures
+    stepwise stepwise_skip stepwise_reset usepdb usepdb_cls trace collectonly
+"""
+_SPREAD_OR_EMPTIED_FIRST = "numprocesses maxprocesses dist distload tx px looponfail basetemp"
+_NOT_FOR_THE_CHILD = frozenset(
+    f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST}".split()
+)
+"""Destinations of options, whatever way they are written."""
+_NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name}" for name in ONLY_OURS), "cov_", "no_cov")
+_DATA = ("infer_model", "infer_prompts")
+"""Options that name files which need not be committed."""
+_NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """From a checkout to another one of the same repository; to itself it changes nothing."""
+
+    checkout: Path
+    worktree: Path
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path lies in the parent's checkout."""
+        here = self.checkout == self.worktree
+        return path.is_relative_to(self.checkout) and (here or not path.is_relative_to(self.worktree))
+
+    def path(self, path: Path) -> Path:
+        """Return a path's counterpart; outside the checkout it is its own."""
+        return self.worktree / path.relative_to(self.checkout) if self.holds(path) else path
+
+
+def wanted_by_child(dest: str) -> bool:
+    """Whether the child follows an option, by its destination."""
+    return dest not in _NOT_FOR_THE_CHILD and not dest.startswith(_NOT_FOR_THE_CHILD_PREFIXES)
+
+
+def parser_of(config: pytest.Config) -> Any:
+    """Return pytest's own argparse parser; there is no public way to ask which option takes a value."""
+    parser: Any = config._parser
+    # pytest 9 has it from the start; before, it is made when needed.
+    return getattr(parser, "optparser", None) or parser._getparser()
+
+
+def neutralise(config: pytest.Config) -> None:
+    """In the child: undo what an ini file's `addopts` asks for and the child must not do."""
+    for action in parser_of(config)._actions:
+        if not wanted_by_child(action.dest) and hasattr(config.option, action.dest):
+            setattr(config.option, action.dest, [] if isinstance(action.default, list) else action.default)
+
+
+def moved(args: Sequence[str], options: Mapping[str, Action], move: Move, cwd: Path, *, pyargs: bool) -> list[str]:
+    """Return the parent's arguments for the child: without what is not for it, and with paths in its own checkout.
+
+    A test file or folder that the other commit lacks is left out, and of a node id only the file is kept: the child
+    runs what the parent plans, and pytest would refuse the rest for one name that is missing.
+    """
+    result = []
+    for action, tokens in _split(args, options):
+        if action is not None and not wanted_by_child(action.dest):
+            continue
+        if action is None and not tokens[0].startswith("-") and not pyargs:
+            path = cwd / tokens[0].partition("::")[0]
+            result += [str(move.path(path))] if move.path(path).exists() else []
+        else:
+            result += [_moved_value(token, action, move, cwd) for token in tokens]
+    return result
+
+
+def selects(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
+    """Return the files, folders and node ids among the arguments."""
+    return [tokens[0] for action, tokens in _split(args, options) if action is None and not tokens[0].startswith("-")]
+
+
+def _moved_value(token: str, action: Action | None, move: Move, cwd: Path) -> str:
+    flag, equals, value = token.partition("=") if token.startswith("-") else ("", "", token)
+    data = action is not None and action.dest in _DATA
+    if not value or not (data or Path(value).is_absolute()):
+        return token
+    own = cwd / value
+    if not move.holds(own):
+        return token
+    other = move.path(own)
+    if other.exists():
+        return f"{flag}{equals}{other}" if Path(value).is_absolute() else token
+    return f"{flag}{equals}{own}" if own.exists() else token
+
+
+def _split(args: Iterable[str], options: Mapping[str, Action]) -> Iterator[tuple[Action | None, list[str]]]:
+    """Yield each option with its values, as argparse would take them, and each other argument alone."""
+    left = list(args)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            yield from ((None, [other]) for other in left)
+            return
+        if word.startswith("-") and not word.startswith("--") and word not in options and len(word) > 2:
+            # Letters in one: -xq is -x -q, -n2 is -n 2.
+            action = options.get(word[:2])
+            if action is not None and action.nargs == 0:
+                left.insert(0, f"-{word[2:]}")
+                yield action, [word[:2]]
+            else:
+                yield action, [word]
+            continue
+        action = options.get(word.partition("=")[0]) if word.startswith("-") else None
+        yield action, [word, *_values(action, left, joined="=" in word)]
+
+
+def _values(action: Action | None, left: list[str], *, joined: bool) -> list[str]:
+    if action is None or joined or action.nargs == 0:
+        return []
+    if action.nargs is None or isinstance(action.nargs, int):
+        count = action.nargs or 1
+    else:
+        count = next((n for n, token in enumerate(left) if token.startswith("-")), len(left))
+        count = min(count, 1) if action.nargs == "?" else count
+    taken, left[:count] = left[:count], []
+    return taken
+
+
+def environment(
+    given: Mapping[str, str], options: Mapping[str, Action], move: Move, cwd: Path, *, python_path: Sequence[str]
+) -> dict[str, str]:
+    """Return the child's environment."""
+    kept = {name: value for name, value in given.items() if not name.startswith(_NOT_INHERITED)}
+    if "PYTEST_ADDOPTS" in kept:
+        kept["PYTEST_ADDOPTS"] = shlex.join(
+            moved(shlex.split(kept["PYTEST_ADDOPTS"]), options, move, cwd, pyargs=False)
+        )
+    if python_path:
+        kept["PYTHONPATH"] = os.pathsep.join(python_path)
+    return {**kept, "PWD": str(move.path(cwd))}
+
+
+def installed_in(checkout: Path) -> list[Path]:
+    """Return the folders of this interpreter, but for one that holds the checkout, like /usr for /usr/src/app."""
+    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    return [prefix for prefix in prefixes if not checkout.is_relative_to(prefix)]
+
+
+def python_path(entries: Sequence[str], given: str, home: Path, move: Move) -> list[str]:
+    """Return the child's PYTHONPATH: the harness's own folder, then the parent's entries moved to the other checkout.
+
+    It comes before site-packages, so that it wins over what an editable install (a `.pth` file) adds to the end.
+    `entries` is the parent's `sys.path`, `given` its PYTHONPATH, `home` the folder that this package is imported from.
+    """
+    prefixes = installed_in(move.checkout)
+    outside = [Path(entry).resolve() for entry in given.split(os.pathsep) if entry]
+    found = [] if any(home.is_relative_to(prefix) for prefix in prefixes) else [home]
+    for entry in entries:
+        path = Path(entry).resolve()
+        installed = any(path.is_relative_to(prefix) for prefix in prefixes)
+        if not entry or path == home or installed or not (move.holds(path) or path in outside):
+            continue
+        found.append(move.path(path))
+    return [str(path) for path in dict.fromkeys(found)]

@@ -1,0 +1,193 @@
+"""The other side as the parent sees it: a worktree, the pytest process in it, and what that is told to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from pytest_infer.against import protocol
+from pytest_infer.errors import AgainstError
+from pytest_infer.records import PromptRecord, Round
+
+START_TIMEOUT_S = 600
+"""Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
+_END_S = 1.0
+_LOG_LINES = 15
+
+Expected = TypeVar("Expected", bound=protocol.Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """How the child is started; `name` is what the user calls its commit."""
+
+    name: str
+    arguments: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+
+
+class Base:
+    """A child process that measures the other commit when it is told to.
+
+    Every method raises AgainstError, in one line and with the end of the child's log, when the child cannot go on; the
+    same line is raised ever after.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self._name = command.name
+        self._broken: str | None = None
+        self._open: str | None = None
+        # Appended to, as our reading moves the position that the child's writing shares.
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - read when the child fails, closed in close()
+        ours, theirs = Pipe()
+        self._channel = protocol.parents_end(ours)
+        try:
+            self._process = subprocess.Popen(
+                command.arguments,
+                cwd=command.cwd,
+                env={**command.environment, protocol.ENVIRONMENT: str(theirs.fileno())},
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C is for the parent, which then ends the child.
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            self._log.close()
+            raise AgainstError(f"{command.arguments[0]} cannot be started: {error.strerror}") from error
+        finally:
+            # With no other copy of the child's end, its death is the end of the connection, and ours is for it.
+            theirs.close()
+
+    def greet(self, hello: protocol.Hello) -> protocol.Ready:
+        """Wait until the child has collected its tests."""
+        self._send(hello)
+        if not self._channel.waits(START_TIMEOUT_S):
+            raise self._fail(f"{self._name} has not collected its tests within {START_TIMEOUT_S} s")
+        ready = self._expect(protocol.Ready)
+        self._verify(ready.foreign)
+        return ready
+
+    def begin(self, nodeid: str) -> None:
+        """Let a test run up to its first round."""
+        if self._open is not None:
+            self._abandon()
+        self._send(protocol.Go(nodeid=nodeid))
+        self._open = nodeid
+        self._expect(protocol.Begun)
+
+    def warm_up(self) -> None:
+        """Let a round run that does not count."""
+        self._send(protocol.WarmUp())
+        self._expect(protocol.Warmed)
+
+    def time(self) -> Round:
+        """Let a timed round run."""
+        self._send(protocol.Time())
+        return self._expect(protocol.Timed).round
+
+    def instrument(self, *, experts: bool) -> None:
+        """Let the profile round run."""
+        self._send(protocol.Instrument(experts=experts))
+        self._expect(protocol.Instrumented)
+
+    def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:
+        """Return the record with the rounds of these numbers, and why the test did not pass after all, if so."""
+        self._send(protocol.Finish(keep=keep))
+        finished = self._expect(protocol.Finished)
+        self._verify(finished.foreign)
+        ended = self._receive()
+        if not isinstance(ended, protocol.Ended):
+            raise self._fail(f"{self._name} sent {type(ended).__name__} at the end of a test")
+        self._open = None
+        return finished.record, ended.why
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        self._channel.close()
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
+                break
+        self._log.close()
+
+    def _abandon(self) -> None:
+        """End a test in which the parent did not ask for all rounds."""
+        self._send(protocol.Abandon())
+        while not isinstance(self._receive(), protocol.Ended):
+            pass
+        self._open = None
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._broken is not None:
+            raise AgainstError(self._broken)
+        # A child that is gone is told from what it last sent, in _receive.
+        with suppress(OSError):
+            self._channel.send(message)
+
+    def _receive(self) -> protocol.FromChild:
+        try:
+            return self._channel.receive()
+        except (EOFError, OSError):
+            raise self._fail(f"the run of {self._name} {self._how_ended()}") from None
+        except msgspec.DecodeError as error:
+            raise self._fail(f"the run of {self._name} sent what is no message: {error}") from None
+
+    def _expect(self, kind: type[Expected]) -> Expected:
+        message = self._receive()
+        if isinstance(message, kind):
+            return message
+        if isinstance(message, protocol.Ended):
+            # The child goes on with the next test.
+            self._open = None
+            raise AgainstError(f"{message.nodeid} {message.why or 'did not call infer(prompt)'} (in {self._name})")
+        if isinstance(message, protocol.Refusal):
+            raise self._fail(
+                f"{self._name} runs another version of pytest-infer (protocol {message.protocol}, not "
+                f"{protocol.PROTOCOL}): install this version for --infer-against-python"
+            )
+        raise self._fail(f"the run of {self._name} sent {type(message).__name__}, not {kind.__name__}")
+
+    def _verify(self, foreign: Mapping[str, str]) -> None:
+        for module, file in foreign.items():
+            raise self._fail(
+                f"{self._name} was to be measured, but its run imported {module} from this checkout ({file}): "
+                "make it importable from the rootdir, or install that commit elsewhere and name its interpreter with "
+                "--infer-against-python",
+                log=False,
+            )
+
+    def _how_ended(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_END_S)
+            if code >= 0:
+                return f"ended early, with exit code {code}"
+            # What the kernel's out-of-memory killer sends, and two models are in memory.
+            advice = ": if memory ran out, add --infer-against-sequential" if -code == signal.SIGKILL else ""
+            return f"was killed by {signal.Signals(-code).name}{advice}"
+        return "closed its connection"
+
+    def _fail(self, line: str, *, log: bool = True) -> AgainstError:
+        self._broken = line + (self._log_tail() if log else "")
+        return AgainstError(self._broken)
+
+    def _log_tail(self) -> str:
+        self._log.seek(0)
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return "".join(f"\n  | {line}" for line in lines[-_LOG_LINES:])

@@ -1,0 +1,187 @@
+"""The child's side: a pytest run that measures the other commit, round by round, when it is told to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from pytest_infer.against import protocol
+from pytest_infer.against.arguments import PACKAGE, installed_in, neutralise
+from pytest_infer.measure import rounds
+from pytest_infer.preflight import measuring
+from pytest_infer.records import PromptRecord, Round
+from pytest_infer.session import InferSession, Task
+
+Expected = TypeVar("Expected", bound=protocol.Message)
+_GONE = "the run that compares with this one is over"
+
+
+def adopt(config: pytest.Config) -> protocol.Channel[protocol.FromParent] | None:
+    """Return the connection to the parent, if this run is a child, after undoing what a child must not do."""
+    number = os.environ.pop(protocol.ENVIRONMENT, None)
+    if number is None:
+        return None
+    # Neither a test's own pytest nor a program that it starts is the child.
+    os.set_inheritable(int(number), False)
+    neutralise(config)
+    return protocol.childs_end(Connection(int(number)))
+
+
+class Child:
+    """Obeys the parent: pytest's plugin for the order of tests, and the loop of their rounds."""
+
+    def __init__(self, session: InferSession, channel: protocol.Channel[protocol.FromParent]) -> None:
+        self._session = session
+        self._channel = channel
+        self._hello = protocol.Hello()
+        self._ready: protocol.Ready | None = None
+        self._next: str | None = None
+        self._why: str | None = None
+
+    # the order of tests
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Keep what the parent plans, in its order."""
+        self._hello = self._greeting()
+        found = {item.nodeid: item for item in measuring(items)}
+        planned = [found[nodeid] for nodeid in self._hello.planned if nodeid in found]
+        self._ready = protocol.Ready(
+            new=tuple(nodeid for nodeid in self._hello.planned if nodeid not in found),
+            missing=tuple(nodeid for nodeid in found if nodeid not in self._hello.planned),
+            foreign={},
+        )
+        config.hook.pytest_deselected(items=[item for item in items if item not in planned])
+        items[:] = planned
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Say that everything is checked and collected, or end: the log then says why."""
+        if self._ready is not None and not session.testsfailed:
+            self._send(msgspec.structs.replace(self._ready, foreign=self._foreign()))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Wait until the parent has come to this test; skip it when it has come to a later one."""
+        if self._next is None:
+            self._next = self._expect(protocol.Go).nodeid
+        self._why = None
+        if self._next == item.nodeid:
+            self._next = None
+        else:
+            # Not passed over: pytest tears down between tests by what follows each.
+            item.add_marker(pytest.mark.skip(reason="not measured on the other side"))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note why a test did not pass."""
+        if not report.passed and self._why is None:
+            self._why = f"{_OUTCOMES[report.outcome]} in {report.when}: {_reason(report)}"
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Say that a test is over, unless it was only skipped on the way to a later one."""
+        if self._next is None:
+            self._send(protocol.Ended(nodeid=nodeid, why=self._why))
+
+    # the rounds of a test
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run rounds as the parent asks for them."""
+        timed: list[Round] = []
+        warmup, profile = 0, None
+        self._send(protocol.Begun())
+        while True:
+            match self._receive():
+                case protocol.WarmUp():
+                    task.runner.timed()
+                    warmup += 1
+                    self._send(protocol.Warmed())
+                case protocol.Time():
+                    timed.append(task.runner.timed())
+                    self._send(protocol.Timed(round=timed[-1]))
+                case protocol.Instrument(experts=experts):
+                    profile = task.runner.profile(timed[0].trace, experts=experts)
+                    self._send(protocol.Instrumented())
+                case protocol.Finish(keep=keep):
+                    return rounds.Measured(
+                        warmup=warmup,
+                        rounds=tuple(timed[n] for n in keep),
+                        profile=profile,
+                        repeated=tuple(r for n, r in enumerate(timed) if n not in keep),
+                    )
+                case _:
+                    pytest.skip("the other side did not finish its rounds")
+
+    def finished(self, record: PromptRecord) -> None:
+        """Send the record."""
+        self._send(protocol.Finished(record=record, foreign=self._foreign()))
+
+    # the connection
+
+    def _greeting(self) -> protocol.Hello:
+        try:
+            hello = self._receive()
+        except msgspec.DecodeError:
+            hello = protocol.Hello(protocol=0)
+        if not isinstance(hello, protocol.Hello) or hello.protocol != protocol.PROTOCOL:
+            self._send(protocol.Refusal(protocol=protocol.PROTOCOL))
+            pytest.exit("the parent speaks another protocol", returncode=pytest.ExitCode.USAGE_ERROR)
+        return hello
+
+    def _expect(self, kind: type[Expected]) -> Expected:
+        message = self._receive()
+        while isinstance(message, protocol.Abandon):  # it crossed the end of the test
+            message = self._receive()
+        if not isinstance(message, kind):
+            pytest.exit(f"expected {kind.__name__}, not {message}", returncode=pytest.ExitCode.INTERNAL_ERROR)
+        return message
+
+    def _receive(self) -> protocol.FromParent:
+        try:
+            return self._channel.receive()
+        except (EOFError, OSError):
+            pytest.exit(_GONE)
+
+    def _send(self, message: protocol.Message) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            pytest.exit(_GONE)
+
+    def _foreign(self) -> dict[str, str]:
+        if self._hello.checkout is None:
+            return {}
+        checkout = Path(self._hello.checkout)
+        allowed = [*installed_in(checkout), PACKAGE]
+        if self._hello.worktree is not None:
+            allowed.append(Path(self._hello.worktree))
+        return {
+            name: str(file)
+            for name, file in _files()
+            if file.is_relative_to(checkout) and not any(file.is_relative_to(folder) for folder in allowed)
+        }
+
+
+_OUTCOMES = {"failed": "failed", "skipped": "was skipped"}
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):  # a skip: file, line, reason
+        return report.longrepr[2].removeprefix("Skipped: ")
+    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+    errors = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")]
+    return (errors or lines[-1:] or ["no reason given"])[0]
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    # From their dictionaries: to ask a lazy module for an attribute may import half of a library.
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if isinstance(file, str):
+            yield name, Path(os.path.realpath(file))

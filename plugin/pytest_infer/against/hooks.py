@@ -1,0 +1,82 @@
+"""When, in a pytest run, the other side is found, started and ended."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator
+
+import pytest
+
+from pytest_infer.against import child, protocol
+from pytest_infer.against.driver import LockStep, Sequential
+from pytest_infer.against.opponent import Opponent
+from pytest_infer.errors import AgainstError
+from pytest_infer.session import InferSession
+
+
+def attach(config: pytest.Config, session: InferSession, channel: protocol.Channel[protocol.FromParent] | None) -> None:
+    """Make this run one side of a comparison, if it is one: the child by its channel, the parent by its options."""
+    if channel is not None or session.settings.against is not None:
+        # The parent judges pairs between rounds. What it needs for that is loaded on both sides, and before any round:
+        # else its memory would grow by scipy, and only its.
+        importlib.import_module("pytest_infer.analysis.gate")
+        importlib.import_module("pytest_infer.analysis.noise")
+    if channel is not None:
+        side = session.loop = child.Child(session, channel)
+        config.pluginmanager.register(side, "pytest_infer.against.child")
+    elif session.settings.against is not None and not config.option.collectonly:
+        config.pluginmanager.register(Parent(session), "pytest_infer.against.parent")
+
+
+class Parent:
+    """The hooks of the parent's side."""
+
+    def __init__(self, session: InferSession) -> None:
+        self._session = session
+        self._opponent: Opponent | None = None
+        self._sides: LockStep | Sequential | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Refuse what cannot be compared, and find the commit, before anything is collected."""
+        bridge = self._session.bridge
+        if bridge.available and bridge.parallel:
+            raise pytest.UsageError("pytest-infer: --infer-against measures one process at a time: use -n 0")
+        if bridge.available and bridge.disabled:
+            raise pytest.UsageError("pytest-infer: --infer-against compares nothing with --benchmark-disable")
+        try:
+            self._opponent = Opponent(session.config, self._session)
+        except AgainstError as error:
+            raise pytest.UsageError(f"pytest-infer: {error}") from error
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self) -> None:
+        """Start the other side, after this one has refused what can be refused."""
+        if self._opponent is None or not self._session.keeper.planned:
+            return
+        sides = Sequential if self._session.settings.against_sequential else LockStep
+        self._sides = self._session.loop = sides(self._session, self._opponent)
+        try:
+            self._sides.start()
+        except AgainstError as error:
+            raise pytest.UsageError(f"pytest-infer: {error}") from error
+        finally:
+            self._session.live.clear()
+        self._session.against = self._opponent.info
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Let the other side measure what it measures before and after our tests."""
+        if self._sides is not None:
+            self._sides.before()
+        result = yield
+        for line in self._sides.after() if self._sides is not None else ():
+            self._session.note(f"! {line}")
+            # There is no test to fail any more.
+            session.testsfailed += 1
+        return result
+
+    def pytest_unconfigure(self) -> None:
+        """End the other side, however the run ended."""
+        if self._opponent is not None:
+            self._opponent.close()

@@ -1,0 +1,156 @@
+"""The commit to compare with: its name, its files, and how its run is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_infer.against import arguments, protocol
+from pytest_infer.against.base import Base, Command
+from pytest_infer.against.worktree import Repository, Worktree
+from pytest_infer.errors import AgainstError
+from pytest_infer.options import SELF
+from pytest_infer.records import AgainstInfo
+from pytest_infer.session import InferSession
+
+
+class Opponent:
+    """The commit to compare with: found before anything is collected, checked out and started when it is needed."""
+
+    def __init__(self, config: pytest.Config, session: InferSession) -> None:
+        if os.name == "nt":
+            raise AgainstError("--infer-against does not work on Windows, where a pipe cannot be handed on; use WSL")
+        rev = session.settings.against or SELF
+        self._config = config
+        self._session = session
+        self._rev = rev
+        self._self = rev == SELF
+        repository = self._repository()
+        self._repository_found = repository
+        commit = "" if repository is None else repository.commit("HEAD" if self._self else rev)
+        self._worktree: Worktree | None = None
+        self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
+        self.base: Base | None = None
+        self.new: frozenset[str] = frozenset()
+        self.info = AgainstInfo(
+            rev=rev,
+            commit=commit,
+            dirty=repository is not None and repository.dirty(),
+            sequential=session.settings.against_sequential,
+        )
+
+    def _repository(self) -> Repository | None:
+        try:
+            return Repository.of(self._config.rootpath)
+        except AgainstError:
+            if self._self:
+                return None
+            raise
+
+    @property
+    def name(self) -> str:
+        """Return how errors name the other side."""
+        return "the other side" if self._self else f"{self._rev} ({self.info.commit[:12]})"
+
+    def start(self, planned: tuple[str, ...]) -> Base:
+        """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
+        self._session.live.show(f"collecting {self.name} …")
+        checkout, worktree = self._checked_out()
+        self.base = Base(self._command(arguments.Move(checkout, worktree)))
+        ready = self.base.greet(
+            protocol.Hello(
+                planned=planned,
+                checkout=None if self._self else str(checkout),
+                worktree=None if self._self else str(worktree),
+            )
+        )
+        self._session.live.clear()
+        if set(ready.new) == set(planned):
+            raise AgainstError(
+                f"{self.name} has none of the tests that are to be measured: there is nothing to compare"
+            )
+        self.new = frozenset(ready.new)
+        by_id = any("::" in name for name in arguments.selects(self._given, self._options))
+        # Whoever names tests one by one does not ask for others.
+        self._session.missing = () if by_id else ready.missing
+        return self.base
+
+    def _checked_out(self) -> tuple[Path, Path]:
+        repository = self._repository_found
+        if repository is None or self._self:
+            root = self._config.rootpath.resolve()
+            return root, root
+        if self._worktree is None:
+            self._worktree = Worktree(repository, self.info.commit)
+        return repository.root, self._worktree.path
+
+    @property
+    def _given(self) -> list[str]:
+        return [str(argument) for argument in self._config.invocation_params.args]
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        found: dict[str, Any] = arguments.parser_of(self._config)._option_string_actions
+        return found
+
+    def _command(self, move: arguments.Move) -> Command:
+        cwd = self._config.invocation_params.dir.resolve()
+        if not move.path(cwd).is_dir():
+            raise AgainstError(
+                f"{self.name} has no folder {cwd.relative_to(move.checkout)}: start pytest in another one"
+            )
+        options, python = self._options, self._session.settings.against_python
+        given = arguments.moved(self._given, options, move, cwd, pyargs=self._config.option.pyargs)
+        asked, left = (arguments.selects(args, options) for args in (self._given, given))
+        if asked and not left:
+            raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")
+        path = (
+            arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), arguments.PACKAGE.parent, move)
+            if python is None
+            else []
+        )
+        return Command(
+            name=self.name,
+            arguments=[self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
+            cwd=move.path(cwd),
+            environment=arguments.environment(os.environ, options, move, cwd, python_path=path),
+        )
+
+    def _interpreter(self, cwd: Path, given: str | None) -> str:
+        if given is None:
+            return sys.executable
+        # A path is meant from here, not from the worktree; its links stay, as they lead out of a virtual environment.
+        found = shutil.which(str(cwd / Path(given).expanduser()) if os.sep in given else given)
+        if found is None:
+            raise AgainstError(f"--infer-against-python: there is no program {given}")
+        return found
+
+    def _own_arguments(self, python: str | None) -> list[str]:
+        has = self._config.pluginmanager.hasplugin
+        # With `self` it would be the parent's own, and tell later runs what failed last.
+        own = ["-o", f"cache_dir={self._scratch}"] if has("cacheprovider") else []
+        if python is None:
+            # An ini file may ask for them, and they act before this package is asked.
+            own += ["-n0"] if has("xdist") else []
+            own += ["--no-cov"] if has("pytest_cov") else []
+        return own
+
+    def stop(self) -> None:
+        """End the other process."""
+        if self.base is not None:
+            self.base.close()
+            self.base = None
+
+    def close(self) -> None:
+        """End the other process and remove its files."""
+        self.stop()
+        if self._worktree is not None:
+            self._worktree.remove()
+            self._worktree = None
+        shutil.rmtree(self._scratch, ignore_errors=True)

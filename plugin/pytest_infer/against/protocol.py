@@ -1,0 +1,163 @@
+"""What the two processes of a comparison say to each other."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from typing import Generic, TypeVar, Union
+
+import msgspec
+
+from pytest_infer.records import PromptRecord, Round
+
+PROTOCOL = 1
+"""Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
+
+ENVIRONMENT = "PYTEST_INFER_AGAINST"
+"""The variable that gives the child the number of its end of the connection."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One message; its type's name is the tag."""
+
+
+# from the parent
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """The first message: what is planned, and the folder whose code the child must not run (None: it may).
+
+    `worktree` is excepted from `checkout`, in which it may lie.
+    """
+
+    protocol: int = PROTOCOL
+    planned: tuple[str, ...] = ()
+    checkout: str | None = None
+    worktree: str | None = None
+
+
+class Go(Message, frozen=True, kw_only=True):
+    """Run this test, as far as its `infer(prompt)`; those before it that have not run are skipped."""
+
+    nodeid: str
+
+
+class WarmUp(Message, frozen=True, kw_only=True):
+    """Run a round that does not count."""
+
+
+class Time(Message, frozen=True, kw_only=True):
+    """Run a timed round."""
+
+
+class Instrument(Message, frozen=True, kw_only=True):
+    """Run the profile round."""
+
+    experts: bool
+
+
+class Finish(Message, frozen=True, kw_only=True):
+    """Return from `infer(prompt)` with these rounds, by number."""
+
+    keep: tuple[int, ...]
+
+
+class Abandon(Message, frozen=True, kw_only=True):
+    """Leave `infer(prompt)`: the parent failed in its own."""
+
+
+# from the child
+
+
+class Refusal(Message, frozen=True, kw_only=True):
+    """The child speaks another protocol."""
+
+    protocol: int
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """The suite is collected. `new` are planned tests that it lacks, `missing` are measuring ones not planned.
+
+    `foreign` are modules that were imported from the parent's checkout, each with its file.
+    """
+
+    new: tuple[str, ...]
+    missing: tuple[str, ...]
+    foreign: dict[str, str]
+
+
+class Begun(Message, frozen=True, kw_only=True):
+    """The model is loaded and the prompt encoded: rounds can be asked for."""
+
+
+class Warmed(Message, frozen=True, kw_only=True):
+    """The warm-up round is over."""
+
+
+class Timed(Message, frozen=True, kw_only=True):
+    """A timed round."""
+
+    round: Round
+
+
+class Instrumented(Message, frozen=True, kw_only=True):
+    """The profile round is over; the record will hold it."""
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The record of the prompt, and what was imported from the parent's checkout."""
+
+    record: PromptRecord
+    foreign: dict[str, str]
+
+
+class Ended(Message, frozen=True, kw_only=True):
+    """The test is over, torn down and all; `why` says in a line why it did not pass, if it did not."""
+
+    nodeid: str
+    why: str | None = None
+
+
+FromParent = Union[Hello, Go, WarmUp, Time, Instrument, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromChild = Union[  # noqa: UP007 - as above
+    Refusal, Ready, Begun, Warmed, Timed, Instrumented, Finished, Ended
+]
+
+Received = TypeVar("Received")
+
+
+class Channel(Generic[Received]):
+    """One end of a connection, which sends and receives whole messages as JSON."""
+
+    def __init__(self, connection: Connection, expects: object) -> None:
+        self._connection = connection
+        self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(expects)
+
+    def send(self, message: Message) -> None:
+        """Send a message; raise OSError when the other end is gone."""
+        self._connection.send_bytes(msgspec.json.encode(message))
+
+    def receive(self) -> Received:
+        """Wait for a message, blocked in a read; raise EOFError or OSError when the other end is gone.
+
+        Raises:
+            msgspec.DecodeError: it is not one of the messages expected.
+        """
+        return self._decoder.decode(self._connection.recv_bytes())
+
+    def waits(self, seconds: float) -> bool:
+        """Return whether something can be received within so many seconds."""
+        return self._connection.poll(seconds)
+
+    def close(self) -> None:
+        """Close this end, which the other one notices."""
+        self._connection.close()
+
+
+def parents_end(connection: Connection) -> Channel[FromChild]:
+    """Return the parent's end."""
+    return Channel(connection, FromChild)
+
+
+def childs_end(connection: Connection) -> Channel[FromParent]:
+    """Return the child's end."""
+    return Channel(connection, FromParent)

@@ -1,0 +1,603 @@
+"""`--infer-against` in a real git repository with the scripted engine: turns, pairs, whose code it is, all ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_infer import session as sessions
+
+ENGINE = """
+import os
+import pathlib
+
+import speed
+
+_HERE = pathlib.Path(__file__).parent
+SIDE = "B" if str(_HERE) == os.environ["OURS"] else "A"
+if os.environ.get("SELF"):
+    SIDE = os.environ.get("SIDE", "A")
+    os.environ["SIDE"] = "A"
+
+def note(what):
+    with open(os.environ["LOG"], "a") as file:
+        file.write(f"{SIDE} {what} {time.perf_counter_ns()}\\n")
+
+plain_generate = Scripted.generate
+
+def load(self):
+    note("load")
+    return ModelInfo(name="scripted", engine="scripted", dtype="float32", device="cpu")
+
+def generate(self, prompt_ids, limits, clock):
+    note("begin")
+    speed.before(len(prompt_ids))
+    self.delays = [speed.DELAY] * 3
+    done = plain_generate(self, prompt_ids, limits, clock)
+    note("end")
+    return done
+
+def close(self):
+    note("close")
+
+@pytest.fixture(scope="session")
+def engine():
+    made = Scripted()
+    yield made
+    made.close()
+
+Scripted.load, Scripted.generate, Scripted.close = load, generate, close
+"""
+SPEED = "DELAY = {delay}\n\n\ndef before(prompt_tokens):\n    {before}\n"
+
+FEW = ("--infer-min-pairs=4", "--infer-max-rounds=4", "--infer-no-profile")
+
+
+class Keep:
+    """A plugin that keeps what the session knows at the end."""
+
+    def pytest_sessionfinish(self, session):
+        self.run = sessions.of(session.config)
+
+
+class Repository:
+    def __init__(self, pytester, log):
+        self.pytester, self.path, self.log = pytester, pytester.path, log
+        self.git("init", "-q", "-b", "main")
+        self.speed()
+
+    def git(self, *args):
+        identity = ["-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *identity, *args], cwd=self.path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def speed(self, delay=0.0, before="pass"):
+        self.path.joinpath("speed.py").write_text(SPEED.format(delay=delay, before=before))
+
+    def commit(self):
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "a commit")
+        return self.git("rev-parse", "HEAD")
+
+    def run(self, *args):
+        """Run in this process; return the result, and the session's state with `.pairs`."""
+        keep = Keep()
+        result = self.pytester.runpytest(*args, plugins=[keep])
+        return result, getattr(keep, "run", None)
+
+    def events(self, side=None):
+        lines = [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [(who, what, int(at)) for who, what, at in lines if side in (None, who)]
+
+    def turns(self):
+        return "".join(who for who, what, _ in self.events() if what == "begin")
+
+    def worktrees(self):
+        return self.git("worktree", "list", "--porcelain").count("worktree ")
+
+
+@pytest.fixture
+def repository(suite, tmp_path, tmp_path_factory, monkeypatch):
+    pytester = suite(engine=ENGINE)
+    log = tmp_path_factory.mktemp("log") / "events"
+    monkeypatch.setenv("OURS", str(pytester.path))
+    monkeypatch.setenv("LOG", str(log))
+    # So that what is left behind can be seen.
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n")
+    made = Repository(pytester, log)
+    made.temporary = folder
+    return made
+
+
+def gone(repository):
+    assert repository.worktrees() == 1
+    assert list(repository.temporary.glob("pytest-infer-*")) == []
+
+
+def test_the_sides_take_turns_and_never_run_at_once(repository):
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=2)
+    # A warm-up of each, then four pairs; for either prompt.
+    assert repository.turns() == "AB" + "ABBAABBA" + "AB" + "ABBAABBA"
+    begun = [(who, what) for who, what, _ in repository.events() if what in ("begin", "end")]
+    assert all(a == (b[0], "begin") and b[1] == "end" for a, b in zip(begun[::2], begun[1::2], strict=True))
+    assert [what for _, what, _ in repository.events()].count("load") == 2
+    assert list(run.pairs) == ["test_suite.py::test_prompt[first]", "test_suite.py::test_prompt[second]"]
+    for before, after in run.pairs.values():
+        assert len(before.rounds) == len(after.rounds) == 4
+    gone(repository)
+
+
+def test_what_is_slower_in_one_commit_is_seen_in_every_pair(repository):
+    repository.commit()
+    repository.speed(delay=0.01)
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD~1", *FEW, "--benchmark-autosave")
+    result.assert_outcomes(passed=2)
+    for before, after in run.pairs.values():
+        for a, b in zip(before.rounds, after.rounds, strict=True):
+            assert b.trace.stamps_ns[-1] - b.trace.start_ns >= 30_000_000 > a.trace.stamps_ns[-1] - a.trace.start_ns
+        assert before.output.text == after.output.text == "1 2 3"
+        assert before.model.name == "scripted"
+    assert run.against.rev == "HEAD~1"
+    assert run.against.commit == repository.git("rev-parse", "HEAD~1")
+    assert (run.against.dirty, run.against.sequential) == (False, False)
+    # One run is saved, and it is ours.
+    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    rows = [row for row in json.loads(saved.read_text())["benchmarks"] if row["params"]["phase"] == "total"]
+    assert [row["stats"]["rounds"] for row in rows] == [4, 4]
+    assert all(row["stats"]["min"] >= 0.03 for row in rows)
+
+
+def test_uncommitted_changes_are_ours_and_told(repository):
+    repository.commit()
+    repository.speed(delay=0.01)
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=2)
+    assert run.against.dirty
+    before, after = run.pairs["test_suite.py::test_prompt[first]"]
+    assert min(r.counters.wall_s for r in after.rounds) >= 0.03 > min(r.counters.wall_s for r in before.rounds)
+
+
+def test_both_sides_have_a_profile_round(repository):
+    repository.commit()
+    _, run = repository.run("--infer-against=HEAD", "--infer-max-rounds=2")
+    for before, after in run.pairs.values():
+        assert len(before.rounds) == len(after.rounds) == 2
+        assert before.profile is not None
+        assert after.profile is not None
+    assert repository.turns() == ("AB" + "ABBA" + "AB") * 2
+
+
+def test_pairs_go_on_until_they_are_settled(repository):
+    repository.commit()
+    asked = []
+
+    class Settle:
+        def pytest_collection_finish(self, session):
+            def settled(prompt, before, after):
+                asked.append((prompt.name, len(before), len(after)))
+                return len(before) >= (6 if prompt.name == "first" else 3)
+
+            sessions.of(session.config).settled = settled
+
+    keep = Keep()
+    args = ("--infer-min-pairs=3", "--infer-max-rounds=9", "--infer-no-profile")
+    repository.pytester.runpytest("--infer-against=HEAD", *args, plugins=[keep, Settle()])
+    assert asked == [("first", 3, 3), ("first", 5, 5), ("first", 7, 7), ("second", 3, 3)]
+    assert [len(after.rounds) for _, after in keep.run.pairs.values()] == [7, 3]
+
+
+def test_a_pair_with_a_disturbed_round_is_measured_again(repository):
+    # Every round of the base's second generation and of our fifth: the pairs 0 and 3.
+    repository.path.joinpath("conftest.py").write_text(
+        repository.path.joinpath("conftest.py").read_text()
+        + """
+from pytest_infer.measure import disturbance
+COUNT = []
+def reasons(counters, usable_cores):
+    COUNT.append(1)
+    return ("planted",) if len(COUNT) == {"A": 2, "B": 5}[SIDE] else ()
+disturbance.reasons = reasons
+"""
+    )
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD", *FEW, "--infer-repeat-disturbed=3", "-k", "first")
+    result.assert_outcomes(passed=1)
+    assert repository.turns() == "AB" + "ABBAABBA" + "ABBA"
+    ((before, after),) = run.pairs.values()
+    assert not any(r.disturbed for r in (*before.rounds, *after.rounds))
+    assert [bool(r.disturbed) for r in before.repeated] == [True, False]
+    assert [bool(r.disturbed) for r in after.repeated] == [False, True]
+    result.stdout.fnmatch_lines(["*2 rounds were disturbed and measured again*"])
+
+
+PACKAGE_TEST = """
+from package import work
+
+def test_prompt(infer, prompt):
+    assert infer(prompt).output.text == "1 2 3"
+    work.note()
+"""
+WORK = """
+import os
+def note():
+    with open(os.environ["LOG"] + ".files", "a") as file:
+        file.write(__file__ + "\\n")
+"""
+
+
+def with_package(repository, where="."):
+    folder = repository.path / where / "package"
+    folder.mkdir(parents=True)
+    folder.joinpath("__init__.py").write_text("")
+    folder.joinpath("work.py").write_text(WORK)
+    repository.path.joinpath("test_suite.py").write_text(PACKAGE_TEST)
+
+
+def test_the_code_comes_from_the_worktree(repository, monkeypatch):
+    with_package(repository, "src")
+    repository.commit()
+    # As an editable install with a .pth file has it: an absolute path among the last.
+    monkeypatch.syspath_prepend(repository.path / "src")
+    sys.path.append(sys.path.pop(0))
+    result, _ = repository.run("--infer-against=HEAD", *FEW, "-k", "first")
+    result.assert_outcomes(passed=1)
+    base, ours = Path(f"{repository.log}.files").read_text().splitlines()
+    assert ours == str(repository.path / "src/package/work.py")
+    assert base.endswith("/base/src/package/work.py")
+    assert not base.startswith(str(repository.path))
+
+
+def test_the_other_checkouts_code_is_not_taken_for_the_commits(repository):
+    with_package(repository, "src")
+    conftest = repository.path / "conftest.py"
+    source = repository.path / "src"
+    conftest.write_text(f"import sys\nsys.path.insert(0, {str(source)!r})\n{conftest.read_text()}")
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.lines if "imported" in line]
+    assert f"imported package from this checkout ({source}/package/__init__.py)" in line
+    assert "--infer-against-python" in line
+    assert repository.events() == []
+    assert run.pairs == {}
+    gone(repository)
+
+
+def test_code_that_is_imported_late_is_checked_too(repository):
+    with_package(repository, "src")
+    test = PACKAGE_TEST.replace("from package import work\n", "").replace(
+        "    assert infer", f"    import sys; sys.path.insert(0, {str(repository.path / 'src')!r})\n    assert infer"
+    )
+    test = test.replace("    assert", "    from package import work\n    assert", 1)
+    repository.path.joinpath("test_suite.py").write_text(test)
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*imported package from this checkout*"])
+    assert run.pairs == {}
+
+
+def test_tests_that_one_side_lacks(repository):
+    prompts = repository.path / "prompts.toml"
+    ours = prompts.read_text()
+    prompts.write_text(ours.replace('"second"', '"former"'))
+    repository.commit()
+    prompts.write_text(ours)
+    result, run = repository.run("--infer-against=HEAD", *FEW, "--infer-rounds=2")
+    result.assert_outcomes(passed=2)
+    assert run.missing == ("test_suite.py::test_prompt[former]",)
+    before, after = run.pairs["test_suite.py::test_prompt[second]"]
+    assert before is None
+    assert len(after.rounds) == 2
+    assert len(run.pairs["test_suite.py::test_prompt[first]"][0].rounds) == 4
+
+
+def test_one_test_by_its_name(repository):
+    repository.commit()
+    result, run = repository.run("--infer-against=HEAD", *FEW, "test_suite.py::test_prompt[second]")
+    result.assert_outcomes(passed=1)
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    assert run.missing == ()
+
+
+def test_from_a_subfolder(repository):
+    folder = repository.path / "sub"
+    folder.mkdir()
+    for name in ("test_suite.py", "prompts.toml"):
+        repository.path.joinpath(name).rename(folder / name)
+    repository.path.joinpath("pytest.ini").write_text("[pytest]\n")
+    repository.commit()
+    repository.pytester.chdir()
+    os.chdir(folder)
+    result, run = repository.run("--infer-against=HEAD", *FEW, str(folder / "test_suite.py"))
+    result.assert_outcomes(passed=2)
+    assert all(before is not None for before, _ in run.pairs.values())
+
+
+def test_the_worktrees_ini_file_saves_and_compares_nothing(repository):
+    repository.path.joinpath("pytest.ini").write_text(
+        "[pytest]\ninfer_against = HEAD\naddopts = --benchmark-autosave --benchmark-compare --lf --junitxml=out.xml -x "
+        f"--benchmark-storage={repository.path}/kept --benchmark-compare-fail=min:1% --infer-resume\n"
+    )
+    repository.commit()
+    repository.path.joinpath("pytest.ini").unlink()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=2)
+    assert len(run.pairs) == 2
+    assert list(repository.path.glob("kept/**/*.json")) == []  # pytest-benchmark makes the folder at once
+
+
+def refused(result, *parts):
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [line for line in result.stderr.lines if line.startswith("ERROR: pytest-infer:")]
+    assert len(lines) == 1, result.stderr.str()
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(repository):
+    repository.commit()
+    refused(repository.run("--infer-against=no-such-rev")[0], "--infer-against=no-such-rev", "git fetch", "self")
+    refused(repository.run("--infer-against=--help")[0], "git finds no such commit")
+    refused(repository.run("--infer-against=HEAD", "--benchmark-disable")[0], "--benchmark-disable")
+    refused(repository.run("--infer-against=HEAD", "-n2")[0], "-n 0")
+    refused(repository.run("--infer-against=HEAD", "--infer-resume", "--benchmark-autosave")[0], "--infer-resume")
+    refused(
+        repository.run("--infer-against=HEAD", "--infer-min-pairs=5", "--infer-max-rounds=4")[0], "--infer-min-pairs"
+    )
+    assert repository.events() == []
+    gone(repository)
+
+
+def test_outside_git(suite):
+    pytester = suite()
+    refused(pytester.runpytest("--infer-against=HEAD"), "needs a git checkout", str(pytester.path))
+    result = pytester.runpytest("--infer-against=self", *FEW)
+    result.assert_outcomes(passed=2)
+
+
+def test_a_suite_that_the_commit_lacks(repository):
+    repository.path.joinpath("test_suite.py").rename(repository.path / "test_other.py")
+    repository.commit()
+    repository.path.joinpath("test_other.py").rename(repository.path / "test_suite.py")
+    refused(repository.run("--infer-against=HEAD", "test_suite.py")[0], "has no test_suite.py")
+    refused(repository.run("--infer-against=HEAD")[0], "has none of the tests")
+    gone(repository)
+
+
+def test_a_base_that_cannot_be_collected_shows_its_log(repository):
+    speed = repository.path / "speed.py"
+    good = speed.read_text()
+    speed.write_text("import no_such_module_there\n")
+    repository.commit()
+    speed.write_text(good)
+    result, _ = repository.run("--infer-against=HEAD", *FEW)
+    refused(result, "the run of HEAD", "exit code 4")
+    assert "no_such_module_there" in result.stderr.str()
+    gone(repository)
+
+
+def test_a_base_that_fails_in_one_test_goes_on_with_the_next(repository):
+    repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
+    repository.commit()
+    repository.speed()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*test_prompt?first? failed in call: *three are too many*HEAD*"])
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    gone(repository)
+
+
+def test_ours_that_fails_in_one_test_goes_on_with_the_next(repository):
+    repository.commit()
+    repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=1, failed=1)
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    assert len(run.pairs["test_suite.py::test_prompt[second]"][0].rounds) == 4
+
+
+def test_a_skip_of_ours_is_skipped_there(repository):
+    repository.commit()
+    repository.path.joinpath("test_suite.py").write_text(
+        "import pytest\ndef test_prompt(infer, prompt):\n    if prompt.name == 'first':\n        pytest.skip('no')\n"
+        "    infer(prompt)\n"
+    )
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=1, skipped=1)
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    assert repository.turns() == "AB" + "ABBAABBA"
+
+
+def test_a_base_that_dies_loses_nothing_that_was_measured(repository):
+    repository.speed(before="import os; prompt_tokens == 2 and os._exit(77)")
+    repository.commit()
+    repository.speed()
+    result, run = repository.run("--infer-against=HEAD", *FEW, "--benchmark-autosave")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*the run of HEAD*ended early, with exit code 77*"])
+    assert list(run.pairs) == ["test_suite.py::test_prompt[first]"]
+    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    assert "test_prompt[first]" in saved.read_text()
+    gone(repository)
+
+
+def interpreter(repository, setup=""):
+    """Return a program that is Python with an import path of its own, and `setup` done first."""
+    folder = repository.temporary / "python"
+    folder.mkdir()
+    folder.joinpath("sitecustomize.py").write_text(setup)
+    program = folder / "python"
+    path = f"{folder}:{Path(sessions.__file__).parents[1]}"
+    program.write_text(
+        f'#!/bin/sh\necho "[$PYTHONPATH]" >> {folder}/path\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_an_interpreter_of_its_own_gets_no_import_path(repository, monkeypatch):
+    repository.commit()
+    monkeypatch.setenv("PYTHONPATH", str(repository.path))
+    program = interpreter(repository)
+    result, run = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
+    result.assert_outcomes(passed=2)
+    assert all(before is not None for before, _ in run.pairs.values())
+    assert program.with_name("path").read_text() == "[]\n"
+    refused(repository.run("--infer-against=HEAD", "--infer-against-python=no/such")[0], "there is no program no/such")
+
+
+def test_another_version_of_the_harness_is_refused(repository):
+    repository.commit()
+    program = interpreter(repository, "from pytest_infer.against import protocol\nprotocol.PROTOCOL = 99\n")
+    result, _ = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
+    refused(result, "another version of pytest-infer (protocol 99, not 1)")
+    gone(repository)
+
+
+def test_a_base_that_does_not_start_in_time(repository, monkeypatch):
+    good = repository.path.joinpath("speed.py").read_text()
+    repository.path.joinpath("speed.py").write_text("import time; print('waiting', flush=True); time.sleep(600)\n")
+    repository.commit()
+    repository.path.joinpath("speed.py").write_text(good)
+    monkeypatch.setattr("pytest_infer.against.base.START_TIMEOUT_S", 3)
+    result, _ = repository.run("--infer-against=HEAD", "-s", *FEW)
+    refused(result, "HEAD", "has not collected its tests within 3 s")
+    assert children(repository) == []
+    gone(repository)
+
+
+def test_self_is_this_checkout_with_its_changes(repository, monkeypatch):
+    repository.commit()
+    repository.speed(delay=0.002)
+    monkeypatch.setenv("SELF", "1")
+    result, run = repository.run("--infer-against=self", *FEW)
+    result.assert_outcomes(passed=2)
+    assert run.against.rev == "self"
+    assert run.against.commit == repository.git("rev-parse", "HEAD")
+    assert run.against.dirty
+    for pair in run.pairs.values():
+        assert all(r.counters.wall_s >= 0.006 for record in pair for r in record.rounds)
+    gone(repository)
+
+
+def test_one_after_the_other(repository):
+    repository.commit()
+    args = ("--infer-against=HEAD", "--infer-against-sequential", "--infer-max-rounds=5", "--infer-no-profile")
+    result, run = repository.run(*args)
+    result.assert_outcomes(passed=2)
+    assert run.against.sequential
+    loads = [(who, what) for who, what, _ in repository.events() if what in ("load", "close")]
+    assert loads == [(who, what) for who in "ABA" for what in ("load", "close")]
+    # A warm-up each time; of five, three and then two.
+    assert repository.turns() == "AAAA" * 2 + "BBBBBB" * 2 + "AAA" * 2
+    for before, after in run.pairs.values():
+        assert len(before.rounds) == len(after.rounds) == 5
+    gone(repository)
+
+
+def test_one_after_the_other_with_a_base_that_dies_in_the_end(repository):
+    repository.speed(before="import os; len(open(os.environ['LOG']).read().split('load')) > 3 and os._exit(9)")
+    repository.commit()
+    repository.speed()
+    args = ("--infer-against=HEAD", "--infer-against-sequential", "--infer-max-rounds=2", "--benchmark-autosave")
+    result, run = repository.run(*args)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["! the run of HEAD*exit code 9*"])
+    assert run.pairs == {}
+    assert len(list(repository.path.glob(".benchmarks/*/*.json"))) == 1
+    gone(repository)
+
+
+def started(repository, *args):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--infer-against=HEAD", *args],
+        cwd=repository.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    until(lambda: len(repository.events("B")) > 6, "no round of ours")
+    return process
+
+
+def until(true, what):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def children(repository):
+    """Return the processes that run in a worktree of ours."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            where = str((folder / "cwd").readlink())
+        except OSError:
+            continue
+        if where.startswith(str(repository.temporary)):
+            found.append(int(folder.name))
+    return found
+
+
+SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
+
+
+def test_a_base_that_is_killed_for_its_memory_says_what_to_do(repository):
+    repository.speed(before="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    repository.commit()
+    repository.speed()
+    result, _ = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL: if memory ran out, add --infer-against-seq*"])
+
+
+@pytest.mark.parametrize("delay", [0.0, 5])
+def test_ctrl_c_ends_the_other_side_and_removes_its_files(repository, delay):
+    repository.speed(
+        before=f"import os, time; prompt_tokens == 3 and 'pytest-infer' in os.getcwd() and time.sleep({delay})"
+    )
+    repository.commit()
+    repository.speed(delay=0.01)
+    process = (started if not delay else started_slow)(repository, *SLOW, "--benchmark-autosave")
+    assert children(repository)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in output
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert time.monotonic() - begun < 15
+    assert children(repository) == []
+    gone(repository)
+
+
+def started_slow(repository, *args):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--infer-against=HEAD", *args],
+        cwd=repository.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    until(lambda: repository.turns() == "A", "no round of theirs")
+    return process
+
+
+def test_a_parent_that_is_killed_takes_the_other_side_with_it(repository):
+    repository.speed(delay=0.01)
+    repository.commit()
+    process = started(repository, *SLOW)
+    assert children(repository)
+    process.kill()
+    process.communicate(timeout=30)
+    until(lambda: children(repository) == [], "the child lives on")
