@@ -28,6 +28,7 @@ def judgement(name="story", **changes):
         "p": 0.0001,
         "p_adjusted": 0.0002,
         "threshold": 0.03,
+        "rounds": (5, 6),
     }
     return Judgement(**{**fields, **changes})
 
@@ -62,6 +63,7 @@ def test_json_is_complete():
         "change_high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
+        "rounds": [5, 6],
         "threshold": 0.03,
         "verdict": "regressed",
         "reason": None,

@@ -449,3 +449,16 @@ def test_a_damaged_ini_file_is_one_line(infer, add, storage):
         result = infer(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert "mend it or remove it" in result.stderr
+
+
+def test_change_points_are_shown_with_names_as_they_are(infer, add):
+    for number in range(16):
+        factor = STEADY[number % 6] * (1.0 if number < 8 else 1.2)
+        add(factor, other=STEADY[number % 6], prompts=("story",), branch="[red]main")
+    result = infer("history", "--change-points", "--metric=tpot")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()[1:]
+    assert line.startswith("0009 cccccccc ([red]main)")
+    assert "50.0 ms → 60.0 ms  +20 %" in line
+    assert all(line == line.rstrip() for line in result.stdout.splitlines())
+    assert "no change points" in infer("history", "--change-points", "--metric=ttft").stdout

@@ -228,10 +228,9 @@ def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
 
 
 def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
-    try:
-        annotations = exports.write_github(gated, heading, os.environ)
-    except OSError as error:
-        annotations = exports.github_annotations(gated.judgements)
-        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)
     # GitHub reads workflow commands from both streams; JSON and CSV on stdout stay what they are.
-    typer.echo(annotations, nl=False, err=form in (Format.JSON, Format.CSV))
+    typer.echo(exports.github_annotations(gated.judgements), nl=False, err=form in (Format.JSON, Format.CSV))
+    try:
+        exports.write_summary(gated, heading, os.environ)
+    except OSError as error:
+        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)
