@@ -27,6 +27,7 @@ def judgement(name="story", **changes):
         "high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
+        "rounds": None,
         "threshold": 0.03,
         "rounds": (5, 6),
     }

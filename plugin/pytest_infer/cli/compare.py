@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +26,12 @@ from pytest_infer.cli.shared import (
 )
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.report import comparison, exports
+from pytest_infer.report import comparison, exports, moved
 from pytest_infer.storage import marks
 from pytest_infer.storage.history import History, Mark, Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.drift import LayerDrift
     from pytest_infer.analysis.gate import Gated
 
 _MOST_RUNS = 26
@@ -70,10 +71,11 @@ def compare(
             _compare(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
             for other in chosen[1:]
         ]
+        drifts = [_drift(chosen[0], other, keyword) for other in chosen[1:]]
     except InferError as error:
         refuse(str(error))
     shown = [comparison.worth_showing(judgements, only) for judgements in compared]
-    _write(chosen, compared, shown, form, by_metric=by_metric, confidence=confidence)
+    _write(chosen, compared, shown, drifts, form, by_metric=by_metric, confidence=confidence)
     if not any(compared):
         raise typer.Exit(Exit.NOTHING.value)
 
@@ -111,10 +113,25 @@ def _compare(
     return found
 
 
+def _drift(before: Run, after: Run, keyword: str | None) -> dict[str, tuple[LayerDrift, ...]]:
+    """Return how far the experts' shares of each test that both runs recorded them for have moved."""
+    from pytest_infer.analysis import drift  # noqa: PLC0415
+
+    found = {}
+    for row in after.rows:
+        old = before.row(row.test)
+        if old is not None and (keyword is None or keyword in row.test):
+            layers = drift.between(old.experts, row.experts)
+            if layers is not None:
+                found[row.name] = layers
+    return found
+
+
 def _write(
     runs: Sequence[Run],
     compared: Sequence[Sequence[Judgement]],
     shown: Sequence[Sequence[Judgement]],
+    drifts: Sequence[Mapping[str, Sequence[LayerDrift]]],
     form: Format,
     *,
     by_metric: bool,
@@ -124,7 +141,8 @@ def _write(
     names = [str(run.path) for run in runs]
     every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
     if form is Format.JSON:
-        out(exports.as_json_rows(every, runs=names, confidence=confidence))
+        usage = dict(zip(names[1:], map(moved.flat, drifts), strict=True))
+        out(exports.as_json_rows(every, runs=names, confidence=confidence, expert_drift=usage))
     elif form is Format.CSV:
         out(exports.as_csv(every, ("run",)))
     elif form is Format.MARKDOWN:
@@ -134,6 +152,9 @@ def _write(
         out(comparison.render_judgements(shown[0], heading=heading, width=width(), color=color(), by_metric=by_metric))
     else:
         out(comparison.render_many(runs, shown, width=width(), color=color()))
+    if form is Format.TERMINAL:
+        for line in (line for found in drifts for line in moved.lines(found)):
+            typer.echo(line)
 
 
 def run_gate(
