@@ -27,9 +27,8 @@ def judgement(name="story", **changes):
         "high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
-        "rounds": None,
-        "threshold": 0.03,
         "rounds": (5, 6),
+        "threshold": 0.03,
     }
     return Judgement(**{**fields, **changes})
 
