@@ -27,7 +27,7 @@ def judgement(name="story", **changes):
         "high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
-        "rounds": None,
+        "rounds": (5, 6),
         "threshold": 0.03,
     }
     return Judgement(**{**fields, **changes})
@@ -63,7 +63,7 @@ def test_json_is_complete():
         "change_high": None,
         "p": 0.0001,
         "p_adjusted": 0.0002,
-        "rounds": None,
+        "rounds": [5, 6],
         "threshold": 0.03,
         "verdict": "regressed",
         "reason": None,

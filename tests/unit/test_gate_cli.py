@@ -449,3 +449,32 @@ def test_a_damaged_ini_file_is_one_line(infer, add, storage):
         result = infer(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert "mend it or remove it" in result.stderr
+
+
+def test_change_points_are_shown_with_names_as_they_are(infer, add):
+    for number in range(16):
+        factor = STEADY[number % 6] * (1.0 if number < 8 else 1.2)
+        add(factor, other=STEADY[number % 6], prompts=("story",), branch="[red]main")
+    result = infer("history", "--change-points", "--metric=tpot")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()[1:]
+    assert line.startswith("0009 cccccccc ([red]main)")
+    assert "50.0 ms → 60.0 ms  +20 %" in line
+    assert all(line == line.rstrip() for line in result.stdout.splitlines())
+    assert "no change points" in infer("history", "--change-points", "--metric=ttft").stdout
+
+
+def test_experts_of_tests_with_one_prompt_are_told_apart(infer, storage, make_block):
+    for shares in ([5, 5], [9, 1]):
+        sites = [{"name": "layers.0", "layer": 0}]
+        used = {"sites": sites, "counts": {"prefill": [shares], "decode": [[0, 0]]}}
+        block = make_block("story", only=KEPT, experts=used)
+        rows = [{"name": "t", "fullname": f"{file}.py::t[story]", "stats": {"median": 1}} for file in "ab"]
+        storage.add([{**row, "extra_info": {"pytest_infer": block}} for row in rows])
+    found = json.loads(infer("compare", "--format=json").stdout)
+    (drifts,) = found["expert_drift"].values()
+    assert {test: layers[0]["distance"] for test, layers in drifts.items()} == {
+        "a.py::t[story]": pytest.approx(0.4),
+        "b.py::t[story]": pytest.approx(0.4),
+    }
+    assert "b.py::t[story]: layer 0 40.0 % (E0 50 → 90 %, E1 50 → 10 %)" in infer("compare").stdout

@@ -225,7 +225,20 @@ def test_the_newest_of_several_with_one_number(storage, make_block):
 
 
 @pytest.mark.parametrize(
-    "selector", ["9", "latest~4", "latest~x", "abc", "", "ffffff", "baseline:none", "-h", "./nowhere.json", "9" * 5000]
+    "selector",
+    [
+        "9",
+        "latest~4",
+        "latest~x",
+        "abc",
+        "",
+        "ffffff",
+        "baseline:none",
+        "-h",
+        "./nowhere.json",
+        "9" * 5000,
+        "x" * 5000 + ".json",
+    ],
 )
 def test_what_names_no_run_is_one_line(four, selector):
     with pytest.raises(StorageError, match=r"no run .* among the 4 in .*`pytest-infer history` lists them") as raised:

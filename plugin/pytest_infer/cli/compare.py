@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,16 +115,20 @@ def _compare(
 
 
 def _drift(before: Run, after: Run, keyword: str | None) -> dict[str, tuple[LayerDrift, ...]]:
-    """Return how far the experts' shares of each test that both runs recorded them for have moved."""
+    """Return how far the experts' shares of each test that both runs recorded them for have moved.
+
+    Tests go by their prompts' names, or by their own where several have one prompt.
+    """
     from pytest_infer.analysis import drift  # noqa: PLC0415
 
     found = {}
+    times = Counter(row.name for row in after.rows)
     for row in after.rows:
         old = before.row(row.test)
         if old is not None and (keyword is None or keyword in row.test):
             layers = drift.between(old.experts, row.experts)
             if layers is not None:
-                found[row.name] = layers
+                found[row.name if times[row.name] == 1 else row.test] = layers
     return found
 
 
@@ -153,8 +158,8 @@ def _write(
     else:
         out(comparison.render_many(runs, shown, width=width(), color=color()))
     if form is Format.TERMINAL:
-        for line in (line for found in drifts for line in moved.lines(found)):
-            typer.echo(line)
+        labels = [run.label for run in runs[1:]]
+        out(moved.render(list(zip(labels, drifts, strict=True)), width=width(), color=color()))
 
 
 def run_gate(
@@ -249,10 +254,9 @@ def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
 
 
 def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
-    try:
-        annotations = exports.write_github(gated, heading, os.environ)
-    except OSError as error:
-        annotations = exports.github_annotations(gated.judgements)
-        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)
     # GitHub reads workflow commands from both streams; JSON and CSV on stdout stay what they are.
-    typer.echo(annotations, nl=False, err=form in (Format.JSON, Format.CSV))
+    typer.echo(exports.github_annotations(gated.judgements), nl=False, err=form in (Format.JSON, Format.CSV))
+    try:
+        exports.write_summary(gated, heading, os.environ)
+    except OSError as error:
+        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)

@@ -151,10 +151,9 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def write_github(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Append the Markdown to the job's step summary, where GitHub Actions asks for one, and return the annotations."""
+def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Append the Markdown to the job's step summary, where GitHub Actions asks for one; raise OSError if that fails."""
     summary = environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
-    return github_annotations(gated.judgements)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
+from pytest_infer.report import text
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:
@@ -13,7 +16,16 @@ if TYPE_CHECKING:
 _MOST_LAYERS = 3
 
 
-def lines(moved: Mapping[str, Sequence[LayerDrift]]) -> list[str]:
+def render(runs: Sequence[tuple[str, Mapping[str, Sequence[LayerDrift]]]], *, width: int, color: bool) -> str:
+    """Return what moved in each run, given with its label, as text of at most `width` columns; the label only of several."""
+    console = text.console(width, color=color)
+    for label, moved in runs:
+        for number, line in enumerate(lines(moved, label if len(runs) > 1 else None)):
+            console.print(Text(line, style="" if number else "bold"))
+    return text.collected(console)
+
+
+def lines(moved: Mapping[str, Sequence[LayerDrift]], run: str | None = None) -> list[str]:
     """Return a heading and a line per prompt whose experts moved, the most moved layers first; nothing if none did."""
     found = []
     for name, layers in moved.items():
@@ -21,7 +33,8 @@ def lines(moved: Mapping[str, Sequence[LayerDrift]]) -> list[str]:
         if worst:
             more = f", and {len(worst) - _MOST_LAYERS} more layers" if len(worst) > _MOST_LAYERS else ""
             found.append(f"  {printable(name)}: {', '.join(map(_layer, worst[:_MOST_LAYERS]))}{more}")
-    return ["expert usage moved (share of selections that went elsewhere)", *found] if found else []
+    where = f" in {printable(run)}" if run is not None else ""
+    return [f"expert usage moved{where} (share of selections that went elsewhere)", *found] if found else []
 
 
 def _layer(layer: LayerDrift) -> str:

@@ -18,7 +18,13 @@ def printable(text: str) -> str:
 def console(width: int, *, color: bool) -> Console:
     """Return a console of `width` columns that collects what is written, with ANSI colours or without any escape."""
     return Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        emoji=False,
+        markup=False,  # names hold [brackets]
     )
 
 

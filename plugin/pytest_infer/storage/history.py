@@ -370,9 +370,8 @@ class History:
         A path; a number (7, 0007); `latest`, `latest~1`; `commit:`, `branch:`, `tag:` and `baseline:NAME`; without a
         prefix whatever of them fits first: path, number, latest, baseline, commit, branch, and what git can resolve.
         """
-        path = Path(selector)
-        if path.suffix == ".json" and path.is_file():
-            return read(path)
+        if selector.endswith(".json") and _is_file(selector):
+            return read(Path(selector))
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
             raise StorageError(f"unknown selector {kind}:…; known: {', '.join(f'{k}:' for k in _SELECTORS)}")
@@ -384,6 +383,13 @@ class History:
         raise StorageError(
             f"no run {selector!r} among the {len(self.runs)} in {self.folder}; `pytest-infer history` lists them"
         )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False  # a name too long for the file system
 
 
 def load(folder: Path) -> History:
