@@ -132,6 +132,7 @@ OPTIONS = (
     Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "off")
+OFF = "off"
 SELF = "self"
 """The revision that compares this checkout with itself."""
 ONLY_OURS = ("against", "gate", "resume")
@@ -223,12 +224,13 @@ class Settings:
 def _gate(read: _Reader) -> tuple[Rule, ...] | None:
     """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
     lines, against = read.lines("gate"), read.text("against")
-    if lines == ["off"] or against == SELF or (lines is None and against is None):
+    if (lines or [""])[-1] == OFF or against == SELF or (lines is None and against is None):
         return None
-    for line in lines or ():
+    lines = [line for line in lines or () if line != OFF]
+    for line in lines:
         if Path(line).exists():
             raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
-    return rules.parse(lines or (), rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+    return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
 
 
 def _allowed(keys: str | None) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ Scripted.load, Scripted.generate, Scripted.close = load, generate, close
 """
 SPEED = "DELAY = {delay}\n\n\ndef before(prompt_tokens):\n    {before}\n"
 
-FEW = ("--infer-min-pairs=4", "--infer-max-rounds=4", "--infer-no-profile")
+FEW = ("--infer-min-pairs=4", "--infer-max-rounds=4", "--infer-no-profile", "--infer-gate=off")
 
 
 class Keep:
