@@ -1,10 +1,10 @@
 """How often gates cry wolf and how often they sleep: real rounds of the embedded model with a planted slow-down.
 
-    python benchmarks/gate_quality.py --sessions 12 --out gate_quality.json
+    python benchmarks/gate_quality.py --sessions 7 --out gate_quality.json
 
-A temporary repository holds a suite of four prompts and an engine that spins for a share of each step's own time: 0 in
+A temporary repository holds a suite of six prompts and an engine that spins for a share of each step's own time: 0 in
 the base commit, 0, 3, 5 or 10 % in the others. Every session is a real `pytest` of its own, in random order. Each of
-its four prompts is a trial. Reported per share: how often it was called a regression, passed, or neither, by
+its six prompts is a trial. Reported per share: how often it was called a regression, passed, or neither, by
 
 - the native gate, `--benchmark-compare-fail=median:5%`: the run against the newest run of the base commit
 - our gate against stored runs, `total:2.5%`, with ten runs of the base commit as its history
@@ -81,7 +81,7 @@ def engine():
 TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
 SUITE = """
 [defaults]
-max_new_tokens = 24
+max_new_tokens = 16
 
 [[prompt]]
 name = "capital"
@@ -98,6 +98,14 @@ text = "Alice was beginning to get very tired of sitting by her sister on the ba
 [[prompt]]
 name = "list"
 text = "apples, pears, plums, cherries,"
+
+[[prompt]]
+name = "question"
+text = "How does a steam engine work? It"
+
+[[prompt]]
+name = "dialogue"
+text = "'Who are you?' said the Caterpillar. 'I hardly know, sir,' she said,"
 """
 COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-warmup=2", "--infer-ignore-eos")
 
@@ -199,7 +207,7 @@ def in_turn(sessions: int, seed: int) -> Iterable[tuple[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=10, help="of each gate and share; four trials each")
+    parser.add_argument("--sessions", type=int, default=7, help="of each gate and share; six trials each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep every verdict here, after each session")
     options = parser.parse_args()
