@@ -1,9 +1,10 @@
-"""How long a large history takes: ours beside reading every file whole, as pytest-benchmark's own comparison does.
+"""How long a large history takes: our commands beside reading every file whole, as pytest-benchmark's comparison does.
 
     python benchmarks/history_scale.py --template results/…/0001_….json      # or without: one is measured first
 
-It writes RUNS files of ROWS tests made from a real run, then times in turns (A B A B …): reading the heads of all runs,
-parsing all files with `json`, a comparison of two runs with its history, and change points over everything.
+It writes RUNS files of ROWS tests made from a real run, then times in turns (A B C A B C …) whole commands, each in a
+process of its own, with its peak memory. "cold" is the first time that these files are listed: their heads are read
+then, and kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -11,20 +12,17 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-
-from pytest_infer.analysis import compare, gate, trends
-from pytest_infer.metrics import by_key
-from pytest_infer.storage import history
 
 
 def measured_template(folder: Path) -> dict[str, Any]:
@@ -68,11 +66,15 @@ def run_file(template: dict[str, Any], number: int, rows: int, noise: random.Ran
     return {**run, "benchmarks": benchmarks}
 
 
-def timed(what: Callable[[], object]) -> float:
-    """Return how long a call takes, seconds."""
+def timed(command: list[str], cache: Path) -> tuple[float, float]:
+    """Run a command and return how long it took, seconds, and its peak memory, MiB."""
     started = time.perf_counter()
-    what()
-    return time.perf_counter() - started
+    environment = {**os.environ, "PYTEST_INFER_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -94,40 +96,40 @@ def main() -> None:
         paths = sorted(storage.glob("*.json"))
         size = sum(path.stat().st_size for path in paths)
         print(f"{options.runs} runs of {options.rows} tests, {size / 2**20:.0f} MiB")
-        report(storage, paths, options.turns)
+        report(storage, options.turns)
 
 
-def report(storage: Path, paths: list[Path], turns: int) -> None:
-    """Time the steps in turns and print the median of each, with the ratio to parsing everything."""
+_PARSE = (
+    "import json, pathlib, sys; [json.loads(p.read_text('utf8')) for p in pathlib.Path(sys.argv[1]).glob('*.json')]"
+)
 
-    def parse_everything() -> None:
-        for path in paths:
-            json.loads(path.read_text(encoding="utf8"))
 
-    def compare_newest() -> None:
-        found = history.load(storage)
-        before, after = found.runs[-2:]
-        pairs, _, _ = gate.stored_pairs(before, after.rows, found)
-        wanted = compare.all_metrics()
-        compare.judge(pairs, lambda _row: wanted)
-
-    def change_points() -> None:
-        trends.shifts(history.load(storage).runs, [by_key("ttft_s"), by_key("tpot_s")])
-
-    steps: dict[str, Callable[[], object]] = {
-        "json.loads of every file": parse_everything,
-        "heads of all runs": lambda: history.load(storage),
-        "heads, then compare two runs with their history": compare_newest,
-        "change points of two metrics in every test": change_points,
+def report(storage: Path, turns: int) -> None:
+    """Time the commands in turns and print the median of each, with the ratio to parsing everything."""
+    program, where = str(Path(sys.executable).with_name("pytest-infer")), ["--storage", str(storage)]
+    listed = [program, "history", "-n", "100000", *where]
+    steps: dict[str, tuple[list[str], bool]] = {
+        "json.loads of every file": ([sys.executable, "-c", _PARSE, str(storage)], False),
+        "pytest-infer history, cold": (listed, True),
+        "pytest-infer history": (listed, False),
+        "pytest-infer compare, cold": ([program, "compare", *where], True),
+        "pytest-infer compare": ([program, "compare", *where], False),
+        "history --change-points of TTFT and TPOT": (
+            [program, "history", "--change-points", "--metric", "ttft", "--metric", "tpot", *where],
+            False,
+        ),
     }
-    times: dict[str, list[float]] = {step: [] for step in steps}
+    found: dict[str, list[tuple[float, float]]] = {step: [] for step in steps}
+    cache = storage.parent / "cache"
     for _ in range(turns):
-        for step, call in steps.items():
-            times[step].append(timed(call))
-    base = statistics.median(times["json.loads of every file"])
-    for step, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(f"{step:<50} {middle:7.2f} s   {middle / base:5.2f} of json.loads")
+        for step, (command, cold) in steps.items():
+            if cold:
+                shutil.rmtree(cache, ignore_errors=True)
+            found[step].append(timed(command, cache))
+    base = statistics.median(seconds for seconds, _ in found["json.loads of every file"])
+    for step, figures in found.items():
+        seconds, memory = (statistics.median(column) for column in zip(*figures, strict=True))
+        print(f"{step:<42} {seconds:7.2f} s  {memory:6.0f} MiB   {seconds / base:5.3f} of json.loads")
 
 
 if __name__ == "__main__":

@@ -188,8 +188,9 @@ class Gate:
         if self.result is None or environ.get("GITHUB_ACTIONS") != "true":
             return
         heading = [f"inference gate against {self.result.against or 'bounds only'}"]
+        write(exports.github_annotations(self.result.judgements))
         try:
-            write(exports.write_github(self.result, heading, environ))
+            exports.write_summary(self.result, heading, environ)
         except OSError as error:
             self._note(f"GitHub's step summary cannot be written: {error.strerror}")
 

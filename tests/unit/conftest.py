@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_infer.engines.bundled import cache
 from pytest_infer.records import PromptRecord
 from pytest_infer.storage import block, history
 
@@ -95,7 +96,9 @@ def native(made, test=None):
 
 
 @pytest.fixture
-def storage(tmp_path):
+def storage(tmp_path, monkeypatch):
+    # The heads of runs are kept in the user's cache, which is not a test's to fill.
+    monkeypatch.setenv(cache.ENV, str(tmp_path / "cache"))
     folder = tmp_path / "results"
     folder.mkdir()
     return Storage(folder)

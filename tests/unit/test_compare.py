@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import compare, gate, rules
+from pytest_infer.analysis import compare, gate, rules, stats
 from pytest_infer.analysis.compare import Pair, Wanted
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS
@@ -71,8 +71,8 @@ def test_more_of_a_rate_is_better(judge, factor, verdict):
 
 def test_the_threshold_of_a_rate_is_a_share_of_it(judge):
     # 5 % less of a good thing is 0.95 of it, not 1/1.05 = 0.952.
-    rates = times(CALM, 100)
-    for share, regressed in ((0.948, True), (0.951, False)):
+    rates = [10.0 + n * 1e-4 for n in range(10)]
+    for share, regressed in ((0.949, True), (0.951, False)):
         found = judge(rates, times(rates, share), key="decode_throughput", history=[10.0] * 6, threshold=0.05)
         assert (found.verdict is Verdict.REGRESSED) is regressed
 
@@ -96,6 +96,17 @@ def test_a_spread_from_run_to_run_hides_what_rounds_alone_would_call_a_change(ju
     assert "runs differ by" in judgement.reason
     assert "use --infer-against" in judgement.reason
     assert judge(CALM, times(CALM, 1.1), history=STEADY).verdict is Verdict.REGRESSED
+
+
+def test_the_interval_holds_those_of_all_evidence(judge):
+    rounds = times(CALM, 1.01)
+    judgement = judge(CALM, rounds, history=STEADY)
+    middle = sorted(rounds)[4:6]
+    within = stats.welch(CALM, rounds).interval(0.99)
+    between = stats.predicted(STEADY, sum(middle) / 2).interval(0.99)
+    assert judgement.low == pytest.approx(math.expm1(min(within[0], between[0])))
+    assert judgement.high == pytest.approx(math.expm1(max(within[1], between[1])))
+    assert between[1] > within[1]
 
 
 def test_an_outlying_baseline_is_not_all_that_counts(judge):

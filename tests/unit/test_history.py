@@ -26,7 +26,9 @@ def test_time_zones_count_and_a_time_without_one_is_utc(storage, make_block):
     storage.add([make_block()], name="0001_a.json", at="2026-01-01T12:00:00+02:00")
     storage.add([make_block()], name="0002_b.json", at="2026-01-01T11:00:00")
     storage.add([make_block()], name="0003_c.json", at="2026-01-01T10:30:00Z")
-    assert names(storage.load()) == ["0001_a.json", "0003_c.json", "0002_b.json"]
+    found = storage.load()
+    assert names(found) == ["0001_a.json", "0003_c.json", "0002_b.json"]
+    assert [f"{run.time:%H:%M}" for run in found.runs] == ["10:00", "10:30", "11:00"]
 
 
 def test_numbers_go_on_past_9999(storage, make_block):
@@ -126,6 +128,7 @@ NEWER = f'{{"datetime": "2026-01-01", "benchmarks": [{{{ROW}, "extra_info": {{"p
         (b"[]", "not a run of pytest-benchmark"),
         (b'{"name": "package"}', "not a run of pytest-benchmark"),
         (b'{"datetime": "yesterday", "benchmarks": []}', "not a run of pytest-benchmark"),
+        (b'{"datetime": "0001-01-01T00:00:00+09:00", "benchmarks": []}', "not a run of pytest-benchmark"),
         (b'{"datetime": "2026-01-01", "benchmarks": [{"other": 1}]}', "not a run of pytest-benchmark"),
         (b'{"datetime": "2026-01-01", "benchmarks": [{"stats": NaN}]}', "not a run of pytest-benchmark"),
         ((NEWER % '{"schema": 2, "phase": "total"}').encode(), "schema 2 is newer"),
@@ -222,7 +225,20 @@ def test_the_newest_of_several_with_one_number(storage, make_block):
 
 
 @pytest.mark.parametrize(
-    "selector", ["9", "latest~4", "latest~x", "abc", "", "ffffff", "baseline:none", "-h", "./nowhere.json", "9" * 5000]
+    "selector",
+    [
+        "9",
+        "latest~4",
+        "latest~x",
+        "abc",
+        "",
+        "ffffff",
+        "baseline:none",
+        "-h",
+        "./nowhere.json",
+        "9" * 5000,
+        "x" * 5000 + ".json",
+    ],
 )
 def test_what_names_no_run_is_one_line(four, selector):
     with pytest.raises(StorageError, match=r"no run .* among the 4 in .*`pytest-infer history` lists them") as raised:

@@ -16,6 +16,9 @@ from pytest_infer.units import Unit
 HISTORY = 10
 """So many comparable runs, the newest, tell the run-to-run spread."""
 
+SEARCHED = 40
+"""Among so many, the newest, they are looked for: to read all of a long history takes seconds."""
+
 ENOUGH_HISTORY = 5
 """Below so many the spread is assumed, which can show a change but never that there is none."""
 
@@ -64,7 +67,7 @@ def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
     Runs that failed their gate or that test are left out.
     """
     found: list[Row] = []
-    for run in reversed(runs):
+    for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
         if run.regressed:

@@ -46,7 +46,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     It is whole, of clean code, did not fail its gate, and is comparable in some test.
     """
     news = {row.test: row for row in run_rows}
-    for run in reversed(candidates):
+    for run in reversed(candidates[-compare.SEARCHED :]):
         if run.plain or run.dirty or run.unmeasured or run.regressed:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_infer.analysis import changepoints, fingerprint
 from pytest_infer.analysis.changepoints import ChangePoint
 from pytest_infer.metrics import Direction, Metric
-from pytest_infer.storage.history import Row, Run
+from pytest_infer.storage.history import Row, Run, rows
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 """Over time these are what one looks for, as much as code: only another machine or other work starts a new series."""
@@ -39,12 +39,21 @@ def shifts(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     """
     if not runs:
         return ()
-    found = []
-    for newest in runs[-1].rows:
-        if keyword is not None and keyword not in newest.test:
-            continue
-        series = [(run, row) for run in runs if (row := run.row(newest.test)) is not None and _same(row, newest)]
-        found += [shift for metric in metrics for shift in _of(series, newest.name, metric)]
+    newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
+    series: dict[tuple[str, str], list[tuple[Run, float | str]]] = {}
+    for run in runs:
+        # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
+        for row in rows(run.path):
+            if row.test in newest and _same(row, newest[row.test]):
+                for metric in metrics:
+                    if metric.key in row.metrics:
+                        series.setdefault((row.test, metric.key), []).append((run, row.metrics[metric.key].value))
+    found = [
+        shift
+        for row in newest.values()
+        for metric in metrics
+        for shift in _of(series.get((row.test, metric.key), []), row.name, metric)
+    ]
     return tuple(sorted(found, key=lambda shift: shift.run.time))
 
 
@@ -52,11 +61,9 @@ def _same(row: Row, newest: Row) -> bool:
     return not fingerprint.differences(row, newest, _MAY_DIFFER)
 
 
-def _of(series: Sequence[tuple[Run, Row]], name: str, metric: Metric) -> Iterator[Shift]:
-    measured = [(run, row.metrics[metric.key].value) for run, row in series if metric.key in row.metrics]
-    values = [float(value) for _, value in measured if not isinstance(value, str)]
-    if len(values) < len(measured):
+def _of(series: Sequence[tuple[Run, float | str]], name: str, metric: Metric) -> Iterator[Shift]:
+    values = [float(value) for _, value in series if not isinstance(value, str)]
+    if len(values) < len(series):
         return
     for point in changepoints.find(values):
-        last, run = measured[point.index - 1][0], measured[point.index][0]
-        yield Shift(name=name, metric=metric, point=point, last=last, run=run)
+        yield Shift(name=name, metric=metric, point=point, last=series[point.index - 1][0], run=series[point.index][0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +27,12 @@ from pytest_infer.cli.shared import (
 )
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.report import comparison, exports
+from pytest_infer.report import comparison, exports, moved
 from pytest_infer.storage import marks
 from pytest_infer.storage.history import History, Mark, Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.drift import LayerDrift
     from pytest_infer.analysis.gate import Gated
 
 _MOST_RUNS = 26
@@ -59,6 +61,9 @@ def compare(
     try:
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
+        if not runs and len(history.runs) < 2:
+            typer.echo(f"pytest-infer: fewer than two runs in {history.folder}: nothing to compare", err=True)
+            raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
         only = _metrics(metric)
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
@@ -67,10 +72,11 @@ def compare(
             _compare(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
             for other in chosen[1:]
         ]
+        drifts = [_drift(chosen[0], other, keyword) for other in chosen[1:]]
     except InferError as error:
         refuse(str(error))
     shown = [comparison.worth_showing(judgements, only) for judgements in compared]
-    _write(chosen, compared, shown, form, by_metric=by_metric, confidence=confidence)
+    _write(chosen, compared, shown, drifts, form, by_metric=by_metric, confidence=confidence)
     if not any(compared):
         raise typer.Exit(Exit.NOTHING.value)
 
@@ -108,28 +114,52 @@ def _compare(
     return found
 
 
+def _drift(before: Run, after: Run, keyword: str | None) -> dict[str, tuple[LayerDrift, ...]]:
+    """Return how far the experts' shares of each test that both runs recorded them for have moved.
+
+    Tests go by their prompts' names, or by their own where several have one prompt.
+    """
+    from pytest_infer.analysis import drift  # noqa: PLC0415
+
+    found = {}
+    times = Counter(row.name for row in after.rows)
+    for row in after.rows:
+        old = before.row(row.test)
+        if old is not None and (keyword is None or keyword in row.test):
+            layers = drift.between(old.experts, row.experts)
+            if layers is not None:
+                found[row.name if times[row.name] == 1 else row.test] = layers
+    return found
+
+
 def _write(
     runs: Sequence[Run],
     compared: Sequence[Sequence[Judgement]],
     shown: Sequence[Sequence[Judgement]],
+    drifts: Sequence[Mapping[str, Sequence[LayerDrift]]],
     form: Format,
     *,
     by_metric: bool,
     confidence: float,
 ) -> None:
     heading = [f"{runs[0].label} → {', '.join(run.label for run in runs[1:])}", f"{100 * confidence:g} % intervals"]
+    names = [str(run.path) for run in runs]
+    every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
     if form is Format.JSON:
-        names = [str(run.path) for run in runs]
-        every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
-        out(exports.as_json_rows(every, runs=names, confidence=confidence))
+        usage = dict(zip(names[1:], map(moved.flat, drifts), strict=True))
+        out(exports.as_json_rows(every, runs=names, confidence=confidence, expert_drift=usage))
     elif form is Format.CSV:
-        out(exports.as_csv([j for judgements in compared for j in judgements]))
+        out(exports.as_csv(every, ("run",)))
     elif form is Format.MARKDOWN:
-        out(exports.as_markdown([j for judgements in shown for j in judgements], heading))
+        heads = [[f"{runs[0].label} → {run.label}", heading[1]] for run in runs[1:]]
+        out("\n".join(exports.as_markdown(js, head) for js, head in zip(shown, heads, strict=True)))
     elif len(compared) == 1:
         out(comparison.render_judgements(shown[0], heading=heading, width=width(), color=color(), by_metric=by_metric))
     else:
         out(comparison.render_many(runs, shown, width=width(), color=color()))
+    if form is Format.TERMINAL:
+        labels = [run.label for run in runs[1:]]
+        out(moved.render(list(zip(labels, drifts, strict=True)), width=width(), color=color()))
 
 
 def run_gate(
@@ -169,10 +199,15 @@ def run_gate(
         gated = _gated(history, before, candidate, parsed, allowed, confidence)
     except InferError as error:
         refuse(str(error))
-    heading = [f"gate {candidate.label} against {gated.against or 'bounds only'}", f"{100 * confidence:g} % intervals"]
+    nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
+    heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
     _write_gate(gated, heading, form)
+    if before is None and nothing == "no stored run":
+        typer.echo(
+            "pytest-infer: no stored run to compare with (same machine and software, clean code, not failed)", err=True
+        )
     if github:
-        out(exports.write_github(gated, heading, os.environ))
+        _write_github(gated, heading, form)
     if mark:
         found = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
         try:
@@ -210,9 +245,18 @@ def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
     if form is Format.JSON:
         out(exports.as_json_rows([exports.flat(j) for j in gated.judgements], result=gated.exit.word))
     elif form is Format.CSV:
-        out(exports.as_csv(gated.judgements))
+        out(exports.as_csv([exports.flat(j) for j in gated.judgements]))
     elif form is Format.MARKDOWN:
         out(exports.as_markdown(gated.judgements, [*heading, gated.exit.word]))
     else:
         out(comparison.render_judgements(gated.judgements, heading=heading, width=width(), color=color()))
         out(f"gate: {gated.exit.word}\n")
+
+
+def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
+    # GitHub reads workflow commands from both streams; JSON and CSV on stdout stay what they are.
+    typer.echo(exports.github_annotations(gated.judgements), nl=False, err=form in (Format.JSON, Format.CSV))
+    try:
+        exports.write_summary(gated, heading, os.environ)
+    except OSError as error:
+        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from pytest_infer.analysis import rules
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
-from pytest_infer.report import comparison
+from pytest_infer.report.comparison import PRIMARY
+from pytest_infer.report.runs import render_history, render_shifts
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
 from pytest_infer.units import Unit
@@ -46,7 +48,7 @@ def list_history(
         typer.echo(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one", err=True)
         raise typer.Exit(4)
     if not change_points:
-        out(comparison.render_history(runs, names, width=width(), color=color()))
+        out(render_history(runs, names, width=width(), color=color()))
         return
     # Imported late: only this needs numpy and scipy.
     from pytest_infer.analysis import trends  # noqa: PLC0415
@@ -55,22 +57,25 @@ def list_history(
         found = trends.shifts(runs, _metrics(metric), keyword)
     except InferError as error:
         refuse(str(error))
-    out(comparison.render_shifts(found, width=width(), color=color()))
+    out(render_shifts(found, width=width(), color=color()))
 
 
 def _metrics(names: Sequence[str] | None) -> list[Metric]:
     """Return the metrics asked for; by default those that a comparison shows first, which have a level."""
     if names is None:
-        return [by_key(key) for key in comparison.PRIMARY if by_key(key).unit is not Unit.TEXT]
+        return [by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT]
     if "all" in names:
         return [m for m in METRICS if m.unit is not Unit.TEXT]
     return [rules.metric_named(name) for name in names]
 
 
-def _names(history: History) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _names(history: History) -> dict[Path, list[str]]:
+    files = {run.path.resolve(): run.path for run in history.runs}
+    found: dict[Path, list[str]] = {}
     for name, path in baselines.names(history.folder).items():
-        found.setdefault(path.rpartition("/")[2], []).append(name)
+        file = files.get((history.folder / path).resolve())
+        if file is not None:
+            found.setdefault(file, []).append(name)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Comparisons, gates and histories on a terminal."""
+"""Comparisons and gates on a terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
@@ -19,7 +19,6 @@ from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.gate import Gated
-    from pytest_infer.analysis.trends import Shift
 
 PRIMARY = ("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256")
 """What a comparison shows where nothing is asked for, beside whatever else changed."""
@@ -79,14 +78,15 @@ def values(judgement: Judgement) -> str:
     metric = judgement.metric
     if metric is None:
         return "" if judgement.after is None else f"{judgement.after:.3f}"
-    before, after = _short(show(judgement.before, metric.unit)), _short(show(judgement.after, metric.unit))
+    before, after = _figure(judgement.before, metric), _figure(judgement.after, metric)
     if judgement.before is None or before == after:
         return after
     return f"{before} → {after}"
 
 
-def _short(text: str) -> str:
-    return text[:8] if len(text) == 64 and text.isalnum() else text
+def _figure(value: float | str | None, metric: Metric) -> str:
+    shown = printable(show(value, metric.unit))
+    return shown[:8] if len(shown) == 64 and shown.isalnum() else shown
 
 
 def label(judgement: Judgement) -> str:
@@ -109,6 +109,13 @@ def worth_showing(judgements: Iterable[Judgement], only: Sequence[Metric] | None
     ]
 
 
+def titles(judgements: Iterable[Judgement]) -> dict[str, str]:
+    """Return how each test is headed: by its prompt's name, or by its own where several tests have that prompt."""
+    names = {j.test: j.name for j in judgements}
+    times = Counter(names.values())
+    return {test: printable(name if times[name] == 1 else test) for test, name in names.items()}
+
+
 def render_judgements(
     judgements: Sequence[Judgement], *, heading: Sequence[str], width: int, color: bool, by_metric: bool = False
 ) -> str:
@@ -116,10 +123,7 @@ def render_judgements(
     console = text.console(width, color=color)
     for line in heading:
         console.print(Text(printable(line), style="bold"))
-    for name, members in _grouped(judgements, by_metric=by_metric).items():
-        console.print()
-        console.print(Text(printable(name), style="bold"))
-        console.print(_table(members, by_metric=by_metric, narrow=width < 100))
+    _write_groups(console, judgements, by_metric=by_metric, apart=True)
     console.print()
     _write_summary(console, judgements)
     return text.collected(console)
@@ -127,39 +131,67 @@ def render_judgements(
 
 def write_gate(console: Console, gated: Gated) -> None:
     """Write what a gate of this run found: all but what is unchanged, then the verdict."""
-    shown = [j for j in gated.judgements if j.verdict is not Verdict.UNCHANGED]
-    narrow = console.width < 100
-    for name, members in _grouped(shown, by_metric=False).items():
-        console.print(Text(printable(name), style="bold"))
-        console.print(_table(members, by_metric=False, narrow=narrow))
+    _write_groups(console, [j for j in gated.judgements if j.verdict is not Verdict.UNCHANGED])
     _write_summary(console, gated.judgements)
     style = "green" if gated.exit is Exit.PASSED else "bold red" if gated.exit is Exit.REGRESSED else "yellow"
     against = f" against {printable(gated.against)}" if gated.against else ""
     console.print(Text(f"gate{against}: {gated.exit.word}", style=style))
 
 
-def _grouped(judgements: Iterable[Judgement], *, by_metric: bool) -> dict[str, list[Judgement]]:
+def _write_groups(
+    console: Console, judgements: Sequence[Judgement], *, by_metric: bool = False, apart: bool = False
+) -> None:
+    """Write judgements in groups whose columns are aligned over all of them; two lines each where one is too long."""
+    title = titles(judgements)
     groups: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        group = label(judgement) if by_metric else judgement.name
-        groups.setdefault(group, []).append(judgement)
-    return groups
+    for j in judgements:
+        groups.setdefault(_what(j) if by_metric else title[j.test], []).append(j)
+    rows = {name: [_cells(j, title[j.test] if by_metric else _what(j)) for j in js] for name, js in groups.items()}
+    widths = [
+        max(map(cell_len, column)) for column in zip(*(row for group in rows.values() for row in group), strict=True)
+    ]
+    one_line = 2 + sum(width + 2 for width in widths if width) - 2 <= console.width
+    for name, members in groups.items():
+        if apart:
+            console.print()
+        console.print(Text(name, style="bold"))
+        for j, row in zip(members, rows[name], strict=True):
+            style = _STYLES.get(j.verdict, "") if j.verdict is not None else "dim"
+            for line in _aligned(row, widths, style) if one_line else _folded(row, widths[0], console.width, style):
+                console.print(line)
 
 
-def _table(members: Sequence[Judgement], *, by_metric: bool, narrow: bool) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    for _ in range(4 if narrow else 5):
-        table.add_column(overflow="fold")
-    for j in members:
-        style = _STYLES.get(j.verdict, "") if j.verdict is not None else "dim"
-        what = printable(j.name if by_metric else label(j))
-        shown = change(j)
-        said = Text(verdict(j), style=style)
-        if narrow:
-            table.add_row(f"  {what}", values(j), shown, said)
-        else:
-            table.add_row(f"  {what}", values(j), f"change: {shown}" if shown else "", p_value(j.p), said)
-    return table
+def _what(judgement: Judgement) -> str:
+    return printable(label(judgement)) or "test"
+
+
+def _cells(j: Judgement, what: str) -> tuple[str, str, str, str, str]:
+    shown = change(j)
+    return what, values(j), f"change: {shown}" if shown else "", p_value(j.p), verdict(j)
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], style: str) -> list[Text]:
+    padded = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True) if width]
+    line = Text("  " + "  ".join(padded[:-1] if widths[-1] else padded))
+    if widths[-1]:
+        line.append("  ").append(row[-1], style=style)
+    line.rstrip()
+    return [line]
+
+
+def _folded(row: Sequence[str], first: int, width: int, style: str) -> list[Text]:
+    """Return the figures, and below them the change; the verdict stands beside the figures where there is none."""
+    what, figures, changed, p, said = row
+    padded = set_cell_size(what, max(cell_len(what), min(first, width // 3)))
+    top = Text("  " + "  ".join(part for part in (padded, figures) if part))
+    if not changed and cell_len(top.plain) + 2 + cell_len(said) <= width:
+        top.append("  ").append(said, style=style)
+        top.rstrip()
+        return [top]
+    below = Text("    " + "".join(f"{part}  " for part in (changed, p) if part)).append(said, style=style)
+    below.rstrip()
+    top.rstrip()
+    return [top, below] if below.plain.strip() else [top]
 
 
 def _write_summary(console: Console, judgements: Sequence[Judgement]) -> None:
@@ -176,85 +208,83 @@ def _write_summary(console: Console, judgements: Sequence[Judgement]) -> None:
         console.print(Text(f"  {printable(reason)}{f' ({times}×)' if times > 1 else ''}", style="dim"))
 
 
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MARKS = {
+    Verdict.REGRESSED: "✗",
+    Verdict.MISSING: "✗",
+    Verdict.IMPROVED: "✓",
+    Verdict.UNCHANGED: "=",
+    Verdict.INCONCLUSIVE: "?",
+    Verdict.INCOMPARABLE: "≠",
+    Verdict.NEW: "·",
+}
+
+
 def render_many(runs: Sequence[Run], compared: Sequence[Sequence[Judgement]], *, width: int, color: bool) -> str:
-    """Return several runs beside the first: a table per test, a column per run, each change with its verdict's mark."""
+    """Return several runs beside the first: a table per test, a column per run, each change with its verdict's mark.
+
+    Where the columns do not fit, a line per run instead.
+    """
     console = text.console(width, color=color)
     for number, run in enumerate(runs):
-        console.print(Text(f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[number]}  {printable(run.label)}", style="bold"))
-    tests = list(dict.fromkeys((j.test, j.name) for judgements in compared for j in judgements))
-    for test, name in tests:
+        console.print(Text(f"{_LETTERS[number]}  {printable(run.label)}", style="bold"))
+    every = [j for judgements in compared for j in judgements]
+    tables = {
+        title: _many_rows([{_what(j): j for j in js if j.test == test} for js in compared])
+        for test, title in titles(every).items()
+    }
+    rows = [row for table in tables.values() for row in table]
+    widths = (
+        [max(len(x) for x in (cell.plain for cell in column)) for column in zip(*rows, strict=True)] if rows else []
+    )
+    fits = 2 + sum(w + 2 for w in widths) - 2 <= width
+    for title, table in tables.items():
         console.print()
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", header_style="bold")
-        table.add_column(printable(name), overflow="fold")
-        for number in range(len(runs)):
-            table.add_column("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number], justify="right")
-        cells = [{j.metric.key: j for j in js if j.test == test and j.metric is not None} for js in compared]
-        for metric in METRICS:
-            found = [cell.get(metric.key) for cell in cells]
-            if any(found):
-                table.add_row(metric.label, *_row(metric, found))
-        console.print(table)
+        console.print(Text(title, style="bold"))
+        for line in _many_aligned(table, widths) if fits else _many_folded(table):
+            console.print(line)
     console.print()
-    _write_summary(console, [j for judgements in compared for j in judgements])
+    _write_summary(console, every)
+    found = {j.verdict for j in every}
+    console.print(Text("  ".join(f"{_MARKS[kind]} {kind.value}" for kind in Verdict if kind in found), style="dim"))
     return text.collected(console)
 
 
-def _row(metric: Metric, found: Sequence[Judgement | None]) -> list[Text]:
-    first = next((j for j in found if j is not None), None)
-    cells = [Text(_short(show(first.before, metric.unit)) if first is not None else NONE)]
+def _many_rows(runs: Sequence[dict[str, Judgement]]) -> list[list[Text]]:
+    """Return a row of cells for each figure: its name, its value in the first run, and what each other run has."""
+    order = [metric.label for metric in METRICS]
+    names = sorted({name for run in runs for name in run}, key=lambda n: order.index(n) if n in order else -1)
+    return [[Text(name), *_many_cells([run.get(name) for run in runs])] for name in names]
+
+
+def _many_cells(found: Sequence[Judgement | None]) -> Iterable[Text]:
+    first = next(j for j in found if j is not None)
+    yield Text(NONE if first.metric is None else _figure(first.before, first.metric))
     for j in found:
         if j is None:
-            cells.append(Text(NONE))
+            yield Text(NONE)
             continue
-        changed = f" {share(j.mid)}" if j.mid is not None else ""
+        parts = (
+            j.verdict.value if j.metric is None and j.verdict is not None else "",
+            "" if j.metric is None else _figure(j.after, j.metric),
+            share(j.mid) if j.mid is not None else "",
+            _MARKS[j.verdict] if j.verdict is not None else "",
+        )
         style = _STYLES.get(j.verdict, "") if j.verdict is not None else ""
-        cells.append(Text(f"{_short(show(j.after, metric.unit))}{changed}", style=style))
-    return cells
+        yield Text(" ".join(part for part in parts if part), style=style)
 
 
-def render_history(runs: Sequence[Run], names: dict[str, list[str]], *, width: int, color: bool) -> str:
-    """Return runs as a table, oldest first; `names` are the baselines that each file name has."""
-    console = text.console(width, color=color)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("run", "time (UTC)", "commit", "branch", "tests", "model", "machine", "gate", "baseline"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for run in runs:
-        gate = run.gate.result if run.gate is not None else NONE
-        table.add_row(
-            run.number or run.path.name,
-            f"{run.time:%Y-%m-%d %H:%M}",
-            f"{(run.commit or NONE)[:8]}{'+' if run.dirty else ''}",
-            printable(run.branch or NONE),
-            f"{run.tests}{f' (+{len(run.failed)} failed)' if run.failed else ''}",
-            printable(run.model or ("plain" if run.plain else NONE)),
-            printable(run.machine or NONE),
-            Text(gate, style="green" if gate == "passed" else "red" if gate == "regressed" else "yellow"),
-            ", ".join(names.get(run.path.name, [])),
-        )
-    console.print(table)
-    return text.collected(console)
+def _many_aligned(table: Sequence[Sequence[Text]], widths: Sequence[int]) -> Iterable[Text]:
+    heads = [Text(""), *(Text(_LETTERS[n], style="bold") for n in range(len(widths) - 1))]
+    for row in (heads, *table):
+        line = Text("  ").append_text(row[0]).append(" " * (widths[0] - len(row[0])))
+        for cell, width in zip(row[1:], widths[1:], strict=True):
+            line.append(" " * (2 + width - len(cell))).append_text(cell)
+        yield line
 
 
-def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
-    """Return change points as a table, oldest first: since which commit, from which level to which."""
-    console = text.console(width, color=color)
-    if not shifts:
-        console.print(Text("no change points: every metric has stayed at its level", style="dim"))
-        return text.collected(console)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("since", "time (UTC)", "prompt", "metric", "before → after", "change", ""):
-        table.add_column(heading, overflow="fold")
-    for shift in shifts:
-        style = "red" if shift.worse else "green" if shift.worse is not None else ""
-        unit = shift.metric.unit
-        table.add_row(
-            printable(shift.run.label),
-            f"{shift.run.time:%Y-%m-%d %H:%M}",
-            printable(shift.name),
-            shift.metric.label,
-            f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}",
-            Text(share(shift.point.change), style=style),
-            p_value(shift.point.p),
-        )
-    console.print(table)
-    return text.collected(console)
+def _many_folded(table: Sequence[Sequence[Text]]) -> Iterable[Text]:
+    for what, *cells in table:
+        yield Text("  ").append_text(what)
+        for number, cell in enumerate(cells):
+            yield Text(f"    {_LETTERS[number]}  ").append_text(cell)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.verdicts import Judgement, Verdict
-from pytest_infer.report.comparison import change, label, p_value, values, verdict
+from pytest_infer.report.comparison import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
     return json.dumps({**about, "judgements": list(rows)}, indent=2, allow_nan=False) + "\n"
 
 
-def as_csv(judgements: Iterable[Judgement]) -> str:
-    """Return judgements as CSV with a heading."""
+def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
+    """Return flat judgements as CSV with a heading; `first` are columns that they have before their own."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, _FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(stream, (*first, *_FIELDS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat(j) for j in judgements)
+    writer.writerows(rows)
     return stream.getvalue()
 
 
@@ -90,22 +90,30 @@ def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:
     said = ", ".join(f"{_MARKS[kind]} {counts[kind]} {kind.value}" for kind in Verdict if counts[kind])
     lines = [*(f"**{escape(line)}**  " for line in heading), "", said or "nothing to compare", ""]
     rest = (Verdict.UNCHANGED, None)
+    title = titles(judgements)
     first = [j for j in judgements if j.verdict not in rest]
     if first:
-        lines += [*_rows(first), ""]
+        lines += [*_rows(first, title), ""]
     others = [j for j in judgements if j.verdict in rest]
     if others:
-        lines += ["<details><summary>unchanged and for information</summary>", "", *_rows(others), "", "</details>", ""]
+        lines += [
+            "<details><summary>unchanged and for information</summary>",
+            "",
+            *_rows(others, title),
+            "",
+            "</details>",
+            "",
+        ]
     reasons = dict.fromkeys(f"{j.verdict.value}: {j.reason}" for j in first if j.reason and j.verdict)
     lines += [f"- {escape(reason)}" for reason in list(reasons)[:6]]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _rows(judgements: Iterable[Judgement]) -> list[str]:
+def _rows(judgements: Iterable[Judgement], title: Mapping[str, str]) -> list[str]:
     lines = ["| | prompt | figure | before → after | change | | verdict |", "|---|---|---|---|---|---|---|"]
     for j in judgements:
         mark = _MARKS[j.verdict] if j.verdict else ""
-        cells = (mark, j.name, label(j), values(j), change(j), p_value(j.p), verdict(j))
+        cells = (mark, title[j.test], label(j), values(j), change(j), p_value(j.p), verdict(j))
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     return lines
 
@@ -116,7 +124,7 @@ def escape(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]|~#@!" else c for c in shown)
 
 
-def github_annotations(judgements: Iterable[Judgement]) -> str:
+def github_annotations(judgements: Sequence[Judgement]) -> str:
     """Return a workflow command per judgement that needs a look: errors for failures, warnings for doubts."""
     levels = {
         Verdict.REGRESSED: "error",
@@ -124,12 +132,13 @@ def github_annotations(judgements: Iterable[Judgement]) -> str:
         Verdict.INCONCLUSIVE: "warning",
         Verdict.INCOMPARABLE: "warning",
     }
+    title = titles(judgements)
     lines = []
     for j in judgements:
         if j.verdict in levels:
-            title = _property(f"{j.name}: {label(j) or j.verdict.value}")
-            parts = (values(j), change(j), p_value(j.p), verdict(j), j.reason or "")
-            lines.append(f"::{levels[j.verdict]} title={title}::{_data('  '.join(p for p in parts if p))}")
+            about = _property(f"{title[j.test]}: {printable(label(j)) or j.verdict.value}")
+            parts = (values(j), change(j), p_value(j.p), verdict(j), printable(j.reason or ""))
+            lines.append(f"::{levels[j.verdict]} title={about}::{_data('  '.join(p for p in parts if p))}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -142,10 +151,9 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def write_github(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Append the Markdown to the job's step summary, where GitHub Actions asks for one, and return the annotations."""
+def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Append the Markdown to the job's step summary, where GitHub Actions asks for one; raise OSError if that fails."""
     summary = environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
-    return github_annotations(gated.judgements)

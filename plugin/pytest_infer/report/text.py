@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
+
+_PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
 def printable(text: str) -> str:
@@ -15,11 +18,17 @@ def printable(text: str) -> str:
 def console(width: int, *, color: bool) -> Console:
     """Return a console of `width` columns that collects what is written, with ANSI colours or without any escape."""
     return Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        emoji=False,
+        markup=False,  # names hold [brackets]
     )
 
 
 def collected(of: Console) -> str:
-    """Return what was written to such a console."""
+    """Return what was written to such a console, without the spaces that pad the ends of lines."""
     stream = of.file
-    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
+    return _PADDING.sub(r"\1", stream.getvalue()) if isinstance(stream, io.StringIO) else ""

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.block import SCHEMA
 from pytest_infer.storage.code import resolve
+
+if TYPE_CHECKING:
+    from pytest_infer.storage.index import Index
 
 _NUMBER = re.compile(r"(\d+)_")
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
@@ -308,7 +311,7 @@ def _newest_schema(content: bytes) -> int:
 
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def read(path: Path) -> Run:
@@ -318,7 +321,7 @@ def read(path: Path) -> Run:
         content = path.read_bytes()
         head = _HEAD.decode(content)
         time = _moment(head.datetime)
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError, ValueError, OverflowError) as error:
         _refuse_newer(path, _newest_schema(content))
         raise StorageError(f"{path}: not a run of pytest-benchmark: {error}") from error
     blocks = [row.extra_info.pytest_infer for row in head.benchmarks]
@@ -367,9 +370,8 @@ class History:
         A path; a number (7, 0007); `latest`, `latest~1`; `commit:`, `branch:`, `tag:` and `baseline:NAME`; without a
         prefix whatever of them fits first: path, number, latest, baseline, commit, branch, and what git can resolve.
         """
-        path = Path(selector)
-        if path.suffix == ".json" and path.is_file():
-            return read(path)
+        if selector.endswith(".json") and _is_file(selector):
+            return read(Path(selector))
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
             raise StorageError(f"unknown selector {kind}:…; known: {', '.join(f'{k}:' for k in _SELECTORS)}")
@@ -383,20 +385,43 @@ class History:
         )
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False  # a name too long for the file system
+
+
 def load(folder: Path) -> History:
     """Read the heads of all runs under a storage folder; damaged files are left out with one warning each."""
-    runs, warnings = [], []
+    from pytest_infer.storage.index import Index  # noqa: PLC0415 - it keeps what this module reads
+
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
+    index = Index(folder)
+    runs, warnings = [], []
     for path in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
-            runs.append(read(path))
+            runs.append(_known_or_read(path, index))
         except StorageError as error:
             warnings.append(f"left out: {error}")
+    index.save()
     runs.sort(key=lambda run: (run.time, run.path.name))
     return History(folder=folder, runs=tuple(runs), warnings=tuple(warnings))
+
+
+def _known_or_read(path: Path, index: Index) -> Run:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    known = index.get(path, state.st_size, state.st_mtime_ns)
+    if known is None:
+        known = read(path)
+        index.put(known, state.st_size, state.st_mtime_ns)
+    return known
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:

@@ -62,9 +62,9 @@ class Index:
         if known is None or (known.size, known.mtime_ns) != (size, mtime_ns):
             return None
         self._seen[str(path)] = known
-        head = dict(known.head)
+        head: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.head.items()}
         head["gate"] = None if head["gate"] is None else msgspec.convert(head["gate"], Mark)
-        return Run(path=path, **{k: tuple(v) if isinstance(v, list) else v for k, v in head.items()})
+        return Run(path=path, **head)
 
     def put(self, run: Run, size: int, mtime_ns: int) -> None:
         """Keep a head that was read."""

@@ -1,0 +1,480 @@
+"""The commands over stored runs, run as a person does: what they print, how they end, what they keep."""
+
+import csv
+import io
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.storage import marks
+
+STEADY = (1.0, 1.004, 0.996, 1.002, 0.998, 1.001)
+ROUNDS = (1.0, 1.001, 0.999, 1.002, 0.998, 1.0)
+KEPT = ("prompt_tokens", "output_sha256", "peak_rss_bytes")
+
+
+@pytest.fixture
+def infer(storage, monkeypatch, tmp_path):
+    """Return a function that runs a command on the storage, away from any ini file."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    monkeypatch.chdir(outside)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(*arguments, folder=storage.folder):
+        result = CliRunner().invoke(app, [*arguments, f"--storage={folder}"])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def add(storage, make_block):
+    """Return a function that stores a run of two prompts, `story` by a factor slower."""
+
+    def run(factor=1.0, *, other=1.0, prompts=("story", "chat"), changes=None, **whole):
+        blocks = [
+            make_block(
+                name,
+                only=KEPT,
+                ttft_s=[0.2 * other * r for r in ROUNDS],
+                tpot_s=[0.05 * (factor if name == "story" else other) * r for r in ROUNDS],
+                **(changes or {}),
+            )
+            for name in prompts
+        ]
+        return storage.add(blocks, **whole)
+
+    return run
+
+
+@pytest.fixture
+def steady(add):
+    for factor in STEADY:
+        add(factor, other=factor)
+
+
+def mark(path):
+    return json.loads(path.read_text()).get("pytest_infer", {}).get("gate")
+
+
+# compare
+
+
+def test_the_two_newest_are_compared(infer, add, steady):
+    add(1.3)
+    result = infer("compare")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0006 cccccccc (main) → 0007 cccccccc (main)\n")
+    (line,) = [line for line in result.stdout.splitlines() if "regressed (threshold 2 %)" in line]
+    assert line.split()[:6] == ["TPOT", "50.0", "ms", "→", "65.0", "ms"]
+
+
+def test_as_json(infer, add, steady):
+    path = add(1.3)
+    result = infer("compare", "6", "7", "--format=json")
+    found = json.loads(result.stdout)
+    assert found["confidence"] == 0.99
+    assert found["runs"][1] == str(path)
+    assert {row["run"] for row in found["judgements"]} == {str(path)}
+    verdicts = {(row["prompt"], row["metric"]): row["verdict"] for row in found["judgements"]}
+    assert verdicts == {
+        ("story", "prompt_tokens"): "unchanged",
+        ("story", "ttft_s"): "unchanged",
+        ("story", "tpot_s"): "regressed",
+        ("story", "peak_rss_bytes"): "unchanged",
+        ("story", "output_sha256"): "unchanged",
+        ("chat", "prompt_tokens"): "unchanged",
+        ("chat", "ttft_s"): "unchanged",
+        ("chat", "tpot_s"): "unchanged",
+        ("chat", "peak_rss_bytes"): "unchanged",
+        ("chat", "output_sha256"): "unchanged",
+    }
+
+
+def test_as_csv_and_markdown(infer, add, steady):
+    add(1.3)
+    rows = list(csv.DictReader(io.StringIO(infer("compare", "6", "7", "--format=csv").stdout)))
+    assert len(rows) == 10
+    assert [row["metric"] for row in rows if row["verdict"] == "regressed"] == ["tpot_s"]
+    text = infer("compare", "6", "7", "--format=markdown").stdout
+    assert text.startswith("**0006 cccccccc (main) → 0007 cccccccc (main)**")
+    assert "| 🔴 | story | TPOT | 50.0 ms → 65.0 ms |" in text
+
+
+def test_several_runs_are_held_against_the_first_in_every_format(infer, add, steady):
+    paths = [add(1.3), add(0.7)]
+    rows = list(csv.DictReader(io.StringIO(infer("compare", "1", "7", "8", "--metric=tpot", "--format=csv").stdout)))
+    assert [row["verdict"] for row in rows if row["prompt"] == "story"] == ["regressed", "improved"]
+    assert [row["run"] for row in rows] == [str(paths[0])] * 2 + [str(paths[1])] * 2
+    found = json.loads(infer("compare", "1", "7", "8", "--metric=tpot", "--format=json").stdout)
+    assert [row["run"] for row in found["judgements"]] == [row["run"] for row in rows]
+    text = infer("compare", "1", "7", "8", "--format=markdown").stdout
+    assert text.count("**0001 cccccccc (main) → 000") == 2
+    shown = infer("compare", "1", "7", "8").stdout
+    assert shown.startswith("A  0001 cccccccc (main)\nB  0007 cccccccc (main)\nC  0008 cccccccc (main)\n")
+
+
+def test_only_some_tests_and_metrics(infer, add, steady):
+    add(1.3)
+    found = json.loads(
+        infer("compare", "6", "7", "-k", "cha", "--metric=tpot", "--metric=ttft_s", "--format=json").stdout
+    )
+    assert [(row["prompt"], row["metric"]) for row in found["judgements"]] == [("chat", "ttft_s"), ("chat", "tpot_s")]
+    assert "prompt" in infer("compare", "6", "7", "--metric=all").stdout
+    nothing = infer("compare", "6", "7", "-k", "no such test")
+    assert (nothing.exit_code, "nothing to compare" in nothing.stdout) == (4, True)
+    unknown = infer("compare", "6", "7", "--metric=speed")
+    assert (unknown.exit_code, unknown.stderr.startswith("pytest-infer: unknown metric 'speed'; known: ")) == (2, True)
+
+
+def test_missing_and_new_tests_are_told(infer, add, steady):
+    add(prompts=("story", "third"))
+    shown = infer("compare").stdout
+    assert "1 missing, 1 new" in shown
+    filtered = json.loads(infer("compare", "-k", "third", "--format=json").stdout)
+    assert [(row["prompt"], row["verdict"]) for row in filtered["judgements"]] == [("third", "new")]
+
+
+def test_plain_files_are_compared_by_time(infer, storage):
+    for median in (0.5, 0.6):
+        data = [median * r for r in ROUNDS]
+        storage.add([{"name": "t", "fullname": "t.py::t", "stats": {"median": median, "data": data}, "extra_info": {}}])
+    result = infer("compare")
+    assert result.exit_code == 0
+    assert "total  500 ms → 600 ms" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("compare", "1"), "compare takes 2 to 26 runs, not 1"),
+        (("compare", *["1"] * 27), "compare takes 2 to 26 runs, not 27"),
+        (("compare", "1", "99"), "no run '99' among the 6 in"),
+        (("compare", "1", "colour:red"), "unknown selector colour:…"),
+        (("compare", "1", "2", "--allow-different=colour"), "--allow-different: unknown key 'colour'"),
+        (("gate", "99"), "no run '99' among the 6 in"),
+        (("gate", "--against=99"), "no run '99'"),
+        (("gate", "--rule=speed:5%"), "gate rule 'speed:5%': unknown metric"),
+        (("gate", "--rule=ttft"), "gate rule 'ttft' cannot be read"),
+        (("gate", "--allow-different=colour"), "--allow-different: unknown key"),
+        (("baseline", "set", "a", "99"), "no run '99'"),
+        (("baseline", "set", "a b", "1"), "a baseline's name is one word"),
+        (("baseline", "forget", "a"), "no baseline 'a'; known: none"),
+    ],
+)
+def test_wrong_usage_is_one_line(infer, steady, arguments, line):
+    result = infer(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"pytest-infer: {line}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("compare",), ("gate",), ("history",), ("baseline", "list")])
+def test_a_storage_that_does_not_exist(infer, tmp_path, arguments):
+    result = infer(*arguments, folder=tmp_path / "nowhere")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"pytest-infer: {tmp_path / 'nowhere'}: no such folder; name the storage with --storage\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("compare",), 4, "fewer than two runs in"),
+        (("compare", "1", "2"), 2, "no run '1' among the 0"),
+        (("gate",), 4, "no run in"),
+        (("history",), 4, "no runs in"),
+        (("baseline", "list"), 0, ""),
+    ],
+)
+def test_an_empty_storage(infer, arguments, code, line):
+    result = infer(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert line in result.stderr
+    assert result.stderr.count("\n") == (1 if line else 0)
+
+
+def test_one_run_alone_has_nothing_to_be_compared_with(infer, add):
+    add()
+    result = infer("compare")
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "fewer than two runs in" in result.stderr
+
+
+def test_damaged_files_are_named_and_left_out(infer, add, storage):
+    add()
+    add()
+    (storage.folder / "0003_damaged.json").write_text("{")
+    result = infer("compare")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("pytest-infer: left out: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout.startswith("0001 ")
+
+
+# gate
+
+
+def test_passed(infer, add, steady):
+    path = add(1.001)
+    result = infer("gate", "--rule=tpot:5%", "--rule=output:exact")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("gate 0007 cccccccc (main) against 0006 cccccccc (main)\n")
+    assert result.stdout.endswith("gate: passed\n")
+    assert mark(path) == {"result": "passed", "against": "0006 cccccccc (main)", "rules": ["tpot:5%", "output:exact"]}
+
+
+def test_regressed_is_marked_and_never_the_baseline(infer, add, steady):
+    slow = add(1.3)
+    first = infer("gate", "--rule=tpot:5%")
+    assert first.exit_code == 1
+    assert "regressed (threshold 5 %)" in first.stdout
+    assert mark(slow)["result"] == "regressed"
+    again = add(1.3)
+    second = infer("gate", "--rule=tpot:5%")
+    assert second.exit_code == 1
+    assert "against 0006 " in second.stdout
+    assert mark(again)["against"].startswith("0006 ")
+    refused = infer("baseline", "set", "good", "7")
+    assert (refused.exit_code, "failed its gate: it is no baseline" in refused.stderr) == (2, True)
+
+
+def test_no_mark_keeps_the_file(infer, add, steady):
+    path = add(1.3)
+    before = path.read_bytes()
+    assert infer("gate", "--rule=tpot:5%", "--no-mark").exit_code == 1
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_marked_is_told_and_the_verdict_stands(infer, add, steady, monkeypatch):
+    path = add(1.3)
+    before = path.read_bytes()
+
+    def read_only(file):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(marks, "replacing", read_only)
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 1
+    assert "could not be marked with the gate's result: [Errno 13] Permission denied" in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_read_only_file_in_a_writable_folder_is_marked_and_stays_read_only(infer, add, steady):
+    path = add(1.3)
+    path.chmod(0o444)
+    assert infer("gate", "--rule=tpot:5%").exit_code == 1
+    assert mark(path)["result"] == "regressed"
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_inconclusive(infer, add):
+    add()
+    path = add(1.001)
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 3
+    assert "5 tell the spread" in result.stdout
+    assert mark(path)["result"] == "inconclusive"
+
+
+def test_nothing_to_compare(infer, add):
+    add(changes={"machine": {"cpu": "another"}})
+    path = add()
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 4
+    assert "no stored run to compare with" in result.stderr
+    assert "against no stored run" in result.stdout
+    assert mark(path) == {"result": "nothing to compare", "rules": ["tpot:5%"], "against": None}
+    allowed = infer("gate", "--rule=output:exact", "--allow-different=cpu")
+    assert allowed.exit_code == 0
+    assert "against 0001" in allowed.stdout
+
+
+def test_another_machine_that_was_asked_for_is_incomparable(infer, add):
+    add(changes={"machine": {"cpu": "another"}})
+    add()
+    result = infer("gate", "--rule=tpot:5%", "--against=1")
+    assert result.exit_code == 4
+    assert "incomparable: differ: cpu another → A CPU (2×)" in result.stdout
+
+
+def test_a_missing_test_fails_the_gate(infer, add, steady):
+    path = add(prompts=("story",))
+    result = infer("gate", "--rule=output:exact")
+    assert result.exit_code == 1
+    assert "the baseline has this test and this run did not measure it" in " ".join(result.stdout.split())
+    assert mark(path)["result"] == "regressed"
+
+
+def test_bounds_need_no_other_run(infer, add):
+    add()
+    assert infer("gate", "--rule=tpot<=60ms").exit_code == 0
+    result = infer("gate", "--rule=tpot[story]<=10ms")
+    assert result.exit_code == 1
+    assert "against bounds only" in result.stdout
+    assert "tpot[story]<=10ms" in result.stdout
+    assert result.stderr == ""
+
+
+def test_other_output_fails_and_can_be_accepted(infer, add, steady):
+    add(1.0, changes={"output_sha256": "c" * 64})
+    assert infer("gate", "--no-mark").exit_code == 1
+    accepted = infer("gate", "--no-mark", "--allow-different=output")
+    assert (accepted.exit_code, accepted.stdout.splitlines()[-1]) == (0, "gate: passed")
+
+
+def test_rules_of_the_ini_file(infer, add, steady, tmp_path):
+    path = add(1.3)
+    (tmp_path / "outside" / "pytest.ini").write_text("[pytest]\ninfer_gate =\n    tpot[chat]:5%\n")
+    assert infer("gate").exit_code == 0
+    assert mark(path)["rules"] == ["tpot[chat]:5%"]
+    assert infer("gate", "--rule=tpot:5%").exit_code == 1
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "json", "csv"])
+def test_formats_of_a_gate(infer, add, steady, form):
+    add(1.3)
+    result = infer("gate", "--rule=tpot:5%", f"--format={form}")
+    assert result.exit_code == 1
+    assert "tpot:5%" in result.stdout
+    if form == "json":
+        found = json.loads(result.stdout)
+        assert found["result"] == "regressed"
+        assert [row["verdict"] for row in found["judgements"]] == ["regressed", "unchanged"]
+    if form == "csv":
+        assert [row["verdict"] for row in csv.DictReader(io.StringIO(result.stdout))] == ["regressed", "unchanged"]
+
+
+@pytest.mark.parametrize("form", ["terminal", "json"])
+def test_github(infer, add, steady, tmp_path, monkeypatch, form):
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    add(1.3)
+    result = infer("gate", "--rule=tpot:5%", "--github", f"--format={form}")
+    assert result.exit_code == 1
+    said = result.stderr if form == "json" else result.stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("::")]
+    assert line.startswith("::error title=story%3A tpot%3A5%25::50.0 ms → 65.0 ms  [+")
+    text = summary.read_text()
+    assert text.startswith("before\n**gate 0007 cccccccc (main) against 0006")
+    assert "**gate: regressed**" in text
+    if form == "json":
+        json.loads(result.stdout)
+
+
+def test_a_step_summary_that_cannot_be_written_does_not_change_the_verdict(infer, add, steady, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "nowhere" / "summary.md"))
+    path = add(1.3)
+    result = infer("gate", "--rule=tpot:5%", "--github")
+    assert result.exit_code == 1
+    assert "cannot be written: No such file or directory" in result.stderr
+    assert mark(path)["result"] == "regressed"
+
+
+def test_a_newer_file_does_not_stop_the_gate(infer, add, steady, make_block, storage):
+    storage.add([{**make_block(), "schema": 2}])
+    add(1.3)
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 1
+    assert "schema 2 is newer" in result.stderr
+
+
+# history and baselines
+
+
+def test_history_lists_runs_marks_and_names(infer, add):
+    add(commit="a" * 40)
+    add(commit="b" * 40, branch="topic", dirty=True, gate={"result": "regressed"}, failed={"x": {}})
+    assert infer("baseline", "set", "release", "1").stdout == "baseline:release is 0001 aaaaaaaa (main)\n"
+    lines = infer("history").stdout.splitlines()
+    assert lines[1].split() == [
+        *("0001", "2026-01-01", "00:01", "aaaaaaaa", "main", "2", "hand-made", "float32", "A", "CPU", "×", "2"),
+        *("—", "release"),
+    ]
+    assert "bbbbbbbb+" in lines[2]
+    assert "2 (+1 failed)" in lines[2]
+    assert lines[2].endswith("regressed")
+    assert len(infer("history", "-n", "1").stdout.splitlines()) == 2
+    assert "bbbbbbbb" not in infer("history", "--branch=main").stdout
+    assert infer("history", "--branch=none").exit_code == 4
+
+
+def test_a_name_is_shown_beside_its_own_file_only(infer, add):
+    add(name="one/0001_x.json")
+    add(name="two/0001_x.json", branch="topic")
+    infer("baseline", "set", "mine", "branch:topic")
+    assert [line.endswith("mine") for line in infer("history").stdout.splitlines()] == [False, False, True]
+
+
+def test_history_shows_hostile_names_as_they_are(infer, add):
+    add(branch="[red]\x1b[31m/topic")
+    shown = infer("history").stdout
+    assert "\x1b" not in shown
+    assert r"[red]\x1b[31m/topic" in shown
+
+
+def test_baselines(infer, add, steady):
+    add(1.3)
+    infer("baseline", "set", "release", "1")
+    infer("baseline", "set", "Release", "2")
+    shown = infer("baseline", "list").stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["Release", "release"]
+    assert shown[1].endswith("0001_cccccccc_x.json")
+    result = infer("gate", "--rule=tpot:5%", "--against=baseline:release", "--no-mark")
+    assert "against 0001 " in result.stdout
+    assert infer("baseline", "forget", "release").exit_code == 0
+    assert infer("compare", "baseline:release", "7").exit_code == 2
+    assert infer("compare", "baseline:Release", "7").exit_code == 0
+
+
+def test_a_baseline_whose_file_is_gone(infer, add):
+    path = add()
+    add()
+    infer("baseline", "set", "old", "1")
+    path.unlink()
+    result = infer("compare", "baseline:old", "latest")
+    assert (result.exit_code, "which is gone; `pytest-infer baseline set old RUN`" in result.stderr) == (2, True)
+    assert infer("history").exit_code == 0
+
+
+def test_a_damaged_ini_file_is_one_line(infer, add, storage):
+    add()
+    (storage.folder / "baselines.ini").write_text("[baselines\n")
+    for arguments in (("history",), ("baseline", "list"), ("baseline", "set", "a", "1")):
+        result = infer(*arguments)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert "mend it or remove it" in result.stderr
+
+
+def test_change_points_are_shown_with_names_as_they_are(infer, add):
+    for number in range(16):
+        factor = STEADY[number % 6] * (1.0 if number < 8 else 1.2)
+        add(factor, other=STEADY[number % 6], prompts=("story",), branch="[red]main")
+    result = infer("history", "--change-points", "--metric=tpot")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()[1:]
+    assert line.startswith("0009 cccccccc ([red]main)")
+    assert "50.0 ms → 60.0 ms  +20 %" in line
+    assert all(line == line.rstrip() for line in result.stdout.splitlines())
+    assert "no change points" in infer("history", "--change-points", "--metric=ttft").stdout
+
+
+def test_experts_of_tests_with_one_prompt_are_told_apart(infer, storage, make_block):
+    for shares in ([5, 5], [9, 1]):
+        sites = [{"name": "layers.0", "layer": 0}]
+        used = {"sites": sites, "counts": {"prefill": [shares], "decode": [[0, 0]]}}
+        block = make_block("story", only=KEPT, experts=used)
+        rows = [{"name": "t", "fullname": f"{file}.py::t[story]", "stats": {"median": 1}} for file in "ab"]
+        storage.add([{**row, "extra_info": {"pytest_infer": block}} for row in rows])
+    found = json.loads(infer("compare", "--format=json").stdout)
+    (drifts,) = found["expert_drift"].values()
+    assert {test: layers[0]["distance"] for test, layers in drifts.items()} == {
+        "a.py::t[story]": pytest.approx(0.4),
+        "b.py::t[story]": pytest.approx(0.4),
+    }
+    assert "b.py::t[story]: layer 0 40.0 % (E0 50 → 90 %, E1 50 → 10 %)" in infer("compare").stdout
