@@ -4,6 +4,7 @@ import textwrap
 
 import numpy  # noqa: F401 - in-process runs forget modules they import, and numpy cannot be loaded twice
 import pytest
+import scipy.stats  # noqa: F401 - as numpy, of which it loads more
 
 ENGINE = '''
 import time

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_infer.against import protocol
 from pytest_infer.against.arguments import PACKAGE, installed_in, neutralise
+from pytest_infer.against.settling import settle
 from pytest_infer.measure import rounds
 from pytest_infer.preflight import measuring
 from pytest_infer.records import PromptRecord, Round
@@ -99,13 +100,16 @@ class Child:
         while True:
             match self._receive():
                 case protocol.WarmUp():
+                    settle()
                     task.runner.timed()
                     warmup += 1
                     self._send(protocol.Warmed())
                 case protocol.Time():
+                    settle()
                     timed.append(task.runner.timed())
                     self._send(protocol.Timed(round=timed[-1]))
                 case protocol.Instrument(experts=experts):
+                    settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts)
                     self._send(protocol.Instrumented())
                 case protocol.Finish(keep=keep):

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from pytest_infer.against.base import Base
 from pytest_infer.against.opponent import Opponent
+from pytest_infer.against.settling import settle
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import cautions, rounds
 from pytest_infer.records import PromptRecord, Round
 from pytest_infer.session import InferSession, Task
-
-SETTLE_S = 0.02
-"""Pause before each turn, never inside one.
-
-OpenMP's threads spin after their last parallel region: libgomp's for 8 to 11 ms (CPU time of torch's idle threads, on
-this project's 2-core machine), and on a full machine they would take the other side's cores.
-"""
 
 
 class LockStep:
@@ -48,13 +41,11 @@ class LockStep:
         for number in range(task.plan.warmup):
             task.watch("warm-up", number, task.plan.warmup, None)
             base.warm_up()
-            settle()
-            task.runner.timed()
+            _timed(task)
         pairs, kept = self._pairs(task, base)
         profile = None
         if task.plan.profile:
             task.watch("profile", 0, 1, pairs[-1][1].trace)
-            settle()
             base.instrument(experts=task.plan.experts)
             settle()
             profile = task.runner.profile(pairs[0][1].trace, experts=task.plan.experts)
@@ -90,19 +81,15 @@ class LockStep:
             wanted = min(wanted + 2, settings.max_rounds)
 
     def _pair(self, task: Task, base: Base, *, ours_first: bool) -> tuple[Round, Round]:
-        settle()
         if ours_first:
-            after = task.runner.timed()
-            settle()
+            after = _timed(task)
             return base.time(), after
-        before = base.time()
-        settle()
-        return before, task.runner.timed()
+        return base.time(), _timed(task)
 
 
-def settle() -> None:
-    """Let the threads of the side that measured last go to sleep."""
-    time.sleep(SETTLE_S)
+def _timed(task: Task) -> Round:
+    settle()
+    return task.runner.timed()
 
 
 class Sequential:

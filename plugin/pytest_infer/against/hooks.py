@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Generator
 
 import pytest
@@ -19,8 +18,7 @@ def attach(config: pytest.Config, session: InferSession, channel: protocol.Chann
     if channel is not None or session.settings.against is not None:
         # The parent judges pairs between rounds. What it needs for that is loaded on both sides, and before any round:
         # else its memory would grow by scipy, and only its.
-        importlib.import_module("pytest_infer.analysis.gate")
-        importlib.import_module("pytest_infer.analysis.noise")
+        from pytest_infer.analysis import gate, noise  # noqa: F401, PLC0415
     if channel is not None:
         side = session.loop = child.Child(session, channel)
         config.pluginmanager.register(side, "pytest_infer.against.child")

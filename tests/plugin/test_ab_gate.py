@@ -1,0 +1,192 @@
+"""`--infer-against` as a gate, in a scratch repository with its own engine: what is named, passes, is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ENGINE = """
+import script
+
+class Planned(Scripted):
+    def generate(self, prompt_ids, limits, clock):
+        self.delays = list(script.DELAYS)
+        return super().generate(prompt_ids, limits, clock)
+
+    def decode(self, token_ids):
+        return " ".join(map(str, token_ids))
+
+@pytest.fixture(scope="session")
+def engine():
+    return Planned()
+"""
+PROMPTS = """
+[[prompt]]
+name = "first"
+text = "one two three"
+max_new_tokens = 6
+
+[[prompt]]
+name = "second"
+text = "four five"
+max_new_tokens = 6
+"""
+EVEN = [0.01] * 6
+SLOW_DECODE = [0.01] + [0.0108] * 5
+RULES = "--infer-gate=output:exact,ttft:3%,tpot:3%"
+WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "inference-benchmarks.yml"
+
+
+class Repository:
+    def __init__(self, pytester):
+        self.pytester, self.path = pytester, pytester.path
+        (self.path / ".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n")
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *args):
+        who = ("-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *who, *args], cwd=self.path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(self, delays=None, prompts=None):
+        if delays is not None:
+            (self.path / "script.py").write_text(f"DELAYS = {delays}\n")
+        if prompts is not None:
+            (self.path / "prompts.toml").write_text(prompts)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "a commit")
+        return self.git("rev-parse", "HEAD")
+
+    def run(self, *options):
+        # In a process of its own: this one is full of the outer run's modules.
+        return self.pytester.runpytest_subprocess(
+            "--infer-against=HEAD~1", "--infer-no-profile", "--infer-repeat-disturbed=0", *options
+        )
+
+
+@pytest.fixture
+def repository(suite):
+    made = Repository(suite(engine=ENGINE, prompts=PROMPTS))
+    made.commit(EVEN)
+    return made
+
+
+def test_a_slower_decode_is_caught_and_prefill_is_not_blamed(repository):
+    repository.commit(SLOW_DECODE)
+    result = repository.run(RULES, "--benchmark-autosave")
+    assert result.ret == 1
+    assert result.parseoutcomes()["failed"] == 2
+    result.stdout.fnmatch_lines(["*the gate failed, against HEAD~1*", "  tpot:3%*→*regressed (threshold 3 %)"])
+    failures = [line for line in result.outlines if line.startswith("FAILED")]
+    assert len(failures) == 2
+    assert all("tpot:3%" in line and "ttft" not in line for line in failures)
+    (run,) = repository.path.glob(".benchmarks/*/*.json")
+    stored = json.loads(run.read_text())
+    assert stored["pytest_infer"]["gate"]["result"] == "regressed"
+    row = stored["benchmarks"][0]["extra_info"]["pytest_infer"]
+    assert row["against"]["rev"] == "HEAD~1"
+    assert len(row["against"]["metrics"]["tpot_s"]["rounds"]) == len(row["metrics"]["tpot_s"]["rounds"])
+
+
+def test_a_commit_that_changes_nothing_passes(repository):
+    repository.commit()
+    result = repository.run(RULES)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["gate against HEAD~1 (*): passed"])
+
+
+def test_other_output_is_incomparable_until_it_is_accepted(repository):
+    repository.commit([*EVEN[:5]])
+    result = repository.run("--infer-gate=ttft:3%", "--infer-max-rounds=4", "--infer-min-pairs=4")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["*incomparable: differ: output *"])
+    accepted = repository.run(
+        "--infer-gate=ttft:3%", "--infer-allow-different=output", "--infer-max-rounds=4", "--infer-min-pairs=4"
+    )
+    assert accepted.ret == 3
+
+
+def test_a_renamed_prompt_is_missing(repository):
+    repository.commit(prompts=PROMPTS.replace('"second"', '"renamed"'))
+    result = repository.run(RULES, "--infer-max-rounds=4", "--infer-min-pairs=4")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*second*missing*"])
+
+
+def test_few_pairs_are_inconclusive_never_passed(repository):
+    repository.commit()
+    result = repository.run(RULES, "--infer-max-rounds=6", "--infer-min-pairs=6")
+    assert result.ret == 3
+    result.stdout.fnmatch_lines(["*inconclusive: more pairs of rounds are needed*"])
+
+
+def test_against_itself_the_noise_floor_is_told(repository):
+    result = repository.pytester.runpytest_subprocess("--infer-against=self", "--infer-no-profile", "-k", "first")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["noise floor: this checkout against itself", "*10 pairs*30 pairs*", "first*TTFT*%*"])
+
+
+def test_a_detached_head_and_a_dirty_tree_are_measured_as_they_are(repository):
+    repository.commit()
+    repository.git("checkout", "-q", "--detach")
+    (repository.path / "script.py").write_text(f"DELAYS = {SLOW_DECODE}\n")
+    result = repository.run(RULES, "-k", "first")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*tpot:3%*regressed*"])
+
+
+def test_a_shallow_clone_says_what_to_fetch(repository, tmp_path, monkeypatch):
+    repository.commit()
+    shallow = tmp_path / "shallow"
+    repository.git("clone", "-q", "--depth=1", f"file://{repository.path}", str(shallow))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--infer-against=HEAD~1", "-p", "no:cacheprovider"],
+        cwd=shallow,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "git fetch" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
+
+
+@pytest.mark.skipif(not WORKFLOW.exists(), reason="the wheel is tested without docs/")
+@pytest.mark.parametrize("job", ["pull-request", "main"])
+def test_the_workflows_steps_run(repository, job, tmp_path):
+    repository.commit()
+    repository.git("mv", "-k", "test_suite.py", "prompts.toml", "conftest.py", "script.py", ".")
+    bench = repository.path / "bench"
+    bench.mkdir()
+    for name in ("test_suite.py", "prompts.toml", "conftest.py", "script.py"):
+        repository.git("mv", name, f"bench/{name}")
+    base = repository.commit()
+    repository.commit()
+    summary = tmp_path / "summary.md"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTEST_ADDOPTS": "--infer-no-profile",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"][job]["steps"]
+    commands = [step for step in steps if "run" in step and step["name"] != "install"]
+    assert commands
+    for step in commands:
+        given = {name: base for name, value in step.get("env", {}).items() if "base.sha" in value}
+        done = subprocess.run(
+            ["bash", "-e", "-c", step["run"]],
+            cwd=repository.path,
+            env={**environment, **given},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # Times of this machine may stay inconclusive (3); what the steps do must work.
+        assert done.returncode in ((0, 3) if job == "pull-request" else (0,)), done.stdout + done.stderr
+    assert summary.exists() == (job == "pull-request")
