@@ -17,7 +17,7 @@ _MOST_LAYERS = 3
 
 
 def render(runs: Sequence[tuple[str, Mapping[str, Sequence[LayerDrift]]]], *, width: int, color: bool) -> str:
-    """Return what moved in each run, given with its label, as text of at most `width` columns; the label only of several."""
+    """Return what moved in each run, given with its label, in at most `width` columns; labels only for several."""
     console = text.console(width, color=color)
     for label, moved in runs:
         for number, line in enumerate(lines(moved, label if len(runs) > 1 else None)):

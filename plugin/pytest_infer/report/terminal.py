@@ -142,8 +142,9 @@ def _write_wide(
     table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
     for number, (record, summary) in enumerate(rows):
         name = Text(record.prompt.name)
-        name.truncate(max(10, console.width - 66), overflow="ellipsis")
-        name.append(" !" if record.cautions else "")
+        mark = " !" if record.cautions else ""
+        name.truncate(max(10, console.width - 66) - len(mark), overflow="ellipsis")
+        name.append(mark)
         figures = [figures[number] for figures in columns]
         table.add_row(name, _tokens(summary), *figures, _value(summary, "hottest_experts"))
     table.add_section()
