@@ -132,7 +132,8 @@ OPTIONS = (
     Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "off")
-OFF = "off"
+BARE, OFF = "default", "off"
+"""What --infer-gate takes in place of rules: those of the ini file, or none."""
 SELF = "self"
 """The revision that compares this checkout with itself."""
 ONLY_OURS = ("against", "gate", "resume")
@@ -256,7 +257,7 @@ def register(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         given: dict[str, Any] = {"action": "store_true"} if option.flag else {"metavar": option.metavar}
         given |= {"action": "append"} if option.lines else {}
-        given |= {"nargs": "?", "const": ""} if option.bare else {}
+        given |= {"nargs": "?", "const": BARE} if option.bare else {}
         group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
         kind: dict[str, Any] = {"type": "linelist", "default": []} if option.lines else {"default": ""}
         parser.addini(option.key, f"default of {option.command_line}: {option.help}", **kind)
@@ -297,7 +298,9 @@ class _Reader:
         given, kept = self._config.getoption(key), self._config.getini(key)
         if given is None:
             return kept or None
-        own = [line for line in given if line]
+        if any(not line.strip() for line in given):
+            raise OptionError(f"{self.place(name)} is empty")
+        own = [line for line in given if line != BARE]
         return own or list(kept) or []
 
     def path(self, name: str) -> Path | None:

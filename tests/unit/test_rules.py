@@ -160,3 +160,8 @@ def test_every_metric_can_be_gated_by_its_short_name():
         exact = metric.unit is Unit.TEXT or metric.direction is Direction.EXACT
         text = f"{rules.short_name(metric)}{':exact' if exact else '>=1'}"
         assert one(text).metric is metric
+
+
+def test_no_two_times_are_the_same():
+    with pytest.raises(OptionError, match=r"no two times are the same: write ttft:5%"):
+        rules.parse(["ttft:exact"])

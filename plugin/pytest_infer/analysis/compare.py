@@ -124,11 +124,13 @@ def _without_noise(
         rounds=(len(before.numbers), len(after.numbers)) if before and after else None,
         verdict=Verdict.INCOMPARABLE,
     )
+    if before is None and after is None:
+        # A prompt of one token has no second tick, whatever the commit: nothing that a gate could wait for.
+        return replace(draft, verdict=None, reason="not measured on either side")
     if before is None or after is None:
-        if before is None and after is not None:
+        if before is None:
             return replace(draft, verdict=Verdict.NEW, reason="the earlier run does not have it")
-        verdict = Verdict.MISSING if before is not None else Verdict.INCOMPARABLE
-        return replace(draft, verdict=verdict, reason="not measured")
+        return replace(draft, verdict=Verdict.MISSING, reason="not measured any more")
     if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
         return _exact(draft, want, allowed)
     if found:

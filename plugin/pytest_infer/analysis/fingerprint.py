@@ -11,15 +11,33 @@ from pytest_infer.storage.history import Row
 from pytest_infer.units import size
 
 OUTPUT = "output"
+_RESERVED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that must be equal; `kind` groups facts, and both names are accepted by --allow-different."""
+    """One thing that must be equal; `kind` groups facts, and both names are accepted by --allow-different.
+
+    A number may be off by the share `tolerance` of the larger one.
+    """
 
     key: str
     kind: str
     read: Callable[[Row], object]
+    tolerance: float = 0.0
+    show: Callable[[Any], str] | None = None
+
+    def differ(self, before: object, after: object) -> bool:
+        """Return whether two values are different; one that is not known is not."""
+        if before is None or after is None or before == after:
+            return False
+        if isinstance(before, (int, float)) and isinstance(after, (int, float)):
+            return abs(before - after) > self.tolerance * max(abs(before), abs(after))
+        return True
+
+    def text(self, value: object) -> str:
+        """Return a value for people."""
+        return self.show(value) if self.show is not None else _short(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +66,6 @@ def _version(key: str) -> Callable[[Row], object]:
     return lambda row: row.model.get("versions", {}).get(key)
 
 
-def _memory(key: str) -> Callable[[Row], object]:
-    def read(row: Row) -> object:
-        value = row.machine.get(key)
-        # Machines of one kind differ by what firmware reserves: told in steps of an eighth of a GiB.
-        return None if value is None else size(round(value / 2**27) * 2**27)
-
-    return read
-
-
 def _kernel(row: Row) -> object:
     release = row.machine.get("kernel")
     return None if release is None else ".".join(str(release).split(".")[:2])
@@ -83,8 +92,9 @@ def _flat(table: object) -> str | None:
 FACTS: tuple[Fact, ...] = (
     Fact("cpu", "machine", _machine("cpu")),
     Fact("usable_cores", "machine", _machine("usable_cores")),
-    Fact("memory", "machine", _memory("memory_bytes")),
-    Fact("memory_limit", "machine", _memory("memory_limit_bytes")),
+    # Machines of one kind differ by what firmware and kernel reserve.
+    Fact("memory", "machine", _machine("memory_bytes"), _RESERVED, size),
+    Fact("memory_limit", "machine", _machine("memory_limit_bytes"), _RESERVED, size),
     Fact("system", "machine", _machine("system")),
     Fact("architecture", "machine", _machine("architecture")),
     Fact("kernel", "machine", _kernel),
@@ -127,8 +137,8 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
     found = []
     for fact in FACTS:
         a, b = fact.read(before), fact.read(after)
-        if None not in (a, b) and a != b and fact.key not in allowed and fact.kind not in allowed:
-            found.append(Difference(key=fact.key, kind=fact.kind, before=_short(a), after=_short(b)))
+        if fact.differ(a, b) and fact.key not in allowed and fact.kind not in allowed:
+            found.append(Difference(key=fact.key, kind=fact.kind, before=fact.text(a), after=fact.text(b)))
     return tuple(found)
 
 

@@ -47,7 +47,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     """
     news = {row.test: row for row in run_rows}
     for run in reversed(candidates[-compare.SEARCHED :]):
-        if run.plain or run.dirty or run.unmeasured or run.regressed:
+        if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news]
         if any(not _other_setting(old, new, allowed) for old, new in both):

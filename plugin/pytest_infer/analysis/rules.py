@@ -10,7 +10,7 @@ from enum import Enum
 
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.metrics.table import Direction
+from pytest_infer.metrics.table import Direction, Kind
 from pytest_infer.units import Unit
 
 DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
@@ -108,6 +108,8 @@ def _rule(text: str) -> Rule:
     except OptionError as error:
         raise OptionError(f"gate rule {text!r}: {error}") from None
     if part["exact"]:
+        if metric.kind is Kind.TIMED:
+            raise OptionError(f"gate rule {text!r}: no two times are the same: write {part['name']}:5%")
         return Rule(text=text, form=Form.EXACT, metric=metric, prompt=part["prompt"])
     if metric.unit is Unit.TEXT or metric.direction is Direction.EXACT:
         raise OptionError(f"gate rule {text!r}: {metric.key} has no noise: write {part['name']}:exact")

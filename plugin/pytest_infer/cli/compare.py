@@ -196,6 +196,8 @@ def run_gate(
         candidate = history.select(run)
         allowed = tuple(allow_different or ())
         before = history.select(against) if against else _baseline(history, candidate, allowed)
+        if before is not None and before.regressed:
+            refuse(f"--against: run {before.label} failed its own gate; choose another")
         gated = _gated(history, before, candidate, parsed, allowed, confidence)
     except InferError as error:
         refuse(str(error))

@@ -131,7 +131,7 @@ def render_judgements(
 
 def write_gate(console: Console, gated: Gated) -> None:
     """Write what a gate of this run found: all but what is unchanged, then the verdict."""
-    _write_groups(console, [j for j in gated.judgements if j.verdict is not Verdict.UNCHANGED])
+    _write_groups(console, [j for j in gated.judgements if j.verdict not in (Verdict.UNCHANGED, None)])
     _write_summary(console, gated.judgements)
     style = "green" if gated.exit is Exit.PASSED else "bold red" if gated.exit is Exit.REGRESSED else "yellow"
     against = f" against {printable(gated.against)}" if gated.against else ""
