@@ -31,8 +31,9 @@ from typing import Any
 from scipy import stats
 
 from pytest_infer.analysis import gate, rules
-from pytest_infer.storage import history
-from pytest_infer.storage.history import History, Run
+from pytest_infer.storage import heads
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.history import History
 
 SHARES = (0, 3, 5, 10)
 THRESHOLD = 2.5
@@ -149,7 +150,7 @@ def pytest_run(repository: Path, tag: str, *options: str) -> None:
 def stored(repository: Path, tag: str, path: Path) -> Run:
     """Measure a run of five rounds and return it."""
     pytest_run(repository, tag, f"--benchmark-json={path}", "--infer-rounds=5")
-    return history.read(path)
+    return heads.read(path)
 
 
 def stored_verdicts(base: list[Run], run: Run) -> tuple[list[str], list[str]]:

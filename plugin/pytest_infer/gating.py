@@ -19,7 +19,9 @@ from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
 from pytest_infer.report import comparison, exports
 from pytest_infer.report.terminal import NamedFloor
 from pytest_infer.storage import history
-from pytest_infer.storage.history import History, Mark, Row, Run
+from pytest_infer.storage.heads import Mark, Run
+from pytest_infer.storage.history import History
+from pytest_infer.storage.rows import Row, row_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.gate import Gated
@@ -115,7 +117,7 @@ class Gate:
         # Imported late, here and below: loading the plugin must not load numpy and scipy.
         from pytest_infer.analysis import gate  # noqa: PLC0415
 
-        rows = [history.row_of(test, test, block) for test, block in blocks.items()]
+        rows = [row_of(test, test, block) for test, block in blocks.items()]
         before = self._baseline or self._found(rows)
         allowed = self._settings.allow_different
         if before is None or self._history is None:
@@ -138,11 +140,11 @@ class Gate:
 
         pairs, new = [], []
         for test, (base, ours) in sides.items():
-            after = history.row_of(test, test, ours)
+            after = row_of(test, test, ours)
             if base is None:
                 new.append(after)
                 continue
-            before = history.row_of(test, test, base)
+            before = row_of(test, test, base)
             spread = compare.block_spread(before, after) if info.sequential else None
             pairs.append(compare.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different

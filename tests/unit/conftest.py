@@ -11,7 +11,7 @@ import pytest
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import block, history
+from pytest_infer.storage import block, history, rows
 
 DATA = Path(__file__).parents[1] / "data"
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -53,7 +53,7 @@ def make_row(make_block):
 
     def make(name="guide", **changes):
         test = changes.pop("test", f"bench/t.py::t[{name}]")
-        return history.row_of(test, test, make_block(name, **changes))
+        return rows.row_of(test, test, make_block(name, **changes))
 
     return make
 

@@ -5,7 +5,7 @@ import pytest
 from pytest_infer.analysis import drift, gate, rules
 from pytest_infer.analysis.compare import Pair
 from pytest_infer.analysis.verdicts import Verdict
-from pytest_infer.storage.history import Counts, Site, Usage
+from pytest_infer.storage.rows import Counts, Site, Usage
 
 
 def usage(*layers, names=None):

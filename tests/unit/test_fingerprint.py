@@ -4,7 +4,7 @@ import pytest
 
 from pytest_infer.analysis import fingerprint
 from pytest_infer.errors import OptionError
-from pytest_infer.storage.history import Row, Values
+from pytest_infer.storage.rows import Row, Values
 
 OTHER = {
     "cpu": ({"machine": {"cpu": "Xeon"}}, {"machine": {"cpu": "EPYC"}}),

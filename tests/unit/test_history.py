@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import baselines, history
+from pytest_infer.storage import baselines, heads, history
 
 PLAIN = {"name": "t", "fullname": "other.py::t", "stats": {"median": 0.5, "data": [0.4, 0.5, 0.6]}, "extra_info": {}}
 
@@ -56,7 +56,7 @@ def test_outside_git_there_is_no_commit(storage, make_block):
     path = storage.add([make_block()], commit="unversioned", branch="(unknown)")
     (run,) = storage.load().runs
     assert (run.commit, run.branch, run.label) == (None, None, "0001")
-    assert history.read(path) == run
+    assert heads.read(path) == run
 
 
 def test_plain_rows_are_timing_only(storage, make_block):
@@ -282,9 +282,9 @@ def test_a_mark_is_written_into_the_file_and_read_again(storage, make_block):
     path = storage.add([make_block()], unmeasured=["x"])
     before = json.loads(path.read_text())
     path.chmod(0o640)
-    marks.write(path, history.Mark(result="regressed", against="0001", rules=("ttft:5%",)))
+    marks.write(path, heads.Mark(result="regressed", against="0001", rules=("ttft:5%",)))
     (run,) = storage.load().runs
-    assert run.gate == history.Mark(result="regressed", against="0001", rules=("ttft:5%",))
+    assert run.gate == heads.Mark(result="regressed", against="0001", rules=("ttft:5%",))
     after = json.loads(path.read_text())
     assert after["pytest_infer"].pop("gate")["result"] == "regressed"
     assert after == before
@@ -295,7 +295,7 @@ def test_a_plain_run_can_be_marked_too(storage):
     from pytest_infer.storage import marks
 
     path = storage.add([PLAIN])
-    marks.write(path, history.Mark(result="passed"))
+    marks.write(path, heads.Mark(result="passed"))
     assert storage.load().runs[0].gate.result == "passed"
 
 
@@ -306,6 +306,6 @@ def test_what_cannot_be_marked_is_one_line_and_unchanged(tmp_path, content):
     path = tmp_path / "run.json"
     path.write_text(content)
     with pytest.raises(StorageError, match="could not be marked"):
-        marks.write(path, history.Mark(result="passed"))
+        marks.write(path, heads.Mark(result="passed"))
     assert path.read_text() == content
     assert list(tmp_path.iterdir()) == [path]

@@ -23,7 +23,7 @@ ROOMS = {
     "engines": GROUND,
     "measure": GROUND | {"engines.base"},
     "storage": GROUND | {"engines", "measure"},
-    "analysis": GROUND | {"engines", "measure", "storage.history"},
+    "analysis": GROUND | {"engines", "measure", "storage.heads", "storage.history", "storage.rows"},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": {"engines.models", "storage", "analysis", "report", "metrics", "errors", "units"},
     **{

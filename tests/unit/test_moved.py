@@ -2,7 +2,7 @@
 
 from pytest_infer.analysis import drift
 from pytest_infer.report import moved
-from pytest_infer.storage.history import Counts, Site, Usage
+from pytest_infer.storage.rows import Counts, Site, Usage
 
 
 def usage(*layers):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pytest_infer.analysis import fingerprint, stats
 from pytest_infer.analysis.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
-from pytest_infer.storage.history import Row, Run, Values
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.rows import Row, Values
 from pytest_infer.units import Unit
 
 HISTORY = 10

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.storage.history import Usage
+from pytest_infer.storage.rows import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

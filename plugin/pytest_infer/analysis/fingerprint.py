@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.storage.history import Row
+from pytest_infer.storage.rows import Row
 from pytest_infer.units import size
 
 OUTPUT = "output"

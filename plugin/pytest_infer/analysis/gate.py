@@ -15,7 +15,9 @@ from pytest_infer.analysis.rules import Form, Rule
 from pytest_infer.analysis.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Round
-from pytest_infer.storage.history import History, Row, Run
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.history import History
+from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pytest_infer.analysis import changepoints, fingerprint
 from pytest_infer.analysis.changepoints import ChangePoint
 from pytest_infer.metrics import Direction, Metric
-from pytest_infer.storage.history import Row, Run, rows
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.rows import Row, rows
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 """Over time these are what one looks for, as much as code: only another machine or other work starts a new series."""

@@ -29,7 +29,8 @@ from pytest_infer.errors import InferError, StorageError
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report import comparison, exports, moved
 from pytest_infer.storage import marks
-from pytest_infer.storage.history import History, Mark, Run
+from pytest_infer.storage.heads import Mark, Run
+from pytest_infer.storage.history import History
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.drift import LayerDrift

@@ -12,7 +12,7 @@ import msgspec
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.files import replacing
-from pytest_infer.storage.history import Mark, Run
+from pytest_infer.storage.heads import Mark, Run
 
 FOLDER = "history"
 _FIELDS = tuple(field.name for field in fields(Run) if field.name != "path")

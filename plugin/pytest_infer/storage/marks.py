@@ -11,7 +11,7 @@ from pytest_benchmark.utils import safe_dumps
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import block
 from pytest_infer.storage.files import replacing
-from pytest_infer.storage.history import Mark
+from pytest_infer.storage.heads import Mark
 
 
 def write(run_file: Path, mark: Mark) -> None:

@@ -1,0 +1,150 @@
+"""The tests of a stored run and their figures, as far as comparisons read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_infer.errors import StorageError
+from pytest_infer.storage.block import SCHEMA
+
+
+class Values(msgspec.Struct, frozen=True):
+    """One metric of one test: the median, and the rounds' values where there were several."""
+
+    value: float | str
+    rounds: tuple[float, ...] = ()
+    quality: str = "exact"
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return the values of all rounds, or the single one; nothing for text."""
+        return self.rounds or ((float(self.value),) if not isinstance(self.value, str) else ())
+
+
+class Site(msgspec.Struct, frozen=True):
+    """A place of the model where tokens are routed to experts."""
+
+    name: str
+    layer: int
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Selections per site and expert."""
+
+    prefill: tuple[tuple[int, ...], ...]
+    decode: tuple[tuple[int, ...], ...]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Expert usage of one test; without counts where it was not recorded."""
+
+    sites: tuple[Site, ...] = ()
+    counts: Counts | None = None
+
+
+class _Block(msgspec.Struct, frozen=True):
+    schema: int
+    phase: str
+    prompt: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    metrics: dict[str, Values] = {}
+    experts: Usage = Usage()
+
+
+class _Extra(msgspec.Struct, frozen=True):
+    pytest_infer: _Block | None = None
+
+
+class _Stats(msgspec.Struct, frozen=True):
+    median: float
+    data: tuple[float, ...] = ()
+
+
+class _Native(msgspec.Struct, frozen=True):
+    fullname: str
+    name: str
+    stats: _Stats
+    extra_info: _Extra = _Extra()
+
+
+class _Rows(msgspec.Struct, frozen=True):
+    benchmarks: tuple[_Native, ...]
+
+
+_BLOCK = msgspec.json.Decoder(_Block)
+_ROWS = msgspec.json.Decoder(_Rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
+
+    `prompt`, `model` and `machine` are the block's tables.
+    """
+
+    test: str
+    name: str
+    metrics: Mapping[str, Values]
+    prompt: Mapping[str, Any]
+    model: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    experts: Usage = field(default_factory=Usage)
+    plain: bool = False
+
+
+def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
+    """Return the row of a block that is not stored yet."""
+    return _row(test, name, _BLOCK.decode(msgspec.json.encode(block)))
+
+
+def _row(test: str, name: str, block: _Block) -> Row:
+    return Row(
+        test=test,
+        name=str(block.prompt.get("name", name)),
+        metrics=block.metrics,
+        prompt=block.prompt,
+        model=block.model,
+        machine=block.machine,
+        experts=block.experts,
+    )
+
+
+def rows(path: Path) -> tuple[Row, ...]:
+    """Return the tests of a run file; rows without our block as timing only."""
+    try:
+        natives = _ROWS.decode(path.read_bytes()).benchmarks
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StorageError(f"{path}: not a run of pytest-benchmark: {error}") from error
+    return tuple(_rows_of(natives, path))
+
+
+def _rows_of(natives: Iterable[_Native], path: Path) -> Iterator[Row]:
+    for native in natives:
+        block = native.extra_info.pytest_infer
+        if block is None:
+            total = Values(value=native.stats.median, rounds=native.stats.data)
+            yield Row(
+                test=native.fullname,
+                name=native.name,
+                metrics={"total_s": total},
+                prompt={},
+                model={},
+                machine={},
+                plain=True,
+            )
+            continue
+        refuse_newer(path, block.schema)
+        if block.phase == "total":
+            yield _row(native.fullname, native.name, block)
+
+
+def refuse_newer(path: Path, schema: int) -> None:
+    """Raise StorageError for a schema that this version does not know."""
+    if schema > SCHEMA:
+        raise StorageError(f"{path}: schema {schema} is newer than this pytest-infer reads; upgrade it")
