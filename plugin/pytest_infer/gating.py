@@ -1,23 +1,20 @@
-"""The gate inside pytest: judges what a run measured, fails the tests that got worse, and marks the run."""
+"""The gate inside pytest: finds what to compare with, judges what a run measured, and marks the run."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pytest
 
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import by_key, summarize
-from pytest_infer.options import Settings
 from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
-from pytest_infer.report import comparison, exports
+from pytest_infer.report import exports
 from pytest_infer.report.terminal import NamedFloor
+from pytest_infer.settings import Settings
 from pytest_infer.storage import history
 from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History
@@ -27,50 +24,6 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.gate import Gated
 
 Block = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a failure lies, in the form that pytest's summary line asks for."""
-
-    path: str
-    lineno: int
-    message: str
-
-
-class GateFailure:
-    """What a failed test shows: every figure that got worse, both values, the interval, and what to do."""
-
-    def __init__(self, judgements: Sequence[Judgement], against: str, place: _Place) -> None:
-        self.reprcrash = place
-        self._lines = [f"the gate failed, against {against}:", *map(_line, judgements), "", _ADVICE]
-
-    def __str__(self) -> str:
-        """Return it as text, as JUnit's XML holds it."""
-        return "\n".join(self._lines)
-
-    def toterminal(self, tw: Any) -> None:
-        """Write it into pytest's section of failures."""
-        for line in self._lines:
-            tw.line(line, red=line.startswith("  "))
-
-
-_ADVICE = (
-    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: run without the gate and "
-    "`pytest-infer baseline set NAME latest`."
-)
-
-
-def _line(judgement: Judgement) -> str:
-    parts = (
-        comparison.label(judgement),
-        comparison.values(judgement),
-        comparison.change(judgement),
-        comparison.p_value(judgement.p),
-        comparison.verdict(judgement),
-        judgement.reason or "",
-    )
-    return "  " + "  ".join(part for part in parts if part)
 
 
 class Gate:
@@ -88,6 +41,11 @@ class Gate:
     def active(self) -> bool:
         """Whether there are rules."""
         return self._settings.gate is not None
+
+    @property
+    def paired(self) -> bool:
+        """Whether both sides are measured in this run."""
+        return self._settings.against is not None
 
     def prepare(self, storage: Path | None) -> None:
         """Before anything is measured: find the baseline that was asked for; raise StorageError for a wrong one."""
@@ -219,62 +177,3 @@ def noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
         if len(a) == len(b) > 1 and min((*a, *b)) > 0:
             found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=noise.floor(a, b)))
     return found
-
-
-def report_failures(session: pytest.Session, gating: Gate) -> None:
-    """Report each test that the gate fails as a failed test, in place of its passing report."""
-    failing = gating.failing()
-    against = gating.result.against if gating.result is not None else None
-    for item in session.items:
-        judgements = failing.pop(item.nodeid, None)
-        if judgements:
-            path, line, _ = item.location
-            _fail(session, item.nodeid, item.location, dict.fromkeys(item.keywords, 1), judgements, against, path, line)
-    for test, judgements in failing.items():
-        path = test.partition("::")[0]
-        _fail(session, test, (path, None, test.partition("::")[2]), {}, judgements, against, path, None)
-
-
-def _fail(
-    session: pytest.Session,
-    nodeid: str,
-    location: tuple[str, int | None, str],
-    keywords: Mapping[str, Any],
-    judgements: Sequence[Judgement],
-    against: str | None,
-    path: str,
-    line: int | None,
-) -> None:
-    message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
-    longrepr: Any = GateFailure(judgements, against or "its bounds", _Place(path, line or 0, message))
-    _withdraw(session, nodeid)
-    now = time.time()
-    report = pytest.TestReport(nodeid, location, keywords, "failed", longrepr, "call", (), 0.0, now, now)
-    session.config.hook.pytest_runtest_logreport(report=report)
-
-
-def _withdraw(session: pytest.Session, nodeid: str) -> None:
-    """Take back that the test passed, where it was counted: in the terminal's line and in JUnit's XML.
-
-    pytest has no public way to. Where these names are gone the test is counted twice, as passed and as failed.
-    """
-    plugins = session.config.pluginmanager
-    reporter = plugins.get_plugin("terminalreporter")
-    passed = getattr(reporter, "stats", {}).get("passed", [])
-    passed[:] = [report for report in passed if report.nodeid != nodeid]
-    for xml in plugins.get_plugins():
-        ordered = getattr(xml, "node_reporters_ordered", None)
-        stats = getattr(xml, "stats", None)
-        if isinstance(ordered, list) and isinstance(stats, dict):
-            kept = [r for r in ordered if not _is_of(r, nodeid)]
-            stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
-            ordered[:] = kept
-
-
-def _is_of(reporter: Any, nodeid: str) -> bool:
-    """Return whether a finished entry of the XML is that test's: its class and name are the node id's parts."""
-    element = reporter.to_xml()
-    path, _, name = nodeid.partition("::")
-    owner = path.removesuffix(".py").replace("/", ".")
-    found = f"{element.get('classname')}.{element.get('name')}"
-    return found == f"{owner}.{name.replace('::', '.')}"

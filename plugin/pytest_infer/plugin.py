@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import gating, options, parametrize, preflight
+from pytest_infer import failing, options, parametrize, preflight
 from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
@@ -100,7 +100,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     result = yield
     run = of(session.config)
     run.judge()
-    gating.report_failures(session, run.gate)
+    failing.report_failures(session, run.gate)
     return result
 
 

@@ -13,8 +13,8 @@ from pytest_benchmark.storage.file import FileStorage
 
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
-from pytest_infer.options import Settings
 from pytest_infer.records import Limits, PromptRecord
+from pytest_infer.settings import Settings
 from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state

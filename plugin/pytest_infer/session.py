@@ -19,7 +19,7 @@ from pytest_infer.gating import Gate, noise_of
 from pytest_infer.measure import cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.metrics import timing
-from pytest_infer.options import SELF, Settings
+from pytest_infer.options import SELF
 from pytest_infer.parametrize import Cache
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import (
@@ -36,6 +36,7 @@ from pytest_infer.records import (
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import NamedFloor, Run
 from pytest_infer.saving import Keeper
+from pytest_infer.settings import Settings
 from pytest_infer.storage import block
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate

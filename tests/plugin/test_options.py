@@ -9,7 +9,8 @@ import pytest
 from pytest_infer.analysis import rules
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
-from pytest_infer.options import OPTIONS, Settings
+from pytest_infer.options import OPTIONS
+from pytest_infer.settings import Settings
 
 NAMES = {option.name: option for option in OPTIONS}
 

@@ -14,7 +14,19 @@ import pytest_infer
 PACKAGE = Path(pytest_infer.__file__).parent
 
 GROUND = {"errors", "metrics", "prompts", "records", "units"}
-FACE = ("options", "parametrize", "saving", "gating", "session", "preflight", "fixtures", "against", "plugin")
+FACE = (
+    "options",
+    "settings",
+    "parametrize",
+    "saving",
+    "gating",
+    "failing",
+    "session",
+    "preflight",
+    "fixtures",
+    "against",
+    "plugin",
+)
 """The pytest face in its own order: a module uses those before it."""
 
 ROOMS = {
@@ -144,7 +156,7 @@ def test_the_walk_sees_every_kind_of_import(tmp_path):
         ("report.terminal", "analysis.suite", True),
         ("report.terminal", "session", False),
         ("options", "session", False),
-        ("session", "options.Settings", True),
+        ("session", "settings.Settings", True),
         ("cli.main", "engines.models", True),
         ("cli.main", "engines.lookup", False),
         ("cli.main", "measure.clock", False),

@@ -1,0 +1,109 @@
+"""The tests that a gate fails: what they show, and that they count as failed where they had passed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_infer.analysis.verdicts import Judgement
+from pytest_infer.gating import Gate
+from pytest_infer.report import comparison
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a failure lies, in the form that pytest's summary line asks for."""
+
+    path: str
+    lineno: int
+    message: str
+
+
+class GateFailure:
+    """What a failed test shows: every figure that got worse, both values, the interval, and what to do."""
+
+    def __init__(self, judgements: Sequence[Judgement], against: str, place: _Place, advice: str) -> None:
+        self.reprcrash = place
+        self._lines = [f"the gate failed, against {against}:", *map(_line, judgements), "", advice]
+
+    def __str__(self) -> str:
+        """Return it as text, as JUnit's XML holds it."""
+        return "\n".join(self._lines)
+
+    def toterminal(self, tw: Any) -> None:
+        """Write it into pytest's section of failures."""
+        for line in self._lines:
+            tw.line(line, red=line.startswith("  "))
+
+
+_ADVICE = (
+    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: run without the gate and "
+    "`pytest-infer baseline set NAME latest`."
+)
+_ADVICE_PAIRED = (
+    "Both commits were measured in turns, in this run. --infer-against=self shows the noise of this machine. If it is "
+    "wanted: say so in --infer-gate or infer_gate."
+)
+
+
+def _line(judgement: Judgement) -> str:
+    parts = (
+        comparison.label(judgement),
+        comparison.values(judgement),
+        comparison.change(judgement),
+        comparison.p_value(judgement.p),
+        comparison.verdict(judgement),
+        judgement.reason or "",
+    )
+    return "  " + "  ".join(part for part in parts if part)
+
+
+def report_failures(session: pytest.Session, gating: Gate) -> None:
+    """Report each test that the gate fails as a failed test, in place of its passing report."""
+    failing = gating.failing()
+    places: dict[str, tuple[tuple[str, int | None, str], Mapping[str, Any]]] = {
+        item.nodeid: (item.location, dict.fromkeys(item.keywords, 1)) for item in session.items
+    }
+    against = gating.result.against if gating.result is not None else None
+    for nodeid, judgements in failing.items():
+        path, _, name = nodeid.partition("::")
+        location, keywords = places.get(nodeid, ((path, None, name), {}))
+        message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
+        place = _Place(location[0], location[1] or 0, message)
+        advice = _ADVICE_PAIRED if gating.paired else _ADVICE
+        longrepr: Any = GateFailure(judgements, against or "its bounds", place, advice)
+        _withdraw(session, nodeid)
+        now = time.time()
+        report = pytest.TestReport(nodeid, location, keywords, "failed", longrepr, "call", (), 0.0, now, now)
+        session.config.hook.pytest_runtest_logreport(report=report)
+
+
+def _withdraw(session: pytest.Session, nodeid: str) -> None:
+    """Take back that the test passed, where it was counted: in the terminal's line and in JUnit's XML.
+
+    pytest has no public way to. Where these names are gone the test is counted twice, as passed and as failed.
+    """
+    plugins = session.config.pluginmanager
+    reporter = plugins.get_plugin("terminalreporter")
+    passed = getattr(reporter, "stats", {}).get("passed", [])
+    passed[:] = [report for report in passed if report.nodeid != nodeid]
+    for xml in plugins.get_plugins():
+        ordered = getattr(xml, "node_reporters_ordered", None)
+        stats = getattr(xml, "stats", None)
+        if isinstance(ordered, list) and isinstance(stats, dict):
+            kept = [r for r in ordered if not _is_of(r, nodeid)]
+            stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
+            ordered[:] = kept
+
+
+def _is_of(reporter: Any, nodeid: str) -> bool:
+    """Return whether a finished entry of the XML is that test's: its class and name are the node id's parts."""
+    element = reporter.to_xml()
+    path, _, name = nodeid.partition("::")
+    owner = path.removesuffix(".py").replace("/", ".")
+    found = f"{element.get('classname')}.{element.get('name')}"
+    return found == f"{owner}.{name.replace('::', '.')}"

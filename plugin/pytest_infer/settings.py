@@ -1,0 +1,230 @@
+"""The options of a run, read once from the command line and the ini file, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_infer.analysis import fingerprint, rules
+from pytest_infer.analysis.rules import Rule
+from pytest_infer.engines.base import EngineOptions, Sampling
+from pytest_infer.engines.models import DEFAULT
+from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF
+
+ONLY_OURS = ("against", "gate", "resume")
+"""Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
+_SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+DEFAULT_MIN_PAIRS = 10
+DEFAULT_MAX_ROUNDS = 30
+MOST_THREADS = 4096
+"""More than any machine has cores; torch takes what it is given and then dies of it."""
+MOST_SEED = 2**63 - 1
+"""The largest seed that every random generator of torch takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All options, parsed and checked."""
+
+    prompts: Path | None
+    engine: str
+    engine_options: EngineOptions
+    rounds: int
+    warmup: int
+    max_new_tokens: int | None
+    ignore_eos: bool
+    experts: bool
+    profile: bool
+    repeat_disturbed: int
+    resume: bool
+    gate: tuple[Rule, ...] | None
+    baseline: str | None
+    allow_different: tuple[str, ...]
+    against: str | None
+    against_python: str | None
+    against_sequential: bool
+    min_pairs: int
+    max_rounds: int
+
+    @classmethod
+    def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
+        """Read options and ini keys; raise OptionError naming the option and what it takes.
+
+        `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
+        """
+        read = _Reader(config, ignored=ONLY_OURS if base else ())
+        folder = read.path("prompts")
+        engine_options = EngineOptions(
+            model=read.text("model") or DEFAULT,
+            revision=read.text("revision"),
+            dtype=read.text("dtype") or "auto",
+            device=read.text("device"),
+            threads=read.number("threads", None, least=1, most=MOST_THREADS),
+            experts_implementation=read.text("experts-implementation"),
+            attention=read.text("attention"),
+            use_cache=not read.flag("no-cache"),
+            sampling=read.sampling("sample"),
+            compile=read.flag("compile"),
+            trust_remote_code=read.flag("trust-remote-code"),
+        )
+        if engine_options.compile and not engine_options.use_cache:
+            raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
+        if read.text("against") is not None and read.flag("resume"):
+            raise OptionError(
+                f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
+            )
+        min_pairs, max_rounds = _pairs(read)
+        return cls(
+            prompts=folder,
+            engine=read.text("engine") or "transformers",
+            engine_options=engine_options,
+            rounds=read.number("rounds", 5, least=1),
+            warmup=read.number("warmup", 1, least=0),
+            max_new_tokens=read.number("max-new-tokens", None, least=1),
+            ignore_eos=read.flag("ignore-eos"),
+            experts=read.choice("experts", EXPERTS, "counts") == "counts",
+            profile=not read.flag("no-profile"),
+            repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
+            resume=read.flag("resume"),
+            gate=_gate(read),
+            baseline=read.text("baseline"),
+            allow_different=_allowed(read.text("allow-different")),
+            against=read.text("against"),
+            against_python=read.text("against-python"),
+            against_sequential=read.flag("against-sequential"),
+            min_pairs=min_pairs,
+            max_rounds=max_rounds,
+        )
+
+
+def _gate(read: _Reader) -> tuple[Rule, ...] | None:
+    """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
+    lines, against = read.lines("gate"), read.text("against")
+    if (lines or [""])[-1] == OFF or against == SELF or (lines is None and against is None):
+        return None
+    lines = [line for line in lines or () if line != OFF]
+    for line in lines:
+        if Path(line).exists():
+            raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
+    return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+
+
+def _allowed(keys: str | None) -> tuple[str, ...]:
+    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
+    fingerprint.check_allowed(found)
+    return found
+
+
+def _pairs(read: _Reader) -> tuple[int, int]:
+    """Return the least and the most pairs of rounds; one that is given moves the other's default."""
+    least, most = read.number("min-pairs", None, least=1), read.number("max-rounds", None, least=1)
+    if least is not None and most is not None and least > most:
+        raise OptionError(f"{read.place('min-pairs')} is {least}, more than {read.place('max-rounds')}: {most}")
+    return (
+        min(DEFAULT_MIN_PAIRS, most or DEFAULT_MIN_PAIRS) if least is None else least,
+        max(DEFAULT_MAX_ROUNDS, least or 0) if most is None else most,
+    )
+
+
+class _Reader:
+    """Reads an option from the command line, else from the ini file."""
+
+    def __init__(self, config: pytest.Config, *, ignored: tuple[str, ...] = ()) -> None:
+        self._config = config
+        self._ignored = ignored
+        self._options = {option.name: option for option in OPTIONS}
+
+    def _raw(self, name: str) -> tuple[str | bool | None, str]:
+        option = self._options[name]
+        if name.startswith(self._ignored):
+            return None, option.key
+        given = self._config.getoption(option.key)
+        if given is not None:
+            return given, option.command_line
+        return self._config.getini(option.key) or None, option.key
+
+    def place(self, name: str) -> str:
+        """Return how an error names the option: as it was typed, or its ini key."""
+        return self._raw(name)[1]
+
+    def text(self, name: str) -> str | None:
+        value, where = self._raw(name)
+        if value is not None and not str(value).strip():
+            raise OptionError(f"{where} is empty")
+        return None if value is None else str(value)
+
+    def lines(self, name: str) -> list[str] | None:
+        """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
+        key = self._options[name].key
+        if name.startswith(self._ignored):
+            return None
+        given, kept = self._config.getoption(key), self._config.getini(key)
+        if given is None:
+            return kept or None
+        if any(not line.strip() for line in given):
+            raise OptionError(f"{self.place(name)} is empty")
+        own = [line for line in given if line != BARE]
+        return own or list(kept) or []
+
+    def path(self, name: str) -> Path | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        # An ini file's path is relative to the ini file, an option's to where it was typed.
+        base = self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
+        return base / Path(value).expanduser()
+
+    def number(self, name: str, default: Any, *, least: int, most: int | None = None) -> Any:
+        value, where = self._raw(name)
+        if value is None:
+            return default
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise OptionError(f"{where} takes a whole number, not {value!r}") from None
+        if number < least:
+            raise OptionError(f"{where} must be {least} or more, not {number}")
+        if most is not None and number > most:
+            raise OptionError(f"{where} must be {most} or less, not {number}")
+        return number
+
+    def flag(self, name: str) -> bool:
+        value, where = self._raw(name)
+        text = str(value).lower()
+        if text in ("true", "yes", "on", "1"):
+            return True
+        if value is None or text in ("false", "no", "off", "0"):
+            return False
+        raise OptionError(f"{where} takes true or false, not {value!r}")
+
+    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
+        value, where = self._raw(name)
+        if value is not None and value not in known:
+            raise OptionError(f"{where}: {alternatives('value', str(value), known)}")
+        return default if value is None else str(value)
+
+    def sampling(self, name: str) -> Sampling | None:
+        spec, where = self.text(name), self.place(name)
+        if spec is None:
+            return None
+        given: dict[str, Any] = {}
+        for part in spec.split(","):
+            key, _, value = (piece.strip() for piece in part.partition("="))
+            if key not in _SAMPLING:
+                raise OptionError(f"{where}: {alternatives('key', key, _SAMPLING)}")
+            try:
+                given[key] = _SAMPLING[key](value)
+            except ValueError:
+                raise OptionError(f"{where}: {key} takes a number, not {value!r}") from None
+        sampling = Sampling(**given)
+        if not 0 < sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
+            raise OptionError(f"{where}: temperature must be above 0 and top_p in (0, 1]")
+        if not 0 <= sampling.seed <= MOST_SEED:
+            raise OptionError(f"{where}: seed must be from 0 to {MOST_SEED}, not {sampling.seed}")
+        return sampling
