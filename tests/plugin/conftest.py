@@ -37,6 +37,10 @@ class Scripted(Engine):
     def context_length(self):
         return self.context
 
+    def wait(self, delay):
+        if delay:
+            time.sleep(delay)
+
     def generate(self, prompt_ids, limits, clock):
         self.calls += 1
         made = 0
@@ -44,11 +48,37 @@ class Scripted(Engine):
             if made >= limits.max_new_tokens:
                 return StopReason.LENGTH
             size = self.chunks[number] if self.chunks else 1
-            if delay:
-                time.sleep(delay)
+            self.wait(delay)
             clock.tick(list(range(made + 1, made + size + 1)))
             made += size
         return StopReason.EOS if made < limits.max_new_tokens else StopReason.LENGTH
+
+
+@pytest.fixture(scope="session")
+def engine():
+    return Scripted()
+'''
+
+VIRTUAL = '''
+import os
+import random
+
+
+class Scripted(Scripted):
+    """Lets no real time pass: each delay is that long on the clock, give or take half a percent.
+
+    So a gate is tested, and not the noise of the machine that the tests run on.
+    """
+
+    now = 0
+    noise = random.Random(os.getpid())
+
+    def wait(self, delay):
+        self.now += round(1e9 * delay * self.noise.lognormvariate(0, 0.005))
+
+    def generate(self, prompt_ids, limits, clock):
+        clock._now, clock._start_ns = lambda: self.now, self.now
+        return super().generate(prompt_ids, limits, clock)
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +116,13 @@ def _plain_environment(pytester, monkeypatch):
 
 @pytest.fixture
 def suite(pytester):
-    """A suite of two prompts on the scripted engine; `suite(engine="…")` adds lines to the engine's module."""
+    """A suite of two prompts on the scripted engine; `suite(engine="…")` adds lines to the engine's module.
 
-    def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE):
-        pytester.makeconftest(ENGINE + "\n" + textwrap.dedent(engine))
+    `virtual=True`: its delays pass on the clock only.
+    """
+
+    def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE, virtual=False):
+        pytester.makeconftest(ENGINE + (VIRTUAL if virtual else "") + "\n" + textwrap.dedent(engine))
         pytester.makepyfile(test_suite=test)
         if prompts is not None:
             pytester.path.joinpath("prompts.toml").write_text(prompts, encoding="utf-8")

@@ -70,7 +70,7 @@ class Repository:
 
 @pytest.fixture
 def repository(suite):
-    made = Repository(suite(engine=ENGINE, prompts=PROMPTS))
+    made = Repository(suite(engine=ENGINE, prompts=PROMPTS, virtual=True))
     made.commit(EVEN)
     return made
 

@@ -7,7 +7,6 @@ import pytest
 
 SLOW = "Scripted.delays = [0.02, 0.02, 0.02]"
 FAST = "Scripted.delays = [0.01, 0.01, 0.01]"
-# Runs of a suite outside git are of no commit; what is no test of the machine's noise allows for it.
 OPTIONS = ("--benchmark-autosave", "--infer-repeat-disturbed=0", "--infer-rounds=6", "-p", "no:cacheprovider")
 
 
@@ -16,7 +15,7 @@ def gated(suite):
     """Return a function that runs a suite of two prompts and keeps the run; the gate is the caller's."""
 
     def run(*options, engine=FAST, **files):
-        return suite(engine=engine, **files).runpytest(*OPTIONS, *options)
+        return suite(engine=engine, virtual=True, **files).runpytest(*OPTIONS, *options)
 
     return run
 
