@@ -53,6 +53,7 @@ class Task:
     plan: rounds.Plan
     runner: rounds.Runner
     watch: rounds.Watcher
+    threads: int | None = None
 
 
 class Loop(Protocol):
@@ -275,7 +276,9 @@ class InferSession:
         )
         watch = self._watcher(model, prompt)
         with rounds.still_heap():
-            measured = self.loop.measure(Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch))
+            measured = self.loop.measure(
+                Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
+            )
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)

@@ -94,9 +94,9 @@ class Base:
         self._send(protocol.WarmUp())
         self._expect(protocol.Warmed)
 
-    def time(self) -> Round:
-        """Let a timed round run."""
-        self._send(protocol.Time())
+    def time(self, cores: tuple[int, ...] = ()) -> Round:
+        """Let a timed round run, on these cores if any are given."""
+        self._send(protocol.Time(cores=cores))
         return self._expect(protocol.Timed).round
 
     def instrument(self, *, experts: bool) -> None:

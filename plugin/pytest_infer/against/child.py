@@ -14,7 +14,7 @@ import pytest
 
 from pytest_infer.against import protocol
 from pytest_infer.against.arguments import PACKAGE, installed_in, neutralise
-from pytest_infer.against.settling import settle
+from pytest_infer.against.settling import Cores, pin, settle
 from pytest_infer.measure import rounds
 from pytest_infer.preflight import measuring
 from pytest_infer.records import PromptRecord, Round
@@ -96,6 +96,7 @@ class Child:
         """Run rounds as the parent asks for them."""
         timed: list[Round] = []
         warmup, profile = 0, None
+        all_cores = Cores(None).all
         self._send(protocol.Begun())
         while True:
             match self._receive():
@@ -104,15 +105,18 @@ class Child:
                     task.runner.timed()
                     warmup += 1
                     self._send(protocol.Warmed())
-                case protocol.Time():
+                case protocol.Time(cores=cores):
+                    pin(cores)
                     settle()
                     timed.append(task.runner.timed())
                     self._send(protocol.Timed(round=timed[-1]))
                 case protocol.Instrument(experts=experts):
+                    pin(all_cores)
                     settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts)
                     self._send(protocol.Instrumented())
                 case protocol.Finish(keep=keep):
+                    pin(all_cores)
                     return rounds.Measured(
                         warmup=warmup,
                         rounds=tuple(timed[n] for n in keep),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pytest_infer.against.base import Base
 from pytest_infer.against.opponent import Opponent
-from pytest_infer.against.settling import settle
+from pytest_infer.against.settling import Cores, pin, settle
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import cautions, rounds
 from pytest_infer.records import PromptRecord, Round
@@ -42,7 +42,11 @@ class LockStep:
             task.watch("warm-up", number, task.plan.warmup, None)
             base.warm_up()
             _timed(task)
-        pairs, kept = self._pairs(task, base)
+        cores = Cores(task.threads)
+        try:
+            pairs, kept = self._pairs(task, base, cores)
+        finally:
+            pin(cores.all)
         profile = None
         if task.plan.profile:
             task.watch("profile", 0, 1, pairs[-1][1].trace)
@@ -63,7 +67,7 @@ class LockStep:
         """Put the records of both sides together."""
         self._session.pairs[record.nodeid] = (self._records.pop(record.nodeid, None), record)
 
-    def _pairs(self, task: Task, base: Base) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
+    def _pairs(self, task: Task, base: Base, cores: Cores) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
         """Return all pairs, base first, and the numbers of those to keep."""
         settings = self._session.settings
         pairs: list[tuple[Round, Round]] = []
@@ -72,7 +76,7 @@ class LockStep:
         while True:
             while rounds.wants_more(disturbed, wanted, left):
                 task.watch("pair", min(len(pairs), wanted - 1), wanted, pairs[-1][1].trace if pairs else None)
-                pairs.append(self._pair(task, base, ours_first=len(pairs) % 2 == 1))
+                pairs.append(self._pair(task, base, cores.of(len(pairs)), ours_first=len(pairs) % 2 == 1))
                 disturbed.append(any(r.disturbed for r in pairs[-1]))
             kept = rounds.kept_of(disturbed, wanted)
             before, after = (tuple(pairs[n][side] for n in kept) for side in (0, 1))
@@ -80,14 +84,15 @@ class LockStep:
                 return pairs, kept
             wanted = min(wanted + 2, settings.max_rounds)
 
-    def _pair(self, task: Task, base: Base, *, ours_first: bool) -> tuple[Round, Round]:
+    def _pair(self, task: Task, base: Base, cores: tuple[int, ...], *, ours_first: bool) -> tuple[Round, Round]:
         if ours_first:
-            after = _timed(task)
-            return base.time(), after
-        return base.time(), _timed(task)
+            after = _timed(task, cores)
+            return base.time(cores), after
+        return base.time(cores), _timed(task, cores)
 
 
-def _timed(task: Task) -> Round:
+def _timed(task: Task, cores: tuple[int, ...] = ()) -> Round:
+    pin(cores)
     settle()
     return task.runner.timed()
 

@@ -48,6 +48,8 @@ class WarmUp(Message, frozen=True, kw_only=True):
 class Time(Message, frozen=True, kw_only=True):
     """Run a timed round."""
 
+    cores: tuple[int, ...] = ()
+
 
 class Instrument(Message, frozen=True, kw_only=True):
     """Run the profile round."""

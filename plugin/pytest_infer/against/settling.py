@@ -1,8 +1,11 @@
-"""The pause before a turn."""
+"""What is done before a turn, so that both sides start alike: a pause, and the same cores."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from pathlib import Path
 
 SETTLE_S = 0.02
 """Pause before each turn, never inside one, and in the process whose turn it is: both then start alike, from a sleep.
@@ -15,3 +18,33 @@ this project's 2-core machine), and on a full machine they would take the other 
 def settle() -> None:
     """Let the threads of the side that measured last go to sleep."""
     time.sleep(SETTLE_S)
+
+
+class Cores:
+    """Which cores a pair of rounds runs on: the same for both sides, and other ones two pairs later.
+
+    A process stays on the core where it ran last. With fewer threads than cores the two sides would keep to different
+    ones, and what else lives on a core (on a virtual machine another guest, unseen) would be taken for a difference
+    between commits.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self.all = tuple(sorted(os.sched_getaffinity(0))) if sys.platform == "linux" else ()
+        self._threads = threads if threads is not None and threads < len(self.all) else 0
+
+    def of(self, pair: int) -> tuple[int, ...]:
+        """Return the cores of a pair, counted from 0; none where all are used, or where they cannot be chosen."""
+        first = pair // 2 * self._threads
+        return tuple(sorted({self.all[(first + number) % len(self.all)] for number in range(self._threads)}))
+
+
+def pin(cores: tuple[int, ...]) -> None:
+    """Let every thread of this process run on these cores only; nothing for none."""
+    if not cores or sys.platform != "linux":
+        return
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            os.sched_setaffinity(int(task.name), cores)
+        except ProcessLookupError:
+            # It ended meanwhile.
+            continue
