@@ -1,4 +1,4 @@
-"""The state of one pytest run: what is planned, what was measured, and how a measurement reaches the storage."""
+"""The state of one pytest run: what is planned, what was measured, and how it reaches the storage and the gate."""
 
 from __future__ import annotations
 
@@ -168,24 +168,24 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            self._judge_sides(passed)
+            self._judge_sides(passed, self.against)
         else:
             self.gate.judge(passed, self.keeper.planned, self._covers)
 
-    def _judge_sides(self, passed: Mapping[str, dict[str, Any]]) -> None:
+    def _judge_sides(self, passed: Mapping[str, dict[str, Any]], info: AgainstInfo) -> None:
         """Judge both sides' rounds, and keep the other side's beside ours."""
-        if self.against is None:
-            return
         sides: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         for test, (base, ours) in self.pairs.items():
             if test not in passed:
                 continue
-            sides[test] = (None if base is None else block.build(base), passed[test])
-            if base is not None:
-                self.noise += noise_of(base, ours) if self.settings.against == SELF else ()
-                about = msgspec.to_builtins(self.against)
-                passed[test]["against"] = {**about, "metrics": (sides[test][0] or {})["metrics"]}
-        self.gate.judge_sides(sides, self.missing, self.against)
+            if base is None:
+                sides[test] = (None, passed[test])
+                continue
+            theirs = block.build(base)
+            sides[test] = (theirs, passed[test])
+            self.noise += noise_of(base, ours) if info.rev == SELF else ()
+            passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
+        self.gate.judge_sides(sides, self.missing, info)
 
     def _covers(self, nodeid: str) -> bool:
         """Return whether a test that is not there any more would have been part of this run."""
