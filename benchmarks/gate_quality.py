@@ -6,9 +6,10 @@ A temporary repository holds a suite of six prompts and an engine that spins for
 the base commit, 0, 3, 5 or 10 % in the others. Every session is a real `pytest` of its own, in random order. Each of
 its six prompts is a trial. Reported per share: how often it was called a regression, passed, or neither, by
 
-- the native gate, `--benchmark-compare-fail=median:5%`: the run against the newest run of the base commit
-- our gate against stored runs, `total:2.5%`, with ten runs of the base commit as its history
-- our A/B gate, `--infer-against`, `total:2.5%`, at most thirty pairs of rounds
+- the native gate, `--benchmark-compare-fail=median:5%`: the run against the newest earlier run of the base commit
+- our gate against stored runs, `itl_p50:2.5%`: the same two runs, with ten runs of the base commit, measured among the
+  others, as its history
+- our A/B gate, `--infer-against`, `itl_p50:2.5%`, at most thirty pairs of rounds
 
 A regression at 0 % is a false alarm; passing at 3 % or more (it is above the threshold of 2.5 %) is a miss.
 """
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.storage.history import History
 
 SHARES = (0, 3, 5, 10)
+FIGURE = "itl_p50"
+"""The median of a round's inter-token latencies: a neighbour's burst within the round moves it least."""
 THRESHOLD = 2.5
 NATIVE = 0.05
 HISTORY = 10
@@ -82,7 +85,7 @@ def engine():
 TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
 SUITE = """
 [defaults]
-max_new_tokens = 16
+max_new_tokens = 32
 
 [[prompt]]
 name = "capital"
@@ -153,9 +156,8 @@ def stored(repository: Path, tag: str, path: Path) -> Run:
     return heads.read(path)
 
 
-def stored_verdicts(base: list[Run], run: Run) -> tuple[list[str], list[str]]:
-    """Return what the native gate and ours say of each row."""
-    before = base[-1]
+def stored_verdicts(before: Run, base: list[Run], run: Run) -> tuple[list[str], list[str]]:
+    """Return what the native gate and ours say of each row, held against `before`, one of the runs of the base."""
     native = []
     for row in run.rows:
         old = before.row(row.test)
@@ -163,13 +165,13 @@ def stored_verdicts(base: list[Run], run: Run) -> tuple[list[str], list[str]]:
             worse = float(row.metrics["total_s"].value) > (1 + NATIVE) * float(old.metrics["total_s"].value)
             native.append("regressed" if worse else "unchanged")
     pairs, _, _ = gate.stored_pairs(before, run.rows, History(folder=Path(), runs=tuple(base)))
-    judged = gate.judge(pairs, rules.parse([f"total:{THRESHOLD}%"]))
+    judged = gate.judge(pairs, rules.parse([f"{FIGURE}:{THRESHOLD}%"]))
     return native, [j.verdict.value for j in judged.judgements if j.verdict is not None]
 
 
 def paired_verdicts(repository: Path, share: int, path: Path) -> list[dict[str, Any]]:
     """Run the A/B gate and return its judgements."""
-    rule = f"--infer-gate=total:{THRESHOLD}%"
+    rule = f"--infer-gate={FIGURE}:{THRESHOLD}%"
     pytest_run(repository, f"slow-{share}", "--infer-against=base", rule, f"--benchmark-json={path}")
     found: list[dict[str, Any]] = json.loads(path.read_text())["pytest_infer"]["gate"]["judgements"]
     return found
@@ -183,8 +185,19 @@ def interval(count: int, trials: int) -> str:
     return f"{100 * count / trials:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def report(verdicts: dict[tuple[str, int], Counter[str]], pairs: dict[int, list[int]]) -> None:
+def report(raw: list[dict[str, Any]]) -> None:
     """Print a table: a row a gate and a planted slow-down."""
+    verdicts: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    pairs: dict[int, list[int]] = defaultdict(list)
+    for session in raw:
+        share = session["share"]
+        if session["gate"] == "stored":
+            verdicts["native median:5%", share].update(session["native"])
+            verdicts[f"stored runs {FIGURE}:{THRESHOLD}%", share].update(session["verdicts"])
+        else:
+            judgements = session["judgements"]
+            verdicts[f"A/B {FIGURE}:{THRESHOLD}%", share].update(j["verdict"] for j in judgements)
+            pairs[share] += [j["rounds"][0] for j in judgements if j["rounds"]]
     print("| gate | planted | trials | regressed | passed | inconclusive |")
     print("|---|---|---|---|---|---|")
     for (name, share), counts in sorted(verdicts.items()):
@@ -197,45 +210,66 @@ def report(verdicts: dict[tuple[str, int], Counter[str]], pairs: dict[int, list[
         print(f"pairs of rounds used at {share} %: {min(used)} to {max(used)}, mean {sum(used) / len(used):.0f}")
 
 
-def in_turn(sessions: int, seed: int) -> Iterable[tuple[str, int]]:
-    """Return which gate and share are measured when: every block holds each once, shuffled."""
+def in_turn(sessions: int, kinds: Sequence[str], seed: int) -> list[tuple[str, int]]:
+    """Return what is measured when: every block holds each gate and share once, shuffled; the base's runs among them.
+
+    The first is a run of the base, as the first that is judged needs one before it.
+    """
     order = random.Random(seed)  # noqa: S311 - not for secrets
+    found = []
     for _ in range(sessions):
-        block = [(kind, share) for kind in ("stored", "paired") for share in SHARES]
+        block = [(kind, share) for kind in kinds for share in SHARES]
         order.shuffle(block)
-        yield from block
+        found += block
+    if "stored" in kinds:
+        for number in range(HISTORY):
+            found.insert(number * len(found) // HISTORY, ("base", 0))
+    return found
+
+
+def judged(runs: list[tuple[int, Run]]) -> list[dict[str, Any]]:
+    """Return the verdicts on the stored runs; a share of -1 marks those of the base."""
+    base = [run for share, run in runs if share < 0]
+    found, before = [], base[0]
+    for share, run in runs:
+        if share < 0:
+            before = run
+            continue
+        native, ours = stored_verdicts(before, base, run)
+        found.append({"gate": "stored", "share": share, "native": native, "verdicts": ours})
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=7, help="of each gate and share; six trials each")
+    parser.add_argument("--only", choices=("stored", "paired"), help="leave the other gates out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keep every verdict here, after each session")
+    parser.add_argument("--out", type=Path, help="keep every verdict here; those of A/B after each session")
     options = parser.parse_args()
-    verdicts: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
-    pairs: dict[int, list[int]] = defaultdict(list)
     raw: list[dict[str, Any]] = []
+    runs: list[tuple[int, Run]] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         repository = make_repository(folder / "repository")
-        base = [stored(repository, "base", folder / f"base-{number}.json") for number in range(HISTORY)]
-        for number, (kind, share) in enumerate(in_turn(options.sessions, options.seed)):
+        plan = in_turn(options.sessions, [options.only] if options.only else ["stored", "paired"], options.seed)
+        for number, (kind, share) in enumerate(plan):
             path = folder / f"run-{number}.json"
-            if kind == "stored":
-                native, ours = stored_verdicts(base, stored(repository, f"slow-{share}", path))
-                verdicts["native median:5%", share].update(native)
-                verdicts[f"stored runs total:{THRESHOLD}%", share].update(ours)
-                raw.append({"gate": kind, "share": share, "native": native, "verdicts": ours})
-            else:
+            if kind == "paired":
                 found = paired_verdicts(repository, share, path)
-                verdicts[f"A/B total:{THRESHOLD}%", share].update(j["verdict"] for j in found)
-                pairs[share] += [j["rounds"][0] for j in found if j["rounds"]]
                 raw.append({"gate": kind, "share": share, "judgements": found})
+            else:
+                tag = "base" if kind == "base" else f"slow-{share}"
+                runs.append((-1 if kind == "base" else share, stored(repository, tag, path)))
             if options.out:
                 options.out.write_text(json.dumps(raw, indent=1))
-            print(f"{number + 1}: {kind} {share} % after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    report(verdicts, pairs)
+            progress = f"{number + 1} of {len(plan)}: {kind} {share} % after {time.monotonic() - started:.0f} s"
+            print(progress, file=sys.stderr)
+        raw += judged(runs) if runs else []
+        if options.out:
+            options.out.write_text(json.dumps(raw, indent=1))
+    report(raw)
 
 
 if __name__ == "__main__":
