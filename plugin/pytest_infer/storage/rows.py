@@ -27,10 +27,20 @@ class Values(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True):
-    """A place of the model where tokens are routed to experts."""
+    """A place of the model where tokens are routed to experts.
+
+    Of its `slots` the first `experts` have weights; `shared` experts run for every token and are no slots.
+    """
 
     name: str
     layer: int
+    kind: str = ""
+    experts: int = 0
+    slots: int = 0
+    k: int = 0
+    expert_bytes: int | None = None
+    shared: int = 0
+    shared_bytes: int | None = None
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -40,11 +50,41 @@ class Counts(msgspec.Struct, frozen=True):
     decode: tuple[tuple[int, ...], ...]
 
 
+class Weights(msgspec.Struct, frozen=True):
+    """Sums of gate weights per site and slot."""
+
+    prefill: tuple[tuple[float, ...], ...]
+    decode: tuple[tuple[float, ...], ...]
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Selections per site that were refused for lack of capacity."""
+
+    prefill: tuple[int, ...] = ()
+    decode: tuple[int, ...] = ()
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens that went through every site."""
+
+    prefill: int
+    decode: int
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """Expert usage of one test; without counts where it was not recorded."""
+    """Expert usage of one test; without counts where it was not recorded, for the reason `absent` gives.
+
+    `check` is "passed", or the sums that are not tokens x k; `trace` says that the sidecar holds every selection.
+    """
 
     sites: tuple[Site, ...] = ()
     counts: Counts | None = None
+    check: str | None = None
+    tokens: Tokens | None = None
+    weights: Weights | None = None
+    dropped: Dropped | None = None
+    trace: bool = False
+    absent: str | None = None
 
 
 class _Block(msgspec.Struct, frozen=True):
