@@ -201,6 +201,6 @@ def _about_speed(plan: Plan) -> Iterator[str]:
     else:
         side = "GPU" if plan.dense_on_gpu else "CPU"
         yield (
-            f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; KV cache "
-            "reads and overheads are left out"
+            f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; "
+            "KV cache reads and overheads are left out"
         )
