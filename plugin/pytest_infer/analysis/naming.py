@@ -63,8 +63,8 @@ def named(hits: Counts, tokens: int) -> tuple[Mask, Mask]:
 def tokens_needed(share: float, fair: float, experts: int) -> int | None:
     """Return how many tokens show that an expert is hotter than its fair share; None where it is not.
 
-    `share` and `fair` are parts of the tokens. n = ((z √(q₀(1 − q₀)) + z′ √(q₁(1 − q₁))) / (q₁ − q₀))² (Fleiss, Levin &
-    Paik 2003, chapter 2), with z of 5 % / E (Bonferroni) and z′ of a power of 80 %. The hottest of few tokens is hotter
+    `share` and `fair` are parts of the tokens. n = ((z √(q₀(1 − q₀)) + w √(q₁(1 − q₁))) / (q₁ − q₀))² (Fleiss, Levin &
+    Paik 2003, chapter 2), with z of 5 % / E (Bonferroni) and w of a power of 80 %. The hottest of few tokens is hotter
     than it will stay, and tokens of a text are alike: read it as "at least".
     """
     if not 0 < fair < share <= 1:

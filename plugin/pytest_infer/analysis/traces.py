@@ -41,6 +41,11 @@ def of_phase(trace: Trace, prefill_tokens: int, phase: Phase) -> Trace:
     return trace[:prefill_tokens] if phase is Phase.PREFILL else trace[prefill_tokens:]
 
 
+def joined(parts: Sequence[Trace]) -> Trace:
+    """Return the traces of several texts as one, for figures that do not ask what came before what."""
+    return np.concatenate(parts)
+
+
 def chosen(trace: Trace, slots: int) -> npt.NDArray[np.bool_]:
     """Return which slots each token chose; shape (tokens, slots)."""
     found = np.zeros((len(trace), slots), dtype=np.bool_)
