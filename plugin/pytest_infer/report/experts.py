@@ -1,9 +1,9 @@
-"""Expert usage of a suite on a terminal: the hottest and coldest, the map, the layers beside their null, the overlap."""
+"""Expert usage of a suite on a terminal: hottest and coldest, the map, layers beside their null, the overlap."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.usage import Expert, SiteUsage
 
 _PERCENT = ("coverage",)
-_WIDE = (("imbalance", 80), ("gini", 80), ("entropy", 80), ("unused", 80), ("coverage", 80), ("need", 80), ("cv", 110))
-"""The figures of the layers' table, each with the columns that a terminal must have for it."""
+_WHOLE = ("unused", "need")
+"""Figures that are whole numbers of experts, but for their means."""
+_COLUMNS = ("imbalance", "gini", "entropy", "unused", "coverage", "need", "effective", "cv")
+"""The figures of the layers' table; the last give way in a narrow terminal."""
+_FEW = "few prompts"
 _WHOSE = {"prefill": "prompt tokens", "decode": "generated tokens", "both": "prompt and generated tokens"}
 
 
@@ -99,7 +102,7 @@ def _write_list(console: Console, view: View, top: int) -> None:
     console.print(table)
 
 
-def _expert(expert: Expert, named: dict[str, str]) -> tuple[str, ...]:
+def _expert(expert: Expert, named: Mapping[str, str]) -> tuple[str, ...]:
     return (
         f"{named[expert.site.name]}E{expert.expert}",
         count(expert.times),
@@ -111,47 +114,70 @@ def _expert(expert: Expert, named: dict[str, str]) -> tuple[str, ...]:
 
 
 def pair(usage: SiteUsage, key: str) -> str:
-    """Return a figure and its null: `2.69 / 1.12`."""
+    """Return a figure beside the same under even routing: `2.69 / 1.12`."""
     null = usage.expected.get(key)
-    return both(usage.figures.get(key), null.mean if null is not None else None, key)
+    return f"{figure(usage.figures.get(key), key)} / {figure(null.mean if null is not None else None, key)}"
 
 
-def both(value: float | None, null: float | None, key: str) -> str:
-    """Return a figure beside the same under even routing, in percent where it is a share."""
-    scale = 100 if key in _PERCENT else 1
-    return " / ".join(NONE if x is None else _short(x * scale) for x in (value, null))
-
-
-def _short(value: float) -> str:
-    return significant(value, 3) if abs(value) >= 1 else f"{value:.2f}" if value else "0"
+def figure(value: float | None, key: str) -> str:
+    """Return a figure of skew, in percent where it is a share; a dash for one that is unknown."""
+    if value is None or key in _PERCENT:
+        return percent(value)
+    if key in _WHOLE:
+        return f"{value:.1f}".removesuffix(".0")
+    return significant(value, 3) if value >= 1 else f"{value:.2f}"
 
 
 def _write_layers(console: Console, view: View) -> None:
+    """Write a row a layer; what even routing gives stands in a row of its own, or in each cell where layers differ."""
     from pytest_infer.analysis import skew, usage  # noqa: PLC0415 - numpy; whoever has a view has loaded it
 
-    keys = [key for key, least in _WIDE if console.width >= least or key in ("imbalance", "gini")]
     heads = {f.key: f.label + (" %" if f.key in _PERCENT else "") for f in skew.FIGURES}
+    first = view.usages[0].expected
+    alike = all(found.expected == first for found in view.usages)
+    extra = ["reuse %", "by chance"] if view.reuse else []
+    titles = site_titles(view.census.sites)
+    keys = _fitting(heads, console.width - max(map(len, titles)) - sum(len(x) + 2 for x in extra), alike=alike)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("layer", no_wrap=True, overflow="ellipsis")
-    for head in [heads[key] for key in keys] + (["reuse %"] if view.reuse else []):
+    for head in [heads[key] for key in keys] + extra:
         table.add_column(head, justify="right", no_wrap=True)
-    titles = site_titles(view.census.sites)
+    if alike:
+        table.add_row("even", *(figure(first[key].mean if key in first else None, key) for key in keys), style="dim")
     for number, (title, found) in enumerate(zip(titles, view.usages, strict=True)):
-        reuse = [reused(view, number)] if view.reuse else []
-        table.add_row(title, *(pair(found, key) for key in keys), *reuse)
-    table.add_section()
+        cells = [figure(found.figures.get(key), key) if alike else pair(found, key) for key in keys]
+        table.add_row(title, *cells, *(reused(view, number) if view.reuse else ()))
     whole = usage.model(view.usages)
-    cells = [both(*whole.get(key, (None, None)), key) for key in keys]
-    table.add_row("mean", *cells, *([""] if view.reuse else []), style="bold")
+    means = [whole.get(key, (None, None)) for key in keys]
+    cells = [
+        figure(x, key) if alike else f"{figure(x, key)} / {figure(y, key)}"
+        for (x, y), key in zip(means, keys, strict=True)
+    ]
+    table.add_row("mean", *cells, style="bold")
     console.print()
     console.print(table)
-    console.print(Text("figure / what even routing of as many tokens shows by chance", style="dim"))
+    what = (
+        "even: what even routing of as many tokens shows by chance"
+        if alike
+        else "figure / by chance under even routing"
+    )
+    console.print(Text(what, style="dim"))
 
 
-def reused(view: View, number: int) -> str:
-    """Return how much of a token's experts the token before had, beside chance."""
+def _fitting(heads: Mapping[str, str], room: int, *, alike: bool) -> list[str]:
+    """Return the figures whose columns fit, at least two."""
+    keys: list[str] = []
+    for key in _COLUMNS:
+        room -= 2 + max(len(heads[key]), 5 if alike else 13)
+        if room >= 0 or len(keys) < 2:
+            keys.append(key)
+    return keys
+
+
+def reused(view: View, number: int) -> tuple[str, str]:
+    """Return how much of a token's experts the token before had, in percent, and the same by chance."""
     reuse = view.reuse[number]
-    return NONE if reuse is None else f"{100 * reuse.measured:.0f} / {100 * reuse.chance:.0f}"
+    return (NONE, NONE) if reuse is None else (percent(reuse.measured), percent(reuse.chance))
 
 
 def percent(value: float | None) -> str:
@@ -170,7 +196,7 @@ def _write_overlap(console: Console, view: View) -> None:
     (_matrix if fits else _each)(console, view, names, max(room, 10))
     console.print(
         Text(
-            f"even routing: {percent(view.overlap.even)}; itself: planned on the text that is scored, too good to be true",
+            f"even routing: {percent(view.overlap.even)}; itself: planned on the very text that is scored, so too good",
             style="dim",
         )
     )
@@ -213,9 +239,11 @@ def _write_differences(console: Console, view: View) -> None:
     table.add_column(f"{view.by.value}s", no_wrap=True, overflow="ellipsis")
     for head in ("elsewhere", "by chance", "p", ""):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    room = max(6, (console.width - 50) // 2)
     for found in view.differences:
+        names = (_cut(printable(name), room).rstrip() for name in (found.first, found.second))
         table.add_row(
-            f"{printable(found.first)}, {printable(found.second)}",
+            ", ".join(names),
             f"{100 * found.distance:.1f} %",
             f"{100 * found.null:.1f} %",
             f"{found.p:.3f}",
@@ -223,14 +251,18 @@ def _write_differences(console: Console, view: View) -> None:
         )
     console.print()
     console.print(table)
-    console.print(Text("elsewhere: selections that go to other experts (total variation)", style="dim"))
+    notes = ["elsewhere: selections that go to other experts (total variation)"]
+    if any(found.differs and found.by == "tokens" for found in view.differences):
+        notes.append(f"{_FEW}: these texts differ; whether their {view.by.value}s do takes more prompts of each")
+    for note in notes:
+        console.print(Text(note, style="dim"))
 
 
 def verdict(by: str, *, differs: bool) -> str:
     """Return what a difference came to; one prompt a side says nothing of the kind of text."""
     if not differs:
-        return "no difference beyond chance"
-    return "differ" if by == "prompts" else "these texts differ; more prompts must tell whether the kinds do"
+        return "within chance"
+    return "differ" if by == "prompts" else f"differ ({_FEW})"
 
 
 def remarks(view: View) -> Iterable[str]:

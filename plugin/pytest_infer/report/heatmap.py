@@ -1,4 +1,4 @@
-"""Experts as a map in a terminal: a row a layer, a column an expert, shaded by how often it is chosen."""
+"""Experts as a map in a terminal: a row a layer, a cell an expert, shaded by how often it is chosen."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CELL = 6
 def lines(usages: Sequence[SiteUsage], titles: Sequence[str], width: int) -> list[Text]:
     """Return the map in at most `width` columns, the legend last.
 
-    Where there is room each cell has its percentage of the layer's selections; where experts are many each cell is the
-    most chosen of several neighbours.
+    Where there is room each cell has its percentage of the layer's selections. Where experts are more than columns,
+    each layer's are put in the order of their use, and a cell is the mean of several.
     """
     label = max(map(len, titles), default=0) + 1
     widest = max((usage.site.experts for usage in usages), default=0)
@@ -42,7 +42,7 @@ def lines(usages: Sequence[SiteUsage], titles: Sequence[str], width: int) -> lis
 def _legend(numbered: bool, together: int) -> str:
     if numbered:
         return f"{LEGEND}  (figures: % of the layer's selections)"
-    return LEGEND + (f"  (each cell: the most chosen of {together} neighbours)" if together > 1 else "")
+    return LEGEND + (f"  (in the order of use, {together} experts a cell)" if together > 1 else "")
 
 
 def _folded(text: str, width: int) -> list[str]:
@@ -58,11 +58,12 @@ def _folded(text: str, width: int) -> list[str]:
 
 
 def _head(label: int, experts: int, together: int, *, numbered: bool) -> Text:
-    """Return the line of expert numbers: each, or the first of every eight cells."""
+    """Return the line of expert numbers: each, or the first of every eight cells; ranks where they are in order."""
     if numbered:
         return Text(" " * label + "".join(f"{f'E{n}':>{_CELL}}" for n in range(experts)), style="bold")
     cells = -(-experts // together)
-    marks = "".join(f"{f'E{n * together}':<8}" for n in range(0, cells, 8))
+    name = "E" if together == 1 else "#"
+    marks = "".join(f"{f'{name}{n * together + (together > 1)}':<8}" for n in range(0, cells, 8))
     return Text(" " * label + marks[: max(cells, 8)].rstrip(), style="bold")
 
 
@@ -90,4 +91,7 @@ def _numbered(usage: SiteUsage) -> list[tuple[str, str]]:
 
 def _shaded(usage: SiteUsage, together: int) -> list[tuple[str, str]]:
     ratios = _ratios(usage)
-    return [shade(max(ratios[n : n + together])) for n in range(0, len(ratios), together)]
+    if together > 1:
+        ratios.sort(reverse=True)
+    cells = (ratios[n : n + together] for n in range(0, len(ratios), together))
+    return [shade(sum(cell) / len(cell)) for cell in cells]
