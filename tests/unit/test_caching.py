@@ -18,8 +18,8 @@ def site(experts):
 def simulated(trace, experts, slots, prefill, policy):
     """Return [prefill hits, decode hits] of a cache that is kept as a plain list; the slow and obvious way."""
     cached, uses, hits = [], {}, [0, 0]
-    for time, row in enumerate(trace.tolist()):
-        row = [e for e in row if e < experts]
+    for time, selected in enumerate(trace.tolist()):
+        row = [e for e in selected if e < experts]
         hits[time >= prefill] += sum(e in cached for e in row)
         for e in row:
             uses[e] = uses.get(e, 0) + 1

@@ -89,7 +89,7 @@ def test_a_budget_in_full(infer, add):
     rows = {line.split("  ")[0]: line for line in lines[3:9]}
     assert rows["frequency, over all layers"].split()[-7:] == ["70.0", "%", "70.0", "%", "70–70", "%"][-7:]
     assert "25.0 %" in rows["random (range: 2 sd of draws)"]
-    # Of two reads of a MiB a token 0.6 are on the CPU: 0.6/10 + (1.4 + 2)/100 s, or the longer of 0.06 and 0.014 + 0.02.
+    # Of a token's 2 MiB 0.6 are on the CPU: 0.06 + 0.014 + 0.02 s in turns, or the longer of the first two + 0.02.
     assert "a token reads 614 KiB of experts on the CPU and 1.40 MiB on the GPU" in result.stdout
     assert "10.6 tok/s (CPU and GPU in turns), 12.5 tok/s (both at once within a layer)" in result.stdout
     assert len([line for line in lines if line.endswith(("█", "▌", "▏", "▎", "▍", "▋", "▊", "▉"))]) == 10
@@ -284,7 +284,7 @@ def split(budget, **changes):
 
 
 def test_a_device_map_fills_layers_from_the_first_and_keeps_room_for_the_largest():
-    # 60 outside the layers, three layers of 50. With 209 one stays: beside 110 there must be room for 50 passing through.
+    # 60 outside, three layers of 50. With 209 one stays: beside 110 there must be room for 50 passing through.
     found = split(209)
     assert found.devices == {
         "model.embed_tokens": 0,
