@@ -1,11 +1,12 @@
 """How well experts placed by measured usage serve other prompts: held-out shares of reads for the bundled models.
 
-    python benchmarks/placement_quality.py                                  # prints the tables of docs/placement.md
-    python benchmarks/placement_quality.py --models reference-moe --new 16  # a quick look
+    python benchmarks/placement_quality.py                           # prints the tables of docs/placement.md
+    python benchmarks/placement_quality.py --models reference-moe    # one model
+    python benchmarks/placement_quality.py --scale                   # only how long a plan of a large model takes
 
-For each model a real `pytest` measures a suite of 24 prompts (code, dialogue, lists, verse, tables, languages, …) in one
-timed and one profile round. Then, for budgets of 10 to 90 % of all experts' bytes, placements are planned on one half of
-the prompts and scored on the other: ten random halvings, both directions. "beats" counts in how many of these the
+For each model a real `pytest` measures a suite of 24 prompts (code, dialogue, lists, verse, tables, languages, …) in
+one timed and one profile round. Then, at budgets of 10 to 90 % of the bytes, placements are planned on one half
+of the prompts and scored on the other: ten random halvings, both directions. "beats" counts in how many of these the
 placement by frequency serves more of the decode's expert reads than first layers, and than the mean of random ones.
 """
 
@@ -19,7 +20,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_infer.analysis import census, heldout, placement
+import numpy as np
+
+from pytest_infer.analysis import census, heldout, placement, planning, sizes
 from pytest_infer.analysis.census import Census, Phase
 from pytest_infer.analysis.heldout import HeldOut
 from pytest_infer.analysis.placement import Strategy
@@ -29,7 +32,7 @@ BUDGETS = range(10, 100, 10)
 MODELS = ("smollm2-moe", "reference-moe")
 TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
 PROMPTS = {
-    "python": "import csv\n\ndef read_rows(path):\n    with open(path) as file:\n        for row in csv.reader(file):\n",
+    "python": "import csv\n\ndef read_rows(path):\n    with open(path) as file:\n        for row in csv.reader(",
     "c": "#include <stdio.h>\n\nint main(void) {\n    for (int i = 0; i < 10; i++) {\n",
     "sql": "SELECT customers.name, SUM(orders.total) FROM customers JOIN orders ON",
     "html": "<html>\n<head><title>Recipes</title></head>\n<body>\n<h1>Bread</h1>\n<ul>\n<li>",
@@ -146,13 +149,42 @@ def _beats(of: placement.Experts, pairs: Sequence[tuple[heldout.Half, heldout.Ha
     return f"{first}, {drawn} of {len(pairs)}"
 
 
+def scale() -> None:
+    """Print how long a full plan, with its sweep, takes for 50 prompts of 64 layers of 256 experts, top 8."""
+    draws = np.random.default_rng(0)
+    sites = tuple(
+        census.Site(name=f"layers.{n}", layer=n, kind="mlp", experts=256, slots=256, k=8, expert_bytes=1 << 20)
+        for n in range(64)
+    )
+    prompts = []
+    for _ in range(50):
+        rows_of = [tuple(draws.multinomial(8 * 100, np.full(256, 1 / 256)) for _ in sites) for _ in range(2)]
+        prompts.append(
+            Census(sites=sites, prefill=rows_of[0], decode=rows_of[1], prefill_tokens=100, decode_tokens=100)
+        )
+    begun = time.perf_counter()
+    merged = census.merged(prompts)
+    of = placement.experts(sites, [1 << 20] * 64)
+    placement.place(Strategy.FREQUENCY, of, placement.reads(merged, Phase.DECODE), 4 << 30)
+    placed = time.perf_counter()
+    planning.plan(prompts, sizes.of_run(sites, None), memory=None)
+    done = time.perf_counter()
+    print(
+        f"merged and placed in {placed - begun:.3f} s; all strategies, ten budgets, held out: {done - placed:.2f} s more"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--new", type=int, default=48, help="tokens that each prompt generates")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scale", action="store_true", help="time a plan of a large synthetic model instead")
     arguments = parser.parse_args()
+    if arguments.scale:
+        scale()
+        return
     for model in arguments.models:
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What placement exports, given to the program that reads it: transformers loads by the device_map and says the same."""
+"""What placement exports, given to the program that reads it: a model loaded by the device_map says the same."""
 
 import warnings
 from pathlib import Path
