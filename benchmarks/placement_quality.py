@@ -169,9 +169,7 @@ def scale() -> None:
     placed = time.perf_counter()
     planning.plan(prompts, sizes.of_run(sites, None), memory=None)
     done = time.perf_counter()
-    print(
-        f"merged and placed in {placed - begun:.3f} s; all strategies, ten budgets, held out: {done - placed:.2f} s more"
-    )
+    print(f"merged and placed in {placed - begun:.3f} s; a full plan, held out: {done - placed:.2f} s more")
 
 
 def main() -> None:
