@@ -92,7 +92,7 @@ def test_a_budget_in_full(infer, add):
     # Of a token's 2 MiB 0.6 are on the CPU: 0.06 + 0.014 + 0.02 s in turns, or the longer of the first two + 0.02.
     assert "a token reads 614 KiB of experts on the CPU and 1.40 MiB on the GPU" in result.stdout
     assert "10.6 tok/s (CPU and GPU in turns), 12.5 tok/s (both at once within a layer)" in result.stdout
-    assert len([line for line in lines if line.endswith(("█", "▌", "▏", "▎", "▍", "▋", "▊", "▉"))]) == 10
+    assert len([line for line in lines if line[-1:] and line[-1] in "█▉▊▋▌▍▎▏"]) == 9  # a tenth holds no expert
 
 
 def test_in_sample_and_held_out_differ_where_prompts_do(infer, add):
@@ -132,7 +132,7 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
     add(*[experts()] * 2)
     lines = infer().stdout.splitlines()
     assert "GPU memory" not in "".join(lines)
-    assert len([line for line in lines if " MiB " in line and "–" in line]) == 10
+    assert len([line for line in lines if re.match(r" *[0-9.]+ +[0-8] +[0-9.]+ ", line)]) == 10
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,7 @@ def test_a_bar_is_as_long_as_its_share():
     assert report.bar(1) == "█" * 16
     assert report.bar(0.5) == "█" * 8
     assert report.bar(1 / 32) == "▌"
+    assert report.bar(0.5, 6) == "███"
 
 
 def split(budget, **changes):
