@@ -37,7 +37,7 @@ ROOMS = {
     "storage": GROUND | {"engines", "measure"},
     "analysis": GROUND | {"engines", "measure", "storage.heads", "storage.history", "storage.rows"},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
-    "cli": {"engines.models", "storage", "analysis", "report", "metrics", "errors", "units"},
+    "cli": {"engines.models", "engines.tensors", "storage", "analysis", "report", "metrics", "errors", "units"},
     **{
         name: GROUND | {"engines", "measure", "storage", "analysis", "report", *FACE[:number]}
         for number, name in enumerate(FACE)

@@ -1,0 +1,139 @@
+"""The census of expert selections that every figure, suite view and placement starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_infer.errors import StorageError
+from pytest_infer.storage.rows import Usage
+
+Counts = npt.NDArray[np.int64]
+"""Selections of one site, one number a slot."""
+
+
+class Phase(str, Enum):
+    """Which tokens count: those of the prompt, the generated ones, or all."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A place of the model where each token selects k of `slots`; the first `experts` of them have weights.
+
+    `expert_bytes` are those of one expert; `shared` experts run for every token beside them, `shared_bytes` together.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    experts: int
+    slots: int
+    k: int
+    expert_bytes: int | None = None
+    shared: int = 0
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """Selections per site and slot with the tokens that made them; `prefill[i]` has `sites[i].slots` numbers."""
+
+    sites: tuple[Site, ...]
+    prefill: tuple[Counts, ...]
+    decode: tuple[Counts, ...]
+    prefill_tokens: int
+    decode_tokens: int
+
+
+def of(usage: Usage) -> Census | None:
+    """Return the census of a stored test; None where no usage was recorded, StorageError where it contradicts itself.
+
+    A run that keeps no token numbers, or no k, has them from the sums: tokens x k of its first site.
+    """
+    if usage.counts is None or not usage.sites:
+        return None
+    prefill, decode = (tuple(np.asarray(row, dtype=np.int64) for row in rows) for rows in _phases(usage))
+    if not len(usage.sites) == len(prefill) == len(decode):
+        raise StorageError(f"expert usage: {len(usage.sites)} sites, but counts of {len(prefill)} and {len(decode)}")
+    for site, a, b in zip(usage.sites, prefill, decode, strict=True):
+        if len(a) != len(b) or (site.slots and site.slots != len(a)):
+            raise StorageError(f"expert usage: {site.name} has {site.slots} slots, but counts of {len(a)} and {len(b)}")
+    return Census(
+        sites=tuple(
+            Site(
+                name=site.name,
+                layer=site.layer,
+                kind=site.kind,
+                experts=site.experts or len(row),
+                slots=len(row),
+                k=max(1, site.k),
+                expert_bytes=site.expert_bytes,
+                shared=site.shared,
+                shared_bytes=site.shared_bytes,
+            )
+            for site, row in zip(usage.sites, prefill, strict=True)
+        ),
+        prefill=prefill,
+        decode=decode,
+        prefill_tokens=_tokens(usage, prefill, Phase.PREFILL),
+        decode_tokens=_tokens(usage, decode, Phase.DECODE),
+    )
+
+
+def _phases(usage: Usage) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+    return (usage.counts.prefill, usage.counts.decode) if usage.counts is not None else ((), ())
+
+
+def _tokens(usage: Usage, rows: Sequence[Counts], phase: Phase) -> int:
+    if usage.tokens is not None:
+        return usage.tokens.prefill if phase is Phase.PREFILL else usage.tokens.decode
+    return int(rows[0].sum()) // max(1, usage.sites[0].k)
+
+
+def merged(parts: Sequence[Census]) -> Census:
+    """Return the sum of censuses of one model; raise StorageError for none, or where their sites differ."""
+    if not parts:
+        raise StorageError("no expert usage to merge: none of the tests recorded it")
+    first = parts[0]
+    for other in parts[1:]:
+        if other.sites != first.sites:
+            raise StorageError(f"expert usage of different models cannot be merged: {_difference(first, other)}")
+    return Census(
+        sites=first.sites,
+        prefill=_sums([part.prefill for part in parts]),
+        decode=_sums([part.decode for part in parts]),
+        prefill_tokens=sum(part.prefill_tokens for part in parts),
+        decode_tokens=sum(part.decode_tokens for part in parts),
+    )
+
+
+def _sums(parts: Sequence[tuple[Counts, ...]]) -> tuple[Counts, ...]:
+    return tuple(np.sum(site, axis=0, dtype=np.int64) for site in zip(*parts, strict=True))
+
+
+def _difference(first: Census, other: Census) -> str:
+    if len(first.sites) != len(other.sites):
+        return f"{len(first.sites)} and {len(other.sites)} MoE layers"
+    a, b = next((a, b) for a, b in zip(first.sites, other.sites, strict=True) if a != b)
+    return f"{a.name} (top {a.k} of {a.slots}) and {b.name} (top {b.k} of {b.slots})"
+
+
+def counts(census: Census, phase: Phase) -> tuple[Counts, ...]:
+    """Return the selections of a phase, one array of slots a site."""
+    if phase is Phase.BOTH:
+        return tuple(a + b for a, b in zip(census.prefill, census.decode, strict=True))
+    return census.prefill if phase is Phase.PREFILL else census.decode
+
+
+def tokens(census: Census, phase: Phase) -> int:
+    """Return how many tokens of a phase went through each site."""
+    prefill, decode = census.prefill_tokens, census.decode_tokens
+    return {Phase.PREFILL: prefill, Phase.DECODE: decode, Phase.BOTH: prefill + decode}[phase]

@@ -1,0 +1,232 @@
+"""`pytest-infer placement`: which experts to keep on the GPU, from the usage that a run measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pytest_infer.cli import experts, quantities
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.engines import models
+from pytest_infer.errors import InferError, OptionError, StorageError
+from pytest_infer.report import placement_exports as exports
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.rows import Row
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.census import Census
+    from pytest_infer.analysis.expert_view import Prompt
+    from pytest_infer.analysis.planning import Memory, Plan
+    from pytest_infer.analysis.sizes import Sizes
+
+_KV_CACHE = "kv_cache_bytes"
+
+
+class Side(str, Enum):
+    """Where the weights outside the experts lie."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class Form(str, Enum):
+    """How a placement is written."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+    LLAMA_CPP = "llama.cpp"
+    DEVICE_MAP = "device-map"
+    EXPERTS = "experts"
+
+
+def placement(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run that measured the usage.")] = "latest",
+    *,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What the GPU has, as 8GiB; without it only the sweep of budgets."),
+    ] = None,
+    dense_on: Annotated[
+        Side,
+        typer.Option(
+            help="Where attention, embeddings, shared experts and all else outside the routed experts lies; on the GPU "
+            "it is taken from --gpu-memory."
+        ),
+    ] = Side.GPU,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Taken from --gpu-memory; default: the largest that the run measured, unless --dense-on cpu.",
+        ),
+    ] = None,
+    reserve: Annotated[
+        str, typer.Option(metavar="SIZE", help="Taken from --gpu-memory: driver context, activations.")
+    ] = "0B",
+    phase: Annotated[experts.Whose, typer.Option(help="Whose selections count.")] = experts.Whose.DECODE,
+    keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Take the sizes from this model's safetensors headers, also of another precision; default: as the run "
+            "had it in memory.",
+        ),
+    ] = None,
+    cpu_bandwidth: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Of main memory, as 40GB/s; predicts tok/s with the next one.")
+    ] = None,
+    gpu_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 900GB/s.")] = None,
+    pcie_bandwidth: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Of the bus: predicts copying experts to the GPU instead.")
+    ] = None,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="terminal; json; llama.cpp and device-map (whole layers); experts (a line `layer expert` for each).",
+        ),
+    ] = Form.TERMINAL,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the census as JSON: counts an expert.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Plan which experts of a Mixture-of-Experts model to keep on the GPU, scored on prompts held out."""
+    # Imported late, here and below: other commands and --help do not need numpy.
+    from pytest_infer.analysis import planning  # noqa: PLC0415
+    from pytest_infer.analysis.census import Phase  # noqa: PLC0415
+    from pytest_infer.analysis.speed import Bandwidths  # noqa: PLC0415
+
+    try:
+        chosen = open_history(storage).select(run)
+        rows = experts.recorded(chosen, keyword)
+        if not rows:
+            raise StorageError(experts.why_nothing(chosen, keyword))
+        prompts = experts.prompts_of(chosen, rows)
+        sizes = _sizes(prompts[0].census, rows[0], model)
+        bandwidths = Bandwidths(
+            cpu=quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
+            gpu=quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
+            pcie=quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
+        )
+        found = planning.plan(
+            _distinct(rows, prompts),
+            sizes,
+            phase=Phase(phase.value),
+            memory=_memory(gpu_memory, rows, sizes, kv_cache, reserve, dense_on_gpu=dense_on is Side.GPU),
+            bandwidths=bandwidths,
+            dense_on_gpu=dense_on is Side.GPU,
+            traces=[
+                planning.Traced(traces=one.trace, prefill_tokens=one.census.prefill_tokens)
+                for one in prompts
+                if one.trace is not None
+            ],
+        )
+        name = rows[0].model.get("name")
+        if export is not None:
+            _write(export, exports.census(found.census, sizes.experts, run=chosen.label, model=name))
+        out(_written(found, chosen, form, name))
+    except InferError as error:
+        refuse(str(error))
+
+
+def _distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
+    """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
+    from pytest_infer.analysis import census  # noqa: PLC0415
+
+    found: dict[str, list[Census]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(prompt.census)
+    return [census.merged(parts) for parts in found.values()]
+
+
+def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
+    from pytest_infer.analysis import sizes  # noqa: PLC0415
+
+    if model is None:
+        return sizes.of_run(of.sites, row.model.get("parameter_bytes"))
+    from pytest_infer.engines import tensors  # noqa: PLC0415
+
+    folder: Path | None = Path(model)
+    if not Path(model).is_dir():
+        source = models.resolve(model, lambda line: typer.echo(line, err=True))
+        folder = models.local_folder(source, None)
+    if folder is None:
+        raise OptionError(f"--model {model}: not in the hub's cache; fetch it, or name a folder")
+    return sizes.of_tensors(tensors.of_folder(folder), of.sites, folder.name or str(folder))
+
+
+def _memory(
+    total: str | None, rows: Sequence[Row], sizes: Sizes, kv_cache: str | None, reserve: str, *, dense_on_gpu: bool
+) -> Memory | None:
+    from pytest_infer.analysis.planning import Memory  # noqa: PLC0415
+
+    held_back = quantities.size(reserve, "--reserve")
+    measured = [row.metrics[_KV_CACHE].value for row in rows if _KV_CACHE in row.metrics]
+    largest = max((int(value) for value in measured if not isinstance(value, str)), default=0)
+    cache = (largest if dense_on_gpu else 0) if kv_cache is None else quantities.size(kv_cache, "--kv-cache")
+    if total is None:
+        return None
+    memory = quantities.size(total, "--gpu-memory")
+    if dense_on_gpu and sizes.dense is None:
+        raise OptionError("the run does not know the size of the model: name it with --model, or give --dense-on cpu")
+    return Memory(total=memory, dense=(sizes.dense or 0) if dense_on_gpu else 0, kv_cache=cache, reserve=held_back)
+
+
+def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
+    if form is Form.JSON:
+        return exports.as_json(plan, run=run.label, model=model)
+    if form is Form.TERMINAL:
+        from pytest_infer.report import placement as report  # noqa: PLC0415
+
+        return report.render(
+            plan, f"{run.label} · {run.model or model or 'unknown model'}", width=width(), color=color()
+        )
+    if plan.memory is None or plan.chosen is None:
+        raise OptionError(f"--format {form.value} is for one budget: give --gpu-memory")
+    share = plan.chosen.held_out["frequency"]
+    by_expert = plan.chosen.in_sample["frequency"] if share is None else share.mean
+    if form is Form.EXPERTS:
+        text = exports.expert_list(plan)
+        _say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
+        return text
+    layers = len({site.layer for site in plan.census.sites})
+    if form is Form.LLAMA_CPP:
+        left = layers - len(exports.layers_on_cpu(plan))
+        whole = plan.chosen.in_sample["whole layers"]
+        _say(
+            f"experts of {left} of {layers} layers on the GPU, {_percent(whole)} of expert reads; "
+            f"split by expert, which llama.cpp cannot, it would be {_percent(by_expert)}"
+        )
+        return exports.llama_cpp(plan)
+    from pytest_infer.analysis import devicemap  # noqa: PLC0415
+    from pytest_infer.units import size  # noqa: PLC0415
+
+    memory = plan.memory
+    split = devicemap.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
+    _say(
+        f"{split.gpu_layers} of {split.layers} whole layers on the GPU ({size(split.gpu_bytes)}); each forward copies "
+        f"the others to it, all experts included: {size(split.copied_bytes)}"
+    )
+    return exports.device_map(split)
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f} %"
+
+
+def _say(line: str) -> None:
+    """Say on stderr what the export is worth; stdout is the export itself."""
+    typer.echo(f"pytest-infer: {line}", err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"--export {path}: {error.strerror}") from error

@@ -1,0 +1,168 @@
+"""A plan of experts in the forms that programs read: JSON, llama.cpp's options, a device_map, a plain list."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_infer.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_infer.analysis.census import Census
+    from pytest_infer.analysis.devicemap import DeviceMap
+    from pytest_infer.analysis.heldout import HeldOut
+    from pytest_infer.analysis.planning import Plan, Row
+
+SCHEMA = 1
+_TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""The experts' tensors by llama.cpp's own pattern, LLM_FFN_EXPS_REGEX of its common/common.h."""
+
+
+def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | None) -> str:
+    """Return the census as JSON, an object an expert by layer and number; `share` is of its layer's selections.
+
+    Prefill and decode together make the share. Slots without weights have 0 `bytes`.
+    """
+    rows = []
+    for site, size, prefill, decode in zip(of.sites, expert_bytes, of.prefill, of.decode, strict=True):
+        total = int(prefill.sum() + decode.sum())
+        rows += [
+            {
+                "layer": site.layer,
+                "site": site.name,
+                "expert": number,
+                "prefill": int(a),
+                "decode": int(b),
+                "share": round(int(a + b) / total, 6) if total else 0.0,
+                "bytes": size if number < site.experts else 0,
+            }
+            for number, (a, b) in enumerate(zip(prefill, decode, strict=True))
+        ]
+    tokens = {"prefill": of.prefill_tokens, "decode": of.decode_tokens}
+    return _json({"schema": SCHEMA, "run": run, "model": model, "tokens": tokens, "experts": rows})
+
+
+def as_json(plan: Plan, *, run: str, model: str | None) -> str:
+    """Return everything that the terminal shows, and which experts lie on the GPU, as JSON."""
+    return _json({
+        "schema": SCHEMA,
+        "run": run,
+        "model": model,
+        "phase": plan.phase.value,
+        "prompts": plan.prompts,
+        "traced_prompts": plan.traced,
+        "sizes": {
+            "source": plan.sizes.source,
+            "expert_bytes": list(plan.sizes.experts),
+            "experts_bytes": plan.experts.total,
+            "dense_bytes": plan.sizes.dense,
+            "dense_read_bytes": plan.sizes.read,
+        },
+        "gpu_memory": None if plan.memory is None else {
+            "total": plan.memory.total,
+            "dense": plan.memory.dense,
+            "kv_cache": plan.memory.kv_cache,
+            "reserve": plan.memory.reserve,
+            "left": plan.memory.left,
+        },
+        "bandwidths": {"cpu": plan.bandwidths.cpu, "gpu": plan.bandwidths.gpu, "pcie": plan.bandwidths.pcie},
+        "chosen": None if plan.chosen is None else _row(plan.chosen),
+        "gpu": [{"layer": layer, "expert": expert} for layer, expert in on_gpu(plan)],
+        "sweep": [_row(row) for row in plan.sweep],
+    })  # fmt: skip
+
+
+def _row(row: Row) -> dict[str, Any]:
+    served, speed = row.expected, row.speed
+    return {
+        "budget_bytes": row.budget,
+        "experts": row.held,
+        "in_sample": dict(row.in_sample),
+        "held_out": _held_out(row.held_out),
+        "bound": row.bound,
+        "cpu_bytes_per_token": None if served is None else served.cpu_bytes,
+        "gpu_bytes_per_token": None if served is None else served.gpu_bytes,
+        "decode_throughput": None if speed is None else {
+            "in_turns": speed.in_turns,
+            "at_once": speed.at_once,
+            "streamed": speed.streamed,
+        },
+        "cache_slots_per_layer": row.slots,
+        "lru": row.lru,
+        "lfu": row.lfu,
+    }  # fmt: skip
+
+
+def _held_out(scores: Mapping[str, HeldOut | None]) -> dict[str, dict[str, float] | None]:
+    return {
+        name: None if one is None else {"mean": one.mean, "low": one.low, "high": one.high}
+        for name, one in scores.items()
+    }
+
+
+def on_gpu(plan: Plan) -> list[tuple[int, int]]:
+    """Return (layer, expert) of what the placement by frequency keeps on the GPU, the most selected first."""
+    if plan.placed is None:
+        return []
+    sites, of = plan.census.sites, plan.experts
+    found = [
+        (sites[of.site[n]].layer, int(of.expert[n]), _selected(plan, int(of.site[n]), int(of.expert[n])))
+        for n in plan.placed.nonzero()[0].tolist()
+    ]
+    return [(layer, expert) for layer, expert, _ in sorted(found, key=lambda one: (-one[2], one[0], one[1]))]
+
+
+def _selected(plan: Plan, site: int, expert: int) -> int:
+    prefill, decode = int(plan.census.prefill[site][expert]), int(plan.census.decode[site][expert])
+    return {"prefill": prefill, "decode": decode}.get(plan.phase.value, prefill + decode)
+
+
+def expert_list(plan: Plan) -> str:
+    """Return a line `layer expert` for each expert on the GPU, the most selected first.
+
+    Raises:
+        OptionError: a layer has several places with experts, which such a line cannot tell apart.
+    """
+    layers = [site.layer for site in plan.census.sites]
+    if len(set(layers)) < len(layers):
+        raise OptionError(
+            "this model has several sets of experts in a layer, which a plain list cannot name: take json"
+        )
+    return "".join(f"{layer} {expert}\n" for layer, expert in on_gpu(plan))
+
+
+def layers_on_cpu(plan: Plan) -> list[int]:
+    """Return the layers that the split by whole layers leaves on the CPU, in order."""
+    if plan.whole is None:
+        return []
+    outside = {plan.census.sites[site].layer for site in plan.experts.site[~plan.whole].tolist()}
+    return sorted(outside)
+
+
+def llama_cpp(plan: Plan) -> str:
+    r"""Return llama.cpp's options for the split by whole layers, quoted for a shell, on one line.
+
+    `--override-tensor` takes a regular expression that is searched in the tensors' names, and the buffer that those it
+    is found in go to; `blk\.3\.` cannot be found in `blk.13.`. All else goes to the GPU by `-ngl`.
+    """
+    layers = layers_on_cpu(plan)
+    everything = "--n-gpu-layers 999"
+    if not layers:
+        return everything + "\n"
+    return f"{everything} --override-tensor '{pattern(layers)}=CPU'\n"
+
+
+def pattern(layers: list[int]) -> str:
+    """Return the expression that is found in the names of the experts' tensors of these layers in a GGUF file."""
+    return rf"blk\.({'|'.join(map(str, layers))})\.{_TENSORS}"
+
+
+def device_map(split: DeviceMap) -> str:
+    """Return the mapping for `from_pretrained(device_map=…)` as JSON."""
+    return _json(split.devices)
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
