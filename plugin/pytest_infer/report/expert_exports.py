@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.expert_view import View
     from pytest_infer.analysis.usage import SiteUsage
 
-_FIELDS = ("layer", "site", "expert", "times", "share", "low", "high", "ratio", "named", "prefill", "decode")
+_FIELDS = ("layer", "site", "expert", "times", "share", "low", "high", "ratio", "named", "gate", "prefill", "decode")
 
 
 def as_json(view: View, **about: Any) -> str:
@@ -75,6 +75,7 @@ def rows(view: View) -> list[dict[str, Any]]:
             expert.high,
             expert.ratio,
             "hot" if expert.hot else "cold" if expert.cold else None,
+            expert.gate,
             int(view.census.prefill[n][expert.expert]),
             int(view.census.decode[n][expert.expert]),
         )

@@ -46,7 +46,12 @@ def render(view: View, *, heading: str, top: int, width: int, color: bool) -> st
         console.print(Text(printable(line), style="bold"))
     _write_list(console, view, top)
     console.print()
-    for row in heatmap.lines(view.usages, site_titles(view.census.sites), width):
+    titles = site_titles(view.census.sites)
+    layers = [
+        heatmap.Layer(title=title, counts=found.counts.tolist(), experts=found.site.experts)
+        for title, found in zip(titles, view.usages, strict=True)
+    ]
+    for row in heatmap.lines(layers, width):
         console.print(row)
     _write_layers(console, view)
     _write_overlap(console, view)
@@ -88,27 +93,29 @@ def mark(expert: Expert) -> str:
 def _write_list(console: Console, view: View, top: int) -> None:
     named = labels(view.census.sites)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("hottest", "times", "percent", "95 % interval", "× fair"):
+    gates = any(expert.gate is not None for expert in view.experts)
+    for head in ("hottest", "times", "percent", "95 % interval", "× fair", *(["gate"] if gates else [])):
         table.add_column(head, justify="left" if head == "hottest" else "right", no_wrap=True, overflow="ellipsis")
     table.add_column("", no_wrap=True, overflow="ellipsis")
     hottest, coldest = chosen(view, top)
     for expert in hottest:
-        table.add_row(*_expert(expert, named))
+        table.add_row(*_expert(expert, named, gates=gates))
     if coldest:
         table.add_row(Text("coldest", style="bold"))
     for expert in coldest:
-        table.add_row(*_expert(expert, named))
+        table.add_row(*_expert(expert, named, gates=gates))
     console.print()
     console.print(table)
 
 
-def _expert(expert: Expert, named: Mapping[str, str]) -> tuple[str, ...]:
+def _expert(expert: Expert, named: Mapping[str, str], *, gates: bool) -> tuple[str, ...]:
     return (
         f"{named[expert.site.name]}E{expert.expert}",
         count(expert.times),
         f"{100 * expert.share:.1f} %",
         f"{100 * expert.low:.1f}–{100 * expert.high:.1f} %",
         f"{expert.ratio:.2f}",
+        *([NONE if expert.gate is None else f"{expert.gate:.2f}"] if gates else []),
         mark(expert),
     )
 
