@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report import experts as shown
+from pytest_infer.report.expert_overlap import percent, verdict
 from pytest_infer.report.exports import escape
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _overlap(view: View) -> list[str]:
     if len(found.names) < 2:
         return []
     lines = [
-        (name, *map(shown.percent, row))
+        (name, *map(percent, row))
         for name, row in (
             *zip(found.names, found.matrix, strict=True),
             ("all others", found.rest),
@@ -143,7 +144,7 @@ def _overlap(view: View) -> list[str]:
                 f"{100 * d.distance:.1f} %",
                 f"{100 * d.null:.1f} %",
                 f"{d.p:.3f}",
-                shown.verdict(d.by, differs=d.differs),
+                verdict(d.by, differs=d.differs),
             )
             for d in view.differences
         ]
