@@ -18,6 +18,7 @@ from pytest_benchmark.utils import safe_dumps
 from pytest_infer.errors import StorageError
 
 NEEDED_BYTES = 16 * 2**20
+_DEEPEST = 100
 _NUMBER = re.compile(r"(\d+)_")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -124,7 +125,10 @@ def dumps(value: Any, depth: int = 0) -> str:
     """Return JSON in pytest-benchmark's layout, but with a list of plain values on one line.
 
     Its own puts each number on a line, most of it indentation: 40 bytes a number, and expert counts are thousands.
+    Raises ValueError for what holds itself.
     """
+    if depth > _DEEPEST:
+        raise ValueError("Circular reference detected")
     inner, end = "\n" + "    " * (depth + 1), "\n" + "    " * depth
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         parts = (f"{safe_dumps(key)}: {dumps(held, depth + 1)}" for key, held in value.items())
