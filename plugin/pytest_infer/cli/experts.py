@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
@@ -133,7 +134,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
     from pytest_infer.analysis import census  # noqa: PLC0415
     from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
 
-    arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
+    arrays = _arrays(run) if any(row.experts.trace for row in rows) else {}
     times = Counter(row.name for row in rows)
     found = []
     for row in rows:
@@ -153,6 +154,15 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
     return found
 
 
+def _arrays(run: Run) -> dict[str, Any]:
+    try:
+        return sidecar.read(run.path)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise StorageError(f"{sidecar.path_for(run.path)} cannot be read: {error}") from error
+
+
 def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
-    keys = [sidecar.expert_key(row.test, site) for site in sites]
-    return tuple(arrays[key] for key in keys) if row.experts.trace and all(key in arrays for key in keys) else None
+    if not row.experts.trace:
+        return None
+    found = [arrays.get(sidecar.expert_key(row.test, site)) for site in sites]
+    return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)
