@@ -29,6 +29,7 @@ TINY = {
     "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_num_heads": 8, "mamba_head_dim": 8,
     "ssm_state_size": 8, "n_groups": 1, "mamba_dt_rank": 4, "mamba_chunk_size": 16, "chunk_size": 16,
     "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
     "router_jitter_noise": 0.0, "num_mtp_layers": 0, "num_nextn_predict_layers": 0,
 }  # fmt: skip
 TOWER = {
@@ -50,7 +51,7 @@ EXTRAS = {
         "n_heads": 4,
         "n_layers": 2,
         "max_seq_len": 256,
-        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": EXPERTS, "moe_top_k": K, "hidden_size": 32},
     },
     "deepseek_v2": {"topk_method": "group_limited_greedy"},
@@ -63,10 +64,26 @@ EXTRAS = {
         "mlp_layer_types": ["hash_moe", "moe", "moe"],
     },
     "doge": {"is_moe": True, "num_experts": 16},
-    "ernie4_5_vl_moe": {"moe_intermediate_size": [16, 16]},
+    "ernie4_5_vl_moe": {
+        "moe_intermediate_size": [16, 16],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    },
     "gemma4": {"enable_moe_block": True, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8},
     "gemma4_text": {"enable_moe_block": True, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8},
-    "glm5_next": {"qk_rope_head_dim": 0, "head_dim": 0, "hc_mult": 2, "index_kpool": 4},
+    "glm4v_moe": {
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2], "partial_rotary_factor": 1.0
+        }
+    },
+    "granitemoehybrid": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    "kimi_linear": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"]},
+    "qwen3_next": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    "qwen3_5_moe": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    "step3p7": {"sliding_window": 64},
+    "glm5_next": {
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+       "qk_rope_head_dim": 0, "head_dim": 0, "hc_mult": 2, "index_kpool": 4},
     "hy_v4": {"hc_mult": 2},
     "inkling_text": {"d_rel": 4, "rel_extent": 64, "sliding_window_size": 64},
     "inkling2": {"d_rel": 4, "rel_extent": 64, "sliding_window_size": 64, "unpadded_vocab_size": VOCABULARY},
@@ -76,10 +93,16 @@ EXTRAS = {
     "minimax": {"block_size": 16},
     "minimax_m3_vl": {"rotary_dim": 8, "index_block_size": 4},
     "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "moe"]},
-    "qwen4_exp": {"hc_count": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 64, "split_ngram_parts": 4},
+    "qwen4_exp": {"layer_types": ["linear_attention", "linear_attention", "full_attention"], "hc_count": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 64, "indexer_n_heads": 2, "indexer_kv_heads": 1,
+        "indexer_head_dim": 8, "indexer_budget": 64, "indexer_compress_ratio": 4, "split_ngram_parts": 4},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 """What the text config of a type needs beside TINY."""
+TOWER_EXTRAS = {
+    "Dots3NoteVisionConfig": {"num_hidden_layers": 42, "moe_intermediate_size": 16, "adapter_in_dim": 32},
+    "Inkling2VisionConfig": {"text_hidden_size": 32},
+    "MuseSparkAudioConfig": {"num_hidden_layers": 1, "patch_sizes": [4], "hidden_sizes": [32], "depths": [1]},
+}
 CLASSES = {"qwen3_omni_moe_thinker": "Qwen3OmniMoeThinkerForConditionalGeneration"}
 TYPES = """
     afmoe aria aria_text axk1 axk2 bailing_hybrid beam cohere2_moe dbrx deepseek_ocr2 deepseek_v2 deepseek_v3
@@ -104,28 +127,56 @@ def model_class(kind):
     return getattr(transformers, CLASSES.get(kind) or next(filter(None, names)))
 
 
+def text_part(config_class, extras):
+    """Return the tiny values of a config of text."""
+    values = known(config_class, TINY)
+    if "kv_lora_rank" in values:  # latent attention has as many heads of keys as of queries
+        values["num_key_value_heads"] = values["num_attention_heads"]
+    return values | extras
+
+
+def tower_part(config_class):
+    """Return the tiny values of a tower's config and of the configs in it."""
+    values = known(config_class, TOWER) | TOWER_EXTRAS.get(config_class.__name__, {})
+    if "model_type" in vars(config_class):
+        values["model_type"] = config_class.model_type
+    for name, part in parts_of(config_class).items():
+        values[name] = tower_part(part)
+    return values
+
+
+def parts_of(config_class):
+    """Return the classes of the configs within a config."""
+    if not (config_class.sub_configs or getattr(config_class, "sub_configs_defaults", None)):
+        return {}
+    default = config_class()
+    names = {*(config_class.sub_configs or {}), *(getattr(config_class, "sub_configs_defaults", None) or {})}
+    parts = {name: getattr(default, name, None) for name in sorted(names)}
+    return {name: type(part) for name, part in parts.items() if part is not None}
+
+
 def configuration(kind):
     """Return the tiny config of a type, towers included."""
-    config_class = CONFIG_MAPPING[kind]
-    parts = dict(config_class.sub_configs or {})
-    own = known(config_class, TINY) | EXTRAS.get(kind, {})
-    for name, part in parts.items():
-        if name == "text_config":
-            text = part if part.__name__ != "AutoConfig" else None
-            if text is not None:
-                own[name] = known(text, TINY) | EXTRAS.get(kind, {})
-        elif part.__name__ != "AutoConfig":
-            own[name] = known(part, TOWER)
-    if "text_config" in own:
-        own = {name: value for name, value in own.items() if name in parts or name not in EXTRAS.get(kind, {})}
-    return config_class(**own)
+    config_class, extras = CONFIG_MAPPING[kind], EXTRAS.get(kind, {})
+    parts = parts_of(config_class)
+    if "text_config" not in parts:
+        return config_class(**text_part(config_class, extras))
+    values = {name: tower_part(part) for name, part in parts.items() if name != "text_config"}
+    return config_class(**values, text_config=text_part(parts["text_config"], extras))
 
 
 def build(kind, implementation="eager", seed=0):
     """Return a tiny model of a type whose routers have opinions and biases."""
     torch.manual_seed(seed)
     config = configuration(kind)
-    model = model_class(kind)._from_config(config, experts_implementation=implementation)
+    if kind == "dbrx":  # a plain attribute that its config no longer declares
+        config.attn_config.rope_theta = 10000.0
+    if kind == "qwen3_omni_moe_thinker":  # declared by the config around it only
+        config.vision_start_token_id = VOCABULARY - 1
+    class_ = model_class(kind)
+    if class_.config_class is not type(config):
+        config = config.get_text_config()
+    model = class_._from_config(config, experts_implementation=implementation)
     generator = torch.Generator().manual_seed(seed)
     for name, buffer in model.named_buffers():
         if name.endswith(("e_score_correction_bias", "balancing_biases", "expert_bias")):

@@ -269,10 +269,28 @@ class Dbrx:
         return [_site(name, experts, ExpertsCall(module=module), _size(module) // experts)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inkling:
+    """Called as usual, but the router also weighs the shared experts: it has an output for each."""
+
+    @classmethod
+    def sites(cls, model: torch.nn.Module, name: str, module: Any) -> Sequence[Site]:
+        """Return the site."""
+        router = model.get_submodule(name.rpartition(".")[0]).get_submodule("gate")
+        experts, shared = int(router.num_experts), shared_beside(model, name)
+        if router.weight.shape[0] != experts + (shared[0] or 0):
+            raise ExpertCaptureError(
+                f"{name}: {router.weight.shape[0]} router outputs for {experts} experts and {shared[0] or 0} shared"
+            )
+        size = bytes_of_one(list(tensors_of(module)), experts)
+        return [_site(name, experts, ExpertsCall(module=module), size, shared=shared)]
+
+
 ADAPTERS: dict[str, type[Adapter]] = {
     "DbrxExperts": Dbrx,
     "DogeCDMoE": Doge,
     "Ernie4_5_VLMoeMoeBlock": ErnieVl,
+    "InklingExperts": Inkling,
     "JetMoeMoA": JetMoe,
     "JetMoeMoE": JetMoe,
     "Llama4TextMoe": Llama4,
