@@ -72,7 +72,10 @@ EXTRAS = {
     "gemma4_text": {"enable_moe_block": True, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8},
     "glm4v_moe": {
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2], "partial_rotary_factor": 1.0
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [1, 1, 2],
+            "partial_rotary_factor": 1.0,
         }
     },
     "granitemoehybrid": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
@@ -83,7 +86,11 @@ EXTRAS = {
     "step3p7": {"sliding_window": 64},
     "glm5_next": {
         "layer_types": ["linear_attention", "linear_attention", "full_attention"],
-       "qk_rope_head_dim": 0, "head_dim": 0, "hc_mult": 2, "index_kpool": 4},
+        "qk_rope_head_dim": 0,
+        "head_dim": 0,
+        "hc_mult": 2,
+        "index_kpool": 4,
+    },
     "hy_v4": {"hc_mult": 2},
     "inkling_text": {"d_rel": 4, "rel_extent": 64, "sliding_window_size": 64},
     "inkling2": {"d_rel": 4, "rel_extent": 64, "sliding_window_size": 64, "unpadded_vocab_size": VOCABULARY},
@@ -93,16 +100,26 @@ EXTRAS = {
     "minimax": {"block_size": 16},
     "minimax_m3_vl": {"rotary_dim": 8, "index_block_size": 4},
     "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "moe"]},
-    "qwen4_exp": {"layer_types": ["linear_attention", "linear_attention", "full_attention"], "hc_count": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 64, "indexer_n_heads": 2, "indexer_kv_heads": 1,
-        "indexer_head_dim": 8, "indexer_budget": 64, "indexer_compress_ratio": 4, "split_ngram_parts": 4},
+    "qwen4_exp": {
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+        "hc_count": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 64, "split_ngram_parts": 4,
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+    },
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
-}
+}  # fmt: skip
 """What the text config of a type needs beside TINY."""
 TOWER_EXTRAS = {
-    "Dots3NoteVisionConfig": {"num_hidden_layers": 42, "moe_intermediate_size": 16, "adapter_in_dim": 32},
+    "Dots3NoteVisionConfig": {
+        "num_hidden_layers": 42,
+        "moe_intermediate_size": 16,
+        "adapter_in_dim": 32,
+        "adapter_out_dim": 32,
+    },
+    "Dots3NoteAudioConfig": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "Inkling2VisionConfig": {"text_hidden_size": 32},
     "MuseSparkAudioConfig": {"num_hidden_layers": 1, "patch_sizes": [4], "hidden_sizes": [32], "depths": [1]},
-}
+}  # fmt: skip
 CLASSES = {"qwen3_omni_moe_thinker": "Qwen3OmniMoeThinkerForConditionalGeneration"}
 TYPES = """
     afmoe aria aria_text axk1 axk2 bailing_hybrid beam cohere2_moe dbrx deepseek_ocr2 deepseek_v2 deepseek_v3
@@ -176,8 +193,13 @@ def build(kind, implementation="eager", seed=0):
     class_ = model_class(kind)
     if class_.config_class is not type(config):
         config = config.get_text_config()
-    model = class_._from_config(config, experts_implementation=implementation)
+    model = class_._from_config(config)
+    # Not as an argument: that is handed to the towers too, and most of them refuse it.
+    config.get_text_config()._experts_implementation = implementation
     generator = torch.Generator().manual_seed(seed)
+    # The id of the padding may be generated too, and a state of zeros leaves experts without an effect to see.
+    embeddings = model.get_input_embeddings().weight.data
+    embeddings[0] = 0.2 * torch.randn(embeddings.shape[1], generator=generator)
     for name, buffer in model.named_buffers():
         if name.endswith(("e_score_correction_bias", "balancing_biases", "expert_bias")):
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))

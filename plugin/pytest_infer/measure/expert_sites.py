@@ -89,7 +89,10 @@ def _refuse_type(kind: str | None) -> None:
 
 
 def _refuse_two_halves(model: torch.nn.Module, sites: Sequence[Site]) -> None:
-    if sites and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    halves = {"encoder", "decoder"}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and any(
+        halves & set(site.name.split(".")) for site in sites
+    ):
         raise ExpertCaptureError(
             f"{type(model).__name__} is an encoder-decoder, whose two halves see different tokens: "
             "record its encoder or its decoder"
