@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_infer import session as sessions
+from pytest_infer.measure import disturbance
 
 ENGINE = """
 import os
