@@ -178,7 +178,8 @@ class Zaya(ExpertsCall):
     def sites(cls, model: torch.nn.Module, name: str, module: Any) -> Sequence[Site]:
         """Return the site with one weightless slot, if the router has one."""
         experts = int(module.num_experts)
-        slots = int(model.get_submodule(name.rpartition(".")[0]).get_submodule("gate").num_router_classes)
+        router: Any = model.get_submodule(name.rpartition(".")[0] + ".gate")
+        slots = int(router.num_router_classes)
         if slots != experts + 1:
             raise ExpertCaptureError(f"{name}: {slots} router outputs for {experts} experts, expected one more")
         size = bytes_of_one(list(tensors_of(module)), experts)
@@ -276,7 +277,7 @@ class Inkling:
     @classmethod
     def sites(cls, model: torch.nn.Module, name: str, module: Any) -> Sequence[Site]:
         """Return the site."""
-        router = model.get_submodule(name.rpartition(".")[0]).get_submodule("gate")
+        router: Any = model.get_submodule(name.rpartition(".")[0] + ".gate")
         experts, shared = int(router.num_experts), shared_beside(model, name)
         if router.weight.shape[0] != experts + (shared[0] or 0):
             raise ExpertCaptureError(

@@ -146,7 +146,7 @@ def shared_beside(model: torch.nn.Module, name: str) -> tuple[int | None, int | 
 
 
 def _shared_count(model: torch.nn.Module, module: torch.nn.Module) -> int:
-    config = getattr(module, "config", None) or getattr(model, "config", None)
+    config: Any = getattr(module, "config", None) or getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     counts = (getattr(text, name, None) for name in _SHARED_COUNTS)
     return next((count for count in counts if isinstance(count, int) and count > 0), 1)
