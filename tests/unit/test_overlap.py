@@ -67,8 +67,8 @@ def test_one_prompts_hot_set_serves_another():
     # a's hot set {E0 of L0, E2 of L1} serves 5 + 0 of b's 20; b's {E0, E3} serves 8 + 5 of a's 20.
     assert found.matrix == ((None, 0.25, 0.0), (0.65, None, 0.0), (0.0, 0.0, None))
     assert found.itself == (0.65, 0.75, 1.0)
-    # a and c together: L0 [8,1,1,10] and L1 [10,0,5,5], so {E3, E0}, which serve nothing of b.
-    assert found.rest == (0.65, 0.0, 0.0)
+    # b and c together: L0 [5,5,0,10] and L1 [10,0,0,10], so {E3, E0}, which serve nothing of a; nor do the others.
+    assert found.rest == (0.0, 0.0, 0.0)
     assert found.even == 0.25
 
 
