@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.records import ExpertSite
+from pytest_infer.measure import expert_types
+from pytest_infer.measure.expert_adapters import adapter_of
+from pytest_infer.measure.expert_taps import (
+    ExpertsCall,
+    Site,
+    bytes_of_one,
+    layer_of,
+    leading,
+    numbered_layer,
+    shared_beside,
+    tensors_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,78 +30,98 @@ _INDEX_NAMES = frozenset({"top_k_index", "router_indices"})
 _WEIGHT_NAMES = frozenset({"top_k_weights", "routing_weights"})
 # Attributes by which a module that is no site gives away that it holds experts all the same.
 _COUNT_NAMES = ("num_experts", "num_local_experts", "num_routed_experts", "n_routed_experts")
-_ID_TYPES = frozenset({torch.int64, torch.int32, torch.int16, torch.uint8})
 _INTERFACE = "forward(hidden_states, top_k_index, top_k_weights)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """An experts module that can be observed. Its top-k is known only when it runs: `index.shape[-1]`.
-
-    `experts` have weights; `slots` is what the router chooses among. `expert_bytes` is the size of one expert's
-    weights as they are stored, scales and biases included; None when they are packed otherwise than one row an
-    expert. `index_name` is how `forward` calls its second argument, the expert ids of shape (tokens, k).
-    """
-
-    name: str
-    layer: int
-    kind: str
-    experts: int
-    slots: int
-    expert_bytes: int | None
-    index_name: str
-    module: torch.nn.Module
-
-    def top_k(self, ids: object, rows: int) -> int:
-        """Return k of the expert ids that the module was given, of shape (rows, k) or (batch, rows / batch, k).
-
-        Raises:
-            ExpertCaptureError: they are no such ids, or not those of every row.
-
-        """
-        if ids is None:
-            raise ExpertCaptureError(f"{self.name} did not run in a forward of the model, or got no expert ids")
-        if not isinstance(ids, torch.Tensor) or ids.dtype not in _ID_TYPES or ids.ndim < 2:
-            raise ExpertCaptureError(f"{self.name} was not given expert ids of shape (tokens, k)")
-        k = ids.shape[-1]
-        if ids.numel() != rows * k:
-            raise ExpertCaptureError(
-                f"{self.name} was given {ids.shape[:-1].numel()} of {rows} rows: whose they are cannot be told"
-            )
-        return k
-
-    def record(self, k: int) -> ExpertSite:
-        """Return what is stored about this site, once its k is known."""
-        return ExpertSite(
-            name=self.name,
-            layer=self.layer,
-            kind=self.kind,
-            experts=self.experts,
-            slots=self.slots,
-            k=k,
-            expert_bytes=self.expert_bytes,
-        )
+# Parts of a model that see no text: towers for images and sound, and the voice of qwen3_omni_moe.
+_TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav)([._]|$)")
 
 
 def find(model: torch.nn.Module) -> tuple[Site, ...]:
-    """Return every experts module of `model` in the order of its modules; a dense model has none.
+    """Return every place of `model` that routes text to experts, in the order of its modules; a dense model has none.
 
     A site is recognised by the signature `forward(hidden_states, top_k_index, top_k_weights)`, which 67 of the 72
-    mixture-of-experts directories of transformers 5.23 share, never by its class.
+    mixture-of-experts directories of transformers 5.23 share; the others have an adapter each.
 
     Raises:
         ExpertCaptureError: the model is compiled, or it holds experts that cannot be observed exactly.
 
     """
     refuse_compiled(model)
-    names = {kind: _index_name(kind) for kind in {type(module) for module in model.modules()}}
-    sites = tuple(
-        _site(model, name, module, index_name)
-        for name, module in model.named_modules()
-        if (index_name := names[type(module)]) is not None
-    )
-    _refuse_unseen(model, sites)
+    kind = model_type(model)
+    try:
+        _refuse_type(kind)
+        sites = tuple(_sites(model))
+        _refuse_unseen(model, sites)
+        _refuse_two_halves(model, sites)
+    except ExpertCaptureError as error:
+        raise error if kind is None or kind in str(error) else ExpertCaptureError(f"{kind}: {error}") from None
     return sites
+
+
+def towers(model: torch.nn.Module) -> tuple[tuple[str, torch.nn.Module], ...]:
+    """Return the experts modules, with their names, that see images or sound and must not run on text."""
+    return tuple(
+        (name, module)
+        for name, module in model.named_modules()
+        if _TOWER.search(name) and _argument_names(type(module)) is not None and not _is_adapted(model, name)
+    )
+
+
+def model_type(model: torch.nn.Module) -> str | None:
+    """Return the type that the model's config names; None for a module without a config."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return kind if isinstance(kind, str) and kind else None
+
+
+def note(model: torch.nn.Module) -> str | None:
+    """Return what to tell about counts of a model of this type: None where they were checked."""
+    kind = model_type(model)
+    if kind is None or kind in expert_types.CHECKED:
+        return None
+    return (
+        f"{kind} is not among the architectures that this version was checked with (transformers "
+        f"{expert_types.VERSION}): its experts look regular and the sums are right, but no recount confirmed the counts"
+    )
+
+
+def _refuse_type(kind: str | None) -> None:
+    if kind in expert_types.REFUSED:
+        raise ExpertCaptureError(f"{kind} {expert_types.REFUSED[kind]}")
+
+
+def _refuse_two_halves(model: torch.nn.Module, sites: Sequence[Site]) -> None:
+    halves = {"encoder", "decoder"}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and any(
+        halves & set(site.name.split(".")) for site in sites
+    ):
+        raise ExpertCaptureError(
+            f"{type(model).__name__} is an encoder-decoder, whose two halves see different tokens: "
+            "record its encoder or its decoder"
+        )
+
+
+def _sites(model: torch.nn.Module) -> Iterator[Site]:
+    names = {kind: _argument_names(kind) for kind in {type(module) for module in model.modules()}}
+    adapted = ""
+    for name, module in model.named_modules():
+        adapter = adapter_of(type(module))
+        if adapted and name.startswith(adapted):
+            continue
+        if adapter is not None:
+            adapted = name + "."
+            try:
+                yield from adapter.sites(model, name, module)
+            except AttributeError as error:
+                raise ExpertCaptureError(
+                    f"{name} ({type(module).__name__}) is not built as in transformers {expert_types.VERSION}: {error}"
+                ) from error
+        elif (arguments := names[type(module)]) is not None and not _TOWER.search(name):
+            yield _site(model, name, module, arguments)
+
+
+def _is_adapted(model: torch.nn.Module, name: str) -> bool:
+    parts = name.split(".")
+    parents = (model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+    return any(adapter_of(type(parent)) is not None for parent in parents)
 
 
 def refuse_compiled(model: torch.nn.Module) -> None:
@@ -110,8 +140,8 @@ def refuse_compiled(model: torch.nn.Module) -> None:
             )
 
 
-def _index_name(kind: type[torch.nn.Module]) -> str | None:
-    """Return the name of the argument that carries the expert ids, or None for a module of another interface."""
+def _argument_names(kind: type[torch.nn.Module]) -> tuple[str, str] | None:
+    """Return how `forward` calls the expert ids and the gate weights, or None for a module of another interface."""
     try:
         parameters = list(inspect.signature(kind.forward).parameters)[1:]
     except (TypeError, ValueError):  # a scripted or builtin forward has no signature
@@ -119,26 +149,26 @@ def _index_name(kind: type[torch.nn.Module]) -> str | None:
     if len(parameters) != 3:
         return None
     states, index, weights = parameters
-    return index if states == "hidden_states" and index in _INDEX_NAMES and weights in _WEIGHT_NAMES else None
+    known = states == "hidden_states" and index in _INDEX_NAMES and weights in _WEIGHT_NAMES
+    return (index, weights) if known else None
 
 
-def _site(model: torch.nn.Module, name: str, module: torch.nn.Module, index_name: str) -> Site:
+def _site(model: torch.nn.Module, name: str, module: torch.nn.Module, names: tuple[str, str]) -> Site:
     parent = model.get_submodule(_parent(name))
     _refuse_bypass(name, module, parent)
-    layer = _layer(name)
-    if layer is None:
-        raise ExpertCaptureError(f"experts {name!r} are not in a numbered layer: their layer cannot be told")
-    tensors = list(_tensors(module))
+    tensors = list(tensors_of(module))
     experts = _count(name, module, tensors)
+    shared, shared_bytes = shared_beside(model, name)
     return Site(
         name=name,
-        layer=layer,
+        layer=numbered_layer(name),
         kind="mlp",
         experts=experts,
         slots=_slots(name, module, parent, experts),
-        expert_bytes=_expert_bytes(tensors, experts),
-        index_name=index_name,
-        module=module,
+        expert_bytes=bytes_of_one(tensors, experts),
+        tap=ExpertsCall(module=module, index_name=names[0], weights_name=names[1]),
+        shared=shared,
+        shared_bytes=shared_bytes,
     )
 
 
@@ -165,13 +195,13 @@ def _count(name: str, module: torch.nn.Module, tensors: Sequence[torch.Tensor]) 
     declared = getattr(module, "num_experts", None)
     if isinstance(declared, int) and declared > 0:
         return declared
-    leading = sorted(_leading(tensors))
-    if len(leading) != 1:
+    rows = sorted(leading(tensors))
+    if len(rows) != 1:
         raise ExpertCaptureError(
             f"{name} ({type(module).__name__}): the number of its experts cannot be told, "
-            f"its weights are stacked as {leading or 'nothing'}"
+            f"its weights are stacked as {rows or 'nothing'}"
         )
-    return leading[0]
+    return rows[0]
 
 
 def _slots(name: str, module: torch.nn.Module, parent: torch.nn.Module, experts: int) -> int:
@@ -180,8 +210,8 @@ def _slots(name: str, module: torch.nn.Module, parent: torch.nn.Module, experts:
     A router that is wider than its experts also chooses slots without weights (skip or identity experts), which reach
     `forward` in ways of their own: zaya's arrives as expert 0 with weight 0. Counting those would be wrong.
     """
-    own = {id(tensor) for tensor in _tensors(module)}
-    widths = _leading([tensor for tensor in _tensors(parent) if id(tensor) not in own])
+    own = {id(tensor) for tensor in tensors_of(module)}
+    widths = leading([tensor for tensor in tensors_of(parent) if id(tensor) not in own])
     if experts not in widths:
         raise ExpertCaptureError(
             f"{name} ({type(module).__name__}) has {experts} experts, but no router beside it has {experts} outputs: "
@@ -190,38 +220,13 @@ def _slots(name: str, module: torch.nn.Module, parent: torch.nn.Module, experts:
     return experts
 
 
-def _expert_bytes(tensors: Sequence[torch.Tensor], experts: int) -> int | None:
-    if _leading(tensors) != {experts}:
-        return None
-    return sum(_bytes(tensor) for tensor in tensors if tensor.ndim and tensor.shape[0] == experts) // experts
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    """Return the stored size; a quantised tensor (torchao) is a wrapper around the tensors that hold its data."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return tensor.numel() * tensor.element_size()
-    names, _ = flatten()
-    return sum(_bytes(getattr(tensor, name)) for name in names)
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def _leading(tensors: Sequence[torch.Tensor]) -> set[int]:
-    """Return the leading dimensions of matrices and stacks; vectors may be norms that all experts share."""
-    return {tensor.shape[0] for tensor in tensors if tensor.ndim > 1}
-
-
 def _refuse_unseen(model: torch.nn.Module, sites: Sequence[Site]) -> None:
     """Raise for a module that holds experts without being a site, the block around one, or a part of that block."""
     blocks = [_parent(site.name) + "." for site in sites]
     for name, module in model.named_modules():
         path = name + "."
         seen = any(path.startswith(block) for block in blocks) or any(site.name.startswith(path) for site in sites)
-        if name and not seen and _holds_experts(name, module):
+        if name and not seen and not _TOWER.search(name) and _holds_experts(name, module):
             raise ExpertCaptureError(
                 f"{name} ({type(module).__name__}) holds experts but has no {_INTERFACE}: "
                 "this architecture's selections cannot be recorded yet"
@@ -230,7 +235,7 @@ def _refuse_unseen(model: torch.nn.Module, sites: Sequence[Site]) -> None:
 
 def _holds_experts(name: str, module: torch.nn.Module) -> bool:
     # A model or a stack of layers repeats the count of its config even when no layer of it has experts.
-    if _layer(name) is None and any(_layer(child) is not None for child, _ in module.named_modules()):
+    if layer_of(name) is None and any(layer_of(child) is not None for child, _ in module.named_modules()):
         return False
     counts = (getattr(module, count, None) for count in _COUNT_NAMES)
     declared = any(isinstance(count, int) and count > 1 for count in counts)
@@ -239,9 +244,3 @@ def _holds_experts(name: str, module: torch.nn.Module) -> bool:
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _layer(name: str) -> int | None:
-    """Return the first number of a qualified name: "model.layers.3.mlp.experts" is in layer 3."""
-    number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return None if number is None else int(number[1])

@@ -32,12 +32,13 @@ class Block(nn.Module):
         self.gate = nn.Linear(2, EXPERTS)
         self.experts = Experts()
         self.mangle = lambda index: index
+        self.gates = torch.zeros(2)
         self.by_name = False
         self.times = 1
 
     def forward(self, ids):
         index = self.mangle(selected(ids.reshape(-1), self.layer))
-        states = torch.zeros(index.shape[0], 2)
+        states = self.gates.expand(index.shape[0], 2)
         for _ in range(self.times):
             if self.by_name:
                 self.experts(hidden_states=states, top_k_index=index, top_k_weights=states)
@@ -281,6 +282,79 @@ def test_dense_model_has_no_usage():
         pass
     assert recorder.sites == ()
     with pytest.raises(ExpertCaptureError, match="dense"):
+        recorder.usage(prompt_tokens=2, generated_tokens=1)
+
+
+@pytest.mark.parametrize("chunks", [(6,), (4, 2), (1, 5)])
+def test_trace_is_the_selections_in_order_of_position(chunks):
+    parts, start = [], 0
+    for size in chunks:
+        parts.append(PROMPT[start : start + size])
+        start += size
+    answer = [(5 * i * i + 2) % 40 for i in range(70)]
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=6, trace=True):
+        for ids, more in cached(*parts, *([token] for token in answer)):
+            model(torch.tensor(ids), **more)
+    usage = recorder.usage(prompt_tokens=6, generated_tokens=71)
+    for layer, trace in enumerate(usage.trace):
+        assert list(trace) == selected(torch.tensor(PROMPT + answer), layer).flatten().tolist()
+
+
+def test_trace_without_a_cache_has_each_position_once():
+    text, model = PROMPT + ANSWER, Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=6, trace=True):
+        for end in range(6, 11):
+            model(torch.tensor([text[:end]]))
+    usage = recorder.usage(prompt_tokens=6, generated_tokens=5)
+    assert list(usage.trace[2]) == selected(torch.tensor(text), 2).flatten().tolist()
+
+
+def test_trace_is_dropped_when_the_check_fails():
+    model = Model()
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=6, trace=True):
+        model(torch.tensor([PROMPT]))
+    usage = recorder.usage(prompt_tokens=6, generated_tokens=3)
+    assert usage.trace is None
+    assert usage.check != "passed"
+
+
+def test_no_trace_unless_asked_for():
+    assert record(Model(), cached(PROMPT), prompt=6).trace is None
+
+
+def test_gate_weights_are_summed_in_both_phases_without_padding():
+    cache, model = Cache(), Model()
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    more = {"attention_mask": mask, "past_key_values": cache}
+    longer = {"attention_mask": nn.functional.pad(mask, (0, 1), value=1), "past_key_values": cache}
+    for layer in model.layers:  # the first expert of a token weighs 1/4, the second 3/4
+        layer.gates = torch.tensor([0.25, 0.75])
+    batch = [([[2, 2, 7, 3, 9], [8, 7, 6, 5, 4]], more), ([[1], [3]], longer)]
+    usage = record(model, batch, prompt=5, counted=8, generated=4, sequences=2)
+    for found, ids in ((usage.prefill_weights, [7, 3, 9, 8, 7, 6, 5, 4]), (usage.decode_weights, [1, 3])):
+        for layer, row in enumerate(found):
+            expected = [0.0] * EXPERTS
+            for first, second in selected(torch.tensor(ids), layer).tolist():
+                expected[first] += 0.25
+                expected[second] += 0.75
+            assert list(row) == expected
+
+
+def test_experts_of_a_tower_that_run_are_refused():
+    model = Model()
+    model.visual = nn.ModuleList([Block(0)])
+    recorder = ExpertRecorder(model)
+    with recorder.recording(prompt_tokens=2):
+        model(torch.tensor([[1, 2]]))
+    assert recorder.usage(prompt_tokens=2, generated_tokens=1).prefill == rows([1, 2])
+    with recorder.recording(prompt_tokens=2):
+        model.visual[0](torch.tensor([[1, 2]]))
+        model(torch.tensor([[1, 2]]))
+    with pytest.raises(ExpertCaptureError, match=r"visual\.0\.experts ran: images and sound cannot be recorded"):
         recorder.usage(prompt_tokens=2, generated_tokens=1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -69,6 +71,55 @@ def test_sites_are_named_numbered_and_sized():
     assert {site.expert_bytes for site in sites} == {2 * 6 * 8 * 4}
 
 
+@pytest.mark.parametrize("name", ["shared_experts", "shared_expert", "shared_mlp"])
+def test_shared_experts_are_found_in_the_block_or_in_the_layer_around_it(name):
+    inside, outside = Block(Experts()), Block(Experts())
+    del inside.shared_experts, outside.shared_experts
+    setattr(inside, name, nn.Linear(8, 8, bias=False))
+    model = Model(inside, outside)
+    setattr(model.layers[1], name, nn.Linear(8, 4, bias=False))
+    sites = expert_sites.find(model)
+    assert [(site.shared, site.shared_bytes) for site in sites] == [(1, 8 * 8 * 4), (1, 8 * 4 * 4)]
+
+
+def test_gate_of_a_shared_expert_is_no_expert():
+    block = Block(Experts())
+    del block.shared_experts
+    block.shared_expert_gate = nn.Linear(8, 1)
+    (site,) = expert_sites.find(Model(block))
+    assert (site.shared, site.shared_bytes) == (None, None)
+
+
+def test_number_of_shared_experts_is_the_configs():
+    model = Model(Block(Experts()))
+    model.config = SimpleNamespace(model_type="mixtral", n_shared_experts=3)
+    (site,) = expert_sites.find(model)
+    assert (site.shared, site.shared_bytes) == (3, (8 * 8 + 8) * 4)
+
+
+@pytest.mark.parametrize("tower", ["vision_tower", "visual", "audio_tower", "talker"])
+def test_experts_of_a_tower_are_no_sites(tower):
+    model = Model(Block(Experts()))
+    model.add_module(tower, Model(Block(Experts())))
+    assert [site.name for site in expert_sites.find(model)] == ["layers.0.mlp.experts"]
+    assert [name for name, _ in expert_sites.towers(model)] == [f"{tower}.layers.0.mlp.experts"]
+
+
+def test_adapted_class_of_another_build_is_refused_by_name():
+    class ZayaExperts(Experts):
+        pass
+
+    with pytest.raises(ExpertCaptureError, match=r"layers\.0\.mlp\.experts \(ZayaExperts\) is not built as in"):
+        expert_sites.find(Model(Block(ZayaExperts())))
+
+
+def test_type_is_named_in_every_refusal():
+    model = Model(Block(MaskedExperts()))
+    model.config = SimpleNamespace(model_type="brandnew")
+    with pytest.raises(ExpertCaptureError, match=r"^brandnew: layers\.0\.mlp"):
+        expert_sites.find(model)
+
+
 def test_expert_bytes_include_biases_and_scales():
     (site,) = expert_sites.find(Model(Block(Experts(bias=True))))
     assert site.expert_bytes == 2 * 6 * 8 * 4 + 8 * 4 + 4
@@ -113,7 +164,7 @@ def test_expert_bytes_are_unknown_when_experts_are_not_stacked():
 
 def test_gpt_oss_names_are_recognised():
     (site,) = expert_sites.find(Model(Block(RenamedExperts())))
-    assert site.index_name == "router_indices"
+    assert site.tap.index_name == "router_indices"
 
 
 def test_number_of_experts_that_weights_disagree_on_is_refused():
