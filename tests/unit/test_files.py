@@ -215,3 +215,33 @@ def test_replacing_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     # The file while the name is still the old one's, then the folder.
     assert seen[0] == (9, b"old")
     assert [content for _, content in seen[1:]] == [b"brand new"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        {"a": {}, "b": [], "c": [[]], "d": [{}]},
+        {"counts": [[1, 2, 3], [4, 5, 6]], "none": None, "yes": True, "text": "ü\n\x1b[31m\u2028", "x": [0.1, 1e-9]},
+        [1, [2, [3, {"deep": (4, 5)}]]],
+        {"keys": {1: "number", None: "none"}},
+        {"odd": {1, 2}, "object": object()},
+        7,
+    ],
+)
+def test_a_run_file_says_what_pytest_benchmarks_own_would(value):
+    natively = json.loads(files.safe_dumps(value, indent=4))
+    found = json.loads(files.dumps(value))
+    if "object" in str(value):  # named with its address: twice the same object
+        assert found["object"] == natively["object"]
+    assert found == natively
+
+
+def test_a_run_file_has_the_native_layout_but_for_plain_lists():
+    value = {"benchmarks": [{"stats": {"data": [0.5, 0.25], "min": 1}, "extra": [[1, 2], [3]]}], "none": []}
+    assert files.dumps(value) == (
+        '{\n    "benchmarks": [\n        {\n            "stats": {\n                "data": [0.5,0.25],\n'
+        '                "min": 1\n            },\n            "extra": [\n                [1,2],\n'
+        '                [3]\n            ]\n        }\n    ],\n    "none": []\n}'
+    )

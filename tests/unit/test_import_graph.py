@@ -51,7 +51,6 @@ PYTEST_IN = {
     *(f"against.{name}" for name in ("arguments", "child", "hooks", "opponent")),
     "storage.bridge",
     "storage.files",
-    "storage.marks",
     "storage.native",
     "report.terminal",
 }

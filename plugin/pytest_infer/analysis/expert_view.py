@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from pytest_infer.analysis import census as taking
 from pytest_infer.analysis import difference, overlap, traces, usage
 from pytest_infer.analysis.census import Census, Phase, Site
@@ -13,6 +15,7 @@ from pytest_infer.analysis.difference import Difference
 from pytest_infer.analysis.overlap import Group, Overlap
 from pytest_infer.analysis.traces import Reuse, StepBytes, Together, Trace
 from pytest_infer.analysis.usage import Expert, Sample, SiteUsage
+from pytest_infer.storage.rows import Weights
 
 BATCHES = (1, 4, 16)
 _MOST_PAIRS = 5
@@ -28,12 +31,13 @@ class By(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The usage of one test: its census, and its trace, one array a site, where one was kept."""
+    """The usage of one test: its census, its gate weights, and its trace, one array a site, where these were kept."""
 
     name: str
     census: Census
     tags: tuple[str, ...] = ()
     group: str | None = None
+    weights: Weights | None = None
     trace: tuple[Trace, ...] | None = None
 
 
@@ -83,7 +87,7 @@ def view(prompts: Sequence[Prompt], phase: Phase, by: By) -> View:
         prompts=tuple(prompt.name for prompt in prompts),
         census=merged,
         usages=found,
-        experts=tuple(usage.experts(found)),
+        experts=tuple(usage.experts(found, _gates(prompts, phase))),
         sample=usage.sample(found),
         overlap=overlap.overlap(table, groups),
         # Two single prompts always differ: what they are about is no question of groups.
@@ -93,6 +97,20 @@ def view(prompts: Sequence[Prompt], phase: Phase, by: By) -> View:
         reuse=reuse,
         pairs=pairs,
     )
+
+
+def _gates(prompts: Sequence[Prompt], phase: Phase) -> list[list[float]] | None:
+    """Return the sums of the gate weights of each site's slots; None where a prompt has none."""
+    parts = [
+        rows
+        for prompt in prompts
+        if prompt.weights is not None
+        for name, rows in ((Phase.PREFILL, prompt.weights.prefill), (Phase.DECODE, prompt.weights.decode))
+        if phase in (name, Phase.BOTH)
+    ]
+    if any(prompt.weights is None for prompt in prompts):
+        return None
+    return [np.sum(np.asarray(site), axis=0).tolist() for site in zip(*parts, strict=True)]
 
 
 def _groups(prompts: Sequence[Prompt], by: By) -> list[Group]:

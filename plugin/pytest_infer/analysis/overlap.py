@@ -68,10 +68,7 @@ def hot_by_budget(of: Suite, row: npt.NDArray[np.int64], part: float = skew.HOT_
 
 def hot_by_cover(of: Suite, row: npt.NDArray[np.int64], part: float = skew.MUCH) -> Mask:
     """Return the smallest set of each layer that serves at least that part of its selections; none where none were."""
-    found = [
-        _top(layer, int(skew.need(layer, part)) if layer.sum() else 0)  # type: ignore[attr-defined]
-        for layer in of.layers(row)
-    ]
+    found = [_top(layer, int(skew.need(layer, part)) if layer.sum() else 0) for layer in of.layers(row)]
     return np.concatenate(found)
 
 

@@ -16,6 +16,10 @@ Trace = npt.NDArray[Any]
 """The slots that each token selected in one layer, in order of position; whole numbers, shape (tokens, k)."""
 
 
+COMPUTES_ALL = "-all"
+"""How the kind of a site ends that computes every expert, whatever is selected."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
     """The part of a token's experts that the token before had chosen too, and that by chance."""
@@ -47,10 +51,10 @@ def joined(parts: Sequence[Trace]) -> Trace:
 
 
 def chosen(trace: Trace, slots: int) -> npt.NDArray[np.bool_]:
-    """Return which slots each token chose; shape (tokens, slots)."""
-    found = np.zeros((len(trace), slots), dtype=np.bool_)
-    np.put_along_axis(found, trace.astype(np.int64), values=True, axis=1)
-    return found
+    """Return which slots each token chose; shape (tokens, slots). A selection that reached none is beyond the last."""
+    found = np.zeros((len(trace), slots + 1), dtype=np.bool_)
+    np.put_along_axis(found, np.minimum(trace.astype(np.int64), slots), values=True, axis=1)
+    return found[:, :slots]
 
 
 def reuse(trace: Trace, slots: int) -> Reuse | None:
@@ -87,7 +91,7 @@ def together(trace: Trace, slots: int, most: int = 3, least: int = 5) -> list[To
     ]
 
 
-def distinct_uniform(experts: int, k: int, batch: int) -> float:
+def distinct_uniform(experts: int, k: float, batch: int) -> float:
     """Return how many distinct experts a step of `batch` tokens runs under uniform routing: E(1 − (1 − k/E)^B)."""
     return experts * (1 - (1 - k / experts) ** batch)
 
@@ -111,7 +115,7 @@ def distinct_measured(traces: Sequence[Trace], experts: int) -> float | None:
         return None
     ran = np.zeros((steps, experts), dtype=np.bool_)
     for trace in traces:
-        ran |= chosen(trace[:steps], max(experts, int(trace.max()) + 1))[:, :experts]
+        ran |= chosen(trace[:steps], experts)
     return float(ran.sum(axis=1).mean())
 
 
@@ -136,8 +140,9 @@ def step_bytes(census: Census, phase: Phase, batch: int) -> StepBytes | None:
     for site, row in zip(census.sites, counts_of(census, phase), strict=True):
         size, own = site.expert_bytes or 0, row[: site.experts]
         shared = site.shared_bytes or 0
-        measured += distinct_expected(own, t, batch) * size + shared
-        uniform += distinct_uniform(site.experts, _per_token(site, own, t), batch) * size + shared
+        every = site.experts if site.kind.endswith(COMPUTES_ALL) else 0
+        measured += max(every, distinct_expected(own, t, batch)) * size + shared
+        uniform += max(every, distinct_uniform(site.experts, _per_token(site, own, t), batch)) * size + shared
     return StepBytes(batch=batch, measured=measured, uniform=uniform)
 
 

@@ -44,7 +44,7 @@ def counts(experts: int, k: int, tokens: int, draws: int = MOST_DRAWS, seed: int
     if tokens * q >= NORMAL_FROM and experts > 1:
         z = rng.standard_normal((draws, experts))
         spread = np.sqrt(tokens * q * (1 - q) * experts / (experts - 1))
-        return np.maximum(0.0, tokens * q + spread * (z - z.mean(axis=1, keepdims=True)))
+        return np.asarray(np.maximum(0.0, tokens * q + spread * (z - z.mean(axis=1, keepdims=True))))
     return np.stack(
         [np.bincount(selections(rng, experts, k, tokens).ravel(), minlength=experts) for _ in range(draws)]
     ).astype(np.float64)

@@ -45,7 +45,10 @@ class SiteUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expert:
-    """One expert's part: `share`, `low` and `high` (95 %) of its layer's selections, and `ratio` to the fair share."""
+    """One expert's part: `share`, `low` and `high` (95 %) of its layer's selections, and `ratio` to the fair share.
+
+    `gate` is its mean gate weight; None where weights were not recorded or it was never selected.
+    """
 
     site: Site
     expert: int
@@ -56,6 +59,7 @@ class Expert:
     ratio: float
     hot: bool
     cold: bool
+    gate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,15 +135,17 @@ def sample(usages: Sequence[SiteUsage]) -> Sample:
     )
 
 
-def experts(usages: Sequence[SiteUsage]) -> list[Expert]:
+def experts(usages: Sequence[SiteUsage], gates: Sequence[Sequence[float]] | None = None) -> list[Expert]:
     """Return every expert with weights, the hottest first by its ratio to the fair share of its layer.
 
-    The interval is Wilson's for the tokens that chose it, as a part of the layer's selections.
+    The interval is Wilson's for the tokens that chose it, as a part of the layer's selections. `gates` are the sums of
+    the gate weights of each layer's slots.
     """
     found: list[Expert] = []
-    for usage in usages:
+    for number, usage in enumerate(usages):
         if not usage.selections:
             continue
+        sums = gates[number] if gates is not None else None
         own = usage.counts[: usage.site.experts]
         per_token = usage.selections / max(1, usage.tokens)
         low, high = naming.wilson(own, usage.tokens)
@@ -156,6 +162,7 @@ def experts(usages: Sequence[SiteUsage]) -> list[Expert]:
                 ratio=times / mean if mean else 0.0,
                 hot=e in hot,
                 cold=e in cold,
+                gate=float(sums[e]) / times if sums is not None and times else None,
             )
             for e, times in enumerate(own.tolist())
         ]

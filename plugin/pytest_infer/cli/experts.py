@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
 from pytest_infer.analysis.verdicts import Exit
 from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, width
 from pytest_infer.errors import InferError, StorageError
+from pytest_infer.report.text import printable
+from pytest_infer.storage import sidecar
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
@@ -95,12 +98,12 @@ def recorded(run: Run, keyword: str | None = None) -> list[Row]:
         if usage.counts is None or (keyword is not None and keyword not in row.test):
             continue
         if usage.check not in (None, "passed"):
-            typer.echo(f"pytest-infer: left out: {_said(row.test)}: {_said(usage.check)}", err=True)
+            typer.echo(f"pytest-infer: left out: {printable(row.test)}: {printable(usage.check)}", err=True)
         else:
             found.append(row)
     models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
     if len(models) > 1:
-        names = ", ".join(sorted(_said(str(name)) for name, _ in models))
+        names = ", ".join(sorted(printable(str(name)) for name, _ in models))
         raise StorageError(f"run {run.label} holds expert usage of several models ({names}); choose tests with -k")
     return found
 
@@ -109,9 +112,9 @@ def why_nothing(run: Run, keyword: str | None = None) -> str:
     """Return the line that says why a run has no expert usage to show."""
     rows = [row for row in run.rows if keyword is None or keyword in row.test]
     if not rows:
-        return f"run {run.label} has no test whose name holds {_said(keyword or '')!r}"
+        return f"run {run.label} has no test whose name holds {printable(keyword or '')!r}"
     reasons = Counter(_reason(row) for row in rows)
-    return f"no expert usage in run {run.label}: {'; '.join(_said(reason) for reason, _ in reasons.most_common(3))}"
+    return f"no expert usage in run {run.label}: {'; '.join(printable(reason) for reason, _ in reasons.most_common(3))}"
 
 
 def _reason(row: Row) -> str:
@@ -123,12 +126,6 @@ def _reason(row: Row) -> str:
     return usage.absent or "not recorded"
 
 
-def _said(text: str) -> str:
-    from pytest_infer.report.text import printable  # noqa: PLC0415 - rich, for a message alone
-
-    return printable(text)
-
-
 def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
     """Return what is worked with: each test's census, and its trace from the run's sidecar where it kept one.
 
@@ -136,9 +133,8 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
     """
     from pytest_infer.analysis import census  # noqa: PLC0415
     from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
-    from pytest_infer.storage import sidecar  # noqa: PLC0415
 
-    arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
+    arrays = _arrays(run) if any(row.experts.trace for row in rows) else {}
     times = Counter(row.name for row in rows)
     found = []
     for row in rows:
@@ -151,12 +147,22 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
                 census=taken,
                 tags=tuple(map(str, row.prompt.get("tags", ()))),
                 group=row.prompt.get("group"),
+                weights=row.experts.weights,
                 trace=_trace(arrays, row, [site.name for site in taken.sites]),
             )
         )
     return found
 
 
+def _arrays(run: Run) -> dict[str, Any]:
+    try:
+        return sidecar.read(run.path)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise StorageError(f"{sidecar.path_for(run.path)} cannot be read: {error}") from error
+
+
 def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
-    keys = [f"{row.test}|experts|{site}" for site in sites]
-    return tuple(arrays[key] for key in keys) if row.experts.trace and all(key in arrays for key in keys) else None
+    if not row.experts.trace:
+        return None
+    found = [arrays.get(sidecar.expert_key(row.test, site)) for site in sites]
+    return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)

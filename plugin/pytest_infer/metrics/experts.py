@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_infer.records import ExpertSite, ExpertUsage
+
+PASSED = "passed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,40 @@ def selections(usage: ExpertUsage) -> int:
     return sum(map(sum, counts(usage)))
 
 
+def _averaged(usage: ExpertUsage, figure: Callable[[list[int]], float]) -> float | None:
+    """Return a figure of the experts with weights, averaged over the sites that selected any."""
+    rows = [row[: site.experts] for site, row in zip(usage.sites, counts(usage), strict=True)]
+    values = [figure(row) for row in rows if sum(row)]
+    return sum(values) / len(values) if values else None
+
+
 def imbalance(usage: ExpertUsage) -> float | None:
     """Return the load imbalance, max / mean selections of a site, averaged over the sites; 1 is perfectly even."""
-    loads = [max(row) * len(row) / sum(row) for row in counts(usage) if sum(row)]
-    return sum(loads) / len(loads) if loads else None
+    return _averaged(usage, lambda row: max(row) * len(row) / sum(row))
+
+
+def entropy(usage: ExpertUsage) -> float | None:
+    """Return −Σ p ln p / ln E (Shannon 1948), averaged over the sites; 1 is perfectly even, 0 one expert alone."""
+
+    def of(row: list[int]) -> float:
+        total = sum(row)
+        nats = sum(n / total * math.log(total / n) for n in row if n)
+        return nats / math.log(len(row)) if len(row) > 1 else 1.0
+
+    return _averaged(usage, of)
+
+
+def hot_quarter(usage: ExpertUsage) -> float | None:
+    """Return the percentage of selections that a site's most used quarter of experts serves, averaged over the sites.
+
+    A quarter is at least one expert, halves rounded up.
+    """
+
+    def of(row: list[int]) -> float:
+        most = max(1, (len(row) + 2) // 4)
+        return 100 * sum(sorted(row, reverse=True)[:most]) / sum(row)
+
+    return _averaged(usage, of)
 
 
 def hottest(usage: ExpertUsage, most: int) -> list[ExpertShare]:
@@ -45,6 +79,35 @@ def hottest(usage: ExpertUsage, most: int) -> list[ExpertShare]:
         if n
     ]
     return sorted(shares, key=lambda s: (-s.share, s.site.layer, s.expert))[:most]
+
+
+def coldest(usage: ExpertUsage, most: int) -> list[ExpertShare]:
+    """Return the experts with weights that have the smallest share of their site's selections, smallest first."""
+    shares = [
+        ExpertShare(site=site, expert=expert, selections=n, share=n / sum(row))
+        for site, row in zip(usage.sites, counts(usage), strict=True)
+        if sum(row)
+        for expert, n in enumerate(row[: site.experts])
+    ]
+    return sorted(shares, key=lambda s: (s.share, s.site.layer, s.expert))[:most]
+
+
+def merged(usages: Sequence[ExpertUsage]) -> ExpertUsage | None:
+    """Return the selections of several prompts together, without weights or traces; None where their sites differ."""
+    if not usages or any(usage.sites != usages[0].sites for usage in usages):
+        return None
+
+    def total(parts: Iterable[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(map(sum, zip(*site, strict=True))) for site in zip(*parts, strict=True))
+
+    return ExpertUsage(
+        sites=usages[0].sites,
+        prefill_tokens=sum(usage.prefill_tokens for usage in usages),
+        decode_tokens=sum(usage.decode_tokens for usage in usages),
+        prefill=total(usage.prefill for usage in usages),
+        decode=total(usage.decode for usage in usages),
+        check=PASSED if all(usage.check == PASSED for usage in usages) else "not all add up",
+    )
 
 
 def label(share: ExpertShare) -> str:

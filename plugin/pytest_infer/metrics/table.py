@@ -192,6 +192,10 @@ METRICS: tuple[Metric, ...] = (
            "pre-hook on the experts modules, profile round"),
     _count("expert_imbalance", "expert imbalance", Unit.RATIO, _NEUTRAL, read.experts(experts.imbalance),
            "max / mean selections within a site, averaged over the sites", "derived"),
+    _count("expert_entropy", "expert entropy", Unit.RATIO, _NEUTRAL, read.experts(experts.entropy),
+           "−Σ p ln p / ln E of a site's shares, averaged over the sites; 1 is perfectly even", "derived"),
+    _count("expert_coverage_percent", "hot quarter", Unit.PERCENT, _NEUTRAL, read.experts(experts.hot_quarter),
+           "selections that the most used quarter of a site's experts serves, averaged over the sites", "derived"),
     _count("hottest_experts", "hottest experts", Unit.TEXT, _NEUTRAL, read.experts(read.hottest),
            "the three experts with the largest share of their site's selections (L layer, E expert)", "derived"),
     # output

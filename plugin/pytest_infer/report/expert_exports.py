@@ -10,13 +10,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report import experts as shown
+from pytest_infer.report.expert_overlap import percent, verdict
 from pytest_infer.report.exports import escape
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.expert_view import View
     from pytest_infer.analysis.usage import SiteUsage
 
-_FIELDS = ("layer", "site", "expert", "times", "share", "low", "high", "ratio", "named", "prefill", "decode")
+_FIELDS = ("layer", "site", "expert", "times", "share", "low", "high", "ratio", "named", "gate", "prefill", "decode")
 
 
 def as_json(view: View, **about: Any) -> str:
@@ -75,6 +76,7 @@ def rows(view: View) -> list[dict[str, Any]]:
             expert.high,
             expert.ratio,
             "hot" if expert.hot else "cold" if expert.cold else None,
+            expert.gate,
             int(view.census.prefill[n][expert.expert]),
             int(view.census.decode[n][expert.expert]),
         )
@@ -127,7 +129,7 @@ def _overlap(view: View) -> list[str]:
     if len(found.names) < 2:
         return []
     lines = [
-        (name, *map(shown.percent, row))
+        (name, *map(percent, row))
         for name, row in (
             *zip(found.names, found.matrix, strict=True),
             ("all others", found.rest),
@@ -142,7 +144,7 @@ def _overlap(view: View) -> list[str]:
                 f"{100 * d.distance:.1f} %",
                 f"{100 * d.null:.1f} %",
                 f"{d.p:.3f}",
-                shown.verdict(d.by, differs=d.differs),
+                verdict(d.by, differs=d.differs),
             )
             for d in view.differences
         ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import heatmap, text
+from pytest_infer.report.expert_overlap import percent, write_differences, write_overlap
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, count, significant, size
 
@@ -24,7 +25,6 @@ _WHOLE = ("unused", "need")
 """Figures that are whole numbers of experts, but for their means."""
 _COLUMNS = ("imbalance", "gini", "entropy", "unused", "coverage", "need", "effective", "cv")
 """The figures of the layers' table; the last give way in a narrow terminal."""
-_FEW = "few prompts"
 _WHOSE = {"prefill": "prompt tokens", "decode": "generated tokens", "both": "prompt and generated tokens"}
 
 
@@ -46,11 +46,16 @@ def render(view: View, *, heading: str, top: int, width: int, color: bool) -> st
         console.print(Text(printable(line), style="bold"))
     _write_list(console, view, top)
     console.print()
-    for row in heatmap.lines(view.usages, site_titles(view.census.sites), width):
+    titles = site_titles(view.census.sites)
+    layers = [
+        heatmap.Layer(title=title, counts=found.counts.tolist(), experts=found.site.experts)
+        for title, found in zip(titles, view.usages, strict=True)
+    ]
+    for row in heatmap.lines(layers, width):
         console.print(row)
     _write_layers(console, view)
-    _write_overlap(console, view)
-    _write_differences(console, view)
+    write_overlap(console, view)
+    write_differences(console, view)
     console.print()
     for line in remarks(view):
         console.print(Text(line))
@@ -88,27 +93,29 @@ def mark(expert: Expert) -> str:
 def _write_list(console: Console, view: View, top: int) -> None:
     named = labels(view.census.sites)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("hottest", "times", "percent", "95 % interval", "× fair"):
+    gates = any(expert.gate is not None for expert in view.experts)
+    for head in ("hottest", "times", "percent", "95 % interval", "× fair", *(["gate"] if gates else [])):
         table.add_column(head, justify="left" if head == "hottest" else "right", no_wrap=True, overflow="ellipsis")
     table.add_column("", no_wrap=True, overflow="ellipsis")
     hottest, coldest = chosen(view, top)
     for expert in hottest:
-        table.add_row(*_expert(expert, named))
+        table.add_row(*_expert(expert, named, gates=gates))
     if coldest:
         table.add_row(Text("coldest", style="bold"))
     for expert in coldest:
-        table.add_row(*_expert(expert, named))
+        table.add_row(*_expert(expert, named, gates=gates))
     console.print()
     console.print(table)
 
 
-def _expert(expert: Expert, named: Mapping[str, str]) -> tuple[str, ...]:
+def _expert(expert: Expert, named: Mapping[str, str], *, gates: bool) -> tuple[str, ...]:
     return (
         f"{named[expert.site.name]}E{expert.expert}",
         count(expert.times),
         f"{100 * expert.share:.1f} %",
         f"{100 * expert.low:.1f}–{100 * expert.high:.1f} %",
         f"{expert.ratio:.2f}",
+        *([NONE if expert.gate is None else f"{expert.gate:.2f}"] if gates else []),
         mark(expert),
     )
 
@@ -178,91 +185,6 @@ def reused(view: View, number: int) -> tuple[str, str]:
     """Return how much of a token's experts the token before had, in percent, and the same by chance."""
     reuse = view.reuse[number]
     return (NONE, NONE) if reuse is None else (percent(reuse.measured), percent(reuse.chance))
-
-
-def percent(value: float | None) -> str:
-    """Return a share as a whole percentage without its sign."""
-    return NONE if value is None else f"{100 * value:.0f}"
-
-
-def _write_overlap(console: Console, view: View) -> None:
-    names = [printable(name) for name in view.overlap.names]
-    if len(names) < 2:
-        return
-    console.print()
-    console.print(Text(f"selections of one {view.by.value} that the hot quarter of another serves, %", style="bold"))
-    room = min(24, max(map(len, names)), console.width // 3)
-    fits = room + 5 + 5 * len(names) <= console.width
-    (_matrix if fits else _each)(console, view, names, max(room, 10))
-    console.print(
-        Text(
-            f"even routing: {percent(view.overlap.even)}; itself: planned on the very text that is scored, so too good",
-            style="dim",
-        )
-    )
-
-
-def _cut(name: str, room: int) -> str:
-    shown = Text(name)
-    shown.truncate(room, overflow="ellipsis", pad=True)
-    return shown.plain
-
-
-def _matrix(console: Console, view: View, names: Sequence[str], room: int) -> None:
-    """Write a row for each that is planned on, a column for each that is scored."""
-    found = view.overlap
-    console.print(Text(" " * (room + 4) + "".join(f"{n:>5}" for n in range(1, len(names) + 1)), style="bold"))
-    for number, (name, row) in enumerate(zip(names, found.matrix, strict=True), start=1):
-        console.print(Text(f"{number:>3} {_cut(name, room)}" + "".join(f"{percent(x):>5}" for x in row)))
-    for name, row in (("all others", found.rest), ("itself", found.itself)):
-        console.print(Text(f"    {_cut(name, room)}" + "".join(f"{percent(x):>5}" for x in row), style="dim"))
-
-
-def _each(console: Console, view: View, names: Sequence[str], room: int) -> None:
-    """Write a row for each that is scored, where a matrix would be too wide: its worst and best planner."""
-    found = view.overlap
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("served", no_wrap=True, overflow="ellipsis", max_width=room)
-    for head in ("worst", "median", "best", "all others", "itself"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for number, name in enumerate(names):
-        others = sorted(x for n, row in enumerate(found.matrix) if n != number and (x := row[number]) is not None)
-        of = [others[0], others[len(others) // 2], others[-1]] if others else [None] * 3
-        table.add_row(name, *map(percent, (*of, found.rest[number], found.itself[number])))
-    console.print(table)
-
-
-def _write_differences(console: Console, view: View) -> None:
-    if not view.differences:
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(f"{view.by.value}s", no_wrap=True, overflow="ellipsis")
-    for head in ("elsewhere", "by chance", "p", ""):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
-    room = max(6, (console.width - 50) // 2)
-    for found in view.differences:
-        names = (_cut(printable(name), room).rstrip() for name in (found.first, found.second))
-        table.add_row(
-            ", ".join(names),
-            f"{100 * found.distance:.1f} %",
-            f"{100 * found.null:.1f} %",
-            f"{found.p:.3f}",
-            verdict(found.by, differs=found.differs),
-        )
-    console.print()
-    console.print(table)
-    notes = ["elsewhere: selections that go to other experts (total variation)"]
-    if any(found.differs and found.by == "tokens" for found in view.differences):
-        notes.append(f"{_FEW}: these texts differ; whether their {view.by.value}s do takes more prompts of each")
-    for note in notes:
-        console.print(Text(note, style="dim"))
-
-
-def verdict(by: str, *, differs: bool) -> str:
-    """Return what a difference came to; one prompt a side says nothing of the kind of text."""
-    if not differs:
-        return "within chance"
-    return "differ" if by == "prompts" else f"differ ({_FEW})"
 
 
 def remarks(view: View) -> Iterable[str]:

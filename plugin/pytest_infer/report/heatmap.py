@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from pytest_infer.analysis.usage import SiteUsage
 
 _LEVELS = ((2.0, "█", "red"), (1.25, "▓", "yellow"), (0.75, "▒", ""), (0.0, "░", "blue"))
 """From which multiple of the fair share on a cell has which shade; colour only repeats what the shade says."""
@@ -18,21 +15,30 @@ _CELL = 6
 """Columns of a cell that has room for its percentage: " ▓  33"."""
 
 
-def lines(usages: Sequence[SiteUsage], titles: Sequence[str], width: int) -> list[Text]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A row: selections of each slot, of which the first `experts` are shown."""
+
+    title: str
+    counts: Sequence[int]
+    experts: int
+
+
+def lines(layers: Sequence[Layer], width: int) -> list[Text]:
     """Return the map in at most `width` columns, the legend last.
 
     Where there is room each cell has its percentage of the layer's selections. Where experts are more than columns,
     each layer's are put in the order of their use, and a cell is the mean of several.
     """
-    label = max(map(len, titles), default=0) + 1
-    widest = max((usage.site.experts for usage in usages), default=0)
+    label = max((len(layer.title) for layer in layers), default=0) + 1
+    widest = max((layer.experts for layer in layers), default=0)
     room = max(8, width - label)
     numbered = widest * _CELL <= room
     together = -(-widest // room)
     found = [_head(label, widest, together, numbered=numbered)]
-    for usage, title in zip(usages, titles, strict=True):
-        line = Text(f"{title:<{label}}")
-        for text, style in _numbered(usage) if numbered else _shaded(usage, together):
+    for layer in layers:
+        line = Text(f"{layer.title:<{label}}")
+        for text, style in _numbered(layer) if numbered else _shaded(layer, together):
             line.append(text, style=style)
         found.append(line)
     found += [Text(part, style="dim") for part in _folded(_legend(numbered, together), width)]
@@ -74,23 +80,23 @@ def shade(ratio: float) -> tuple[str, str]:
     return next((character, style) for least, character, style in _LEVELS if ratio >= least)
 
 
-def _ratios(usage: SiteUsage) -> list[float]:
-    own = [int(n) for n in usage.counts[: usage.site.experts]]
+def _ratios(layer: Layer) -> list[float]:
+    own = layer.counts[: layer.experts]
     total = sum(own)
     return [n * len(own) / total if total else 0.0 for n in own]
 
 
-def _numbered(usage: SiteUsage) -> list[tuple[str, str]]:
-    total = max(1, usage.selections)
+def _numbered(layer: Layer) -> list[tuple[str, str]]:
+    total = max(1, sum(layer.counts))
     found = []
-    for times, ratio in zip(usage.counts.tolist(), _ratios(usage), strict=False):
+    for times, ratio in zip(layer.counts, _ratios(layer), strict=False):
         character, style = shade(ratio)
         found.append((f"{character:>2}{100 * times / total:4.0f}", style))
     return found
 
 
-def _shaded(usage: SiteUsage, together: int) -> list[tuple[str, str]]:
-    ratios = _ratios(usage)
+def _shaded(layer: Layer, together: int) -> list[tuple[str, str]]:
+    ratios = _ratios(layer)
     if together > 1:
         ratios.sort(reverse=True)
     cells = (ratios[n : n + together] for n in range(0, len(ratios), together))

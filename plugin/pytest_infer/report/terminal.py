@@ -14,7 +14,7 @@ from rich.text import Text
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
-from pytest_infer.report import comparison
+from pytest_infer.report import comparison, suite_experts
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
@@ -80,6 +80,8 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
         rows = [(record, summarize(record)) for record in run.records]
         suite = averages((summary for _, summary in rows), _COLUMNS)
         (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
+        for line in suite_experts.lines(run.records, width=width, drawn=outputs):
+            console.print(line)
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
     _write_remarks(console, run)

@@ -18,6 +18,7 @@ from pytest_benchmark.utils import safe_dumps
 from pytest_infer.errors import StorageError
 
 NEEDED_BYTES = 16 * 2**20
+_DEEPEST = 100
 _NUMBER = re.compile(r"(\d+)_")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -120,6 +121,23 @@ def _write(folder: Path, tail: str, data: bytes) -> Path:
     return path
 
 
+def dumps(value: Any, depth: int = 0) -> str:
+    """Return JSON in pytest-benchmark's layout, but with a list of plain values on one line.
+
+    Its own puts each number on a line, most of it indentation: 40 bytes a number, and expert counts are thousands.
+    Raises ValueError for what holds itself.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("Circular reference detected")
+    inner, end = "\n" + "    " * (depth + 1), "\n" + "    " * depth
+    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+        parts = (f"{safe_dumps(key)}: {dumps(held, depth + 1)}" for key, held in value.items())
+        return f"{{{inner}{f',{inner}'.join(parts)}{end}}}"
+    if isinstance(value, list | tuple) and any(isinstance(held, dict | list | tuple) for held in value):
+        return f"[{inner}{f',{inner}'.join(dumps(held, depth + 1) for held in value)}{end}]"
+    return str(safe_dumps(value, ensure_ascii=True, separators=(",", ": ")))
+
+
 def safe_save(
     storage: FileStorage, saved: Callable[[Path], None], lost: Callable[[str], None]
 ) -> Callable[[Any, str], None]:
@@ -131,7 +149,7 @@ def safe_save(
     def save(output_json: Any, tail: str) -> None:
         folder = Path(storage.get("run")).parent
         try:
-            path = _write(folder, f"{tail}.json", safe_dumps(output_json, ensure_ascii=True, indent=4).encode())
+            path = _write(folder, f"{tail}.json", dumps(output_json).encode())
         except OSError as error:
             lost(f"the run could not be saved in {folder}: {error.strerror}")
             return

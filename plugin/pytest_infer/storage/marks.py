@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import msgspec
-from pytest_benchmark.utils import safe_dumps
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import block
-from pytest_infer.storage.files import replacing
+from pytest_infer.storage.files import dumps, replacing
 from pytest_infer.storage.heads import Mark
 
 
@@ -21,7 +20,7 @@ def write(run_file: Path, mark: Mark) -> None:
         run.setdefault(block.KEY, {"schema": block.SCHEMA})["gate"] = msgspec.to_builtins(mark)
         mode = run_file.stat().st_mode
         with replacing(run_file) as file:
-            file.write(safe_dumps(run, ensure_ascii=True, indent=4).encode())
+            file.write(dumps(run).encode())
         run_file.chmod(mode)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StorageError(f"{run_file} could not be marked with the gate's result: {error}") from error

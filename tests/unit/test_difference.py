@@ -1,0 +1,119 @@
+"""Whether texts differ in the experts they use: distances by hand, and error rates of the two nulls by simulation."""
+
+import numpy as np
+import pytest
+
+from pytest_infer.analysis import difference, overlap, uniform
+from pytest_infer.analysis.census import Census, Phase, Site
+from pytest_infer.analysis.overlap import Group
+
+SITES = tuple(Site(name=f"layers.{n}", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(2))
+
+
+def prompt(*layers):
+    decode = tuple(np.array(row, dtype=np.int64) for row in layers)
+    zero = tuple(0 * row for row in decode)
+    return Census(sites=SITES, prefill=zero, decode=decode, prefill_tokens=0, decode_tokens=int(decode[0].sum()) // 2)
+
+
+def suite(*prompts):
+    return overlap.suite(prompts, Phase.DECODE)
+
+
+def drawn(rng, tokens, shares=None):
+    """Return a prompt of tokens that select two experts with these shares (Gumbel's top-2), or evenly."""
+    if shares is None:
+        return prompt(*(np.bincount(uniform.selections(rng, 8, 2, tokens).ravel(), minlength=8) for _ in SITES))
+    keys = np.log(shares) + rng.gumbel(size=(2, tokens, 8))
+    return prompt(*(np.bincount(np.argsort(-layer, axis=1)[:, :2].ravel(), minlength=8) for layer in keys))
+
+
+def groups(a, b):
+    return [Group(name="a", members=tuple(range(a))), Group(name="b", members=tuple(range(a, a + b)))]
+
+
+SKEWED = np.array([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05])
+
+
+def test_the_distance_is_half_the_sum_of_the_differences_averaged_over_layers():
+    of = suite(prompt([8, 2, 0, 0, 0, 0, 0, 0], [1] * 8), prompt([5, 5, 0, 0, 0, 0, 0, 0], [2] * 8))
+    assert float(difference.distance(of, of.table[0], of.table[1])) == pytest.approx((0.3 + 0) / 2)
+
+
+def test_a_layer_that_one_side_never_asked_says_nothing():
+    of = suite(prompt([4, 0, 0, 0, 0, 0, 0, 0], [0] * 8), prompt([0, 4, 0, 0, 0, 0, 0, 0], [1] * 8))
+    assert float(difference.distance(of, of.table[0], of.table[1])) == 1.0
+    assert np.isnan(difference.distance(of, 0 * of.table[0], of.table[1]))
+
+
+def test_many_prompts_that_differ_are_told_apart():
+    rng = np.random.default_rng(1)
+    of = suite(*(drawn(rng, 60, SKEWED) for _ in range(5)), *(drawn(rng, 60, SKEWED[::-1]) for _ in range(5)))
+    (found,) = difference.between(of, groups(5, 5))
+    assert (found.first, found.second, found.by, found.differs) == ("a", "b", "prompts", True)
+    assert found.distance > 2 * found.null
+    # 252 ways to split, of which the one seen and its mirror are as far: about 2 / 252 of the draws.
+    assert found.p <= 0.025
+
+
+def test_all_splits_are_tried_where_they_are_few():
+    rng = np.random.default_rng(2)
+    of = suite(*(drawn(rng, 60, SKEWED) for _ in range(3)), *(drawn(rng, 60, SKEWED[::-1]) for _ in range(3)))
+    (found,) = difference.between(of, groups(3, 3))
+    # 20 ways, of which the one seen and its mirror are as far.
+    assert (found.by, found.p) == ("prompts", 2 / 20)
+
+
+def test_few_prompts_are_judged_by_their_tokens():
+    rng = np.random.default_rng(3)
+    of = suite(drawn(rng, 200, SKEWED), drawn(rng, 200, SKEWED[::-1]))
+    (found,) = difference.between(of, groups(1, 1))
+    assert (found.by, found.differs) == ("tokens", True)
+    assert found.p == pytest.approx(1 / 200)
+
+
+@pytest.mark.parametrize(("a", "b", "tokens"), [(1, 1, 60), (4, 4, 30)], ids=["tokens", "prompts"])
+def test_samples_of_one_use_differ_at_most_one_time_in_twenty(a, b, tokens):
+    rng = np.random.default_rng(7)
+    times = 120
+    wrong = sum(
+        difference.between(suite(*(drawn(rng, tokens, SKEWED) for _ in range(a + b))), groups(a, b), draws=99)[
+            0
+        ].differs
+        for _ in range(times)
+    )
+    # Three standard errors above 5 %.
+    assert wrong / times <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / times)
+
+
+def test_the_null_of_samples_of_one_use_is_their_distance():
+    rng = np.random.default_rng(9)
+    of = suite(drawn(rng, 500), drawn(rng, 500))
+    (found,) = difference.between(of, groups(1, 1))
+    assert found.distance == pytest.approx(found.null, rel=0.5)
+    assert found.null > 0
+
+
+def test_prompts_of_both_groups_are_left_out():
+    rng = np.random.default_rng(4)
+    of = suite(drawn(rng, 50), drawn(rng, 50), drawn(rng, 50))
+    shared = [Group(name="a", members=(0, 1)), Group(name="b", members=(1, 2))]
+    alone = [Group(name="a", members=(0,)), Group(name="b", members=(2,))]
+    assert difference.between(of, shared) == difference.between(of, alone)
+
+
+def test_what_cannot_be_compared_is_left_out():
+    rng = np.random.default_rng(4)
+    of = suite(drawn(rng, 50), prompt([0] * 8, [0] * 8))
+    assert difference.between(of, groups(1, 1)) == ()
+    assert difference.between(of, [Group(name="a", members=(0,)), Group(name="all", members=(0, 1))]) == ()
+    assert difference.between(of, [Group(name="a", members=(0,))]) == ()
+
+
+def test_the_clearest_difference_comes_first():
+    rng = np.random.default_rng(6)
+    of = suite(drawn(rng, 300, SKEWED), drawn(rng, 300, SKEWED), drawn(rng, 300, SKEWED[::-1]))
+    names = [Group(name=n, members=(i,)) for i, n in enumerate("xyz")]
+    found = difference.between(of, names)
+    assert {(d.first, d.second) for d in found[:2]} == {("x", "z"), ("y", "z")}
+    assert (found[2].first, found[2].second, found[2].differs) == ("x", "y", False)
