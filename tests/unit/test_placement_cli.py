@@ -86,9 +86,10 @@ def test_a_budget_in_full(infer, add):
     assert lines[2] == (
         "GPU memory 5.00 MiB − 2.00 MiB other weights − 512 KiB KV cache = 2.50 MiB for experts: 2 of 8"
     )
-    rows = {line.split("  ")[0]: line for line in lines[3:9]}
-    assert rows["frequency, over all layers"].split()[-6:] == ["70.0", "%", "70.0", "%", "70–70", "%"]
-    assert "25.0 %" in rows["random (range: 2 sd of draws)"]
+    rows = {line[:34].strip(): line[34:].split("%") for line in lines[4:9]}
+    # 14 of the 20 selections of a prompt, in all of them.
+    assert [cell.strip() for cell in rows["frequency, over all layers"]] == ["70.0", "70.0", "70–70", ""]
+    assert [cell.strip() for cell in rows["random (range: 2 sd of draws)"]][:2] == ["25.0", "25.0"]
     # Of a token's 2 MiB 0.6 are on the CPU: 0.06 + 0.014 + 0.02 s in turns, or the longer of the first two + 0.02.
     assert "a token reads 614 KiB of experts on the CPU and 1.40 MiB on the GPU" in result.stdout
     assert "10.6 tok/s (CPU and GPU in turns), 12.5 tok/s (both at once within a layer)" in result.stdout
@@ -124,7 +125,7 @@ def test_two_tests_of_one_prompt_are_one_prompt(infer, storage, make_block):
 def test_all_fits(infer, add):
     add(*[experts()] * 2)
     result = infer("--gpu-memory", "1GiB")
-    assert "all 8 fit, nothing is left on the CPU" in " ".join(result.stdout.split())
+    assert "all 8 fit" in result.stdout
     assert infer("--gpu-memory", "1GiB", "--format=llama.cpp").stdout == "--n-gpu-layers 999\n"
 
 
@@ -151,7 +152,7 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         (["--gpu-memory", "6MiB", "--format", "device-map"], "device-map names every module of the model"),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["7"], "no run '7' among the 1"),
-        (["-k", "nothing"], "run 0001 cccccccc (main) has no test whose name holds 'nothing'"),
+        (["-k", "nothing"], "has no test whose name holds 'nothing'"),
         (["--export", "no/such/folder.json"], "--export no/such/folder.json: No such file"),
     ],
 )
@@ -166,8 +167,8 @@ def test_what_cannot_be_is_one_line(infer, add, arguments, line):
 
 def test_a_dense_model_has_no_placement(infer, add):
     add({"absent": "the model is dense: it has no experts to record"})
-    (line,) = infer().stderr.splitlines()
-    assert line.startswith("pytest-infer: no expert usage in run 0001 cccccccc (main): the model is dense")
+    assert "no expert usage in run" in (said := infer().stderr)
+    assert said.endswith("the model is dense: it has no experts to record\n")
 
 
 def test_dense_weights_and_cache_on_the_cpu_leave_all_to_the_experts(infer, add):

@@ -45,7 +45,7 @@ def halves(prompts: Sequence[Census], phase: Phase, splits: int = SPLITS) -> lis
     times = [tokens(part, phase) for part in prompts]
 
     def half(chosen: Sequence[int]) -> Half:
-        read = np.sum([parts[n] for n in chosen], axis=0, dtype=np.int64)
+        read = np.stack([parts[n] for n in chosen]).sum(axis=0)
         return Half(read=read, tokens=sum(times[n] for n in chosen))
 
     found = []

@@ -23,7 +23,7 @@ def bandwidth(text: str | None, option: str) -> float | None:
 def _number(text: str, option: str, examples: str, *, rate: bool) -> float:
     found = _WRITTEN.fullmatch(text)
     if found is not None and bool(found[4]) is rate and (found[2] or not found[3]):
-        value = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]]
+        value: float = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]]
         # 0 is a size (no reserve), but no bandwidth.
         if value or not rate:
             return value

@@ -66,7 +66,7 @@ def _heading(plan: Plan, label: str) -> Iterator[str]:
 def _held(plan: Plan, row: Row) -> str:
     total = len(plan.experts.bytes)
     if plan.everything_fits:
-        return f"all {count(total)} fit, nothing is left on the CPU"
+        return f"all {count(total)} fit"
     return f"{count(row.held)} of {count(total)}"
 
 
