@@ -27,6 +27,7 @@ from pytest_infer.analysis.census import Census, Phase
 from pytest_infer.analysis.heldout import HeldOut
 from pytest_infer.analysis.placement import Strategy
 from pytest_infer.storage import rows
+from pytest_infer.storage.rows import Site
 
 BUDGETS = range(10, 100, 10)
 MODELS = ("smollm2-moe", "reference-moe")
@@ -153,7 +154,7 @@ def scale() -> None:
     """Print how long a full plan, with its sweep, takes for 50 prompts of 64 layers of 256 experts, top 8."""
     draws = np.random.default_rng(0)
     sites = tuple(
-        census.Site(name=f"layers.{n}", layer=n, kind="mlp", experts=256, slots=256, k=8, expert_bytes=1 << 20)
+        Site(name=f"layers.{n}", layer=n, kind="mlp", experts=256, slots=256, k=8, expert_bytes=1 << 20)
         for n in range(64)
     )
     prompts = []

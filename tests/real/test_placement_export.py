@@ -9,8 +9,8 @@ import transformers
 from accelerate.utils import check_device_map
 
 from pytest_infer.analysis import devicemap, sizes
-from pytest_infer.analysis.census import Site
 from pytest_infer.engines import models, tensors
+from pytest_infer.storage.rows import Site
 
 FOLDER = Path(models.resolve("reference-moe", print))
 SITES = [Site(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(4)]

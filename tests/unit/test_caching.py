@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pytest_infer.analysis import caching
-from pytest_infer.analysis.census import Phase, Site
+from pytest_infer.analysis.census import Phase
+from pytest_infer.storage.rows import Site
 
 
 def column(*slots):

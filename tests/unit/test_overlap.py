@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from pytest_infer.analysis import overlap
-from pytest_infer.analysis.census import Census, Phase, Site
+from pytest_infer.analysis.census import Census, Phase
 from pytest_infer.analysis.overlap import Group
 from pytest_infer.errors import StorageError
+from pytest_infer.storage.rows import Site
 
 
 def site(layer=0, experts=4, slots=None):

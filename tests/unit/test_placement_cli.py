@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis import devicemap
 from pytest_infer.analysis import sizes as model_sizes
-from pytest_infer.analysis.census import Site
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
 from pytest_infer.report import placement as report
 from pytest_infer.report import placement_exports as exports
 from pytest_infer.storage import sidecar
+from pytest_infer.storage.rows import Site
 
 MIB = 2**20
 # Two layers of four experts, top 1; the first expert of the first layer and the last of the second are hot.

@@ -8,9 +8,9 @@ import pytest
 
 import pytest_infer
 from pytest_infer.analysis import sizes
-from pytest_infer.analysis.census import Site
 from pytest_infer.engines import tensors
 from pytest_infer.errors import ModelError
+from pytest_infer.storage.rows import Site
 
 REFERENCE = Path(pytest_infer.__file__).parent / "engines" / "data" / "reference-moe"
 BYTES = {"F32": 4, "BF16": 2, "U8": 1}

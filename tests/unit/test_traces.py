@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pytest_infer.analysis import traces, uniform
-from pytest_infer.analysis.census import Census, Phase, Site
+from pytest_infer.analysis.census import Census, Phase
+from pytest_infer.storage.rows import Site
 
 
 def test_reuse_counts_what_two_tokens_share():

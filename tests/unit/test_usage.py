@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from pytest_infer.analysis import usage
-from pytest_infer.analysis.census import Census, Phase, Site
+from pytest_infer.analysis.census import Census, Phase
+from pytest_infer.storage.rows import Site
 
 
 def site(layer=0, **changes):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.census import Phase, Site
+from pytest_infer.analysis.census import Phase
+from pytest_infer.storage.rows import Site
 
 Trace = npt.NDArray[np.integer]
 """The slots that each token selected at one site, in order of position; shape (tokens, k)."""

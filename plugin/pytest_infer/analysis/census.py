@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage.rows import Usage
+from pytest_infer.storage.rows import Site, Usage
 
 Counts = npt.NDArray[np.int64]
 """Selections of one site, one number a slot."""
@@ -22,24 +23,6 @@ class Phase(str, Enum):
     PREFILL = "prefill"
     DECODE = "decode"
     BOTH = "both"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A place of the model where each token selects k of `slots`; the first `experts` of them have weights.
-
-    `expert_bytes` are those of one expert; `shared` experts run for every token beside them, `shared_bytes` together.
-    """
-
-    name: str
-    layer: int
-    kind: str
-    experts: int
-    slots: int
-    k: int
-    expert_bytes: int | None = None
-    shared: int = 0
-    shared_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +51,7 @@ def of(usage: Usage) -> Census | None:
             raise StorageError(f"expert usage: {site.name} has {site.slots} slots, but counts of {len(a)} and {len(b)}")
     return Census(
         sites=tuple(
-            Site(
-                name=site.name,
-                layer=site.layer,
-                kind=site.kind,
-                experts=site.experts or len(row),
-                slots=len(row),
-                k=max(1, site.k),
-                expert_bytes=site.expert_bytes,
-                shared=site.shared,
-                shared_bytes=site.shared_bytes,
-            )
+            msgspec.structs.replace(site, experts=site.experts or len(row), slots=len(row), k=max(1, site.k))
             for site, row in zip(usage.sites, prefill, strict=True)
         ),
         prefill=prefill,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_infer.analysis.census import Site
 from pytest_infer.analysis.sizes import Sizes, stack
 from pytest_infer.errors import OptionError
+from pytest_infer.storage.rows import Site
 from pytest_infer.units import size
 
 GPU, CPU = 0, "cpu"

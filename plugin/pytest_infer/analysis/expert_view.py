@@ -10,12 +10,12 @@ import numpy as np
 
 from pytest_infer.analysis import census as taking
 from pytest_infer.analysis import difference, overlap, traces, usage
-from pytest_infer.analysis.census import Census, Phase, Site
+from pytest_infer.analysis.census import Census, Phase
 from pytest_infer.analysis.difference import Difference
 from pytest_infer.analysis.overlap import Group, Overlap
 from pytest_infer.analysis.traces import Reuse, StepBytes, Together, Trace
 from pytest_infer.analysis.usage import Expert, Sample, SiteUsage
-from pytest_infer.storage.rows import Weights
+from pytest_infer.storage.rows import Site, Weights
 
 BATCHES = (1, 4, 16)
 _MOST_PAIRS = 5

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis import skew
-from pytest_infer.analysis.census import Census, Phase, Site, counts, tokens
+from pytest_infer.analysis.census import Census, Phase, counts, tokens
 from pytest_infer.errors import StorageError
+from pytest_infer.storage.rows import Site
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

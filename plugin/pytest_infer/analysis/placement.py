@@ -10,7 +10,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.census import Census, Phase, Site, counts, tokens
+from pytest_infer.analysis.census import Census, Phase, counts, tokens
+from pytest_infer.storage.rows import Site
 
 Ints = npt.NDArray[np.int64]
 Placed = npt.NDArray[np.bool_]

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_infer.analysis.census import Site
 from pytest_infer.engines.tensors import Tensor
 from pytest_infer.errors import ModelError
+from pytest_infer.storage.rows import Site
 
 _IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.(.*)$")
 _EXPERTS = re.compile(r"(?:^|\.)experts\.(?:(\d+)\.)?")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.census import Census, Counts, Phase, Site, tokens
+from pytest_infer.analysis.census import Census, Counts, Phase, tokens
 from pytest_infer.analysis.census import counts as counts_of
+from pytest_infer.storage.rows import Site
 
 Trace = npt.NDArray[Any]
 """The slots that each token selected in one layer, in order of position; whole numbers, shape (tokens, k)."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from pytest_infer.analysis import census as taking
 from pytest_infer.analysis import naming, skew, uniform
-from pytest_infer.analysis.census import Census, Counts, Phase, Site
+from pytest_infer.analysis.census import Census, Counts, Phase
 from pytest_infer.analysis.uniform import Expected
+from pytest_infer.storage.rows import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, count, significant, size
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.census import Site
     from pytest_infer.analysis.expert_view import View
     from pytest_infer.analysis.usage import Expert, SiteUsage
+    from pytest_infer.storage.rows import Site
 
 _PERCENT = ("coverage",)
 _WHOLE = ("unused", "need")
