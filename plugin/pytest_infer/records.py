@@ -311,6 +311,7 @@ class CautionKind(str, Enum):
     EXPERTS_DO_NOT_ADD_UP = "expert selections do not add up"
     DISTURBED = "rounds were disturbed"
     COLD_FIRST_ROUND = "the first round is much slower"
+    FREQUENCY = "the cores' frequency moved between rounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ class Settings:
     ignore_eos: bool
     experts: bool
     profile: bool
+    probe: bool
     repeat_disturbed: int
     resume: bool
     gate: tuple[Rule, ...] | None
@@ -90,6 +91,7 @@ class Settings:
             ignore_eos=read.flag("ignore-eos"),
             experts=read.choice("experts", EXPERTS, "counts") == "counts",
             profile=not read.flag("no-profile"),
+            probe=not read.flag("no-probe"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
             gate=_gate(read),
