@@ -27,7 +27,7 @@ def test_a_tick_comes_after_the_ids_have_come_to_the_host():
             log.append("copied")
             return [7]
 
-    streamer = TickStreamer(SimpleNamespace(tick=lambda ids: log.append(ids)))
+    streamer = TickStreamer(SimpleNamespace(tick=log.append))
     streamer.put(OnDevice())  # the prompt
     streamer.put(OnDevice())
     assert log == ["copied", [7]]
