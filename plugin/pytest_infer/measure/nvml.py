@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -26,7 +25,9 @@ class Nvml:
         self._missing = Missing("")
         if nvml is None:
             try:
-                self._nvml = importlib.import_module("pynvml")
+                import pynvml  # type: ignore[import-not-found]  # noqa: PLC0415  # optional, and there on few machines
+
+                self._nvml = pynvml
             except ImportError:
                 self._missing = Missing("no NVML: nvidia-ml-py is not installed")
                 return

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure import nvml as module
 from pytest_infer.measure.nvml import Nvml
 from pytest_infer.records import Quality
 
@@ -109,9 +109,6 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_binding_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(module.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # an import of it then fails
     nvml = Nvml()
     assert "not installed" in str(nvml.figures(nvml.read(), nvml.read())["device_energy_j"].reason)
