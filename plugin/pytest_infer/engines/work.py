@@ -41,7 +41,8 @@ def of(model: Any) -> Work | None:
 
 
 def _read_bytes(model: Any) -> int:
-    tables, others = set(), set()
+    tables: set[int] = set()
+    others: set[int] = set()
     for module in model.modules():
         owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
         (tables if hasattr(module, "num_embeddings") else others).update(owned)
@@ -119,10 +120,10 @@ def _attention(config: Any) -> tuple[int, int, int | None] | None:
 
     A pair costs a product of query and key and one of weight and value, for each head: 2 x heads x (key + value).
     """
-    heads, layers = getattr(config, "num_attention_heads", None), getattr(config, "num_hidden_layers", None)
-    hidden = getattr(config, "hidden_size", None)
-    if not all(isinstance(number, int) and number > 0 for number in (heads, layers, hidden)):
+    sizes = [getattr(config, name, None) for name in ("num_attention_heads", "num_hidden_layers", "hidden_size")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
+    heads, layers, hidden = (int(size or 0) for size in sizes)
     key = value = getattr(config, "head_dim", None) or hidden // heads
     if getattr(config, "qk_nope_head_dim", None):  # latent attention
         key, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,8 @@ def _read_rates(torch: Any, device: str, size: int) -> list[float]:
         buffer = torch.from_numpy(np.empty(size // 4, dtype=np.float32)).fill_(1)
     else:
         buffer = torch.ones(size // 4, device=device)
-    slices = buffer.split(SLICE_BYTES // 4)
-    wait = _waiter(torch, device)
-    return timed_reads([lambda part=part: torch.sum(part) for part in slices], SLICE_BYTES, wait)
+    reads: list[Callable[[], object]] = [partial(torch.sum, part) for part in buffer.split(SLICE_BYTES // 4)]
+    return timed_reads(reads, SLICE_BYTES, _waiter(torch, device))
 
 
 def timed_reads(

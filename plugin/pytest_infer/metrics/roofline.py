@@ -78,7 +78,7 @@ def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int) -> 
     """
     if work.parameters is None or work.pair_flops is None:
         return None
-    multiplied = work.parameters * prompt_tokens + work.head_parameters
+    multiplied: float = work.parameters * prompt_tokens + work.head_parameters
     for site, counts in zip(usage.sites, usage.prefill, strict=True) if usage is not None else ():
         if site.name not in work.expert_parameters:
             return None

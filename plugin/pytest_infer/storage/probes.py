@@ -41,7 +41,7 @@ def save(made: MachineProbe) -> None:
     place = path()
     if place is None:
         return
-    kept = _read(place) | {key(made.threads, made.device, boot=made.boot): made}
+    kept = {**_read(place), key(made.threads, made.device, boot=made.boot): made}
     newest = dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:])
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
