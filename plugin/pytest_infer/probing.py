@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.measure import probe
+from pytest_infer.measure import memory, probe
 from pytest_infer.measure.kept import Missing
 from pytest_infer.records import MachineProbe, ModelInfo
 from pytest_infer.storage import probes
@@ -16,6 +16,10 @@ from pytest_infer.units import bandwidth
 
 MOVED = 0.1
 """A bandwidth that moved by more than this share, and more than its own spreads, is told."""
+
+
+STEADY = 0.25
+"""A probe whose reads spread wider was disturbed: its GEMM rates are not kept for later runs."""
 
 
 class Probing:
@@ -64,7 +68,9 @@ class Probing:
         if isinstance(made, Missing):
             self._note(f"no probe of the machine: {made.reason}")
             return None
-        probes.save(made)
+        memory.trim_heap()  # what the kernels took must not show in the peak of the first round
+        if made.read_bandwidth_spread <= STEADY:
+            probes.save(made)
         return made
 
     def stored(self) -> dict[str, Any] | None:

@@ -73,6 +73,14 @@ def test_matrices_are_multiplied_once_a_boot(measured):
     assert [flops for *_, flops in measured] == [None, {"float32": 180e9}, None]
 
 
+def test_the_rates_of_a_disturbed_machine_are_not_kept(measured):
+    measured.answers = (made(spread=0.5), made())
+    assert Probing([].append, wanted=True).before(MODEL).flops == {"float32": 180e9}
+    assert probes.load(2) is None
+    Probing([].append, wanted=True).before(MODEL)
+    assert [flops for *_, flops in measured] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("model", "wanted"), [(MODEL, False), (dataclasses.replace(MODEL, threads=None), True)], ids=["option", "engine"]
 )
