@@ -21,6 +21,7 @@ FACE = (
     "saving",
     "gating",
     "failing",
+    "probing",
     "session",
     "preflight",
     "fixtures",
@@ -62,6 +63,7 @@ TORCH_IN = (
     "engines.implementations",
     "engines.bundled.",
     "measure.expert",
+    "measure.probe",
     "measure.rounds",
 )
 
