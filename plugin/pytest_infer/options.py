@@ -73,7 +73,8 @@ OPTIONS = (
     Option(
         name="experts",
         metavar="WHAT",
-        help="counts: record expert selections in the profile round; off: do not; default: counts",
+        help="counts: record expert selections in the profile round; trace: and those of each token, in the sidecar "
+        "(512 B a token at 64 layers x top-8); off: neither; default: counts",
     ),
     Option(
         name="no-profile",
@@ -124,7 +125,7 @@ OPTIONS = (
     Option(name="min-pairs", metavar="N", help="with --infer-against: at least N pairs of rounds; default: 10"),
     Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
-EXPERTS = ("counts", "off")
+EXPERTS = ("counts", "trace", "off")
 BARE, OFF = "default", "off"
 """What --infer-gate takes in place of rules: those of the ini file, or none."""
 SELF = "self"

@@ -258,6 +258,7 @@ class InferSession:
             rounds=1 if once else self.settings.rounds,
             profile=self.settings.profile and not once,
             experts=self.settings.experts,
+            trace=self.settings.expert_trace,
             repeat=0 if once else self.settings.repeat_disturbed,
         )
         info = PromptInfo(

@@ -40,6 +40,7 @@ class Settings:
     max_new_tokens: int | None
     ignore_eos: bool
     experts: bool
+    expert_trace: bool
     profile: bool
     repeat_disturbed: int
     resume: bool
@@ -80,6 +81,7 @@ class Settings:
                 f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
             )
         min_pairs, max_rounds = _pairs(read)
+        experts = read.choice("experts", EXPERTS, "counts")
         return cls(
             prompts=folder,
             engine=read.text("engine") or "transformers",
@@ -88,7 +90,8 @@ class Settings:
             warmup=read.number("warmup", 1, least=0),
             max_new_tokens=read.number("max-new-tokens", None, least=1),
             ignore_eos=read.flag("ignore-eos"),
-            experts=read.choice("experts", EXPERTS, "counts") == "counts",
+            experts=experts != OFF,
+            expert_trace=experts == "trace",
             profile=not read.flag("no-profile"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),

@@ -70,7 +70,7 @@ def run(command, folder):
     module = {"pytest": "pytest", "pytest-benchmark": "pytest_benchmark"}.get(program)
     start = [sys.executable, "-m", module] if module else [str(Path(sys.executable).with_name(program))]
     small = "--infer-rounds=1 --infer-max-rounds=2 --infer-repeat-disturbed=0 --infer-warmup=0"
-    small += " --infer-max-new-tokens=2 --infer-no-profile -p no:cacheprovider"
+    small += " --infer-max-new-tokens=2 -p no:cacheprovider"
     return subprocess.run(
         [*start, *arguments],
         cwd=folder,

@@ -52,7 +52,7 @@ class LockStep:
             task.watch("profile", 0, 1, pairs[-1][1].trace)
             base.instrument(experts=task.plan.experts)
             settle()
-            profile = task.runner.profile(pairs[0][1].trace, experts=task.plan.experts)
+            profile = task.runner.profile(pairs[0][1].trace, experts=task.plan.experts, trace=task.plan.trace)
         self._records[task.nodeid], why = base.finish(kept)
         if why is not None:
             self._session.note(f"! {task.nodeid} was measured in {self._opponent.name}, but then {why}")

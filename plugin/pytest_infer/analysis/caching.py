@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,15 +46,22 @@ def distances(traces: Sequence[Trace], experts: Sequence[int], prefill_tokens: i
     empty, the prompt warms it as if its tokens came one by one, and slots beyond `experts` are no reads.
     """
     found: list[Distances | None] = [None] * len(traces)
+    for members, held, stacked in _alike(traces, experts):
+        for number, both in zip(members, _passed(stacked, held, prefill_tokens), strict=True):
+            found[number] = both
+    return tuple(both for both in found if both is not None)
+
+
+def _alike(traces: Sequence[Trace], experts: Sequence[int]) -> Iterator[tuple[list[int], int, Ints]]:
+    """Yield sites of one shape together: a step is then a few operations for all of them.
+
+    Their numbers, how many experts each has, and their traces as one array of shape (tokens, sites, k).
+    """
     shapes: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for number, (trace, held) in enumerate(zip(traces, experts, strict=True)):
         shapes.setdefault((trace.shape, held), []).append(number)
     for (_, held), members in shapes.items():
-        # Sites of one shape go together: a step is then a few operations for all of them.
-        stacked = np.stack([traces[number] for number in members], axis=1).astype(np.int64)
-        for number, both in zip(members, _passed(stacked, held, prefill_tokens), strict=True):
-            found[number] = both
-    return tuple(both for both in found if both is not None)
+        yield members, held, np.stack([traces[number] for number in members], axis=1).astype(np.int64)
 
 
 def _passed(stacked: Ints, experts: int, prefill_tokens: int) -> list[Distances]:
@@ -90,25 +97,32 @@ def lfu(traces: Sequence[Trace], experts: Sequence[int], slots: int, prefill_tok
     Evicted is what was read least often since the start, cached or not, and of equals the one longest ago; never what
     the token at hand reads, unless it alone needs more than `slots`. Judged as in `distances`.
     """
-    hits, total = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
-    for trace, held in zip(traces, experts, strict=True):
-        cached: set[int] = set()
-        times: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for time, row in enumerate(trace.tolist()):
-            ids = [slot for slot in row if slot < held]
+    hits, reads = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    for _, held, stacked in _alike(traces, experts):
+        times, sites, k = stacked.shape
+        rows = np.arange(sites)[:, None]
+        cached = np.zeros((sites, held + 1), dtype=np.bool_)
+        # How often an expert was read, and among equals when last: one number to order by.
+        rank = np.zeros((sites, held + 1), dtype=np.int64)
+        once = times * k
+        for time in range(times):
+            ids = np.minimum(stacked[time], held)
             phase = int(time >= prefill_tokens)
-            hits[phase] += sum(one in cached for one in ids)
-            total[phase] += len(ids)
-            for rank, one in enumerate(ids):
-                times[one] = times.get(one, 0) + 1
-                last[one] = time * len(row) + rank
-            cached.update(ids)
-            if len(cached) > slots:
-                now = set(ids)
-                order = sorted(cached, key=lambda one: (one in now, times[one], last[one]), reverse=True)
-                cached = set(order[:slots])
-    return hits, total
+            hits[phase] += int(cached[rows, ids].sum())
+            reads[phase] += int((ids < held).sum())
+            for one in range(k):
+                here = rows[:, 0], ids[:, one]
+                rank[here] = (rank[here] // once + 1) * once + time * k + one
+            cached[rows, ids] = True
+            cached[:, held] = False
+            keep = np.where(cached, rank, -1)
+            # What the token reads goes before all else.
+            keep[rows, ids] += once * (once + 1)
+            keep[:, held] = -1
+            cached[:] = False
+            best = np.argsort(-keep, axis=1)[:, :slots]
+            cached[rows, best] = keep[rows, best] >= 0
+    return hits, reads
 
 
 def rates(sites: Sequence[Site], counted: Sequence[Distances], phase: Phase, slots: Sequence[int]) -> float | None:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_infer.cli import quantities
+from pytest_infer.cli import experts, quantities
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report import placement_exports as exports
-from pytest_infer.storage import sidecar
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.census import Census
-    from pytest_infer.analysis.planning import Memory, Plan, Traced
+    from pytest_infer.analysis.expert_view import Prompt
+    from pytest_infer.analysis.planning import Memory, Plan
     from pytest_infer.analysis.sizes import Sizes
 
 _KV_CACHE = "kv_cache_bytes"
@@ -31,14 +31,6 @@ class Side(str, Enum):
 
     GPU = "gpu"
     CPU = "cpu"
-
-
-class Selected(str, Enum):
-    """Whose selections are planned from: analysis has the same words, but its numpy is not loaded for --help."""
-
-    DECODE = "decode"
-    PREFILL = "prefill"
-    BOTH = "both"
 
 
 class Form(str, Enum):
@@ -75,7 +67,7 @@ def placement(
     reserve: Annotated[
         str, typer.Option(metavar="SIZE", help="Taken from --gpu-memory: driver context, activations.")
     ] = "0B",
-    phase: Annotated[Selected, typer.Option(help="Whose selections count.")] = Selected.DECODE,
+    phase: Annotated[experts.Whose, typer.Option(help="Whose selections count.")] = experts.Whose.DECODE,
     keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
     model: Annotated[
         str | None,
@@ -112,22 +104,28 @@ def placement(
 
     try:
         chosen = open_history(storage).select(run)
-        rows = [row for row in chosen.rows if keyword is None or keyword in row.test]
-        prompts = _prompts(rows, chosen.label)
-        sizes = _sizes(prompts[0], rows, model)
+        rows = experts.recorded(chosen, keyword)
+        if not rows:
+            raise StorageError(experts.why_nothing(chosen, keyword))
+        prompts = experts.prompts_of(chosen, rows)
+        sizes = _sizes(prompts[0].census, rows[0], model)
         bandwidths = Bandwidths(
             cpu=quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
             gpu=quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
             pcie=quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
         )
         found = planning.plan(
-            prompts,
+            _distinct(rows, prompts),
             sizes,
             phase=Phase(phase.value),
             memory=_memory(gpu_memory, rows, sizes, kv_cache, reserve, dense_on_gpu=dense_on is Side.GPU),
             bandwidths=bandwidths,
             dense_on_gpu=dense_on is Side.GPU,
-            traces=_traces(chosen.path, rows, prompts[0]),
+            traces=[
+                planning.Traced(traces=one.trace, prefill_tokens=one.census.prefill_tokens)
+                for one in prompts
+                if one.trace is not None
+            ],
         )
         name = rows[0].model.get("name")
         if export is not None:
@@ -137,28 +135,21 @@ def placement(
         refuse(str(error))
 
 
-def _prompts(rows: Sequence[Row], label: str) -> list[Census]:
+def _distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
     """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
     from pytest_infer.analysis import census  # noqa: PLC0415
 
     found: dict[str, list[Census]] = {}
-    for row in rows:
-        taken = census.of(row.experts)
-        if taken is not None:
-            found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(taken)
-    if not found:
-        reasons = [row.experts.absent for row in rows if row.experts.absent]
-        because = f" ({reasons[0]})" if reasons else ""
-        raise StorageError(f"run {label}: no test recorded expert usage{because}")
+    for row, prompt in zip(rows, prompts, strict=True):
+        found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(prompt.census)
     return [census.merged(parts) for parts in found.values()]
 
 
-def _sizes(of: Census, rows: Sequence[Row], model: str | None) -> Sizes:
+def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.analysis import sizes  # noqa: PLC0415
 
     if model is None:
-        known = [row.model.get("parameter_bytes") for row in rows if row.experts.counts is not None]
-        return sizes.of_run(of.sites, known[0])
+        return sizes.of_run(of.sites, row.model.get("parameter_bytes"))
     from pytest_infer.engines import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
@@ -185,22 +176,6 @@ def _memory(
     if dense_on_gpu and sizes.dense is None:
         raise OptionError("the run does not know the size of the model: name it with --model, or give --dense-on cpu")
     return Memory(total=memory, dense=(sizes.dense or 0) if dense_on_gpu else 0, kv_cache=cache, reserve=held_back)
-
-
-def _traces(path: Path, rows: Sequence[Row], of: Census) -> list[Traced]:
-    """Return the selections of the tests that have them in the run's sidecar."""
-    from pytest_infer.analysis.planning import Traced  # noqa: PLC0415
-
-    traced = [row for row in rows if row.experts.trace and row.experts.tokens is not None]
-    if not traced:
-        return []
-    arrays = sidecar.read(path)
-    found = []
-    for row in traced:
-        keys = [f"{row.test}|experts|{site.name}" for site in of.sites]
-        if row.experts.tokens is not None and all(key in arrays for key in keys):
-            found.append(Traced(traces=[arrays[key] for key in keys], prefill_tokens=row.experts.tokens.prefill))
-    return found
 
 
 def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:

@@ -56,6 +56,8 @@ def _cautions(
         yield Caution(
             kind=CautionKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}"
         )
+    if profile is not None and profile.experts is not None and profile.experts.note is not None:
+        yield Caution(kind=CautionKind.EXPERTS_UNCHECKED, text=profile.experts.note)
     cold = _cold_first_round(rounds)
     if cold is not None:
         yield Caution(

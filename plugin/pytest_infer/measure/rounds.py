@@ -29,6 +29,8 @@ class Plan:
     rounds: int
     profile: bool
     experts: bool
+    trace: bool = False
+    """Whether the selections of each token are kept, not only their counts."""
     repeat: int = 0
     """How many rounds may be added for disturbed ones."""
 
@@ -58,9 +60,11 @@ class Runner:
         raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
-    def profile(self, expected: TokenTrace, *, experts: bool) -> Profile:
+    def profile(self, expected: TokenTrace, *, experts: bool, trace: bool = False) -> Profile:
         """Run the round with instruments; `expected` is the trace of a timed one."""
-        return profile_round(self.engine, self.prompt_ids, self.limits, self.system, expected=expected, experts=experts)
+        return profile_round(
+            self.engine, self.prompt_ids, self.limits, self.system, expected=expected, experts=experts, trace=trace
+        )
 
 
 class Watcher(Protocol):
@@ -114,7 +118,7 @@ def measure(runner: Runner, plan: Plan, watch: Watcher) -> Measured:
     profile = None
     if plan.profile:
         watch("profile", 0, 1, last)
-        profile = runner.profile(rounds[0].trace, experts=plan.experts)
+        profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace)
     return Measured(
         warmup=plan.warmup,
         rounds=tuple(rounds[n] for n in kept),
@@ -159,12 +163,13 @@ def profile_round(
     *,
     expected: TokenTrace,
     experts: bool,
+    trace: bool = False,
 ) -> Profile:
     """Run the same prompt and seed once more with a trimmed heap and hooks on the experts."""
     recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
     engine.reset()
     memory.trim_heap()
-    with recorder.recording(prompt_tokens=len(prompt_ids)) if recorder else nullcontext():
+    with recorder.recording(prompt_tokens=len(prompt_ids), trace=trace) if recorder else nullcontext():
         raw = timed_round(engine, prompt_ids, limits, system)
     cache_bytes = engine.cache_bytes()
     pss, uss = memory.footprint()

@@ -9,14 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
-from pytest_infer.units import NONE, count, rate, significant, size
+from pytest_infer.units import NONE, Unit, column, count, rate, show, size
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.heldout import HeldOut
     from pytest_infer.analysis.planning import Plan, Row
     from pytest_infer.analysis.speed import Speed
 
-_BAR = 16
+_BAR, _SHORTEST = 16, 6
+_COLUMNS = 74  # what the sweep takes without its bar
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _FREQUENCY, _RANDOM = "frequency", "random"
 _ORDER = (_FREQUENCY, "per layer", "whole layers", "first layers", _RANDOM)
@@ -31,8 +32,8 @@ def render(plan: Plan, label: str, *, width: int, color: bool) -> str:
         console.print(_strategies(plan, plan.chosen))
         for line in _reading(plan, plan.chosen):
             console.print(Text(line))
-    console.print(Text("by budget: share of expert reads from the GPU, placed by frequency", style="bold"))
-    console.print(_sweep(plan))
+    console.print(Text("by budget: % of expert reads from the GPU, placed by frequency", style="bold"))
+    console.print(_sweep(plan, width))
     for line in _notes(plan):
         console.print(Text(line, style="dim"))
     return text.collected(console)
@@ -76,8 +77,7 @@ def _strategies(plan: Plan, row: Row) -> Table:
         table.add_column(heading, justify="right")
     for name in _ORDER:
         held_out = row.held_out[name]
-        mean = NONE if held_out is None else _percent(held_out.mean)
-        table.add_row(_named(name), _percent(row.in_sample[name]), mean, _range(held_out))
+        table.add_row(_named(name), _percent(row.in_sample[name]), _percent(_mean(held_out)), _range(held_out))
     if plan.traced:
         slots = f"{row.slots} slots a layer"
         table.add_row(f"LRU cache, {slots}", "", _percent(row.lru), "")
@@ -113,52 +113,60 @@ def _rates(speed: Speed) -> str:
     return ", ".join(f"{rate(value)} ({name})" for value, name in known if value is not None)
 
 
-def _sweep(plan: Plan) -> Table:
-    table = Table(box=None, pad_edge=False)
-    speeds = [row.speed.in_turns for row in plan.sweep if row.speed is not None]
-    fast = bool(speeds) and any(value is not None for value in speeds)
-    headings = ["budget", "experts", "in-sample", "held out", "range", _RANDOM, "first layers"]
-    headings += ["LRU"] if plan.traced else []
-    headings += ["CPU/token"] if plan.phase.value == "decode" else []
-    headings += ["tok/s"] if fast else []
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for row in plan.sweep:
-        held_out, drawn, first = (row.held_out[name] for name in (_FREQUENCY, _RANDOM, "first layers"))
-        share = row.in_sample[_FREQUENCY] if held_out is None else held_out.mean
-        cells = [
-            size(row.budget),
-            count(row.held),
-            _percent(row.in_sample[_FREQUENCY]),
-            _mean(held_out),
-            _range(held_out),
-            _percent(row.in_sample[_RANDOM]) if drawn is None else _percent(drawn.mean),
-            _percent(row.in_sample["first layers"]) if first is None else _percent(first.mean),
-        ]
-        cells += [_percent(row.lru)] if plan.traced else []
-        if plan.phase.value == "decode":
-            cells.append(NONE if row.expected is None else size(row.expected.cpu_bytes))
-        if fast:
-            value = None if row.speed is None else row.speed.in_turns
-            cells.append(NONE if value is None else significant(value))
-        table.add_row(*cells, bar(share or 0.0))
+def _sweep(plan: Plan, width: int) -> Table:
+    rows = plan.sweep
+    fast = any(row.speed is not None and row.speed.in_turns is not None for row in rows)
+    budget, budgets = column([row.budget for row in rows], Unit.BYTES)
+    columns: list[tuple[str, list[str]]] = [
+        (f"budget\n{budget}", budgets),
+        ("experts", [count(row.held) for row in rows]),
+        ("in-\nsample", [_bare(row.in_sample[_FREQUENCY]) for row in rows]),
+        ("held\nout", [_bare(_mean(row.held_out[_FREQUENCY])) for row in rows]),
+        ("range\n%", [_range(row.held_out[_FREQUENCY]).removesuffix(" %") for row in rows]),
+        (_RANDOM, [_bare(_compared(row, _RANDOM)) for row in rows]),
+        ("first\nlayers", [_bare(_compared(row, "first layers")) for row in rows]),
+    ]
+    if plan.traced:
+        columns.append(("LRU", [_bare(row.lru) for row in rows]))
+    if plan.phase.value == "decode":
+        unit, read = column([None if row.expected is None else row.expected.cpu_bytes for row in rows], Unit.BYTES)
+        columns.append((f"CPU {unit}\na token", read))
+    if fast:
+        columns.append(("tok/s", [NONE if r.speed is None else show(r.speed.in_turns, Unit.RATIO) for r in rows]))
+    columns.append(("", [bar(_likely(row), max(_SHORTEST, min(_BAR, width - _COLUMNS))) for row in rows]))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, (heading, _) in enumerate(columns, start=1):
+        table.add_column(heading, justify="right" if number < len(columns) else "left")
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*cells)
     return table
 
 
-def bar(share: float) -> str:
-    """Return a bar whose length is a share between 0 and 1, to an eighth of a column."""
-    eighths = round(share * _BAR * 8)
-    full, part = divmod(eighths, 8)
+def bar(share: float, width: int = _BAR) -> str:
+    """Return a bar whose length is a share between 0 and 1 of so many columns, to an eighth of one."""
+    full, part = divmod(round(share * width * 8), 8)
     return "█" * full + (_EIGHTHS[part] if part else "")
+
+
+def _likely(row: Row) -> float:
+    return _compared(row, _FREQUENCY) or 0.0
+
+
+def _compared(row: Row, name: str) -> float | None:
+    """Return the held-out share of a strategy, or the one in-sample where nothing could be held out."""
+    return row.in_sample[name] if row.held_out[name] is None else _mean(row.held_out[name])
+
+
+def _bare(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"
 
 
 def _percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f} %"
 
 
-def _mean(held_out: HeldOut | None) -> str:
-    return NONE if held_out is None else _percent(held_out.mean)
+def _mean(held_out: HeldOut | None) -> float | None:
+    return None if held_out is None else held_out.mean
 
 
 def _range(held_out: HeldOut | None) -> str:
@@ -201,6 +209,6 @@ def _about_speed(plan: Plan) -> Iterator[str]:
     else:
         side = "GPU" if plan.dense_on_gpu else "CPU"
         yield (
-            f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; KV cache "
-            "reads and overheads are left out"
+            f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; "
+            "KV cache reads and overheads are left out"
         )

@@ -21,7 +21,7 @@ _TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 
 def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | None) -> str:
-    """Return the census as JSON, an object an expert in order of layer and number; `share` is of its layer's selections.
+    """Return the census as JSON, an object an expert by layer and number; `share` is of its layer's selections.
 
     Prefill and decode together make the share. Slots without weights have 0 `bytes`.
     """
@@ -155,7 +155,7 @@ def llama_cpp(plan: Plan) -> str:
 
 
 def pattern(layers: list[int]) -> str:
-    """Return the regular expression that is found in the names of the experts' tensors of these layers in a GGUF file."""
+    """Return the expression that is found in the names of the experts' tensors of these layers in a GGUF file."""
     return rf"blk\.({'|'.join(map(str, layers))})\.{_TENSORS}"
 
 

@@ -60,12 +60,25 @@ def _experts(record: PromptRecord) -> dict[str, Any]:
     if profile.experts is None:
         return {"absent": profile.experts_absent or "not recorded"}
     usage: ExpertUsage = profile.experts
-    return {
+    table: dict[str, Any] = {
         "check": usage.check,
         "tokens": {"prefill": usage.prefill_tokens, "decode": usage.decode_tokens},
         "sites": [_without_none(msgspec.to_builtins(site)) for site in usage.sites],
         "counts": {"prefill": [list(row) for row in usage.prefill], "decode": [list(row) for row in usage.decode]},
+        "note": usage.note,
     }
+    if usage.prefill_weights is not None and usage.decode_weights is not None:
+        table["weights"] = {"prefill": _four(usage.prefill_weights), "decode": _four(usage.decode_weights)}
+    if usage.prefill_dropped is not None and usage.decode_dropped is not None:
+        table["dropped"] = {"prefill": list(usage.prefill_dropped), "decode": list(usage.decode_dropped)}
+    if usage.trace is not None:
+        table["trace"] = True
+    return _without_none(table)
+
+
+def _four(rows: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    """Return sums of gate weights to four significant digits: all that float16 weights are good for."""
+    return [[float(f"{value:.4g}") for value in row] for row in rows]
 
 
 def _output(record: PromptRecord) -> dict[str, Any]:

@@ -27,14 +27,14 @@ class Values(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True):
-    """A place of the model where tokens are routed to experts.
+    """A place of the model where tokens are routed to experts, as `records.ExpertSite` says.
 
-    Of its `slots` the first `experts` have weights; `shared` experts run for every token and are no slots.
+    `experts`, `slots` and `k` are 0 where a run does not say.
     """
 
     name: str
     layer: int
-    kind: str = ""
+    kind: str = "mlp"
     experts: int = 0
     slots: int = 0
     k: int = 0
@@ -44,28 +44,28 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Selections per site and expert."""
+    """Selections per site and slot."""
 
     prefill: tuple[tuple[int, ...], ...]
     decode: tuple[tuple[int, ...], ...]
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """Sums of gate weights per site and slot."""
+    """Sums of gate weights per site and slot, to four significant digits."""
 
     prefill: tuple[tuple[float, ...], ...]
     decode: tuple[tuple[float, ...], ...]
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Selections per site that were refused for lack of capacity."""
+    """Selections that were refused for want of capacity, per site."""
 
-    prefill: tuple[int, ...] = ()
-    decode: tuple[int, ...] = ()
+    prefill: tuple[int, ...]
+    decode: tuple[int, ...]
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Tokens that went through every site."""
+    """How many tokens went through each site."""
 
     prefill: int
     decode: int
@@ -74,15 +74,16 @@ class Tokens(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True):
     """Expert usage of one test; without counts where it was not recorded, for the reason `absent` gives.
 
-    `check` is "passed", or the sums that are not tokens x k; `trace` says that the sidecar holds every selection.
+    `check` is "passed", or the sums that are not tokens x k; `trace`: the sidecar holds each selection.
     """
 
     sites: tuple[Site, ...] = ()
     counts: Counts | None = None
-    check: str | None = None
     tokens: Tokens | None = None
     weights: Weights | None = None
     dropped: Dropped | None = None
+    check: str | None = None
+    note: str | None = None
     trace: bool = False
     absent: str | None = None
 

@@ -15,11 +15,18 @@ def path_for(run_file: Path) -> Path:
     return run_file.with_suffix(".npz")
 
 
+def expert_key(nodeid: str, site: str) -> str:
+    """Return the key of a site's trace of selections."""
+    return f"{nodeid}|experts|{site}"
+
+
 def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
     """Write the arrays of a run's records beside its file and return the path.
 
     Per record and round r, keyed `NODEID|r|WHAT`: `stamps_ns` (int64, ticks; nanoseconds since the round's start),
     `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
+    With --infer-experts=trace also, keyed `NODEID|experts|SITE`: the slots that each token selected (uint8, or uint16
+    above 256 slots; tokens in order of position, those of the prompt first, x k).
     """
     # Imported late: loading the plugin must not load numpy.
     import numpy as np  # noqa: PLC0415
@@ -31,6 +38,12 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
             arrays[key + "stamps_ns"] = np.asarray(r.trace.stamps_ns, dtype=np.int64) - r.trace.start_ns
             arrays[key + "tick_sizes"] = np.asarray(r.trace.tick_sizes, dtype=np.int32)
             arrays[key + "token_ids"] = np.asarray(r.trace.token_ids, dtype=np.int32)
+        usage = record.profile.experts if record.profile is not None else None
+        if usage is not None and usage.trace is not None:
+            tokens = usage.prefill_tokens + usage.decode_tokens
+            for site, trace in zip(usage.sites, usage.trace, strict=True):
+                dtype = "<u1" if len(trace) == tokens * site.k else "<u2"
+                arrays[expert_key(record.nodeid, site.name)] = np.frombuffer(trace, dtype=dtype).reshape(-1, site.k)
     path = path_for(run_file)
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)

@@ -1,0 +1,292 @@
+"""Expert usage of a suite on a terminal: hottest and coldest, the map, layers beside their null, the overlap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pytest_infer.report import heatmap, text
+from pytest_infer.report.text import printable
+from pytest_infer.units import NONE, count, significant, size
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.census import Site
+    from pytest_infer.analysis.expert_view import View
+    from pytest_infer.analysis.usage import Expert, SiteUsage
+
+_PERCENT = ("coverage",)
+_WHOLE = ("unused", "need")
+"""Figures that are whole numbers of experts, but for their means."""
+_COLUMNS = ("imbalance", "gini", "entropy", "unused", "coverage", "need", "effective", "cv")
+"""The figures of the layers' table; the last give way in a narrow terminal."""
+_FEW = "few prompts"
+_WHOSE = {"prefill": "prompt tokens", "decode": "generated tokens", "both": "prompt and generated tokens"}
+
+
+def site_titles(sites: Sequence[Site]) -> list[str]:
+    """Return a short name a site: `L3`; with what the model calls it where a layer has several."""
+    times = Counter(site.layer for site in sites)
+    return [f"L{s.layer}" if times[s.layer] == 1 else f"L{s.layer} {printable(s.name)} " for s in sites]
+
+
+def labels(sites: Sequence[Site]) -> dict[str, str]:
+    """Return the title of each site by its name."""
+    return {site.name: title for site, title in zip(sites, site_titles(sites), strict=True)}
+
+
+def render(view: View, *, heading: str, top: int, width: int, color: bool) -> str:
+    """Return the view as text of at most `width` columns; `top` experts at either end of the list."""
+    console = text.console(width, color=color)
+    for line in (heading, about(view)):
+        console.print(Text(printable(line), style="bold"))
+    _write_list(console, view, top)
+    console.print()
+    for row in heatmap.lines(view.usages, site_titles(view.census.sites), width):
+        console.print(row)
+    _write_layers(console, view)
+    _write_overlap(console, view)
+    _write_differences(console, view)
+    console.print()
+    for line in remarks(view):
+        console.print(Text(line))
+    return text.collected(console)
+
+
+def about(view: View) -> str:
+    """Return what was counted: layers, experts, and whose tokens."""
+    sites, census = view.census.sites, view.census
+    shapes = {(site.experts, site.k) for site in sites}
+    shape = (
+        f"{len(sites)} layers × {sites[0].experts} experts, top {sites[0].k}"
+        if len(shapes) == 1
+        else f"{len(sites)} MoE sites of different sizes"
+    )
+    shared = f" + {sites[0].shared} shared" if len(shapes) == 1 and sites[0].shared else ""
+    tokens = {"prefill": census.prefill_tokens, "decode": census.decode_tokens}
+    n = sum(tokens.values()) if view.phase.value == "both" else tokens[view.phase.value]
+    many = len(view.prompts)
+    return f"{shape}{shared} · {count(n)} {_WHOSE[view.phase.value]} of {many} prompt{'s' if many > 1 else ''}"
+
+
+def chosen(view: View, top: int) -> tuple[Sequence[Expert], Sequence[Expert]]:
+    """Return the hottest and the coldest experts, the coldest first, none of them in both."""
+    hottest = view.experts[:top]
+    rest = view.experts[len(hottest) :]
+    return hottest, tuple(reversed(rest[-top:])) if top else ()
+
+
+def mark(expert: Expert) -> str:
+    """Return whether an expert differs from its fair share beyond chance."""
+    return "hot" if expert.hot else "cold" if expert.cold else "by chance?"
+
+
+def _write_list(console: Console, view: View, top: int) -> None:
+    named = labels(view.census.sites)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("hottest", "times", "percent", "95 % interval", "× fair"):
+        table.add_column(head, justify="left" if head == "hottest" else "right", no_wrap=True, overflow="ellipsis")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    hottest, coldest = chosen(view, top)
+    for expert in hottest:
+        table.add_row(*_expert(expert, named))
+    if coldest:
+        table.add_row(Text("coldest", style="bold"))
+    for expert in coldest:
+        table.add_row(*_expert(expert, named))
+    console.print()
+    console.print(table)
+
+
+def _expert(expert: Expert, named: Mapping[str, str]) -> tuple[str, ...]:
+    return (
+        f"{named[expert.site.name]}E{expert.expert}",
+        count(expert.times),
+        f"{100 * expert.share:.1f} %",
+        f"{100 * expert.low:.1f}–{100 * expert.high:.1f} %",
+        f"{expert.ratio:.2f}",
+        mark(expert),
+    )
+
+
+def pair(usage: SiteUsage, key: str) -> str:
+    """Return a figure beside the same under even routing: `2.69 / 1.12`."""
+    null = usage.expected.get(key)
+    return f"{figure(usage.figures.get(key), key)} / {figure(null.mean if null is not None else None, key)}"
+
+
+def figure(value: float | None, key: str) -> str:
+    """Return a figure of skew, in percent where it is a share; a dash for one that is unknown."""
+    if value is None or key in _PERCENT:
+        return percent(value)
+    if key in _WHOLE:
+        return f"{value:.1f}".removesuffix(".0")
+    return significant(value, 3) if value >= 1 else f"{value:.2f}"
+
+
+def _write_layers(console: Console, view: View) -> None:
+    """Write a row a layer; what even routing gives stands in a row of its own, or in each cell where layers differ."""
+    from pytest_infer.analysis import skew, usage  # noqa: PLC0415 - numpy; whoever has a view has loaded it
+
+    heads = {f.key: f.label + (" %" if f.key in _PERCENT else "") for f in skew.FIGURES}
+    first = view.usages[0].expected
+    alike = all(found.expected == first for found in view.usages)
+    extra = ["reuse %", "by chance"] if view.reuse else []
+    titles = site_titles(view.census.sites)
+    keys = _fitting(heads, console.width - max(map(len, titles)) - sum(len(x) + 2 for x in extra), alike=alike)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    for head in [heads[key] for key in keys] + extra:
+        table.add_column(head, justify="right", no_wrap=True)
+    if alike:
+        table.add_row("even", *(figure(first[key].mean if key in first else None, key) for key in keys), style="dim")
+    for number, (title, found) in enumerate(zip(titles, view.usages, strict=True)):
+        cells = [figure(found.figures.get(key), key) if alike else pair(found, key) for key in keys]
+        table.add_row(title, *cells, *(reused(view, number) if view.reuse else ()))
+    whole = usage.model(view.usages)
+    means = [whole.get(key, (None, None)) for key in keys]
+    cells = [
+        figure(x, key) if alike else f"{figure(x, key)} / {figure(y, key)}"
+        for (x, y), key in zip(means, keys, strict=True)
+    ]
+    table.add_row("mean", *cells, style="bold")
+    console.print()
+    console.print(table)
+    what = (
+        "even: what even routing of as many tokens shows by chance"
+        if alike
+        else "figure / by chance under even routing"
+    )
+    console.print(Text(what, style="dim"))
+
+
+def _fitting(heads: Mapping[str, str], room: int, *, alike: bool) -> list[str]:
+    """Return the figures whose columns fit, at least two."""
+    keys: list[str] = []
+    for key in _COLUMNS:
+        room -= 2 + max(len(heads[key]), 5 if alike else 13)
+        if room >= 0 or len(keys) < 2:
+            keys.append(key)
+    return keys
+
+
+def reused(view: View, number: int) -> tuple[str, str]:
+    """Return how much of a token's experts the token before had, in percent, and the same by chance."""
+    reuse = view.reuse[number]
+    return (NONE, NONE) if reuse is None else (percent(reuse.measured), percent(reuse.chance))
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a whole percentage without its sign."""
+    return NONE if value is None else f"{100 * value:.0f}"
+
+
+def _write_overlap(console: Console, view: View) -> None:
+    names = [printable(name) for name in view.overlap.names]
+    if len(names) < 2:
+        return
+    console.print()
+    console.print(Text(f"selections of one {view.by.value} that the hot quarter of another serves, %", style="bold"))
+    room = min(24, max(map(len, names)), console.width // 3)
+    fits = room + 5 + 5 * len(names) <= console.width
+    (_matrix if fits else _each)(console, view, names, max(room, 10))
+    console.print(
+        Text(
+            f"even routing: {percent(view.overlap.even)}; itself: planned on the very text that is scored, so too good",
+            style="dim",
+        )
+    )
+
+
+def _cut(name: str, room: int) -> str:
+    shown = Text(name)
+    shown.truncate(room, overflow="ellipsis", pad=True)
+    return shown.plain
+
+
+def _matrix(console: Console, view: View, names: Sequence[str], room: int) -> None:
+    """Write a row for each that is planned on, a column for each that is scored."""
+    found = view.overlap
+    console.print(Text(" " * (room + 4) + "".join(f"{n:>5}" for n in range(1, len(names) + 1)), style="bold"))
+    for number, (name, row) in enumerate(zip(names, found.matrix, strict=True), start=1):
+        console.print(Text(f"{number:>3} {_cut(name, room)}" + "".join(f"{percent(x):>5}" for x in row)))
+    for name, row in (("all others", found.rest), ("itself", found.itself)):
+        console.print(Text(f"    {_cut(name, room)}" + "".join(f"{percent(x):>5}" for x in row), style="dim"))
+
+
+def _each(console: Console, view: View, names: Sequence[str], room: int) -> None:
+    """Write a row for each that is scored, where a matrix would be too wide: its worst and best planner."""
+    found = view.overlap
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("served", no_wrap=True, overflow="ellipsis", max_width=room)
+    for head in ("worst", "median", "best", "all others", "itself"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for number, name in enumerate(names):
+        others = sorted(x for n, row in enumerate(found.matrix) if n != number and (x := row[number]) is not None)
+        of = [others[0], others[len(others) // 2], others[-1]] if others else [None] * 3
+        table.add_row(name, *map(percent, (*of, found.rest[number], found.itself[number])))
+    console.print(table)
+
+
+def _write_differences(console: Console, view: View) -> None:
+    if not view.differences:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(f"{view.by.value}s", no_wrap=True, overflow="ellipsis")
+    for head in ("elsewhere", "by chance", "p", ""):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    room = max(6, (console.width - 50) // 2)
+    for found in view.differences:
+        names = (_cut(printable(name), room).rstrip() for name in (found.first, found.second))
+        table.add_row(
+            ", ".join(names),
+            f"{100 * found.distance:.1f} %",
+            f"{100 * found.null:.1f} %",
+            f"{found.p:.3f}",
+            verdict(found.by, differs=found.differs),
+        )
+    console.print()
+    console.print(table)
+    notes = ["elsewhere: selections that go to other experts (total variation)"]
+    if any(found.differs and found.by == "tokens" for found in view.differences):
+        notes.append(f"{_FEW}: these texts differ; whether their {view.by.value}s do takes more prompts of each")
+    for note in notes:
+        console.print(Text(note, style="dim"))
+
+
+def verdict(by: str, *, differs: bool) -> str:
+    """Return what a difference came to; one prompt a side says nothing of the kind of text."""
+    if not differs:
+        return "within chance"
+    return "differ" if by == "prompts" else f"differ ({_FEW})"
+
+
+def remarks(view: View) -> Iterable[str]:
+    """Yield what else there is to say: whether to trust the list, the other phase, bytes, pairs."""
+    if view.sample.small:
+        more = view.sample.more_tokens
+        yield (
+            f"! too few tokens to name hot experts in {view.sample.unnamed} of {view.sample.layers} layers"
+            + (f"; at least {count(more)} more would do if the hottest stay as hot" if more is not None else "")
+        )
+    if view.across is not None:
+        yield (
+            f"the prompts' hot quarter serves {percent(view.across)} % of the generated tokens' selections "
+            f"(even routing: {percent(view.overlap.even)} %)"
+        )
+    weightless = [usage.weightless for usage in view.usages if usage.weightless]
+    if weightless:
+        yield f"{100 * sum(weightless) / len(view.usages):.1f} % of the selections need no weights"
+    if view.steps:
+        parts = (f"{size(s.measured)} (even: {size(s.uniform)}) for {s.batch}" for s in view.steps)
+        yield f"expert weights a decode step reads, by sequences at a time: {', '.join(parts)}"
+    named = labels(view.census.sites)
+    if view.pairs:
+        shown = ", ".join(
+            f"{named[p.site.name]} E{p.together.first}+E{p.together.second} {p.together.lift:.1f}×" for p in view.pairs
+        )
+        yield f"chosen together more than chance has it: {shown}"

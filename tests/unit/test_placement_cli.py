@@ -1,0 +1,316 @@
+"""`pytest-infer placement` on a stored run: what it prints, its exports, and how it ends."""
+
+import json
+import re
+
+import gguf
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.analysis import devicemap
+from pytest_infer.analysis import sizes as model_sizes
+from pytest_infer.analysis.census import Site
+from pytest_infer.cli.main import app
+from pytest_infer.errors import OptionError
+from pytest_infer.report import placement as report
+from pytest_infer.report import placement_exports as exports
+from pytest_infer.storage import sidecar
+
+MIB = 2**20
+# Two layers of four experts, top 1; the first expert of the first layer and the last of the second are hot.
+HOT = ([7, 1, 1, 1], [1, 1, 1, 7])
+
+
+def experts(decode=HOT, prefill=([0] * 4, [0] * 4), **changes):
+    sites = [
+        {
+            "name": f"model.layers.{n}.mlp.experts",
+            "layer": n,
+            "kind": "mlp",
+            "experts": 4,
+            "slots": 4,
+            "k": 1,
+            "expert_bytes": MIB,
+            **changes.pop("site", {}),
+        }
+        for n in range(len(decode))
+    ]
+    tokens = {"prefill": sum(prefill[0]), "decode": sum(decode[0])}
+    counts = {"prefill": list(prefill), "decode": list(decode)}
+    return {"check": "passed", "tokens": tokens, "sites": sites, "counts": counts, **changes}
+
+
+@pytest.fixture
+def infer(storage, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["placement", *arguments, f"--storage={storage.folder}"])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def add(storage, make_block):
+    """Return a function that stores a run of prompts with the usage given for each."""
+
+    def run(*usages, model=None, **figures):
+        blocks = [
+            make_block(
+                f"p{n}",
+                experts=usage,
+                prompt={"content_sha256": f"{n:064}"},
+                model={"name": "toy", "parameter_bytes": 10 * MIB, **(model or {})},
+                **{"kv_cache_bytes": MIB // 2, **figures},
+            )
+            for n, usage in enumerate(usages)
+        ]
+        return storage.add(blocks)
+
+    return run
+
+
+def test_a_budget_in_full(infer, add):
+    add(*[experts()] * 4)
+    result = infer("--gpu-memory", "5MiB", "--cpu-bandwidth", "10MiB/s", "--gpu-bandwidth", "100MiB/s")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("placement of 0001 ccccccc")
+    assert "decode of 4 prompts, 40 tokens" in lines[0]
+    assert lines[1].startswith("8 experts of 1.00 MiB in 2 layers: 8.00 MiB, 2.00 MiB of other weights; as loaded")
+    # 10 MiB of parameters less 8 experts are dense; half a MiB of KV cache was measured.
+    assert lines[2] == (
+        "GPU memory 5.00 MiB − 2.00 MiB other weights − 512 KiB KV cache = 2.50 MiB for experts: 2 of 8"
+    )
+    rows = {line.split("  ")[0]: line for line in lines[3:9]}
+    assert rows["frequency, over all layers"].split()[-7:] == ["70.0", "%", "70.0", "%", "70–70", "%"][-7:]
+    assert "25.0 %" in rows["random (range: 2 sd of draws)"]
+    # Of a token's 2 MiB 0.6 are on the CPU: 0.06 + 0.014 + 0.02 s in turns, or the longer of the first two + 0.02.
+    assert "a token reads 614 KiB of experts on the CPU and 1.40 MiB on the GPU" in result.stdout
+    assert "10.6 tok/s (CPU and GPU in turns), 12.5 tok/s (both at once within a layer)" in result.stdout
+    assert len([line for line in lines if line[-1:] and line[-1] in "█▉▊▋▌▍▎▏"]) == 9  # a tenth holds no expert
+
+
+def test_in_sample_and_held_out_differ_where_prompts_do(infer, add):
+    add(experts(([9, 1, 0, 0], [5, 5, 0, 0])), experts(([0, 0, 1, 9], [0, 0, 5, 5])))
+    chosen = json.loads(infer("--gpu-memory", "3.5MiB", "--kv-cache", "0.5MiB", "--format", "json").stdout)["chosen"]
+    # Both prompts' hottest expert is selected 9 times of 40; planned from one prompt it serves nothing of the other.
+    assert chosen["in_sample"]["frequency"] == 9 / 40
+    assert chosen["held_out"]["frequency"] == {"mean": 0, "low": 0, "high": 0}
+    assert chosen["cpu_bytes_per_token"] == 2 * MIB
+    assert chosen["held_out"]["random"]["mean"] == chosen["in_sample"]["random"] == 1 / 8
+
+
+def test_one_prompt_cannot_be_held_out(infer, add):
+    add(experts())
+    result = infer("--gpu-memory", "5MiB")
+    assert "held out: needs two prompts" in result.stdout
+    assert "no tok/s: give --cpu-bandwidth and --gpu-bandwidth" in result.stdout
+    assert "they need a trace" in result.stdout
+    data = json.loads(infer("--gpu-memory", "5MiB", "--format=json").stdout)
+    assert set(data["chosen"]["held_out"].values()) == {None}
+
+
+def test_two_tests_of_one_prompt_are_one_prompt(infer, storage, make_block):
+    same = [make_block(name, experts=experts(), prompt={"content_sha256": "5" * 64}) for name in ("a", "b")]
+    storage.add(same)
+    assert "1 prompt," in infer("--dense-on=cpu").stdout
+
+
+def test_all_fits(infer, add):
+    add(*[experts()] * 2)
+    result = infer("--gpu-memory", "1GiB")
+    assert "all 8 fit, nothing is left on the CPU" in result.stdout
+    assert infer("--gpu-memory", "1GiB", "--format=llama.cpp").stdout == "--n-gpu-layers 999\n"
+
+
+def test_without_a_budget_there_is_the_sweep(infer, add):
+    add(*[experts()] * 2)
+    lines = infer().stdout.splitlines()
+    assert "GPU memory" not in "".join(lines)
+    assert len([line for line in lines if re.match(r" *[0-9.]+ +[0-8] +[0-9.]+ ", line)]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--gpu-memory", "3MiB"],
+            "--gpu-memory 3.00 MiB leaves 512 KiB after 2.00 MiB of dense weights and 512 KiB of",
+        ),
+        (["--gpu-memory", "1MiB"], "--gpu-memory 1.00 MiB is 1.50 MiB short after"),
+        (["--gpu-memory", "8"], "--gpu-memory '8': write a number with its unit"),
+        (["--reserve", "x"], "--reserve 'x': write a number with its unit"),
+        (["--cpu-bandwidth", "40GB"], "--cpu-bandwidth '40GB': write a number with its unit"),
+        (["--phase", "prefill"], "no expert was selected in prefill"),
+        (["--format", "llama.cpp"], "--format llama.cpp is for one budget: give --gpu-memory"),
+        (["--gpu-memory", "6MiB", "--format", "device-map"], "device-map names every module of the model"),
+        (["--model", "./nowhere"], "./nowhere: no such folder"),
+        (["7"], "no run '7' among the 1"),
+        (["-k", "nothing"], "no test recorded expert usage"),
+        (["--export", "no/such/folder.json"], "--export no/such/folder.json: No such file"),
+    ],
+)
+def test_what_cannot_be_is_one_line(infer, add, arguments, line):
+    add(*[experts()] * 2)
+    result = infer(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (said,) = result.stderr.splitlines()
+    assert said.startswith(f"pytest-infer: {line}") or line in said
+
+
+def test_a_dense_model_has_no_placement(infer, add):
+    add({"absent": "the model is dense: it has no experts to record"})
+    assert (
+        infer()
+        .stderr.strip()
+        .endswith("no test recorded expert usage (the model is dense: it has no experts to record)")
+    )
+
+
+def test_dense_weights_and_cache_on_the_cpu_leave_all_to_the_experts(infer, add):
+    add(*[experts()] * 2)
+    assert "GPU memory 2.00 MiB = 2.00 MiB for experts: 2 of 8" in infer("--gpu-memory=2MiB", "--dense-on=cpu").stdout
+
+
+def test_the_census_is_exported(infer, add, tmp_path):
+    add(experts(prefill=([2, 0, 0, 0], [0, 2, 0, 0])), experts())
+    assert infer("--export", str(tmp_path / "census.json")).exit_code == 0
+    found = json.loads((tmp_path / "census.json").read_text(encoding="utf-8"))
+    assert list(found) == ["schema", "run", "model", "tokens", "experts"]
+    assert found["tokens"] == {"prefill": 2, "decode": 20}
+    assert found["experts"][0] == {
+        "layer": 0,
+        "site": "model.layers.0.mlp.experts",
+        "expert": 0,
+        "prefill": 2,
+        "decode": 14,
+        "share": round(16 / 22, 6),
+        "bytes": MIB,
+    }
+    assert [(e["layer"], e["expert"]) for e in found["experts"]] == [(n, e) for n in range(2) for e in range(4)]
+
+
+def test_a_plain_list_has_the_hottest_first(infer, add):
+    add(*[experts(([3, 9, 1, 1], [1, 1, 1, 7]))] * 2)
+    result = infer("--gpu-memory", "5.5MiB", "--format", "experts")
+    assert result.stdout == "0 1\n1 3\n0 0\n"
+    assert result.stderr == "pytest-infer: 3 of 8 experts, 79.2 % of expert reads\n"
+
+
+def test_llama_cpp_gets_whole_layers_and_is_told_what_that_costs(infer, add):
+    add(*[experts()] * 2)
+    result = infer("--gpu-memory", "6.5MiB", "--format", "llama.cpp")
+    assert result.stdout == (
+        r"--n-gpu-layers 999 --override-tensor 'blk\.(0)\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU'" + "\n"
+    )
+    assert "experts of 1 of 2 layers on the GPU, 50.0 % of expert reads; split by expert" in result.stderr
+    assert "it would be 80.0 %" in result.stderr
+
+
+def test_the_pattern_is_found_in_the_experts_of_its_layers_only():
+    expression = re.compile(exports.pattern([1, 12]))
+    names = {t: name for t, name in gguf.constants.TENSOR_NAMES.items() if "{bid}" in name}
+    routed = {
+        gguf.MODEL_TENSOR.FFN_GATE_EXP,
+        gguf.MODEL_TENSOR.FFN_UP_EXP,
+        gguf.MODEL_TENSOR.FFN_DOWN_EXP,
+        *(t for t, name in names.items() if name.endswith(("ffn_gate_up_exps", "chexps"))),
+    }
+    found = {
+        (tensor, layer)
+        for tensor, name in names.items()
+        for layer in (0, 1, 2, 11, 12, 21, 112)
+        if expression.search(f"{name.format(bid=layer)}.weight")
+    }
+    assert found == {(tensor, layer) for tensor in routed for layer in (1, 12)}
+
+
+def test_traces_give_the_rates_of_caches(infer, add):
+    # Layer 0 alternates between two experts, layer 1 stays with one; the first two of eight tokens are the prompt.
+    usage = experts(([3, 3, 0, 0], [6, 0, 0, 0]), ([1, 1, 0, 0], [2, 0, 0, 0]), trace=True)
+    path = add(usage, usage)
+    arrays = {}
+    for n in range(2):
+        start = f"bench/t.py::t[p{n}]|experts|model.layers."
+        arrays[f"{start}0.mlp.experts"] = np.array([[0], [1]] * 4, dtype=np.uint8)
+        arrays[f"{start}1.mlp.experts"] = np.zeros((8, 1), dtype=np.uint8)
+    np.savez_compressed(sidecar.path_for(path), **arrays)
+    # Four experts fit: two slots a layer hold all that is read; two fit: one slot holds layer 1's.
+    for memory, rate in (("4MiB", 1.0), ("2MiB", 0.5)):
+        chosen = json.loads(infer("--gpu-memory", memory, "--dense-on=cpu", "--format=json").stdout)["chosen"]
+        assert (chosen["lru"], chosen["lfu"]) == (rate, rate)
+    shown = infer("--gpu-memory=2MiB", "--dense-on=cpu").stdout
+    assert "LRU cache, 1 slots a layer" in shown
+    assert "need a trace" not in shown
+
+
+def test_experts_of_unequal_size_are_said(infer, storage, make_block):
+    usage = experts()
+    usage["sites"][1]["expert_bytes"] = 2 * MIB
+    storage.add([make_block("a", experts=usage, model={"parameter_bytes": 20 * MIB})])
+    shown = infer("--gpu-memory=2.5MiB", "--dense-on=cpu").stdout
+    assert "8 experts of 1.00 MiB to 2.00 MiB" in shown
+    assert "experts differ in size" in shown
+
+
+def test_a_bar_is_as_long_as_its_share():
+    assert report.bar(0) == ""
+    assert report.bar(1) == "█" * 16
+    assert report.bar(0.5) == "█" * 8
+    assert report.bar(1 / 32) == "▌"
+    assert report.bar(0.5, 6) == "███"
+
+
+def split(budget, **changes):
+    sites = [Site(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=4, slots=4, k=1) for n in (1, 2)]
+    fields = {
+        "experts": (10, 10),
+        "shared": (0, 0),
+        "dense": 130,
+        "read": 130,
+        "source": "files",
+        "layers": {0: 50, 1: 10, 2: 10},
+        "outside": {"model.embed_tokens": 40, "model.norm": 20},
+        "prefix": "model.layers",
+        "tied": True,
+        **changes,
+    }
+    return devicemap.split(sites, model_sizes.Sizes(**fields), budget)
+
+
+def test_a_device_map_fills_layers_from_the_first_and_keeps_room_for_the_largest():
+    # 60 outside, three layers of 50. With 209 one stays: beside 110 there must be room for 50 passing through.
+    found = split(209)
+    assert found.devices == {
+        "model.embed_tokens": 0,
+        "model.norm": 0,
+        "lm_head": 0,
+        "model.rotary_emb": 0,
+        "model.layers.0": 0,
+        "model.layers.1": "cpu",
+        "model.layers.2": "cpu",
+    }
+    assert (found.gpu_layers, found.layers, found.gpu_bytes, found.copied_bytes) == (1, 3, 110, 100)
+    assert split(110).gpu_layers == 0
+    everything = split(210)
+    assert (everything.gpu_layers, everything.copied_bytes) == (3, 0)
+    assert "lm_head" not in split(209, tied=False).devices
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes", "line"),
+    [
+        (109, {}, "cannot hold 60 B and a layer of 50 B"),
+        (999, {"prefix": "language.layers"}, "the files name language.layers.N what the model calls model.layers.N"),
+        (999, {"layers": {}}, "name its folder with --model"),
+    ],
+)
+def test_a_device_map_that_cannot_be(budget, changes, line):
+    with pytest.raises(OptionError, match=line):
+        split(budget, **changes)
