@@ -81,6 +81,7 @@ OPTIONS = (
         flag=True,
         help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
     ),
+    Option(name="no-probe", flag=True, help="do not probe the machine's bandwidth and GEMM rate: no MBU, no MFU"),
     Option(
         name="gate",
         metavar="RULES",

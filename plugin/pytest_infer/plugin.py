@@ -99,6 +99,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     """When all is measured, gate it: the tests that got worse fail."""
     result = yield
     run = of(session.config)
+    run.probing.after()
     run.judge()
     failing.report_failures(session, run.gate)
     return result
@@ -108,7 +109,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what concerns the run as a whole to its file."""
     run = of(config)
-    run.keeper.complete(output_json, run.gate.mark)
+    run.keeper.complete(output_json, run.gate.mark, run.probing.stored())
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

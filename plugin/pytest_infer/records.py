@@ -63,6 +63,9 @@ class TokenTrace:
     stopped_by: StopReason | None = None
 
 
+_NOT_READ = absent("this version of pytest-infer did not read it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
     """What the kernel counted between a snapshot just before a window and one just after it.
@@ -108,6 +111,14 @@ class Counters:
     pressure_cpu_s: Reading
     pressure_memory_s: Reading
     pressure_io_s: Reading
+    thermal_throttles: Reading = _NOT_READ
+    # energy of the whole package, not of this process alone
+    energy_j: Reading = _NOT_READ
+    # accelerators: peak is torch's own allocations, the others are of the whole device
+    device_peak_bytes: Reading = _NOT_READ
+    device_energy_j: Reading = _NOT_READ
+    device_power_w: Reading = _NOT_READ
+    device_utilization: Reading = _NOT_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +222,29 @@ class PromptInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one forward pass reads and multiplies, counted from the loaded modules.
+
+    `read_bytes` are the stored bytes of all weights, shared ones once; of a table that is only looked up (an embedding
+    that is not the output head too) one row. `parameters` are the weights that each token is multiplied with if it
+    went through every expert, without the output head; None where they are packed so that their number is not told.
+    `head_parameters` are those of the output head, which a prefill needs for its last position only.
+    `expert_parameters` are those of each experts module, by its qualified name; empty for a dense model.
+
+    Attention multiplies `pair_flops` for each pair of positions (query, key) in all layers that see the whole text
+    together, and `window_pair_flops` in those that see the last `window` positions only; None where it is not told.
+    """
+
+    read_bytes: int
+    parameters: int | None
+    head_parameters: int
+    expert_parameters: dict[str, int]
+    pair_flops: int | None = None
+    window_pair_flops: int = 0
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
@@ -236,8 +270,31 @@ class ModelInfo:
     load_s: float | None = None
     load_read_bytes: int | None = None
     weights_sha256: str | None = None
+    work: Work | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineProbe:
+    """What `threads` threads were measured to achieve on `device`, the denominators of MBU and MFU.
+
+    `read_bandwidth` is in bytes/s: the 95th percentile over slices of a buffer much larger than the caches, whose
+    interquartile range / median is `read_bandwidth_spread`. `flops` is in FLOP/s by dtype name: the best of
+    `F.linear` with a batch of 512 or more. `caches` are bytes by level, all those together that the usable cores have.
+    `at_ns` is `time.time_ns`, `boot` names the boot of the system.
+    """
+
+    threads: int
+    read_bandwidth: float
+    read_bandwidth_spread: float
+    flops: dict[str, float]
+    caches: dict[str, int]
+    at_ns: int
+    boot: str | None = None
+    governor: str | None = None
+    device: str = "cpu"
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +316,7 @@ class MachineInfo:
     virtualization: str | None = None
     governor: str | None = None
     accelerators: tuple[str, ...] = ()
+    probe: MachineProbe | None = None
 
 
 class CautionKind(str, Enum):
@@ -270,6 +328,7 @@ class CautionKind(str, Enum):
     EXPERTS_UNCHECKED = "expert selections are of an unchecked architecture"
     DISTURBED = "rounds were disturbed"
     COLD_FIRST_ROUND = "the first round is much slower"
+    FREQUENCY = "the cores' frequency moved between rounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

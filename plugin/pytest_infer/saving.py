@@ -111,13 +111,16 @@ class Keeper:
         if nodeid in self.finished:
             self.finished[nodeid] = replace(self.finished[nodeid], failed=True)
 
-    def complete(self, output_json: dict[str, Any], gate: dict[str, Any] | None) -> None:
-        """Add to a run file what concerns the run as a whole, and the mark of its gate."""
+    def complete(
+        self, output_json: dict[str, Any], gate: dict[str, Any] | None, probe: dict[str, Any] | None = None
+    ) -> None:
+        """Add to a run file what concerns the run as a whole, the mark of its gate, and the machine's probes."""
         if not self.finished:
             return
         self._bridge.complete(output_json)
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": block.SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
+        whole |= {} if probe is None else {"probe": probe}
         output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
 
     def unmeasured(self) -> list[str]:

@@ -16,11 +16,12 @@ from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
 from pytest_infer.gating import Gate, noise_of
-from pytest_infer.measure import cautions, machine, rounds
+from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.metrics import timing
 from pytest_infer.options import SELF
 from pytest_infer.parametrize import Cache
+from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import (
     AgainstInfo,
@@ -97,6 +98,8 @@ class InferSession:
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
         self.gate = Gate(self.settings, self.note)
+        # Not in a comparison of two commits: the memory that a probe leaves behind would be on one side only.
+        self.probing = Probing(self.note, wanted=self.settings.probe and self.settings.against is None and not base)
         self.deselected: set[str] = set()
         self.loop: Loop = Alone()
         self.settled: Settled = self.gate.settled
@@ -268,12 +271,13 @@ class InferSession:
             group=prompt.group,
             tags=prompt.tags,
         )
+        here = self._described(model, once=once)
         runner = rounds.Runner(
             engine=engine,
             prompt_ids=ids,
             limits=limits,
             system=self.system,
-            usable_cores=self.machine.usable_cores,
+            usable_cores=here.usable_cores,
         )
         watch = self._watcher(model, prompt)
         with rounds.still_heap():
@@ -293,7 +297,7 @@ class InferSession:
             nodeid=nodeid,
             prompt=info,
             model=model,
-            machine=self.machine,
+            machine=here,
             tokenize_s=tokenize_s,
             warmup_rounds=measured.warmup,
             rounds=measured.rounds,
@@ -307,6 +311,13 @@ class InferSession:
             else "left out with --infer-no-profile",
             cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
         )
+
+    def _described(self, model: ModelInfo, *, once: bool) -> MachineInfo:
+        """Return the machine with the accelerators that torch has found by now, and its probe."""
+        if not once and self.probing.due(model):
+            self.live.show("probing the machine …")
+        probed = None if once else self.probing.before(model)
+        return replace(self.machine, accelerators=accelerator.names(), probe=probed)
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
         def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:

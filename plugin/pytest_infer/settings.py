@@ -42,6 +42,7 @@ class Settings:
     experts: bool
     expert_trace: bool
     profile: bool
+    probe: bool
     repeat_disturbed: int
     resume: bool
     gate: tuple[Rule, ...] | None
@@ -93,6 +94,7 @@ class Settings:
             experts=experts != OFF,
             expert_trace=experts == "trace",
             profile=not read.flag("no-profile"),
+            probe=not read.flag("no-probe"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
             gate=_gate(read),

@@ -19,6 +19,8 @@ class Unit(str, Enum):
     PERCENT = "%"
     CORES = "cores"
     HERTZ = "Hz"
+    JOULES = "J"
+    WATTS = "W"
     COUNT = "count"
     RATIO = "ratio"
     TEXT = "text"
@@ -27,6 +29,8 @@ class Unit(str, Enum):
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZES: tuple[tuple[float, str], ...] = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
+_BANDWIDTHS = ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"))
+_FLOPS = ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -71,6 +75,16 @@ def hertz(value: float) -> str:
     return _scaled(value, _FREQUENCIES, "Hz")
 
 
+def bandwidth(value: float) -> str:
+    """Return bytes per second in the decimal units of memory makers: `41.2 GB/s`."""
+    return _scaled(value, _BANDWIDTHS, "B/s")
+
+
+def flops(value: float) -> str:
+    """Return floating-point operations per second: `180 GFLOP/s`."""
+    return _scaled(value, _FLOPS, "FLOP/s")
+
+
 def count(value: float) -> str:
     """Return a whole number with thin grouping: `1,234`; averages keep one decimal."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
@@ -84,6 +98,8 @@ _FORMATS: dict[Unit, Callable[[float], str]] = {
     Unit.PERCENT: percent,
     Unit.CORES: lambda value: f"{significant(value)} cores",
     Unit.HERTZ: hertz,
+    Unit.JOULES: lambda value: f"{significant(value)} J",
+    Unit.WATTS: lambda value: f"{significant(value)} W",
     Unit.COUNT: count,
     Unit.RATIO: significant,
 }

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pytest_infer.measure import cautions
-from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.records import CautionKind, PromptRecord, Reading, absent
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -132,3 +132,22 @@ def test_rounds_that_were_measured_again_are_told_and_those_still_disturbed(reco
     rounds = (*again[:1], *record.rounds[1:])
     (both,) = cautions.find(rounds, None, record.output, again)
     assert both.text.startswith("2 rounds were disturbed and measured again; still 1 of 4 rounds were disturbed")
+
+
+def at(record, *hertz):
+    readings = [absent("no cpufreq") if hz is None else Reading(value=hz, source="cpufreq") for hz in hertz]
+    return tuple(
+        dataclasses.replace(r, counters=dataclasses.replace(r.counters, frequency_hz=reading))
+        for r, reading in zip(record.rounds, readings, strict=False)
+    )
+
+
+def test_rounds_at_different_frequencies(record):
+    (caution,) = cautions.find(at(record, 3.5e9, 3.4e9, 2.8e9, 3.5e9), None, record.output)
+    assert caution.kind is CautionKind.FREQUENCY
+    assert "2.80 GHz in one round and at 3.50 GHz" in caution.text
+
+
+@pytest.mark.parametrize("hertz", [(3.5e9, 3.4e9, 3.2e9, 3.5e9), (None, None, None, None), (None, 3e9, None, None)])
+def test_frequencies_that_say_nothing(record, hertz):
+    assert cautions.find(at(record, *hertz), None, record.output) == ()

@@ -21,6 +21,7 @@ FACE = (
     "saving",
     "gating",
     "failing",
+    "probing",
     "session",
     "preflight",
     "fixtures",
@@ -63,6 +64,7 @@ TORCH_IN = (
     "engines.implementations",
     "engines.bundled.",
     "measure.expert",
+    "measure.probe",
     "measure.rounds",
 )
 

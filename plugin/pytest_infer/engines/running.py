@@ -11,7 +11,7 @@ import transformers
 from transformers import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from pytest_infer.engines import decoding
+from pytest_infer.engines import decoding, work
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
@@ -125,6 +125,7 @@ class Running:
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
+            work=work.of(model),
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),
         )

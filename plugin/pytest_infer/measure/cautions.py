@@ -8,9 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from pytest_infer.metrics import timing
 from pytest_infer.records import Caution, CautionKind, Output, Profile, Round
+from pytest_infer.units import hertz
 
 COLD = 1.5
 """A first timed round this many times slower than the median of the others says that the warm-up was too short."""
+
+FREQUENCY = 0.1
+"""Rounds whose cores ran at frequencies further apart than this share of the highest did not run on one machine."""
 
 
 def hash_ids(token_ids: Sequence[int]) -> str:
@@ -64,6 +68,13 @@ def _cautions(
             kind=CautionKind.COLD_FIRST_ROUND,
             text=f"the first timed round took {cold:.1f}× the others: raise --infer-warmup",
         )
+    slowest = _frequencies(rounds)
+    if slowest is not None:
+        yield Caution(
+            kind=CautionKind.FREQUENCY,
+            text=f"the cores ran at {hertz(slowest[0])} in one round and at {hertz(slowest[1])} in another: "
+            "let the machine cool, or fix its frequency (governor, turbo)",
+        )
     disturbed = _disturbed(rounds, repeated)
     if disturbed is not None:
         yield Caution(kind=CautionKind.DISTURBED, text=disturbed)
@@ -88,3 +99,11 @@ def _cold_first_round(rounds: Sequence[Round]) -> float | None:
         return None
     ratio = totals[0] / statistics.median(totals[1:])
     return ratio if ratio >= COLD else None
+
+
+def _frequencies(rounds: Sequence[Round]) -> tuple[float, float] | None:
+    """Return the lowest and the highest frequency of the rounds, Hz, if they are far apart."""
+    told = [value for r in rounds if (value := r.counters.frequency_hz.value) is not None]
+    if len(told) < 2 or min(told) >= (1 - FREQUENCY) * max(told):
+        return None
+    return min(told), max(told)

@@ -27,6 +27,7 @@ def reasons(counters: Counters, usable_cores: float) -> tuple[str, ...]:
             _pressed(counters.pressure_cpu_s, wall_s, "some task was short of a core"),
             _pressed(counters.pressure_memory_s, wall_s, "some task was stalled for memory"),
             _stolen(counters.steal_s, wall_s * usable_cores),
+            _throttled(counters.thermal_throttles),
         )
         if line is not None
     )
@@ -60,6 +61,13 @@ def _stolen(steal: Reading, available_s: float) -> str | None:
     if steal.value is None or steal.value <= max(SHARE * available_s, _TICK_S * 1.5):
         return None
     return f"the host took {_percent(steal.value, available_s)} of its cores' time"
+
+
+def _throttled(throttles: Reading) -> str | None:
+    # The processor's own count of the times when it slowed itself down: it is not an estimate, so one is enough.
+    if not throttles.value:
+        return None
+    return f"the processor slowed down {throttles.value} time{'' if throttles.value == 1 else 's'} because of its heat"
 
 
 def _percent(part: float, whole: float) -> str:

@@ -55,8 +55,13 @@ def describe(
         architecture=system.machine(),
         python=f"{system.python_implementation()} {system.python_version()}",
         virtualization=virtualization(proc, sys_folder) if linux else None,
-        governor=_text(sys_folder / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=governor(sys_folder),
     )
+
+
+def governor(sys_folder: Path = Path("/sys")) -> str | None:
+    """Return the first core's frequency governor, or None where the kernel scales no frequency."""
+    return _text(sys_folder / "devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def virtualization(proc: Path = Path("/proc"), sys_folder: Path = Path("/sys")) -> str | None:

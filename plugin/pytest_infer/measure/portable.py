@@ -26,6 +26,8 @@ _EVERYWHERE = {
     "pressure_io_s": _LINUX_ONLY,
     "read_ops": "this system counts no device operations of a process or group",
     "write_ops": "this system counts no device operations of a process or group",
+    "thermal_throttles": _LINUX_ONLY,
+    "energy_j": "RAPL is read on Linux only",
     "frequency_hz": "this system tells the nominal frequency only, not what its cores run at",
 }
 _WINDOWS = {

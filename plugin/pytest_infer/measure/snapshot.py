@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_infer.measure import cgroup, peak, portable
+from pytest_infer.measure.accelerator import DeviceMemory
 from pytest_infer.measure.contention import MachineTime, Pressure, RunQueue
 from pytest_infer.measure.cpu import CpuTime, Frequency, cores
 from pytest_infer.measure.disk import GroupIo, ProcessIo
+from pytest_infer.measure.energy import Rapl
 from pytest_infer.measure.kept import Missing, Sample
 from pytest_infer.measure.memory import ResidentMemory, SystemMemory
+from pytest_infer.measure.nvml import Nvml
+from pytest_infer.measure.thermal import Throttling
 from pytest_infer.records import Counters, Reading
 
 _NS = 1e9
@@ -97,8 +101,10 @@ class SystemCounters:
         self._peak = peak.choose(self._proc, linux=linux, usable_cores=cores(groups).usable)
 
 
-def linux_instruments(proc: Path, groups: cgroup.ControlGroups) -> tuple[Instrument, ...]:
-    """Return what reads /proc and the control groups, those that must be closest to the window first."""
+def linux_instruments(
+    proc: Path, groups: cgroup.ControlGroups, sys_folder: Path = Path("/sys")
+) -> tuple[Instrument, ...]:
+    """Return what reads /proc, /sys and the control groups, those that must be closest to the window first."""
     return (
         CpuTime(),
         # Right behind the clock, as it counts the other instruments' reads as well.
@@ -109,7 +115,11 @@ def linux_instruments(proc: Path, groups: cgroup.ControlGroups) -> tuple[Instrum
         GroupIo(groups),
         ResidentMemory(proc),
         SystemMemory(proc, groups),
-        Frequency(proc=proc),
+        Frequency(sys_folder, proc),
+        Throttling(sys_folder, proc),
+        Rapl(sys_folder, proc),
+        DeviceMemory(),
+        Nvml(),
     )
 
 
@@ -121,4 +131,6 @@ def portable_instruments() -> tuple[Instrument, ...]:
         portable.PsutilIo(),
         portable.PsutilMemory(),
         portable.PsutilSystemMemory(),
+        DeviceMemory(),
+        Nvml(),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import experts, read, timing
+from pytest_infer.metrics import experts, read, roofline, timing
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
 
@@ -186,6 +186,8 @@ METRICS: tuple[Metric, ...] = (
            "time that some task waited for memory", "/proc/pressure/memory"),
     _count("pressure_io_s", "I/O pressure", _S, _LOWER, read.counter(lambda c: c.pressure_io_s),
            "time that some task waited for I/O", "/proc/pressure/io"),
+    _count("thermal_throttles", "thermal throttles", _N, _LOWER, read.counter(lambda c: c.thermal_throttles),
+           "times that a processor slowed down because of its heat", "/sys thermal_throttle package_throttle_count"),
     # experts
     _count("expert_selections", "expert selections", _N, _EXACT, read.experts(experts.selections),
            "MoE sites × tokens processed × top-k; tokens processed = prompt + generated − 1",
@@ -194,6 +196,33 @@ METRICS: tuple[Metric, ...] = (
            "max / mean selections within a site, averaged over the sites", "derived"),
     _count("hottest_experts", "hottest experts", Unit.TEXT, _NEUTRAL, read.experts(read.hottest),
            "the three experts with the largest share of their site's selections (L layer, E expert)", "derived"),
+    # the limit of the machine
+    replace(_count("step_bytes", "bytes a step", _B, _LOWER, read.once(roofline.step),
+                   "what a decode step must read: weights, of the experts only those selected, and the KV cache",
+                   "modules, experts and KV cache of the profile round"), repeatable=True),
+    Metric("mbu", "MBU", Unit.RATIO, Direction.HIGHER, Kind.TIMED, read.per_round(roofline.utilization),
+           "step_bytes / (TPOT × read bandwidth of the probe): 1 is the machine's limit", "derived"),
+    Metric("decode_ceiling", "decode ceiling", Unit.TOKENS_PER_SECOND, _NEUTRAL, Kind.SAMPLED,
+           read.once(roofline.decode_ceiling), "read bandwidth of the probe / step_bytes", "derived"),
+    Metric("mfu", "prefill MFU", Unit.RATIO, Direction.HIGHER, Kind.TIMED,
+           read.per_round(roofline.prefill_utilization),
+           "operations that the prompt needs / (prefill × GEMM rate of the probe for the dtype)", "derived"),
+    # energy and accelerators
+    _count("energy_j", "energy", Unit.JOULES, _LOWER, read.counter(lambda c: c.energy_j),
+           "of all processor packages and their memory, other processes included",
+           "/sys/class/powercap intel-rapl energy_uj"),
+    _count("device_energy_j", "device energy", Unit.JOULES, _LOWER, read.counter(lambda c: c.device_energy_j),
+           "of the accelerators, other processes included", "NVML total energy consumption"),
+    Metric("device_power_w", "device power", Unit.WATTS, _NEUTRAL, Kind.SAMPLED,
+           read.counter(lambda c: c.device_power_w), "right after the round, all accelerators together",
+           "NVML power usage"),
+    Metric("device_utilization", "device busy", Unit.PERCENT, _NEUTRAL, Kind.SAMPLED,
+           read.counter(lambda c: c.device_utilization),
+           "time in which any kernel ran, over the driver's last sample period; mean of the accelerators",
+           "NVML utilization rates"),
+    _count("device_peak_bytes", "device peak", _B, _LOWER, read.counter(lambda c: c.device_peak_bytes),
+           "most that torch had allocated on the accelerators within the round",
+           "torch max_memory_allocated, reset before it"),
     # output
     _count("output_sha256", "output", Unit.TEXT, _EXACT, read.once(lambda record: record.output.sha256),
            "SHA-256 of the generated ids in decimal, commas between them", "clock"),

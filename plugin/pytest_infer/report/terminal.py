@@ -14,7 +14,7 @@ from rich.text import Text
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
-from pytest_infer.report import comparison
+from pytest_infer.report import comparison, roofline
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
@@ -80,6 +80,9 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
         rows = [(record, summarize(record)) for record in run.records]
         suite = averages((summary for _, summary in rows), _COLUMNS)
         (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
+        limit = roofline.limit_line(rows)
+        if limit is not None:
+            console.print(Text(limit))
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
     _write_remarks(console, run)
@@ -103,6 +106,9 @@ def _write_head(console: Console, record: PromptRecord) -> None:
         parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}")
     parts.append(f"median of {len(record.rounds)} rounds" if len(record.rounds) > 1 else "1 round")
     console.print(Text(" · ".join(parts), style="bold"))
+    machine = roofline.machine_line(record.machine, model.dtype)
+    if machine is not None:
+        console.print(Text(machine, style="dim"))
 
 
 def _value(summaries: Mapping[str, Summary], key: str) -> str:

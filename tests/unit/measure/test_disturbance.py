@@ -33,6 +33,9 @@ def counters(**values: float) -> Counters:
         ({"involuntary_switches": 10, "other_cpu_s": 2.0}, ()),
         ({"other_cpu_s": 0.5}, ("other processes used 25.0 % of its cores' time",)),
         ({"other_cpu_s": 0.05}, ()),
+        ({"thermal_throttles": 0}, ()),
+        ({"thermal_throttles": 1}, ("the processor slowed down 1 time because of its heat",)),
+        ({"thermal_throttles": 12}, ("the processor slowed down 12 times because of its heat",)),
     ],
 )
 def test_reasons_beyond_the_thresholds(values: dict[str, float], reasons: tuple[str, ...]) -> None:

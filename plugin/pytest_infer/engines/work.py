@@ -1,0 +1,139 @@
+"""What a forward pass of a loaded model reads and multiplies, counted from its modules and its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_infer.records import Work
+
+_WINDOWED = ("sliding", "chunked")
+_FULL = "full_attention"
+
+
+def of(model: Any) -> Work | None:
+    """Return the work of a transformers model that only decodes; None for an encoder with a decoder.
+
+    Modules are told apart by what they have, never by their class, so quantised ones are counted too: a table has
+    `num_embeddings`, a linear layer `in_features` and `out_features` (its number of weights, however they are packed).
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        return None
+    head = model.get_output_embeddings()
+    parameters, known = 0, True
+    for module in _multiplying(model):
+        count = _weights(module) if module is not head else 0
+        known = known and count is not None
+        parameters += count or 0
+    pairs = _attention(model.config.get_text_config())
+    return Work(
+        read_bytes=_read_bytes(model),
+        parameters=parameters if known else None,
+        head_parameters=(_weights(head) or 0) if head is not None else 0,
+        expert_parameters={name: _weights_below(module) for name, module in _experts(model)},
+        pair_flops=None if pairs is None else pairs[0],
+        window_pair_flops=0 if pairs is None else pairs[1],
+        window=None if pairs is None else pairs[2],
+    )
+
+
+# bytes
+
+
+def _read_bytes(model: Any) -> int:
+    tables, others = set(), set()
+    for module in model.modules():
+        owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
+        (tables if hasattr(module, "num_embeddings") else others).update(owned)
+    total = 0
+    for parameter in model.parameters():  # shared ones once
+        looked_up = id(parameter) in tables and id(parameter) not in others
+        total += stored_bytes(parameter) // (parameter.shape[0] if looked_up else 1)
+    # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
+    return total + sum(
+        stored_bytes(buffer)
+        for module in model.modules()
+        if hasattr(module, "in_features")
+        for buffer in module._buffers.values()
+        if buffer is not None
+    )
+
+
+def stored_bytes(tensor: Any) -> int:
+    """Return the bytes that hold a tensor, the scales of a quantised one included.
+
+    torchao's tensors wrap those that hold their data (`__tensor_flatten__`); bitsandbytes keeps the scales of its
+    4-bit parameters beside them (`quant_state`).
+    """
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        return sum(stored_bytes(getattr(tensor, name)) for name in flatten()[0])
+    state = getattr(tensor, "quant_state", None)
+    return int(tensor.numel() * tensor.element_size()) + (0 if state is None else _state_bytes(state))
+
+
+def _state_bytes(state: Any) -> int:
+    held = [getattr(state, name, None) for name in ("absmax", "code", "offset")]
+    own = sum(stored_bytes(tensor) for tensor in held if hasattr(tensor, "element_size"))
+    nested = getattr(state, "state2", None)
+    return own + (0 if nested is None else _state_bytes(nested))
+
+
+# multiplications
+
+
+def _multiplying(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if not hasattr(module, "num_embeddings"))
+
+
+def _weights(module: Any) -> int | None:
+    """Return the weights of a module itself; None where they are packed in whole numbers and no shape tells more."""
+    inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(inputs, int) and isinstance(outputs, int):
+        return inputs * outputs
+    matrices = [p for p in module._parameters.values() if p is not None and p.ndim > 1]
+    if not all(matrix.is_floating_point() for matrix in matrices):
+        return None
+    return sum(int(matrix.numel()) for matrix in matrices)
+
+
+def _experts(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the outermost modules that hold routed experts, by their qualified names."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_experts = name.rpartition(".")[2] == "experts" or "Experts" in type(module).__name__
+        if name and is_experts and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+            yield name, module
+
+
+def _weights_below(module: Any) -> int:
+    return sum(_weights(inner) or 0 for inner in module.modules())
+
+
+# attention
+
+
+def _attention(config: Any) -> tuple[int, int, int | None] | None:
+    """Return the operations a pair of positions of all full layers, of all windowed ones, and the window.
+
+    A pair costs a product of query and key and one of weight and value, for each head: 2 x heads x (key + value).
+    """
+    heads, layers = getattr(config, "num_attention_heads", None), getattr(config, "num_hidden_layers", None)
+    hidden = getattr(config, "hidden_size", None)
+    if not all(isinstance(number, int) and number > 0 for number in (heads, layers, hidden)):
+        return None
+    key = value = getattr(config, "head_dim", None) or hidden // heads
+    if getattr(config, "qk_nope_head_dim", None):  # latent attention
+        key, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        windowed = window is not None and getattr(config, "use_sliding_window", True)
+        kinds = ["sliding_attention" if windowed else _FULL] * layers
+    a_layer = 2 * heads * (key + value)
+    full = sum(kind == _FULL for kind in kinds) * a_layer
+    short = sum(kind.startswith(_WINDOWED) for kind in kinds) * a_layer
+    if window is None:
+        return full + short, 0, None
+    return full, short, int(window)

@@ -1,0 +1,85 @@
+"""The energy of the processor packages, where the kernel lets it be read (RAPL through powercap)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_infer.measure.cpu import has_hypervisor_flag
+from pytest_infer.measure.kept import FAILURES, KeptFile, Missing, Sample, why
+from pytest_infer.records import Reading, absent
+
+SOURCE = "/sys/class/powercap intel-rapl energy_uj"
+_UJ = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Zone:
+    """One counter of microjoules, which starts again at 0 beyond `range_uj`."""
+
+    place: str
+    file: KeptFile
+    range_uj: int
+
+
+class Rapl:
+    """Energy of all packages and of the memory beside them (Documentation/power/powercap/powercap.rst; AMD's too).
+
+    A package's zone holds its cores and graphics; its zone dram is beside it. The platform's zone (psys) holds the
+    packages once more, and so do the zones of intel-rapl-mmio: neither is added. A counter may wrap once in a window
+    (the range lasts tens of minutes at full load), which is told by its going backwards.
+    """
+
+    def __init__(self, sys_folder: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
+        self._zones: tuple[_Zone, ...] = ()
+        virtual = "a virtual machine has no RAPL" if has_hypervisor_flag(proc) else "this kernel offers no RAPL"
+        self._missing = Missing(virtual)
+        folder = sys_folder / "class/powercap"
+        try:
+            self._zones = tuple(_zone(zone) for zone in sorted(folder.glob("intel-rapl:*")) if _added(zone))
+        except FAILURES as error:
+            self._missing = Missing(why(error, folder))
+
+    def read(self) -> Sample | Missing:
+        """Return each zone's counter in microjoules; one that cannot be read leaves the sum unknown."""
+        sample: Sample = {}
+        for zone in self._zones:
+            value = zone.file.read()
+            if isinstance(value, Missing):
+                # A kernel keeps it from others than root because it tells secrets (CVE-2020-8694).
+                return Missing(f"{value.reason} (root reads it)" if "denied" in value.reason else value.reason)
+            sample[zone.place] = value["uj"]
+        return sample or self._missing
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the joules between two samples."""
+        if isinstance(before, Missing):
+            return {"energy_j": absent(before.reason, SOURCE)}
+        if isinstance(after, Missing):
+            return {"energy_j": absent(after.reason, SOURCE)}
+        used_uj = [(after[zone.place] - before[zone.place], zone.range_uj) for zone in self._zones]
+        joules = sum(used if used >= 0 else used + range_uj for used, range_uj in used_uj) / _UJ
+        return {"energy_j": Reading(value=joules, source=SOURCE)}
+
+    def close(self) -> None:
+        """Give the file descriptors back."""
+        for zone in self._zones:
+            zone.file.close()
+
+
+def _added(zone: Path) -> bool:
+    """Return whether a zone's energy is in no other zone's."""
+    name = (zone / "name").read_text().strip()
+    return name.startswith("package") or name == "dram"
+
+
+def _zone(zone: Path) -> _Zone:
+    return _Zone(
+        place=zone.name,
+        file=KeptFile(zone / "energy_uj", _parse, size=32),
+        range_uj=int((zone / "max_energy_range_uj").read_text()),
+    )
+
+
+def _parse(text: bytes) -> Sample:
+    return {"uj": int(text)}

@@ -1,0 +1,95 @@
+"""Energy, power and use of NVIDIA devices through NVML, where its Python binding is installed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from pytest_infer.measure.kept import Missing, Sample, difference, now
+from pytest_infer.records import Quality, Reading
+
+_MJ, _MW = 1e3, 1e3
+_ENERGY, _POWER, _USE = "NVML total energy consumption", "NVML power usage", "NVML utilization rates"
+
+
+class Nvml:
+    """All devices that CUDA_VISIBLE_DEVICES lets this process use; the figures are of whole devices.
+
+    Read through `nvidia-ml-py` (module pynvml, NVML API reference). The energy counter moves every 20 to 100 ms, so it
+    says something for windows of a second and more; use means that any kernel ran. `nvml` is a parameter for tests.
+    """
+
+    def __init__(self, nvml: Any = None) -> None:
+        self._nvml = nvml
+        self._handles: list[Any] = []
+        self._missing = Missing("")
+        if nvml is None:
+            try:
+                self._nvml = importlib.import_module("pynvml")
+            except ImportError:
+                self._missing = Missing("no NVML: nvidia-ml-py is not installed")
+                return
+        try:
+            self._nvml.nvmlInit()
+            self._handles = _visible(self._nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        except self._nvml.NVMLError as error:
+            self._missing = Missing(f"no NVML: {error}")
+            return
+        if not self._handles:
+            self._missing = Missing("no NVIDIA device is visible")
+
+    def read(self) -> Sample | Missing:
+        """Return what each call gives, devices together; a call that a device does not know leaves its figure out."""
+        if not self._handles:
+            return self._missing
+        sample: Sample = {}
+        for key, call in (
+            ("mj", self._nvml.nvmlDeviceGetTotalEnergyConsumption),
+            ("mw", self._nvml.nvmlDeviceGetPowerUsage),
+            ("use", lambda handle: self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        ):
+            try:
+                sample[key] = sum(call(handle) for handle in self._handles)
+            except self._nvml.NVMLError:
+                continue
+        return sample
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the joules between two samples, and power (W) and use (percent) at the second."""
+        use = now(after, "use", _USE, Quality.SAMPLED)
+        power = now(after, "mw", _POWER, Quality.SAMPLED)
+        return {
+            "device_energy_j": difference(before, after, "mj", _ENERGY, per_unit=_MJ),
+            "device_power_w": _divided(power, _MW),
+            "device_utilization": _divided(use, len(self._handles)),
+        }
+
+    def close(self) -> None:
+        """Let go of the library."""
+        if self._handles:
+            self._handles = []
+            self._missing = Missing("NVML was closed")
+            self._nvml.nvmlShutdown()
+
+
+def _divided(reading: Reading, by: float) -> Reading:
+    if reading.value is None:
+        return reading
+    return Reading(value=reading.value / by, source=reading.source, quality=reading.quality)
+
+
+def _visible(nvml: Any, wanted: str | None) -> list[Any]:
+    """Return the handles of the devices that CUDA may use: numbers or UUIDs, up to the first that is neither."""
+    count = nvml.nvmlDeviceGetCount()
+    if wanted is None:
+        return [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(count)]
+    handles: list[Any] = []
+    for name in (part.strip() for part in wanted.split(",")):
+        if name.isdigit() and int(name) < count:
+            handles.append(nvml.nvmlDeviceGetHandleByIndex(int(name)))
+        elif name.startswith(("GPU-", "MIG-")):
+            handles.append(nvml.nvmlDeviceGetHandleByUUID(name))
+        else:
+            break
+    return handles

@@ -1,0 +1,185 @@
+"""The machine's probe: how fast it reads memory and multiplies matrices, by the threads and kernels that models use."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pytest_infer.measure import caches, cgroup
+from pytest_infer.measure.kept import FAILURES, Missing
+from pytest_infer.measure.machine import governor
+from pytest_infer.metrics import timing
+from pytest_infer.records import MachineProbe
+
+DTYPES = ("float32", "bfloat16", "float16")
+SLICE_BYTES = 32 << 20
+LEAST_BYTES, MOST_BYTES = 256 << 20, 1 << 30
+CACHES = 8
+"""The buffer is this many times as large as the last caches together, so that next to nothing of it stays there."""
+LEAST_WIDTH, MOST_WIDTH = 512, 8192
+_BANDWIDTH_S, _GEMM_S = 0.25, 0.2
+_LONG_ENOUGH_S = 0.02
+
+Clock = Callable[[], int]
+
+
+def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Missing:
+    """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` known from before.
+
+    Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more. Matrices: `F.linear` of a square matrix with
+    as many rows as it is wide, from 512 upwards until a call takes 20 ms. torch's threads are set for the probe and
+    given back.
+    """
+    import torch  # noqa: PLC0415  # the plugin alone must not load it
+
+    levels = caches.sizes()
+    wanted = buffer_bytes(levels, available_bytes()) if device == "cpu" else MOST_BYTES
+    if wanted is None:
+        return Missing(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
+    try:
+        with _set_threads(torch, threads), torch.inference_mode():
+            rates = _read_rates(torch, device, wanted)
+            known = dict(flops) if flops else _gemm_rates(torch, device)
+    except (RuntimeError, MemoryError) as error:
+        return Missing(f"the probe failed: {error}")
+    level, spread = summarized(rates)
+    return MachineProbe(
+        threads=threads,
+        read_bandwidth=level,
+        read_bandwidth_spread=spread,
+        flops=known,
+        caches=levels,
+        at_ns=time.time_ns(),
+        boot=boot(),
+        governor=governor(),
+        device=device,
+        instructions=tuple(sorted(k for k, v in torch.cpu.get_capabilities().items() if v is True)),
+    )
+
+
+def summarized(rates: list[float]) -> tuple[float, float]:
+    """Return the 95th percentile of rates, and their interquartile range / median."""
+    low, middle, high = statistics.quantiles(rates, n=4, method="inclusive")
+    return timing.percentile(rates, 95) or middle, (high - low) / middle
+
+
+def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
+    """Return the size of the buffer to read, in whole slices and a quarter of `free_bytes` at most, else None."""
+    largest = max(levels.values(), default=0)
+    wanted = min(max(LEAST_BYTES, CACHES * largest), MOST_BYTES, free_bytes // 4)
+    return None if wanted < LEAST_BYTES else wanted // SLICE_BYTES * SLICE_BYTES
+
+
+def available_bytes(groups: cgroup.ControlGroups | None = None) -> int:
+    """Return the bytes that can be taken without swapping, the control group's limit considered."""
+    limit = cgroup.memory_limit_bytes(cgroup.discover() if groups is None else groups)
+    free = int(psutil.virtual_memory().available)
+    return free if limit is None else min(free, limit - psutil.Process().memory_info().rss)
+
+
+def boot(proc: Path = Path("/proc")) -> str:
+    """Return a name of this boot of the system: Linux's own, elsewhere the second in which it started."""
+    try:
+        return (proc / "sys/kernel/random/boot_id").read_text().strip()
+    except FAILURES:
+        return str(round(psutil.boot_time()))
+
+
+@contextmanager
+def _set_threads(torch: Any, threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before != threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if before != threads:
+            torch.set_num_threads(before)
+
+
+def _waiter(torch: Any, device: str) -> Callable[[], None]:
+    """Return what waits for the device."""
+    return (lambda: None) if device == "cpu" else (lambda: torch.accelerator.synchronize(device))
+
+
+def _read_rates(torch: Any, device: str, size: int) -> list[float]:
+    """Return the bytes per second of each slice's read."""
+    import numpy as np  # noqa: PLC0415  # not by merely loading the plugin
+
+    if device == "cpu":
+        # numpy asks for huge pages, which torch's own allocation does not.
+        buffer = torch.from_numpy(np.empty(size // 4, dtype=np.float32)).fill_(1)
+    else:
+        buffer = torch.ones(size // 4, device=device)
+    slices = buffer.split(SLICE_BYTES // 4)
+    wait = _waiter(torch, device)
+    return timed_reads([lambda part=part: torch.sum(part) for part in slices], SLICE_BYTES, wait)
+
+
+def timed_reads(
+    reads: list[Callable[[], object]], size: int, wait: Callable[[], None], now: Clock = time.perf_counter_ns
+) -> list[float]:
+    """Return size / time of each read, all of them in turn for a quarter of a second, the first pass left out."""
+    for read in reads:
+        read()
+    wait()
+    rates: list[float] = []
+    end_ns = now() + round(_BANDWIDTH_S * timing.NS)
+    while len(rates) < len(reads) or now() < end_ns:
+        for read in reads:
+            started = now()
+            read()
+            wait()
+            rates.append(size * timing.NS / (now() - started))
+    return rates
+
+
+def _gemm_rates(torch: Any, device: str) -> dict[str, float]:
+    """Return the best FLOP/s of each dtype that the device can multiply."""
+    rates: dict[str, float] = {}
+    for name in DTYPES:
+        # Not every device knows every dtype.
+        with suppress(RuntimeError):
+            rates[name] = best_rate(_multiplier(torch, name, device), _waiter(torch, device))
+    return rates
+
+
+def _multiplier(torch: Any, dtype: str, device: str) -> Callable[[int], Callable[[], object]]:
+    """Return a function: width to a call that multiplies width rows with a square matrix."""
+
+    def prepare(width: int) -> Callable[[], object]:
+        x, weight = (torch.ones(width, width, dtype=getattr(torch, dtype), device=device) for _ in range(2))
+        return lambda: torch.nn.functional.linear(x, weight)
+
+    return prepare
+
+
+def best_rate(
+    prepare: Callable[[int], Callable[[], object]], wait: Callable[[], None], now: Clock = time.perf_counter_ns
+) -> float:
+    """Return the most operations per second of width x width matrices, 2 width**3 a call.
+
+    The width is doubled until a call takes 20 ms, then the call is repeated until a fifth of a second is over.
+    """
+    end_ns = now() + round(_GEMM_S * timing.NS)
+    width, best = LEAST_WIDTH, 0.0
+    call = prepare(width)
+    call()  # the first one prepares the kernel
+    wait()
+    while True:
+        started = now()
+        call()
+        wait()
+        took_ns = now() - started
+        best = max(best, 2 * width**3 * timing.NS / took_ns)
+        if now() >= end_ns:
+            return best
+        if took_ns < _LONG_ENOUGH_S * timing.NS and width < MOST_WIDTH:
+            width *= 2
+            call = prepare(width)

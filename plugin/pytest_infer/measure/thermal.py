@@ -1,0 +1,60 @@
+"""How often the processor slowed itself down because of its heat, where it counts that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_infer.measure.cpu import has_hypervisor_flag
+from pytest_infer.measure.kept import KeptFile, Missing, Sample, difference
+from pytest_infer.records import Reading
+
+
+class Throttling:
+    """The packages' counts of thermal throttling events since boot (x86; Intel SDM volume 3, thermal monitoring).
+
+    Every processor of a package repeats the package's count, so one of each is read.
+    """
+
+    def __init__(self, sys_folder: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
+        packages: dict[str, Path] = {}
+        for folder in sorted((sys_folder / "devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")):
+            packages.setdefault(_package(folder.parent), folder / "package_throttle_count")
+        self._files = [KeptFile(path, _parse, size=32) for path in packages.values()]
+        self._reason = (
+            "a virtual machine is not told how hot its processor is"
+            if has_hypervisor_flag(proc)
+            else "this processor does not count thermal throttling"
+        )
+
+    def read(self) -> Sample | Missing:
+        """Return the events of all packages since boot."""
+        if not self._files:
+            return Missing(self._reason)
+        events = 0
+        for file in self._files:
+            sample = file.read()
+            if isinstance(sample, Missing):
+                return sample
+            events += int(sample["events"])
+        return {"events": events}
+
+    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+        """Return the events between two samples."""
+        source = "/sys thermal_throttle package_throttle_count"
+        return {"thermal_throttles": difference(before, after, "events", source)}
+
+    def close(self) -> None:
+        """Give the file descriptors back."""
+        for file in self._files:
+            file.close()
+
+
+def _package(cpu: Path) -> str:
+    try:
+        return (cpu / "topology/physical_package_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parse(text: bytes) -> Sample:
+    return {"events": int(text)}

@@ -1,0 +1,65 @@
+"""Lines about the machine's limit: what it was probed to do, and how much of that the run used."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+
+from pytest_infer.metrics import Summary
+from pytest_infer.records import MachineInfo, PromptRecord
+from pytest_infer.units import bandwidth, flops, rate, significant, size
+
+Rows = Iterable[tuple[PromptRecord, Mapping[str, Summary]]]
+
+
+def machine_line(machine: MachineInfo, dtype: str | None = None) -> str | None:
+    """Return what the machine was probed to do, with the GEMM rate of the dtype in use; None without a probe."""
+    probe = machine.probe
+    if probe is None:
+        return None
+    cores = "core" if machine.usable_cores == 1 else "cores"
+    parts = [f"{machine.usable_cores:g} usable {cores}"]
+    if machine.memory_limit_bytes is not None:
+        parts.append(size(machine.memory_limit_bytes))
+    parts += [part for part in (*machine.accelerators, machine.virtualization, probe.governor) if part]
+    last = max(probe.caches, default=None)
+    if last is not None:
+        parts.append(f"{last} {size(probe.caches[last])}")
+    parts.append(f"reads {bandwidth(probe.read_bandwidth)} ± {_percent(probe.read_bandwidth_spread)}")
+    if dtype in probe.flops:
+        parts.append(f"{flops(probe.flops[dtype])} in {dtype}")
+    return " · ".join(parts)
+
+
+def limit_line(rows: Rows) -> str | None:
+    """Return how much of the machine's limit the prompts used, the lowest and the highest; None where none tells it."""
+    known = [(record, summary) for record, summary in rows if _value(summary, "mbu") is not None]
+    if not known:
+        return None
+    probe = known[0][0].machine.probe
+    read = statistics.median(_values(known, "step_bytes"))
+    line = f"decode: {_range(_values(known, 'mbu'))} of what this machine's memory allows"
+    line += f" ({size(read)} a step, at most {rate(statistics.median(_values(known, 'decode_ceiling')))}"
+    line += f", bandwidth ± {_percent(probe.read_bandwidth_spread)})" if probe is not None else ")"
+    multiplied = _values(known, "mfu")
+    return f"{line} · prefill: {_range(multiplied)} of its GEMM rate" if multiplied else line
+
+
+def _value(summary: Mapping[str, Summary], key: str) -> float | None:
+    value = summary[key].value
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _values(rows: Rows, key: str) -> list[float]:
+    return [value for _, summary in rows if (value := _value(summary, key)) is not None]
+
+
+def _range(shares: list[float]) -> str:
+    low, high = _percent(min(shares)), _percent(max(shares))
+    return low if low == high else f"{low.removesuffix(' %')}–{high}"
+
+
+def _percent(share: float) -> str:
+    """Return a share as a whole percentage, or with two digits below ten."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 else f"{significant(value, 2)} %"

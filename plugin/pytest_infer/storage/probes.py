@@ -1,0 +1,67 @@
+"""The machine's probes, kept per boot, threads and software, so that matrices are multiplied once a boot only."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from pytest_infer.engines.bundled import cache
+from pytest_infer.errors import ModelError
+from pytest_infer.measure import probe
+from pytest_infer.measure.cpu import cores
+from pytest_infer.records import MachineProbe
+from pytest_infer.storage import files
+
+NAME = "probes.json"
+MOST = 32
+"""The newest so many are kept."""
+
+
+def key(threads: int, device: str = "cpu", *, boot: str | None = None) -> str:
+    """Return what a probe is valid for: this boot of this machine, usable cores, torch's version, threads, device."""
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch = "none"
+    where = (platform.node(), boot or probe.boot(), f"{cores().usable:g} cores", f"torch {torch}")
+    return " | ".join((*where, f"{threads} threads", device))
+
+
+def load(threads: int, device: str = "cpu") -> MachineProbe | None:
+    """Return the probe of this boot, if there has been one; a file that cannot be read counts as none."""
+    return _read(path()).get(key(threads, device))
+
+
+def save(made: MachineProbe) -> None:
+    """Keep a probe; a cache that cannot be written costs another probe, nothing else."""
+    place = path()
+    if place is None:
+        return
+    kept = _read(place) | {key(made.threads, made.device, boot=made.boot): made}
+    newest = dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:])
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(place) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(newest)))
+    except OSError:
+        return
+
+
+def path() -> Path | None:
+    """Return the file that holds the probes, or None where there is no cache folder."""
+    try:
+        return cache.root() / NAME
+    except ModelError:
+        return None
+
+
+def _read(place: Path | None) -> Mapping[str, MachineProbe]:
+    try:
+        content = b"{}" if place is None else place.read_bytes()
+        return msgspec.json.decode(content, type=dict[str, MachineProbe])
+    except (OSError, msgspec.MsgspecError):
+        return {}

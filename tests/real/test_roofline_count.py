@@ -1,0 +1,261 @@
+"""The bytes of a step and the operations of a prefill against counts that share no code with them."""
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from pytest_infer.engines import models, work  # noqa: E402
+from pytest_infer.engines.base import EngineOptions  # noqa: E402
+from pytest_infer.engines.transformers import TransformersEngine  # noqa: E402
+from pytest_infer.measure import machine, probe, rounds  # noqa: E402
+from pytest_infer.measure.snapshot import SystemCounters  # noqa: E402
+from pytest_infer.metrics import roofline, summarize  # noqa: E402
+from pytest_infer.records import Limits, MachineProbe, PromptRecord  # noqa: E402
+
+pytestmark = pytest.mark.real
+DATA = Path(__file__).parents[1] / "data"
+IDS = [5, 9, 14, 30, 77, 12, 201, 8, 41, 41, 90]
+LIMITS = Limits(max_new_tokens=12, ignore_eos=True)
+KINDS = ("mixtral", "qwen3_moe", "olmoe", "phimoe", "llama")
+
+
+class Touched:
+    """Notes which rows of which parameters each forward of a model uses, by hooks on its modules."""
+
+    def __init__(self, model):
+        self.model = model
+        self.steps = []  # bytes of each forward of one token
+        self.rows = {}  # id of a parameter: (parameter, rows of it that this forward used)
+
+    def __enter__(self):
+        modules = [m for m in self.model.modules() if m is not self.model]
+        self.handles = [m.register_forward_pre_hook(self.see, with_kwargs=True) for m in modules]
+        self.handles.append(self.model.register_forward_pre_hook(lambda *_: self.rows.clear()))
+        self.handles.append(self.model.register_forward_hook(self.end, with_kwargs=True))
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+    def see(self, module, args, kwargs):
+        for parameter in module.parameters(recurse=False):
+            rows = set(range(parameter.shape[0]))
+            if isinstance(module, torch.nn.Embedding):
+                rows = set((args[0] if args else kwargs["input"]).flatten().tolist())
+            elif type(module).__name__.endswith("Experts"):
+                rows = set((args[1] if len(args) > 1 else kwargs["top_k_index"]).flatten().tolist())
+            self.rows.setdefault(id(parameter), (parameter, set()))[1].update(rows)
+
+    def end(self, _model, args, kwargs, output):
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        if ids.shape[1] > 1:
+            return
+        weights = sum(len(rows) * p[0].numel() * p.element_size() for p, rows in self.rows.values())
+        cache = [t for layer in output.past_key_values.layers for t in (layer.keys, layer.values)]
+        self.steps.append(weights + sum(t.numel() * t.element_size() for t in cache))
+
+
+def measured(engine, info, new_probe=None):
+    """Return the record of one timed and one profile round."""
+    system = SystemCounters()
+    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    found = rounds.measure(runner, rounds.Plan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
+    system.close()
+    golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    here = dataclasses.replace(machine.describe(), probe=new_probe)
+    return dataclasses.replace(golden, model=info, machine=here, rounds=found.rounds, profile=found.profile)
+
+
+def touched(engine):
+    """Return the mean bytes of a decode step of the same generation."""
+
+    class Deaf:
+        def tick(self, ids):
+            pass
+
+        def prefilled(self):
+            pass
+
+    engine.reset()
+    with Touched(engine.running.model) as counted:
+        engine.generate(IDS, LIMITS, Deaf())
+    assert len(counted.steps) == LIMITS.max_new_tokens - 1
+    return sum(counted.steps) / len(counted.steps)
+
+
+def loaded(source, **options):
+    engine = TransformersEngine(EngineOptions(model=str(source), **options))
+    return engine, engine.load()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_of_a_step_are_those_that_modules_touch(model_folder, kind):
+    engine, info = loaded(model_folder(kind))
+    read = roofline.step(measured(engine, info))
+    assert read.value == pytest.approx(touched(engine), rel=1e-3)
+    everything = info.parameter_bytes
+    assert read.value < everything
+    engine.close()
+
+
+def test_a_tied_head_is_read_in_full(other_model):
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        tie_word_embeddings=True, eos_token_id=0, pad_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    info = engine.adopt(model, other_model[1])
+    assert info.work.read_bytes == info.parameter_bytes
+    assert roofline.step(measured(engine, info)).value == pytest.approx(touched(engine), rel=1e-3)
+    engine.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_reference_model(dtype):
+    engine, info = loaded("reference-moe", dtype=dtype)
+    made = MachineProbe(
+        threads=1,
+        read_bandwidth=1e11,
+        read_bandwidth_spread=0.03,
+        flops={"float32": 1e12, "bfloat16": 1e12},
+        caches={},
+        at_ns=1,
+    )
+    record = measured(engine, info, made)
+    found = summarize(record)
+    assert found["step_bytes"].value == pytest.approx(touched(engine), rel=0.01)
+    assert 0 < found["mbu"].value < 1
+    assert 0 < found["mfu"].value < 1
+    steps = found["decode_ceiling"].value * found["step_bytes"].value
+    assert steps == pytest.approx(1e11)
+    engine.close()
+
+
+@pytest.mark.slow
+def test_the_upcycled_model():
+    try:
+        models.resolve("smollm2-moe", print)
+    except Exception as error:  # noqa: BLE001
+        pytest.skip(f"smollm2-moe cannot be built here: {error}")
+    engine, info = loaded("smollm2-moe", dtype="bfloat16")
+    assert roofline.step(measured(engine, info)).value == pytest.approx(touched(engine), rel=0.01)
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operations_of_a_prefill_are_those_that_torch_counts(model_folder, kind):
+    engine, info = loaded(
+        model_folder(kind), attention="eager", experts_implementation="eager" if kind != "llama" else None
+    )
+    usage = measured(engine, info).profile.experts
+    flops = roofline.prefill_flops(info.work, usage, len(IDS))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        engine.running.model(torch.tensor([IDS]), logits_to_keep=1)
+    # Eager attention multiplies all pairs, masked ones too.
+    pairs = info.work.pair_flops + info.work.window_pair_flops
+    n = len(IDS)
+    in_full = flops - pairs * roofline.attended_pairs(n) + pairs * n * n
+    assert in_full == pytest.approx(counter.get_total_flops(), rel=0.01)
+    engine.close()
+
+
+# how modules are counted
+
+
+class Packed(torch.nn.Module):
+    """A linear layer that keeps whole numbers as buffers, as GPTQ's does."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.register_buffer("qweight", torch.zeros(inputs // 8, outputs, dtype=torch.int32))
+        self.register_buffer("scales", torch.zeros(inputs // 8, outputs, dtype=torch.float16))
+
+
+def test_packed_weights_count_as_stored_and_multiply_in_full(other_model):
+    model = other_model[0]
+    plain = work.of(model)
+    attention = model.model.layers[0].self_attn
+    attention.q_proj = Packed(32, 32)
+    packed = work.of(model)
+    assert packed.parameters == plain.parameters
+    assert packed.read_bytes == plain.read_bytes - 32 * 32 * 4 + 4 * 32 * 4 + 4 * 32 * 2
+
+
+def test_scales_beside_a_parameter_count_as_stored():
+    class State:
+        absmax, code, offset = torch.zeros(4), torch.zeros(16), None
+        state2 = None
+
+    parameter = torch.nn.Parameter(torch.zeros(64, 1, dtype=torch.uint8), requires_grad=False)
+    assert work.stored_bytes(parameter) == 64
+    parameter.quant_state = State()
+    assert work.stored_bytes(parameter) == 64 + 16 + 64
+
+
+def test_packed_experts_leave_the_operations_untold(other_model):
+    model = other_model[0]
+    experts = model.model.layers[0].mlp.experts
+    name = next(name for name, _ in experts.named_parameters())
+    shape = getattr(experts, name).shape
+    setattr(experts, name, torch.nn.Parameter(torch.zeros(shape, dtype=torch.uint8), requires_grad=False))
+    assert work.of(model).parameters is None
+
+
+def test_windows_and_latent_attention():
+    mistral = transformers.MistralConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, sliding_window=16
+    )
+    assert work._attention(mistral) == (0, 3 * 2 * 4 * 16, 16)
+    mixed = transformers.Gemma3TextConfig(
+        hidden_size=32, num_attention_heads=4, num_hidden_layers=6, head_dim=8, sliding_window=16
+    )
+    full, short, window = work._attention(mixed)
+    assert (full, short, window) == (2 * 4 * 16, 5 * 2 * 4 * 16, 16)
+    latent = transformers.DeepseekV3Config(
+        hidden_size=32, num_attention_heads=4, num_hidden_layers=2, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6
+    )
+    assert work._attention(latent) == (2 * 2 * 4 * (12 + 6), 0, None)
+
+
+def test_an_encoder_with_a_decoder_is_not_told():
+    config = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    assert work.of(transformers.T5ForConditionalGeneration(config)) is None
+
+
+# the real probe
+
+
+def test_the_real_probe():
+    made = probe.measure(1)
+    assert isinstance(made, MachineProbe)
+    assert made.threads == 1
+    # A machine that reads a byte a second or a petabyte a second is a mistake of units.
+    assert 1e8 < made.read_bandwidth < 1e13
+    assert 0 <= made.read_bandwidth_spread < 5
+    assert set(made.flops) == set(probe.DTYPES)
+    assert all(1e7 < rate < 1e15 for rate in made.flops.values())
+    again = probe.measure(1, flops={"float32": 1.0})
+    assert again.flops == {"float32": 1.0}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_real_probe_and_memory_of_a_gpu(model_folder):
+    engine, info = loaded(model_folder("mixtral"), device="cuda")
+    made = probe.measure(1, info.device)
+    assert made.read_bandwidth > 1e10
+    record = measured(engine, info, made)
+    peak = record.rounds[0].counters.device_peak_bytes.value
+    assert peak >= info.parameter_bytes
+    assert summarize(record)["mbu"].value > 0
+    engine.close()

@@ -1,0 +1,113 @@
+"""Device memory by a torch that is made of fakes."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_infer.measure import accelerator
+from pytest_infer.measure.accelerator import DeviceMemory
+from pytest_infer.records import Quality
+
+
+class Backend:
+    """Devices that each keep the peak of what was allocated since it was set back, as torch.cuda does."""
+
+    def __init__(self, devices: int = 1) -> None:
+        self.held = [0] * devices
+        self.peaks = [0] * devices
+
+    def allocate(self, size: int, device: int = 0) -> None:
+        self.held[device] += size
+        self.peaks[device] = max(self.peaks[device], self.held[device])
+
+    def is_available(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return len(self.held)
+
+    def get_device_name(self, device: int) -> str:
+        return f"Fast {device}"
+
+    def max_memory_allocated(self, device: int) -> int:
+        return self.peaks[device]
+
+    def reset_peak_memory_stats(self, device: int) -> None:
+        self.peaks[device] = self.held[device]
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    backend = Backend()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    return backend
+
+
+def test_the_peak_of_a_window_is_its_own(cuda: Backend) -> None:
+    memory = DeviceMemory()
+    cuda.allocate(900)
+    cuda.allocate(-800)
+    before = memory.read()
+    cuda.allocate(50)
+    cuda.allocate(-50)
+    reading = memory.figures(before, memory.read())["device_peak_bytes"]
+    assert (reading.value, reading.quality) == (150, Quality.EXACT)
+
+
+def test_a_window_within_another_takes_nothing_from_it(cuda: Backend) -> None:
+    memory = DeviceMemory()
+    outer = memory.read()
+    cuda.allocate(700)
+    cuda.allocate(-700)
+    inner = memory.read()
+    cuda.allocate(20)
+    inner_end = memory.read()
+    outer_end = memory.read()
+    assert memory.figures(inner, inner_end)["device_peak_bytes"].value == 20
+    assert memory.figures(outer, outer_end)["device_peak_bytes"].value == 700
+
+
+def test_several_devices_are_added_which_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(2)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    memory = DeviceMemory()
+    before = memory.read()
+    backend.allocate(10, 0)
+    backend.allocate(30, 1)
+    reading = memory.figures(before, memory.read())["device_peak_bytes"]
+    assert (reading.value, reading.quality) == (40, Quality.ESTIMATED)
+    assert accelerator.names() == ("Fast 0", "Fast 1")
+
+
+def test_torch_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = SimpleNamespace(is_available=lambda: False, max_memory_allocated=None)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=off))
+    memory = DeviceMemory()
+    reading = memory.figures(memory.read(), memory.read())["device_peak_bytes"]
+    assert reading.value is None
+    assert "no accelerator" in str(reading.reason)
+    assert accelerator.names() == ()
+
+
+def test_torch_is_not_loaded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    memory = DeviceMemory()
+    before = memory.read()
+    assert "not loaded" in str(memory.figures(before, memory.read())["device_peak_bytes"].reason)
+    assert accelerator.names() == ()
+    assert "torch" not in sys.modules
+    # Loaded within a window, it has no peak of all of it.
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=Backend()))
+    assert "not loaded" in str(memory.figures(before, memory.read())["device_peak_bytes"].reason)
+
+
+def test_a_driver_that_fails_is_a_reason(cuda: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_device: int) -> int:
+        raise RuntimeError("CUDA error: the device is lost")
+
+    monkeypatch.setattr(cuda, "max_memory_allocated", fail)
+    memory = DeviceMemory()
+    assert "the device is lost" in str(memory.figures(memory.read(), memory.read())["device_peak_bytes"].reason)

@@ -1,0 +1,48 @@
+"""The device is idle before the clock starts, and each tick holds ids that have reached the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_infer.engines.base import Clock, Engine
+from pytest_infer.measure import rounds
+from pytest_infer.measure.clock import TokenClock
+from pytest_infer.records import Limits, StopReason
+
+
+class Deferred(Engine):
+    """Queues work on a device, like a GPU: what was queued before a round must not run in it."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
+        self.log.append("generate")
+        clock.tick([1])
+        return StopReason.LENGTH
+
+
+class System:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def begin(self) -> str:
+        self.log.append("begin")
+        return "before"
+
+    def end(self, before: str) -> None:
+        self.log.append("end")
+
+
+def test_the_clock_starts_when_the_device_has_nothing_left_to_do(monkeypatch) -> None:
+    log: list[str] = []
+    start = TokenClock.start
+    monkeypatch.setattr(TokenClock, "start", lambda clock: (log.append("start"), start(clock))[1])
+    rounds.timed_round(Deferred(log), [1, 2], Limits(max_new_tokens=1), System(log))
+    assert log == ["reset", "begin", "synchronize", "start", "generate", "end"]

@@ -1,0 +1,119 @@
+"""The probe's loops on a clock that only the work moves; the real one is in tests/real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_infer.measure import cgroup, probe
+from pytest_infer.measure.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
+
+
+class Machine:
+    """Reads and multiplies at a given rate, on its own clock."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def now(self) -> int:
+        return self.ns
+
+    def spending(self, ns: int) -> Callable[[], None]:
+        def work() -> None:
+            self.ns += ns
+
+        return work
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def test_each_read_is_timed_by_itself_and_the_first_pass_is_left_out(machine: Machine) -> None:
+    passes: list[int] = []
+
+    def read() -> None:
+        passes.append(1)
+        machine.ns += 100_000_000 if len(passes) <= 2 else 1_000_000  # the first touch of a page is slow
+
+    rates = probe.timed_reads([read, read], 1000, lambda: None, machine.now)
+    assert set(rates) == {1000 / 1e-3}
+    assert len(rates) == len(passes) - 2
+    assert len(rates) * 1_000_000 >= 0.25e9
+
+
+def test_a_slow_machine_still_reads_everything_once(machine: Machine) -> None:
+    reads = [machine.spending(400_000_000), machine.spending(800_000_000)]
+    assert probe.timed_reads(reads, 4, lambda: None, machine.now) == [10, 5]
+
+
+def test_what_waiting_for_the_device_takes_counts(machine: Machine) -> None:
+    rates = probe.timed_reads([lambda: None], 1000, machine.spending(1_000_000_000), machine.now)
+    assert rates == [1000]
+
+
+@pytest.mark.parametrize("flops_per_s", [1e9, 180e9, 5e12, 1e15])
+def test_the_rate_of_any_machine_is_found(machine: Machine, flops_per_s: float) -> None:
+    widths: list[int] = []
+
+    def prepare(width: int) -> Callable[[], None]:
+        widths.append(width)
+        return machine.spending(round(2e9 * width**3 / flops_per_s))
+
+    assert probe.best_rate(prepare, lambda: None, machine.now) == pytest.approx(flops_per_s, rel=0.01)
+    assert widths[0] == LEAST_WIDTH
+    assert widths[-1] <= MOST_WIDTH
+    # No wider than the first width whose call takes 20 ms.
+    assert all(2 * width**3 / flops_per_s < 0.02 for width in widths[:-1])
+
+
+def test_the_best_call_counts(machine: Machine) -> None:
+    times = iter([30_000_000, 90_000_000, 45_000_000, 30_000_000, 60_000_000, 90_000_000])
+
+    def prepare(_width: int) -> Callable[[], None]:
+        def call() -> None:
+            machine.ns += next(times)
+
+        return call
+
+    assert probe.best_rate(prepare, lambda: None, machine.now) == pytest.approx(2 * LEAST_WIDTH**3 / 0.03)
+
+
+def test_the_level_is_high_and_the_spread_that_of_the_middle_half() -> None:
+    level, spread = probe.summarized([float(n) for n in range(101)])
+    assert level == 95
+    assert spread == (75 - 25) / 50
+
+
+@pytest.mark.parametrize(
+    ("caches", "free", "expected"),
+    [
+        ({}, 2**40, LEAST_BYTES),
+        ({"L2": 2**20, "L3": 32 << 20}, 2**40, 256 << 20),
+        ({"L3": 64 << 20}, 2**40, 512 << 20),
+        ({"L3": 384 << 20}, 2**40, MOST_BYTES),
+        ({"L3": 64 << 20}, 4 * (300 << 20), 288 << 20),
+        ({"L3": 32 << 20}, 4 * LEAST_BYTES - 1, None),
+    ],
+)
+def test_the_buffer(caches: dict[str, int], free: int, expected: int | None) -> None:
+    size = probe.buffer_bytes(caches, free)
+    assert size == expected
+    assert size is None or size % SLICE_BYTES == 0
+
+
+def test_a_containers_limit_counts(groups, proc) -> None:
+    groups.limit(groups.mount("cgroup2", "", "/"), memory_max=str(10**15))
+    unlimited = probe.available_bytes(cgroup.discover(proc.root))
+    assert unlimited > 0
+    groups.limit(groups.root / "unified", memory_max="4096")
+    assert probe.available_bytes(cgroup.discover(proc.root)) < 4096
+
+
+def test_a_boot_has_one_name(proc) -> None:
+    proc.write("sys/kernel/random/boot_id", "0f3c\n")
+    assert probe.boot(proc.root) == "0f3c"
+    proc.remove("sys/kernel/random/boot_id")
+    assert probe.boot(proc.root).isdigit()
