@@ -38,7 +38,20 @@ ROOMS = {
     "storage": GROUND | {"engines", "measure"},
     "analysis": GROUND | {"engines", "measure", "storage.heads", "storage.history", "storage.rows"},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
-    "cli": {"engines.models", "engines.tensors", "storage", "analysis", "report", "metrics", "errors", "units"},
+    "cli": {
+        "engines.checkpoint",
+        "engines.models",
+        "engines.tensors",
+        "measure.host",
+        "measure.machine",
+        "storage",
+        "analysis",
+        "report",
+        "metrics",
+        "records",
+        "errors",
+        "units",
+    },
     **{
         name: GROUND | {"engines", "measure", "storage", "analysis", "report", *FACE[:number]}
         for number, name in enumerate(FACE)

@@ -25,7 +25,7 @@ _HYBRID = (
     "ssm_state_size",
     "state_size",
 )
-"""Keys of models that keep something else than keys and values in some layers, without `layer_types` to say in which."""
+"""Keys of models that keep other than keys and values in some layers; without `layer_types` in which is not told."""
 
 _PER_LAYER = ("global_head_dim", "num_global_key_value_heads", "per_layer_config")
 
@@ -62,7 +62,7 @@ def layers(config: Mapping[str, Any]) -> int | None:
     return number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-def of_config(config: Mapping[str, Any], context: int) -> KvCache:
+def of_config(config: Mapping[str, Any], context: int) -> KvCache:  # noqa: PLR0911 - one for each reason
     """Return what the cache of one sequence holds after `context` tokens.
 
     Keys and values: layers x 2 x KV heads x head_dim x tokens (Pope et al. 2022, section 3.3); a layer with a sliding
@@ -100,7 +100,9 @@ def _latent(config: Mapping[str, Any], kept: list[int]) -> KvCache:
     return KvCache(elements=(rank + rotary) * sum(kept), how=how)
 
 
-def _tokens_kept(config: Mapping[str, Any], count: int, context: int) -> list[int] | str:
+def _tokens_kept(  # noqa: PLR0911 - one for each reason
+    config: Mapping[str, Any], count: int, context: int
+) -> list[int] | str:
     """Return how many tokens each layer keeps, or why that is not known."""
     windowed = config.get("use_sliding_window") is not False
     window = number(config, "sliding_window") if windowed else None

@@ -24,7 +24,7 @@ class Pitfall:
 
 def find(machine: MachineInfo, host: Host) -> tuple[Pitfall, ...]:
     """Return the pitfalls of a machine; what cannot be seen is none."""
-    return tuple([*_of_cores(machine, host), *_of_memory(machine, host), *_of_speed(machine, host)])
+    return (*_of_cores(machine, host), *_of_memory(machine, host), *_of_speed(machine, host))
 
 
 def _of_cores(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:

@@ -192,7 +192,7 @@ class _Held:
                 plain = shapes.of_config(config)
             except ModelError as error:
                 if stored is None and checkpoint.stored_bytes is None:
-                    raise ModelError(f"{checkpoint.name}: {error}; --exact asks transformers") from error
+                    raise ModelError(f"{checkpoint.name}: {error}") from error
                 # Only the bytes are known: of packed weights, or of files without a header.
                 size = checkpoint.stored_bytes if stored is None else stored
                 return cls(tensors=(), own=STORED, stored=size)
