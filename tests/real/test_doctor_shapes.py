@@ -48,8 +48,9 @@ BIASED = {"attention_bias": True, "mlp_bias": True, "lm_head_bias": True}
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_as_many_parameters_as_the_model_has(kind, more):
-    config = AutoConfig.for_model(kind, **SIZES, **more)
+    sizes = {**SIZES, **more}
+    config = AutoConfig.for_model(kind, **sizes)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    told = shapes.of_config({"model_type": kind, **SIZES, **more})
+    told = shapes.of_config({"model_type": kind, **sizes})
     assert sum(prod(t.shape) for t in told) == sum(p.numel() for p in model.parameters())

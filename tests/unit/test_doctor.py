@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -280,3 +281,18 @@ def test_the_cache_that_a_config_does_not_tell(more):
 def test_verdicts(limit, available, verdict):
     needs = requirements.of(checkpoint.find("reference-moe"), Room(limit_bytes=limit, available_bytes=available))
     assert needs.chosen.verdict is verdict
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the wheel is tested without docs/")
+def test_the_pages_commands_work(monkeypatch):
+    page = (DOCS / "doctor.md").read_text(encoding="utf-8")
+    commands = [
+        line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
+    ]
+    assert len(commands) == 4
+    for arguments in commands:
+        done = run(monkeypatch, *arguments)
+        assert done.exit_code == 0, done.output

@@ -134,7 +134,7 @@ def _widths(config: Mapping[str, Any], count: int) -> list[int] | str:
     if head is None:
         return "the config tells no head_dim, nor hidden size and heads"
     listed = config.get("num_key_value_heads") or config.get("num_kv_heads")
-    own = listed if listed is not None else heads
+    own: Any = listed if listed is not None else heads
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         own = 1
     per_layer = own if isinstance(own, list) else [own] * count

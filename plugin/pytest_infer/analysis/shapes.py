@@ -34,6 +34,8 @@ class _Kind:
     sparse_step: bool = False
     """Whether some layers may be dense, by `decoder_sparse_step` and `mlp_only_layers`."""
     shared: bool = False
+    tied: bool = False
+    """Whether a config that does not say so means tied embeddings."""
 
 
 _KINDS = {
@@ -63,7 +65,7 @@ _KINDS = {
         sparse_step=True,
         head_dim_told=True,
     ),
-    "smollm3": _Kind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
+    "smollm3": _Kind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", tied=True),
 }
 
 
@@ -108,7 +110,7 @@ def _model(config: Mapping[str, Any], kind: _Kind) -> Iterator[_Shape]:
         else:
             yield from _mlp(f"{layer}.mlp", hidden, _size(config, "intermediate_size"), config, kind)
     yield from _norm("model.norm", hidden, kind)
-    if not config.get("tie_word_embeddings", False):
+    if not config.get("tie_word_embeddings", kind.tied):
         yield from _linear("lm_head", hidden, vocabulary, bias=_wants(config, kind.head_bias))
 
 

@@ -161,7 +161,6 @@ def _parts(path: Path) -> list[Path]:
 def _on_hub(name: str, revision: str | None) -> Checkpoint:
     """Return what the hub tells of a model: its config, and its safetensors headers through range requests."""
     # Imported late: only a model from the hub needs it.
-    import httpx  # noqa: PLC0415
     from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         HfHubHTTPError,
@@ -170,12 +169,15 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         SafetensorsParsingError,
     )
 
+    # OSError, and the error of whichever HTTP library this version of huggingface_hub is made with.
+    http = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
+    failures: tuple[type[Exception], ...] = (*http, LocalEntryNotFoundError, SafetensorsParsingError)
     try:
         config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
         told = HfApi().get_safetensors_metadata(name, revision=revision)
     except NotASafetensorsRepoError:
         return Checkpoint(name=name, source=Source.CONFIG, config=config)
-    except (HfHubHTTPError, LocalEntryNotFoundError, SafetensorsParsingError, httpx.HTTPError, OSError) as error:
+    except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name}: the hub does not tell: {reason}; give a folder instead") from error
     found = tuple(
