@@ -106,6 +106,11 @@ OPTIONS = (
         metavar="N",
         help="up to N more rounds a prompt in place of disturbed ones; 0: never; default: 3",
     ),
+    Option(
+        name="strict-memory",
+        flag=True,
+        help="refuse to load a model that needs more memory than is available, instead of warning",
+    ),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
     Option(
         name="against",

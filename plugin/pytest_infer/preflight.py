@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.errors import InferError
+from pytest_infer.analysis import requirements
+from pytest_infer.analysis.requirements import Room
+from pytest_infer.engines.base import Engine
+from pytest_infer.errors import InferError, ModelError
+from pytest_infer.measure import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.session import InferSession
+from pytest_infer.units import size
 
 _OWN_FIXTURES = "pytest_infer.fixtures"
 
@@ -53,11 +58,46 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
     if not own:
         return
     engine.check()
+    longest = 0
     for item in own:
         prompt = _prompt_of(item)
         if prompt is not None:
             check_prompt(prompt, item.nodeid)
-            session.encode(engine, prompt)
+            ids, _ = session.encode(engine, prompt)
+            longest = max(longest, len(ids) + session.limits(prompt).max_new_tokens)
+    _check_memory(engine, longest, session)
+
+
+def _check_memory(engine: Engine, context: int, session: InferSession) -> None:
+    """Warn, or refuse with --infer-strict-memory, before the kernel would kill the run for want of memory."""
+    held, limit = engine.checkpoint(), session.machine.memory_limit_bytes
+    if held is None or limit is None:
+        return
+    # Interpreter and libraries are loaded by now: their memory is no longer available to anybody.
+    room = Room(limit_bytes=limit, available_bytes=host.available_bytes(), runtime_bytes=0)
+    dtype = session.settings.engine_options.dtype
+    try:
+        needs = requirements.of(held, room, context=context or None, dtype=dtype)
+    except InferError:
+        # A size that nobody tells is no reason to stop.
+        return
+    need, free = needs.chosen, room.available_bytes
+    most = limit if free is None else min(limit, free)
+    if need.minimum_bytes <= most:
+        return
+    line = (
+        f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
+        f"available: pytest-infer doctor --model {session.settings.engine_options.model} says what would fit"
+    )
+    if session.settings.strict_memory:
+        raise ModelError(f"{line}; or leave out --infer-strict-memory")
+    session.note(f"! {line}")
+    # At once as well: a killed run shows no summary.
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        session.live.clear()
+        reporter.ensure_newline()
+        reporter.write_line(f"pytest-infer: {line}", yellow=True)
 
 
 def _check_benchmark(collected: pytest.Session, item: pytest.Item) -> None:

@@ -44,6 +44,7 @@ class Settings:
     profile: bool
     probe: bool
     repeat_disturbed: int
+    strict_memory: bool
     resume: bool
     gate: tuple[Rule, ...] | None
     baseline: str | None
@@ -96,6 +97,7 @@ class Settings:
             profile=not read.flag("no-profile"),
             probe=not read.flag("no-probe"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
+            strict_memory=read.flag("strict-memory"),
             resume=read.flag("resume"),
             gate=_gate(read),
             baseline=read.text("baseline"),

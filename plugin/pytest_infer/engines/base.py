@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
+
+if TYPE_CHECKING:
+    from pytest_infer.engines.checkpoint import Checkpoint
 
 
 class Clock(Protocol):
@@ -83,6 +86,13 @@ class Engine(Protocol):
 
     def context_length(self) -> int | None:
         """Return how many tokens, prompt and generated, the model takes; known after `check`; None when unbounded."""
+        return None
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return what the files say of the model before it is loaded, known after `check`, or None.
+
+        The memory that it will take is worked out from this, for a model on the CPU.
+        """
         return None
 
     def reset(self) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.engines import models, weights
+from pytest_infer.engines import checkpoint, models, weights
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
+from pytest_infer.engines.checkpoint import Checkpoint
 from pytest_infer.errors import ModelError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
@@ -101,6 +102,17 @@ class TransformersEngine(Engine):
         before = set_threads(self.options.threads)
         if self._threads_before is None:
             self._threads_before = before
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return what the files say, without the network; None where they are not here or do not go on the CPU."""
+        if (self.options.device or "cpu") != "cpu":
+            return None
+        folder = models.local_folder(str(self._source), self.options.revision)
+        try:
+            return None if folder is None else checkpoint.of_folder(folder)
+        except ModelError:
+            # Whatever is wrong with the files, loading says it better.
+            return None
 
     # text and ids
 

@@ -111,6 +111,31 @@ def memory_limit_bytes(groups: ControlGroups) -> int | None:
     return min((limit for limit in _numbers(files) if limit < _NO_LIMIT), default=None)
 
 
+def memory_left_bytes(groups: ControlGroups) -> int | None:
+    """Return what the groups still allow, the least of all levels with a limit, or None without one.
+
+    Pages of files are given back when others need them, so they do not count as used. Sources: `memory.current` and
+    `memory.stat` (cgroup-v2.rst), `memory.usage_in_bytes` and `total_` of `memory.stat` (cgroup-v1/memory.rst).
+    """
+    left: list[int] = []
+    levels = [(d / "memory.max", d / "memory.current", d / "memory.stat", "") for d in groups.unified]
+    levels += [
+        (d / "memory.limit_in_bytes", d / "memory.usage_in_bytes", d / "memory.stat", "total_")
+        for d in groups.memory_v1
+    ]
+    for limit_file, usage_file, stat_file, prefix in levels:
+        with contextlib.suppress(*FAILURES):
+            limit, used = _number(limit_file), _number(usage_file)
+            if limit < _NO_LIMIT:
+                left.append(max(0, limit - max(0, used - _file_pages(stat_file, prefix))))
+    return min(left, default=None)
+
+
+def _file_pages(stat: Path, prefix: str) -> int:
+    lines = dict(line.split() for line in stat.read_text().splitlines())
+    return sum(int(lines[f"{prefix}{name}_file"]) for name in ("active", "inactive"))
+
+
 def _numbers(files: Iterable[Path]) -> Iterator[int]:
     for file in files:
         # An absent file and "max" both mean: no limit at this level.

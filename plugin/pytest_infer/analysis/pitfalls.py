@@ -1,0 +1,90 @@
+"""What about a machine spoils a measurement, each with the numbers that show it and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_infer.measure.host import Host
+from pytest_infer.records import MachineInfo
+from pytest_infer.units import significant, size
+
+_BUSY = 0.1  # cores: what a quiet system's own services stay below
+_STEADY_GOVERNORS = {"performance"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pitfall:
+    """One doubt about a machine."""
+
+    evidence: str
+    suggestion: str
+
+
+def find(machine: MachineInfo, host: Host) -> tuple[Pitfall, ...]:
+    """Return the pitfalls of a machine; what cannot be seen is none."""
+    return (*_of_cores(machine, host), *_of_memory(machine, host), *_of_speed(machine, host))
+
+
+def _of_cores(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:
+    usable = machine.usable_cores
+    threads = host.threads or machine.affinity_cores or machine.logical_cores
+    if threads is not None and threads > usable:
+        whose = "OMP_NUM_THREADS asks for" if host.threads else "PyTorch starts as many as"
+        yield Pitfall(
+            evidence=f"{whose} {threads} threads, and {significant(usable)} cores may be used: threads wait for "
+            "each other",
+            suggestion=f"--infer-threads {max(1, int(usable))}, or OMP_NUM_THREADS={max(1, int(usable))}",
+        )
+    if machine.quota_cores is not None and machine.quota_cores < (machine.affinity_cores or math.inf):
+        yield Pitfall(
+            evidence=f"a control group allows {significant(machine.quota_cores)} cores' time: threads above it are "
+            "stopped for parts of each period",
+            suggestion="give the container whole cores (a cpuset), not a quota",
+        )
+    physical = machine.physical_cores
+    if physical is not None and machine.logical_cores is not None and physical < machine.logical_cores:
+        yield Pitfall(
+            evidence=f"{machine.logical_cores} logical cores are {physical} physical ones",
+            suggestion=f"compare --infer-threads {min(physical, max(1, int(usable)))} with more",
+        )
+
+
+def _of_memory(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:
+    total, limit = machine.memory_bytes, machine.memory_limit_bytes
+    if total is not None and limit is not None and limit < total:
+        yield Pitfall(
+            evidence=f"a control group allows {size(limit)} of the machine's {size(total)}: beyond it the kernel kills",
+            suggestion="plan with the limit, as the figures below do",
+        )
+    if host.swap_used_bytes:
+        yield Pitfall(
+            evidence=f"{size(host.swap_used_bytes)} are swapped out",
+            suggestion="free memory: weights that are swapped are read from the disk again",
+        )
+    elif host.swap_total_bytes:
+        yield Pitfall(
+            evidence=f"there are {size(host.swap_total_bytes)} of swap: a model that is too large gets slow instead of "
+            "failing",
+            suggestion="swapoff -a for measurements, or watch swap_bytes",
+        )
+
+
+def _of_speed(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:
+    if host.busy_cores is not None and host.busy_cores > _BUSY:
+        yield Pitfall(
+            evidence=f"other processes use {significant(host.busy_cores, 2)} cores now",
+            suggestion="stop them: neighbours change decode rates more than most commits do",
+        )
+    if machine.governor is not None and machine.governor not in _STEADY_GOVERNORS:
+        yield Pitfall(
+            evidence=f"the frequency governor is {machine.governor}: cores start slow and change their speed",
+            suggestion="cpupower frequency-set -g performance",
+        )
+    if machine.virtualization is not None:
+        yield Pitfall(
+            evidence=f"a virtual machine ({machine.virtualization}): other tenants share cores and memory bandwidth, "
+            "and are not seen from inside",
+            suggestion="compare in one run (--infer-against), not across days",
+        )

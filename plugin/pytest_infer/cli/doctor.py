@@ -1,0 +1,88 @@
+"""`pytest-infer doctor`: what this machine is, what spoils measurements on it, and whether a model runs in it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_infer.analysis import pitfalls, requirements
+from pytest_infer.analysis.requirements import Requirements, Room, Verdict
+from pytest_infer.cli.shared import color, out, refuse, width
+from pytest_infer.engines import checkpoint
+from pytest_infer.errors import InferError
+from pytest_infer.measure import host, machine
+from pytest_infer.records import MachineInfo, MachineProbe
+from pytest_infer.report import doctor as report
+from pytest_infer.storage import probes
+
+
+class Form(str, Enum):
+    """How the findings are written."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    model: str
+    revision: str | None
+    context: int | None
+    dtype: str
+
+
+def doctor(
+    *,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A folder, a GGUF file, a bundled model, or a hub id.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a hub model.")] = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens in the KV cache; default: 4096, or the model's own.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="What must fit: auto, float32, bfloat16, float16, int8, int4.")
+    ] = requirements.AUTO,
+    form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
+) -> None:
+    """Check this machine, and whether a model fits it; nothing is loaded. Exit code 1 when it cannot fit."""
+    described, now = machine.describe(), host.describe()
+    try:
+        asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
+        found = None if asked is None else _needs(asked, described, now)
+    except InferError as error:
+        refuse(str(error))
+    checked = report.Checkup(
+        machine=described,
+        host=now,
+        pitfalls=pitfalls.find(described, now),
+        probe=_probe(described, now),
+        model=None if found is None else found[0],
+        disk_free_bytes=None if found is None else found[1],
+    )
+    out(report.as_json(checked) if form is Form.JSON else report.render(checked, width=width(), color=color()))
+    if found is not None and found[0].chosen.verdict is Verdict.TOO_LARGE:
+        raise typer.Exit(1)
+
+
+def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:
+    """Return what a model needs, and what is free on the disk where its files lie or would lie."""
+    held = checkpoint.find(asked.model, asked.revision)
+    room = Room(limit_bytes=described.memory_limit_bytes or 0, available_bytes=now.available_bytes)
+    needed = requirements.of(held, room, context=asked.context, dtype=asked.dtype)
+    try:
+        free: int | None = shutil.disk_usage(held.folder or Path.home()).free
+    except (OSError, RuntimeError):
+        free = None
+    return needed, free
+
+
+def _probe(described: MachineInfo, now: host.Host) -> MachineProbe | None:
+    """Return the probe that a run since the boot has kept, with the threads that torch would start or fewer."""
+    most = now.threads or described.affinity_cores or described.logical_cores or 1
+    return next((found for n in range(most, 0, -1) if (found := probes.load(n)) is not None), None)

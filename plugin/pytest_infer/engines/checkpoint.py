@@ -1,0 +1,189 @@
+"""What a model's files say of it without loading a weight: config, headers of safetensors and GGUF, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_infer.engines import gguf_header, models, tensors, weights
+from pytest_infer.engines.bundled import cache
+from pytest_infer.engines.tensors import Tensor
+from pytest_infer.errors import ModelError
+
+
+class Source(str, Enum):
+    """Where the sizes come from."""
+
+    SAFETENSORS = "safetensors headers"
+    GGUF = "GGUF header"
+    FILES = "file sizes"
+    CONFIG = "config alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model as its files describe it.
+
+    `config` is config.json, or a GGUF file's metadata under the names that config.json has for them. `tensors` is
+    empty where no header tells them; `stored_bytes` is the size of the weights' files, None where there are none.
+    `folder` is where they lie, None while they are only on the hub.
+    """
+
+    name: str
+    source: Source
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...] = ()
+    files: tuple[Path, ...] = ()
+    stored_bytes: int | None = None
+    folder: Path | None = None
+
+
+def find(name: str, revision: str | None = None) -> Checkpoint:
+    """Return what is known of a model by its name: a bundled one, a folder, a GGUF file, or a hub id.
+
+    Raises:
+        ModelError: there is no such model, its files are damaged, or the hub does not answer.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return of_gguf(path)
+    if name in models.BUNDLED:
+        return replace(of_folder(_bundled(name)), name=name)
+    if path.is_dir() and not (path / "config.json").is_file() and (found := sorted(path.glob("*.gguf"))):
+        return of_gguf(found[0])
+    models.check_name(name, revision)
+    if path.is_dir():
+        return of_folder(path)
+    folder = models.local_folder(name, revision)
+    held = None if folder is None else of_folder(folder)
+    return replace(held, name=name) if held is not None and held.files else _on_hub(name, revision)
+
+
+def _bundled(name: str) -> Path:
+    """Return the folder of a bundled model that is built: building one needs torch, and is not a doctor's work."""
+    shipped = Path(__file__).parent / "data" / name
+    folder = shipped if shipped.is_dir() else cache.root() / name
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name} is not built yet: pytest-infer models --build {name}")
+    return folder
+
+
+def of_folder(folder: Path) -> Checkpoint:
+    """Return what the files of a transformers folder say.
+
+    Raises:
+        ModelError: config.json or a header is missing or damaged.
+    """
+    config = _config(folder / "config.json")
+    found = _there(weights.files(folder))
+    stored = sum(path.stat().st_size for path in found) or None
+    known = Checkpoint(
+        name=models.display_name(str(folder)),
+        source=Source.FILES if found else Source.CONFIG,
+        config=config,
+        files=tuple(found),
+        stored_bytes=stored,
+        folder=folder,
+    )
+    kinds = {path.suffix for path in found}
+    if kinds == {".safetensors"}:
+        return replace(known, source=Source.SAFETENSORS, tensors=tensors.of_folder(folder))
+    if kinds == {".gguf"}:
+        inner = of_gguf(found[0])
+        return replace(known, source=Source.GGUF, tensors=inner.tensors, config={**inner.config, **config})
+    return known
+
+
+def _there(files: list[Path]) -> list[Path]:
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise ModelError(f"{files[0].parent}: {missing[0]} is missing: fetch it again")
+    return files
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path}: not a config: {error}") from error
+
+
+_GGUF_KEYS = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "v_head_dim",
+    "attention.sliding_window": "sliding_window",
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "context_length": "max_position_embeddings",
+    "expert_count": "num_local_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "ssm.state_size": "state_size",
+}
+
+
+def of_gguf(path: Path) -> Checkpoint:
+    """Return what the header of a GGUF file says; the parts of a split one are taken together."""
+    parts = _parts(path)
+    read = [gguf_header.of_file(part) for part in parts]
+    metadata = read[0][0]
+    kind = str(metadata.get("general.architecture", ""))
+    config: dict[str, Any] = {"model_type": f"gguf:{kind}"}
+    config.update({key: metadata[f"{kind}.{own}"] for own, key in _GGUF_KEYS.items() if f"{kind}.{own}" in metadata})
+    return Checkpoint(
+        name=path.stem,
+        source=Source.GGUF,
+        config=config,
+        tensors=tuple(tensor for _, found in read for tensor in found),
+        files=tuple(parts),
+        stored_bytes=sum(part.stat().st_size for part in parts),
+        folder=path.parent,
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return all files of a split GGUF: NAME-00001-of-00003.gguf and the others (ggml's naming)."""
+    head, of, count = path.stem.rpartition("-of-")
+    if not of or not count.isdigit() or not head[-5:].isdigit():
+        return [path]
+    return _there([path.with_name(f"{head[:-5]}{n:05}-of-{count}.gguf") for n in range(1, int(count) + 1)])
+
+
+def _on_hub(name: str, revision: str | None) -> Checkpoint:
+    """Return what the hub tells of a model: its config, and its safetensors headers through range requests."""
+    # Imported late: only a model from the hub needs it.
+    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
+
+    # OSError, and the error of whichever HTTP library this version of huggingface_hub is made with.
+    http = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
+    failures: tuple[type[Exception], ...] = (*http, LocalEntryNotFoundError, SafetensorsParsingError)
+    try:
+        config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
+        told = HfApi().get_safetensors_metadata(name, revision=revision)
+    except NotASafetensorsRepoError:
+        return Checkpoint(name=name, source=Source.CONFIG, config=config)
+    except failures as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name}: the hub does not tell: {reason}; give a folder instead") from error
+    found = tuple(
+        Tensor(name=key, dtype=t.dtype, shape=tuple(t.shape), bytes=t.data_offsets[1] - t.data_offsets[0])
+        for file in told.files_metadata.values()
+        for key, t in file.tensors.items()
+    )
+    stored = sum(tensor.bytes for tensor in found)
+    return Checkpoint(name=name, source=Source.SAFETENSORS, config=config, tensors=found, stored_bytes=stored)

@@ -1,0 +1,184 @@
+"""What `pytest-infer doctor` found: the machine, its pitfalls, and a model's needs, as text or JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pytest_infer.analysis import roofline
+from pytest_infer.analysis.pitfalls import Pitfall
+from pytest_infer.analysis.requirements import (
+    GOOD_RATE,
+    RUNTIME_BYTES,
+    USABLE_RATE,
+    Need,
+    Requirements,
+    Verdict,
+    cores_for_prefill,
+)
+from pytest_infer.measure.host import Host
+from pytest_infer.records import MachineInfo, MachineProbe
+from pytest_infer.report import text
+from pytest_infer.report.text import printable
+from pytest_infer.units import NONE, bandwidth, rate, significant, size
+
+_STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.NOT_NOW: "yellow", Verdict.TOO_LARGE: "red"}
+NO_PROBE = "memory bandwidth was not measured since this machine started: any `pytest bench` measures it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkup:
+    """All that was found; without a model only the machine."""
+
+    machine: MachineInfo
+    host: Host
+    pitfalls: tuple[Pitfall, ...]
+    probe: MachineProbe | None = None
+    model: Requirements | None = None
+    disk_free_bytes: int | None = None
+
+    def ceiling(self, need: Need) -> float | None:
+        """Return the most tokens per second that the measured bandwidth allows, None where either is not known."""
+        if self.probe is None or not need.step_bytes:
+            return None
+        return roofline.ceiling(self.probe.read_bandwidth, need.step_bytes)
+
+    def cores(self, model: Requirements) -> int | None:
+        """Return the cores for a good TTFT in the chosen dtype, None where no rate was measured for it."""
+        flops = None if self.probe is None else self.probe.flops.get(model.chosen.dtype)
+        if self.probe is None or flops is None or model.active_parameters is None:
+            return None
+        return cores_for_prefill(model.active_parameters, flops / self.probe.threads)
+
+
+def as_json(found: Checkup) -> str:
+    """Return everything as JSON; unknown figures are left out."""
+    built: dict[str, Any] = {
+        "machine": msgspec.to_builtins(found.machine),
+        "host": msgspec.to_builtins(found.host),
+        "pitfalls": msgspec.to_builtins(found.pitfalls),
+        "probe": None if found.probe is None else msgspec.to_builtins(found.probe),
+    }
+    if found.model is not None:
+        model = msgspec.to_builtins(found.model)
+        for need, row in zip(found.model.needs, model["needs"], strict=True):
+            row["decode_ceiling"] = found.ceiling(need)
+            row["bandwidth_minimum"] = None if need.step_bytes is None else USABLE_RATE * need.step_bytes
+            row["bandwidth_recommended"] = None if need.step_bytes is None else GOOD_RATE * need.step_bytes
+        model["chosen"] = found.model.chosen.dtype
+        model["fitting"] = list(found.model.fitting)
+        model["cores_recommended"] = found.cores(found.model)
+        model["disk_free_bytes"] = found.disk_free_bytes
+        built["model"] = model
+    return msgspec.json.format(msgspec.json.encode(_known(built)), indent=1).decode() + "\n"
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _known(inner) for key, inner in value.items() if inner is not None}
+    return [_known(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def render(found: Checkup, *, width: int, color: bool) -> str:
+    """Return everything as text for a terminal."""
+    console = text.console(width, color=color)
+    _write_machine(console, found)
+    for pitfall in found.pitfalls:
+        console.print(Text(f"! {pitfall.evidence}", style="yellow"))
+        console.print(Text(f"  → {pitfall.suggestion}"))
+    if not found.pitfalls:
+        console.print(Text("no pitfalls found", style="green"))
+    if found.model is not None:
+        console.print()
+        _write_model(console, found, found.model)
+    return text.collected(console)
+
+
+def _write_machine(console: Console, found: Checkup) -> None:
+    machine, host = found.machine, found.host
+    console.print(Text(printable(machine.cpu or "unknown processor"), style="bold"))
+    limit, free = machine.memory_limit_bytes, host.available_bytes
+    parts = [
+        f"{significant(machine.usable_cores)} usable cores of {machine.logical_cores or NONE}",
+        f"{NONE if limit is None else size(limit)} memory, {NONE if free is None else size(free)} available",
+        f"{machine.system} {machine.kernel}",
+    ]
+    if found.probe is not None:
+        parts.append(f"{bandwidth(found.probe.read_bandwidth)} with {found.probe.threads} threads")
+    console.print(Text(" · ".join(parts)))
+    if found.probe is None:
+        console.print(Text(NO_PROBE, style="dim"))
+
+
+def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
+    parts = [printable(model.name), f"from {model.source}"]
+    for count, what in ((model.parameters, "parameters"), (model.active_parameters, "active a token")):
+        if count is not None:
+            scaled = f"{significant(count / 1e9)} B" if count >= 1e9 else f"{significant(count / 1e6)} M"
+            parts.append(f"{scaled} {what}")
+    console.print(Text(" · ".join(parts), style="bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("dtype", no_wrap=True)
+    for heading in ("weights", "KV cache", "min RAM", "recommended", "5 tok/s takes", "15 tok/s", "ceiling here"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for need in model.needs:
+        table.add_row(*_cells(found, need), Text(need.verdict.value, style=_STYLES[need.verdict]))
+    console.print(table)
+    for line in _remarks(found, model):
+        console.print(Text(line, style="dim"))
+    console.print(Text(_conclusion(found, model), style=_STYLES[model.chosen.verdict]))
+
+
+def _cells(found: Checkup, need: Need) -> tuple[str, ...]:
+    ceiling, step = found.ceiling(need), need.step_bytes
+    return (
+        need.dtype,
+        size(need.weights_bytes),
+        NONE if need.kv_bytes is None else size(need.kv_bytes),
+        size(need.minimum_bytes),
+        size(need.recommended_bytes),
+        NONE if step is None else bandwidth(USABLE_RATE * step),
+        NONE if step is None else bandwidth(GOOD_RATE * step),
+        NONE if ceiling is None else rate(ceiling),
+    )
+
+
+def _remarks(found: Checkup, model: Requirements) -> list[str]:
+    longest = f" of at most {model.longest_context}" if model.longest_context is not None else ""
+    lines = [
+        f"KV cache at {model.context} tokens{longest}: {model.kv.how}",
+        f"min RAM = weights + KV cache + {size(RUNTIME_BYTES)} for Python and PyTorch; recommended leaves a fifth free",
+    ]
+    if any(need.dtype in {"int8", "int4"} for need in model.needs):
+        lines.append("int8, int4: matrices in blocks of 32 weights with a float16 scale (ggml's Q8_0, Q4_0)")
+    if model.longest_context is not None and model.context > model.longest_context:
+        lines.append(f"the model was made for {model.longest_context} tokens, not {model.context}")
+    cores = found.cores(model)
+    if cores is not None:
+        lines.append(f"cores: 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here")
+    if model.stored_bytes is not None:
+        free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free there"
+        lines.append(f"disk: {size(model.stored_bytes)}{free}")
+    return lines
+
+
+def _conclusion(found: Checkup, model: Requirements) -> str:
+    chosen, limit = model.chosen, found.machine.memory_limit_bytes or 0
+    needs = f"{model.name} in {chosen.dtype} takes {size(chosen.minimum_bytes)}"
+    if chosen.kv_bytes is None:
+        needs += " without its KV cache, whose size is not known"
+    if chosen.verdict is Verdict.TOO_LARGE:
+        others = ", ".join(model.fitting)
+        return f"{needs} and does not fit {size(limit)}; " + (f"{others} would" if others else "no dtype here would")
+    if chosen.verdict is Verdict.NOT_NOW:
+        free = size(found.host.available_bytes or 0)
+        return f"{needs} and {free} are free now of {size(limit)}: end what holds the rest"
+    if chosen.verdict is Verdict.TIGHT:
+        return f"{needs}, more than four fifths of {size(limit)}: a longer context may not fit"
+    return f"{needs} and fits {size(limit)}"

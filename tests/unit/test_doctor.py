@@ -1,0 +1,298 @@
+"""The doctor's figures against bytes that are there, sums done by hand, and a fake control group's limit."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.analysis import kvcache, requirements
+from pytest_infer.analysis.requirements import Room, Verdict
+from pytest_infer.cli.main import app
+from pytest_infer.engines import checkpoint
+from pytest_infer.engines.bundled import cache
+from pytest_infer.errors import ModelError, OptionError
+from pytest_infer.measure import host, machine
+from pytest_infer.records import MachineInfo
+
+GIB = 2**30
+PHI_TINY = {
+    "model_type": "phimoe",
+    "hidden_size": 4096,
+    "intermediate_size": 448,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_local_experts": 16,
+    "num_experts_per_tok": 2,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.ENV, str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def folder_of(path, config):
+    path.mkdir(exist_ok=True)
+    path.joinpath("config.json").write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def write_safetensors(path, shapes, kind="BF16", size=2):
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        count = size
+        for n in shape:
+            count *= n
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + count]}
+        end += count
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    return end
+
+
+def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB):
+    info = MachineInfo(
+        cpu="Fast 1000",
+        logical_cores=2,
+        physical_cores=2,
+        affinity_cores=2,
+        quota_cores=None,
+        usable_cores=2.0,
+        memory_bytes=24 * GIB,
+        memory_limit_bytes=limit,
+        system="Linux",
+        kernel="6",
+        architecture="x86_64",
+        python="CPython 3.12",
+    )
+    monkeypatch.setattr(machine, "describe", lambda: info)
+    monkeypatch.setattr(host, "describe", lambda: host.Host(available_bytes=available))
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def row(built, dtype):
+    return next(need for need in built["model"]["needs"] if need["dtype"] == dtype)
+
+
+def test_the_embedded_model_agrees_with_its_bytes(monkeypatch):
+    done = run(monkeypatch, "--model", "reference-moe", "--format", "json")
+    assert done.exit_code == 0, done.output
+    built = json.loads(done.output)
+    stored = checkpoint.find("reference-moe").files[0].stat().st_size
+    assert row(built, "bfloat16")["weights_bytes"] == pytest.approx(stored, rel=0.01)
+    assert row(built, "float32")["weights_bytes"] == pytest.approx(2 * stored, rel=0.01)
+    assert built["model"]["chosen"] == "float32"
+    # 4 layers x keys and values x 2 heads x 32 x 2048 tokens x 4 bytes
+    assert row(built, "float32")["kv_bytes"] == 4 * 2 * 2 * 32 * 2048 * 4
+
+
+def test_a_sharded_folder_agrees_with_its_bytes(tmp_path):
+    folder = folder_of(tmp_path / "sharded", {**PHI_TINY, "model_type": "unheard of", "torch_dtype": "bfloat16"})
+    first = write_safetensors(folder / "model-00001-of-00002.safetensors", {"model.embed_tokens.weight": [512, 64]})
+    second = write_safetensors(folder / "model-00002-of-00002.safetensors", {"lm_head.weight": [512, 64], "b": [7]})
+    names = {"model.embed_tokens.weight": 1, "lm_head.weight": 2, "b": 2}
+    index = {"weight_map": {name: f"model-{n:05}-of-00002.safetensors" for name, n in names.items()}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    needs = requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=GIB))
+    assert needs.chosen.dtype == "bfloat16"
+    assert needs.chosen.weights_bytes == first + second == 2 * (2 * 512 * 64 + 7)
+    # blocks of 34 and 18 bytes for 32 weights, and the seven numbers in float32
+    by_dtype = {need.dtype: need.weights_bytes for need in needs.needs}
+    assert by_dtype["int8"] == 2 * 512 * 64 // 32 * 34 + 28
+    assert by_dtype["int4"] == 2 * 512 * 64 // 32 * 18 + 28
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    folder = folder_of(tmp_path / "m", PHI_TINY)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"gone\.safetensors is missing"):
+        checkpoint.find(str(folder))
+
+
+def test_a_gguf_file_agrees_with_its_bytes(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    numpy = pytest.importorskip("numpy")
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for add, value in (
+        (writer.add_block_count, 2),
+        (writer.add_embedding_length, 64),
+        (writer.add_head_count, 4),
+        (writer.add_head_count_kv, 2),
+        (writer.add_context_length, 128),
+    ):
+        add(value)
+    weights = numpy.ones((4096, 64), dtype=numpy.float32)
+    blocks = gguf.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("token_embd.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("output_norm.weight", numpy.ones(64, dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    needs = requirements.of(checkpoint.find(str(path)), Room(limit_bytes=GIB))
+    assert needs.chosen.dtype == "stored"
+    assert needs.chosen.weights_bytes == pytest.approx(path.stat().st_size, rel=0.01)
+    assert needs.parameters == 4096 * 64 + 64
+    # Q8_0 is what int8 is computed as.
+    assert next(n.weights_bytes for n in needs.needs if n.dtype == "int8") == needs.chosen.weights_bytes
+    assert needs.chosen.kv_bytes == 2 * 2 * 2 * 16 * 128 * 2
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q6_K", "IQ3_S", "MXFP4", "BF16", "TQ1_0"])
+def test_block_sizes_are_those_of_the_gguf_package(name):
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType[name]
+    from pytest_infer.engines import gguf_header
+
+    assert gguf_header.BLOCKS[kind] == (name, *gguf.GGML_QUANT_SIZES[kind])
+
+
+def test_a_cut_or_foreign_gguf_is_one_line(tmp_path):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        checkpoint.find(str(path))
+
+
+def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "phi-tiny", PHI_TINY)
+    attention = 2 * 4096 * 2048 + 2 * 4096 * 512
+    layer = attention + 16 * 3 * 4096 * 448 + 16 * 4096 + 4 * 4096
+    parameters = 2 * 32064 * 4096 + 32 * layer + 2 * 4096
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        done = run(monkeypatch, "--model", str(folder), "--dtype", dtype, "--format", "json")
+        assert done.exit_code == 0, done.output
+        model = json.loads(done.output)["model"]
+        assert model["parameters"] == parameters == pytest.approx(3.755e9, rel=0.001)
+        need = row(json.loads(done.output), dtype)
+        assert need["weights_bytes"] == size * parameters
+        assert need["kv_bytes"] == 32 * 2 * 4 * 128 * 4096 * size
+        assert need["verdict"] == "fits"
+    # Measured with random weights: 14,766 MiB at the peak in float32, 67 tokens (shared/design/models.md).
+    few = requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=24 * GIB), context=67, dtype="float32")
+    assert few.chosen.minimum_bytes / 2**20 == pytest.approx(14766, rel=0.01)
+    active = parameters - 32064 * 4096 - 32 * 14 * 3 * 4096 * 448
+    assert few.active_parameters == active
+    assert few.chosen.step_bytes == 4 * (active + 32 * 2 * 4 * 128 * 67)
+
+
+def test_what_cannot_fit_is_exit_code_1_and_names_what_would(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "phi-tiny", PHI_TINY)
+    done = run(monkeypatch, "--model", str(folder), "--dtype", "float32", limit=12 * GIB)
+    assert done.exit_code == 1
+    assert "does not fit 12.0 GiB; bfloat16, float16, int8, int4 would" in done.output
+    assert run(monkeypatch, "--model", str(folder), "--dtype", "bfloat16", limit=12 * GIB).exit_code == 0
+    nothing = run(monkeypatch, "--model", str(folder), limit=GIB)
+    assert nothing.exit_code == 1
+    assert "no dtype here would" in nothing.output
+
+
+def test_what_others_hold_is_told_but_no_failure(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "phi-tiny", PHI_TINY)
+    done = run(monkeypatch, "--model", str(folder), available=2 * GIB)
+    assert done.exit_code == 0
+    assert "2.00 GiB are free now of 24.0 GiB" in done.output
+
+
+def test_what_the_config_does_not_tell_is_no_guess(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "m", {**PHI_TINY, "model_type": "unheard"})
+    done = run(monkeypatch, "--model", str(folder))
+    assert done.exit_code == 2
+    assert "its config alone does not tell its shapes" in done.output
+    with pytest.raises(OptionError, match="known: auto"):
+        requirements.of(checkpoint.find("reference-moe"), Room(limit_bytes=GIB), dtype="int3")
+
+
+def test_a_model_that_is_not_built_is_one_line(monkeypatch):
+    done = run(monkeypatch, "--model", "smollm2")
+    assert (done.exit_code, done.output) == (
+        2,
+        "pytest-infer: smollm2 is not built yet: pytest-infer models --build smollm2\n",
+    )
+
+
+BASE = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("more", "elements"),
+    [
+        ({}, 4 * 2 * 64 * 100),
+        ({"num_key_value_heads": 2}, 4 * 2 * 16 * 100),
+        ({"head_dim": 16}, 4 * 2 * 128 * 100),
+        ({"model_type": "mistral", "sliding_window": 30}, 4 * 2 * 64 * 30),
+        ({"sliding_window": 100}, 4 * 2 * 64 * 100),
+        ({"sliding_window": 30, "use_sliding_window": False}, 4 * 2 * 64 * 100),
+        ({"sliding_window": 30, "layer_types": ["sliding_attention", "full_attention"] * 2}, 2 * 128 * (30 + 100)),
+        ({"layer_types": ["linear_attention"] * 3 + ["full_attention"]}, 2 * 64 * 100),
+        ({"kv_lora_rank": 32, "qk_rope_head_dim": 8}, 4 * 40 * 100),
+        ({"num_kv_shared_layers": 1}, 3 * 2 * 64 * 100),
+        ({"text_config": {"num_hidden_layers": 2}}, 2 * 2 * 64 * 100),
+        ({"num_key_value_heads": [1, 2, 3, 0]}, 6 * 2 * 8 * 100),
+        ({"v_head_dim": 4}, 4 * 8 * 12 * 100),
+        ({"multi_query": True}, 4 * 2 * 8 * 100),
+    ],
+)
+def test_the_cache_that_a_config_tells(more, elements):
+    assert kvcache.of_config({**BASE, **more}, 100).elements == elements
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model_type": "gemma2", "sliding_window": 30},
+        {"mamba_d_state": 16},
+        {"kv_lora_rank": 32},
+        {"layer_types": ["new_attention"] * 4},
+        {"layer_types": ["full_attention"]},
+        {"is_encoder_decoder": True},
+        {"global_head_dim": 8},
+        {"num_attention_heads": None},
+        {"num_hidden_layers": None},
+    ],
+)
+def test_the_cache_that_a_config_does_not_tell(more):
+    found = kvcache.of_config({**BASE, **more}, 100)
+    assert found.elements is None
+    assert found.how.startswith("unknown: ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "available", "verdict"),
+    [
+        (10 * GIB, None, Verdict.FITS),
+        (10 * GIB, GIB, Verdict.FITS),
+        (10 * GIB, GIB // 4, Verdict.NOT_NOW),
+        (500 * 2**20, None, Verdict.TIGHT),
+        (400 * 2**20, None, Verdict.TOO_LARGE),
+    ],
+)
+def test_verdicts(limit, available, verdict):
+    needs = requirements.of(checkpoint.find("reference-moe"), Room(limit_bytes=limit, available_bytes=available))
+    assert needs.chosen.verdict is verdict
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the wheel is tested without docs/")
+def test_the_pages_commands_work(monkeypatch):
+    page = (DOCS / "doctor.md").read_text(encoding="utf-8")
+    commands = [
+        line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
+    ]
+    assert len(commands) == 4
+    for arguments in commands:
+        done = run(monkeypatch, *arguments)
+        assert done.exit_code == 0, done.output
