@@ -85,7 +85,7 @@ class Keeper:
 
     def _key(self, content_sha256: str, limits: Limits) -> str:
         """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
-        names = ("engine", "rounds", "warmup", "experts", "profile", "repeat_disturbed")
+        names = ("engine", "rounds", "warmup", "experts", "timeline", "profile", "repeat_disturbed")
         settings = {name: getattr(self._settings, name) for name in names}
         options = {k: v for k, v in _fields(self._settings.engine_options).items() if k != "progress"}
         basis = [content_sha256, _fields(limits), settings, options, self._code]

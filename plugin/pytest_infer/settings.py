@@ -15,7 +15,7 @@ from pytest_infer.analysis.rules import Rule
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF
+from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF, TIMELINE
 
 ONLY_OURS = ("against", "gate", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
@@ -40,6 +40,8 @@ class Settings:
     max_new_tokens: int | None
     ignore_eos: bool
     experts: bool
+    timeline: bool
+    advice: bool
     profile: bool
     repeat_disturbed: int
     resume: bool
@@ -89,6 +91,8 @@ class Settings:
             max_new_tokens=read.number("max-new-tokens", None, least=1),
             ignore_eos=read.flag("ignore-eos"),
             experts=read.choice("experts", EXPERTS, "counts") == "counts",
+            timeline=read.choice("timeline", TIMELINE, "on") == "on",
+            advice=read.flag("advice"),
             profile=not read.flag("no-profile"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             resume=read.flag("resume"),
