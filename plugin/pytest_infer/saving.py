@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from pytest_benchmark.storage.file import FileStorage
 
+from pytest_infer.analysis import advice
+from pytest_infer.analysis.advice import Advice
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
 from pytest_infer.records import Limits, PromptRecord
@@ -118,7 +120,12 @@ class Keeper:
         self._bridge.complete(output_json)
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": block.SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
+        whole["advice"] = msgspec.to_builtins(self.advice())
         output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
+
+    def advice(self) -> tuple[Advice, ...]:
+        """Return the advice on the tests that passed."""
+        return advice.advise(f.block for f in self.finished.values() if not f.failed)
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""

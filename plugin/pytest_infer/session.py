@@ -221,6 +221,8 @@ class InferSession:
             disabled=disabled,
             gated=self.gate.result,
             noise=tuple(self.noise),
+            advice=() if disabled else self.keeper.advice(),
+            all_advice=self.settings.advice,
         )
 
     def close(self) -> None:

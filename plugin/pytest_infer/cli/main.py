@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pytest_infer.cli import compare, runs
+from pytest_infer.cli import advice, compare, runs
 from pytest_infer.cli.shared import refuse
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
@@ -59,5 +59,6 @@ def list_models(
 
 app.command("compare")(compare.compare)
 app.command("gate")(compare.run_gate)
+app.command("advice")(advice.show_advice)
 app.command("history")(runs.list_history)
 app.add_typer(runs.baseline, name="baseline")
