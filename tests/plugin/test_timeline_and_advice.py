@@ -1,4 +1,4 @@
-"""The timeline of a run: in the profile round only, kept beside the run file."""
+"""The timeline of a run, in the profile round only and kept beside the run file; and the advice on a run."""
 
 import json
 import textwrap
@@ -70,3 +70,21 @@ def test_without_a_profile_round_no_helper_is_started(suite):
         assert session.of(request.config).timeline.helper is None
     """
     suite(test=textwrap.dedent(test)).runpytest("--infer-no-profile").assert_outcomes(passed=2)
+
+
+def test_advice_is_stored_shown_in_three_lines_at_most_and_whole_on_demand(suite, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    pytester = suite(engine="Scripted.delays = [0.0, 0.3, 0.3]")
+    args = ["--benchmark-autosave", "--infer-rounds=1", "--infer-warmup=0"]
+    result = pytester.runpytest(*args)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["warning: decode 3.3* tok/s*slow_decode)"])
+    text = result.stdout.str()
+    assert sum(text.count(f"\n{word}: ") for word in ("critical", "warning", "info")) <= 3
+    assert "good:" not in text
+    _, run = stored(pytester)
+    rules = {a["rule"]: a for a in run["pytest_infer"]["advice"]}
+    assert {"slow_decode", "short_first_token", "too_few_rounds"} <= set(rules)
+    assert rules["slow_decode"]["prompts"] == ["first", "second"]
+    whole = pytester.runpytest("--infer-advice", *args[1:])
+    whole.stdout.fnmatch_lines(["good: time to first token*short_first_token)"])
