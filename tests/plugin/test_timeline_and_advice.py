@@ -78,7 +78,7 @@ def test_advice_is_stored_shown_in_three_lines_at_most_and_whole_on_demand(suite
     args = ["--benchmark-autosave", "--infer-rounds=1", "--infer-warmup=0"]
     result = pytester.runpytest(*args)
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["warning: decode 3.3* tok/s*slow_decode)"])
+    result.stdout.fnmatch_lines(["warning: decode * tok/s*slow_decode)"])
     text = result.stdout.str()
     assert sum(text.count(f"\n{word}: ") for word in ("critical", "warning", "info")) <= 3
     assert "good:" not in text
