@@ -114,10 +114,10 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
     report("timed round / bare generate()", base)
     report("profile round / timed round", paired(ours, profiled, pairs))
     report("sampled / timed round", paired(ours, sampled, pairs))
+    sampler.close()  # or its helper would sleep beside both sides
     report("timed, helper asleep / none", asleep_pairs(engine, ours, pairs))
     if shares:
         print(f"  the helper used {100 * statistics.median(shares):.2f} % of a core while it sampled")
-    sampler.close()
     system.close()
     engine.close()
 
