@@ -4,7 +4,9 @@
 
 Both sides are timed alike, by the wall around the engine's `generate`: once called bare, without streamer and counters,
 and once from `timed_round`, with the clock ticking and the kernel's counters read before and after. Pairs run A B B A.
-The second ratio compares the profile round's generation (hooks on the experts) with a timed one.
+The second ratio compares the profile round's generation (hooks on the experts, the timeline's helper sampling) with a
+timed one, the third a timed round beside the sleeping helper with one before it was started, the fourth sampling alone
+with a timed round; the last lines are the helper's own CPU time and the sampler's self-test.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import torch
 
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import TransformersEngine
-from pytest_infer.measure import machine, rounds
+from pytest_infer.measure import machine, rounds, timeline_cost
 from pytest_infer.measure.experts import ExpertRecorder
 from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.timeline import TimelineSampler
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, StopReason
 
@@ -87,9 +90,19 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
         rounds.timed_round(engine, ids, limits, system)
         return engine.wall_s
 
+    sampler = TimelineSampler(usable_cores=machine.describe().usable_cores)
+    shares: list[float] = []
+
+    def sampled() -> float:
+        with sampler.sampling() as window:
+            rounds.timed_round(engine, ids, limits, system)
+        if window.timeline is not None:
+            shares.append(window.timeline.helper_cpu_s / engine.wall_s)
+        return engine.wall_s
+
     def profiled() -> float:
         recorder = ExpertRecorder(engine.running.model)
-        with recorder.recording(prompt_tokens=len(ids)):
+        with recorder.recording(prompt_tokens=len(ids)), sampler.sampling():
             rounds.timed_round(engine, ids, limits, system)
         return engine.wall_s
 
@@ -100,8 +113,29 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
     base = paired(lambda: engine.bare_s(ids, limits), ours, pairs)
     report("timed round / bare generate()", base)
     report("profile round / timed round", paired(ours, profiled, pairs))
+    report("sampled / timed round", paired(ours, sampled, pairs))
+    sampler.close()  # or its helper would sleep beside both sides
+    report("timed, helper asleep / none", asleep_pairs(engine, ours, pairs))
+    if shares:
+        print(f"  the helper used {100 * statistics.median(shares):.2f} % of a core while it sampled")
     system.close()
     engine.close()
+
+
+def asleep_pairs(engine: Walled, ours: Callable[[], float], pairs: int) -> list[float]:
+    """Return timed rounds beside a sleeping helper / without one; each has a helper of its own, started before it."""
+
+    def asleep() -> float:
+        sampler = TimelineSampler(usable_cores=machine.describe().usable_cores)
+        with sampler.sampling():
+            pass
+        try:
+            ours()
+            return engine.wall_s
+        finally:
+            sampler.close()
+
+    return paired(ours, asleep, pairs)
 
 
 def report(what: str, ratios: Sequence[float]) -> None:
@@ -122,6 +156,7 @@ def main() -> None:
     print(f"{here.cpu}, {here.usable_cores} usable cores, {here.system}, torch {torch.__version__}")
     for name in given.model or ["reference-moe", "smollm2-moe"]:
         observe(name, given.pairs, given.tokens, given.threads)
+    print(timeline_cost.self_test(given.pairs).line())
 
 
 if __name__ == "__main__":

@@ -77,6 +77,17 @@ OPTIONS = (
         "(512 B a token at 64 layers x top-8); off: neither; default: counts",
     ),
     Option(
+        name="timeline",
+        metavar="WHAT",
+        help="on: a helper process samples memory, cores and I/O in the profile round, never in timed ones; "
+        "off: it is not started; default: on",
+    ),
+    Option(
+        name="advice",
+        flag=True,
+        help="show all advice at the end of a run, what is fine too; otherwise the three most serious lines",
+    ),
+    Option(
         name="no-profile",
         flag=True,
         help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
@@ -132,6 +143,7 @@ OPTIONS = (
     Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "trace", "off")
+TIMELINE = ("on", "off")
 BARE, OFF = "default", "off"
 """What --infer-gate takes in place of rules: those of the ini file, or none."""
 SELF = "self"

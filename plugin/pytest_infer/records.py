@@ -180,6 +180,26 @@ class ExpertUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What a helper process saw of the profile round, a sample every `interval_s`.
+
+    `at_ns` are `time.perf_counter_ns`. `core_busy_s[i]` are the seconds for which each core had been busy by sample i,
+    whatever ran there, and `read_bytes` and `write_bytes` what this process had moved, all since the first sample.
+    None where it could not be read, for the reason in `absent` under `rss`, `io` or `cores`. `helper_cpu_s` is the CPU
+    time that the sampling itself took in the helper.
+    """
+
+    interval_s: float
+    at_ns: tuple[int, ...]
+    rss_bytes: tuple[int, ...] | None
+    core_busy_s: tuple[tuple[float, ...], ...] | None
+    read_bytes: tuple[int, ...] | None
+    write_bytes: tuple[int, ...] | None
+    helper_cpu_s: float
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """The profile round: the same prompt and seed with instruments on, never timed into the results.
 
@@ -195,6 +215,8 @@ class Profile:
     tokens_equal: bool
     experts: ExpertUsage | None = None
     experts_absent: str | None = None
+    timeline: Timeline | None = None
+    timeline_absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from pytest_benchmark.storage.file import FileStorage
 
+from pytest_infer.analysis import advice
+from pytest_infer.analysis.advice import Advice
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
 from pytest_infer.records import Limits, PromptRecord
@@ -85,7 +87,7 @@ class Keeper:
 
     def _key(self, content_sha256: str, limits: Limits) -> str:
         """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
-        names = ("engine", "rounds", "warmup", "experts", "expert_trace", "profile", "repeat_disturbed")
+        names = ("engine", "rounds", "warmup", "experts", "expert_trace", "timeline", "profile", "repeat_disturbed")
         settings = {name: getattr(self._settings, name) for name in names}
         options = {k: v for k, v in _fields(self._settings.engine_options).items() if k != "progress"}
         basis = [content_sha256, _fields(limits), settings, options, self._code]
@@ -121,7 +123,12 @@ class Keeper:
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": block.SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
+        whole["advice"] = msgspec.to_builtins(self.advice())
         output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
+
+    def advice(self) -> tuple[Advice, ...]:
+        """Return the advice on the tests that passed."""
+        return advice.advise(f.block for f in self.finished.values() if not f.failed)
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""

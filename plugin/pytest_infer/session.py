@@ -18,6 +18,7 @@ from pytest_infer.errors import SuiteError
 from pytest_infer.gating import Gate, noise_of
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.timeline import TimelineSampler
 from pytest_infer.metrics import timing
 from pytest_infer.options import SELF
 from pytest_infer.parametrize import Cache
@@ -109,6 +110,7 @@ class InferSession:
         self.noise: list[NamedFloor] = []
         self._engine: Engine | None = None
         self._system: SystemCounters | None = None
+        self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
 
     def note(self, line: str) -> None:
@@ -131,6 +133,13 @@ class InferSession:
         if self._system is None:
             self._system = SystemCounters()
         return self._system
+
+    @property
+    def timeline(self) -> TimelineSampler | None:
+        """Return the sampler of profile rounds, whose helper starts with the first of them; None when switched off."""
+        if self._timeline is None and self.settings.timeline:
+            self._timeline = TimelineSampler(usable_cores=self.machine.usable_cores)
+        return self._timeline
 
     @property
     def machine(self) -> MachineInfo:
@@ -215,6 +224,8 @@ class InferSession:
             disabled=disabled,
             gated=self.gate.result,
             noise=tuple(self.noise),
+            advice=() if disabled else self.keeper.advice(),
+            all_advice=self.settings.advice,
         )
 
     def close(self) -> None:
@@ -224,6 +235,9 @@ class InferSession:
         if self._system is not None:
             self._system.close()
             self._system = None
+        if self._timeline is not None:
+            self._timeline.close()
+            self._timeline = None
 
     # measuring
 
@@ -278,6 +292,7 @@ class InferSession:
             limits=limits,
             system=self.system,
             usable_cores=here.usable_cores,
+            timeline=self.timeline,
         )
         watch = self._watcher(model, prompt)
         with rounds.still_heap():

@@ -15,7 +15,7 @@ from pytest_infer.analysis.rules import Rule
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF
+from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF, TIMELINE
 
 ONLY_OURS = ("against", "gate", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
@@ -41,6 +41,8 @@ class Settings:
     ignore_eos: bool
     experts: bool
     expert_trace: bool
+    timeline: bool
+    advice: bool
     profile: bool
     probe: bool
     repeat_disturbed: int
@@ -94,6 +96,8 @@ class Settings:
             ignore_eos=read.flag("ignore-eos"),
             experts=experts != OFF,
             expert_trace=experts == "trace",
+            timeline=read.choice("timeline", TIMELINE, "on") == "on",
+            advice=read.flag("advice"),
             profile=not read.flag("no-profile"),
             probe=not read.flag("no-probe"),
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),

@@ -42,6 +42,8 @@ RUN_VALUES = {
     "rounds": ("2", "rounds", 2),
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
+    "timeline": ("off", "timeline", False),
+    "advice": (True, "advice", True),
     "no-profile": (True, "profile", False),
     "no-probe": (True, "probe", False),
     "repeat-disturbed": ("7", "repeat_disturbed", 7),
@@ -150,6 +152,8 @@ def test_without_options(pytester):
         ignore_eos=False,
         experts=True,
         expert_trace=False,
+        timeline=True,
+        advice=False,
         profile=True,
         probe=True,
         repeat_disturbed=3,
@@ -201,7 +205,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         return
     first, second = {
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
-        "experts": ("counts", "off"),
+        "experts": ("counts", "off"), "timeline": ("on", "off"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
@@ -275,6 +279,13 @@ def test_experts_off(suite, way):
     block = block_of(pytester)
     assert block["experts"] == {"absent": "switched off with --infer-experts=off"}
     assert block["rounds"]["profile"] is True
+
+
+@BOTH_WAYS
+def test_timeline_off(suite, way):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", *give(pytester, way, "timeline", "off")).assert_outcomes(passed=2)
+    assert block_of(pytester)["timeline"] == {"absent": "switched off with --infer-timeline=off"}
 
 
 @BOTH_WAYS

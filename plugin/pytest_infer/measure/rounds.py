@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -13,6 +13,7 @@ from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import disturbance, memory
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.timeline import TimelineSampler
 from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Runner:
     limits: Limits
     system: SystemCounters
     usable_cores: float
+    timeline: TimelineSampler | None = None
 
     def timed(self) -> Round:
         """Run a timed round and say whether it should be doubted."""
@@ -63,7 +65,14 @@ class Runner:
     def profile(self, expected: TokenTrace, *, experts: bool, trace: bool = False) -> Profile:
         """Run the round with instruments; `expected` is the trace of a timed one."""
         return profile_round(
-            self.engine, self.prompt_ids, self.limits, self.system, expected=expected, experts=experts, trace=trace
+            self.engine,
+            self.prompt_ids,
+            self.limits,
+            self.system,
+            expected=expected,
+            experts=experts,
+            trace=trace,
+            timeline=self.timeline,
         )
 
 
@@ -164,12 +173,16 @@ def profile_round(
     expected: TokenTrace,
     experts: bool,
     trace: bool = False,
+    timeline: TimelineSampler | None = None,
 ) -> Profile:
-    """Run the same prompt and seed once more with a trimmed heap and hooks on the experts."""
+    """Run the same prompt and seed once more with a trimmed heap, hooks on the experts and a process that samples."""
     recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
     engine.reset()
     memory.trim_heap()
-    with recorder.recording(prompt_tokens=len(prompt_ids), trace=trace) if recorder else nullcontext():
+    with ExitStack() as instruments:
+        if recorder is not None:
+            instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace))
+        window = None if timeline is None else instruments.enter_context(timeline.sampling())
         raw = timed_round(engine, prompt_ids, limits, system)
     cache_bytes = engine.cache_bytes()
     pss, uss = memory.footprint()
@@ -188,6 +201,8 @@ def profile_round(
         tokens_equal=raw.trace.token_ids == expected.token_ids,
         experts=usage,
         experts_absent=experts_absent,
+        timeline=None if window is None else window.timeline,
+        timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
     )
 
 

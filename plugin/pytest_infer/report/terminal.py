@@ -14,12 +14,13 @@ from rich.text import Text
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
-from pytest_infer.report import comparison, roofline, suite_experts
+from pytest_infer.report import advice, comparison, roofline, suite_experts
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.advice import Advice
     from pytest_infer.analysis.gate import Gated
     from pytest_infer.analysis.noise import NoiseFloor
 
@@ -56,6 +57,8 @@ class Run:
     disabled: bool = False
     gated: Gated | None = None
     noise: tuple[NamedFloor, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    all_advice: bool = False
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
@@ -64,7 +67,7 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     judged = run.gated is not None or bool(run.noise)
     if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
         return
-    shown = replace(run, records=(), failed=(), unmeasured=(), disabled=False) if quiet else run
+    shown = replace(run, records=(), failed=(), unmeasured=(), advice=(), disabled=False) if quiet else run
     width = reporter._tw.fullwidth
     text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
@@ -88,6 +91,7 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
         for record in run.records if outputs else ():
             console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
     _write_remarks(console, run)
+    _write_advice(console, run)
     if run.gated is not None:
         comparison.write_gate(console, run.gated)
     if run.noise:
@@ -221,6 +225,14 @@ def _write_remarks(console: Console, run: Run) -> None:
         )
     for note in run.notes:
         console.print(Text(note))
+
+
+def _write_advice(console: Console, run: Run) -> None:
+    if run.all_advice:
+        advice.write(console, run.advice)
+        return
+    cautions = frozenset(caution.kind for record in run.records for caution in record.cautions)
+    advice.write(console, advice.shortlist(run.advice, cautions))
 
 
 def _write_noise(console: Console, noise: tuple[NamedFloor, ...]) -> None:

@@ -42,6 +42,7 @@ def build(record: PromptRecord) -> dict[str, Any]:
         "metrics": metrics,
         "absent": {key: summary.reason for key, summary in summaries.items() if summary.value is None},
         "experts": _experts(record),
+        "timeline": _timeline(record),
         "output": _output(record),
         "rounds": _rounds(record),
         "cautions": [msgspec.to_builtins(caution) for caution in record.cautions],
@@ -79,6 +80,22 @@ def _experts(record: PromptRecord) -> dict[str, Any]:
 def _four(rows: tuple[tuple[float, ...], ...]) -> list[list[float]]:
     """Return sums of gate weights to four significant digits: all that float16 weights are good for."""
     return [[float(f"{value:.4g}") for value in row] for row in rows]
+
+
+def _timeline(record: PromptRecord) -> dict[str, Any]:
+    """Say what the sidecar holds of the profile round's timeline, and what sampling it cost."""
+    profile = record.profile
+    if profile is None:
+        return {"absent": record.profile_absent or "no profile round"}
+    if profile.timeline is None:
+        return {"absent": profile.timeline_absent or "not recorded"}
+    timeline = profile.timeline
+    return {
+        "samples": len(timeline.at_ns),
+        "interval_s": timeline.interval_s,
+        "helper_cpu_s": timeline.helper_cpu_s,
+        "not_read": timeline.absent,
+    }
 
 
 def _output(record: PromptRecord) -> dict[str, Any]:

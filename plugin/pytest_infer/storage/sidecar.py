@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import Profile, PromptRecord
 from pytest_infer.storage.files import replacing
 
 
@@ -27,6 +27,11 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
     `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
     With --infer-experts=trace also, keyed `NODEID|experts|SITE`: the slots that each token selected (uint8, or uint16
     above 256 slots; tokens in order of position, those of the prompt first, x k).
+
+    Of a profile round with a timeline, keyed `NODEID|timeline|WHAT`, what could be read of: `at_ns` (int64, samples;
+    since the round's start), `rss_bytes` (int64, samples), `core_busy_s` (float64, samples x cores), `read_bytes` and
+    `write_bytes` (int64, samples), these three since the first sample; and the marks `start_ns` (0), `first_token_ns`
+    and `end_ns` (int64, no dimension; since the round's start), the last two where there was a token.
     """
     # Imported late: loading the plugin must not load numpy.
     import numpy as np  # noqa: PLC0415
@@ -44,11 +49,33 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
             for site, trace in zip(usage.sites, usage.trace, strict=True):
                 dtype = "<u1" if len(trace) == tokens * site.k else "<u2"
                 arrays[expert_key(record.nodeid, site.name)] = np.frombuffer(trace, dtype=dtype).reshape(-1, site.k)
+        if record.profile is not None:
+            named = _timeline(record.profile)
+            arrays |= {f"{record.nodeid}|timeline|{what}": array for what, array in named.items()}
     path = path_for(run_file)
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)
     path.chmod(0o644)
     return path
+
+
+def _timeline(profile: Profile) -> dict[str, Any]:
+    """Return the arrays of the profile round's timeline, none without one."""
+    import numpy as np  # noqa: PLC0415
+
+    timeline, trace = profile.timeline, profile.trace
+    if timeline is None:
+        return {}
+    named = {"at_ns": np.asarray(timeline.at_ns, dtype=np.int64) - trace.start_ns, "start_ns": np.int64(0)}
+    for what in ("rss_bytes", "read_bytes", "write_bytes"):
+        values = getattr(timeline, what)
+        named |= {} if values is None else {what: np.asarray(values, dtype=np.int64)}
+    if timeline.core_busy_s is not None:
+        named["core_busy_s"] = np.asarray(timeline.core_busy_s, dtype=np.float64)
+    if trace.stamps_ns:
+        named["first_token_ns"] = np.int64(trace.stamps_ns[0] - trace.start_ns)
+        named["end_ns"] = np.int64(trace.stamps_ns[-1] - trace.start_ns)
+    return named
 
 
 def read(run_file: Path) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""The timeline helper's program: samples another process's memory, I/O and every core's time between two marks."""
+
+# Run by path (`python -I -S timewatch.py PID INTERVAL_S PROC`), so it imports the standard library only.
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+BEGIN, END = b"b", b"e"
+"""Marks. After BEGIN it samples; after END it answers with a line of JSON and the samples as 64-bit integers."""
+
+MOST = 4096
+"""More samples are merged two by two, and the interval doubles: a long round has a coarser timeline, not a larger."""
+
+
+class Source:
+    """One kernel file, kept open and read with one `pread` a sample."""
+
+    def __init__(self, path: str, columns: Sequence[str], parse: Callable[[bytes], Sequence[int]], size: int) -> None:
+        self.columns = tuple(columns)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._parse, self._size = parse, size
+        if len(self.read()) != len(self.columns):
+            raise ValueError(f"{path} is not in the expected form")
+
+    def read(self) -> Sequence[int]:
+        """Return a number for each column."""
+        return self._parse(os.pread(self._fd, self._size, 0))
+
+
+def resident(proc: str, pid: int) -> Source:
+    """Resident bytes, from statm (proc(5)): 2 µs."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return Source(f"{proc}/{pid}/statm", ["rss"], lambda text: [int(text.split(None, 2)[1]) * page], 64)
+
+
+def input_output(proc: str, pid: int) -> Source:
+    """Bytes that came from the device and that are on their way to it, since the process started (proc(5))."""
+
+    def parse(text: bytes) -> Sequence[int]:
+        fields = dict(line.split(b":") for line in text.splitlines())
+        return [int(fields[b"read_bytes"]), int(fields[b"write_bytes"])]
+
+    return Source(f"{proc}/{pid}/io", ["read", "write"], parse, 512)
+
+
+def core_time(proc: str) -> Source:
+    """Ticks for which each core was busy since boot, whatever ran there (proc(5)); what the host took is left out."""
+    path = f"{proc}/stat"
+    names = [line.split(None, 1)[0] for line in Path(path).read_text().splitlines() if line[3:4].isdigit()]
+    names = [name for name in names if name.startswith("cpu")]
+
+    def parse(text: bytes) -> Sequence[int]:
+        ticks = []
+        for line in text.split(b"\n", len(names) + 1)[1 : len(names) + 1]:
+            user, nice, system, _idle, _iowait, irq, softirq = line.split(None, 8)[1:8]
+            ticks.append(int(user) + int(nice) + int(system) + int(irq) + int(softirq))
+        return ticks
+
+    # A line a core, of at most ten numbers; the long line of interrupts that follows them is cut off.
+    return Source(path, names, parse, 256 * (len(names) + 1))
+
+
+def sources(proc: str, pid: int) -> tuple[list[Source], dict[str, str]]:
+    """Return what can be read here, and why the rest cannot."""
+    found, absent = [], {}
+    makers: dict[str, Callable[[], Source]] = {
+        "rss": lambda: resident(proc, pid),
+        "io": lambda: input_output(proc, pid),
+        "cores": lambda: core_time(proc),
+    }
+    for name, make in makers.items():
+        try:
+            found.append(make())
+        except OSError as error:
+            absent[name] = f"{error.filename or proc}: {error.strerror}"
+        except (ValueError, LookupError) as error:
+            absent[name] = f"a file of {proc} is not in the expected form: {error}"
+    return found, absent
+
+
+def thinned(rows: array[int], columns: int, highest: int | None) -> array[int]:
+    """Return the later row of every two, with the larger of both in the column `highest`."""
+    kept = array("q")
+    for start in range(0, len(rows) - columns, 2 * columns):
+        later = rows[start + columns : start + 2 * columns]
+        if highest is not None:
+            later[highest] = max(later[highest], rows[start + highest])
+        kept.extend(later)
+    return kept
+
+
+class Recording:
+    """The samples between two marks."""
+
+    def __init__(self, found: Sequence[Source], absent: dict[str, str], interval_s: float) -> None:
+        self._found, self._absent, self._interval_s = found, absent, interval_s
+        self._columns = ["at", *(column for source in found for column in source.columns)]
+        self._highest = self._columns.index("rss") if "rss" in self._columns else None
+        self._rows = array("q")
+        self._cpu_ns = time.process_time_ns()
+
+    @property
+    def interval_s(self) -> float:
+        """Return how long to wait for the next sample, seconds."""
+        return self._interval_s
+
+    def sample(self) -> None:
+        """Take one; `at` is `perf_counter_ns`, which all processes of a Linux machine share."""
+        row = [time.perf_counter_ns()]
+        for source in self._found:
+            row += source.read()
+        self._rows.extend(row)
+        if len(self._rows) >= MOST * len(row):
+            self._rows = thinned(self._rows, len(row), self._highest)
+            self._interval_s *= 2
+
+    def answer(self) -> bytes:
+        """Return everything as the parent reads it."""
+        head = {
+            "columns": self._columns,
+            "samples": len(self._rows) // len(self._columns),
+            "interval_s": self._interval_s,
+            "ticks_per_s": os.sysconf("SC_CLK_TCK"),
+            "cpu_s": (time.process_time_ns() - self._cpu_ns) / 1e9,
+            "absent": self._absent,
+        }
+        return json.dumps(head).encode() + b"\n" + self._rows.tobytes()
+
+
+def parent_watch(pid: int) -> list[int]:
+    """Return a descriptor that becomes readable when the parent ends, where the kernel has such; else nothing.
+
+    The end of the pipe tells it too, but not while a child that the parent forked still holds the other end.
+    """
+    try:
+        return [os.pidfd_open(pid)]
+    except (AttributeError, OSError):
+        return []
+
+
+def serve(proc: str, pid: int, interval_s: float, requests: int, answers: int) -> None:
+    """Answer marks until the parent ends. Between a round's END and the next BEGIN nothing wakes this process."""
+    ends = parent_watch(pid)
+    found, absent = sources(proc, pid)
+    recording: Recording | None = None
+    due = 0.0
+    while True:
+        wait = None if recording is None else max(0.0, due - time.monotonic())
+        ready = select.select([requests, *ends], [], [], wait)[0]
+        if any(end in ready for end in ends):
+            return
+        request = os.read(requests, 1) if ready else None
+        if request == b"":
+            return
+        if request == BEGIN:
+            recording = Recording(found, absent, interval_s)
+        if recording is None:
+            continue
+        recording.sample()
+        due = time.monotonic() + recording.interval_s
+        if request == END:
+            send(answers, recording.answer())
+            recording = None
+
+
+def send(descriptor: int, data: bytes) -> None:
+    """Write all of it, however little the pipe takes at a time."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def main(arguments: list[str]) -> None:
+    """Watch the process with the given id until it ends, or its end of the pipe is closed."""
+    pid, interval_s, proc = int(arguments[0]), float(arguments[1]), arguments[2]
+    send(1, b"ready\n")
+    try:
+        serve(proc, pid, interval_s, 0, 1)
+    except (ProcessLookupError, BrokenPipeError):
+        # The parent has ended; so does its watcher.
+        return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

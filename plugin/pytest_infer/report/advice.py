@@ -1,0 +1,54 @@
+"""Advice as lines of a terminal: the most serious ones at the end of a run, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from pytest_infer.analysis.advice import RULES, Advice
+from pytest_infer.analysis.evidence import Severity
+from pytest_infer.records import CautionKind
+from pytest_infer.report.text import collected, printable
+from pytest_infer.report.text import console as new_console
+
+MOST = 3
+"""Lines at the end of a run."""
+_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: ""}
+
+
+def shortlist(advice: Sequence[Advice], told: Collection[CautionKind] = ()) -> tuple[Advice, ...]:
+    """Return the most serious pieces of advice: no good signs, and nothing that a caution above them tells already."""
+    known = {rule.key for rule in RULES if rule.caution in told}
+    return tuple(a for a in advice if a.suggestion is not None and a.rule not in known)[:MOST]
+
+
+def line(advice: Advice) -> str:
+    """Return one piece of advice as a line, without any control character."""
+    where = "" if advice.tests == 1 or len(advice.prompts) == advice.tests else f" [{_where(advice)}]"
+    if advice.suggestion is None:
+        return printable(f"good: {advice.evidence} ({advice.rule})")
+    return printable(f"{advice.severity.value}: {advice.evidence}{where} → {advice.suggestion} ({advice.rule})")
+
+
+def _where(advice: Advice) -> str:
+    if len(advice.prompts) > 2:
+        return f"{len(advice.prompts)} of {advice.tests} prompts"
+    return ", ".join(advice.prompts)
+
+
+def write(console: Console, advice: Sequence[Advice]) -> None:
+    """Write a line each."""
+    for one in advice:
+        console.print(Text(line(one), style="green" if one.suggestion is None else _STYLES[one.severity]))
+
+
+def render(advice: Sequence[Advice], *, heading: str, width: int, color: bool) -> str:
+    """Return all of it under a heading."""
+    console = new_console(width, color=color)
+    console.print(Text(printable(heading), style="bold"))
+    write(console, advice)
+    if not advice:
+        console.print(Text("no advice: no rule saw its evidence"))
+    return collected(console)
