@@ -66,4 +66,5 @@ def applied(model: Any, options: EngineOptions) -> Any:
         # It is called deprecated in favour of torchao, which need not be installed.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
-        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        return quantize(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
