@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 import pytest
 
+from pytest_infer import sides
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
-from pytest_infer.gating import Gate, noise_of
+from pytest_infer.gating import Gate
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
 from pytest_infer.metrics import timing
-from pytest_infer.options import SELF
 from pytest_infer.parametrize import Cache
 from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
@@ -38,8 +36,8 @@ from pytest_infer.records import (
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import NamedFloor, Run
 from pytest_infer.saving import Keeper
+from pytest_infer.selection import Selection
 from pytest_infer.settings import Settings
-from pytest_infer.storage import block
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
@@ -180,37 +178,11 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            self._judge_sides(passed, self.against)
+            judged, noise = sides.of(self.pairs, passed, self.against)
+            self.noise += noise
+            self.gate.judge_sides(judged, self.missing, self.against)
         else:
-            self.gate.judge(passed, self.keeper.planned, self._covers)
-
-    def _judge_sides(self, passed: Mapping[str, dict[str, Any]], info: AgainstInfo) -> None:
-        """Judge both sides' rounds, and keep the other side's beside ours."""
-        sides: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
-        for test, (base, ours) in self.pairs.items():
-            if test not in passed:
-                continue
-            if base is None:
-                sides[test] = (None, passed[test])
-                continue
-            theirs = block.build(base)
-            sides[test] = (theirs, passed[test])
-            self.noise += noise_of(base, ours) if info.rev == SELF else ()
-            passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
-        self.gate.judge_sides(sides, self.missing, info)
-
-    def _covers(self, nodeid: str) -> bool:
-        """Return whether a test that is not there any more would have been part of this run."""
-        if nodeid in self.deselected:
-            return False
-        base, root = self.config.invocation_params.dir, self.config.rootpath
-        for argument in self.config.args:
-            path, _, inner = argument.partition("::")
-            place = os.path.relpath(base / path, root).replace(os.sep, "/")
-            wanted = f"{place}::{inner}" if inner else place
-            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
-                return True
-        return False
+            self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""

@@ -20,6 +20,8 @@ FACE = (
     "parametrize",
     "saving",
     "gating",
+    "selection",
+    "sides",
     "failing",
     "probing",
     "session",
