@@ -28,7 +28,7 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
 _STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.NOT_NOW: "yellow", Verdict.TOO_LARGE: "red"}
-NO_PROBE = "memory bandwidth was not measured since this machine started: any `pytest bench` measures it"
+NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
