@@ -324,7 +324,7 @@ def test_the_pages_commands_work(monkeypatch):
         line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
     ]
     assert len(commands) == 5
-    monkeypatch.setattr(probe, "measure", lambda threads: made_probe(threads))
+    monkeypatch.setattr(probe, "measure", made_probe)
     for arguments in commands:
         done = run(monkeypatch, *arguments)
         assert done.exit_code == 0, done.output
