@@ -161,7 +161,9 @@ def _remarks(found: Checkup, model: Requirements) -> list[str]:
         lines.append(f"the model was made for {model.longest_context} tokens, not {model.context}")
     cores = found.cores(model)
     if cores is not None:
-        lines.append(f"cores: 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here")
+        lines.append(
+            f"cores: at least 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here"
+        )
     if model.stored_bytes is not None:
         free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free there"
         lines.append(f"disk: {size(model.stored_bytes)}{free}")
