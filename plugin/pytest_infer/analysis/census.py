@@ -36,7 +36,7 @@ class Census:
 
 
 def of(usage: Usage) -> Census | None:
-    """Return the census of a stored test; None where no usage was recorded, StorageError where it contradicts itself."""
+    """Return the census of a stored test; None without any, StorageError where it contradicts itself."""
     if usage.counts is None or not usage.sites:
         return None
     prefill, decode = _arrays(usage.counts.prefill), _arrays(usage.counts.decode)
