@@ -43,3 +43,19 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
             peak_rss_bytes=counters.peak_rss_bytes,
         ),
     )
+
+
+def weights_sha256(engine: Engine) -> str | None:
+    """Return the engine's hash of the weights, after a load that was timed.
+
+    A file is hashed once in its life, which reads all of it. What the load left unread the first run has to read, and
+    must not find there: pages that the load has mapped stay when the others are dropped again.
+    """
+    files = engine.files()
+    before = pagecache.cached(files)
+    found = engine.weights_sha256()
+    after = pagecache.cached(files)
+    grew = before.value is not None and after.value is not None and after.value > before.value
+    if grew and loads.state(before) is not CacheState.WARM:
+        pagecache.drop(files)
+    return found

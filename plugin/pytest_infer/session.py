@@ -150,10 +150,9 @@ class InferSession:
         """Load the engine's model and time it."""
         self.live.show(f"loading {self.settings.engine_options.model} …")
         info = loading.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
-        # Only now, since hashing reads the weights: neither the load's figures nor its page cache may know of that.
-        weights_sha256 = engine.weights_sha256()
+        info = replace(info, weights_sha256=loading.weights_sha256(engine))
         self.live.clear()
-        return replace(info, weights_sha256=weights_sha256)
+        return info
 
     def fail(self, item: pytest.Item) -> None:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
