@@ -68,6 +68,11 @@ OPTIONS = (
         help="compile decoding with torch.compile and a static cache; experts are then not recorded",
     ),
     Option(name="trust-remote-code", flag=True, help="run code that comes with a hub model; off by default"),
+    Option(
+        name="cold-load",
+        flag=True,
+        help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",
+    ),
     Option(name="rounds", metavar="N", help="timed rounds a prompt; default: 5"),
     Option(name="warmup", metavar="N", help="rounds before them that are not recorded; default: 1"),
     Option(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from pytest_infer import sides
+from pytest_infer import loading, sides
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
@@ -149,20 +149,10 @@ class InferSession:
     def load(self, engine: Engine) -> ModelInfo:
         """Load the engine's model and time it."""
         self.live.show(f"loading {self.settings.engine_options.model} …")
-        before = self.system.begin()
-        started = time.perf_counter_ns()
-        info = engine.load()
-        load_s = (time.perf_counter_ns() - started) / timing.NS
-        read = self.system.end(before).read_bytes.value
-        # Only now, since hashing reads the weights: neither the load's time nor its bytes may hold that.
-        weights_sha256 = engine.weights_sha256()
+        info = loading.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
+        info = replace(info, weights_sha256=loading.weights_sha256(engine))
         self.live.clear()
-        return replace(
-            info,
-            load_s=load_s,
-            load_read_bytes=None if read is None else int(read),
-            weights_sha256=weights_sha256,
-        )
+        return info
 
     def fail(self, item: pytest.Item) -> None:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
@@ -290,6 +280,7 @@ class InferSession:
             rounds=measured.rounds,
             output=output,
             repeated=measured.repeated,
+            first_run=measured.first,
             profile=measured.profile,
             profile_absent="benchmarks are disabled"
             if once

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.generation import Limits, Output, PromptInfo, StopReason, TokenTrace
+from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, Work
 from pytest_infer.records.reading import Quality, Reading, absent
@@ -13,12 +14,15 @@ from pytest_infer.records.rounds import Profile, Round, Timeline
 
 __all__ = [
     "AgainstInfo",
+    "CacheState",
     "Caution",
     "CautionKind",
     "Counters",
     "ExpertSite",
     "ExpertUsage",
     "Limits",
+    "Load",
+    "LoadRound",
     "MachineInfo",
     "MachineProbe",
     "ModelInfo",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pytest_infer.records.load import Load
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -33,7 +35,8 @@ class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
     `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page
-    cache, or weights that are mapped and not touched yet). `weights_sha256` is over the names and bytes of the files.
+    cache, or weights that are mapped and not touched yet); `load` holds the rest. All three are None for a model that
+    the run did not load itself. `weights_sha256` is over the names and bytes of the files.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ModelInfo:
     threads: int | None = None
     load_s: float | None = None
     load_read_bytes: int | None = None
+    load: Load | None = None
     weights_sha256: str | None = None
     work: Work | None = None
     versions: dict[str, str] = field(default_factory=dict)

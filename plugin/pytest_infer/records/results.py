@@ -36,7 +36,8 @@ class Caution:
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
-    `repeated` are disturbed rounds that count for nothing, since others were measured in their place.
+    `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `first_run` is
+    the first warm-up round: by how much it exceeds the others is what a first run takes on top.
     """
 
     nodeid: str
@@ -48,6 +49,7 @@ class PromptRecord:
     rounds: tuple[Round, ...]
     output: Output
     repeated: tuple[Round, ...] = ()
+    first_run: Round | None = None
     profile: Profile | None = None
     profile_absent: str | None = None
     cautions: tuple[Caution, ...] = ()

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.suite import Average, averages
-from pytest_infer.metrics import Summary, by_key, summarize
-from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.metrics import Summary, by_key, loads, summarize
+from pytest_infer.records import CacheState, CautionKind, ModelInfo, PromptRecord
 from pytest_infer.report import advice, comparison, roofline, suite_experts
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
@@ -109,12 +109,22 @@ def _write_head(console: Console, record: PromptRecord) -> None:
     if model.experts_implementation is not None:
         parts.append(model.experts_implementation)
     if model.load_s is not None:
-        parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}")
+        parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}{_cache(model)}")
     parts.append(f"median of {len(record.rounds)} rounds" if len(record.rounds) > 1 else "1 round")
     console.print(Text(" · ".join(parts), style="bold"))
     machine = roofline.machine_line(record.machine, model.dtype)
     if machine is not None:
         console.print(Text(machine, style="dim"))
+
+
+def _cache(model: ModelInfo) -> str:
+    """Return from where the model's files came, as far as it is known."""
+    state = None if model.load is None else loads.state(model.load.cached)
+    if state is None or model.load is None:
+        return ""
+    if state is not CacheState.MIXED:
+        return f" ({state.value})"
+    return f" ({show(loads.cached_percent(model.load).value, Unit.PERCENT)} cached)"
 
 
 def _value(summaries: Mapping[str, Summary], key: str) -> str:
