@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class IniFile:
         except ValueError as error:
             raise OptionError(f"{self.path}: addopts: {error}") from error
         found = None
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for word, following in pairwise([*words, ""]):
             if word == STORAGE_OPTION:
                 found = following
             elif word.startswith(f"{STORAGE_OPTION}="):

@@ -17,6 +17,7 @@ from pytest_infer.report.text import printable
 
 _WORKFLOW = ".github/workflows/inference-benchmarks.yml"
 _STORAGE = "results"
+_INI = "pytest.ini"
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 """What pip can install, where one of these lies."""
 
@@ -30,7 +31,8 @@ def init(
     shown = "" if folder == Path() else f"cd {folder} && "
     try:
         configured = inifile.nearest(folder.resolve())
-        for name, text in files(folder, ini=configured is None, ci=ci):
+        ini = configured is None or configured.path == folder.resolve() / _INI
+        for name, text in files(folder, ini=ini, ci=ci):
             kept = not write(folder / name, text)
             typer.echo(f"left alone  {name} (it is there already)" if kept else f"wrote       {name}")
         hints = list(_hints(folder, configured, ci=ci))
@@ -42,12 +44,12 @@ def init(
 
 
 def files(folder: Path, *, ini: bool, ci: bool) -> Iterator[tuple[str, str]]:
-    """Yield the files by name and text; `ini` is for a folder that no configuration of pytest reaches."""
+    """Yield the files by name and text; `ini` is for a folder that no other configuration of pytest reaches."""
     yield "bench/test_prompts.py", _starter("test_prompts.py")
     yield "bench/prompts.toml", _starter("prompts.toml")
     yield f"{_STORAGE}/.gitignore", _starter("gitignore")
     if ini:
-        yield "pytest.ini", _starter("pytest.ini")
+        yield _INI, _starter(_INI)
     if ci:
         own = "-e . " if any((folder / name).is_file() for name in _PROJECT) else ""
         yield _WORKFLOW, _starter("inference-benchmarks.yml").replace("{packages}", f"{own}pytest-infer")
