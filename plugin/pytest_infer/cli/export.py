@@ -12,7 +12,7 @@ import typer
 
 from pytest_infer.analysis import rules, tidy
 from pytest_infer.analysis.verdicts import Exit
-from pytest_infer.cli.shared import Storage, open_history, refuse
+from pytest_infer.cli.shared import Storage, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import tables
@@ -64,7 +64,7 @@ def export(
         history = open_history(storage)
         chosen = list(history.runs) if every else [history.select(name) for name in runs or ("latest",)]
         if every and not chosen:
-            typer.echo(f"pytest-infer: no run in {history.folder}: nothing to export", err=True)
+            say(f"no run in {history.folder}: nothing to export")
             raise typer.Exit(Exit.NOTHING.value)
         _write(chosen, shape, written_as, file)
     except InferError as error:

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pytest_infer.cli import inifile
+from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History
 
@@ -48,8 +49,13 @@ As = Annotated[Format, typer.Option("--format", help="terminal, markdown, json o
 
 def refuse(line: str) -> NoReturn:
     """End with exit code 2 and one line that says what to do."""
-    typer.echo(f"pytest-infer: {line}", err=True)
+    say(line)
     raise typer.Exit(2)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr; names of files and runs in it are not to be trusted."""
+    typer.echo(printable(f"pytest-infer: {line}"), err=True)
 
 
 def open_history(storage: Path | None) -> History:
@@ -59,7 +65,7 @@ def open_history(storage: Path | None) -> History:
     """
     found = history.load(storage or inifile.storage(Path.cwd()) or _usual())
     for warning in found.warnings:
-        typer.echo(f"pytest-infer: {warning}", err=True)
+        say(warning)
     return found
 
 

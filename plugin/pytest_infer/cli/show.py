@@ -9,7 +9,7 @@ import typer
 
 from pytest_infer.analysis.advice import Advice
 from pytest_infer.analysis.verdicts import Exit
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report import terminal
 from pytest_infer.report.text import printable
@@ -35,11 +35,7 @@ def show(
     except InferError as error:
         refuse(str(error))
     if not stored.results:
-        typer.echo(
-            f"pytest-infer: run {printable(chosen.label)} holds no measurements of pytest-infer; "
-            "pytest-benchmark compare shows what it has",
-            err=True,
-        )
+        say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
     shown = terminal.Run(
         results=stored.results,
