@@ -11,12 +11,9 @@ from pathlib import Path
 
 SMALL = (
     "--infer-rounds=1 --infer-max-rounds=2 --infer-repeat-disturbed=0 --infer-warmup=0 --infer-max-new-tokens=2 "
-    "-p no:cacheprovider '-W ignore:Module already imported:pytest.PytestAssertRewriteWarning'"
+    "-p no:cacheprovider"
 )
-"""Options under which a run takes a moment; what the page says of its figures is not tested here.
-
-The warning is of plugins that torch's friends import too, and of no use to anybody.
-"""
+"""Options under which a run takes a moment; what the page says of its figures is not tested here."""
 OURS = ("pytest", "pytest-infer", "pytest-benchmark")
 NOBODY = {f"GIT_{who}_{what}": "nobody@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
