@@ -91,4 +91,4 @@ def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: bool) -> Ite
 
 
 def _starter(name: str) -> str:
-    return resources.files("pytest_infer.cli").joinpath("starter", f"{name}.txt").read_text(encoding="utf-8")
+    return (resources.files("pytest_infer.cli") / "starter" / f"{name}.txt").read_text(encoding="utf-8")
