@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,7 +78,7 @@ def placement(
         ),
     ] = None,
     cpu_bandwidth: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Of main memory, as 40GB/s; predicts tok/s with the next one.")
+        str | None, typer.Option(metavar="RATE", help="Of main memory, as 40GB/s; default: as the run probed it.")
     ] = None,
     gpu_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 900GB/s.")] = None,
     pcie_bandwidth: Annotated[
@@ -109,11 +109,13 @@ def placement(
             raise StorageError(experts.why_nothing(chosen, keyword))
         prompts = experts.prompts_of(chosen, rows)
         sizes = _sizes(prompts[0].census, rows[0], model)
-        bandwidths = Bandwidths(
-            cpu=quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
-            gpu=quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
-            pcie=quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
-        )
+        given = {
+            "cpu": quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
+            "gpu": quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
+            "pcie": quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
+        }
+        probed = {side: rate for side, rate in _probed(rows).items() if given[side] is None}
+        bandwidths = Bandwidths(**(given | probed), probed=tuple(probed))
         found = planning.plan(
             _distinct(rows, prompts),
             sizes,
@@ -133,6 +135,15 @@ def placement(
         out(_written(found, chosen, form, name))
     except InferError as error:
         refuse(str(error))
+
+
+def _probed(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the memory bandwidth that the run's probe measured on the side where the model ran, bytes/s."""
+    for row in rows:
+        probe = row.machine.get("probe")
+        if isinstance(probe, Mapping) and isinstance(rate := probe.get("read_bandwidth"), int | float):
+            return {"cpu" if str(probe.get("device", "cpu")).startswith("cpu") else "gpu": float(rate)}
+    return {}
 
 
 def _distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:

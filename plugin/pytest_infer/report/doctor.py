@@ -28,7 +28,7 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
 _STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.NOT_NOW: "yellow", Verdict.TOO_LARGE: "red"}
-NO_PROBE = "memory bandwidth was not measured since this machine started: any `pytest bench` measures it"
+NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,9 @@ def _remarks(found: Checkup, model: Requirements) -> list[str]:
         lines.append(f"the model was made for {model.longest_context} tokens, not {model.context}")
     cores = found.cores(model)
     if cores is not None:
-        lines.append(f"cores: 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here")
+        lines.append(
+            f"cores: at least 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here"
+        )
     if model.stored_bytes is not None:
         free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free there"
         lines.append(f"disk: {size(model.stored_bytes)}{free}")
