@@ -1,9 +1,9 @@
 """Whether a sweep keeps its promises: one load a model, one model's memory, and the order that a plain script measures.
 
-    python benchmarks/sweep_quality.py --model smollm2-moe --tokens 16 --rounds 5
+    python benchmarks/sweep_quality.py --model smollm2-moe --third threads --tokens 16 --rounds 5
 
-The sweep is 2 x 2 x 2: threads, dtype and experts implementation. The plain script is transformers' own generate() in a
-process of its own for each configuration, timed by the wall with a streamer, as anybody would. Resident memory of the
+The sweep is 2 x 2 x 2: dtype, experts implementation, and threads or, where others use the cores too, the KV cache.
+The plain script is transformers' own generate() in a process of its own for each configuration, timed by the wall with a streamer, as anybody would. Resident memory of the
 processes is sampled every 10 ms from outside, loading included. Where the sweep calls two configurations distinct, the
 plain script must put them in the same order.
 """
@@ -26,7 +26,8 @@ from pytest_infer.analysis.recommend import DECODE, Recommendation, ratio_of, re
 from pytest_infer.engines.models import resolve
 from pytest_infer.storage import rows
 
-AXES = {"threads": ("1", "2"), "dtype": ("float32", "bfloat16"), "experts": ("eager", "grouped_mm")}
+BOTH = {"dtype": ("float32", "bfloat16"), "experts": ("eager", "grouped_mm")}
+THIRD = {"threads": ("1", "2"), "cache": ("on", "off")}
 TEXT = "The lighthouse keeper wrote in the log that"
 
 PLAIN = """
@@ -35,20 +36,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 
-folder, threads, dtype, experts, text, tokens, rounds = sys.argv[1:]
-torch.set_num_threads(int(threads))
+folder, config, text, tokens, rounds = sys.argv[1:]
+config = json.loads(config)
+torch.set_num_threads(int(config.get("threads", 1)))
 
 class Stamps(BaseStreamer):
     def __init__(self): self.at = []
     def put(self, value): self.at.append(time.perf_counter())
     def end(self): pass
 
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), experts_implementation=experts).eval()
+dtype, cached = getattr(torch, config["dtype"]), config.get("cache") != "off"
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, experts_implementation=config["experts"]).eval()
 ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
 rates = []
 for _ in range(1 + int(rounds)):
     stamps = Stamps()
-    model.generate(**ids, max_new_tokens=int(tokens), min_new_tokens=int(tokens), do_sample=False, streamer=stamps)
+    limits = {"max_new_tokens": int(tokens), "min_new_tokens": int(tokens), "do_sample": False, "use_cache": cached}
+    model.generate(**ids, **limits, streamer=stamps)
     rates.append((int(tokens) - 1) / (stamps.at[-1] - stamps.at[1]))
 print(json.dumps(statistics.median(rates[1:])))
 """
@@ -80,15 +84,18 @@ def watched(command: list[str], folder: Path) -> tuple[str, int]:
     return output, peak
 
 
-def swept(folder: Path, model: str, tokens: int, rounds: int) -> tuple[Recommendation, int, str]:
+def swept(
+    folder: Path, axes: dict[str, tuple[str, ...]], model: str, tokens: int, rounds: int
+) -> tuple[Recommendation, int, str]:
     """Run the sweep; return what it recommends, its peak memory and the terminal."""
     folder.joinpath("conftest.py").write_text(CONFTEST, encoding="utf-8")
     folder.joinpath("test_it.py").write_text("def test_prompt(infer, prompt):\n    infer(prompt)\n", encoding="utf-8")
     suite = f'[[prompt]]\nname = "keeper"\ntext = "{TEXT}"\nmax_new_tokens = {tokens}\n'
     folder.joinpath("prompts.toml").write_text(suite, encoding="utf-8")
-    axes = [f"--infer-sweep={axis}={','.join(values)}" for axis, values in AXES.items()]
-    command = [sys.executable, "-m", "pytest", *axes, f"--infer-model={model}", f"--infer-rounds={rounds}"]
-    command += ["--infer-ignore-eos", "--infer-no-profile", "--infer-no-probe", "--benchmark-json=run.json"]
+    sweeps = [f"--infer-sweep={axis}={','.join(values)}" for axis, values in axes.items()]
+    command = [sys.executable, "-m", "pytest", *sweeps, f"--infer-model={model}", f"--infer-rounds={rounds}"]
+    command += ["--infer-ignore-eos", "--infer-no-profile", "--infer-no-probe", "--infer-repeat-disturbed=0"]
+    command += ["--benchmark-json=run.json", *([] if "threads" in axes else ["--infer-threads=1"])]
     output, peak = watched(command, folder)
     found = recommend(rows.rows(folder / "run.json"))
     if found is None:
@@ -100,21 +107,23 @@ def main() -> None:
     """Measure both ways and say what holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-moe")
+    parser.add_argument("--third", choices=THIRD, default="threads")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     source = resolve(given.model, print)
+    axes = {given.third: THIRD[given.third], **BOTH}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found, peak, output = swept(folder, given.model, given.tokens, given.rounds)
+        found, peak, output = swept(folder, axes, given.model, given.tokens, given.rounds)
         print(output[output.index("= inference") :])
         loads = folder.joinpath("loads.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        one_load = sorted(loads) == sorted(" ".join(pair) for pair in itertools.product(AXES["dtype"], AXES["experts"]))
+        one_load = sorted(loads) == sorted(" ".join(pair) for pair in itertools.product(*BOTH.values()))
         plain, single = {}, 0
-        for values in itertools.product(*AXES.values()):
-            told, most = watched(
-                [sys.executable, "-c", PLAIN, source, *values, TEXT, str(given.tokens), str(given.rounds)], folder
-            )
+        for values in itertools.product(*axes.values()):
+            config = json.dumps(dict(zip(axes, values, strict=True)))
+            command = [sys.executable, "-c", PLAIN, source, config, TEXT, str(given.tokens), str(given.rounds)]
+            told, most = watched(command, folder)
             plain[values], single = json.loads(told.splitlines()[-1]), max(single, most)
         measured = rows.rows(folder / "run.json")
     keeper: tuple[str, ...] = ("keeper",)
