@@ -3,9 +3,9 @@
     python benchmarks/sweep_quality.py --model smollm2-moe --third threads --tokens 16 --rounds 5
 
 The sweep is 2 x 2 x 2: dtype, experts implementation, and threads or, where others use the cores too, the KV cache.
-The plain script is transformers' own generate() in a process of its own for each configuration, timed by the wall with a streamer, as anybody would. Resident memory of the
-processes is sampled every 10 ms from outside, loading included. Where the sweep calls two configurations distinct, the
-plain script must put them in the same order.
+The plain script is transformers' own generate() in a process of its own for each configuration, timed by the wall with
+a streamer, as anybody would. Resident memory of the processes is sampled every 10 ms from outside, loading included.
+Where the sweep calls two configurations distinct, the plain script must put them in the same order.
 """
 
 from __future__ import annotations
