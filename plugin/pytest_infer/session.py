@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +13,7 @@ from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import SuiteError
 from pytest_infer.gating import Gate
+from pytest_infer.loops import Alone, Loop, Settled, Task
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
@@ -30,7 +29,6 @@ from pytest_infer.records import (
     Output,
     PromptInfo,
     PromptRecord,
-    Round,
     TokenTrace,
 )
 from pytest_infer.report.live import LiveLine
@@ -42,43 +40,6 @@ from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
 DEFAULT_MAX_NEW_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One prompt to measure: which, how often, with what, and who is told of it."""
-
-    nodeid: str
-    prompt: PromptInfo
-    plan: rounds.Plan
-    runner: rounds.Runner
-    watch: rounds.Watcher
-    threads: int | None = None
-
-
-class Loop(Protocol):
-    """Who decides when a round is run."""
-
-    def measure(self, task: Task) -> rounds.Measured:
-        """Run the rounds of one prompt."""
-
-    def finished(self, record: PromptRecord) -> None:
-        """Take the record, which is stored by now."""
-
-
-class Alone:
-    """Rounds one after the other, with nobody to wait for."""
-
-    def measure(self, task: Task) -> rounds.Measured:
-        """Run the rounds as planned."""
-        return rounds.measure(task.runner, task.plan, task.watch)
-
-    def finished(self, record: PromptRecord) -> None:
-        """Do nothing with it."""
-
-
-Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
-"""Asked after each block of pairs, base rounds first: do they say enough already?"""
 
 
 class InferSession:

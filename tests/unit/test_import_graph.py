@@ -26,6 +26,7 @@ FACE = (
     "probing",
     "loading",
     "loadonce",
+    "loops",
     "session",
     "preflight",
     "fixtures",
