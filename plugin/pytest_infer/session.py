@@ -17,7 +17,7 @@ from pytest_infer.loops import Alone, Loop, Settled, Task
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
-from pytest_infer.metrics import timing
+from pytest_infer.metrics import result, timing
 from pytest_infer.parametrize import Cache
 from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
@@ -140,7 +140,7 @@ class InferSession:
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
         return Run(
-            records=tuple(f.record for f in finished),
+            results=tuple(result.of_record(f.record) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),

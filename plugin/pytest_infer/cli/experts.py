@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import typer
 
 from pytest_infer.analysis.verdicts import Exit
-from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.text import printable
 from pytest_infer.storage import sidecar
@@ -57,7 +57,7 @@ def show_experts(
         chosen = open_history(storage).select(run)
         rows = recorded(chosen, keyword)
         if not rows:
-            typer.echo(f"pytest-infer: {why_nothing(chosen, keyword)}", err=True)
+            say(why_nothing(chosen, keyword))
             raise typer.Exit(Exit.NOTHING.value)
         _write(chosen, rows, phase, by, top, form)
     except InferError as error:
@@ -98,7 +98,7 @@ def recorded(run: Run, keyword: str | None = None) -> list[Row]:
         if usage.counts is None or (keyword is not None and keyword not in row.test):
             continue
         if usage.check not in (None, "passed"):
-            typer.echo(f"pytest-infer: left out: {printable(row.test)}: {printable(usage.check)}", err=True)
+            say(f"left out: {row.test}: {usage.check}")
         else:
             found.append(row)
     models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}

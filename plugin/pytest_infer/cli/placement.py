@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_infer.cli import experts, quantities
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report import placement_exports as exports
@@ -204,13 +204,13 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
     by_expert = plan.chosen.in_sample["frequency"] if share is None else share.mean
     if form is Form.EXPERTS:
         text = exports.expert_list(plan)
-        _say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
+        say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
         return text
     layers = len({site.layer for site in plan.census.sites})
     if form is Form.LLAMA_CPP:
         left = layers - len(exports.layers_on_cpu(plan))
         whole = plan.chosen.in_sample["whole layers"]
-        _say(
+        say(
             f"experts of {left} of {layers} layers on the GPU, {_percent(whole)} of expert reads; "
             f"split by expert, which llama.cpp cannot, it would be {_percent(by_expert)}"
         )
@@ -220,7 +220,7 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
 
     memory = plan.memory
     split = devicemap.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
-    _say(
+    say(
         f"{split.gpu_layers} of {split.layers} whole layers on the GPU ({size(split.gpu_bytes)}); each forward copies "
         f"the others to it, all experts included: {size(split.copied_bytes)}"
     )
@@ -229,11 +229,6 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "none" if share is None else f"{100 * share:.1f} %"
-
-
-def _say(line: str) -> None:
-    """Say on stderr what the export is worth; stdout is the export itself."""
-    typer.echo(f"pytest-infer: {line}", err=True)
 
 
 def _write(path: Path, text: str) -> None:

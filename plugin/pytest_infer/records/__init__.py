@@ -9,7 +9,7 @@ from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, Work
 from pytest_infer.records.reading import Quality, Reading, absent
-from pytest_infer.records.results import AgainstInfo, Caution, CautionKind, PromptRecord, SystemRecord
+from pytest_infer.records.results import AgainstInfo, Caution, CautionKind, CurvePoint, PromptRecord, SystemRecord
 from pytest_infer.records.rounds import Profile, Round, Timeline
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Caution",
     "CautionKind",
     "Counters",
+    "CurvePoint",
     "ExpertSite",
     "ExpertUsage",
     "Limits",

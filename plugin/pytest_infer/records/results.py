@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pytest_infer.records.counters import Counters
@@ -33,11 +33,20 @@ class Caution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Where a test stands on a curve: `axis` is "prompt_tokens" or "context_depth", `value` is in tokens."""
+
+    axis: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
     `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `first_run` is
-    the first warm-up round: by how much it exceeds the others is what a first run takes on top.
+    the first warm-up round: by how much it exceeds the others is what a first run takes on top. `config` holds
+    the swept options by axis, as they were given; it is empty when nothing is swept.
     """
 
     nodeid: str
@@ -54,6 +63,8 @@ class PromptRecord:
     profile_absent: str | None = None
     cautions: tuple[Caution, ...] = ()
     resumed: bool = False
+    config: dict[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

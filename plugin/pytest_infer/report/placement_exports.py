@@ -170,4 +170,4 @@ def device_map(split: DeviceMap) -> str:
 
 
 def _json(content: object) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1) + "\n"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.errors import StorageError
+from pytest_infer.records import CurvePoint
 from pytest_infer.storage.block import SCHEMA
 
 
@@ -88,6 +89,10 @@ class Usage(msgspec.Struct, frozen=True):
     absent: str | None = None
 
 
+class _Timed(msgspec.Struct, frozen=True):
+    disturbed: dict[str, tuple[str, ...]] = {}
+
+
 class _Block(msgspec.Struct, frozen=True):
     schema: int
     phase: str
@@ -96,6 +101,9 @@ class _Block(msgspec.Struct, frozen=True):
     machine: dict[str, Any] = {}
     metrics: dict[str, Values] = {}
     experts: Usage = Usage()
+    config: dict[str, str] = {}
+    curve: CurvePoint | None = None
+    rounds: _Timed = _Timed()
 
 
 class _Extra(msgspec.Struct, frozen=True):
@@ -126,7 +134,8 @@ _ROWS = msgspec.json.Decoder(_Rows)
 class Row:
     """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
 
-    `prompt`, `model` and `machine` are the block's tables.
+    `prompt`, `model` and `machine` are the block's tables, `config` the swept options by axis as they were given, and
+    `curve` says where the test stands on a curve. `disturbed` are the numbers of the rounds that were, counted from 0.
     """
 
     test: str
@@ -137,6 +146,9 @@ class Row:
     machine: Mapping[str, Any]
     experts: Usage = field(default_factory=Usage)
     plain: bool = False
+    config: Mapping[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
+    disturbed: tuple[int, ...] = ()
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
@@ -153,6 +165,9 @@ def _row(test: str, name: str, block: _Block) -> Row:
         model=block.model,
         machine=block.machine,
         experts=block.experts,
+        config=block.config,
+        curve=block.curve,
+        disturbed=tuple(int(number) for number in block.rounds.disturbed if number.isdecimal()),
     )
 
 
