@@ -1,6 +1,7 @@
-"""Draw what a terminal showed as docs/pictures/terminal.svg: `tmux capture-pane -e -p | python benchmarks/terminal_picture.py`.
+"""Draw what a terminal showed as docs/pictures/terminal.svg.
 
-Reads the pane with its colours, keeps the command and the section `inference`, and writes an SVG that fetches nothing.
+`tmux capture-pane -e -p | python benchmarks/terminal_picture.py` reads the pane with its colours, keeps the command and
+the section `inference`, and writes an SVG that fetches nothing.
 """
 
 from __future__ import annotations
