@@ -160,7 +160,7 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.analysis import sizes  # noqa: PLC0415
 
     if model is None:
-        return sizes.of_run(of.sites, row.model.get("parameter_bytes"))
+        return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
     from pytest_infer.engines import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
