@@ -163,6 +163,12 @@ def test_float32_is_not_suggested_where_it_does_not_fit():
     assert finding("slow_dtype", machine=fits, model_bytes=5 * GIB) is None
 
 
+def test_what_an_accelerators_host_does_is_no_evidence_about_experts():
+    triggers = CASES["experts_implementation"][0]
+    elsewhere = {**triggers, "model": {**triggers["model"], "device": "cuda:0"}}
+    assert BY_KEY["experts_implementation"].find(Facts(block(**elsewhere))) is None
+
+
 def test_a_run_is_sorted_and_merged():
     run = [
         block(name="a", swap_bytes=MIB, decode_throughput=4.0, ttft_s=0.1, memory_percent=10.0),

@@ -253,6 +253,18 @@ def test_a_tower_for_images_takes_memory_and_is_not_read(tmp_path):
     assert found.chosen.step_bytes == 2 * 40 + 2 * 8  # and keys and values of one token
 
 
+def test_what_a_config_says_is_escaped(tmp_path, monkeypatch):
+    config = {**PHI_TINY, "layer_types": ["\x1b[2Jodd"] * 32}
+    done = run(monkeypatch, "--model", str(folder_of(tmp_path / "a\x1bb", config)))
+    assert done.exit_code == 0, done.output
+    assert "layers of type \\x1b[2Jodd" in done.output
+    assert "\x1b" not in done.output
+    config.pop("num_local_experts")
+    done = run(monkeypatch, "--model", str(folder_of(tmp_path / "a\x1bb", config)))
+    assert done.exit_code == 2
+    assert "\x1b" not in done.output
+
+
 def test_what_cannot_fit_is_exit_code_1_and_names_what_would(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "phi-tiny", PHI_TINY)
     done = run(monkeypatch, "--model", str(folder), "--dtype", "float32", limit=12 * GIB)

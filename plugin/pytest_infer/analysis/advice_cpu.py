@@ -109,7 +109,7 @@ def experts_implementation(facts: Facts) -> Finding | None:
     """Experts run one after the other from Python while cores and memory bandwidth are left over."""
     name, cores, used = facts.model("experts_implementation"), facts.usable_cores, facts.figure("cores_used")
     routed = facts.figure("expert_selections")
-    if name != "eager" or not routed or cores is None or used is None or cores < 2:
+    if name != "eager" or not routed or cores is None or used is None or cores < 2 or not facts.on_cpu:
         return None
     mbu = facts.figure("mbu")
     if used > ONE_CORE[1] or (mbu is not None and mbu >= MEMORY_BOUND):
@@ -227,8 +227,8 @@ RULES = (
     ),
     Rule(
         key="experts_implementation",
-        needs="`model.experts_implementation`, `expert_selections`, `cores_used`; `mbu` where known",
-        threshold="eager, ≤ 1.2 cores used of 2 or more, MBU < 0.5",
+        needs="`model.experts_implementation`, `model.device`, `expert_selections`, `cores_used`; `mbu` where known",
+        threshold="eager on the processor, ≤ 1.2 cores used of 2 or more, MBU < 0.5",
         what_to_try="compare with grouped_mm and batched_mm",
         find=experts_implementation,
     ),
