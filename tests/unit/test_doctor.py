@@ -194,6 +194,11 @@ def test_a_cut_or_foreign_gguf_is_one_line(tmp_path):
     path.write_bytes(b"GGUF\3\0\0\0")
     with pytest.raises(ModelError, match="not a GGUF file"):
         checkpoint.find(str(path))
+    key = b"general.alignment"
+    aligned = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, len(key)) + key + struct.pack("<II", 4, 0)
+    path.write_bytes(aligned)
+    with pytest.raises(ModelError, match="aligned to 0"):
+        checkpoint.find(str(path))
 
 
 def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
