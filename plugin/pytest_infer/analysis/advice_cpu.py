@@ -74,11 +74,8 @@ def slow_dtype(facts: Facts) -> Finding | None:
     if own is None or full is None or dtype == "float32" or own >= SLOWER * full:
         return None
     weights, limit = facts.figure("model_bytes"), facts.machine("memory_limit_bytes")
-    if (
-        weights is not None
-        and limit is not None
-        and weights + max(weights, facts.figure("peak_rss_bytes") or 0) > limit
-    ):
+    held = max(weights or 0, facts.figure("peak_rss_bytes") or 0)
+    if weights is not None and limit is not None and weights + held > limit:
         return None  # float32 would not fit: the weights once more beside all that there was
     needs = "" if weights is None else f", with weights of {size(2 * weights)} instead of {size(weights)}"
     return Finding(

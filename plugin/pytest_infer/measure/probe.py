@@ -67,7 +67,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
 
 def instructions(torch: Any) -> tuple[str, ...]:
     """Return the instruction sets that torch found in the processor; none before torch tells them (2.6 does not)."""
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(sorted(name for name, there in told.items() if there is True))
 
 
