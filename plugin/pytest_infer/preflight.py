@@ -13,6 +13,7 @@ from pytest_infer.errors import InferError, ModelError
 from pytest_infer.measure import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
+from pytest_infer.report.text import printable
 from pytest_infer.session import InferSession
 from pytest_infer.units import size
 
@@ -85,7 +86,7 @@ def _check_memory(engine: Engine, context: int, session: InferSession) -> None:
     most = limit if free is None else min(limit, free)
     if need.minimum_bytes <= most:
         return
-    line = (
+    line = printable(
         f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
         f"available: pytest-infer doctor --model {session.settings.engine_options.model} says what would fit"
     )
