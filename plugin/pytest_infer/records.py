@@ -362,10 +362,19 @@ class Caution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Where a test stands on a curve: `axis` is "prompt_tokens" or "context_depth", `value` is in tokens."""
+
+    axis: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
-    `repeated` are disturbed rounds that count for nothing, since others were measured in their place.
+    `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `config` holds
+    the swept options by axis, as they were given; it is empty when nothing is swept.
     """
 
     nodeid: str
@@ -381,6 +390,8 @@ class PromptRecord:
     profile_absent: str | None = None
     cautions: tuple[Caution, ...] = ()
     resumed: bool = False
+    config: dict[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from pytest_infer.metrics import METRICS
-from pytest_infer.records import ExpertUsage, PromptRecord
-from pytest_infer.storage import block
+from pytest_infer.records import CurvePoint, ExpertUsage, PromptRecord
+from pytest_infer.storage import block, rows
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -156,3 +156,23 @@ def test_disturbed_rounds_are_numbered_from_zero(record):
         "repeated": 0,
         "resumed": False,
     }
+
+
+def test_what_is_swept_is_kept_and_read_again(record):
+    config = {"threads": "2", "dtype": "bfloat16"}
+    point = CurvePoint(axis="prompt_tokens", value=16)
+    built = block.build(dataclasses.replace(record, config=config, curve=point))
+    assert built["config"] == config
+    assert built["curve"] == {"axis": "prompt_tokens", "value": 16}
+    row = rows.row_of("t", "n", built)
+    assert (row.config, row.curve) == (config, point)
+    # Order is part of it: the axes stand as they were given.
+    assert list(row.config) == ["threads", "dtype"]
+
+
+def test_a_test_that_is_not_swept_has_neither(record):
+    built = block.build(record)
+    assert "config" not in built
+    assert "curve" not in built
+    row = rows.row_of("t", "n", built)
+    assert (row.config, row.curve) == ({}, None)

@@ -33,9 +33,12 @@ def build(record: PromptRecord) -> dict[str, Any]:
         entry["quality"] = None if summary.quality is Quality.EXACT else summary.quality.value
         entry["source"] = summary.source
         metrics[metric.key] = _without_none(entry)
+    swept: dict[str, Any] = {"config": record.config} if record.config else {}
+    swept |= {"curve": msgspec.to_builtins(record.curve)} if record.curve is not None else {}
     return {
         "schema": SCHEMA,
         "phase": "total",
+        **swept,
         "prompt": _without_none(msgspec.to_builtins(record.prompt)),
         "model": _without_none(msgspec.to_builtins(record.model)),
         "machine": _without_none(msgspec.to_builtins(record.machine)),

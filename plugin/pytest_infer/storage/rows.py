@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.errors import StorageError
+from pytest_infer.records import CurvePoint
 from pytest_infer.storage.block import SCHEMA
 
 
@@ -96,6 +97,8 @@ class _Block(msgspec.Struct, frozen=True):
     machine: dict[str, Any] = {}
     metrics: dict[str, Values] = {}
     experts: Usage = Usage()
+    config: dict[str, str] = {}
+    curve: CurvePoint | None = None
 
 
 class _Extra(msgspec.Struct, frozen=True):
@@ -126,7 +129,8 @@ _ROWS = msgspec.json.Decoder(_Rows)
 class Row:
     """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
 
-    `prompt`, `model` and `machine` are the block's tables.
+    `prompt`, `model` and `machine` are the block's tables, `config` the swept options by axis as they were given, and
+    `curve` says where the test stands on a curve.
     """
 
     test: str
@@ -137,6 +141,8 @@ class Row:
     machine: Mapping[str, Any]
     experts: Usage = field(default_factory=Usage)
     plain: bool = False
+    config: Mapping[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
@@ -153,6 +159,8 @@ def _row(test: str, name: str, block: _Block) -> Row:
         model=block.model,
         machine=block.machine,
         experts=block.experts,
+        config=block.config,
+        curve=block.curve,
     )
 
 
