@@ -23,6 +23,7 @@ FACE = (
     "failing",
     "probing",
     "session",
+    "showing",
     "preflight",
     "fixtures",
     "against",

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pytest_infer.cli import advice, compare, doctor, experts, placement, runs
+from pytest_infer.cli import advice, compare, doctor, experts, placement, report, runs
 from pytest_infer.cli.shared import refuse
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
@@ -63,5 +63,6 @@ app.command("experts")(experts.show_experts)
 app.command("placement")(placement.placement)
 app.command("doctor")(doctor.doctor)
 app.command("advice")(advice.show_advice)
+app.command("report")(report.report)
 app.command("history")(runs.list_history)
 app.add_typer(runs.baseline, name="baseline")

@@ -87,10 +87,12 @@ def _items(one: Compared, number: int) -> list[Item]:
         Item(
             title=f"{one.before} → {one.after}",
             key=f"comparison-{number}",
-            text=(lead, *_reasons(one.judgements)),
+            text=(lead,),
             tables=(_table("The figures asked for first, and whatever else changed", shown, title),) if shown else (),
         )
     ]
+    if reasons := _reasons(one.judgements):
+        items.append(Item(title="Why some verdicts could not be given", text=tuple(reasons), folded=True))
     if rest:
         items.append(Item(title="All other figures", tables=(_table("All other figures", rest, title),), folded=True))
     return items
@@ -103,7 +105,7 @@ def _reasons(judgements: Iterable[Judgement]) -> list[str]:
 
 
 def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Return what the overview says first of each comparison: how many of each verdict, and what got worse or better."""
+    """Return what the overview says first of each comparison: how many of each verdict, and what changed."""
     found = []
     for number, one in enumerate(compared, 1):
         counts = Counter(j.verdict for j in one.judgements if j.verdict is not None)
@@ -125,10 +127,11 @@ def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     return found
 
 
-def _says(counts: Mapping[Verdict | None, int], worst: Verdict | None) -> str:
+def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
     bad = sum(counts.get(kind, 0) for kind in _BAD)
     if bad:
-        return f"{bad} figure{'s' if bad > 1 else ''} regressed or missing"
+        said = " or ".join(kind.value for kind in _BAD if counts.get(kind))
+        return f"{bad} figure{'s' if bad > 1 else ''} {said}"
     if worst is Verdict.INCONCLUSIVE:
         return "No regression found, but not everything can be said"
     if worst is Verdict.IMPROVED:
@@ -175,8 +178,11 @@ def _verdict(j: Judgement) -> Cell:
 
 
 def _widest(judgements: Iterable[Judgement]) -> float:
-    ends = [abs(end) for j in judgements for end in (j.low, j.mid, j.high) if end is not None]
-    return min(_WIDEST, max(ends, default=0.0) * 1.05) or 0.01
+    """Return how far the drawings reach: to the ends of three intervals in four, and to every change found."""
+    ends = sorted(max(abs(j.low), abs(j.high)) for j in judgements if j.low is not None and j.high is not None)
+    found = [abs(j.mid) for j in judgements if j.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and j.mid is not None]
+    most = [ends[int(0.75 * (len(ends) - 1))]] if ends else []
+    return min(_WIDEST, 1.1 * max([*most, *(1.2 * change for change in found)], default=0.0)) or 0.01
 
 
 def _drawn(j: Judgement, widest: float) -> Interval | None:
@@ -188,4 +194,11 @@ def _drawn(j: Judgement, widest: float) -> Interval | None:
 
     limit = j.threshold
     band = None if limit is None else (at(-limit), at(limit))
-    return Interval(low=at(j.low), mid=at(j.mid), high=at(j.high), zero=at(0), threshold=band)
+    return Interval(
+        low=at(j.low),
+        mid=at(j.mid),
+        high=at(j.high),
+        zero=at(0),
+        threshold=band,
+        look=j.verdict.value if j.verdict else "",
+    )

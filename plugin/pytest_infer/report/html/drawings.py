@@ -14,11 +14,10 @@ MOST_TOKENS = 2000
 MOST_SAMPLES = 400
 _TABLE = 24
 """Rows of a table that sums up a curve."""
-_ROUNDS = "the rounds"
 
 
 def _stamps(test: Test, arrays: Mapping[str, Any]) -> list[Any]:
-    found = []
+    found: list[Any] = []
     while (key := f"{test.row.test}|{len(found)}|stamps_ns") in arrays:
         found.append(arrays[key])
     return found
@@ -43,7 +42,7 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart
     wide = f", {found.width} tokens a point" if found.width > 1 else ""
     return Chart(
         key=f"{test.key}-itl",
-        title="Inter-token latency, token by token",
+        title=f"Inter-token latency by token, {unit}",
         says=(
             f"Median of {len(rounds)} rounds with their least and most{wide}; the longest gap, "
             f"{seconds(found.high[slowest])}, ends at token {count(found.position[slowest])}."
@@ -72,7 +71,12 @@ def _stretches(position: Sequence[int], band: Any, unit: str, scale: float) -> T
         last = position[end - 1] + band.width - 1
         first = position[start]
         figures = (statistics.median(band.median[start:end]), min(band.low[start:end]), max(band.high[start:end]))
-        rows.append((Cell(text=f"{first}–{last}" if last > first else str(first)), *(Cell(text=short(f, scale)) for f in figures)))
+        rows.append(
+            (
+                Cell(text=f"{first}–{last}" if last > first else str(first)),
+                *(Cell(text=short(f, scale)) for f in figures),
+            )
+        )
     return Table(
         caption=f"Gaps before the tokens, {unit}",
         heads=(Head(text="tokens", number=False), *(Head(text=t, unit=unit) for t in ("median", "least", "most"))),
@@ -100,10 +104,12 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
         for a, b, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
         if n
     ]
-    rows += [(Cell(text=f"> {short(found.edges[-1], scale, 4)}"), Cell(text=count(found.beyond)))] if found.beyond else []
+    rows += (
+        [(Cell(text=f"> {short(found.edges[-1], scale, 4)}"), Cell(text=count(found.beyond)))] if found.beyond else []
+    )
     return Chart(
         key=f"{test.key}-dist",
-        title="Inter-token latency, distribution",
+        title=f"Inter-token latency, distribution, {unit}",
         says=f"{count(sum(found.counts) + found.beyond)} gaps of all rounds{beyond}.",
         data={"kind": "histogram", "unit": unit, "edges": edges, "counts": list(found.counts), "marks": marks},
         table=Table(
@@ -127,12 +133,22 @@ def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Cha
         return [f"No timeline of the profile round: {test.part('timeline', 'absent') or why or 'this run kept none'}."]
     marks = [
         {"name": name, "at": float(of(key)) / 1e9}
-        for name, key in (("start", "start_ns"), ("first token", "first_token_ns"), ("last token", "end_ns"))
+        for name, key in (("first token", "first_token_ns"), ("last token", "end_ns"))
         if of(key) is not None
     ]
     found: list[Chart | str] = []
     if (rss := of("rss_bytes")) is not None and len(rss):
-        found.append(_curve(test, "memory", "Resident memory in the profile round", Unit.BYTES, samples.peaks(at, rss, MOST_SAMPLES), marks, len(at)))
+        found.append(
+            _curve(
+                test,
+                "memory",
+                "Resident memory in the profile round",
+                Unit.BYTES,
+                samples.peaks(at, rss, MOST_SAMPLES),
+                marks,
+                len(at),
+            )
+        )
     if (busy := of("core_busy_s")) is not None and len(busy) > 1:
         cores = samples.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
         found.append(_curve(test, "cores", "Busy cores in the profile round", Unit.CORES, cores, marks, len(at)))
@@ -150,11 +166,12 @@ def _curve(
     step = -(-len(at) // _TABLE) if at else 1
     rows = [(Cell(text=short(at[n], ticks)), Cell(text=short(values[n], scale, 4))) for n in range(0, len(at), step)]
     interval = test.part("timeline", "interval_s")
+    ends = " to ".join(short(end, scale, 4) for end in (min(values), max(values)))
     every = f", a sample every {seconds(interval)}" if isinstance(interval, int | float) else ""
     return Chart(
         key=f"{test.key}-{key}",
-        title=title,
-        says=f"{count(taken)} samples{every}; from {short(min(values), scale, 4)} to {short(max(values), scale, 4)} {name}.",
+        title=f"{title}, {name}",
+        says=f"{count(taken)} samples{every}; {ends} {name}.",
         data={
             "kind": "curve",
             "unit": name,

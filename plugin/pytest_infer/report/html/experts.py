@@ -1,4 +1,4 @@
-"""Experts: the map of layers and experts with the run file's own counts, coverage, skew, and what a placement serves."""
+"""Experts: the map of layers and experts with the run file's own counts, coverage, placement, and skew."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_NUMBERS = 700_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
-_TOP = 12
+_TOP = 8
 
 
 def section(stored: Stored) -> Section:
@@ -50,7 +50,7 @@ def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
     ]
     curve = coverage.over_layers(view.usages)
     if curve is not None:
-        items.append(Item(title="Coverage", charts=(_coverage(curve),)))
+        items.append(Item(charts=(_coverage(curve),)))
     items.append(placing.item(rows, prompts, phase))
     items.append(Item(title="Layers", tables=(_layers(view),), folded=True))
     return items
@@ -97,7 +97,11 @@ def _counts(view: View, titles: Sequence[str], whose: str) -> Table:
     most = max(len(usage.counts) for usage in view.usages)
     heads = (Head(text="layer", number=False), *(Head(text=f"E{number}") for number in range(most)))
     rows = tuple(
-        (Cell(text=title), *(Cell(text=count(n)) for n in usage.counts.tolist()), *(Cell(text=NONE),) * (most - len(usage.counts)))
+        (
+            Cell(text=title),
+            *(Cell(text=count(n)) for n in usage.counts.tolist()),
+            *(Cell(text=NONE),) * (most - len(usage.counts)),
+        )
         for title, usage in zip(titles, view.usages, strict=True)
     )
     return Table(caption=f"Selections by {whose} tokens of all prompts", heads=heads, rows=rows)
@@ -107,19 +111,21 @@ def _list(view: View) -> Table:
     named = experts.labels(view.census.sites)
     hottest, coldest = experts.chosen(view, _TOP)
     gates = any(expert.gate is not None for expert in view.experts)
-    rows = []
-    for expert in (*hottest, *reversed(coldest)):
-        rows.append(
-            (
-                Cell(text=f"{named[expert.site.name].strip()}E{expert.expert}"),
-                Cell(text=count(expert.times)),
-                Cell(text=f"{100 * expert.share:.1f}"),
-                Cell(text=f"{100 * expert.low:.1f}–{100 * expert.high:.1f}"),
-                Cell(text=f"{expert.ratio:.2f}"),
-                *([Cell(text=NONE if expert.gate is None else f"{expert.gate:.2f}")] if gates else []),
-                Cell(text=experts.mark(expert), look=f"pill {'hot' if expert.hot else 'cold' if expert.cold else 'unchanged'}"),
-            )
+    rows = tuple(
+        (
+            Cell(text=f"{named[expert.site.name].strip()}E{expert.expert}"),
+            Cell(text=count(expert.times)),
+            Cell(text=f"{100 * expert.share:.1f}"),
+            Cell(text=f"{100 * expert.low:.1f}–{100 * expert.high:.1f}"),
+            Cell(text=f"{expert.ratio:.2f}"),
+            *([Cell(text=NONE if expert.gate is None else f"{expert.gate:.2f}")] if gates else []),
+            Cell(
+                text=experts.mark(expert),
+                look=f"pill {'hot' if expert.hot else 'cold' if expert.cold else 'unchanged'}",
+            ),
         )
+        for expert in (*hottest, *reversed(coldest))
+    )
     heads = (
         Head(text="expert", number=False),
         Head(text="selections", define=anchor("selections")),
@@ -129,7 +135,7 @@ def _list(view: View) -> Table:
         *([Head(text="mean gate", define=anchor("gate"))] if gates else []),
         Head(text="", number=False, define=anchor("hot")),
     )
-    return Table(caption="Experts by their share of their layer's selections", heads=heads, rows=tuple(rows))
+    return Table(caption="Experts by their share of their layer's selections", quiet=True, heads=heads, rows=rows)
 
 
 def _coverage(curve: Coverage) -> Chart:
@@ -141,10 +147,10 @@ def _coverage(curve: Coverage) -> Chart:
     quarter = min(range(len(curve.part)), key=lambda n: abs(curve.part[n] - 0.25))
     return Chart(
         key="coverage",
-        title="Coverage",
+        title="Coverage: what the most used experts serve",
         says=(
-            f"What the most used part of each layer's experts serves: {percent(curve.part[quarter])} % of them serve "
-            f"{percent(curve.mean[quarter])} % of the selections, mean of the layers. The diagonal is even use."
+            f"The most used {percent(curve.part[quarter])} % of a layer's experts serve "
+            f"{percent(curve.mean[quarter])} % of its selections, mean of the layers. The diagonal is even use."
         ),
         data={
             "kind": "lines",

@@ -48,8 +48,8 @@ _TERMS = {
     ),
     "change-point": (
         "change point",
-        "the first run since which the median has been at another level (p < 0.001 and medians 3 % apart), after Hunter "
-        "(Fleming et al. 2023)",
+        "the first run since which the median has been at another level (p < 0.001 and medians 3 % apart), after "
+        "Hunter (Fleming et al. 2023)",
     ),
     "selections": ("selections", "how often tokens chose an expert in one layer; a token chooses top-k of them"),
     "share": ("share", "an expert's selections / all of its layer; the interval is Wilson's, 95 %"),
@@ -59,8 +59,8 @@ _TERMS = {
     "coverage": ("coverage", "the share of a layer's selections that its m most used experts serve"),
     "placement": (
         "placement",
-        "which experts a GPU's memory holds: by frequency (most selected first), whole layers, first layers, or random; "
-        "the share of expert reads that they serve is measured on the half of the prompts not planned from",
+        "which experts a GPU's memory holds: by frequency (most selected first), whole layers, first layers, or "
+        "random; the share of expert reads that they serve is measured on the half of the prompts not planned from",
     ),
     "pareto": (
         "Pareto set",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.errors import StorageError
@@ -38,7 +39,7 @@ def section(runs: Sequence[Run]) -> Section:
     except StorageError as error:
         return Section(key="history", title=title, absent=str(error))
     messages = subjects({run.commit for run in shown if run.commit})
-    items = [_changes(shifts, messages)]
+    items = _changes(shifts, messages)
     names = {row.test: row.name for row in shown[-1].rows}
     charts = [_trend(metric, names, series, shown, shifts, messages) for metric in METRICS]
     items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
@@ -46,34 +47,56 @@ def section(runs: Sequence[Run]) -> Section:
     return Section(key="history", title=title, items=tuple(items))
 
 
-def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> Item:
+def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]:
+    """Return the change points, those of one metric since one run together, and behind them each on its own."""
     if not shifts:
-        return Item(title="Change points", text=("No change points: every metric has stayed at its level.",))
-    rows = []
+        return [Item(title="Change points", text=("No change points: every metric has stayed at its level.",))]
+    together: dict[tuple[Any, str], list[Shift]] = {}
     for shift in shifts:
+        together.setdefault((shift.run.path, shift.metric.key), []).append(shift)
+    single = all(len(found) == 1 for found in together.values())
+    items = [
+        Item(
+            title="Change points",
+            tables=(_table_of_changes("Lasting changes, oldest first", together.values(), messages),),
+        )
+    ]
+    if not single:
+        every = _table_of_changes("Lasting changes, a row a prompt", [[shift] for shift in shifts], messages)
+        items.append(Item(title="Each prompt's change points", tables=(every,), folded=True))
+    return items
+
+
+def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], messages: Mapping[str, str]) -> Table:
+    rows, single = [], all(len(found) == 1 for found in groups)
+    for found in groups:
+        shift, changes = found[0], sorted(one.point.change for one in found)
         unit = shift.metric.unit
-        look = "" if shift.worse is None else "worse" if shift.worse else "better"
+        look = "" if shift.worse is None else "worse" if all(one.worse for one in found) else "better"
+        look = look if len({one.worse for one in found}) == 1 else ""
+        ends = dict.fromkeys(share(change) for change in (changes[0], changes[-1]))
+        levels = f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"
         rows.append(
             (
                 Cell(text=shift.run.label),
-                Cell(text=messages.get(shift.run.commit or "", NONE)),
-                Cell(text=shift.name),
+                Cell(text=messages.get(shift.run.commit or "", NONE), look="message"),
                 Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
-                Cell(text=f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"),
-                Cell(text=share(shift.point.change), look=look),
-                Cell(text=p_value(shift.point.p)),
+                Cell(text=shift.name if len(found) == 1 else f"{len(found)} prompts"),
+                *([Cell(text=levels)] if single else []),
+                Cell(text=" to ".join(ends), look=look),
+                Cell(text=p_value(max(one.point.p for one in found))),
             )
         )
     heads = (
         Head(text="since", number=False, define=anchor("change-point")),
         Head(text="commit message", number=False),
-        Head(text="prompt", number=False),
         Head(text="figure", number=False),
-        Head(text="before → after"),
+        Head(text="prompt", number=False),
+        *([Head(text="before → after")] if single else []),
         Head(text="change", unit="%"),
         Head(text="p", define=anchor("p")),
     )
-    return Item(title="Change points", tables=(Table(caption="Lasting changes, oldest first", heads=heads, rows=tuple(rows)),))
+    return Table(caption=caption, quiet=True, heads=heads, rows=tuple(rows))
 
 
 def _trend(
@@ -104,17 +127,16 @@ def _trend(
                 "unit": unit,
                 "values": points(columns[test], scale, 5),
                 "levels": _levels(columns[test], mine, place, scale),
-                "changes": [
-                    {"at": place[s.run.path], "name": share(s.point.change), "worse": s.worse} for s in mine
-                ],
+                "changes": [{"at": place[s.run.path], "name": share(s.point.change), "worse": s.worse} for s in mine],
             }
         )
-    found = sum(len(choice["changes"]) for choice in choices)  # type: ignore[arg-type]
+    found = sum(len(choice["changes"]) for choice in choices)
+    better = metric.direction.value.capitalize()
     said = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all prompts"
     return Chart(
         key=f"trend-{metric.key}",
         title=metric.label,
-        says=f"Median of each of {len(runs)} runs, oldest first; {said}. {metric.direction.value} is better.",
+        says=f"Median of each of {len(runs)} runs, oldest first; {said}. {better} is better.",
         data={"kind": "trend", "runs": [_run(run, messages) for run in runs], "choices": choices},
         table=_table(metric, tests, names, columns, runs),
         define=((metric.label, anchor(metric.key)), ("change points", anchor("change-point"))),
@@ -128,7 +150,7 @@ def _levels(
     """Return the stretches between change points, each with the median of its runs."""
     bounds = [0, *(place[shift.run.path] for shift in shifts), len(values)]
     found = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         known = [value for value in values[start:end] if value is not None]
         if known and shifts:
             found.append({"from": start, "to": end - 1, "value": points([statistics.median(known)], scale, 5)[0]})
@@ -138,7 +160,9 @@ def _levels(
 def _run(run: Run, messages: Mapping[str, str]) -> dict[str, str]:
     return {
         "name": run.number or run.path.stem[:12],
-        "says": " · ".join(part for part in (run.label, f"{run.time:%Y-%m-%d %H:%M}", messages.get(run.commit or "")) if part),
+        "says": " · ".join(
+            part for part in (run.label, f"{run.time:%Y-%m-%d %H:%M}", messages.get(run.commit or "")) if part
+        ),
     }
 
 

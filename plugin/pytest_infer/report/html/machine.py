@@ -8,7 +8,8 @@ from typing import Any
 from pytest_infer.metrics import by_key
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, percent, points, short
 from pytest_infer.report.html.stored import Stored, Test
-from pytest_infer.units import NONE, Unit, bandwidth, flops, percent as shown_percent, seconds, show, size
+from pytest_infer.units import NONE, Unit, bandwidth, flops, seconds, show, size
+from pytest_infer.units import percent as shown_percent
 
 _ROOFLINE = ("mbu", "mfu")
 
@@ -20,13 +21,10 @@ def section(stored: Stored) -> Section:
     test = stored.tests[0]
     machine, model = test.part("machine") or {}, test.part("model") or {}
     probe = machine.get("probe")
-    items = [
-        Item(title="Model", tables=(_facts("Model and engine", _model(model)),)),
-        Item(title="Machine", tables=(_facts("Machine", _machine(machine)),)),
-    ]
+    tables = [_facts("Model and engine", _model(model)), _facts("Machine", _machine(machine))]
     if isinstance(probe, Mapping):
-        items.append(Item(title="What it was probed to do", tables=(_facts("Probe", _probe(probe)),)))
-    items.append(_roofline(stored.tests, probe))
+        tables.append(_facts("What the machine was probed to do", _probe(probe)))
+    items = [_roofline(stored.tests, probe), Item(title="What was measured with", tables=tuple(tables), beside=True)]
     return Section(key="machine", title="Machine and roofline", items=tuple(items))
 
 
@@ -105,13 +103,18 @@ def _roofline(tests: Sequence[Test], probe: Any) -> Item:
     shown = [test for test in tests if any(test.value(key) is not None for key in _ROOFLINE)]
     if not shown:
         why = next((str(reason) for test in tests if (reason := test.part("absent", "mbu"))), None)
-        return Item(title="Roofline", text=(f"No utilisation of the machine's limits: {why or 'this run did not measure it'}.",))
+        return Item(
+            title="Roofline", text=(f"No utilisation of the machine's limits: {why or 'this run did not measure it'}.",)
+        )
     spread = probe.get("read_bandwidth_spread") if isinstance(probe, Mapping) else None
     doubt = f", whose bandwidth is known to ± {shown_percent(100 * spread)}" if spread else ""
     chart = Chart(
         key="roofline",
-        title="How much of the machine's limits is used",
-        says=f"Decode against the memory's bandwidth (MBU), prefill against the GEMM rate (MFU){doubt}. 100 % is the limit.",
+        title="Roofline: how much of the machine's limits is used, %",
+        says=(
+            f"Decode against the memory's bandwidth (MBU), prefill against the GEMM rate (MFU){doubt}. "
+            "100 % is the limit."
+        ),
         data={
             "kind": "dots",
             "unit": "%",
@@ -122,7 +125,7 @@ def _roofline(tests: Sequence[Test], probe: Any) -> Item:
         table=_table(shown),
         define=tuple((by_key(key).label, anchor(key)) for key in _ROOFLINE),
     )
-    return Item(title="Roofline", charts=(chart,))
+    return Item(charts=(chart,))
 
 
 def _series(tests: Sequence[Test], key: str) -> dict[str, Any]:

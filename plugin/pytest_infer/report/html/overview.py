@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pytest_infer.analysis.advice import Advice
 from pytest_infer.metrics import by_key
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Note, Section, Table, anchor, head, points, short
 from pytest_infer.report.html.stored import Stored, Test
 from pytest_infer.units import NONE, Unit, column, scale_of, seconds, show
 
@@ -22,28 +22,29 @@ def section(stored: Stored, advice: Sequence[Advice]) -> Section:
         plain_rows = f": its {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
         return Section(key="overview", title="Overview", absent=f"no test was measured with `infer`{plain_rows}")
     tests = stored.tests
-    items = [Item(title="The suite", tables=(suite(tests),))]
-    times = _times(tests)
+    swept = any(test.row.config for test in tests)
+    items = [Item(title="The suite", tables=(suite(tests, summed=not swept),), folded=swept)]
+    times = None if swept else _times(tests)
     if times is not None:
         items.append(Item(charts=(times,)))
-    if (given := _cautions(tests)) is not None:
-        items.append(Item(title="Look twice", tables=(given,)))
-    items.append(
-        Item(
-            title="Advice",
-            text=() if advice else ("No rule of today's saw its evidence in this run.",),
-            tables=(_advice(advice),) if advice else (),
-        )
-    )
+    nothing = () if advice else ("No rule of today's saw its evidence in this run.",)
+    items.append(Item(title="Advice", text=nothing, notes=tuple(map(_advice, advice))))
+    if doubts := _cautions(tests):
+        items.append(Item(title="Look twice", notes=doubts))
     missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
     missing += [f"{test} was not measured." for test in stored.run.unmeasured]
     if missing:
         items.append(Item(title="Not in this report", text=tuple(missing)))
-    return Section(key="overview", title="Overview", items=tuple(items), extra={"tiles": _tiles(tests)})
+    return Section(
+        key="overview", title="Overview", items=tuple(items), extra={"tiles": [] if swept else _tiles(tests)}
+    )
 
 
-def suite(tests: Sequence[Test]) -> Table:
-    """Return the table of the suite: a row a prompt with the medians of its rounds, mean and deviation below."""
+def suite(tests: Sequence[Test], *, summed: bool) -> Table:
+    """Return the table of the suite: a row a prompt with the medians of its rounds; `summed`: mean and deviation below.
+
+    Over the configurations of a sweep a mean would say nothing.
+    """
     columns: list[list[str]] = []
     heads = [
         Head(text="prompt", number=False),
@@ -66,12 +67,19 @@ def suite(tests: Sequence[Test]) -> Table:
                 Cell(text=test.title, link=test.key, note="look twice" if test.part("cautions") else None),
                 Cell(text=f"{_whole(test, 'prompt_tokens')} + {_whole(test, 'generated_tokens')}"),
                 *(Cell(text=figures[number], note=why) for figures, why in zip(columns, notes, strict=True)),
-                Cell(text=NONE, note=_absent(test, "hottest_experts")) if hottest is None else Cell(text=str(hottest.value)),
+                Cell(text=NONE, note=_absent(test, "hottest_experts"))
+                if hottest is None
+                else Cell(text=str(hottest.value)),
             )
         )
-    for row, title in ((len(tests), "mean"), (len(tests) + 1, "± sd")):
+    for row, title in ((len(tests), "mean"), (len(tests) + 1, "± sd")) if summed else ():
         rows.append((Cell(text=title), Cell(text=""), *(Cell(text=figures[row]) for figures in columns), Cell(text="")))
-    return Table(caption="Median of the timed rounds, a row a prompt", heads=tuple(heads), rows=tuple(rows), foot=2)
+    return Table(
+        caption="Median of the timed rounds, a row a prompt",
+        heads=tuple(heads),
+        rows=tuple(rows),
+        foot=2 if summed else 0,
+    )
 
 
 def _whole(test: Test, key: str) -> str:
@@ -85,7 +93,12 @@ def _absent(test: Test, key: str) -> str | None:
 def _tiles(tests: Sequence[Test]) -> list[tuple[Head, str, str]]:
     """Return the few figures that say most: (what, figure with unit, of what)."""
     found = []
-    for key, how in (("decode_throughput", "mean"), ("ttft_s", "mean"), ("itl_p99_s", "mean"), ("peak_rss_bytes", "largest")):
+    for key, how in (
+        ("decode_throughput", "mean"),
+        ("ttft_s", "mean"),
+        ("itl_p99_s", "mean"),
+        ("peak_rss_bytes", "largest"),
+    ):
         values = [value for test in tests if (value := test.value(key)) is not None]
         if values:
             value = max(values) if how == "largest" else statistics.fmean(values)
@@ -104,7 +117,7 @@ def _times(tests: Sequence[Test]) -> Chart | None:
     longest = max(shown, key=lambda test: test.value("total_s") or 0.0)
     return Chart(
         key="phases",
-        title="Where the time goes",
+        title=f"Where the time goes, {unit}",
         says=(
             f"Time of a round by phase, a bar a prompt, median of the rounds. The longest is {longest.title} with "
             f"{seconds(longest.value('total_s') or 0.0)}."
@@ -127,39 +140,35 @@ def _times(tests: Sequence[Test]) -> Chart | None:
     )
 
 
-def _cautions(tests: Sequence[Test]) -> Table | None:
-    rows = [
-        (Cell(text=test.title, link=test.key), Cell(text=str(caution.get("kind", ""))), Cell(text=str(caution.get("text", ""))))
-        for test in tests
-        for caution in test.part("cautions") or ()
-    ]
-    if not rows:
-        return None
-    heads = tuple(Head(text=text, number=False) for text in ("prompt", "doubt", "figures, and what to do"))
-    return Table(caption="Doubts about single prompts", heads=heads, rows=tuple(rows))
-
-
-def _advice(advice: Sequence[Advice]) -> Table:
-    rows = tuple(
-        (
-            Cell(text="good" if one.suggestion is None else one.severity.value, look=_look(one)),
-            Cell(text=one.evidence),
-            Cell(text=one.suggestion or NONE),
-            Cell(text=_where(one)),
-            Cell(text=one.rule),
+def _cautions(tests: Sequence[Test]) -> tuple[Note, ...]:
+    """Return one note for each kind of doubt: the figures of the first prompt that has it, and all prompts' names."""
+    kinds: dict[str, list[tuple[Test, str]]] = {}
+    for test in tests:
+        for caution in test.part("cautions") or ():
+            kinds.setdefault(str(caution.get("kind", "")), []).append((test, str(caution.get("text", ""))))
+    return tuple(
+        Note(
+            mark="look twice",
+            look="warning",
+            text=f"{kind}. {found[0][0].title}: {found[0][1]}",
+            about=_named([test.title for test, _ in found], len(tests)),
         )
-        for one in advice
+        for kind, found in kinds.items()
     )
-    heads = tuple(Head(text=t, number=False) for t in ("", "evidence", "what to try", "prompts", "rule"))
-    return Table(caption="What the figures suggest, by today's rules", heads=heads, rows=rows)
 
 
-def _look(one: Advice) -> str:
-    return "pill good" if one.suggestion is None else f"pill {one.severity.value}"
+def _advice(one: Advice) -> Note:
+    good = one.suggestion is None
+    return Note(
+        mark="good" if good else one.severity.value,
+        look="good" if good else one.severity.value,
+        text=one.evidence,
+        do=one.suggestion,
+        about=f"{_named(one.prompts, one.tests)} · {one.rule}",
+    )
 
 
-def _where(one: Advice) -> str:
-    if len(one.prompts) == one.tests:
-        return "all" if one.tests > 1 else ", ".join(one.prompts)
-    return ", ".join(one.prompts) if len(one.prompts) <= 3 else f"{len(one.prompts)} of {one.tests}"
-
+def _named(names: Sequence[str], of: int) -> str:
+    if len(names) == of > 1:
+        return "all prompts"
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} of {of} prompts"

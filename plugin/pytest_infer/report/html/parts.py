@@ -32,6 +32,7 @@ class Interval:
     high: float
     zero: float
     threshold: tuple[float, float] | None = None
+    look: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     foot: int = 0
     """So many of the last rows sum the others up."""
+    quiet: bool = False
+    """Whether the caption is for screen readers only, as what stands above says the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,17 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One remark of a list: how serious, what was seen, what to do, and about what."""
+
+    mark: str
+    look: str
+    text: str
+    do: str | None = None
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One part of a section: a heading with what stands under it."""
 
@@ -82,7 +96,10 @@ class Item:
     text: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
+    notes: tuple[Note, ...] = ()
     folded: bool = False
+    beside: bool = False
+    """Whether tables stand beside each other where there is room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ def item(rows: Sequence[Row], prompts: Sequence[Prompt], phase: Phase) -> Item:
         plan = planning.plan(expert_rows.distinct(rows, prompts), held, phase=phase, traces=traces)
     except InferError as error:
         return Item(title=_TITLE, text=(f"No placement: {error}",))
-    return Item(title=_TITLE, charts=(_chart(plan),))
+    return Item(charts=(_chart(plan),))
 
 
 def _share(budget: Budget, name: str) -> float | None:
@@ -51,16 +51,19 @@ def _chart(plan: Plan) -> Chart:
     half = min(plan.sweep, key=lambda row: abs(row.budget - plan.experts.total / 2))
     how = "on prompts that it was not planned from" if held_out else "on the prompts that it was planned from"
     says = (
-        f"Share of expert reads served by a GPU that holds so much of the {count(len(plan.experts.bytes))} experts' "
-        f"weights, {how}: half of them serve {percent(_share(half, 'frequency'))} %."
+        f"Share of expert reads from the GPU by the memory for the {count(len(plan.experts.bytes))} experts, {how}: "
+        f"half of the weights serve {percent(_share(half, 'frequency'))} %."
     )
-    series = [{"name": name, "values": points([_share(r, name) for r in plan.sweep], 0.01), "look": _look(name)} for name in names]
+    series = [
+        {"name": name, "values": points([_share(r, name) for r in plan.sweep], 0.01), "look": _look(name)}
+        for name in names
+    ]
     lru = [row.lru for row in plan.sweep]
     if any(value is not None for value in lru):
         series.append({"name": "LRU cache of that size", "values": points(lru, 0.01), "look": "thin"})
     return Chart(
         key="placement",
-        title="What a placement serves",
+        title="Placement: what a GPU that holds some experts serves",
         says=says,
         data={
             "kind": "lines",

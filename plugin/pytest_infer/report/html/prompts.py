@@ -128,7 +128,15 @@ def _figures(test: Test) -> list[Table]:
             spread = short(deviation, scale) if isinstance(deviation, int | float) else NONE
         quality = "" if found.quality == "exact" else found.quality
         source = stored.get("source") or metric.source
-        there.append((name, Cell(text=_shown(found.value, metric.unit)), Cell(text=spread), Cell(text=quality), Cell(text=str(source))))
+        there.append(
+            (
+                name,
+                Cell(text=_shown(found.value, metric.unit)),
+                Cell(text=spread),
+                Cell(text=quality),
+                Cell(text=str(source)),
+            )
+        )
     heads = (
         Head(text="figure", number=False),
         Head(text="median"),

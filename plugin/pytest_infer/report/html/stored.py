@@ -50,6 +50,7 @@ class Stored:
     run: Run
     tests: tuple[Test, ...]
     plain: int
+    gate: Mapping[str, Any] | None = None
 
     @cached_property
     def sidecar(self) -> tuple[Mapping[str, Any], str | None]:
@@ -66,9 +67,15 @@ def read(run: Run) -> Stored:
     """Return a run with all that its file holds; raise StorageError where it cannot be read."""
     rows = [row for row in run.rows if not row.plain]
     found = blocks.of_run(run.path)
-    times = Counter(row.name for row in rows)
+    names = [_named(row) for row in rows]
+    times = Counter(names)
     tests = tuple(
-        Test(row=row, block=block, title=row.name if times[row.name] == 1 else row.test, number=number)
-        for number, (row, block) in enumerate(zip(rows, found, strict=True), 1)
+        Test(row=row, block=block, title=name if times[name] == 1 else row.test, number=number)
+        for number, (row, name, block) in enumerate(zip(rows, names, found, strict=True), 1)
     )
-    return Stored(run=run, tests=tests, plain=len(run.rows) - len(rows))
+    return Stored(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))
+
+
+def _named(row: Row) -> str:
+    """Return a test's name, with its configuration where it is one of a sweep."""
+    return " ".join((row.name, *(f"{axis}={value}" for axis, value in row.config.items())))
