@@ -16,12 +16,18 @@ PACKAGE = Path(pytest_infer.__file__).parent
 GROUND = {"errors", "metrics", "prompts", "records", "units"}
 FACE = (
     "options",
+    "lengths",
     "settings",
+    "configurations",
+    "workload",
     "parametrize",
+    "ordering",
     "saving",
     "gating",
     "failing",
+    "failures",
     "probing",
+    "loads",
     "session",
     "showing",
     "preflight",

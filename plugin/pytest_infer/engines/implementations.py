@@ -13,7 +13,7 @@ from transformers.utils import is_kernels_available
 
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.loading import explained
-from pytest_infer.errors import ModelError, alternatives
+from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
 # transformers takes these names everywhere and fails in the first forward pass: they are kernels for CUDA.
 _CUDA_EXPERTS = {"deepgemm", "deepgemm_megamoe", "sonicmoe"}
@@ -65,7 +65,9 @@ def _check_attention(model: Any, config: Any, options: EngineOptions, device: st
             return
     names = ["eager", *AttentionInterface().valid_keys()]
     usable = [name for name in names if _runs_here(name, device) and _dispatches(model, name)]
-    raise ModelError(_unusable("attention", wanted, model, usable)) from error
+    # A kernel of the hub is named owner/name.
+    kind = ModelError if wanted in names or "/" in wanted else UnknownValueError
+    raise kind(_unusable("attention", wanted, model, usable)) from error
 
 
 def _runs_here(attention: str, device: str) -> bool:
@@ -87,7 +89,8 @@ def _check_experts(model: Any, wanted: str, device: str) -> None:
     names = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *_CUDA_EXPERTS}
     usable = names if device == "cuda" and is_kernels_available() else names - _CUDA_EXPERTS
     if wanted not in usable:
-        raise ModelError(_unusable("experts implementation", wanted, model, usable))
+        kind = ModelError if wanted in names else UnknownValueError
+        raise kind(_unusable("experts implementation", wanted, model, usable))
 
 
 def _unusable(kind: str, wanted: str, model: Any, usable: Iterable[str]) -> str:
