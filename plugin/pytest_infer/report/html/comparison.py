@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pytest_infer.analysis.verdicts import CONFIDENCE, Judgement, Verdict
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import Metric, by_key
@@ -30,40 +32,66 @@ class Compared:
     confidence: float = CONFIDENCE
 
 
+class _Flat(msgspec.Struct, frozen=True):
+    """A judgement as `report.exports.flat` stores it."""
+
+    test: str
+    prompt: str
+    metric: str | None = None
+    rule: str | None = None
+    before: float | str | None = None
+    after: float | str | None = None
+    change_low: float | None = None
+    change: float | None = None
+    change_high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    rounds: tuple[int, int] | None = None
+    threshold: float | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+
+
+class _Gate(msgspec.Struct, frozen=True):
+    against: str | None = None
+    judgements: tuple[_Flat, ...] = ()
+
+
 def of_gate(mark: Mapping[str, Any] | None, after: str) -> Compared | None:
-    """Return what a gate kept in the run's file; None where it kept no judgements."""
-    found = [_judgement(row) for row in (mark or {}).get("judgements") or () if isinstance(row, Mapping)]
-    if not found:
+    """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
+    try:
+        gate = msgspec.convert(mark or {}, _Gate)
+    except msgspec.ValidationError:
         return None
-    return Compared(before=str((mark or {}).get("against") or "bounds only"), after=after, judgements=tuple(found))
+    if not gate.judgements:
+        return None
+    found = tuple(map(_judgement, gate.judgements))
+    return Compared(before=gate.against or "bounds only", after=after, judgements=found)
 
 
-def _judgement(row: Mapping[str, Any]) -> Judgement:
-    """Return a judgement from the flat row that `report.exports.flat` makes of one."""
-    known = {kind.value: kind for kind in Verdict}
-    rounds = row.get("rounds")
+def _judgement(flat: _Flat) -> Judgement:
     return Judgement(
-        test=str(row.get("test", "")),
-        name=str(row.get("prompt", "")),
-        verdict=known.get(str(row.get("verdict"))),
-        metric=_metric(row.get("metric")),
-        rule=row.get("rule"),
-        before=row.get("before"),
-        after=row.get("after"),
-        low=row.get("change_low"),
-        mid=row.get("change"),
-        high=row.get("change_high"),
-        p=row.get("p"),
-        p_adjusted=row.get("p_adjusted"),
-        threshold=row.get("threshold"),
-        reason=row.get("reason"),
-        rounds=(int(rounds[0]), int(rounds[1])) if isinstance(rounds, list) and len(rounds) == 2 else None,
+        test=flat.test,
+        name=flat.prompt,
+        verdict=flat.verdict,
+        metric=_metric(flat.metric),
+        rule=flat.rule,
+        before=flat.before,
+        after=flat.after,
+        low=flat.change_low,
+        mid=flat.change,
+        high=flat.change_high,
+        p=flat.p,
+        p_adjusted=flat.p_adjusted,
+        threshold=flat.threshold,
+        reason=flat.reason,
+        rounds=flat.rounds,
     )
 
 
-def _metric(key: Any) -> Metric | None:
+def _metric(key: str | None) -> Metric | None:
     try:
-        return by_key(str(key))
+        return None if key is None else by_key(key)
     except OptionError:
         return None  # of a version that measured more than this one
 

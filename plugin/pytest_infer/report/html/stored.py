@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 from zipfile import BadZipFile
 
+from pytest_infer.analysis import axes
 from pytest_infer.storage import blocks, sidecar
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
@@ -78,4 +79,4 @@ def read(run: Run) -> Stored:
 
 def _named(row: Row) -> str:
     """Return a test's name, with its configuration where it is one of a sweep."""
-    return " ".join((row.name, *(f"{axis}={value}" for axis, value in row.config.items())))
+    return f"{row.name} {axes.label(row.config)}".rstrip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.analysis import axes
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
 from pytest_infer.report.html.stored import Stored, Test
@@ -153,7 +154,7 @@ def _curve(tests: Sequence[Test], axis: str) -> Chart | None:
         return None
     groups: dict[str, list[tuple[float, Test]]] = {}
     for value, test in on:
-        label = ", ".join(f"{k}={v}" for k, v in test.row.config.items() if k not in _CURVES)
+        label = axes.label(axes.choices(test.row.config))
         groups.setdefault(label or metric.label, []).append((float(value), test))
     unit, scale = scale_of([test.value(key) for _, test in on], metric.unit)
     series = [
