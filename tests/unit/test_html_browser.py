@@ -24,7 +24,7 @@ DRAW_ALL = """async () => {
     }
     return {
         charts: document.querySelectorAll("[data-chart]").length,
-        drawn: document.querySelectorAll("[data-chart] canvas").length,
+        drawn: document.querySelectorAll("[data-chart]:has(canvas)").length,
         wide: document.documentElement.scrollWidth - innerWidth,
     };
 }"""
