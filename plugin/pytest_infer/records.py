@@ -302,6 +302,7 @@ class ModelInfo:
     load_read_bytes: int | None = None
     weights_sha256: str | None = None
     work: Work | None = None
+    quantization: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from pytest_infer import configurations, workload
+from pytest_infer import configurations, sweeping, workload
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine
 from pytest_infer.gating import Gate, noise_of
@@ -209,6 +209,7 @@ class InferSession:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
+        recommended, curves = sweeping.found({f.record.nodeid: f.block for f in finished if not f.failed})
         return Run(
             records=tuple(f.record for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
@@ -219,6 +220,8 @@ class InferSession:
             noise=tuple(self.noise),
             advice=() if disabled else self.keeper.advice(),
             all_advice=self.settings.advice,
+            recommended=recommended,
+            curves=curves,
         )
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Settings:
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
-        sweep, curve = _sweep(read), _curve(read)
+        sweep = _sweep(read)
         if read.text("against") is not None and read.flag("resume"):
             raise OptionError(
                 f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
@@ -126,7 +126,7 @@ class Settings:
             prompt_tokens=read.number("prompt-tokens", None, least=1),
             sweep=sweep,
             interleaved=read.choice("order", ORDERS, SEQUENTIAL) == INTERLEAVED,
-            curve=curve,
+            curve=_curve(read, sweep),
         )
 
 
@@ -168,7 +168,7 @@ def _sweep(read: _Reader) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(found.items())
 
 
-def _curve(read: _Reader) -> Lengths | None:
+def _curve(read: _Reader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -> Lengths | None:
     """Return the lengths of a curve, or None."""
     text = read.text("curve")
     if text is None or text.lower() == OFF:
@@ -177,6 +177,8 @@ def _curve(read: _Reader) -> Lengths | None:
     for other in ("prompt-tokens", "against"):
         if read.text(other) is not None:
             raise OptionError(f"{where} cannot be combined with {read.place(other)}")
+    if any(axis == "prompt-tokens" for axis, _ in sweep):
+        raise OptionError(f"{where} sweeps prompt-tokens itself: leave it out of {read.place('sweep')}")
     return Lengths.parse(text, where)
 
 

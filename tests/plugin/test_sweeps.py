@@ -421,3 +421,62 @@ def test_a_model_of_ones_own_can_be_swept_over_threads_and_not_over_dtypes(swept
     run(swept, "--infer-sweep=threads=1,2").assert_outcomes(passed=4)
     assert len(loads(swept)) == 1
     refused(run(swept, "--infer-sweep=dtype=float32,bfloat16"), "dtype", "`model` fixture")
+
+
+# what it says at the end
+
+
+def test_the_end_recommends_a_configuration_and_the_options_for_it(swept):
+    result = run(swept, "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16")
+    text = " ".join(result.stdout.str().split())
+    # Steps of 1 ms / threads, halved by bfloat16, and a few nanoseconds: four times the rate.
+    assert (
+        "best decode: threads=2 dtype=bfloat16, 4000 tok/s, 4.00× [4.00, 4.00] as fast as threads=1 dtype=float32"
+        in text
+    )
+    assert "best TTFT: threads=2 dtype=bfloat16, 612 µs, 4.00× [4.00, 4.00] as fast as threads=1" in text
+    assert "use the best decode: --infer-threads 2 --infer-dtype bfloat16" in text
+    # The table of prompts is for -v: what a sweep is for is its configurations.
+    assert "hottest" not in text
+    assert "hottest" in run(swept, "-v", "--infer-sweep=threads=1,2").stdout.str()
+
+
+def test_a_sweep_over_lengths_alone_recommends_nothing(swept):
+    text = run(swept, "--infer-sweep=max-new-tokens=2,3").stdout.str()
+    assert "best decode" not in text
+    assert text.count("hottest") == 2
+
+
+@pytest.mark.parametrize("way", ["command line", "ini"])
+def test_a_curve_is_measured_with_the_longest_prompt(swept, way):
+    args = ["--infer-curve"]
+    if way == "ini":
+        swept.makeini("[pytest]\ninfer_curve = 16..context\n")
+        args = []
+    result = run(swept, "-v", "--benchmark-autosave", *args)
+    # The context of 100 has room for 96 and the 4 new tokens of the suite.
+    assert order(result) == [f"test_prompt[first-prompt-tokens={n}]" for n in (16, 32, 64, 96)]
+    found = blocks(swept)
+    assert [block["curve"]["value"] for block in found.values()] == [16, 32, 64, 96]
+    assert [block["metrics"]["prompt_tokens"]["value"] for block in found.values()] == [16, 32, 64, 96]
+    assert all(block["prompt"]["limits"]["ignore_eos"] for block in found.values())
+    assert len(loads(swept)) == 1
+    result.stdout.fnmatch_lines(["by prompt length: first", "*no fit of TTFT: 4 lengths, and it takes 5"])
+
+
+def test_a_curve_for_each_configuration_of_a_sweep(swept):
+    result = run(swept, "--infer-curve=8..40", "--infer-sweep=dtype=float32,bfloat16")
+    result.assert_outcomes(passed=8)
+    result.stdout.fnmatch_lines(["by prompt length: first dtype=float32", "by prompt length: first dtype=bfloat16"])
+    assert len(loads(swept)) == 2
+
+
+def test_a_curve_to_the_context_needs_an_engine_that_is_known_before(suite):
+    text = suite().runpytest("--infer-curve").stdout.str()
+    assert "the model's context is not known; give the lengths: 16..1024" in text
+    suite().runpytest("--infer-curve=1..4").assert_outcomes(passed=3)
+
+
+def test_a_curve_and_a_prompt_length_contradict_each_other(swept):
+    refused(run(swept, "--infer-curve", "--infer-prompt-tokens=4"), "--infer-curve", "--infer-prompt-tokens")
+    refused(run(swept, "--infer-curve", "--infer-sweep=prompt-tokens=1,2"), "--infer-curve", "prompt-tokens")

@@ -11,6 +11,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.utils import is_kernels_available
 
+from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.loading import explained
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
@@ -42,6 +43,7 @@ def check(source: str, config: Any, options: EngineOptions) -> None:
         _check_attention(model, config, options, device)
     if options.experts_implementation is not None:
         _check_experts(model, options.experts_implementation, device)
+    quantizing.check(config, options)
 
 
 def _skeleton(config: Any, options: EngineOptions, **given: Any) -> Any:

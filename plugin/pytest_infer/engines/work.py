@@ -37,6 +37,24 @@ def of(model: Any) -> Work | None:
     )
 
 
+def parameters(model: Any) -> int:
+    """Return the number of weights; shared ones count once, unless a quantiser packed a copy of them."""
+    return sum(int(p.numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model))
+
+
+def parameter_bytes(model: Any) -> int:
+    """Return the bytes that hold the weights."""
+    return sum(stored_bytes(p) for p in model.parameters()) + sum(size for _, size in _packed(model))
+
+
+def _packed(model: Any) -> Iterator[tuple[int, int]]:
+    """Yield number and bytes of the weights of each of torch's own quantised layers, which are no parameters."""
+    for module in model.modules():
+        if hasattr(module, "_packed_params") and hasattr(module, "in_features"):
+            held = [tensor for tensor in module._weight_bias() if tensor is not None]
+            yield sum(int(t.numel()) for t in held), sum(stored_bytes(t) for t in held)
+
+
 # bytes
 
 
@@ -46,7 +64,7 @@ def _read_bytes(model: Any) -> int:
     for module in model.modules():
         owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
         (tables if hasattr(module, "num_embeddings") else others).update(owned)
-    total = 0
+    total = sum(size for _, size in _packed(model))
     for parameter in model.parameters():  # shared ones once
         looked_up = id(parameter) in tables and id(parameter) not in others
         total += stored_bytes(parameter) // (parameter.shape[0] if looked_up else 1)

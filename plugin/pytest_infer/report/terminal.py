@@ -11,18 +11,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.analysis.axes import label
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, summarize
 from pytest_infer.records import CautionKind, PromptRecord
-from pytest_infer.report import advice, comparison, roofline, suite_experts
+from pytest_infer.report import advice, comparison, curve, roofline, suite_experts, sweep
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.advice import Advice
+    from pytest_infer.analysis.curve import Curve
     from pytest_infer.analysis.gate import Gated
     from pytest_infer.analysis.noise import NoiseFloor
+    from pytest_infer.analysis.recommend import Recommendation
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
@@ -59,6 +62,8 @@ class Run:
     noise: tuple[NamedFloor, ...] = ()
     advice: tuple[Advice, ...] = ()
     all_advice: bool = False
+    recommended: Recommendation | None = None
+    curves: tuple[Curve, ...] = ()
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
@@ -67,7 +72,11 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     judged = run.gated is not None or bool(run.noise)
     if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
         return
-    shown = replace(run, records=(), failed=(), unmeasured=(), advice=(), disabled=False) if quiet else run
+    shown = run
+    if quiet:
+        shown = replace(
+            run, records=(), failed=(), unmeasured=(), advice=(), disabled=False, recommended=None, curves=()
+        )
     width = reporter._tw.fullwidth
     text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
@@ -78,18 +87,14 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
 def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     """Return the summary as text of at most `width` columns, with ANSI colours or without any escape."""
     console = new_console(width, color=color)
-    if run.records:
-        _write_head(console, run.records[0])
-        rows = [(record, summarize(record)) for record in run.records]
-        suite = averages((summary for _, summary in rows), _COLUMNS)
-        (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
-        limit = roofline.limit_line(rows)
-        if limit is not None:
-            console.print(Text(limit))
-        for line in suite_experts.lines(run.records, width=width, drawn=outputs):
-            console.print(line)
-        for record in run.records if outputs else ():
-            console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
+    told = run.recommended is not None or bool(run.curves)
+    if not told or outputs:
+        for records in _configurations(run.records):
+            _write_records(console, records, outputs=outputs)
+    if run.recommended is not None:
+        sweep.write(console, run.recommended)
+    for one in run.curves:
+        curve.write(console, one)
     _write_remarks(console, run)
     _write_advice(console, run)
     if run.gated is not None:
@@ -97,6 +102,35 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     if run.noise:
         _write_noise(console, run.noise)
     return collected(console)
+
+
+def _configurations(records: tuple[PromptRecord, ...]) -> Iterator[tuple[PromptRecord, ...]]:
+    """Yield the records of each configuration; all of them at once where nothing is swept."""
+    labels = dict.fromkeys(label(record.config) for record in records)
+    for wanted in labels:
+        yield tuple(record for record in records if label(record.config) == wanted)
+
+
+def _write_records(console: Console, records: tuple[PromptRecord, ...], *, outputs: bool) -> None:
+    width = console.width
+    if records[0].config:
+        console.print(Text(printable(label(records[0].config)), style="bold"))
+    _write_head(console, records[0])
+    rows = [(record, summarize(record)) for record in records]
+    suite = averages((summary for _, summary in rows), _COLUMNS)
+    (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
+    limit = roofline.limit_line(rows)
+    if limit is not None:
+        console.print(Text(limit))
+    for line in suite_experts.lines(records, width=width, drawn=outputs):
+        console.print(line)
+    for record in records if outputs else ():
+        console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
+
+
+def _name(record: PromptRecord) -> str:
+    """Return how a remark names a record: its prompt, and its configuration where something is swept."""
+    return f"{record.prompt.name} [{printable(label(record.config))}]" if record.config else record.prompt.name
 
 
 def _write_head(console: Console, record: PromptRecord) -> None:
@@ -198,7 +232,7 @@ def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
 def _cautions(records: tuple[PromptRecord, ...]) -> Iterator[str]:
     """Yield a line per caution, and a single one for a kind that several prompts share."""
     for kind in CautionKind:
-        found = [(r.prompt.name, c.text) for r in records for c in r.cautions if c.kind is kind]
+        found = [(_name(r), c.text) for r in records for c in r.cautions if c.kind is kind]
         if len(found) == 1:
             yield f"! {found[0][0]}: {found[0][1]}"
         elif found:
