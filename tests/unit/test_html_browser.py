@@ -48,20 +48,15 @@ def report(storage, make_block, tmp_path):
 
     for number in range(29):
         storage.add([block("a", 0.1 if number < 15 else 0.13)])
-    rows = []
-    for threads in ("1", "2"):
-        swept = block("a", 0.2 / int(threads), config={"threads": threads})
-        test = f"bench/t.py::t[a-threads={threads}]"
-        rows.append(
-            {
-                "name": test,
-                "fullname": test,
-                "stats": {"median": 1.0, "data": [1.0]},
-                "extra_info": {"pytest_infer": swept},
-            }
-        )
-    rows.append(block("a", 0.1))
-    rows += [block(f"p{n}", n / 100, curve={"axis": "prompt_tokens", "value": n}) for n in (16, 64)]
+
+    def swept(name, value, axis, of, **more):
+        test, made = f"bench/t.py::t[{name}-{axis}={of}]", block(name, value, config={axis: str(of)}, **more)
+        stats = {"median": 1.0, "data": [1.0]}
+        return {"name": test, "fullname": test, "stats": stats, "extra_info": {"pytest_infer": made}}
+
+    rows = [block("a", 0.1), *(swept("a", 0.2 / threads, "threads", threads) for threads in (1, 2))]
+    lengths = (16, 32, 64, 128, 256)
+    rows += [swept("p", n / 100, "prompt-tokens", n, curve={"axis": "prompt_tokens", "value": n}) for n in lengths]
     path = storage.add(rows)
     arrays = {}
     for test in ("bench/t.py::t[a]", "bench/t.py::t[a-threads=1]"):

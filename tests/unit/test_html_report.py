@@ -320,8 +320,8 @@ def test_a_sweep_begins_with_what_it_recommends(storage, make_block):
         blocks.append(made)
     rows = [row_of(made, f"bench/t.py::t[a-threads={made['config']['threads']}]") for made in blocks]
     found = Page(render(storage.add(rows)))
-    assert "What the sweep recommends Best decode: threads=2" in found.shown
-    assert "2.00 [" in found.shown
+    assert "What the sweep recommends best decode: threads=2" in found.shown
+    assert "2.00× [" in found.shown
     assert "--infer-threads 2" in found.shown
     first, second = found.data["pareto"]["points"]
     assert (first["front"], second["front"]) == (False, True)
@@ -335,12 +335,18 @@ def row_of(made, fullname):
 
 def test_points_of_a_curve_are_drawn_over_their_lengths(storage, make_block):
     rows = []
-    for length in (64, 16, 256):
-        made = make_block(f"p{length}", ttft_s=length / 1000)
+    for length in (64, 16, 256, 32, 128):
+        made = make_block("p", ttft_s=length / 1000, tpot_s=0.01, generated_tokens=4)
         made["curve"] = {"axis": "prompt_tokens", "value": length}
-        rows.append(made)
-    curve = Page(render(storage.add(rows))).data["curve-prompt_tokens"]
-    assert (curve["series"][0]["at"], curve["series"][0]["values"]) == ([16, 64, 256], [16, 64, 256])
+        made["config"] = {"prompt-tokens": str(length)}
+        rows.append(row_of(made, f"bench/t.py::t[p-prompt-tokens={length}]"))
+    found = Page(render(storage.add(rows)))
+    lengths = [16, 32, 64, 128, 256]
+    measured, fit = found.data["curve-1-ttft"]["series"]
+    assert (measured["at"], measured["values"]) == (lengths, lengths)
+    assert (fit["at"][0], fit["values"][0], fit["at"][-1]) == (16, pytest.approx(16, rel=1e-3), 256)
+    assert found.data["curve-1-tpot"]["series"][0]["at"] == [length + 2 for length in lengths]
+    assert "By prompt length: p" in found.shown
 
 
 def test_the_library_is_the_published_one():

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_infer.analysis import axes
 from pytest_infer.metrics import Metric, by_key
+from pytest_infer.report import sweep
+from pytest_infer.report.html import lengths
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
-from pytest_infer.report.html.stored import Stored, Test
-from pytest_infer.units import Unit, column, scale_of, significant
+from pytest_infer.report.html.stored import Stored
+from pytest_infer.units import Unit, column, scale_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.recommend import Configuration, Ratio, Recommendation
 
 _TITLE = "Recommendation"
-_CURVES = {"prompt_tokens": ("ttft_s", "prompt length"), "context_depth": ("decode_throughput", "context depth")}
 
 
 def section(stored: Stored) -> Section:
     """Return the sweep of a run, with its curves over lengths, or why there is none."""
     from pytest_infer.analysis import recommend  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
 
-    curves = tuple(chart for axis in _CURVES if (chart := _curve(stored.tests, axis)) is not None)
     found = recommend.recommend(test.row for test in stored.tests)
     items = [] if found is None else _items(found)
-    if curves:
-        items.append(Item(title="Over lengths", charts=curves))
+    items += lengths.items(test.row for test in stored.tests)
     if items:
         return Section(key="sweep", title="Sweep", items=tuple(items))
     swept = any(test.row.config for test in stored.tests)
@@ -37,19 +34,12 @@ def section(stored: Stored) -> Section:
 
 
 def _items(found: Recommendation) -> list[Item]:
-    first, text = found.configurations[0], []
-    for goal in found.goals:
-        best, metric = found.configurations[goal.best], by_key(goal.metric)
-        figure = best.figures[goal.metric]
-        against = "" if best is first or figure.ratio is None else f", {_ratio(figure.ratio)} × that of {first.label}"
-        ties = ", ".join(found.configurations[number].label for number in goal.ties)
-        same = f"; not to be told from it: {ties}" if ties else ""
-        unit, (value,) = column([figure.value], metric.unit)
-        text.append(f"Best {metric.label}: {best.label} with {value} {unit}{against}{same}.")
+    text = [sweep.sentence(found, goal) for goal in found.goals]
     if found.options:
-        text.append(f"The options of the best for decode: {found.options}")
+        text.append(f"use the best decode: {found.options}")
     if found.left_out:
-        text.append(f"Left out, for they share no measured prompt with the first: {', '.join(found.left_out)}.")
+        names = ", ".join(found.left_out)
+        text.append(f"not compared, no measured prompt in common with {found.configurations[0].label}: {names}")
     charts = (_pareto(found),) if all(len(c.figures) > 1 for c in found.configurations) else ()
     return [
         Item(title=_TITLE, text=tuple(text), charts=charts, tables=(_table(found),)),
@@ -135,55 +125,4 @@ def _pareto(found: Recommendation) -> Chart:
         },
         table=_table(found),
         define=(("Pareto set", anchor("pareto")), (decode.label, anchor(decode.key)), (ttft.label, anchor(ttft.key))),
-    )
-
-
-def _curve(tests: Sequence[Test], axis: str) -> Chart | None:
-    """Return a figure over a length, from the tests that stand on such a curve."""
-    key, name = _CURVES[axis]
-    metric = by_key(key)
-    on: list[tuple[Any, Test]] = sorted(
-        (
-            (test.part("curve", "value"), test)
-            for test in tests
-            if test.part("curve", "axis") == axis and key in test.row.metrics
-        ),
-        key=lambda pair: float(pair[0]),
-    )
-    if len(on) < 2:
-        return None
-    groups: dict[str, list[tuple[float, Test]]] = {}
-    for value, test in on:
-        label = axes.label(axes.choices(test.row.config))
-        groups.setdefault(label or metric.label, []).append((float(value), test))
-    unit, scale = scale_of([test.value(key) for _, test in on], metric.unit)
-    series = [
-        {
-            "name": label,
-            "at": [value for value, _ in found],
-            "values": points([test.value(key) for _, test in found], scale),
-            "look": "strong",
-        }
-        for label, found in groups.items()
-    ]
-    rows = tuple(
-        (Cell(text=significant(float(value))), Cell(text=short(test.value(key), scale)), Cell(text=test.title))
-        for value, test in on
-    )
-    return Chart(
-        key=f"curve-{axis}",
-        title=f"{metric.label} over {name}",
-        says=f"{len(on)} lengths from {on[0][0]} to {on[-1][0]} tokens, median of the rounds.",
-        data={
-            "kind": "lines",
-            "x": {"name": name, "unit": "tokens"},
-            "y": {"name": metric.label, "unit": unit},
-            "series": series,
-        },
-        table=Table(
-            caption=f"{metric.label} over {name}",
-            heads=(Head(text=name, unit="tokens"), head(metric, unit), Head(text="test", number=False)),
-            rows=rows,
-        ),
-        define=((metric.label, anchor(key)),),
     )

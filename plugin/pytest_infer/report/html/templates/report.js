@@ -162,8 +162,8 @@
     },
 
     lines(spec) {
-      const look = { strong: { width: 2.2 }, thin: { width: 1, opacity: 0.75 }, dashed: { width: 1.2, type: "dashed" } };
-      const tints = { strong: "c1", dashed: "muted", thin: "c5" };
+      const look = { strong: { width: 2.2 }, points: { width: 0 }, thin: { width: 1, opacity: 0.75 }, dashed: { width: 1.2, type: "dashed" } };
+      const tints = { strong: "c1", points: "c2", dashed: "muted", thin: "c5" };
       let next = 1;
       return {
         ...base(spec),
@@ -180,7 +180,7 @@
           const tint = colour((!several && tints[one.look]) || (several ? `c${1 + (index % 5)}` : `c${1 + (next++ % 5)}`));
           const xs = one.at || spec.x.values;
           return {
-            type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: 4,
+            type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.look === "points" ? 8 : 4,
             data: xs.map((x, at) => [x, one.values[at]]), lineStyle: { color: tint, ...(look[one.look] || { width: 1.5 }) },
             itemStyle: { color: tint },
           };
