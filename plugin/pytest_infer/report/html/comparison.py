@@ -139,7 +139,8 @@ def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
         counts = Counter(j.verdict for j in one.judgements if j.verdict is not None)
         title = comparison.titles(one.judgements)
         first = [j for j in one.judgements if j.verdict in (*_BAD, Verdict.IMPROVED)]
-        first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -abs(j.mid or 0)))
+        most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
+        first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
         worst = next((kind for kind in (*_BAD, Verdict.INCONCLUSIVE, Verdict.IMPROVED) if counts[kind]), None)
         found.append(
             {

@@ -99,6 +99,8 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
     ]
     edges = points(found.edges, scale, 5)
     beyond = f"; {count(found.beyond)} longer gaps are not drawn" if found.beyond else ""
+    told = ", ".join(f"{mark['name']} {mark['at']:.3g}" for mark in marks)
+    told = f"; marked, of the rounds' percentiles the medians: {told} {unit}" if marks else ""
     rows = [
         (Cell(text=f"{short(a, scale, 4)}–{short(b, scale, 4)}"), Cell(text=count(n)))
         for a, b, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
@@ -110,7 +112,7 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
     return Chart(
         key=f"{test.key}-dist",
         title=f"Inter-token latency, distribution, {unit}",
-        says=f"{count(sum(found.counts) + found.beyond)} gaps of all rounds{beyond}.",
+        says=f"{count(sum(found.counts) + found.beyond)} gaps of all rounds{told}{beyond}.",
         data={"kind": "histogram", "unit": unit, "edges": edges, "counts": list(found.counts), "marks": marks},
         table=Table(
             caption=f"Gaps of all rounds by length, {unit}",

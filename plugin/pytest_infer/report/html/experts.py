@@ -133,7 +133,7 @@ def _list(view: View) -> Table:
         Head(text="95 % interval", unit="%", define=anchor("share")),
         Head(text="× fair", define=anchor("fair")),
         *([Head(text="mean gate", define=anchor("gate"))] if gates else []),
-        Head(text="", number=False, define=anchor("hot")),
+        Head(text="hot or cold", number=False, define=anchor("hot")),
     )
     return Table(caption="Experts by their share of their layer's selections", quiet=True, heads=heads, rows=rows)
 

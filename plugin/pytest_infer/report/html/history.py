@@ -69,6 +69,7 @@ def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]
 
 def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], messages: Mapping[str, str]) -> Table:
     rows, single = [], all(len(found) == 1 for found in groups)
+    last = None
     for found in groups:
         shift, changes = found[0], sorted(one.point.change for one in found)
         unit = shift.metric.unit
@@ -78,8 +79,8 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
         levels = f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"
         rows.append(
             (
-                Cell(text=shift.run.label),
-                Cell(text=messages.get(shift.run.commit or "", NONE), look="message"),
+                Cell(text=shift.run.label, look="same" if shift.run == last else ""),
+                Cell(text="" if shift.run == last else messages.get(shift.run.commit or "", NONE), look="message"),
                 Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
                 Cell(text=shift.name if len(found) == 1 else f"{len(found)} prompts"),
                 *([Cell(text=levels)] if single else []),
@@ -87,6 +88,7 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
                 Cell(text=p_value(max(one.point.p for one in found))),
             )
         )
+        last = shift.run
     heads = (
         Head(text="since", number=False, define=anchor("change-point")),
         Head(text="commit message", number=False),

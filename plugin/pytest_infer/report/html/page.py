@@ -18,7 +18,7 @@ from pytest_infer.analysis import advice
 from pytest_infer.errors import StorageError
 from pytest_infer.report.html import comparison, experts, glossary, history, machine, overview, prompts, stored, sweep
 from pytest_infer.report.html.comparison import Compared
-from pytest_infer.report.html.parts import Chart, Section
+from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
 from pytest_infer.storage.heads import Run
@@ -131,6 +131,3 @@ def _text(path: Path) -> str:
 def _hash(text: str) -> str:
     """Return a content hash as Content-Security-Policy level 2 writes it, of the element's text as it stands."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-__all__ = ["Section", "data", "render", "write"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import Metric
-from pytest_infer.units import NONE, Unit, scale_of, significant
+from pytest_infer.units import NONE, Unit, significant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,25 +135,9 @@ def head(metric: Metric, unit: str | None = None) -> Head:
     )
 
 
-def cells(values: Sequence[str], **given: Any) -> tuple[Cell, ...]:
-    """Return plain cells."""
-    return tuple(Cell(text=value, **given) for value in values)
-
-
-def plain(*names: str) -> tuple[Head, ...]:
-    """Return heads without a unit: the first is of names, the others of numbers."""
-    return tuple(Head(text=name, number=number > 0) for number, name in enumerate(names))
-
-
 def points(values: Sequence[float | None], scale: float, digits: int = 4) -> list[float | None]:
     """Return figures for a drawing, so many significant digits each: a report holds a hundred thousand of them."""
     return [None if value is None else float(f"{value / scale:.{digits}g}") for value in values]
-
-
-def scaled(values: Sequence[float | None], unit: Unit) -> tuple[str, float, list[float | None]]:
-    """Return the unit that suits the figures, how much of the base unit it is, and the figures in it."""
-    name, scale = scale_of(values, unit)
-    return name, scale, points(values, scale)
 
 
 def short(value: float | None, scale: float = 1.0, digits: int = 3) -> str:

@@ -135,7 +135,17 @@
             const [right, bottom] = api.coord([api.value(3), 0]);
             return { type: "rect", shape: { x: left + 0.5, y: top, width: Math.max(0.5, right - left - 1), height: bottom - top }, style: { fill: colour("c1") } };
           },
-          markLine: lineMark(spec.marks.map((mark) => ({ xAxis: mark.at, name: mark.name })), (mark) => mark.name),
+          markLine: lineMark(spec.marks.map((mark, index) => {
+            /* Beside their lines, and the middle one only where there is room for it. */
+            const range = spec.edges[spec.edges.length - 1] - spec.edges[0];
+            const near = spec.marks.some((other) => other !== mark && Math.abs(other.at - mark.at) < range / 10);
+            const last = spec.marks.length - 1;
+            const show = index === 0 || index === last || !near;
+            return {
+              xAxis: mark.at, name: mark.name,
+              label: { show, align: near ? (index ? "left" : "right") : "center", color: colour("muted"), fontSize: 11, formatter: mark.name },
+            };
+          }), (mark) => mark.name),
         }],
       };
     },
@@ -270,7 +280,11 @@
       const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
       const size = (z) => (z === null || most === least ? 12 : 9 + (13 * (z - least)) / (most - least));
       const front = spec.points.filter((point) => point.front).sort((a, b) => a.x - b.x);
-      const row = (point) => ({ name: point.name, value: [point.x, point.y, point.z], symbolSize: size(point.z) });
+      const middle = spec.points.reduce((most, point) => Math.max(most, point.x), 0) / 2;
+      const row = (point) => ({
+        name: point.name, value: [point.x, point.y, point.z], symbolSize: size(point.z),
+        label: { position: point.x > middle ? "left" : "right" },
+      });
       return {
         ...base(spec),
         tooltip: {
