@@ -73,9 +73,9 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
             _check_load(engine, load, own, session)
     if session.settings.interleaved and len(loads) > 1:
         session.note(f"interleaved within each of {len(loads)} loads, not between them: each model is loaded once")
-    refused = [item for item in items if item.get_closest_marker("skip") is not None]
-    if refused and len(refused) == len(items):
-        reasons = dict.fromkeys(str(item.get_closest_marker("skip").kwargs["reason"]) for item in refused)
+    marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
+    if marks and len(marks) == len(items):
+        reasons = dict.fromkeys(str(mark.kwargs["reason"]) for mark in marks)
         raise ModelError(f"nothing of the sweep can be run: {'; '.join(reasons)}")
 
 

@@ -26,16 +26,20 @@ def check(config: Any, options: EngineOptions) -> None:
         return
     if wanted not in QUANTIZATIONS:
         raise UnknownValueError(alternatives("quantization", wanted, QUANTIZATIONS))
+    on_cpu = torch.device(options.device or "cpu").type == "cpu"
+    if wanted == INT4 and on_cpu:
+        # Its kernels for the CPU are prototypes, which move with each version.
+        raise ModelError(f"quantization {INT4}: torchao has it for accelerators only; take {INT8} or {DYNAMIC}")
     if wanted in (INT8, INT4) and find_spec("torchao") is None:
         raise ModelError(f"quantization {wanted} needs torchao: pip install torchao; {DYNAMIC} is torch's own")
     if wanted == DYNAMIC:
-        _check_dynamic(config, options)
+        _check_dynamic(config, options, on_cpu=on_cpu)
 
 
-def _check_dynamic(config: Any, options: EngineOptions) -> None:
+def _check_dynamic(config: Any, options: EngineOptions, *, on_cpu: bool) -> None:
     if not hasattr(torch.ao.quantization, "quantize_dynamic"):
         raise ModelError(f"quantization {DYNAMIC}: this torch has none of its own any more; take {INT8}, with torchao")
-    if torch.device(options.device or "cpu").type != "cpu":
+    if not on_cpu:
         raise ModelError(f"quantization {DYNAMIC} runs on the CPU only")
     own = str(getattr(config, "dtype", None) or "torch.float32").removeprefix("torch.")
     dtype = own if options.dtype == "auto" else options.dtype
@@ -53,9 +57,7 @@ def given(options: EngineOptions) -> dict[str, Any]:
 
     if options.quantization == INT8:
         return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
-    on_cpu = torch.device(options.device or "cpu").type == "cpu"
-    packing = {"int4_packing_format": "opaque"} if on_cpu else {}  # the layout that has kernels for the CPU
-    return {"quantization_config": TorchAoConfig(Int4WeightOnlyConfig(group_size=32, **packing))}
+    return {"quantization_config": TorchAoConfig(Int4WeightOnlyConfig(group_size=32))}
 
 
 def applied(model: Any, options: EngineOptions) -> Any:
@@ -66,4 +68,5 @@ def applied(model: Any, options: EngineOptions) -> Any:
         # It is called deprecated in favour of torchao, which need not be installed.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
-        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        return quantize(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
