@@ -28,8 +28,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_HERE = Path(__file__).parent
-ECHARTS = _HERE / "vendor" / "echarts"
+_TEMPLATES = Path(__file__).parent / "templates"
+ECHARTS = Path(__file__).parent / "vendor" / "echarts"
 _UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
@@ -63,31 +63,24 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
         swept,
         history.section([*(r for r in runs if r.time < run.time and r.path != run.path), run]),
     )
-    style, script, library = (
-        _text(_HERE / "templates" / "report.css"),
-        _text(_HERE / "templates" / "report.js"),
-        _text(ECHARTS / "echarts.min.js"),
-    )
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            found=found,
-            sections=sections,
-            verdicts=comparison.summary(every),
-            recommended=sweep.recommended(swept),
-            glossary=tuple(glossary.entries()),
-            style=Markup(style),  # noqa: S704 - our own file
-            script=Markup(script),  # noqa: S704 - our own file
-            library=Markup(library),  # noqa: S704 - ECharts' own file, whose hash a test checks
-            style_hash=_hash(style),
-            script_hashes=(_hash(library), _hash(script)),
-            data=data({chart.key: chart for section in sections for chart in section.charts}),
-            notice=_text(ECHARTS / "NOTICE"),
-            version=importlib.metadata.version("pytest-infer"),
-            echarts_version=tomllib.loads(_text(ECHARTS / "VERSION.toml"))["version"],
-        )
+    style = _text(_TEMPLATES / "report.css")
+    scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", _TEMPLATES / "charts.js", _TEMPLATES / "report.js")]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        run=run,
+        found=found,
+        sections=sections,
+        verdicts=comparison.summary(every),
+        recommended=sweep.recommended(swept),
+        glossary=tuple(glossary.entries()),
+        style=Markup(style),  # noqa: S704 - our own file
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own, and ECharts' whose hash a test checks
+        style_hash=_hash(style),
+        script_hashes=[_hash(script) for script in scripts],
+        data=data({chart.key: chart for section in sections for chart in section.charts}),
+        notice=_text(ECHARTS / "NOTICE"),
+        version=importlib.metadata.version("pytest-infer"),
+        echarts_version=tomllib.loads(_text(ECHARTS / "VERSION.toml"))["version"],
     )
 
 
@@ -110,7 +103,7 @@ def _clean(value: Any) -> Any:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         finalize=_finalize,
         undefined=jinja2.StrictUndefined,
