@@ -204,6 +204,15 @@ def test_latencies_are_the_sidecars(storage, make_block):
     assert sum(Page(render(path)).data["prompt-1-dist"]["counts"]) == 5
 
 
+def test_an_engine_that_delivers_several_tokens_at_once_has_ticks(storage, make_block):
+    path = storage.add([make_block("a")])
+    arrays = {"stamps_ns": np.asarray([1, 3, 6]) * 1_000_000, "tick_sizes": np.asarray([1, 4, 4])}
+    np.savez_compressed(path.with_suffix(".npz"), **{f"bench/t.py::t[a]|0|{key}": held for key, held in arrays.items()})
+    found = Page(render(path))
+    assert found.data["prompt-1-itl"]["x"]["name"] == "tick"
+    assert "Inter-token latency by tick, ms" in found.shown
+
+
 def test_twenty_prompts_of_two_thousand_tokens_stay_under_six_megabytes(storage, make_block):
     layers, experts = 16, 64
     counts = np.random.default_rng(2).integers(0, 500, (layers, experts)).tolist()

@@ -28,7 +28,7 @@ def test_gaps_by_position_over_rounds_of_different_lengths():
 
 def test_more_positions_than_entries_are_put_together_and_lose_no_peak():
     found = latency.band([stamps(1, 1, 1, 50, 1)], most=2)
-    assert (found.width, found.position) == (3, (2, 5))
+    assert (found.width, found.position, found.last) == (3, (2, 5), 6)
     assert found.high == pytest.approx((0.001, 0.050))
     assert found.low == pytest.approx((0.001, 0.001))
     # Of 50 and 1: the missing sixth gap counts for nothing.

@@ -20,7 +20,7 @@ class Band:
     """Gaps by position, seconds: the median, least and most of all rounds that reach it.
 
     `position[i]` is the number of the tick that ends the first gap of entry i, counted from 1; `width` gaps that follow
-    each other are one entry.
+    each other are one entry, and `last` is the number of the last tick of all.
     """
 
     position: tuple[int, ...]
@@ -28,6 +28,7 @@ class Band:
     low: tuple[float, ...]
     high: tuple[float, ...]
     width: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ def band(rounds: Sequence[Stamps], most: int) -> Band | None:
         low=tuple(np.nanmin(entries, axis=1).tolist()),
         high=tuple(np.nanmax(entries, axis=1).tolist()),
         width=width,
+        last=longest + 1,
     )
 
 

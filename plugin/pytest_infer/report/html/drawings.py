@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report.html.parts import Cell, Chart, Head, Table, anchor, points, short
 from pytest_infer.report.html.stored import Test
 from pytest_infer.units import Unit, count, scale_of, seconds
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.latency import Band
 
 MOST_TOKENS = 2000
 """Above so many tokens neighbours are drawn as one."""
@@ -38,37 +42,39 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart
     if found is None:
         return _absent(test, arrays, why)
     unit, scale = scale_of(found.median, Unit.SECONDS)
+    # An engine may deliver several tokens at once: then gaps are between ticks, which are fewer.
+    sizes = (arrays.get(f"{test.row.test}|{number}|tick_sizes", ()) for number in range(len(rounds)))
+    what = "tick" if any(size > 1 for round_sizes in sizes for size in round_sizes) else "token"
     slowest = max(range(len(found.high)), key=found.high.__getitem__)
-    wide = f", {found.width} tokens a point" if found.width > 1 else ""
+    wide = f", {found.width} {what}s a point" if found.width > 1 else ""
     return Chart(
         key=f"{test.key}-itl",
-        title=f"Inter-token latency by token, {unit}",
+        title=f"Inter-token latency by {what}, {unit}",
         says=(
             f"Median of {len(rounds)} rounds with their least and most{wide}; the longest gap, "
-            f"{seconds(found.high[slowest])}, ends at token {count(found.position[slowest])}."
+            f"{seconds(found.high[slowest])}, ends at {what} {count(found.position[slowest])}."
         ),
         data={
             "kind": "band",
-            "x": {"name": "token", "start": found.position[0], "step": found.width},
+            "x": {"name": what, "start": found.position[0], "step": found.width},
             "unit": unit,
             "median": points(found.median, scale, 3),
             "low": points(found.low, scale, 3),
             "high": points(found.high, scale, 3),
         },
-        table=_stretches(found.position, found, unit, scale),
+        table=_stretches(found, what, unit, scale),
         define=(("ITL", anchor("itl")),),
     )
 
 
-def _stretches(position: Sequence[int], band: Any, unit: str, scale: float) -> Table:
+def _stretches(band: Band, what: str, unit: str, scale: float) -> Table:
     """Return the curve as a table: of each stretch of tokens the median, least and most gap."""
-    import statistics  # noqa: PLC0415
-
+    position = band.position
     step = -(-len(position) // _TABLE)
     rows = []
     for start in range(0, len(position), step):
         end = min(start + step, len(position))
-        last = position[end - 1] + band.width - 1
+        last = min(position[end - 1] + band.width - 1, band.last)
         first = position[start]
         figures = (statistics.median(band.median[start:end]), min(band.low[start:end]), max(band.high[start:end]))
         rows.append(
@@ -78,8 +84,8 @@ def _stretches(position: Sequence[int], band: Any, unit: str, scale: float) -> T
             )
         )
     return Table(
-        caption=f"Gaps before the tokens, {unit}",
-        heads=(Head(text="tokens", number=False), *(Head(text=t, unit=unit) for t in ("median", "least", "most"))),
+        caption=f"Gaps before the {what}s, {unit}",
+        heads=(Head(text=f"{what}s", number=False), *(Head(text=t, unit=unit) for t in ("median", "least", "most"))),
         rows=tuple(rows),
     )
 

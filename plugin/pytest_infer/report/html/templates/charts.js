@@ -264,7 +264,7 @@ const chartKinds = (() => {
           inRange: { color: [colour("cold"), colour("mid"), colour("hot")] }, hoverLink: false,
         },
         series: [{
-          type: "heatmap", data: cells, itemStyle: { borderColor: colour("bg"), borderWidth: room > 8 ? 1 : 0 },
+          type: "heatmap", data: cells, emphasis: { disabled: true }, itemStyle: { borderColor: colour("bg"), borderWidth: room > 8 ? 1 : 0 },
           label: { show: roomy, color: colour("ink"), fontSize: 11, formatter: (cell) => figure(cell.value[3]) },
         }],
       };
