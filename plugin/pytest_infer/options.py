@@ -72,8 +72,8 @@ OPTIONS = (
     Option(
         name="quantization",
         metavar="NAME",
-        help="none; int8-dynamic: torch's own, linear layers on the CPU; int8, int4 (accelerators only): weight-only, by "
-        "torchao; default: none",
+        help="none; int8-dynamic: torch's own, linear layers on the CPU; int8, and int4 on accelerators: weight-only, "
+        "by torchao; default: none",
     ),
     Option(name="batch", metavar="N", help="feed each prompt N times at once; default: 1"),
     Option(name="prompt-tokens", metavar="N", help="cut or repeat each prompt to N tokens; default: as it is"),
