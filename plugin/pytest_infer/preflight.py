@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import configurations, ordering, workload
+from pytest_infer import configurations, ordering, showing, workload
 from pytest_infer.analysis import requirements
 from pytest_infer.analysis.axes import AXES
 from pytest_infer.analysis.requirements import Room
@@ -42,6 +42,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
+        showing.check(session)
         session.gate.prepare(session.keeper.storage)
         _check_engine(collected, items, session)
     except InferError as error:

@@ -35,6 +35,7 @@ FACE = (
     "loadonce",
     "loops",
     "session",
+    "showing",
     "preflight",
     "fixtures",
     "against",
