@@ -21,6 +21,10 @@ class ModelError(InferError):
     """A model that cannot be found, built, or loaded."""
 
 
+class UnknownValueError(ModelError):
+    """A name that no model would take: a typing error, unlike a choice that this model or machine cannot run."""
+
+
 class EngineError(InferError):
     """An engine that cannot be found, or that broke its contract with the clock."""
 

@@ -7,31 +7,42 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import prompts
+from pytest_infer import failures, prompts, workload
 from pytest_infer import session as sessions
-from pytest_infer.engines.base import Engine
-from pytest_infer.errors import InferError
+from pytest_infer.configurations import Configuration
+from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.measure.sampler import SystemSampler
+from pytest_infer.parametrize import CONFIGURED
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import ModelInfo, PromptRecord
 
 
 @pytest.fixture(scope="session")
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """What generates tokens, as the options name it; override it to benchmark your own inference code."""
-    made = sessions.of(request.config).default_engine()
-    yield made
-    made.close()
+def infer_load(request: pytest.FixtureRequest) -> EngineOptions:
+    """What a model is loaded with; a sweep gives it each of its loads in turn."""
+    given: EngineOptions = getattr(request, "param", sessions.of(request.config).settings.engine_options)
+    return given
 
 
 @pytest.fixture(scope="session")
-def model(engine: Engine, request: pytest.FixtureRequest) -> ModelInfo:
+def infer_configuration(request: pytest.FixtureRequest, infer_load: EngineOptions) -> Configuration:  # noqa: ARG001 - before
+    """What a test is measured with; its `values` are what a sweep gives it, by axis."""
+    given: Configuration | None = getattr(request, "param", None)
+    return given or Configuration(settings=sessions.of(request.config).settings)
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest, infer_load: EngineOptions) -> Iterator[Engine]:
+    """What generates tokens, as the options name it; override it to benchmark your own inference code."""
+    in_use = sessions.of(request.config).in_use
+    yield in_use.engine(infer_load)
+    in_use.close()
+
+
+@pytest.fixture(scope="session")
+def model(engine: Engine, infer_load: EngineOptions, request: pytest.FixtureRequest) -> ModelInfo:
     """The loaded model's description; override it to load yours: `return engine.adopt(my_model, my_tokenizer)`."""
-    try:
-        return sessions.of(request.config).load(engine)
-    except InferError as error:
-        refusal = str(error)
-    pytest.fail(refusal, pytrace=False)
+    return failures.told(lambda: sessions.of(request.config).load(engine, infer_load.model))
 
 
 @pytest.fixture
@@ -54,9 +65,10 @@ def system_sampler(request: pytest.FixtureRequest) -> SystemSampler:
 class Infer:
     """Measures a prompt: `record = infer(prompt)`; once a test."""
 
-    def __init__(self, request: pytest.FixtureRequest, benchmark: object) -> None:
+    def __init__(self, request: pytest.FixtureRequest, benchmark: object, configuration: Configuration) -> None:
         self._request = request
         self._benchmark = benchmark
+        self._configuration = configuration
         self._session = sessions.of(request.config)
 
     def __call__(self, prompt: Prompt | str) -> PromptRecord:
@@ -64,24 +76,20 @@ class Infer:
         __tracebackhide__ = True
         if isinstance(prompt, str):
             prompt = Prompt(name=self._request.node.name, text=prompt)
-        try:
-            return self._measured(prompt)
-        except InferError as error:
-            refusal = str(error)
-        # Outside the handler, or pytest would show the error twice, as a chain.
-        self._session.live.clear()
-        pytest.fail(refusal, pytrace=False)
+        return failures.told(lambda: self._measured(prompt), self._session.live.clear)
 
     def _measured(self, prompt: Prompt) -> PromptRecord:
-        session, nodeid = self._session, self._request.node.nodeid
+        session, nodeid, settings = self._session, self._request.node.nodeid, self._configuration.settings
         session.bridge.check(self._benchmark)
         prompts.check(prompt, f"{nodeid}: infer()")
-        record = session.keeper.resumed(nodeid, prompt.content_sha256, session.limits(prompt))
+        limits = workload.limits_of(prompt, settings)
+        record = session.keeper.resumed(nodeid, prompt.content_sha256, limits, settings)
         if record is None:
             # Asked for late, so that what is refused is refused before a model is loaded.
             engine = self._request.getfixturevalue("engine")
             model = self._request.getfixturevalue("model")
-            record = session.measure(nodeid, prompt, engine, model)
+            model = session.in_use.adapt(engine, model, settings.engine_options)
+            record = session.measure(nodeid, prompt, engine, model, self._configuration)
         if session.bridge.disabled:
             session.bridge.spend(self._benchmark)
             return record
@@ -90,6 +98,7 @@ class Infer:
         group = prompt.group or getattr(self._benchmark, "group", None)
         session.keeper.keep(
             record,
+            settings,
             lambda phases, block: session.bridge.hand_over(
                 self._benchmark, clock, phases, block, params=self._params(prompt), group=group
             ),
@@ -100,12 +109,13 @@ class Infer:
     def _params(self, prompt: Prompt) -> dict[str, Any]:
         callspec = getattr(self._request.node, "callspec", None)
         given = callspec.params if callspec is not None else {}
-        plain = {k: v if isinstance(v, (str, int, float, bool)) else str(v) for k, v in given.items() if k != "prompt"}
-        return {"prompt": prompt.name, **plain}
+        ours = ("prompt", *CONFIGURED)
+        plain = {k: v if isinstance(v, (str, int, float, bool)) else str(v) for k, v in given.items() if k not in ours}
+        return {"prompt": prompt.name, **plain, **self._configuration.values}
 
 
 @pytest.fixture
-def infer(request: pytest.FixtureRequest, benchmark: Any) -> Infer:
+def infer(request: pytest.FixtureRequest, benchmark: Any, infer_configuration: Configuration) -> Infer:
     """The measuring loop: call it with a prompt."""
     session = sessions.of(request.config)
     if session.bridge.parallel:
@@ -118,4 +128,4 @@ def infer(request: pytest.FixtureRequest, benchmark: Any) -> Infer:
             "`infer` must be among the arguments of the test or of its fixtures: getfixturevalue comes too late",
             pytrace=False,
         )
-    return Infer(request, benchmark)
+    return Infer(request, benchmark, infer_configuration)

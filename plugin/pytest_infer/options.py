@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_infer.analysis.axes import AXES
 from pytest_infer.engines.models import BUNDLED, DEFAULT
 
 
@@ -69,6 +70,33 @@ OPTIONS = (
     ),
     Option(name="trust-remote-code", flag=True, help="run code that comes with a hub model; off by default"),
     Option(
+        name="quantization",
+        metavar="NAME",
+        help="none; int8-dynamic: torch's own, linear layers on the CPU; int8, and int4 on accelerators: weight-only, "
+        "by torchao; default: none",
+    ),
+    Option(name="batch", metavar="N", help="feed each prompt N times at once; default: 1"),
+    Option(name="prompt-tokens", metavar="N", help="cut or repeat each prompt to N tokens; default: as it is"),
+    Option(
+        name="sweep",
+        metavar="AXIS=V1,V2",
+        lines=True,
+        help=f"measure every prompt with each value, and every combination of several sweeps: {', '.join(AXES)}",
+    ),
+    Option(
+        name="order",
+        metavar="ORDER",
+        help="of the configurations of a sweep: sequential, or interleaved: prompt by prompt in turns, as far as one "
+        "loaded model runs them; default: sequential",
+    ),
+    Option(
+        name="curve",
+        metavar="LENGTHS",
+        bare=True,
+        help="measure the longest prompt of a suite at several lengths, its end cut off or repeated: 16..1024 doubles, "
+        "16..context goes to the model's limit, 16,100 are two lengths; alone: 16..context",
+    ),
+    Option(
         name="cold-load",
         flag=True,
         help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",
@@ -127,6 +155,7 @@ OPTIONS = (
         flag=True,
         help="refuse to load a model that needs more memory than is available, instead of warning",
     ),
+    Option(name="report", metavar="FILE", help="write the HTML report of the stored run to this file"),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
     Option(
         name="against",
@@ -149,8 +178,9 @@ OPTIONS = (
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
+SEQUENTIAL, INTERLEAVED = ORDERS = ("sequential", "interleaved")
 BARE, OFF = "default", "off"
-"""What --infer-gate takes in place of rules: those of the ini file, or none."""
+"""What --infer-gate takes in place of rules: those of the ini file, or none; --infer-curve alone takes BARE too."""
 SELF = "self"
 """The revision that compares this checkout with itself."""
 

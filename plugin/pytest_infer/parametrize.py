@@ -1,37 +1,92 @@
-"""Which tests get prompts, and which prompts they get."""
+"""Which tests get prompts and which configurations, and how pytest's parameters say so."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_infer import configurations, workload
 from pytest_infer import prompts as suites
-from pytest_infer.errors import SuiteError
+from pytest_infer.configurations import Configuration
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.errors import InferError, OptionError, SuiteError
+from pytest_infer.lengths import Lengths
 from pytest_infer.prompts import Prompt
+from pytest_infer.settings import Settings
 
 ARGUMENT = "prompt"
+CONFIGURED = ("infer_load", "infer_configuration")
+"""The fixtures that a sweep gives its parameters to."""
 MARKER = "infer_prompts"
 _OWN_FIXTURES = "pytest_infer.fixtures"
 
 Cache = dict[Path, tuple[Prompt, ...]]
+Context = Callable[[EngineOptions], int | None]
+"""Tells the context of the model that options name."""
 
 
-def parametrize(metafunc: pytest.Metafunc, given: Path | None, cache: Cache) -> None:
-    """Parametrize a test that asks for our `prompt`, from its marker, the option, or the suite file beside it.
+def parametrize(
+    metafunc: pytest.Metafunc,
+    settings: Settings,
+    found: Sequence[Configuration],
+    cache: Cache,
+    context: Context,
+) -> None:
+    """Give a test its prompts, from its marker, the option, or the suite file beside it, and its configurations.
 
     A test whose `prompt` is its own (a parameter, or a fixture of its own) is left alone, and so is one for which
-    there is no suite: our fixture then says what to do.
+    there is no suite: our fixture then says what to do. A curve is measured with one prompt of a suite.
     """
-    if ARGUMENT not in metafunc.fixturenames or not _is_ours(metafunc):
-        return
+    prompts: tuple[Prompt, ...] = ()
     try:
-        found = _prompts_for(metafunc, given, cache)
-    except SuiteError as error:
+        if ARGUMENT in metafunc.fixturenames and _is_ours(metafunc, ARGUMENT):
+            prompts = _prompts_for(metafunc, settings.prompts, cache)
+        if settings.curve is not None and prompts:
+            prompts = (max(prompts, key=_characters),)
+            found = _points(metafunc, settings, settings.curve, found, prompts[0], context)
+        elif not settings.sweep:
+            found = ()
+    except InferError as error:
         raise pytest.Collector.CollectError(str(error)) from error
-    if found:
-        metafunc.parametrize(ARGUMENT, found, ids=[prompt.name for prompt in found])
+    if prompts:
+        metafunc.parametrize(ARGUMENT, prompts, ids=[prompt.name for prompt in prompts])
+    if found and all(name in metafunc.fixturenames for name in ("infer", *CONFIGURED)):
+        numbered = [replace(configuration, number=number) for number, configuration in enumerate(found)]
+        given = [(configurations.load_of(c.settings, settings), c) for c in numbered]
+        # Of the session's scope, so that a model is kept until the last test that runs it.
+        metafunc.parametrize(CONFIGURED, given, ids=[c.id for c in numbered], indirect=True, scope="session")
+
+
+def _points(
+    metafunc: pytest.Metafunc,
+    settings: Settings,
+    lengths: Lengths,
+    found: Sequence[Configuration],
+    prompt: Prompt,
+    context: Context,
+) -> list[Configuration]:
+    """Return every configuration at every length of the curve."""
+    points = []
+    for configuration in found:
+        most = 0
+        if lengths.needs_context:
+            load = configurations.load_of(configuration.settings, settings)
+            longest = context(load) if _has_our_engine(metafunc) else None
+            if longest is None:
+                raise OptionError("--infer-curve: the model's context is not known; give the lengths: 16..1024")
+            most = longest - workload.limits_of(prompt, configuration.settings).max_new_tokens
+            if most < 1:
+                raise SuiteError(f"prompt {prompt.name!r}: max_new_tokens leave no room in the context of {longest}")
+        points += [configurations.at_length(configuration, tokens) for tokens in lengths.up_to(most)]
+    return points
+
+
+def _characters(prompt: Prompt) -> int:
+    return len(prompt.text or "") + sum(len(message.content) for message in prompt.messages)
 
 
 def _prompts_for(metafunc: pytest.Metafunc, given: Path | None, cache: Cache) -> tuple[Prompt, ...]:
@@ -48,13 +103,20 @@ def _prompts_for(metafunc: pytest.Metafunc, given: Path | None, cache: Cache) ->
     return cache[path]
 
 
-def _is_ours(metafunc: pytest.Metafunc) -> bool:
+def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
     for marker in metafunc.definition.iter_markers("parametrize"):
         names: Any = marker.kwargs.get("argnames", marker.args[0] if marker.args else ())
-        if ARGUMENT in (names.replace(",", " ").split() if isinstance(names, str) else names):
+        if name in (names.replace(",", " ").split() if isinstance(names, str) else names):
             return False
     # pytest has no public way to ask which fixture a name resolves to, or what another plugin parametrized.
-    definitions = metafunc._arg2fixturedefs.get(ARGUMENT) or ()
+    definitions = metafunc._arg2fixturedefs.get(name) or ()
     if not definitions or definitions[-1].func.__module__ != _OWN_FIXTURES:
         return False
-    return not any(ARGUMENT in call.params for call in metafunc._calls)
+    return not any(name in call.params for call in metafunc._calls)
+
+
+def _has_our_engine(metafunc: pytest.Metafunc) -> bool:
+    # Asked for late, it is not among the fixtures of the test itself; pytest has no public way to look it up.
+    manager: Any = metafunc.definition.session._fixturemanager
+    definitions: Any = manager.getfixturedefs("engine", metafunc.definition)
+    return bool(definitions) and definitions[-1].func.__module__ == _OWN_FIXTURES

@@ -9,17 +9,25 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import failing, options, parametrize, preflight
+from pytest_infer import failing, options, ordering, parametrize, preflight, showing
 from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
-from pytest_infer.fixtures import engine, infer, model, prompt, system_sampler
+from pytest_infer.fixtures import (
+    engine,
+    infer,
+    infer_configuration,
+    infer_load,
+    model,
+    prompt,
+    system_sampler,
+)
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import write_summary
 from pytest_infer.session import CLOCK, KEY, InferSession, of
 from pytest_infer.storage.bridge import ReplayClock
 from pytest_infer.storage.native import align_noise
 
-__all__ = ["engine", "infer", "model", "prompt", "system_sampler"]
+__all__ = ["engine", "infer", "infer_configuration", "infer_load", "model", "prompt", "system_sampler"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,9 +55,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give tests that ask for `prompt` their suite."""
+    """Give tests that ask for `prompt` their suite, and those that measure their configurations."""
     run = of(metafunc.config)
-    parametrize.parametrize(metafunc, run.settings.prompts, run.suites)
+    parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.in_use.context)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let -k find a test by what it is swept over."""
+    ordering.name(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Bring the tests of a sweep into the order that loads each model once."""
+    ordering.reorder(items, interleaved=of(config).settings.interleaved)
 
 
 @pytest.hookimpl(trylast=True)
@@ -148,5 +167,6 @@ def pytest_terminal_summary(
         yield
     finally:
         run = of(config)
+        showing.write(run)
         write_summary(terminalreporter, run.summary())
         run.gate.publish(os.environ, terminalreporter.write)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from pytest_infer import configurations, ordering, showing, workload
 from pytest_infer.analysis import requirements
+from pytest_infer.analysis.axes import AXES
 from pytest_infer.analysis.requirements import Room
-from pytest_infer.engines.base import Engine
-from pytest_infer.errors import InferError, ModelError
+from pytest_infer.engines.base import Engine, EngineOptions
+from pytest_infer.errors import InferError, ModelError, OptionError, UnknownValueError
 from pytest_infer.measure import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
@@ -40,45 +42,106 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
+        showing.check(session)
         session.gate.prepare(session.keeper.storage)
         _check_engine(collected, items, session)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
     finally:
         session.live.clear()
-    session.keeper.planned = tuple(item.nodeid for item in items)
+    session.keeper.planned = tuple(item.nodeid for item in measuring(items))
 
 
 def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
-    """Find the model and see that every prompt fits it, unless the tests bring their own engine or model."""
-    own = [item for item in items if _resolves_to_ours(collected, item, "engine")]
-    if not own:
-        return
-    engine = session.default_engine()
-    own = [item for item in own if _resolves_to_ours(collected, item, "model")]
-    if not own:
-        return
-    engine.check()
-    longest = 0
-    for item in own:
-        prompt = _prompt_of(item)
-        if prompt is not None:
-            check_prompt(prompt, item.nodeid)
-            ids, _ = session.encode(engine, prompt)
-            longest = max(longest, len(ids) + session.limits(prompt).max_new_tokens)
-    _check_memory(engine, longest, session)
+    """Find the models and see that every prompt fits, unless the tests bring their own engine or model.
+
+    Of a sweep, what cannot be run is skipped, unless that is all of it.
+    """
+    loads: dict[EngineOptions, list[pytest.Item]] = {}
+    for item in items:
+        own_engine = not _resolves_to_ours(collected, item, "engine")
+        own_model = own_engine or not _resolves_to_ours(collected, item, "model")
+        _check_axes(item, session, own_engine=own_engine, own_model=own_model)
+        load, _ = ordering.swept(item) or (session.settings.engine_options, None)
+        if not own_engine:
+            loads.setdefault(load, [])
+        if not own_model:
+            loads[load].append(item)
+    for load, own in loads.items():
+        engine = session.in_use.engine(load)
+        if own:
+            _check_load(engine, load, own, session)
+    if session.settings.interleaved and len(loads) > 1:
+        session.note(f"interleaved within each of {len(loads)} loads, not between them: each model is loaded once")
+    marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
+    if marks and len(marks) == len(items):
+        reasons = dict.fromkeys(str(mark.kwargs["reason"]) for mark in marks)
+        raise ModelError(f"nothing of the sweep can be run: {'; '.join(reasons)}")
 
 
-def _check_memory(engine: Engine, context: int, session: InferSession) -> None:
+def _check_axes(item: pytest.Item, session: InferSession, *, own_engine: bool, own_model: bool) -> None:
+    """Refuse to sweep what a test's own engine or model decides, and skip what no model can run."""
+    found = ordering.swept(item)
+    if found is None:
+        return
+    if found[1].impossible is not None:
+        _skip(item, found[1].impossible, session)
+    for axis in found[1].values:
+        if (own_engine and configurations.of_engine(axis)) or (own_model and AXES[axis].reload):
+            whose = "engine" if own_engine else "model"
+            raise OptionError(f"--infer-sweep: {axis} is decided by the `{whose}` fixture that {item.nodeid} overrides")
+
+
+def _check_load(engine: Engine, load: EngineOptions, items: list[pytest.Item], session: InferSession) -> None:
+    """Check one model with all that it is to run."""
+    items = [item for item in items if item.get_closest_marker("skip") is None]
+    try:
+        engine.check()
+        longest = max((_check_item(engine, item, session) for item in items), default=0)
+        _check_memory(engine, longest, load, session)
+    except UnknownValueError:
+        raise
+    except InferError as error:
+        if any(ordering.swept(item) is None for item in items):
+            raise
+        for item in items:
+            _skip(item, str(error), session)
+
+
+def _check_item(engine: Engine, item: pytest.Item, session: InferSession) -> int:
+    """Return the positions that a test fills in the KV cache; of a sweep, skip a test that does not fit."""
+    prompt, found = _prompt_of(item), ordering.swept(item)
+    if prompt is None:
+        return 0
+    check_prompt(prompt, item.nodeid)
+    settings = session.settings if found is None else found[1].settings
+    try:
+        ids, _ = workload.encode(engine, prompt, settings)
+    except InferError as error:
+        if found is None:
+            raise
+        _skip(item, str(error), session)
+        return 0
+    limits = workload.limits_of(prompt, settings)
+    return limits.sequences * (len(ids) + limits.max_new_tokens)
+
+
+def _skip(item: pytest.Item, reason: str, session: InferSession) -> None:
+    found = ordering.swept(item)
+    if found is not None:
+        item.add_marker(pytest.mark.skip(reason=reason))
+        session.note(f"not run: {printable(found[1].label)}: {printable(reason)}")
+
+
+def _check_memory(engine: Engine, context: int, load: EngineOptions, session: InferSession) -> None:
     """Warn, or refuse with --infer-strict-memory, before the kernel would kill the run for want of memory."""
     held, limit = engine.checkpoint(), session.machine.memory_limit_bytes
     if held is None or limit is None:
         return
     # Interpreter and libraries are loaded by now: their memory is no longer available to anybody.
     room = Room(limit_bytes=limit, available_bytes=host.available_bytes(), runtime_bytes=0)
-    dtype = session.settings.engine_options.dtype
     try:
-        needs = requirements.of(held, room, context=context or None, dtype=dtype)
+        needs = requirements.of(held, room, context=context or None, dtype=load.dtype)
     except InferError:
         # A size that nobody tells is no reason to stop.
         return
@@ -88,7 +151,7 @@ def _check_memory(engine: Engine, context: int, session: InferSession) -> None:
         return
     line = printable(
         f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
-        f"available: pytest-infer doctor --model {session.settings.engine_options.model} says what would fit"
+        f"available: pytest-infer doctor --model {load.model} says what would fit"
     )
     if session.settings.strict_memory:
         raise ModelError(f"{line}; or leave out --infer-strict-memory")

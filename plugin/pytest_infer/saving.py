@@ -21,6 +21,19 @@ from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state
 
+_MATTER = (
+    "engine",
+    "rounds",
+    "warmup",
+    "experts",
+    "expert_trace",
+    "timeline",
+    "profile",
+    "repeat_disturbed",
+    "prompt_tokens",
+)
+"""The settings on which figures depend, beside the engine's options and the prompt's limits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -38,6 +51,7 @@ class Keeper:
         self.planned: tuple[str, ...] = ()
         self.finished: dict[str, Finished] = {}
         self.save_failed = False
+        self._run_file: Path | None = None
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -78,27 +92,32 @@ class Keeper:
                 f"an interrupted run left {len(self._interrupted.entries)} prompts; --infer-resume takes the valid ones"
             )
 
-    def resumed(self, nodeid: str, content_sha256: str, limits: Limits) -> PromptRecord | None:
-        """Return the record that an interrupted run left of this test, if it was of the same work."""
+    def resumed(self, nodeid: str, content_sha256: str, limits: Limits, settings: Settings) -> PromptRecord | None:
+        """Return the record that an interrupted run left of this test, if it was of the same work.
+
+        `settings` are those of the test's own configuration.
+        """
         if not self._settings.resume or self._interrupted is None:
             return None
-        record = journal.matching(self._interrupted.entries, nodeid, self._key(content_sha256, limits))
+        record = journal.matching(self._interrupted.entries, nodeid, self._key(content_sha256, limits, settings))
         return None if record is None else replace(record, resumed=True)
 
-    def _key(self, content_sha256: str, limits: Limits) -> str:
+    def _key(self, content_sha256: str, limits: Limits, own: Settings) -> str:
         """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
-        names = ("engine", "rounds", "warmup", "experts", "expert_trace", "timeline", "profile", "repeat_disturbed")
-        settings = {name: getattr(self._settings, name) for name in names}
-        options = {k: v for k, v in _fields(self._settings.engine_options).items() if k != "progress"}
+        settings = {name: getattr(own, name) for name in _MATTER}
+        options = {k: v for k, v in _fields(own.engine_options).items() if k != "progress"}
         basis = [content_sha256, _fields(limits), settings, options, self._code]
         return hashlib.sha256(msgspec.json.encode(basis)).hexdigest()
 
     def keep(
-        self, record: PromptRecord, hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None]
+        self,
+        record: PromptRecord,
+        settings: Settings,
+        hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None],
     ) -> None:
         """Put a finished record into the journal, then into pytest-benchmark's rows."""
         if self._journal is not None:
-            key = self._key(record.prompt.content_sha256, record.prompt.limits)
+            key = self._key(record.prompt.content_sha256, record.prompt.limits, settings)
             try:
                 self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
             except OSError as error:
@@ -127,8 +146,8 @@ class Keeper:
         output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
 
     def advice(self) -> tuple[Advice, ...]:
-        """Return the advice on the tests that passed."""
-        return advice.advise(f.block for f in self.finished.values() if not f.failed)
+        """Return the advice on the tests that passed; on those of a sweep there is none: it measures what to choose."""
+        return advice.advise(f.block for f in self.finished.values() if not f.failed and not f.record.config)
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""
@@ -136,6 +155,14 @@ class Keeper:
 
     def _write_sidecar(self, run_file: Path) -> None:
         sidecar.write(run_file, [f.record for f in self.finished.values()])
+        self._run_file = run_file
+
+    def stored(self) -> Path | None:
+        """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""
+        json_file = self._bridge.json_path
+        if self._run_file is None and self.finished and json_file is not None and json_file.is_file():
+            self._write_sidecar(json_file)
+        return self._run_file
 
     def _lost(self, line: str) -> None:
         kept = (

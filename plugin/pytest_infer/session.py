@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
-from pytest_infer import loading, sides
-from pytest_infer.engines import lookup
+from pytest_infer import configurations, loading, sides, sweeping, workload
+from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine
-from pytest_infer.errors import SuiteError
 from pytest_infer.gating import Gate
+from pytest_infer.in_use import InUse
 from pytest_infer.loops import Alone, Loop, Settled, Task
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
@@ -23,7 +22,6 @@ from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import (
     AgainstInfo,
-    Limits,
     MachineInfo,
     ModelInfo,
     Output,
@@ -39,8 +37,6 @@ from pytest_infer.settings import Settings
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
-DEFAULT_MAX_NEW_TOKENS = 64
-
 
 class InferSession:
     """What one pytest run knows; kept in `config.stash`.
@@ -52,6 +48,7 @@ class InferSession:
     def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
         self.config = config
         self.settings = Settings.from_config(config, base=base)
+        self.configurations = configurations.of(self.settings)
         self.suites: Cache = {}
         self.notes: list[str] = []
         self.live = LiveLine(None, nullcontext)
@@ -67,7 +64,8 @@ class InferSession:
         self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
-        self._engine: Engine | None = None
+        # Asked for its live line late: it is another one once the terminal is known.
+        self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line))  # noqa: PLW0108
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
@@ -78,13 +76,6 @@ class InferSession:
             self.notes.append(line)
 
     # what is measured with
-
-    def default_engine(self) -> Engine:
-        """Return the engine that the options name, made on first use."""
-        if self._engine is None:
-            options = replace(self.settings.engine_options, progress=self.live.show)
-            self._engine = lookup.create(self.settings.engine, options)
-        return self._engine
 
     @property
     def system(self) -> SystemCounters:
@@ -107,9 +98,9 @@ class InferSession:
             self._machine = machine.describe()
         return self._machine
 
-    def load(self, engine: Engine) -> ModelInfo:
-        """Load the engine's model and time it."""
-        self.live.show(f"loading {self.settings.engine_options.model} …")
+    def load(self, engine: Engine, name: str) -> ModelInfo:
+        """Load the engine's model, which the options call `name`, and time it."""
+        self.live.show(f"loading {name} …")
         info = loading.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
         info = replace(info, weights_sha256=loading.weights_sha256(engine))
         self.live.clear()
@@ -139,6 +130,7 @@ class InferSession:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
+        recommended, curves = sweeping.found({f.record.nodeid: f.block for f in finished if not f.failed})
         return Run(
             results=tuple(result.of_record(f.record) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
@@ -149,6 +141,8 @@ class InferSession:
             noise=tuple(self.noise),
             advice=() if disabled else self.keeper.advice(),
             all_advice=self.settings.advice,
+            recommended=recommended,
+            curves=curves,
         )
 
     def close(self) -> None:
@@ -164,34 +158,12 @@ class InferSession:
 
     # measuring
 
-    def limits(self, prompt: Prompt) -> Limits:
-        """Return the prompt's limits; an option replaces its own."""
-        own = prompt.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
-        return Limits(
-            max_new_tokens=self.settings.max_new_tokens or own,
-            stop=prompt.stop,
-            ignore_eos=self.settings.ignore_eos,
-        )
-
-    def encode(self, engine: Engine, prompt: Prompt) -> tuple[list[int], float]:
-        """Return the prompt's ids and how long it took to make them; raise SuiteError if they don't fit the model."""
-        started = time.perf_counter_ns()
-        ids = engine.encode(prompt)
-        tokenize_s = (time.perf_counter_ns() - started) / timing.NS
-        if not ids:
-            raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
-        context, wanted = engine.context_length(), self.limits(prompt).max_new_tokens
-        if context is not None and len(ids) + wanted > context:
-            raise SuiteError(
-                f"prompt {prompt.name!r}: {len(ids)} tokens and {wanted} new ones do not fit "
-                f"the model's context of {context}; shorten it, lower max_new_tokens, or take another model"
-            )
-        return ids, tokenize_s
-
-    def measure(self, nodeid: str, prompt: Prompt, engine: Engine, model: ModelInfo) -> PromptRecord:
+    def measure(
+        self, nodeid: str, prompt: Prompt, engine: Engine, model: ModelInfo, configuration: Configuration
+    ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
-        ids, tokenize_s = self.encode(engine, prompt)
-        limits = self.limits(prompt)
+        ids, tokenize_s = workload.encode(engine, prompt, configuration.settings)
+        limits = workload.limits_of(prompt, configuration.settings)
         once = self.bridge.disabled
         plan = rounds.Plan(
             warmup=0 if once else self.settings.warmup,
@@ -249,6 +221,8 @@ class InferSession:
             if measured.profile
             else "left out with --infer-no-profile",
             cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
+            config=dict(configuration.values),
+            curve=configuration.curve,
         )
 
     def _described(self, model: ModelInfo, *, once: bool) -> MachineInfo:

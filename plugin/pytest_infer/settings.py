@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from pytest_infer.analysis import fingerprint, rules
+from pytest_infer.analysis.axes import AXES
 from pytest_infer.analysis.rules import Rule
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.options import BARE, EXPERTS, OFF, OPTIONS, SELF, TIMELINE
+from pytest_infer.lengths import Lengths
+from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, SEQUENTIAL, TIMELINE
 
-ONLY_OURS = ("against", "cold-load", "gate", "resume")
+ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 DEFAULT_MIN_PAIRS = 10
@@ -49,6 +51,7 @@ class Settings:
     repeat_disturbed: int
     strict_memory: bool
     resume: bool
+    report: Path | None
     gate: tuple[Rule, ...] | None
     baseline: str | None
     allow_different: tuple[str, ...]
@@ -57,6 +60,11 @@ class Settings:
     against_sequential: bool
     min_pairs: int
     max_rounds: int
+    batch: int | None = None
+    prompt_tokens: int | None = None
+    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    interleaved: bool = False
+    curve: Lengths | None = None
 
     @classmethod
     def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
@@ -78,9 +86,11 @@ class Settings:
             sampling=read.sampling("sample"),
             compile=read.flag("compile"),
             trust_remote_code=read.flag("trust-remote-code"),
+            quantization=read.text("quantization"),
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
+        sweep = _sweep(read)
         if read.text("against") is not None and read.flag("resume"):
             raise OptionError(
                 f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
@@ -110,6 +120,7 @@ class Settings:
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             strict_memory=read.flag("strict-memory"),
             resume=read.flag("resume"),
+            report=read.path("report"),
             gate=_gate(read),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),
@@ -118,6 +129,11 @@ class Settings:
             against_sequential=read.flag("against-sequential"),
             min_pairs=min_pairs,
             max_rounds=max_rounds,
+            batch=read.number("batch", None, least=1),
+            prompt_tokens=read.number("prompt-tokens", None, least=1),
+            sweep=sweep,
+            interleaved=read.choice("order", ORDERS, SEQUENTIAL) == INTERLEAVED,
+            curve=_curve(read, sweep),
         )
 
 
@@ -137,6 +153,40 @@ def _allowed(keys: str | None) -> tuple[str, ...]:
     found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
     fingerprint.check_allowed(found)
     return found
+
+
+def _sweep(read: _Reader) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the axes in the order given, each with its values; what the values mean is checked later."""
+    found: dict[str, tuple[str, ...]] = {}
+    where = read.place("sweep")
+    for line in read.lines("sweep") or ():
+        axis, equals, values = (part.strip() for part in line.partition("="))
+        if not equals:
+            raise OptionError(f"{where} takes AXIS=VALUE,VALUE, not {line!r}; axes: {', '.join(AXES)}")
+        if axis not in AXES:
+            raise OptionError(f"{where}: {alternatives('axis', axis, AXES)}")
+        if axis in found:
+            raise OptionError(f"{where}: {axis} is swept twice; write all its values in one: {axis}=V1,V2")
+        found[axis] = tuple(value.strip() for value in values.split(","))
+        if "" in found[axis] or len(set(found[axis])) < len(found[axis]):
+            raise OptionError(f"{where}: {axis} takes different values with commas between them, not {values!r}")
+    if found and read.text("against") is not None:
+        raise OptionError(f"{read.place('against')} compares one configuration: leave out {where}")
+    return tuple(found.items())
+
+
+def _curve(read: _Reader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -> Lengths | None:
+    """Return the lengths of a curve, or None."""
+    text = read.text("curve")
+    if text is None or text.lower() == OFF:
+        return None
+    where = read.place("curve")
+    for other in ("prompt-tokens", "against"):
+        if read.text(other) is not None:
+            raise OptionError(f"{where} cannot be combined with {read.place(other)}")
+    if any(axis == "prompt-tokens" for axis, _ in sweep):
+        raise OptionError(f"{where} sweeps prompt-tokens itself: leave it out of {read.place('sweep')}")
+    return Lengths.parse(text, where)
 
 
 def _pairs(read: _Reader) -> tuple[int, int]:

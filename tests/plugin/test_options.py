@@ -9,6 +9,7 @@ import pytest
 from pytest_infer.analysis import rules
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
+from pytest_infer.lengths import Lengths
 from pytest_infer.options import OPTIONS
 from pytest_infer.settings import Settings
 
@@ -31,6 +32,7 @@ ENGINE_VALUES = {
     ),
     "compile": (True, "compile", True),
     "trust-remote-code": (True, "trust_remote_code", True),
+    "quantization": ("int8", "quantization", "int8"),
 }
 """What only the engine uses."""
 
@@ -49,6 +51,7 @@ RUN_VALUES = {
     "no-probe": (True, "probe", False),
     "repeat-disturbed": ("7", "repeat_disturbed", 7),
     "resume": (True, "resume", True),
+    "report": ("out/report.html", "report", Path("out/report.html")),
     "strict-memory": (True, "strict_memory", True),
     "gate": ("ttft:5%", "gate", rules.parse(["ttft:5%"])),
     "baseline": ("baseline:main", "baseline", "baseline:main"),
@@ -58,6 +61,11 @@ RUN_VALUES = {
     "against-sequential": (True, "against_sequential", True),
     "min-pairs": ("4", "min_pairs", 4),
     "max-rounds": ("8", "max_rounds", 8),
+    "batch": ("4", "batch", 4),
+    "prompt-tokens": ("16", "prompt_tokens", 16),
+    "sweep": ("threads=1, 2", "sweep", (("threads", ("1", "2")),)),
+    "order": ("interleaved", "interleaved", True),
+    "curve": ("16..64", "curve", Lengths(shortest=16, longest=64)),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
 }
 """What the harness uses itself."""
@@ -161,6 +169,7 @@ def test_without_options(pytester):
         repeat_disturbed=3,
         strict_memory=False,
         resume=False,
+        report=None,
         gate=None,
         baseline=None,
         allow_different=(),
@@ -209,6 +218,8 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
         "experts": ("counts", "off"), "timeline": ("on", "off"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
+        "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("interleaved", "sequential"),
+        "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")
@@ -380,6 +391,12 @@ BAD = [
     ("sample", "seed=99999999999999999999999", ["seed must be from 0 to 9223372036854775807"]),
     ("sample", "seed=9223372036854775808", ["seed must be from 0 to 9223372036854775807"]),
     ("sample", "seed=-1", ["seed must be from 0 to 9223372036854775807, not -1"]),
+    ("batch", "0", ["must be 1 or more"]),
+    ("prompt-tokens", "x", ["takes a whole number"]),
+    ("order", "random", ["unknown value 'random'", "interleaved, sequential"]),
+    ("curve", "long", ["takes lengths in tokens", "'long'"]),
+    ("curve", "0,1", ["takes lengths in tokens"]),
+    ("curve", "64..16", ["a range goes from 1 or more to something longer"]),
     ("threads", "999999999999", ["must be 4096 or less, not 999999999999"]),
 ]
 

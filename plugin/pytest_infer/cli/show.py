@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,8 +13,12 @@ from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, s
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report import terminal
 from pytest_infer.report.text import printable
-from pytest_infer.storage import results
+from pytest_infer.storage import results, rows
 from pytest_infer.storage.heads import Mark, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.curve import Curve
+    from pytest_infer.analysis.recommend import Recommendation
 
 
 def show(
@@ -37,15 +41,28 @@ def show(
     if not stored.results:
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
+    recommended, curves = _swept(chosen) if any(result.config for result in stored.results) else (None, ())
     shown = terminal.Run(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
         notes=() if chosen.gate is None else (_gate(chosen.gate),),
         advice=advice,
+        recommended=recommended,
+        curves=curves,
     )
     out(printable(f"{chosen.label} · {chosen.time:%Y-%m-%d %H:%M} UTC") + "\n")
     out(terminal.render(shown, width=width(), color=color(), outputs=outputs))
+
+
+def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:
+    """Return what a sweep recommends, and its curves."""
+    # Imported late: numpy and scipy are for sweeps only.
+    from pytest_infer.analysis.curve import curves  # noqa: PLC0415
+    from pytest_infer.analysis.recommend import recommend  # noqa: PLC0415
+
+    found = rows.rows(run.path)
+    return recommend(found), curves(found)
 
 
 def _advice(stored: results.Stored, run: Run) -> tuple[Advice, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_infer.errors import EngineError
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
@@ -59,6 +60,7 @@ class EngineOptions:
     sampling: Sampling | None = None
     compile: bool = False
     trust_remote_code: bool = False
+    quantization: str | None = None
     progress: Callable[[str], None] = _silent
 
 
@@ -86,8 +88,23 @@ class Engine(Protocol):
         ...
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
-        """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` as each is available."""
+        """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` as each is available.
+
+        With `limits.sequences` above 1, of which only an engine that says `batches()` is asked: feed the prompt so
+        many times at once, tick with the tokens of the first sequence, and go on with all until that one ends.
+        """
         ...
+
+    def batches(self) -> bool:
+        """Return whether `generate` heeds `limits.sequences`."""
+        return False
+
+    def adapt(self, options: EngineOptions) -> ModelInfo:  # noqa: ARG002 - for those that override it
+        """Go on with the loaded model as these options say, which differ in `threads` and `use_cache` only.
+
+        A sweep over these asks for it, so that the model is not loaded again. Raise EngineError if it cannot be done.
+        """
+        raise EngineError("this engine cannot change threads or the cache once its model is loaded: sweep other axes")
 
     def context_length(self) -> int | None:
         """Return how many tokens, prompt and generated, the model takes; known after `check`; None when unbounded."""

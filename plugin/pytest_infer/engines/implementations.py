@@ -11,9 +11,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.utils import is_kernels_available
 
+from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.loading import explained
-from pytest_infer.errors import ModelError, alternatives
+from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
 # transformers takes these names everywhere and fails in the first forward pass: they are kernels for CUDA.
 _CUDA_EXPERTS = {"deepgemm", "deepgemm_megamoe", "sonicmoe"}
@@ -42,6 +43,7 @@ def check(source: str, config: Any, options: EngineOptions) -> None:
         _check_attention(model, config, options, device)
     if options.experts_implementation is not None:
         _check_experts(model, options.experts_implementation, device)
+    quantizing.check(config, options)
 
 
 def _skeleton(config: Any, options: EngineOptions, **given: Any) -> Any:
@@ -65,7 +67,9 @@ def _check_attention(model: Any, config: Any, options: EngineOptions, device: st
             return
     names = ["eager", *AttentionInterface().valid_keys()]
     usable = [name for name in names if _runs_here(name, device) and _dispatches(model, name)]
-    raise ModelError(_unusable("attention", wanted, model, usable)) from error
+    # A kernel of the hub is named owner/name.
+    kind = ModelError if wanted in names or "/" in wanted else UnknownValueError
+    raise kind(_unusable("attention", wanted, model, usable)) from error
 
 
 def _runs_here(attention: str, device: str) -> bool:
@@ -87,7 +91,8 @@ def _check_experts(model: Any, wanted: str, device: str) -> None:
     names = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *_CUDA_EXPERTS}
     usable = names if device == "cuda" and is_kernels_available() else names - _CUDA_EXPERTS
     if wanted not in usable:
-        raise ModelError(_unusable("experts implementation", wanted, model, usable))
+        kind = ModelError if wanted in names else UnknownValueError
+        raise kind(_unusable("experts implementation", wanted, model, usable))
 
 
 def _unusable(kind: str, wanted: str, model: Any, usable: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from pytest_infer.engines.bundled import cache
-from pytest_infer.errors import ModelError, alternatives
+from pytest_infer.errors import UnknownValueError, alternatives
 
 DEFAULT = "reference-moe"
 Progress = Callable[[str], None]
@@ -77,22 +77,24 @@ def check_name(name: str, revision: str | None = None) -> None:
     """Refuse what cannot name a model, without torch and without the network.
 
     Raises:
-        ModelError: a path that is no model folder, a bare name that is neither bundled nor a folder, or a revision of
-            what has none.
+        UnknownValueError: a path that is no model folder, a bare name that is neither bundled nor a folder, or a
+            revision of what has none.
     """
     folder = _folder(name)
     if folder is not None and not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: the folder holds no config.json, so it is not a transformers model")
+        raise UnknownValueError(f"{name}: the folder holds no config.json, so it is not a transformers model")
     if folder is None and name not in BUNDLED:
         if _looks_like_path(name):
-            raise ModelError(
+            raise UnknownValueError(
                 f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}"
             )
         if "/" not in name:
-            raise ModelError(f"{alternatives('model', name, BUNDLED)}; or a folder, or a hub id written owner/name")
+            raise UnknownValueError(
+                f"{alternatives('model', name, BUNDLED)}; or a folder, or a hub id written owner/name"
+            )
     elif revision is not None:
         kind = "comes with the package" if name in BUNDLED else "is a local folder"
-        raise ModelError(f"{name} {kind} and has no revisions: leave out --infer-revision {revision}")
+        raise UnknownValueError(f"{name} {kind} and has no revisions: leave out --infer-revision {revision}")
 
 
 def resolve(name: str, progress: Progress) -> str:

@@ -34,8 +34,16 @@ class TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no
         """Nothing is buffered."""
 
 
+class BatchStreamer(TickStreamer):
+    """Ticks the clock with the new token of the first sequence: each step brings one to all of them."""
+
+    def put(self, value: torch.Tensor) -> None:
+        """Tick, unless it is the prompt."""
+        super().put(value[:1])
+
+
 class Running:
-    """One sequence at a time through a model, whose own generation config is put aside until `release`.
+    """Generations, one after the other, through a model, whose own generation config is put aside until `release`.
 
     Raises:
         ValueError: the model's own generation config holds what transformers refuses.
@@ -73,18 +81,33 @@ class Running:
         return config
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
-        """Run the model's own generate() on one sequence."""
-        config = self.limited(limits)
-        ids = torch.tensor([list(prompt_ids)], device=self.model.device)
+        """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
+        together = limits.sequences > 1
+        # In a batch the first sequence alone decides when all of them end, and not each when it ends itself.
+        config = self.limited(Limits(max_new_tokens=limits.max_new_tokens, ignore_eos=True) if together else limits)
+        ids = torch.tensor([list(prompt_ids)] * limits.sequences, device=self.model.device)
+        given: dict[str, Any] = {"stopping_criteria": [self._first_ended(limits)]} if together else {}
         output = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
-            streamer=TickStreamer(clock),
-            **({"tokenizer": self._tokenizer} if limits.stop else {}),
+            streamer=BatchStreamer(clock) if together else TickStreamer(clock),
+            **given,
+            **({"tokenizer": self._tokenizer} if limits.stop and not together else {}),
         )
         self.cache = output.past_key_values
         return self._stopped_by(output.sequences, len(prompt_ids), limits)
+
+    def _first_ended(self, limits: Limits) -> Any:
+        """Return a criterion by which all sequences end when the first one does."""
+        ends = decoding.ends(self.config, limits)
+        stops = StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer) if limits.stop else None
+
+        def ended(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            first = int(ids[0, -1]) in ends or (stops is not None and bool(stops(ids[:1], scores).all()))
+            return torch.full((ids.shape[0],), first, dtype=torch.bool, device=ids.device)
+
+        return ended
 
     def _stopped_by(self, sequences: torch.Tensor, prompt_tokens: int, limits: Limits) -> StopReason | None:
         new = sequences.shape[1] - prompt_tokens
@@ -92,7 +115,7 @@ class Running:
             return StopReason.EOS
         # Asked of the criterion itself, which sees the prompt too: it may have held with the last token allowed.
         if limits.stop and bool(
-            StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer)(sequences, None).all()
+            StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer)(sequences[:1], None).all()
         ):
             return StopReason.STOP_STRING
         return StopReason.LENGTH if new >= limits.max_new_tokens else None
@@ -117,14 +140,15 @@ class Running:
             revision=revision,
             dtype=str(model.dtype).removeprefix("torch."),
             device=_devices(model),
-            parameters=sum(p.numel() for p in model.parameters()),
-            parameter_bytes=sum(map(work.stored_bytes, model.parameters())),
+            parameters=work.parameters(model),
+            parameter_bytes=work.parameter_bytes(model),
             buffer_bytes=sum(map(work.stored_bytes, model.buffers())),
             context_length=getattr(text, "max_position_embeddings", None),
             vocabulary=getattr(text, "vocab_size", None),
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
+            quantization=None if self._options.quantization == "none" else self._options.quantization,
             work=work.of(model),
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),

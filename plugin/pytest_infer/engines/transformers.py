@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.engines import checkpoint, models, weights
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
 from pytest_infer.engines.checkpoint import Checkpoint
-from pytest_infer.errors import ModelError, alternatives
+from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
@@ -20,7 +20,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 class TransformersEngine(Engine):
-    """Runs what users run: `model.generate()`, greedy unless told to sample, one sequence at a time."""
+    """Runs what users run: `model.generate()`, greedy unless told to sample, one sequence or a batch of one prompt."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
@@ -30,13 +30,14 @@ class TransformersEngine(Engine):
         self._tokenizer: Any = None
         self._running: Running | None = None
         self._threads_before: int | None = None
+        self._named: tuple[str, str | None, str | None] = ("", None, None)
 
     # finding and loading
 
     def check(self) -> None:
         """Resolve the model, read its config and tokenizer, and see that it can be run as the options say."""
         if self.options.dtype not in DTYPES:
-            raise ModelError(alternatives("dtype", self.options.dtype, DTYPES))
+            raise UnknownValueError(alternatives("dtype", self.options.dtype, DTYPES))
         models.check_name(self.options.model, self.options.revision)
         # Imported late: a mistyped name is refused at once, not after the seconds that torch takes.
         from pytest_infer.engines import implementations, loading  # noqa: PLC0415
@@ -88,18 +89,27 @@ class TransformersEngine(Engine):
             self._running = None
         with explained(name):
             self._running = Running(model, self._tokenizer, self.options)
-        return self._running.describe(name, source, revision)
+        self._named = (name, source, revision)
+        return self._running.describe(*self._named)
+
+    def adapt(self, options: EngineOptions) -> ModelInfo:
+        """Go on with the loaded model, with other threads and with or without a cache."""
+        model = self.running.model
+        self.options = options
+        self._set_threads()
+        return self._run(model, *self._named)
 
     def weights_sha256(self) -> str | None:
         """Return the hash of the files that the model was loaded from; None for an adopted one."""
         return None if self._folder is None else weights.sha256(self._folder, self.options.progress)
 
     def _set_threads(self) -> None:
-        if self.options.threads is None:
+        wanted = self._threads_before if self.options.threads is None else self.options.threads
+        if wanted is None:
             return
         from pytest_infer.engines.running import set_threads  # noqa: PLC0415
 
-        before = set_threads(self.options.threads)
+        before = set_threads(wanted)
         if self._threads_before is None:
             self._threads_before = before
 
@@ -160,8 +170,12 @@ class TransformersEngine(Engine):
         self.running.synchronize()
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
-        """Run the model's own generate() on one sequence."""
+        """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
         return self.running.generate(prompt_ids, limits, clock)
+
+    def batches(self) -> bool:
+        """Return that batches are run."""
+        return True
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pytest_infer.engines.base import TOWER
@@ -41,6 +41,24 @@ def of(model: Any) -> Work | None:
     )
 
 
+def parameters(model: Any) -> int:
+    """Return the number of weights; shared ones count once, unless a quantiser packed a copy of them."""
+    return sum(int(p.numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model.modules()))
+
+
+def parameter_bytes(model: Any) -> int:
+    """Return the bytes that hold the weights."""
+    return sum(stored_bytes(p) for p in model.parameters()) + sum(size for _, size in _packed(model.modules()))
+
+
+def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """Yield number and bytes of the weights of each of torch's own quantised layers, which are no parameters."""
+    for module in modules:
+        if hasattr(module, "_packed_params") and hasattr(module, "in_features"):
+            held = [tensor for tensor in module._weight_bias() if tensor is not None]
+            yield sum(int(t.numel()) for t in held), sum(stored_bytes(t) for t in held)
+
+
 # bytes
 
 
@@ -50,7 +68,7 @@ def _read_bytes(model: Any) -> int:
     for _, module in _seeing_text(model):
         owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
         (tables if hasattr(module, "num_embeddings") else others).update(owned)
-    total = 0
+    total = sum(size for _, size in _packed(module for _, module in _seeing_text(model)))
     for name, parameter in model.named_parameters():  # shared ones once
         if TOWER.search(name):
             continue

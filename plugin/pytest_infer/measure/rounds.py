@@ -184,18 +184,19 @@ def profile_round(
 ) -> Profile:
     """Run the same prompt and seed once more with a trimmed heap, hooks on the experts and a process that samples."""
     recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
+    one = limits.sequences == 1  # a trace is of one sequence
     engine.reset()
     memory.trim_heap()
     with ExitStack() as instruments:
         if recorder is not None:
-            instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace))
+            instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
         window = None if timeline is None else instruments.enter_context(timeline.sampling())
         raw = timed_round(engine, prompt_ids, limits, system)
     cache_bytes = engine.cache_bytes()
     pss, uss = memory.footprint()
     usage = None
     if recorder is not None:
-        usage, experts_absent = _usage(recorder, raw.trace)
+        usage, experts_absent = _usage(recorder, raw.trace, limits.sequences)
     return Profile(
         trace=raw.trace,
         counters=raw.counters,
@@ -236,10 +237,14 @@ def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
     return (recorder, None) if recorder.sites else (None, "the model is dense: it routes to no experts")
 
 
-def _usage(recorder: ExpertRecorder, trace: TokenTrace) -> tuple[ExpertUsage | None, str | None]:
+def _usage(recorder: ExpertRecorder, trace: TokenTrace, sequences: int) -> tuple[ExpertUsage | None, str | None]:
     """Return the recorded usage, checked against the clock's own token numbers, or None and why there is none."""
     try:
-        usage = recorder.usage(prompt_tokens=trace.prompt_tokens, generated_tokens=sum(trace.tick_sizes))
+        usage = recorder.usage(
+            prompt_tokens=sequences * trace.prompt_tokens,
+            generated_tokens=sequences * sum(trace.tick_sizes),
+            sequences=sequences,
+        )
     except ExpertCaptureError as error:
         return None, str(error)
     return usage, None

@@ -97,6 +97,18 @@ def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
     return lambda record: [read(record, r) for r in record.rounds]
 
 
+def all_sequences(rate: Callable[[TokenTrace], float | None]) -> Read:
+    """Read a rate of all sequences of a batch together: that of the trace, which is of one, times their number."""
+
+    def figure(record: PromptRecord, r: Round) -> Figure:
+        sequences, own = record.prompt.limits.sequences, rate(r.trace)
+        if sequences == 1:
+            return absent("one sequence at a time: its own rate is the total")
+        return None if own is None else sequences * own
+
+    return per_round(figure)
+
+
 def rest(record: PromptRecord, r: Round) -> Reading:
     """Return peak less weights, buffers and cache: activations, the interpreter, libraries."""
     peak = r.counters.peak_rss_bytes

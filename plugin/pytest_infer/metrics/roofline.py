@@ -70,23 +70,25 @@ def attended_pairs(tokens: int, window: int | None = None) -> int:
     return full * (full + 1) // 2 + (tokens - full) * full
 
 
-def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int) -> float | None:
+def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int, sequences: int = 1) -> float | None:
     """Return the operations of a prompt's forward pass, 2 for each multiplication with a weight; None if not told.
+
+    `usage` and the result are of all sequences of a batch, `prompt_tokens` of one.
 
     Kaplan et al. 2020, section 2.1 (2 N a token, and attention), with attention counted causally, experts by their
     measured selections, and the output head for the last position.
     """
     if work.parameters is None or work.pair_flops is None:
         return None
-    multiplied: float = work.parameters * prompt_tokens + work.head_parameters
+    multiplied: float = sequences * (work.parameters * prompt_tokens + work.head_parameters)
     for site, counts in zip(usage.sites, usage.prefill, strict=True) if usage is not None else ():
         if site.name not in work.expert_parameters:
             return None
         held = work.expert_parameters[site.name]
-        multiplied += held / site.experts * sum(islice(counts, site.experts)) - held * prompt_tokens
+        multiplied += held / site.experts * sum(islice(counts, site.experts)) - held * sequences * prompt_tokens
     attention = work.pair_flops * attended_pairs(prompt_tokens)
     attention += work.window_pair_flops * attended_pairs(prompt_tokens, work.window)
-    return 2 * multiplied + attention
+    return 2 * multiplied + sequences * attention
 
 
 # a record's figures
@@ -129,6 +131,8 @@ def _refusal(record: PromptRecord, profile: Profile, work: Work) -> str | None:
         return "without a KV cache every step runs the whole text"
     if not work.expert_parameters and profile.experts is None:
         return None
+    if record.prompt.limits.sequences > 1:
+        return "how many distinct experts a step of a batch reads is not counted"
     return _unusable(profile)
 
 
@@ -202,7 +206,8 @@ def prefill_utilization(record: PromptRecord, r: Round) -> Reading:
         return absent("the engine does not tell what a forward pass multiplies")
     if work.expert_parameters and (profile is None or _unusable(profile)):
         return absent((record.profile_absent if profile is None else _unusable(profile)) or "no profile round")
-    flops = prefill_flops(work, profile.experts if profile is not None else None, r.trace.prompt_tokens)
+    usage = profile.experts if profile is not None else None
+    flops = prefill_flops(work, usage, r.trace.prompt_tokens, record.prompt.limits.sequences)
     if flops is None:
         return absent("what the attention or packed weights multiply is not told")
     if peak is None:

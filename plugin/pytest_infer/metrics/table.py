@@ -128,6 +128,10 @@ METRICS: tuple[Metric, ...] = (
     _rate("prefill_throughput", "prefill", read.trace(timing.prefill_throughput), "prompt / prefill"),
     _rate("decode_throughput", "decode", read.trace(timing.decode_throughput), "(n − 1) / decode = 1 / TPOT",
           _ONE_TICK),
+    _rate("total_prefill_throughput", "total prefill", read.all_sequences(timing.prefill_throughput),
+          "sequences of the batch × prefill throughput"),
+    _rate("total_decode_throughput", "total decode", read.all_sequences(timing.decode_throughput),
+          "sequences of the batch × decode throughput: each step brings a token to each of them", _ONE_TICK),
     # memory
     _count("peak_rss_bytes", "peak memory", _B, _LOWER, read.counter(lambda c: c.peak_rss_bytes),
            "high-water mark of resident memory over the round, reset before it",

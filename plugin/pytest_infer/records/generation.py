@@ -16,11 +16,20 @@ class StopReason(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a generation may do: its length, its stop strings, and whether an end-of-sequence id ends it."""
+    """What a generation may do: its length, its stop strings, and whether an end-of-sequence id ends it.
+
+    `batch` sequences, all of them the same prompt, are generated at once, until the first of them ends; None: one.
+    """
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    batch: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Return how many sequences are generated at once."""
+        return self.batch or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,7 @@ class ModelInfo:
     load: Load | None = None
     weights_sha256: str | None = None
     work: Work | None = None
+    quantization: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.analysis.axes import label
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.metrics import Summary, by_key, loads
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import CacheState, CautionKind, ModelInfo
-from pytest_infer.report import advice, comparison, roofline, suite_experts
+from pytest_infer.report import advice, comparison, curve, roofline, suite_experts, sweep
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_infer.analysis.advice import Advice
+    from pytest_infer.analysis.curve import Curve
     from pytest_infer.analysis.gate import Gated
     from pytest_infer.analysis.noise import NoiseFloor
+    from pytest_infer.analysis.recommend import Recommendation
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
@@ -61,6 +64,8 @@ class Run:
     noise: tuple[NamedFloor, ...] = ()
     advice: tuple[Advice, ...] = ()
     all_advice: bool = False
+    recommended: Recommendation | None = None
+    curves: tuple[Curve, ...] = ()
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
@@ -69,7 +74,11 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     judged = run.gated is not None or bool(run.noise)
     if not judged and (quiet or not (run.results or run.unmeasured or run.notes or run.disabled)):
         return
-    shown = replace(run, results=(), failed=(), unmeasured=(), advice=(), disabled=False) if quiet else run
+    shown = run
+    if quiet:
+        shown = replace(
+            run, results=(), failed=(), unmeasured=(), advice=(), disabled=False, recommended=None, curves=()
+        )
     width = reporter._tw.fullwidth
     text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
     reporter.ensure_newline()
@@ -80,17 +89,14 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
 def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     """Return the summary as text of at most `width` columns, with ANSI colours or without any escape."""
     console = new_console(width, color=color)
-    if run.results:
-        _write_head(console, run.results[0])
-        suite = averages((result.figures for result in run.results), _COLUMNS)
-        (_write_narrow if width < NARROW else _write_wide)(console, run.results, suite)
-        limit = roofline.limit_line(run.results)
-        if limit is not None:
-            console.print(Text(limit))
-        for line in suite_experts.lines(run.results, width=width, drawn=outputs):
-            console.print(line)
-        for result in run.results if outputs else ():
-            console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
+    told = run.recommended is not None or bool(run.curves)
+    if not told or outputs:
+        for results in _configurations(run.results):
+            _write_results(console, results, outputs=outputs)
+    if run.recommended is not None:
+        sweep.write(console, run.recommended)
+    for one in run.curves:
+        curve.write(console, one)
     _write_remarks(console, run)
     _write_advice(console, run)
     if run.gated is not None:
@@ -98,6 +104,32 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     if run.noise:
         _write_noise(console, run.noise)
     return collected(console)
+
+
+def _configurations(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
+    """Yield the results of each configuration; all of them at once where nothing is swept."""
+    for wanted in dict.fromkeys(label(result.config) for result in results):
+        yield tuple(result for result in results if label(result.config) == wanted)
+
+
+def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bool) -> None:
+    if results[0].config:
+        console.print(Text(printable(label(results[0].config)), style="bold"))
+    _write_head(console, results[0])
+    suite = averages((result.figures for result in results), _COLUMNS)
+    (_write_narrow if console.width < NARROW else _write_wide)(console, results, suite)
+    limit = roofline.limit_line(results)
+    if limit is not None:
+        console.print(Text(limit))
+    for line in suite_experts.lines(results, width=console.width, drawn=outputs):
+        console.print(line)
+    for result in results if outputs else ():
+        console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
+
+
+def _name(result: Result) -> str:
+    """Return how a remark names a result: its prompt, and its configuration where something is swept."""
+    return f"{result.prompt.name} [{label(result.config)}]" if result.config else result.prompt.name
 
 
 def _write_head(console: Console, result: Result) -> None:
@@ -205,7 +237,7 @@ def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
 def _cautions(results: Sequence[Result]) -> Iterator[str]:
     """Yield a line per caution, and a single one for a kind that several prompts share."""
     for kind in CautionKind:
-        found = [(r.prompt.name, c.text) for r in results for c in r.cautions if c.kind is kind]
+        found = [(_name(r), c.text) for r in results for c in r.cautions if c.kind is kind]
         if len(found) == 1:
             yield f"! {found[0][0]}: {found[0][1]}"
         elif found:

@@ -1,0 +1,76 @@
+"""What can be swept: the axes, the options that they stand for, and how a configuration is written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One thing that a sweep varies, and the option that sets it for a run.
+
+    `reload`: another value needs the model loaded anew. `workload`: it changes what is asked of the model and not how
+    it runs, so configurations are compared at the same value and none of them is recommended.
+    `flag`: the value for which `option` is written, alone; the other value is the option left out.
+    """
+
+    name: str
+    option: str
+    values: str
+    reload: bool = True
+    workload: bool = False
+    flag: str | None = None
+
+    def written(self, value: str) -> str:
+        """Return how the value is given on the command line; nothing where it is what happens without an option."""
+        if self.flag is None:
+            return f"{self.option} {shlex.quote(value)}"
+        return self.option if value == self.flag else ""
+
+
+AXES = {
+    axis.name: axis
+    for axis in (
+        Axis(name="model", option="--infer-model", values="hub ids, folders, bundled models"),
+        Axis(name="dtype", option="--infer-dtype", values="auto, float32, bfloat16, float16"),
+        Axis(name="quantization", option="--infer-quantization", values="none, int8-dynamic, int8, int4"),
+        Axis(name="experts", option="--infer-experts-implementation", values="eager, grouped_mm, batched_mm, …"),
+        Axis(name="attention", option="--infer-attention", values="eager, sdpa, …"),
+        Axis(name="compile", option="--infer-compile", values="on, off", flag="on"),
+        Axis(name="cache", option="--infer-no-cache", values="on, off", reload=False, flag="off"),
+        Axis(name="threads", option="--infer-threads", values="whole numbers", reload=False),
+        Axis(name="batch", option="--infer-batch", values="whole numbers", reload=False),
+        Axis(name="prompt-tokens", option="--infer-prompt-tokens", values="whole numbers", reload=False, workload=True),
+        Axis(
+            name="max-new-tokens", option="--infer-max-new-tokens", values="whole numbers", reload=False, workload=True
+        ),
+    )
+}
+
+
+def id_of(config: Mapping[str, str]) -> str:
+    """Return how a configuration stands in a test's id: `threads=2-dtype=bfloat16`."""
+    return "-".join(f"{axis}={value}" for axis, value in config.items())
+
+
+def label(config: Mapping[str, str]) -> str:
+    """Return a configuration for people: `threads=2 dtype=bfloat16`."""
+    return " ".join(f"{axis}={value}" for axis, value in config.items())
+
+
+def options(config: Mapping[str, str]) -> str:
+    """Return the options that set a configuration for a run; an axis of a later version is left out."""
+    written = (AXES[axis].written(value) for axis, value in config.items() if axis in AXES)
+    return " ".join(part for part in written if part)
+
+
+def choices(config: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a configuration says how the model runs."""
+    return {axis: value for axis, value in config.items() if axis not in AXES or not AXES[axis].workload}
+
+
+def workload(config: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a configuration says what is asked of the model."""
+    return {axis: value for axis, value in config.items() if axis in AXES and AXES[axis].workload}

@@ -1,0 +1,244 @@
+"""What a sweep recommends: the best configuration for each goal, those no other beats, and how they compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from pytest_infer.analysis import axes, stats
+from pytest_infer.metrics import Direction, by_key
+from pytest_infer.storage.rows import Row, Values
+
+CONFIDENCE = 0.95
+FEWEST_WORKLOADS = 3
+"""From so many prompts on, how their ratios differ from each other counts as an error too."""
+DECODE, TOTAL_DECODE, TTFT, PEAK = "decode_throughput", "total_decode_throughput", "ttft_s", "peak_rss_bytes"
+
+_Key = tuple[str, ...]
+_Samples = Mapping[_Key, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A figure of one configuration by that of another, with its interval; None where too few rounds tell none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def distinct(self) -> bool:
+        """Whether the interval excludes "the same"; a ratio without an interval says nothing."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One metric of a configuration: the geometric mean over the prompts, and its ratio to the first configuration."""
+
+    value: float
+    ratio: Ratio | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One configuration of a sweep. `figures` are by metric key, of the prompts that it shares with the first one."""
+
+    config: dict[str, str]
+    label: str
+    options: str
+    workloads: int
+    figures: dict[str, Figure]
+    pareto: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is best by one metric: the number of a configuration, and of those that cannot be told from it."""
+
+    metric: str
+    best: int
+    ties: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What a sweep says; the first configuration is the one that the others are compared with.
+
+    `left_out` are configurations that share no measured prompt with the first one. `options` set the best for decode.
+    """
+
+    configurations: tuple[Configuration, ...]
+    goals: tuple[Goal, ...]
+    options: str
+    confidence: float = CONFIDENCE
+    left_out: tuple[str, ...] = ()
+
+    def goal(self, metric: str) -> Goal | None:
+        """Return the goal of that metric, if it was measured."""
+        return next((goal for goal in self.goals if goal.metric == metric), None)
+
+
+def recommend(rows: Iterable[Row]) -> Recommendation | None:
+    """Compare the configurations of a sweep; None where fewer than two were measured.
+
+    Rows of the same prompt and the same workload (prompt and generated length) are matched. A ratio is the geometric
+    mean over them of the ratio of the rounds' geometric means. Its interval is Student's t on logarithms, with the
+    larger of two errors: of the rounds within each prompt (Welch 1947, combined by Satterthwaite's degrees of
+    freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted between
+    the configurations. A configuration is in the Pareto set if none is distinctly better in one of decode, TTFT and
+    peak memory without being distinctly worse in another.
+    """
+    grouped: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in rows:
+        if row.config:
+            grouped.setdefault(tuple(axes.choices(row.config).items()), []).append(row)
+    if len(grouped) < 2:
+        return None
+    decode = TOTAL_DECODE if any(TOTAL_DECODE in row.metrics for found in grouped.values() for row in found) else DECODE
+    metrics = (decode, TTFT, PEAK)
+    measured: dict[tuple[tuple[str, str], ...], dict[str, _Samples]] = {}
+    for config, found in grouped.items():
+        samples = {metric: _samples(found, metric) for metric in metrics}
+        if any(samples.values()):
+            measured[config] = samples
+    if len(measured) < 2:
+        return None
+    first = next(iter(measured.values()))
+    kept = {config: samples for config, samples in measured.items() if _shared(first, samples)}
+    if len(kept) < 2:
+        return None
+    return _recommendation(kept, metrics, tuple(axes.label(dict(c)) for c in grouped if c not in kept))
+
+
+def _recommendation(
+    kept: Mapping[tuple[tuple[str, str], ...], Mapping[str, _Samples]],
+    metrics: Sequence[str],
+    left_out: tuple[str, ...],
+) -> Recommendation:
+    samples = list(kept.values())
+
+    def ratio(metric: str, number: int, of: int) -> Ratio | None:
+        return ratio_of(samples[of][metric], samples[number][metric])
+
+    goals = tuple(goal for metric in metrics if (goal := _goal(metric, samples, ratio)) is not None)
+    front = _pareto(len(samples), metrics, ratio)
+    front |= {goal.best for goal in goals} if not front else set()
+    configurations = tuple(
+        Configuration(
+            config=dict(config),
+            label=axes.label(dict(config)),
+            options=axes.options(dict(config)),
+            workloads=len(_shared(samples[0], found)),
+            figures=_figures(samples[0], found, metrics),
+            pareto=number in front,
+        )
+        for number, (config, found) in enumerate(kept.items())
+    )
+    best = configurations[goals[0].best].options if goals else ""
+    return Recommendation(configurations=configurations, goals=goals, options=best, left_out=left_out)
+
+
+def _samples(rows: Iterable[Row], metric: str) -> _Samples:
+    """Return the rounds' values of each workload, those that are above 0."""
+    found: dict[_Key, tuple[float, ...]] = {}
+    for row in rows:
+        values = _values(row, metric)
+        if values is not None and values.numbers and min(values.numbers) > 0:
+            found[_workload(row)] = values.numbers
+    return found
+
+
+def _values(row: Row, metric: str) -> Values | None:
+    # A single sequence has no total of its own.
+    return row.metrics.get(metric) or (row.metrics.get(DECODE) if metric == TOTAL_DECODE else None)
+
+
+def _workload(row: Row) -> _Key:
+    """Return what two configurations must share to be compared: the test without its configuration, and its lengths."""
+    part = axes.id_of(row.config)
+    test = row.test.replace(f"-{part}", "").replace(part, "")
+    if test == row.test:
+        test = row.test.partition("[")[0]
+    return (test, row.name, *(f"{axis}={value}" for axis, value in axes.workload(row.config).items()))
+
+
+def _shared(first: Mapping[str, _Samples], other: Mapping[str, _Samples]) -> set[_Key]:
+    return {key for metric in first for key in first[metric].keys() & other[metric].keys()}
+
+
+def _figures(first: Mapping[str, _Samples], own: Mapping[str, _Samples], metrics: Iterable[str]) -> dict[str, Figure]:
+    figures = {}
+    for metric in metrics:
+        logs = [_mean_log(values) for key, values in own[metric].items() if key in first[metric]]
+        if logs:
+            figures[metric] = Figure(value=math.exp(fmean(logs)), ratio=ratio_of(first[metric], own[metric]))
+    return figures
+
+
+def _mean_log(values: Sequence[float]) -> float:
+    return fmean(math.log(value) for value in values)
+
+
+def ratio_of(before: _Samples, after: _Samples) -> Ratio | None:
+    """Return `after` by `before` over the workloads that both have; None where there is none.
+
+    The interval is left out where a side has a single round, and is the ratio itself for figures without noise.
+    """
+    keys = [key for key in before if key in after]
+    if not keys:
+        return None
+    mids = [_mean_log(after[key]) - _mean_log(before[key]) for key in keys]
+    mid = fmean(mids)
+    estimates = [estimate for key in keys if (estimate := stats.welch(before[key], after[key])) is not None]
+    if len(estimates) < len(keys):
+        return Ratio(value=math.exp(mid))
+    noisy = [estimate for estimate in estimates if isinstance(estimate, stats.Student)]
+    se, df = _within(noisy, len(keys))
+    if len(keys) >= FEWEST_WORKLOADS and math.sqrt(variance(mids) / len(keys)) > se:
+        se, df = math.sqrt(variance(mids) / len(keys)), len(keys) - 1
+    low, high = stats.Student(mid, se, df).interval(CONFIDENCE)
+    return Ratio(value=math.exp(mid), low=math.exp(low), high=math.exp(high))
+
+
+def _within(estimates: Sequence[stats.Student], workloads: int) -> tuple[float, float]:
+    """Return the error of the mean over the workloads that comes from rounds, and its degrees of freedom."""
+    variances = [estimate.se**2 for estimate in estimates]
+    total = sum(variances)
+    if not total:
+        return 0.0, 1.0
+    parts = sum(v**2 / estimate.df for v, estimate in zip(variances, estimates, strict=True))
+    return math.sqrt(total) / workloads, total**2 / parts
+
+
+_Between = Callable[[str, int, int], Ratio | None]
+
+
+def _better(metric: str, ratio: float) -> bool:
+    return ratio > 1 if by_key(metric).direction is Direction.HIGHER else ratio < 1
+
+
+def _goal(metric: str, samples: Sequence[Mapping[str, _Samples]], between: _Between) -> Goal | None:
+    """Return the configuration with the best ratio to the first one that has the metric."""
+    first = next((number for number, found in enumerate(samples) if found[metric]), None)
+    if first is None:
+        return None
+    best = first
+    for number in range(len(samples)):
+        against, own = between(metric, best, first), between(metric, number, first)
+        if against is not None and own is not None and _better(metric, own.value / against.value):
+            best = number
+    others = ((number, between(metric, number, best)) for number in range(len(samples)) if number != best)
+    ties = tuple(number for number, ratio in others if ratio is not None and not ratio.distinct)
+    return Goal(metric=metric, best=best, ties=ties)
+
+
+def _pareto(count: int, metrics: Sequence[str], between: _Between) -> set[int]:
+    def beats(one: int, other: int) -> bool:
+        ratios = [(metric, between(metric, one, other)) for metric in metrics]
+        distinct = [_better(metric, ratio.value) for metric, ratio in ratios if ratio is not None and ratio.distinct]
+        return bool(distinct) and all(distinct)
+
+    return {n for n in range(count) if not any(beats(other, n) for other in range(count) if other != n)}

@@ -1,0 +1,63 @@
+"""The order of a sweep's tests: each model's together, and within them one configuration after another or in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from pytest_infer.configurations import Configuration
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.parametrize import CONFIGURED
+
+_Key = tuple[int, int, int]
+
+
+def swept(item: pytest.Item) -> tuple[EngineOptions, Configuration] | None:
+    """Return what a test's model is loaded with and its configuration, or None for a test that is not swept."""
+    callspec = getattr(item, "callspec", None)
+    given = callspec.params if callspec is not None else {}
+    load, configuration = (given.get(name) for name in CONFIGURED)
+    if isinstance(load, EngineOptions) and isinstance(configuration, Configuration):
+        return load, configuration
+    return None
+
+
+def name(item: pytest.Item) -> None:
+    """Add names that -k finds, `threads:2` for threads=2: its expressions know no equals sign."""
+    found = swept(item)
+    if found is not None:
+        item.extra_keyword_matches.update(f"{axis}:{value}" for axis, value in found[1].values.items())
+
+
+def reorder(items: list[pytest.Item], *, interleaved: bool) -> None:
+    """Reorder the swept tests among the places that they hold.
+
+    All tests of one load are together, so that it is made once. Within it, configuration by configuration, or with
+    `interleaved` prompt by prompt: each prompt is measured with every configuration before the next, and each time
+    another of them begins, so that what drifts favours none.
+    """
+    found = {position: pair for position, item in enumerate(items) if (pair := swept(item)) is not None}
+    if not found:
+        return
+    loads: dict[EngineOptions, list[int]] = {}
+    for load, configuration in found.values():
+        loads.setdefault(load, []).append(configuration.number)
+    tests = _ranks(_test(items[position], pair[1]) for position, pair in found.items())
+    keys: dict[int, _Key] = {}
+    for position, (load, configuration) in found.items():
+        numbers = sorted(set(loads[load]))
+        turn, test = numbers.index(configuration.number), tests[_test(items[position], configuration)]
+        within = (test, (turn - test) % len(numbers)) if interleaved else (turn, position)
+        keys[position] = (numbers[0], *within)
+    ordered = [items[position] for position in sorted(keys, key=keys.__getitem__)]
+    for position, item in zip(sorted(found), ordered, strict=True):
+        items[position] = item
+
+
+def _test(item: pytest.Item, configuration: Configuration) -> str:
+    return item.nodeid.replace(configuration.id, "")
+
+
+def _ranks(names: Iterable[str]) -> dict[str, int]:
+    return {name: rank for rank, name in enumerate(dict.fromkeys(names))}

@@ -1,0 +1,51 @@
+"""What a test asks of a model: the limits and the ids of its prompt, as the settings have them."""
+
+from __future__ import annotations
+
+import time
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.errors import EngineError, SuiteError
+from pytest_infer.lengths import resized
+from pytest_infer.metrics import timing
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Limits
+from pytest_infer.settings import Settings
+
+DEFAULT_MAX_NEW_TOKENS = 64
+
+
+def limits_of(prompt: Prompt, settings: Settings) -> Limits:
+    """Return the prompt's limits; an option replaces its own."""
+    own = prompt.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    return Limits(
+        max_new_tokens=settings.max_new_tokens or own,
+        stop=prompt.stop,
+        ignore_eos=settings.ignore_eos,
+        batch=settings.batch if settings.batch != 1 else None,
+    )
+
+
+def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int], float]:
+    """Return the prompt's ids, of the length that is asked for, and how long the tokenizer took, seconds.
+
+    Raises:
+        SuiteError: the prompt has no tokens, or does not fit the model.
+        EngineError: the engine runs no batches, and one is asked for.
+    """
+    started = time.perf_counter_ns()
+    ids = engine.encode(prompt)
+    tokenize_s = (time.perf_counter_ns() - started) / timing.NS
+    if not ids:
+        raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
+    if settings.prompt_tokens is not None:
+        ids = resized(ids, settings.prompt_tokens)
+    limits, context = limits_of(prompt, settings), engine.context_length()
+    if context is not None and len(ids) + limits.max_new_tokens > context:
+        raise SuiteError(
+            f"prompt {prompt.name!r}: {len(ids)} tokens and {limits.max_new_tokens} new ones do not fit "
+            f"the model's context of {context}; shorten it, lower max_new_tokens, or take another model"
+        )
+    if limits.sequences > 1 and not engine.batches():
+        raise EngineError("this engine runs one sequence at a time: leave out --infer-batch, and batch of the sweep")
+    return ids, tokenize_s

@@ -1,0 +1,41 @@
+"""The axes of sweeps: how a configuration is written in ids, for people, and as options."""
+
+import pytest
+
+from pytest_infer.analysis import axes
+from pytest_infer.analysis.axes import AXES
+from pytest_infer.options import OPTIONS
+
+
+def test_each_axis_stands_for_an_option_that_exists():
+    known = {option.command_line: option for option in OPTIONS}
+    for axis in AXES.values():
+        assert axis.option in known
+        assert known[axis.option].flag is (axis.flag is not None)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ({"threads": "2", "dtype": "bfloat16"}, "--infer-threads 2 --infer-dtype bfloat16"),
+        ({"cache": "off", "compile": "off"}, "--infer-no-cache"),
+        ({"cache": "on", "compile": "on"}, "--infer-compile"),
+        ({"experts": "eager", "batch": "8"}, "--infer-experts-implementation eager --infer-batch 8"),
+        ({"model": "a model; rm -rf"}, "--infer-model 'a model; rm -rf'"),
+        ({"of a later version": "1"}, ""),
+    ],
+)  # fmt: skip
+def test_the_options_of_a_configuration(config, options):
+    assert axes.options(config) == options
+
+
+def test_a_configuration_in_an_id_and_for_people():
+    config = {"threads": "2", "dtype": "bfloat16"}
+    assert axes.id_of(config) == "threads=2-dtype=bfloat16"
+    assert axes.label(config) == "threads=2 dtype=bfloat16"
+
+
+def test_what_is_asked_and_how_it_runs_are_told_apart():
+    config = {"threads": "2", "prompt-tokens": "16", "max-new-tokens": "8"}
+    assert axes.choices(config) == {"threads": "2"}
+    assert axes.workload(config) == {"prompt-tokens": "16", "max-new-tokens": "8"}

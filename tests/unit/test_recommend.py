@@ -1,0 +1,212 @@
+"""What a sweep recommends: worked out by hand on rows with known figures."""
+
+import math
+import random
+
+import msgspec
+import pytest
+from scipy import stats as reference
+
+from pytest_infer.analysis import recommend as recommending
+from pytest_infer.analysis.recommend import DECODE, PEAK, TOTAL_DECODE, TTFT, recommend
+from pytest_infer.report import sweep as report
+from pytest_infer.report.text import collected, console
+from pytest_infer.storage.rows import Row, Values
+
+
+def row(config, *, prompt="chat", decode=(), ttft=(), peak=(), test=None, **more):
+    config = {axis: str(value) for axis, value in config.items()}
+    part = "-".join(f"{axis}={value}" for axis, value in config.items())
+    figures = {DECODE: decode, TTFT: ttft, PEAK: peak, **more}
+    return Row(
+        test=test or f"bench/t.py::t[{prompt}-{part}]",
+        name=prompt,
+        metrics={k: Values(value=sorted(v)[len(v) // 2], rounds=tuple(v)) for k, v in figures.items() if v},
+        prompt={}, model={}, machine={}, config=config,
+    )  # fmt: skip
+
+
+def test_nothing_to_compare_is_no_recommendation():
+    assert recommend([]) is None
+    assert recommend([row({"threads": 1}, decode=[10, 11])]) is None
+    assert recommend([row({}, decode=[10, 11]), row({}, prompt="b", decode=[1, 2])]) is None
+    # Lengths are what is asked for: two of them are one configuration.
+    assert recommend([row({"prompt-tokens": n}, decode=[10, 11]) for n in (1, 2)]) is None
+
+
+def test_the_best_of_each_and_how_they_compare():
+    found = recommend(
+        [
+            row({"threads": 1}, decode=[10, 10.1, 9.9], ttft=[2.0, 2.01, 1.99], peak=[100, 100, 100]),
+            row({"threads": 2}, decode=[20, 20.1, 19.9], ttft=[1.0, 1.01, 0.99], peak=[110, 110, 110]),
+        ]
+    )
+    assert [(goal.metric, goal.best, goal.ties) for goal in found.goals] == [
+        (DECODE, 1, ()),
+        (TTFT, 1, ()),
+        (PEAK, 0, ()),
+    ]
+    assert found.options == "--infer-threads 2"
+    one, two = found.configurations
+    assert one.figures[DECODE].ratio.value == 1
+    assert two.figures[DECODE].value == pytest.approx((20 * 20.1 * 19.9) ** (1 / 3))
+    assert two.figures[DECODE].ratio.value == pytest.approx(2, rel=1e-4)
+    assert two.figures[DECODE].ratio.low < 2 < two.figures[DECODE].ratio.high
+    assert two.figures[PEAK].ratio == recommending.Ratio(
+        value=pytest.approx(1.1), low=pytest.approx(1.1), high=pytest.approx(1.1)
+    )
+    # Fewer bytes against more speed: neither beats the other.
+    assert (one.pareto, two.pareto) == (True, True)
+    assert found.left_out == ()
+    msgspec.json.encode(msgspec.to_builtins(found))
+
+
+def test_one_prompts_interval_is_welchs():
+    before, after = [10.0, 11.0, 10.5, 9.8], [12.0, 13.1, 12.2, 12.4]
+    logs = [[math.log(x) for x in side] for side in (after, before)]
+    low, high = reference.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    ratio = recommending.ratio_of({("a",): tuple(before)}, {("a",): tuple(after)})
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(low), math.exp(high)))
+
+
+def test_prompts_that_disagree_widen_the_interval():
+    steady = (1.0, 1.001, 0.999)
+    ratios = (1.0, 1.2, 1.5)
+    before = {(str(n),): steady for n in range(3)}
+    after = {(str(n),): tuple(ratio * x for x in steady) for n, ratio in enumerate(ratios)}
+    found = recommending.ratio_of(before, after)
+    logs = [math.log(ratio) for ratio in ratios]
+    low, high = reference.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(math.prod(ratios) ** (1 / 3))
+    assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-3)
+    assert not found.distinct
+
+
+def test_a_single_round_has_a_ratio_and_no_interval():
+    ratio = recommending.ratio_of({("a",): (1.0,)}, {("a",): (2.0,)})
+    assert ratio == recommending.Ratio(value=2.0)
+    assert not ratio.distinct
+
+
+def test_what_cannot_be_told_apart_is_named():
+    noisy = [10.0, 12.0, 8.0]
+    found = recommend(
+        [
+            row({"threads": 1}, decode=noisy),
+            row({"threads": 2}, decode=[10.1, 12.1, 8.1]),
+            row({"threads": 4}, decode=[1, 1, 1.01]),
+        ]
+    )
+    assert (found.goals[0].best, found.goals[0].ties) == (1, (0,))
+    assert [c.pareto for c in found.configurations] == [True, True, False]
+
+
+def test_dominated_by_one_that_is_better_in_all():
+    found = recommend(
+        [
+            row({"dtype": "float32"}, decode=[10, 10.1], ttft=[2, 2.01], peak=[200, 200]),
+            row({"dtype": "bfloat16"}, decode=[20, 20.1], ttft=[1, 1.01], peak=[100, 100]),
+            row({"dtype": "float16"}, decode=[5, 5.1], ttft=[3, 3.01], peak=[90, 90]),
+        ]
+    )
+    assert [c.pareto for c in found.configurations] == [False, True, True]
+
+
+def test_a_batch_is_judged_by_the_rate_of_all_its_sequences():
+    rows = [
+        row({"batch": 1}, decode=[10, 10.1]),
+        row({"batch": 4}, decode=[6, 6.1], **{TOTAL_DECODE: [24, 24.4]}),
+    ]
+    found = recommend(rows)
+    assert found.goals[0].metric == TOTAL_DECODE
+    assert found.goals[0].best == 1
+    assert found.configurations[0].figures[TOTAL_DECODE].value == pytest.approx(math.sqrt(10 * 10.1))
+
+
+def test_only_the_same_work_is_compared():
+    rows = [
+        row({"threads": 1, "prompt-tokens": 16}, ttft=[1, 1.01]),
+        row({"threads": 1, "prompt-tokens": 64}, ttft=[4, 4.01]),
+        row({"threads": 2, "prompt-tokens": 64}, ttft=[2, 2.01]),
+    ]
+    found = recommend(rows)
+    assert found.configurations[1].figures[TTFT].ratio.value == pytest.approx(0.5, rel=0.01)
+    assert found.configurations[1].workloads == 1
+    assert found.options == "--infer-threads 2"
+
+
+def test_a_prompt_that_failed_in_one_configuration_counts_in_neither():
+    rows = [
+        row({"threads": 1}, prompt="a", decode=[10, 10.1]),
+        row({"threads": 1}, prompt="b", decode=[100, 100.1]),
+        row({"threads": 2}, prompt="a", decode=[20, 20.2]),
+    ]
+    second = recommend(rows).configurations[1]
+    assert second.figures[DECODE].ratio.value == pytest.approx(2)
+    assert second.workloads == 1
+
+
+def test_a_configuration_without_a_common_prompt_is_left_out_by_name():
+    rows = [
+        row({"threads": 1}, prompt="a", decode=[10, 10.1]),
+        row({"threads": 2}, prompt="a", decode=[11, 11.1]),
+        row({"threads": 3}, prompt="b", decode=[99, 99.1]),
+    ]
+    found = recommend(rows)
+    assert [c.label for c in found.configurations] == ["threads=1", "threads=2"]
+    assert found.left_out == ("threads=3",)
+
+
+def test_the_same_prompt_in_two_tests_is_two_workloads():
+    rows = [
+        row({"threads": n}, test=f"t.py::{t}[chat-threads={n}]", decode=[n * 10, n * 10.1])
+        for n in (1, 2)
+        for t in ("x", "y")
+    ]
+    assert recommend(rows).configurations[1].workloads == 2
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 5])
+def test_the_interval_holds_the_truth_as_often_as_it_says(prompts):
+    """Five rounds a prompt with the noise of a quiet machine: 95 % intervals, give or take what 2000 runs tell."""
+    noise, held, runs = random.Random(7), 0, 2000
+    for _ in range(runs):
+        sides = [
+            {(str(n),): tuple(scale * noise.lognormvariate(0, 0.02) for _ in range(5)) for n in range(prompts)}
+            for scale in (1.0, 1.3)
+        ]
+        ratio = recommending.ratio_of(*sides)
+        held += ratio.low <= 1.3 <= ratio.high
+    assert 0.935 <= held / runs <= 0.985
+
+
+# what the terminal shows
+
+
+def shown(rows, width=80):
+    out = console(width, color=False)
+    report.write(out, recommend(rows))
+    return collected(out)
+
+
+def test_a_terminal_shows_every_configuration_the_best_and_how_to_use_it():
+    rows = [
+        row({"threads": n, "dtype": d}, decode=[rate, rate * 1.01], ttft=[1 / rate, 1.01 / rate], peak=[2**30, 2**30])
+        for n, d, rate in ((1, "float32", 10), (2, "float32", 14), (1, "bfloat16", 13), (2, "bfloat16", 20))
+    ]
+    text = " ".join(shown(rows).split())
+    assert "threads=2 dtype=bfloat16 *" in text
+    assert "best decode: threads=2 dtype=bfloat16, 20.1 tok/s, 2.00× [1.94, 2.06] as fast as threads=1" in text
+    assert "best TTFT: threads=2 dtype=bfloat16, 50.2 ms, 2.00× [1.94, 2.06] as fast as threads=1" in text
+    # All take the same memory: the first of them, and no other is distinct from it.
+    assert "least memory: threads=1 dtype=float32, 1.00 GiB; not distinct from threads=2 dtype=float32," in text
+    assert "use the best decode: --infer-threads 2 --infer-dtype bfloat16" in text
+    assert "[1.94, 2.06]" not in shown(rows).partition("geometric")[0]
+    assert "2.00 [1.94, 2.06]" in shown(rows, width=160).partition("geometric")[0]
+
+
+def test_a_configurations_name_cannot_write_to_the_terminal():
+    rows = [row({"model": m}, decode=[10, 11]) for m in ("\x1b[31mred", "\u202emirrored")]
+    text = shown(rows)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
