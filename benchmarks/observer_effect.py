@@ -7,6 +7,9 @@ and once from `timed_round`, with the clock ticking and the kernel's counters re
 The second ratio compares the profile round's generation (hooks on the experts, the timeline's helper sampling) with a
 timed one, the third a timed round beside the sleeping helper with one before it was started, the fourth sampling alone
 with a timed round; the last lines are the helper's own CPU time and the sampler's self-test.
+
+A ratio of two noisy times cannot show a thousandth. All that a timed round adds inside the timed region is the streamer
+with its tick, so that is timed by itself as well, a hundred thousand ticks, and given as a share of the token's time.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ import numpy as np
 import torch
 
 from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.engines.running import TickStreamer
 from pytest_infer.engines.transformers import TransformersEngine
 from pytest_infer.measure import machine, rounds, timeline_cost
+from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.experts import ExpertRecorder
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
@@ -62,6 +67,19 @@ def interval(ratios: Sequence[float], resamples: int = 10_000) -> tuple[float, f
     medians = np.median(generator.choice(values, (resamples, len(values))), axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
     return float(low), float(np.median(values)), float(high)
+
+
+def tick_s(ticks: int = 100_000) -> float:
+    """Return the time that the streamer and the clock take for one token, the copy to the host included, seconds."""
+    clock, token = TokenClock(), torch.tensor([1])
+    streamer = TickStreamer(clock)
+    clock.start()
+    streamer.put(token)  # the prompt
+    with rounds.quiet_gc():
+        started = time.perf_counter()
+        for _ in range(ticks):
+            streamer.put(token.cpu())
+        return (time.perf_counter() - started) / ticks
 
 
 def paired(first: Callable[[], float], second: Callable[[], float], pairs: int) -> list[float]:
@@ -110,8 +128,15 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
         engine.bare_s(ids, limits)
         ours()
     print(f"{name}: {info.dtype}, {info.threads} threads, {len(ids)} + {tokens} tokens, {pairs} pairs")
-    base = paired(lambda: engine.bare_s(ids, limits), ours, pairs)
-    report("timed round / bare generate()", base)
+    walls: list[float] = []
+
+    def bare() -> float:
+        walls.append(engine.bare_s(ids, limits))
+        return walls[-1]
+
+    report("timed round / bare generate()", paired(bare, ours, pairs))
+    tick, token_s = tick_s(), statistics.median(walls) / tokens
+    print(f"  a tick takes {1e6 * tick:.2f} µs, {100 * tick / token_s:.4f} % of {1e3 * token_s:.2f} ms a token")
     report("profile round / timed round", paired(ours, profiled, pairs))
     report("sampled / timed round", paired(ours, sampled, pairs))
     sampler.close()  # or its helper would sleep beside both sides

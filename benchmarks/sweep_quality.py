@@ -116,10 +116,9 @@ def main() -> None:
                 [sys.executable, "-c", PLAIN, source, *values, TEXT, str(given.tokens), str(given.rounds)], folder
             )
             plain[values], single = json.loads(told.splitlines()[-1]), max(single, most)
-        samples = {
-            tuple(row.config.values()): {("keeper",): row.metrics[DECODE].numbers}
-            for row in rows.rows(folder / "run.json")
-        }
+        measured = rows.rows(folder / "run.json")
+    keeper: tuple[str, ...] = ("keeper",)
+    samples = {tuple(row.config.values()): {keeper: row.metrics[DECODE].numbers} for row in measured}
     print(f"loads: {', '.join(loads)}: {'each once' if one_load else 'NOT each once'}")
     share = peak / single
     print(f"peak: {peak / 2**20:.0f} MiB, of the largest single model {single / 2**20:.0f} MiB: {share:.3f}")

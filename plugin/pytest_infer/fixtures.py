@@ -34,9 +34,9 @@ def infer_configuration(request: pytest.FixtureRequest, infer_load: EngineOption
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest, infer_load: EngineOptions) -> Iterator[Engine]:
     """What generates tokens, as the options name it; override it to benchmark your own inference code."""
-    loads = sessions.of(request.config).loads
-    yield loads.engine(infer_load)
-    loads.close()
+    in_use = sessions.of(request.config).in_use
+    yield in_use.engine(infer_load)
+    in_use.close()
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ class Infer:
             # Asked for late, so that what is refused is refused before a model is loaded.
             engine = self._request.getfixturevalue("engine")
             model = self._request.getfixturevalue("model")
-            model = session.loads.adapt(engine, model, settings.engine_options)
+            model = session.in_use.adapt(engine, model, settings.engine_options)
             record = session.measure(nodeid, prompt, engine, model, self._configuration)
         if session.bridge.disabled:
             session.bridge.spend(self._benchmark)

@@ -10,10 +10,8 @@ import msgspec
 
 from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
-from pytest_infer.metrics import by_key, summarize
-from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
+from pytest_infer.records import AgainstInfo, PromptInfo, Round
 from pytest_infer.report import exports
-from pytest_infer.report.terminal import NamedFloor
 from pytest_infer.settings import Settings
 from pytest_infer.storage import history
 from pytest_infer.storage.heads import Mark, Run
@@ -161,19 +159,3 @@ class Gate:
             if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
                 found.setdefault(judgement.test, []).append(judgement)
         return found
-
-
-_NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
-
-
-def noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
-    """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
-    from pytest_infer.analysis import noise  # noqa: PLC0415
-
-    found = []
-    ours, theirs = summarize(after), summarize(before)
-    for key in _NOISE_OF:
-        a, b = theirs[key].rounds, ours[key].rounds
-        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
-            found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=noise.floor(a, b)))
-    return found

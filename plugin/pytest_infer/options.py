@@ -96,6 +96,11 @@ OPTIONS = (
         help="measure the longest prompt of a suite at several lengths, its end cut off or repeated: 16..1024 doubles, "
         "16..context goes to the model's limit, 16,100 are two lengths; alone: 16..context",
     ),
+    Option(
+        name="cold-load",
+        flag=True,
+        help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",
+    ),
     Option(name="rounds", metavar="N", help="timed rounds a prompt; default: 5"),
     Option(name="warmup", metavar="N", help="rounds before them that are not recorded; default: 1"),
     Option(

@@ -57,7 +57,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests that ask for `prompt` their suite, and those that measure their configurations."""
     run = of(metafunc.config)
-    parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.loads.context)
+    parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.in_use.context)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

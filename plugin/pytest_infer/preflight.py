@@ -68,7 +68,7 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
         if not own_model:
             loads[load].append(item)
     for load, own in loads.items():
-        engine = session.loads.engine(load)
+        engine = session.in_use.engine(load)
         if own:
             _check_load(engine, load, own, session)
     if session.settings.interleaved and len(loads) > 1:

@@ -18,10 +18,6 @@ MOVED = 0.1
 """A bandwidth that moved by more than this share, and more than its own spreads, is told."""
 
 
-STEADY = 0.25
-"""A probe whose reads spread wider was disturbed: its GEMM rates are not kept for later runs."""
-
-
 class Probing:
     """The probes of one run, one for each number of threads and device that its models use.
 
@@ -69,8 +65,7 @@ class Probing:
             self._note(f"no probe of the machine: {made.reason}")
             return None
         memory.trim_heap()  # what the kernels took must not show in the peak of the first round
-        if made.read_bandwidth_spread <= STEADY:
-            probes.save(made)
+        probes.save(made)
         return made
 
     def stored(self) -> dict[str, Any] | None:

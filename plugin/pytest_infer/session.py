@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 import pytest
 
-from pytest_infer import configurations, sweeping, workload
+from pytest_infer import configurations, loading, sides, sweeping, workload
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine
-from pytest_infer.gating import Gate, noise_of
-from pytest_infer.loads import Loads
+from pytest_infer.gating import Gate
+from pytest_infer.in_use import InUse
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
-from pytest_infer.metrics import timing
-from pytest_infer.options import SELF
+from pytest_infer.metrics import result, timing
 from pytest_infer.parametrize import Cache
 from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
@@ -38,8 +34,8 @@ from pytest_infer.records import (
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import NamedFloor, Run
 from pytest_infer.saving import Keeper
+from pytest_infer.selection import Selection
 from pytest_infer.settings import Settings
-from pytest_infer.storage import block
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
@@ -108,7 +104,7 @@ class InferSession:
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
         # Asked for its live line late: it is another one once the terminal is known.
-        self.loads = Loads(self.settings.engine, lambda line: self.live.show(line))  # noqa: PLW0108
+        self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line))  # noqa: PLW0108
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
@@ -144,20 +140,10 @@ class InferSession:
     def load(self, engine: Engine, name: str) -> ModelInfo:
         """Load the engine's model, which the options call `name`, and time it."""
         self.live.show(f"loading {name} …")
-        before = self.system.begin()
-        started = time.perf_counter_ns()
-        info = engine.load()
-        load_s = (time.perf_counter_ns() - started) / timing.NS
-        read = self.system.end(before).read_bytes.value
-        # Only now, since hashing reads the weights: neither the load's time nor its bytes may hold that.
-        weights_sha256 = engine.weights_sha256()
+        info = loading.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
+        info = replace(info, weights_sha256=loading.weights_sha256(engine))
         self.live.clear()
-        return replace(
-            info,
-            load_s=load_s,
-            load_read_bytes=None if read is None else int(read),
-            weights_sha256=weights_sha256,
-        )
+        return info
 
     def fail(self, item: pytest.Item) -> None:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
@@ -173,37 +159,11 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            self._judge_sides(passed, self.against)
+            judged, noise = sides.of(self.pairs, passed, self.against)
+            self.noise += noise
+            self.gate.judge_sides(judged, self.missing, self.against)
         else:
-            self.gate.judge(passed, self.keeper.planned, self._covers)
-
-    def _judge_sides(self, passed: Mapping[str, dict[str, Any]], info: AgainstInfo) -> None:
-        """Judge both sides' rounds, and keep the other side's beside ours."""
-        sides: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
-        for test, (base, ours) in self.pairs.items():
-            if test not in passed:
-                continue
-            if base is None:
-                sides[test] = (None, passed[test])
-                continue
-            theirs = block.build(base)
-            sides[test] = (theirs, passed[test])
-            self.noise += noise_of(base, ours) if info.rev == SELF else ()
-            passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
-        self.gate.judge_sides(sides, self.missing, info)
-
-    def _covers(self, nodeid: str) -> bool:
-        """Return whether a test that is not there any more would have been part of this run."""
-        if nodeid in self.deselected:
-            return False
-        base, root = self.config.invocation_params.dir, self.config.rootpath
-        for argument in self.config.args:
-            path, _, inner = argument.partition("::")
-            place = os.path.relpath(base / path, root).replace(os.sep, "/")
-            wanted = f"{place}::{inner}" if inner else place
-            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
-                return True
-        return False
+            self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
     def summary(self) -> Run:
         """Return what the terminal shows at the end."""
@@ -211,7 +171,7 @@ class InferSession:
         disabled = bool(self.keeper.planned) and self.bridge.disabled
         recommended, curves = sweeping.found({f.record.nodeid: f.block for f in finished if not f.failed})
         return Run(
-            records=tuple(f.record for f in finished),
+            results=tuple(result.of_record(f.record) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),
@@ -292,6 +252,7 @@ class InferSession:
             rounds=measured.rounds,
             output=output,
             repeated=measured.repeated,
+            first_run=measured.first,
             profile=measured.profile,
             profile_absent="benchmarks are disabled"
             if once

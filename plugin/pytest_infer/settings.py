@@ -19,7 +19,7 @@ from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.lengths import Lengths
 from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, SEQUENTIAL, TIMELINE
 
-ONLY_OURS = ("against", "gate", "report", "resume")
+ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 DEFAULT_MIN_PAIRS = 10
@@ -37,6 +37,7 @@ class Settings:
     prompts: Path | None
     engine: str
     engine_options: EngineOptions
+    cold_load: bool
     rounds: int
     warmup: int
     max_new_tokens: int | None
@@ -94,12 +95,18 @@ class Settings:
             raise OptionError(
                 f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
             )
+        if read.text("against") is not None and read.flag("cold-load"):
+            raise OptionError(
+                f"{read.place('cold-load')} needs a model that no other process maps, and {read.place('against')} "
+                f"loads it twice: leave out {read.place('cold-load')}"
+            )
         min_pairs, max_rounds = _pairs(read)
         experts = read.choice("experts", EXPERTS, "counts")
         return cls(
             prompts=folder,
             engine=read.text("engine") or "transformers",
             engine_options=engine_options,
+            cold_load=read.flag("cold-load"),
             rounds=read.number("rounds", 5, least=1),
             warmup=read.number("warmup", 1, least=0),
             max_new_tokens=read.number("max-new-tokens", None, least=1),

@@ -1,7 +1,9 @@
 """A scripted engine in a suite of its own, so that the plugin is tested without a model."""
 
+import functools
 import textwrap
 
+import cpuinfo
 import numpy  # noqa: F401 - in-process runs forget modules they import, and numpy cannot be loaded twice
 import pytest
 import scipy.stats  # noqa: F401 - as numpy, of which it loads more
@@ -103,6 +105,14 @@ text = "one two three"
 name = "second"
 text = "four five"
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_cpu():
+    """Describe the processor once: py-cpuinfo starts processes for it whenever pytest-benchmark saves a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpuinfo, "get_cpu_info", functools.cache(cpuinfo.get_cpu_info))
+        yield
 
 
 @pytest.fixture(autouse=True)

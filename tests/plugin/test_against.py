@@ -136,6 +136,7 @@ def test_the_sides_take_turns_and_never_run_at_once(repository):
     assert list(run.pairs) == ["test_suite.py::test_prompt[first]", "test_suite.py::test_prompt[second]"]
     for before, after in run.pairs.values():
         assert len(before.rounds) == len(after.rounds) == 4
+        assert before.first_run.trace.start_ns < after.first_run.trace.start_ns < before.rounds[0].trace.start_ns
     gone(repository)
 
 
@@ -356,6 +357,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(repository)
     refused(repository.run("--infer-against=HEAD", "--benchmark-disable")[0], "--benchmark-disable")
     refused(repository.run("--infer-against=HEAD", "-n2")[0], "-n 0")
     refused(repository.run("--infer-against=HEAD", "--infer-resume", "--benchmark-autosave")[0], "--infer-resume")
+    refused(repository.run("--infer-against=HEAD", "--infer-cold-load")[0], "leave out --infer-cold-load")
     refused(
         repository.run("--infer-against=HEAD", "--infer-min-pairs=5", "--infer-max-rounds=4")[0], "--infer-min-pairs"
     )
@@ -507,6 +509,8 @@ def test_one_after_the_other(repository):
     assert repository.turns() == "AAAA" * 2 + "BBBBBB" * 2 + "AAA" * 2
     for before, after in run.pairs.values():
         assert len(before.rounds) == len(after.rounds) == 5
+        assert before.first_run is not None
+        assert after.first_run is not None
     gone(repository)
 
 

@@ -41,6 +41,7 @@ RUN_VALUES = {
     "engine": ("other", "engine", "other"),
     "max-new-tokens": ("2", "max_new_tokens", 2),
     "ignore-eos": (True, "ignore_eos", True),
+    "cold-load": (True, "cold_load", True),
     "rounds": ("2", "rounds", 2),
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
@@ -154,6 +155,7 @@ def test_without_options(pytester):
         prompts=None,
         engine="transformers",
         engine_options=EngineOptions(model="reference-moe"),
+        cold_load=False,
         rounds=5,
         warmup=1,
         max_new_tokens=None,
@@ -265,6 +267,7 @@ def test_rounds_and_warmup_are_run(suite, way):
             before = engine.calls
             record = infer(prompt)
             assert (len(record.rounds), record.warmup_rounds) == (3, 2)
+            assert record.first_run.trace.start_ns < record.rounds[0].trace.start_ns
             assert engine.calls - before == 2 + 3 + 1  # and the profile round
         """
     )

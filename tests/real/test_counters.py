@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own counters"),
 ]
 MB = 1_000_000
-SPIKE = 300 * MB
+SPIKE = 500 * MB
 FILE = 64 * 2**20
 
 

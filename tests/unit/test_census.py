@@ -84,13 +84,6 @@ def test_the_optional_parts_of_the_block_are_read(make_row):
     assert (usage.trace, usage.check) == (True, "passed")
 
 
-def test_a_block_without_token_numbers_has_them_from_its_sums(taken):
-    experts = block([[4, 1, 1]], [[0, 1, 1]])
-    del experts["tokens"]
-    found = taken(experts)
-    assert (found.prefill_tokens, found.decode_tokens) == (3, 1)
-
-
 def test_merging_adds_counts_and_tokens(taken):
     one = taken(block([[4, 1, 1]], [[0, 1, 1]]))
     two = taken(block([[0, 5, 5]], [[2, 0, 0]]))
@@ -121,6 +114,9 @@ def test_merging_different_models_is_refused_with_the_difference(taken):
         (block([[4, 1, 1]], [[0, 1, 1]], [site(0), site(1)]), "2 sites, but counts of 1 and 1"),
         (block([[4, 1, 1]], [[0, 2]], [site(0)]), "layers.0 has 3 slots, but counts of 3 and 2"),
         (block([[4, 2]], [[0, 2]], [site(0)]), "layers.0 has 3 slots, but counts of 2 and 2"),
+        (block([[4, 1, 1]], [[0, 1, 1]], [site(0, k=0)]), "layers.0 selects 0 of 3"),
+        (block([[4, 1, 1]], [[0, 1, 1]], [site(0, experts=0)]), "3 slots, 0 with weights"),
+        (block([[4, 1, 1]], [[0, 1, 1]], tokens=None), "not of how many tokens"),
     ],
 )
 def test_a_block_that_contradicts_itself_is_refused(taken, experts, said):

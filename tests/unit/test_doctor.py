@@ -13,8 +13,9 @@ from pytest_infer.cli.main import app
 from pytest_infer.engines import checkpoint
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError, OptionError
-from pytest_infer.measure import host, machine
-from pytest_infer.records import MachineInfo
+from pytest_infer.measure import host, machine, probe
+from pytest_infer.measure.kept import Missing
+from pytest_infer.records import MachineInfo, MachineProbe
 
 GIB = 2**30
 PHI_TINY = {
@@ -82,6 +83,36 @@ def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB):
 
 def row(built, dtype):
     return next(need for need in built["model"]["needs"] if need["dtype"] == dtype)
+
+
+def made_probe(threads):
+    return MachineProbe(
+        threads=threads,
+        read_bandwidth=10e9,
+        read_bandwidth_spread=0.05,
+        flops={"float32": 100e9},
+        caches={},
+        at_ns=1,
+        boot=probe.boot(),
+    )
+
+
+def test_a_probe_made_now_gives_the_ceiling_and_is_kept(monkeypatch):
+    asked = []
+    monkeypatch.setattr(probe, "measure", lambda threads: asked.append(threads) or made_probe(threads))
+    command = ("--model", "reference-moe", "--format", "json")
+    assert "decode_ceiling" not in row(json.loads(run(monkeypatch, *command).output), "float32")
+    now = row(json.loads(run(monkeypatch, *command, "--probe").output), "float32")
+    assert now["decode_ceiling"] == pytest.approx(10e9 / now["step_bytes"])
+    assert row(json.loads(run(monkeypatch, *command).output), "float32") == now
+    assert asked == [2]
+
+
+def test_a_probe_that_cannot_be_made_is_one_line(monkeypatch):
+    monkeypatch.setattr(probe, "measure", lambda threads: Missing("too little memory is free"))
+    done = run(monkeypatch, "--probe")
+    assert done.exit_code == 2
+    assert "too little memory is free" in done.output
 
 
 def test_the_embedded_model_agrees_with_its_bytes(monkeypatch):
@@ -292,7 +323,8 @@ def test_the_pages_commands_work(monkeypatch):
     commands = [
         line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
+    monkeypatch.setattr(probe, "measure", made_probe)
     for arguments in commands:
         done = run(monkeypatch, *arguments)
         assert done.exit_code == 0, done.output

@@ -1,8 +1,12 @@
 """The gate's rules of the ini file, as the command reads them."""
 
+from pathlib import Path
+
 import pytest
 
-from pytest_infer.cli.inifile import gate_rules
+from pytest_infer.cli.inifile import gate_rules, nearest, storage
+from pytest_infer.cli.shared import open_history
+from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import OptionError
 
 
@@ -32,3 +36,40 @@ def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool\n")
     with pytest.raises(OptionError, match="cannot be read"):
         gate_rules(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "folder"),
+    [
+        ("pytest.ini", "[pytest]\naddopts = -q --benchmark-storage=runs\n", "runs"),
+        ("pytest.ini", "[pytest]\naddopts = --benchmark-storage 'my runs' -q\n", "my runs"),
+        ("pyproject.toml", '[tool.pytest.ini_options]\naddopts = ["--benchmark-storage=file://./runs"]\n', "runs"),
+        ("pytest.toml", '[pytest]\naddopts = ["--benchmark-storage", "runs"]\n', "runs"),
+        ("tox.ini", "[pytest]\naddopts = --benchmark-storage=a --benchmark-storage=b\n", "b"),
+        ("pytest.ini", "[pytest]\naddopts = --benchmark-storage=elasticsearch+http://host\n", None),
+        ("pytest.ini", "[pytest]\naddopts = -q\n", None),
+        ("tox.ini", "[tox]\n", None),
+    ],
+)
+def test_the_storage_is_where_addopts_say(tmp_path, name, text, folder):
+    (tmp_path / name).write_text(text)
+    assert storage(tmp_path) == (None if folder is None else Path(folder))
+
+
+def test_of_several_files_it_is_the_one_that_pytest_reads(tmp_path):
+    (tmp_path / "pytest.ini").write_text("")
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\ninfer_gate = ["ttft:5%"]\n')
+    assert gate_rules(tmp_path) == []
+    assert nearest(tmp_path).path.name == "pytest.ini"
+
+
+def test_the_usual_folder_that_holds_runs_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(cache.ENV, str(tmp_path / "cache"))
+    for name in ("results", ".benchmarks"):
+        (tmp_path / name).mkdir()
+    assert open_history(None).folder == Path("results")
+    (tmp_path / ".benchmarks" / "0001_x.json").write_text("{}")
+    assert open_history(None).folder == Path(".benchmarks")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-storage=results\n")
+    assert open_history(None).folder == Path("results")

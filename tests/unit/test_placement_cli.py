@@ -58,13 +58,14 @@ def infer(storage, monkeypatch, tmp_path):
 def add(storage, make_block):
     """Return a function that stores a run of prompts with the usage given for each."""
 
-    def run(*usages, model=None, **figures):
+    def run(*usages, model=None, machine=None, **figures):
         blocks = [
             make_block(
                 f"p{n}",
                 experts=usage,
                 prompt={"content_sha256": f"{n:064}"},
                 model={"name": "toy", "parameter_bytes": 10 * MIB, **(model or {})},
+                machine=machine,
                 **{"kv_cache_bytes": MIB // 2, **figures},
             )
             for n, usage in enumerate(usages)
@@ -94,6 +95,17 @@ def test_a_budget_in_full(infer, add):
     assert "a token reads 614 KiB of experts on the CPU and 1.40 MiB on the GPU" in result.stdout
     assert "10.6 tok/s (CPU and GPU in turns), 12.5 tok/s (both at once within a layer)" in result.stdout
     assert len([line for line in lines if line[-1:] and line[-1] in "█▉▊▋▌▍▎▏"]) == 9  # a tenth holds no expert
+
+
+def test_the_bandwidth_that_the_run_probed_stands_for_its_side(infer, add):
+    add(*[experts()] * 4, machine={"probe": {"device": "cpu", "read_bandwidth": 10 * MIB}})
+    budget = ("--gpu-memory", "5MiB")
+    assert "no tok/s: give --gpu-bandwidth (" in infer(*budget).stdout
+    result = infer(*budget, "--gpu-bandwidth", "100MiB/s")
+    assert "10.6 tok/s (CPU and GPU in turns)" in result.stdout
+    assert "CPU: 10.5 MB/s, probed before that run" in result.stdout
+    given = json.loads(infer(*budget, "--cpu-bandwidth", "1GB/s", "--format=json").stdout)["bandwidths"]
+    assert given == {"cpu": 1e9, "gpu": None, "pcie": None, "probed": []}
 
 
 def test_in_sample_and_held_out_differ_where_prompts_do(infer, add):

@@ -9,6 +9,8 @@ from scipy import stats as reference
 
 from pytest_infer.analysis import recommend as recommending
 from pytest_infer.analysis.recommend import DECODE, PEAK, TOTAL_DECODE, TTFT, recommend
+from pytest_infer.report import sweep as report
+from pytest_infer.report.text import collected, console
 from pytest_infer.storage.rows import Row, Values
 
 
@@ -176,3 +178,35 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(prompts):
         ratio = recommending.ratio_of(*sides)
         held += ratio.low <= 1.3 <= ratio.high
     assert 0.935 <= held / runs <= 0.985
+
+
+# what the terminal shows
+
+
+def shown(rows, width=80):
+    out = console(width, color=False)
+    report.write(out, recommend(rows))
+    return collected(out)
+
+
+def test_a_terminal_shows_every_configuration_the_best_and_how_to_use_it():
+    rows = [
+        row({"threads": n, "dtype": d}, decode=[rate, rate * 1.01], ttft=[1 / rate, 1.01 / rate], peak=[2**30, 2**30])
+        for n, d, rate in ((1, "float32", 10), (2, "float32", 14), (1, "bfloat16", 13), (2, "bfloat16", 20))
+    ]
+    text = " ".join(shown(rows).split())
+    assert "threads=2 dtype=bfloat16 *" in text
+    assert "best decode: threads=2 dtype=bfloat16, 20.1 tok/s, 2.00× [1.94, 2.06] as fast as threads=1" in text
+    assert "best TTFT: threads=2 dtype=bfloat16, 50.2 ms, 2.00× [1.94, 2.06] as fast as threads=1" in text
+    # All take the same memory: the first of them, and no other is distinct from it.
+    assert "least memory: threads=1 dtype=float32, 1.00 GiB; not distinct from threads=2 dtype=float32," in text
+    assert "use the best decode: --infer-threads 2 --infer-dtype bfloat16" in text
+    assert "[1.94, 2.06]" not in shown(rows).partition("geometric")[0]
+    assert "2.00 [1.94, 2.06]" in shown(rows, width=160).partition("geometric")[0]
+
+
+def test_a_configurations_name_cannot_write_to_the_terminal():
+    rows = [row({"model": m}, decode=[10, 11]) for m in ("\x1b[31mred", "\u202emirrored")]
+    text = shown(rows)
+    assert "\x1b" not in text
+    assert "\u202e" not in text

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_infer.analysis import roofline
 from pytest_infer.metrics import summarize
+from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, PromptRecord, Quality, Work, absent
 from pytest_infer.report.roofline import limit_line, machine_line
 from pytest_infer.storage import block
@@ -199,7 +200,7 @@ def test_the_machines_line(record):
 
 def test_the_limits_line(record):
     slower = changed(record, machine={"probe": dataclasses.replace(PROBE, read_bandwidth=80e6)})
-    rows = [(r, summarize(r)) for r in (record, slower)]
+    rows = [of_record(r) for r in (record, slower)]
     shares = [100 * STEP_BYTES / 0.045 / bandwidth for bandwidth in (80e6, 40e6)]
     assert limit_line(rows).startswith(
         f"decode: {shares[0]:.0f}–{shares[1]:.0f} % of what this machine's memory allows (962 KiB a step, at most "
@@ -207,4 +208,4 @@ def test_the_limits_line(record):
     assert "bandwidth ± 3.1 %)" in limit_line(rows)
     assert "prefill: 0.12 % of its GEMM rate" in limit_line(rows)
     unprobed = changed(record, machine={"probe": None})
-    assert limit_line([(unprobed, summarize(unprobed))]) is None
+    assert limit_line([of_record(unprobed)]) is None

@@ -95,6 +95,7 @@ class Child:
     def measure(self, task: Task) -> rounds.Measured:
         """Run rounds as the parent asks for them."""
         timed: list[Round] = []
+        first: Round | None = None
         warmup, profile = 0, None
         all_cores = Cores(None).all
         self._send(protocol.Begun())
@@ -102,7 +103,8 @@ class Child:
             match self._receive():
                 case protocol.WarmUp():
                     settle()
-                    task.runner.timed()
+                    warmed = task.runner.timed()
+                    first = first or warmed
                     warmup += 1
                     self._send(protocol.Warmed())
                 case protocol.Time(cores=cores):
@@ -122,6 +124,7 @@ class Child:
                         rounds=tuple(timed[n] for n in keep),
                         profile=profile,
                         repeated=tuple(r for n, r in enumerate(timed) if n not in keep),
+                        first=first,
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")

@@ -38,10 +38,12 @@ class LockStep:
         if task.nodeid in self._opponent.new or base is None:
             return rounds.measure(task.runner, task.plan, task.watch)
         base.begin(task.nodeid)
+        first: Round | None = None
         for number in range(task.plan.warmup):
             task.watch("warm-up", number, task.plan.warmup, None)
             base.warm_up()
-            _timed(task)
+            warmed = _timed(task)
+            first = first or warmed
         cores = Cores(task.threads)
         try:
             pairs, kept = self._pairs(task, base, cores)
@@ -61,6 +63,7 @@ class LockStep:
             rounds=tuple(pairs[n][1] for n in kept),
             profile=profile,
             repeated=tuple(after for n, (_, after) in enumerate(pairs) if n not in kept),
+            first=first,
         )
 
     def finished(self, record: PromptRecord) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,38 +36,32 @@ class Census:
 
 
 def of(usage: Usage) -> Census | None:
-    """Return the census of a stored test; None where no usage was recorded, StorageError where it contradicts itself.
-
-    A run that keeps no token numbers, or no k, has them from the sums: tokens x k of its first site.
-    """
+    """Return the census of a stored test; None without any, StorageError where it contradicts itself."""
     if usage.counts is None or not usage.sites:
         return None
-    prefill, decode = (tuple(np.asarray(row, dtype=np.int64) for row in rows) for rows in _phases(usage))
+    prefill, decode = _arrays(usage.counts.prefill), _arrays(usage.counts.decode)
+    if usage.tokens is None:
+        raise StorageError("expert usage: counts, but not of how many tokens")
     if not len(usage.sites) == len(prefill) == len(decode):
         raise StorageError(f"expert usage: {len(usage.sites)} sites, but counts of {len(prefill)} and {len(decode)}")
     for site, a, b in zip(usage.sites, prefill, decode, strict=True):
-        if len(a) != len(b) or (site.slots and site.slots != len(a)):
+        if not site.slots == len(a) == len(b):
             raise StorageError(f"expert usage: {site.name} has {site.slots} slots, but counts of {len(a)} and {len(b)}")
+        if not (1 <= site.k <= site.slots and 1 <= site.experts <= site.slots):
+            raise StorageError(
+                f"expert usage: {site.name} selects {site.k} of {site.slots} slots, {site.experts} with weights"
+            )
     return Census(
-        sites=tuple(
-            msgspec.structs.replace(site, experts=site.experts or len(row), slots=len(row), k=max(1, site.k))
-            for site, row in zip(usage.sites, prefill, strict=True)
-        ),
+        sites=usage.sites,
         prefill=prefill,
         decode=decode,
-        prefill_tokens=_tokens(usage, prefill, Phase.PREFILL),
-        decode_tokens=_tokens(usage, decode, Phase.DECODE),
+        prefill_tokens=usage.tokens.prefill,
+        decode_tokens=usage.tokens.decode,
     )
 
 
-def _phases(usage: Usage) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-    return (usage.counts.prefill, usage.counts.decode) if usage.counts is not None else ((), ())
-
-
-def _tokens(usage: Usage, rows: Sequence[Counts], phase: Phase) -> int:
-    if usage.tokens is not None:
-        return usage.tokens.prefill if phase is Phase.PREFILL else usage.tokens.decode
-    return int(rows[0].sum()) // max(1, usage.sites[0].k)
+def _arrays(rows: Sequence[Sequence[int]]) -> tuple[Counts, ...]:
+    return tuple(np.asarray(row, dtype=np.int64) for row in rows)
 
 
 def merged(parts: Sequence[Census]) -> Census:

@@ -134,9 +134,22 @@ def _without_noise(
         return replace(draft, verdict=Verdict.MISSING, reason="not measured any more")
     if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
         return _exact(draft, want, allowed)
-    if found:
-        return replace(draft, reason="differ: " + ", ".join(map(str, found)))
+    differ = [*map(str, found), *_caches(metric, pair)]
+    if differ:
+        return replace(draft, reason="differ: " + ", ".join(differ))
     return _question(draft, want, pair, before, after)
+
+
+_BY_CACHE = {"load_s", "load_read_bytes", "first_run_extra_s", "first_run_read_bytes"}
+"""What depends on whether the page cache held the model's files."""
+
+
+def _caches(metric: Metric, pair: Pair) -> list[str]:
+    """Return how a cold and a warm load differ, for a figure that follows from it."""
+    if metric.key not in _BY_CACHE:
+        return []
+    states = [row.metrics["load_cache"].value for row in (pair.before, pair.after) if "load_cache" in row.metrics]
+    return [f"load_cache {states[0]} → {states[1]}"] if len(set(states)) > 1 else []
 
 
 _FOLLOW = {

@@ -9,11 +9,15 @@ from pytest_infer.analysis.placement import Served
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidths:
-    """Bytes per second at which weights are read: by the CPU, by the GPU, and over the bus from one to the other."""
+    """Bytes per second at which weights are read: by the CPU, by the GPU, and over the bus from one to the other.
+
+    `probed` names those that the run's own probe measured, "cpu" or "gpu"; the others were given.
+    """
 
     cpu: float | None = None
     gpu: float | None = None
     pcie: float | None = None
+    probed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import typer
 
 from pytest_infer.analysis import advice
 from pytest_infer.analysis.verdicts import Exit
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError
 from pytest_infer.report.advice import render
 from pytest_infer.storage import blocks
@@ -35,12 +35,12 @@ def show_advice(
     except InferError as error:
         refuse(str(error))
     if not found:
-        typer.echo(f"pytest-infer: run {chosen.label} holds no measurements of pytest-infer", err=True)
+        say(f"run {chosen.label} holds no measurements of pytest-infer")
         raise typer.Exit(Exit.NOTHING.value)
     given = advice.advise(found)
     if as_json:
         told = {"run": str(chosen.path), "advice": msgspec.to_builtins(given)}
-        out(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        out(json.dumps(told, indent=2) + "\n")
     else:
         heading = " · ".join(part for part in (chosen.label, chosen.model) if part)
         out(render(given, heading=heading, width=width(), color=color()))

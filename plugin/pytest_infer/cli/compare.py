@@ -23,6 +23,7 @@ from pytest_infer.cli.shared import (
     open_history,
     out,
     refuse,
+    say,
     width,
 )
 from pytest_infer.errors import InferError, StorageError
@@ -63,7 +64,7 @@ def compare(
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
         if not runs and len(history.runs) < 2:
-            typer.echo(f"pytest-infer: fewer than two runs in {history.folder}: nothing to compare", err=True)
+            say(f"fewer than two runs in {history.folder}: nothing to compare")
             raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
         only = _metrics(metric)
@@ -193,7 +194,7 @@ def run_gate(
         parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()))
         history = open_history(storage)
         if not history.runs:
-            typer.echo(f"pytest-infer: no run in {history.folder}: nothing to gate", err=True)
+            say(f"no run in {history.folder}: nothing to gate")
             raise typer.Exit(Exit.NOTHING.value)
         candidate = history.select(run)
         allowed = tuple(allow_different or ())
@@ -207,9 +208,7 @@ def run_gate(
     heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
     _write_gate(gated, heading, form)
     if before is None and nothing == "no stored run":
-        typer.echo(
-            "pytest-infer: no stored run to compare with (same machine and software, clean code, not failed)", err=True
-        )
+        say("no stored run to compare with (same machine and software, clean code, not failed)")
     if github:
         _write_github(gated, heading, form)
     if mark:
@@ -217,7 +216,7 @@ def run_gate(
         try:
             marks.write(candidate.path, found)
         except StorageError as error:
-            typer.echo(f"pytest-infer: {error}", err=True)
+            say(str(error))
     raise typer.Exit(gated.exit.value)
 
 
@@ -263,4 +262,4 @@ def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
     try:
         exports.write_summary(gated, heading, os.environ)
     except OSError as error:
-        typer.echo(f"pytest-infer: the step summary cannot be written: {error.strerror}", err=True)
+        say(f"the step summary cannot be written: {error.strerror}")

@@ -15,7 +15,8 @@ from pytest_infer.analysis.requirements import Requirements, Room, Verdict
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines import checkpoint
 from pytest_infer.errors import InferError
-from pytest_infer.measure import host, machine
+from pytest_infer.measure import host, machine, probe
+from pytest_infer.measure.kept import Missing
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import doctor as report
 from pytest_infer.storage import probes
@@ -48,6 +49,9 @@ def doctor(
     dtype: Annotated[
         str, typer.Option(metavar="DTYPE", help="What must fit: auto, float32, bfloat16, float16, int8, int4.")
     ] = requirements.AUTO,
+    measure: Annotated[
+        bool, typer.Option("--probe", help="Measure memory bandwidth and GEMM rates now: 2 s, and loads PyTorch.")
+    ] = False,
     form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
 ) -> None:
     """Check this machine, and whether a model fits it; nothing is loaded. Exit code 1 when it cannot fit."""
@@ -61,7 +65,7 @@ def doctor(
         machine=described,
         host=now,
         pitfalls=pitfalls.find(described, now),
-        probe=_probe(described, now),
+        probe=_measured(described, now) if measure else _kept(described, now),
         model=None if found is None else found[0],
         disk_free_bytes=None if found is None else found[1],
     )
@@ -82,7 +86,21 @@ def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requi
     return needed, free
 
 
-def _probe(described: MachineInfo, now: host.Host) -> MachineProbe | None:
+def _threads(described: MachineInfo, now: host.Host) -> int:
+    """Return the threads that torch would start."""
+    return now.threads or described.affinity_cores or described.logical_cores or 1
+
+
+def _kept(described: MachineInfo, now: host.Host) -> MachineProbe | None:
     """Return the probe that a run since the boot has kept, with the threads that torch would start or fewer."""
-    most = now.threads or described.affinity_cores or described.logical_cores or 1
-    return next((found for n in range(most, 0, -1) if (found := probes.load(n)) is not None), None)
+    counts = range(_threads(described, now), 0, -1)
+    return next((found for n in counts if (found := probes.load(n)) is not None), None)
+
+
+def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
+    """Probe the machine with the threads that torch would start, and keep that for later."""
+    made = probe.measure(_threads(described, now))
+    if isinstance(made, Missing):
+        refuse(made.reason)
+    probes.save(made)
+    return made

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.verdicts import Exit
-from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report import expert_rows
 from pytest_infer.report.expert_rows import prompts_of, why_nothing
-from pytest_infer.report.text import printable
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
@@ -55,7 +54,7 @@ def show_experts(
         chosen = open_history(storage).select(run)
         rows = recorded(chosen, keyword)
         if not rows:
-            typer.echo(f"pytest-infer: {why_nothing(chosen, keyword)}", err=True)
+            say(why_nothing(chosen, keyword))
             raise typer.Exit(Exit.NOTHING.value)
         _write(chosen, rows, phase, by, top, form)
     except InferError as error:
@@ -92,5 +91,5 @@ def recorded(run: Run, keyword: str | None = None) -> list[Row]:
     """
     found, left_out = expert_rows.recorded(run, keyword)
     for line in left_out:
-        typer.echo(f"pytest-infer: left out: {printable(line)}", err=True)
+        say(f"left out: {line}")
     return found

@@ -1,9 +1,14 @@
-"""The gate's rules in the ini file that pytest would read, so that the command and pytest have one set of rules."""
+"""What the commands read of the ini file that pytest would read, so that both have one set of rules and one storage."""
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import iniconfig
 
@@ -14,38 +19,86 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KEY = "infer_gate"
-_INI_FILES = {"pytest.ini": "pytest", ".pytest.ini": "pytest", "tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+GATE, ADDOPTS = "infer_gate", "addopts"
+STORAGE_OPTION = "--benchmark-storage"
+_NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+"""In pytest's own order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IniFile:
+    """One configuration of pytest: its file, and its keys as text or lists."""
+
+    path: Path
+    keys: Mapping[str, Any]
+
+    def lines(self, key: str) -> list[str]:
+        """Return the value of a key, line by line; [] where it is not set."""
+        value = self.keys.get(key, [])
+        return value.splitlines() if isinstance(value, str) else [str(line) for line in value]
+
+    @property
+    def storage(self) -> str | None:
+        """Return what `--benchmark-storage` in `addopts` names, the last one; None where it is not there."""
+        value = self.keys.get(ADDOPTS, [])
+        try:
+            words = shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
+        except ValueError as error:
+            raise OptionError(f"{self.path}: addopts: {error}") from error
+        found = None
+        for word, following in pairwise([*words, ""]):
+            if word == STORAGE_OPTION:
+                found = following
+            elif word.startswith(f"{STORAGE_OPTION}="):
+                found = word.partition("=")[2]
+        return found or None
+
+
+def nearest(folder: Path) -> IniFile | None:
+    """Return the nearest configuration of pytest at or above the folder; raise OptionError where it cannot be read."""
+    for place in (folder, *folder.parents):
+        for name in _NAMES:
+            path = place / name
+            try:
+                keys = _keys(path) if path.is_file() else None
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, iniconfig.ParseError) as error:
+                raise OptionError(f"the configuration in {place} cannot be read: {error}") from error
+            if keys is not None:
+                return IniFile(path=path, keys=keys)
+    return None
 
 
 def gate_rules(folder: Path) -> list[str]:
-    """Return the lines of `infer_gate` in the nearest configuration of pytest at or above the folder; [] for none.
-
-    Raises OptionError where that file cannot be read.
-    """
-    for place in (folder, *folder.parents):
-        found = _of(place)
-        if found is not None:
-            return found
-    return []
+    """Return the lines of `infer_gate` in the nearest configuration of pytest; [] for none."""
+    found = nearest(folder)
+    return [] if found is None else found.lines(GATE)
 
 
-def _of(place: Path) -> list[str] | None:
-    """Return the rules of one folder's configuration, None where it has no configuration of pytest."""
-    try:
-        pyproject = place / "pyproject.toml"
-        if pyproject.is_file():
-            tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("pytest", {})
-            options = tool.get("ini_options", tool)
-            if tool:
-                value = options.get(KEY, [])
-                return value.splitlines() if isinstance(value, str) else [str(line) for line in value]
-        for name, section in _INI_FILES.items():
-            path = place / name
-            if path.is_file():
-                config = iniconfig.IniConfig(str(path))
-                if section in config:
-                    return str(config[section].get(KEY, "")).splitlines()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, iniconfig.ParseError) as error:
-        raise OptionError(f"the configuration in {place} cannot be read: {error}") from error
-    return None
+def storage(folder: Path) -> Path | None:
+    """Return the folder that pytest stores runs in by its nearest configuration; None where that names none."""
+    found = nearest(folder)
+    named = None if found is None else found.storage
+    if named is None or ("://" in named and not named.startswith("file://")):
+        return None
+    return Path(named.removeprefix("file://"))
+
+
+def _keys(path: Path) -> Mapping[str, Any] | None:
+    """Return the keys of a file that pytest would take for its configuration, None for another one."""
+    if path.suffix == ".toml":
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.name != "pyproject.toml":
+            return _table(data, "pytest")
+        tool = _table(_table(data, "tool"), "pytest")
+        return _table(tool, "ini_options") or tool or None
+    config = iniconfig.IniConfig(str(path))
+    section = "tool:pytest" if path.suffix == ".cfg" else "pytest"
+    if section in config:
+        return dict(config[section].items())
+    # Of that name a file counts even if it is empty.
+    return {} if path.name in {"pytest.ini", ".pytest.ini"} else None
+
+
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = data.get(name, {})
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pytest_infer.cli import advice, compare, doctor, experts, placement, report, runs
+from pytest_infer.cli import advice, compare, doctor, experts, export, init, load, placement, report, runs, show
 from pytest_infer.cli.shared import refuse
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
@@ -57,12 +57,16 @@ def list_models(
         refuse(str(error))
 
 
+app.command("init")(init.init)
 app.command("compare")(compare.compare)
 app.command("gate")(compare.run_gate)
 app.command("experts")(experts.show_experts)
 app.command("placement")(placement.placement)
 app.command("doctor")(doctor.doctor)
+app.command("load")(load.load)
 app.command("advice")(advice.show_advice)
 app.command("report")(report.report)
+app.command("show")(show.show)
+app.command("export")(export.export)
 app.command("history")(runs.list_history)
 app.add_typer(runs.baseline, name="baseline")

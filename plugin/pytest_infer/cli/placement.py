@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_infer.cli import experts, quantities
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report import expert_rows
@@ -78,7 +78,7 @@ def placement(
         ),
     ] = None,
     cpu_bandwidth: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Of main memory, as 40GB/s; predicts tok/s with the next one.")
+        str | None, typer.Option(metavar="RATE", help="Of main memory, as 40GB/s; default: as the run probed it.")
     ] = None,
     gpu_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 900GB/s.")] = None,
     pcie_bandwidth: Annotated[
@@ -109,11 +109,13 @@ def placement(
             raise StorageError(experts.why_nothing(chosen, keyword))
         prompts = experts.prompts_of(chosen, rows)
         sizes = _sizes(prompts[0].census, rows[0], model)
-        bandwidths = Bandwidths(
-            cpu=quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
-            gpu=quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
-            pcie=quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
-        )
+        given = {
+            "cpu": quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
+            "gpu": quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
+            "pcie": quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
+        }
+        probed = {side: rate for side, rate in _probed(rows).items() if given[side] is None}
+        bandwidths = Bandwidths(**(given | probed), probed=tuple(probed))
         found = planning.plan(
             expert_rows.distinct(rows, prompts),
             sizes,
@@ -133,6 +135,15 @@ def placement(
         out(_written(found, chosen, form, name))
     except InferError as error:
         refuse(str(error))
+
+
+def _probed(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the memory bandwidth that the run's probe measured on the side where the model ran, bytes/s."""
+    for row in rows:
+        probe = row.machine.get("probe")
+        if isinstance(probe, Mapping) and isinstance(rate := probe.get("read_bandwidth"), int | float):
+            return {"cpu" if str(probe.get("device", "cpu")).startswith("cpu") else "gpu": float(rate)}
+    return {}
 
 
 def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
@@ -183,13 +194,13 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
     by_expert = plan.chosen.in_sample["frequency"] if share is None else share.mean
     if form is Form.EXPERTS:
         text = exports.expert_list(plan)
-        _say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
+        say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
         return text
     layers = len({site.layer for site in plan.census.sites})
     if form is Form.LLAMA_CPP:
         left = layers - len(exports.layers_on_cpu(plan))
         whole = plan.chosen.in_sample["whole layers"]
-        _say(
+        say(
             f"experts of {left} of {layers} layers on the GPU, {_percent(whole)} of expert reads; "
             f"split by expert, which llama.cpp cannot, it would be {_percent(by_expert)}"
         )
@@ -199,7 +210,7 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
 
     memory = plan.memory
     split = devicemap.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
-    _say(
+    say(
         f"{split.gpu_layers} of {split.layers} whole layers on the GPU ({size(split.gpu_bytes)}); each forward copies "
         f"the others to it, all experts included: {size(split.copied_bytes)}"
     )
@@ -208,11 +219,6 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "none" if share is None else f"{100 * share:.1f} %"
-
-
-def _say(line: str) -> None:
-    """Say on stderr what the export is worth; stdout is the export itself."""
-    typer.echo(f"pytest-infer: {line}", err=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis import rules
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, width
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.comparison import PRIMARY
 from pytest_infer.report.runs import render_history, render_shifts
+from pytest_infer.report.text import printable
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
 from pytest_infer.units import Unit
@@ -45,7 +46,7 @@ def list_history(
     runs = [run for run in history.runs if branch is None or run.branch == branch]
     runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
-        typer.echo(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one", err=True)
+        say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
         raise typer.Exit(4)
     if not change_points:
         out(render_history(runs, names, width=width(), color=color()))
@@ -90,7 +91,7 @@ def set_baseline(name: str, run: str, *, storage: Storage = None) -> None:
         baselines.name(history.folder, name, chosen.path)
     except InferError as error:
         refuse(str(error))
-    typer.echo(f"baseline:{name} is {chosen.label}")
+    typer.echo(printable(f"baseline:{name} is {chosen.label}"))
 
 
 @baseline.command("list")
@@ -98,7 +99,7 @@ def list_baselines(*, storage: Storage = None) -> None:
     """List the names and the files they stand for."""
     try:
         for name, path in baselines.names(open_history(storage).folder).items():
-            typer.echo(f"{name}  {path}")
+            typer.echo(printable(f"{name}  {path}"))
     except InferError as error:
         refuse(str(error))
 

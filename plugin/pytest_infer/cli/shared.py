@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pytest_infer.cli import inifile
+from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History
 
@@ -27,7 +29,11 @@ class Format(str, Enum):
 
 Storage = Annotated[
     Path | None,
-    typer.Option("--storage", metavar="FOLDER", help="pytest-benchmark's storage; default: results, else .benchmarks."),
+    typer.Option(
+        "--storage",
+        metavar="FOLDER",
+        help="pytest-benchmark's storage; default: what addopts names with --benchmark-storage, results, .benchmarks.",
+    ),
 ]
 AllowDifferent = Annotated[
     list[str] | None,
@@ -43,17 +49,30 @@ As = Annotated[Format, typer.Option("--format", help="terminal, markdown, json o
 
 def refuse(line: str) -> NoReturn:
     """End with exit code 2 and one line that says what to do."""
-    typer.echo(f"pytest-infer: {line}", err=True)
+    say(line)
     raise typer.Exit(2)
 
 
+def say(line: str) -> None:
+    """Write a line to stderr; names of files and runs in it are not to be trusted."""
+    typer.echo(printable(f"pytest-infer: {line}"), err=True)
+
+
 def open_history(storage: Path | None) -> History:
-    """Return the runs of the storage, naming on stderr what could not be read."""
-    folder = storage or next((f for f in DEFAULT_STORAGE if f.is_dir()), DEFAULT_STORAGE[0])
-    found = history.load(folder)
+    """Return the runs of the storage, naming on stderr what could not be read.
+
+    Without a folder: the one that pytest's own configuration names, else the first of the usual ones that holds a run.
+    """
+    found = history.load(storage or inifile.storage(Path.cwd()) or _usual())
     for warning in found.warnings:
-        typer.echo(f"pytest-infer: {warning}", err=True)
+        say(warning)
     return found
+
+
+def _usual() -> Path:
+    there = [folder for folder in DEFAULT_STORAGE if folder.is_dir()]
+    holding = (folder for folder in there if any(folder.rglob("*.json")))
+    return next(holding, next(iter(there), DEFAULT_STORAGE[0]))
 
 
 def width() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_infer.errors import EngineError
@@ -111,6 +112,13 @@ class Engine(Protocol):
         The memory that it will take is worked out from this, for a model on the CPU.
         """
         return None
+
+    def files(self) -> Sequence[Path]:
+        """Return the files from which `load` takes the weights, as far as they are here; known after `check`.
+
+        Whether a load is cold or warm is told by how much of them the page cache holds.
+        """
+        return ()
 
     def reset(self) -> None:
         """Bring the engine to the same state before every round: seed, caches. Never timed."""

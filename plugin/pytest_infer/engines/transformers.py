@@ -124,6 +124,14 @@ class TransformersEngine(Engine):
             # Whatever is wrong with the files, loading says it better.
             return None
 
+    def files(self) -> Sequence[Path]:
+        """Return the weight files of the model's folder, where the hub's cache keeps them; none before `check`."""
+        if self._source is None:
+            return ()
+        folder = models.local_folder(self._source, self.options.revision)
+        held = () if folder is None else weights.files(folder)
+        return tuple(path.resolve() for path in held if path.is_file())
+
     # text and ids
 
     def context_length(self) -> int | None:

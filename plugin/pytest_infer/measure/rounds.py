@@ -38,12 +38,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the loop saw of one prompt; `repeated` are disturbed rounds in whose place others were measured."""
+    """What the loop saw of one prompt; `repeated` are disturbed rounds in whose place others were measured.
+
+    `first` is the first warm-up round.
+    """
 
     warmup: int
     rounds: tuple[Round, ...]
     profile: Profile | None
     repeated: tuple[Round, ...] = ()
+    first: Round | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +117,12 @@ def quiet_gc() -> Iterator[None]:
 
 def measure(runner: Runner, plan: Plan, watch: Watcher) -> Measured:
     """Run one prompt as planned and return its rounds, in order."""
+    first: Round | None = None
     last: TokenTrace | None = None
     for number in range(plan.warmup):
         watch("warm-up", number, plan.warmup, last)
-        last = runner.timed().trace
+        warmed = runner.timed()
+        first, last = first or warmed, warmed.trace
     rounds: list[Round] = []
     while wants_more([bool(r.disturbed) for r in rounds], plan.rounds, plan.repeat):
         again = len(rounds) - plan.rounds
@@ -133,6 +139,7 @@ def measure(runner: Runner, plan: Plan, watch: Watcher) -> Measured:
         rounds=tuple(rounds[n] for n in kept),
         profile=profile,
         repeated=tuple(r for n, r in enumerate(rounds) if n not in kept),
+        first=first,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import experts, read, roofline, timing
+from pytest_infer.metrics import experts, loads, read, roofline, timing
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
 
@@ -100,7 +100,29 @@ METRICS: tuple[Metric, ...] = (
     _time("tokenize_s", "tokenise", read.once(lambda record: record.tokenize_s),
           "text to ids, once, outside every round"),
     _time("load_s", "load", read.once(lambda record: record.model.load_s),
-          "from the call to a usable model; model.load_read_bytes says what came from the device", "not timed"),
+          "from the call to a usable model; what is mapped may be read by the first run only", "not timed"),
+    _time("first_run_extra_s", "first-run extra", read.once(loads.first_run_extra),
+          "first warm-up's total − median total of the rounds: lazy initialisation, compilation, mapped weights"),
+    # the load
+    _count("load_cache", "loaded", Unit.TEXT, _NEUTRAL, read.once(loads.cache),
+           "cold: under 1 % of the weight files' pages were in the page cache before; warm: over 99 %; else mixed",
+           "mincore(2)"),
+    _count("load_cached_percent", "cached before load", Unit.PERCENT, _NEUTRAL,
+           read.once(loads.figure(loads.cached_percent)),
+           "pages of the weight files that were in the page cache before the load", "mincore(2)"),
+    _count("load_read_bytes", "load read", _B, _LOWER, read.once(loads.figure(lambda load: load.read_bytes)),
+           "bytes that came from the device during the load", f"{_IO} read_bytes"),
+    _count("first_run_read_bytes", "first-run read", _B, _LOWER, read.once(loads.first_run_read),
+           "bytes that came from the device during the first warm-up round", f"{_IO} read_bytes"),
+    _count("load_peak_rss_bytes", "load peak", _B, _LOWER, read.once(loads.figure(lambda load: load.peak_rss_bytes)),
+           "high-water mark of resident memory over the load", f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"),
+    _count("load_rss_anon_bytes", "anonymous after load", _B, _LOWER,
+           read.once(loads.figure(lambda load: load.rss_anon_bytes)),
+           "resident right after the load: heap, copied weights", f"{_STATUS} RssAnon"),
+    _count("load_rss_file_bytes", "file-backed after load", _B, _NEUTRAL,
+           read.once(loads.figure(lambda load: load.rss_file_bytes)),
+           "resident right after the load: libraries, weights that are mapped and were touched",
+           f"{_STATUS} RssFile + RssShmem"),
     # rates
     _rate("overall_throughput", "overall", read.trace(timing.overall_throughput), "(prompt + generated) / total"),
     _rate("prefill_throughput", "prefill", read.trace(timing.prefill_throughput), "prompt / prefill"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
 _STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.NOT_NOW: "yellow", Verdict.TOO_LARGE: "red"}
-NO_PROBE = "memory bandwidth was not measured since this machine started: any `pytest bench` measures it"
+NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def as_json(found: Checkup) -> str:
         model["cores_recommended"] = found.cores(found.model)
         model["disk_free_bytes"] = found.disk_free_bytes
         built["model"] = model
-    return msgspec.json.format(msgspec.json.encode(_known(built)), indent=1).decode() + "\n"
+    return json.dumps(_known(built), indent=1, allow_nan=False) + "\n"
 
 
 def _known(value: Any) -> Any:
@@ -89,8 +90,8 @@ def render(found: Checkup, *, width: int, color: bool) -> str:
     console = text.console(width, color=color)
     _write_machine(console, found)
     for pitfall in found.pitfalls:
-        console.print(Text(f"! {pitfall.evidence}", style="yellow"))
-        console.print(Text(f"  → {pitfall.suggestion}"))
+        console.print(Text(printable(f"! {pitfall.evidence}"), style="yellow"))
+        console.print(Text(printable(f"  → {pitfall.suggestion}")))
     if not found.pitfalls:
         console.print(Text("no pitfalls found", style="green"))
     if found.model is not None:
@@ -110,18 +111,18 @@ def _write_machine(console: Console, found: Checkup) -> None:
     ]
     if found.probe is not None:
         parts.append(f"{bandwidth(found.probe.read_bandwidth)} with {found.probe.threads} threads")
-    console.print(Text(" · ".join(parts)))
+    console.print(Text(printable(" · ".join(parts))))
     if found.probe is None:
         console.print(Text(NO_PROBE, style="dim"))
 
 
 def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
-    parts = [printable(model.name), f"from {model.source}"]
+    parts = [model.name, f"from {model.source}"]
     for count, what in ((model.parameters, "parameters"), (model.active_parameters, "active a token")):
         if count is not None:
             scaled = f"{significant(count / 1e9)} B" if count >= 1e9 else f"{significant(count / 1e6)} M"
             parts.append(f"{scaled} {what}")
-    console.print(Text(" · ".join(parts), style="bold"))
+    console.print(Text(printable(" · ".join(parts)), style="bold"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("dtype", no_wrap=True)
     for heading in ("weights", "KV cache", "min RAM", "recommended", "5 tok/s takes", "15 tok/s", "ceiling here"):
@@ -131,14 +132,14 @@ def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
         table.add_row(*_cells(found, need), Text(need.verdict.value, style=_STYLES[need.verdict]))
     console.print(table)
     for line in _remarks(found, model):
-        console.print(Text(line, style="dim"))
-    console.print(Text(_conclusion(found, model), style=_STYLES[model.chosen.verdict]))
+        console.print(Text(printable(line), style="dim"))
+    console.print(Text(printable(_conclusion(found, model)), style=_STYLES[model.chosen.verdict]))
 
 
 def _cells(found: Checkup, need: Need) -> tuple[str, ...]:
     ceiling, step = found.ceiling(need), need.step_bytes
     return (
-        need.dtype,
+        printable(need.dtype),
         size(need.weights_bytes),
         NONE if need.kv_bytes is None else size(need.kv_bytes),
         size(need.minimum_bytes),
@@ -161,7 +162,9 @@ def _remarks(found: Checkup, model: Requirements) -> list[str]:
         lines.append(f"the model was made for {model.longest_context} tokens, not {model.context}")
     cores = found.cores(model)
     if cores is not None:
-        lines.append(f"cores: 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here")
+        lines.append(
+            f"cores: at least 1; {cores} for a first token within 2 s of a 512-token prompt, at the rate measured here"
+        )
     if model.stored_bytes is not None:
         free = "" if found.disk_free_bytes is None else f", {size(found.disk_free_bytes)} free there"
         lines.append(f"disk: {size(model.stored_bytes)}{free}")

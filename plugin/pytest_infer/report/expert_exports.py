@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.report import csvs
 from pytest_infer.report import experts as shown
 from pytest_infer.report.expert_overlap import percent, verdict
 from pytest_infer.report.exports import escape
@@ -86,11 +85,7 @@ def rows(view: View) -> list[dict[str, Any]]:
 
 def as_csv(view: View) -> str:
     """Return a row an expert with a heading."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows(view))
-    return stream.getvalue()
+    return "".join(csvs.lines(_FIELDS, rows(view)))
 
 
 def as_markdown(view: View, *, heading: str, top: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.report import csvs
 from pytest_infer.report.comparison import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import printable
 
@@ -77,11 +76,7 @@ def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
 
 def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
     """Return flat judgements as CSV with a heading; `first` are columns that they have before their own."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, (*first, *_FIELDS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return "".join(csvs.lines((*first, *_FIELDS), rows))
 
 
 def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:

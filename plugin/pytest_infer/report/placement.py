@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
-from pytest_infer.units import NONE, Unit, column, count, rate, show, size
+from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show, size
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.heldout import HeldOut
@@ -202,8 +202,9 @@ def _notes(plan: Plan) -> Iterator[str]:
 
 def _about_speed(plan: Plan) -> Iterator[str]:
     bandwidths = plan.bandwidths
-    if bandwidths.cpu is None or bandwidths.gpu is None:
-        yield "no tok/s: give --cpu-bandwidth and --gpu-bandwidth (of memory, as 40GB/s); nothing measures them yet"
+    lacking = [f"--{side}-bandwidth" for side in ("cpu", "gpu") if getattr(bandwidths, side) is None]
+    if lacking:
+        yield f"no tok/s: give {' and '.join(lacking)} (of memory, as 40GB/s); the run's probe did not measure it"
     elif plan.sizes.read is None:
         yield "no tok/s: the size of the weights outside the experts is not known; name the model with --model"
     else:
@@ -212,3 +213,5 @@ def _about_speed(plan: Plan) -> Iterator[str]:
             f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; "
             "KV cache reads and overheads are left out"
         )
+        for side in bandwidths.probed:
+            yield f"{side.upper()}: {bandwidth(getattr(bandwidths, side))}, probed before that run"

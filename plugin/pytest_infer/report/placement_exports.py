@@ -67,7 +67,12 @@ def as_json(plan: Plan, *, run: str, model: str | None) -> str:
             "reserve": plan.memory.reserve,
             "left": plan.memory.left,
         },
-        "bandwidths": {"cpu": plan.bandwidths.cpu, "gpu": plan.bandwidths.gpu, "pcie": plan.bandwidths.pcie},
+        "bandwidths": {
+            "cpu": plan.bandwidths.cpu,
+            "gpu": plan.bandwidths.gpu,
+            "pcie": plan.bandwidths.pcie,
+            "probed": plan.bandwidths.probed,
+        },
         "chosen": None if plan.chosen is None else _row(plan.chosen),
         "gpu": [{"layer": layer, "expert": expert} for layer, expert in on_gpu(plan)],
         "sweep": [_row(row) for row in plan.sweep],
@@ -165,4 +170,4 @@ def device_map(split: DeviceMap) -> str:
 
 
 def _json(content: object) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1) + "\n"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from pytest_infer.metrics import Summary
-from pytest_infer.records import MachineInfo, PromptRecord
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import MachineInfo
 from pytest_infer.units import bandwidth, flops, rate, significant, size
-
-Rows = Iterable[tuple[PromptRecord, Mapping[str, Summary]]]
 
 
 def machine_line(machine: MachineInfo, dtype: str | None = None) -> str | None:
@@ -31,12 +29,12 @@ def machine_line(machine: MachineInfo, dtype: str | None = None) -> str | None:
     return " · ".join(parts)
 
 
-def limit_line(rows: Rows) -> str | None:
+def limit_line(results: Iterable[Result]) -> str | None:
     """Return how much of the machine's limit the prompts used, the lowest and the highest; None where none tells it."""
-    known = [(record, summary) for record, summary in rows if _value(summary, "mbu") is not None]
+    known = [result for result in results if _value(result, "mbu") is not None]
     if not known:
         return None
-    probe = known[0][0].machine.probe
+    probe = known[0].machine.probe
     read = statistics.median(_values(known, "step_bytes"))
     line = f"decode: {_range(_values(known, 'mbu'))} of what this machine's memory allows"
     line += f" ({size(read)} a step, at most {rate(statistics.median(_values(known, 'decode_ceiling')))}"
@@ -45,13 +43,13 @@ def limit_line(rows: Rows) -> str | None:
     return f"{line} · prefill: {_range(multiplied)} of its GEMM rate" if multiplied else line
 
 
-def _value(summary: Mapping[str, Summary], key: str) -> float | None:
-    value = summary[key].value
+def _value(result: Result, key: str) -> float | None:
+    value = result.figures[key].value
     return float(value) if isinstance(value, int | float) else None
 
 
-def _values(rows: Rows, key: str) -> list[float]:
-    return [value for _, summary in rows if (value := _value(summary, key)) is not None]
+def _values(results: Iterable[Result], key: str) -> list[float]:
+    return [value for result in results if (value := _value(result, key)) is not None]
 
 
 def _range(shares: list[float]) -> str:

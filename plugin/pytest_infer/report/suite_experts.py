@@ -8,7 +8,8 @@ from rich.text import Text
 
 from pytest_infer.metrics import experts
 from pytest_infer.metrics.experts import ExpertShare
-from pytest_infer.records import ExpertUsage, PromptRecord
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import ExpertUsage
 from pytest_infer.report import heatmap
 from pytest_infer.units import count
 
@@ -16,14 +17,14 @@ HOTTEST, COLDEST = 5, 3
 _MOST_LAYERS, _MOST_EXPERTS = 8, 8
 
 
-def lines(records: Sequence[PromptRecord], *, width: int, drawn: bool = False) -> Iterator[Text]:
+def lines(results: Sequence[Result], *, width: int, drawn: bool = False) -> Iterator[Text]:
     """Yield the list, and with `drawn` a map where the model is small; nothing where usage was not recorded.
 
     Prompts whose selections do not add up are left out; several models have no list in common.
     """
-    usages = [r.profile.experts for r in records if r.profile is not None and r.profile.experts is not None]
+    usages = [r.experts for r in results if r.experts is not None]
     usage = experts.merged([usage for usage in usages if usage.check == experts.PASSED])
-    if usage is None or len({record.model.name for record in records}) > 1 or not experts.selections(usage):
+    if usage is None or len({result.model.name for result in results}) > 1 or not experts.selections(usage):
         return
     yield _list("hottest", experts.hottest(usage, HOTTEST), width)
     yield _list("coldest", experts.coldest(usage, COLDEST), width)

@@ -54,7 +54,9 @@ def interval(ratio: Ratio, *, invert: bool = False) -> str:
 def _write_table(console: Console, found: Recommendation) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("configuration\n", overflow="fold")
-    table.add_column("prompts\n", justify="right", no_wrap=True)
+    counts = {configuration.workloads for configuration in found.configurations}
+    if len(counts) > 1:
+        table.add_column("prompts\n", justify="right", no_wrap=True)
     columns: list[list[str]] = []
     for goal in found.goals:
         metric = by_key(goal.metric)
@@ -66,7 +68,8 @@ def _write_table(console: Console, found: Recommendation) -> None:
         columns += [values, ["" if r is None else _ratio(r, wide=console.width >= WIDE) for r in ratios]]
     for number, configuration in enumerate(found.configurations):
         name = _name(configuration, best=any(goal.best == number for goal in found.goals))
-        table.add_row(name, str(configuration.workloads), *(values[number] for values in columns))
+        prompts = [str(configuration.workloads)] if len(counts) > 1 else []
+        table.add_row(name, *prompts, *(values[number] for values in columns))
     console.print(table)
 
 

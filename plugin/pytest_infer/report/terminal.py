@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.axes import label
 from pytest_infer.analysis.suite import Average, averages
-from pytest_infer.metrics import Summary, by_key, summarize
-from pytest_infer.records import CautionKind, PromptRecord
+from pytest_infer.metrics import Summary, by_key, loads
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import CacheState, CautionKind, ModelInfo
 from pytest_infer.report import advice, comparison, curve, roofline, suite_experts, sweep
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_infer.analysis.advice import Advice
     from pytest_infer.analysis.curve import Curve
     from pytest_infer.analysis.gate import Gated
@@ -53,7 +55,7 @@ class NamedFloor:
 class Run:
     """What the summary shows; `failed` names tests whose assertion failed after the measurement."""
 
-    records: tuple[PromptRecord, ...]
+    results: tuple[Result, ...]
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -70,12 +72,12 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
     quiet = reporter.verbosity < 0
     judged = run.gated is not None or bool(run.noise)
-    if not judged and (quiet or not (run.records or run.unmeasured or run.notes or run.disabled)):
+    if not judged and (quiet or not (run.results or run.unmeasured or run.notes or run.disabled)):
         return
     shown = run
     if quiet:
         shown = replace(
-            run, records=(), failed=(), unmeasured=(), advice=(), disabled=False, recommended=None, curves=()
+            run, results=(), failed=(), unmeasured=(), advice=(), disabled=False, recommended=None, curves=()
         )
     width = reporter._tw.fullwidth
     text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
@@ -89,8 +91,8 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     console = new_console(width, color=color)
     told = run.recommended is not None or bool(run.curves)
     if not told or outputs:
-        for records in _configurations(run.records):
-            _write_records(console, records, outputs=outputs)
+        for results in _configurations(run.results):
+            _write_results(console, results, outputs=outputs)
     if run.recommended is not None:
         sweep.write(console, run.recommended)
     for one in run.curves:
@@ -104,37 +106,34 @@ def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
     return collected(console)
 
 
-def _configurations(records: tuple[PromptRecord, ...]) -> Iterator[tuple[PromptRecord, ...]]:
-    """Yield the records of each configuration; all of them at once where nothing is swept."""
-    labels = dict.fromkeys(label(record.config) for record in records)
-    for wanted in labels:
-        yield tuple(record for record in records if label(record.config) == wanted)
+def _configurations(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
+    """Yield the results of each configuration; all of them at once where nothing is swept."""
+    for wanted in dict.fromkeys(label(result.config) for result in results):
+        yield tuple(result for result in results if label(result.config) == wanted)
 
 
-def _write_records(console: Console, records: tuple[PromptRecord, ...], *, outputs: bool) -> None:
-    width = console.width
-    if records[0].config:
-        console.print(Text(printable(label(records[0].config)), style="bold"))
-    _write_head(console, records[0])
-    rows = [(record, summarize(record)) for record in records]
-    suite = averages((summary for _, summary in rows), _COLUMNS)
-    (_write_narrow if width < NARROW else _write_wide)(console, rows, suite)
-    limit = roofline.limit_line(rows)
+def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bool) -> None:
+    if results[0].config:
+        console.print(Text(printable(label(results[0].config)), style="bold"))
+    _write_head(console, results[0])
+    suite = averages((result.figures for result in results), _COLUMNS)
+    (_write_narrow if console.width < NARROW else _write_wide)(console, results, suite)
+    limit = roofline.limit_line(results)
     if limit is not None:
         console.print(Text(limit))
-    for line in suite_experts.lines(records, width=width, drawn=outputs):
+    for line in suite_experts.lines(results, width=console.width, drawn=outputs):
         console.print(line)
-    for record in records if outputs else ():
-        console.print(Text(f"{record.prompt.name}: {printable(record.output.text)}", style="dim"))
+    for result in results if outputs else ():
+        console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
 
 
-def _name(record: PromptRecord) -> str:
-    """Return how a remark names a record: its prompt, and its configuration where something is swept."""
-    return f"{record.prompt.name} [{printable(label(record.config))}]" if record.config else record.prompt.name
+def _name(result: Result) -> str:
+    """Return how a remark names a result: its prompt, and its configuration where something is swept."""
+    return f"{result.prompt.name} [{label(result.config)}]" if result.config else result.prompt.name
 
 
-def _write_head(console: Console, record: PromptRecord) -> None:
-    model, parts = record.model, [record.model.name]
+def _write_head(console: Console, result: Result) -> None:
+    model, parts = result.model, [result.model.name]
     parts += [part for part in (model.dtype, model.device) if part]
     if model.parameters is not None:
         parts.append(f"{significant(model.parameters / 1e6)} M parameters")
@@ -143,12 +142,22 @@ def _write_head(console: Console, record: PromptRecord) -> None:
     if model.experts_implementation is not None:
         parts.append(model.experts_implementation)
     if model.load_s is not None:
-        parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}")
-    parts.append(f"median of {len(record.rounds)} rounds" if len(record.rounds) > 1 else "1 round")
-    console.print(Text(" · ".join(parts), style="bold"))
-    machine = roofline.machine_line(record.machine, model.dtype)
+        parts.append(f"loaded in {show(model.load_s, Unit.SECONDS)}{_cache(model)}")
+    parts.append(f"median of {result.timed_rounds} rounds" if result.timed_rounds > 1 else "1 round")
+    console.print(Text(printable(" · ".join(parts)), style="bold"))
+    machine = roofline.machine_line(result.machine, model.dtype)
     if machine is not None:
-        console.print(Text(machine, style="dim"))
+        console.print(Text(printable(machine), style="dim"))
+
+
+def _cache(model: ModelInfo) -> str:
+    """Return from where the model's files came, as far as it is known."""
+    state = None if model.load is None else loads.state(model.load.cached)
+    if state is None or model.load is None:
+        return ""
+    if state is not CacheState.MIXED:
+        return f" ({state.value})"
+    return f" ({show(loads.cached_percent(model.load).value, Unit.PERCENT)} cached)"
 
 
 def _value(summaries: Mapping[str, Summary], key: str) -> str:
@@ -171,42 +180,38 @@ def _number(value: float | str | None) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _write_wide(
-    console: Console, rows: list[tuple[PromptRecord, dict[str, Summary]]], suite: Mapping[str, Average]
-) -> None:
+def _write_wide(console: Console, results: Sequence[Result], suite: Mapping[str, Average]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("prompt\n", overflow="ellipsis", no_wrap=True)
     table.add_column("tokens\nin+out", justify="right", no_wrap=True)
     columns: list[list[str]] = []
     for key, heading in _COLUMNS.items():
         average = suite.get(key)
-        values = [_number(summary[key].value) for _, summary in rows]
+        values = [_number(result.figures[key].value) for result in results]
         values += [average.mean, average.stdev] if average is not None else [None, None]
         unit, figures = column(values, by_key(key).unit)
         table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
         columns.append(figures)
     table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
-    for number, (record, summary) in enumerate(rows):
-        name = Text(record.prompt.name)
-        mark = " !" if record.cautions else ""
+    for number, result in enumerate(results):
+        name = Text(printable(result.prompt.name))
+        mark = " !" if result.cautions else ""
         name.truncate(max(10, console.width - 66) - len(mark), overflow="ellipsis")
         name.append(mark)
         figures = [figures[number] for figures in columns]
-        table.add_row(name, _tokens(summary), *figures, _value(summary, "hottest_experts"))
+        table.add_row(name, _tokens(result.figures), *figures, printable(_value(result.figures, "hottest_experts")))
     table.add_section()
-    for row, title in ((len(rows), "mean"), (len(rows) + 1, "± sd")):
+    for row, title in ((len(results), "mean"), (len(results) + 1, "± sd")):
         table.add_row(title, "", *(figures[row] for figures in columns), "", style="bold")
     console.print(table)
 
 
-def _write_narrow(
-    console: Console, rows: list[tuple[PromptRecord, dict[str, Summary]]], suite: Mapping[str, Average]
-) -> None:
-    for record, summary in rows:
-        hottest = _value(summary, "hottest_experts")
-        head = f"{record.prompt.name}{' !' if record.cautions else ''}  {_tokens(summary)} tokens"
-        console.print(Text(head + (f"  {hottest}" if hottest != NONE else ""), style="bold"))
-        console.print(Text("  " + _line({key: _value(summary, key) for key in _COLUMNS})))
+def _write_narrow(console: Console, results: Sequence[Result], suite: Mapping[str, Average]) -> None:
+    for result in results:
+        hottest = _value(result.figures, "hottest_experts")
+        head = f"{result.prompt.name}{' !' if result.cautions else ''}  {_tokens(result.figures)} tokens"
+        console.print(Text(printable(head + (f"  {hottest}" if hottest != NONE else "")), style="bold"))
+        console.print(Text("  " + _line({key: _value(result.figures, key) for key in _COLUMNS})))
     console.print(Text("mean", style="bold"))
     console.print(Text("  " + _line(_mean(suite))))
     console.print(Text("± sd", style="bold"))
@@ -229,10 +234,10 @@ def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
     return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in _COLUMNS}
 
 
-def _cautions(records: tuple[PromptRecord, ...]) -> Iterator[str]:
+def _cautions(results: Sequence[Result]) -> Iterator[str]:
     """Yield a line per caution, and a single one for a kind that several prompts share."""
     for kind in CautionKind:
-        found = [(_name(r), c.text) for r in records for c in r.cautions if c.kind is kind]
+        found = [(_name(r), c.text) for r in results for c in r.cautions if c.kind is kind]
         if len(found) == 1:
             yield f"! {found[0][0]}: {found[0][1]}"
         elif found:
@@ -240,17 +245,19 @@ def _cautions(records: tuple[PromptRecord, ...]) -> Iterator[str]:
 
 
 def _write_remarks(console: Console, run: Run) -> None:
-    for line in _cautions(run.records):
-        console.print(Text(line, style="yellow"))
-    absent = {r.profile.experts_absent for r in run.records if r.profile and r.profile.experts_absent}
-    for reason in sorted(absent):
-        console.print(Text(f"no expert usage: {reason}", style="dim"))
+    for line in _cautions(run.results):
+        console.print(Text(printable(line), style="yellow"))
+    for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
+        console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
     for nodeid in run.failed:
         console.print(
-            Text(f"! {nodeid} did not pass after it was measured: its row is marked and no baseline", style="red")
+            Text(
+                printable(f"! {nodeid} did not pass after it was measured: its row is marked and no baseline"),
+                style="red",
+            )
         )
     if run.unmeasured:
-        console.print(Text(f"not measured: {', '.join(run.unmeasured)}", style="yellow"))
+        console.print(Text(printable(f"not measured: {', '.join(run.unmeasured)}"), style="yellow"))
     if run.disabled:
         console.print(
             Text(
@@ -258,14 +265,14 @@ def _write_remarks(console: Console, run: Run) -> None:
             )
         )
     for note in run.notes:
-        console.print(Text(note))
+        console.print(Text(printable(note)))
 
 
 def _write_advice(console: Console, run: Run) -> None:
     if run.all_advice:
         advice.write(console, run.advice)
         return
-    cautions = frozenset(caution.kind for record in run.records for caution in record.cautions)
+    cautions = frozenset(caution.kind for result in run.results for caution in result.cautions)
     advice.write(console, advice.shortlist(run.advice, cautions))
 
 

@@ -40,7 +40,8 @@ def build(record: PromptRecord) -> dict[str, Any]:
         "phase": "total",
         **swept,
         "prompt": _without_none(msgspec.to_builtins(record.prompt)),
-        "model": _without_none(msgspec.to_builtins(record.model)),
+        # Without the load: its figures are metrics, with their sources.
+        "model": _without_none(msgspec.to_builtins(record.model) | {"load": None}),
         "machine": _without_none(msgspec.to_builtins(record.machine)),
         "metrics": metrics,
         "absent": {key: summary.reason for key, summary in summaries.items() if summary.value is None},

@@ -19,6 +19,8 @@ from pytest_infer.storage import files
 NAME = "probes.json"
 MOST = 32
 """The newest so many are kept."""
+STEADY = 0.25
+"""A probe whose reads spread wider was disturbed: its GEMM rates are not kept for later runs."""
 
 
 def key(threads: int, device: str = "cpu", *, boot: str | None = None) -> str:
@@ -37,9 +39,9 @@ def load(threads: int, device: str = "cpu") -> MachineProbe | None:
 
 
 def save(made: MachineProbe) -> None:
-    """Keep a probe; a cache that cannot be written costs another probe, nothing else."""
+    """Keep a steady probe; a cache that cannot be written costs another probe, nothing else."""
     place = path()
-    if place is None:
+    if place is None or made.read_bandwidth_spread > STEADY:
         return
     kept = {**_read(place), key(made.threads, made.device, boot=made.boot): made}
     newest = dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:])

@@ -89,6 +89,10 @@ class Usage(msgspec.Struct, frozen=True):
     absent: str | None = None
 
 
+class _Timed(msgspec.Struct, frozen=True):
+    disturbed: dict[str, tuple[str, ...]] = {}
+
+
 class _Block(msgspec.Struct, frozen=True):
     schema: int
     phase: str
@@ -99,6 +103,7 @@ class _Block(msgspec.Struct, frozen=True):
     experts: Usage = Usage()
     config: dict[str, str] = {}
     curve: CurvePoint | None = None
+    rounds: _Timed = _Timed()
 
 
 class _Extra(msgspec.Struct, frozen=True):
@@ -130,7 +135,7 @@ class Row:
     """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
 
     `prompt`, `model` and `machine` are the block's tables, `config` the swept options by axis as they were given, and
-    `curve` says where the test stands on a curve.
+    `curve` says where the test stands on a curve. `disturbed` are the numbers of the rounds that were, counted from 0.
     """
 
     test: str
@@ -143,6 +148,7 @@ class Row:
     plain: bool = False
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
+    disturbed: tuple[int, ...] = ()
 
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
@@ -161,6 +167,7 @@ def _row(test: str, name: str, block: _Block) -> Row:
         experts=block.experts,
         config=block.config,
         curve=block.curve,
+        disturbed=tuple(int(number) for number in block.rounds.disturbed if number.isdecimal()),
     )
 
 

@@ -12,7 +12,7 @@ from pytest_infer.measure import memory
 from pytest_infer.records import ModelInfo
 
 
-class Loads:
+class InUse:
     """Makes the engines that the options name; `progress` is told what takes long."""
 
     def __init__(self, name: str, progress: Callable[[str], None]) -> None:
@@ -47,6 +47,7 @@ class Loads:
                 adapted,
                 load_s=info.load_s,
                 load_read_bytes=info.load_read_bytes,
+                load=info.load,
                 weights_sha256=info.weights_sha256,
             )
         return self._described

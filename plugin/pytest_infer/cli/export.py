@@ -1,0 +1,103 @@
+"""`pytest-infer export`: stored runs as one flat table for pandas, Polars or DuckDB."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pytest_infer.analysis import rules, tidy
+from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.cli.shared import Storage, open_history, refuse, say
+from pytest_infer.errors import InferError, OptionError
+from pytest_infer.metrics import METRICS
+from pytest_infer.report import tables
+from pytest_infer.storage.files import replacing
+from pytest_infer.storage.heads import Run
+
+
+class Form(str, Enum):
+    """How the table is written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+def export(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN…",
+            help="Numbers, commits, branches, tags, paths, baseline:NAME, latest~1; default: the newest.",
+        ),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every stored run.")] = False,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="csv, jsonl or parquet; default: what FILE ends with, else csv.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of the standard output.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="A row a test and a column a metric.")] = False,
+    rounds: Annotated[bool, typer.Option("--rounds", help="Every round's value instead of their median.")] = False,
+    metric: Annotated[list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this (repeat it).")] = None,
+    keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write runs as one flat table: a row a run, test and metric, with the value in the metric's unit."""
+    try:
+        written_as = form or _by_suffix(file)
+        if written_as is Form.PARQUET:
+            tables.check_parquet()
+            if file is None:
+                raise OptionError("parquet is no text: name a file with -o")
+        if every and runs:
+            raise OptionError("--all takes every run: leave out the names, or --all")
+        wanted = tuple(rules.metric_named(name) for name in metric) if metric else METRICS
+        shape = tidy.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
+        history = open_history(storage)
+        chosen = list(history.runs) if every else [history.select(name) for name in runs or ("latest",)]
+        if every and not chosen:
+            say(f"no run in {history.folder}: nothing to export")
+            raise typer.Exit(Exit.NOTHING.value)
+        _write(chosen, shape, written_as, file)
+    except InferError as error:
+        refuse(str(error))
+
+
+def _by_suffix(file: Path | None) -> Form:
+    if file is None:
+        return Form.CSV
+    for form in Form:
+        if file.suffix == f".{form.value}":
+            return form
+    raise OptionError(f"{file}: csv, jsonl or parquet? say so with --format")
+
+
+def _write(runs: Sequence[Run], shape: tidy.Shape, form: Form, file: Path | None) -> None:
+    columns, rows = tidy.columns(runs, shape), tidy.table(runs, shape)
+    if file is None:
+        sys.stdout.flush()
+        for line in _lines(form, columns, rows):
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with replacing(file) as stream:
+            if form is Form.PARQUET:
+                tables.write_parquet(columns, rows, stream)
+            else:
+                stream.writelines(_lines(form, columns, rows))
+        file.chmod(0o644)  # a temporary file is private; an export is to be read
+    except OSError as error:
+        raise OptionError(f"{file} cannot be written: {error.strerror or error}") from error
+
+
+def _lines(form: Form, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
+    return tables.as_jsonl(columns, rows) if form is Form.JSONL else tables.as_csv(columns, rows)

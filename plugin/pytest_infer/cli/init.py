@@ -1,0 +1,94 @@
+"""`pytest-infer init`: the files of a suite, written where there are none yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_infer.cli import inifile
+from pytest_infer.cli.shared import refuse
+from pytest_infer.errors import InferError, OptionError
+from pytest_infer.report.text import printable
+
+_WORKFLOW = ".github/workflows/inference-benchmarks.yml"
+_STORAGE = "results"
+_INI = "pytest.ini"
+_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
+"""What pip can install, where one of these lies."""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or your repository.")] = Path(),
+    *,
+    ci: Annotated[bool, typer.Option("--ci", help="Also a workflow for GitHub Actions: gate pull requests.")] = False,
+) -> None:
+    """Write a suite to start from: bench/ with prompts and a test, and results/; nothing is ever overwritten."""
+    shown = "" if folder == Path() else f"cd {folder} && "
+    try:
+        configured = inifile.nearest(folder.resolve())
+        ini = configured is None or configured.path == folder.resolve() / _INI
+        for name, text in files(folder, ini=ini, ci=ci):
+            kept = not write(folder / name, text)
+            typer.echo(f"left alone  {name} (it is there already)" if kept else f"wrote       {name}")
+        hints = list(_hints(folder, configured, ci=ci))
+    except InferError as error:
+        refuse(str(error))
+    for hint in hints:
+        typer.echo(printable(hint))
+    typer.echo(printable(f"next: {shown}pytest bench --benchmark-autosave"))
+
+
+def files(folder: Path, *, ini: bool, ci: bool) -> Iterator[tuple[str, str]]:
+    """Yield the files by name and text; `ini` is for a folder that no other configuration of pytest reaches."""
+    yield "bench/test_prompts.py", _starter("test_prompts.py")
+    yield "bench/prompts.toml", _starter("prompts.toml")
+    yield f"{_STORAGE}/.gitignore", _starter("gitignore")
+    if ini:
+        yield _INI, _starter(_INI)
+    if ci:
+        own = "-e . " if any((folder / name).is_file() for name in _PROJECT) else ""
+        yield _WORKFLOW, _starter("inference-benchmarks.yml").replace("{packages}", f"{own}pytest-infer")
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a file unless one, or a link, of that name is there; return whether it was written.
+
+    Raises OptionError where it cannot be written; nothing of it is then left.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            try:
+                file.write(text)
+            except OSError:
+                with suppress(OSError):
+                    path.unlink()
+                raise
+    except FileExistsError:
+        if path.parent.is_dir():
+            return False
+        raise OptionError(f"{path.parent} is no folder; give another one") from None
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error.strerror}") from error
+    return True
+
+
+def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: bool) -> Iterator[str]:
+    """Yield what is left to do by hand, since a file of the user's own is never changed."""
+    if configured is not None and configured.storage is None:
+        yield (
+            f"add {inifile.STORAGE_OPTION}={_STORAGE} to addopts in {configured.path}, "
+            f"so that runs are kept in {_STORAGE}/ (until then: .benchmarks/, where pytest-infer looks too)"
+        )
+    root = next((place for place in (folder.resolve(), *folder.resolve().parents) if (place / ".git").exists()), None)
+    if ci and root is not None and root != folder.resolve():
+        yield f"GitHub reads {_WORKFLOW} at the top of the repository only: move it to {root}"
+
+
+def _starter(name: str) -> str:
+    return (resources.files("pytest_infer.cli") / "starter" / f"{name}.txt").read_text(encoding="utf-8")

@@ -1,0 +1,82 @@
+"""`pytest-infer load`: cold and warm load of a model, in turns, each in a fresh process."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+import typer
+
+from pytest_infer.cli.shared import color, out, refuse, width
+from pytest_infer.engines import models
+from pytest_infer.errors import InferError
+from pytest_infer.measure import loadprocess
+from pytest_infer.measure.loadprocess import LoadRequest
+from pytest_infer.records import CacheState, LoadRound
+from pytest_infer.report import loads as report
+
+
+class Form(str, Enum):
+    """How the figures are written."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+
+
+def load(
+    *,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A folder, a bundled model, or a hub id that is downloaded already.")
+    ] = models.DEFAULT,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Cold loads, and as many warm ones.")] = 3,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a hub model.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="As --infer-dtype.")] = "auto",
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="As --infer-device.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="As --infer-threads.")] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="As --infer-engine.")] = "transformers",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
+    ] = False,
+    form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
+) -> None:
+    """Measure how long a model takes to load, from a cold and from a warm page cache, and the memory it takes.
+
+    Drops the page cache of the model's files only, which takes no root. Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        refuse("a cold load takes Linux: nothing else lets a program drop a file from the page cache and see it gone")
+    request = LoadRequest(
+        cache=CacheState.WARM,
+        model=model,
+        engine=engine,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        if model in models.BUNDLED:
+            models.resolve(model, _tell)
+        found = _measure(request, rounds)
+    except InferError as error:
+        refuse(str(error))
+    out(report.as_json(found) if form is Form.JSON else report.render(found, width=width(), color=color()))
+
+
+def _measure(request: LoadRequest, number: int) -> list[LoadRound]:
+    # One that does not count: it finds what is wrong, and the libraries' pages get into no round's figures.
+    _tell(f"loading {request.model} once, untimed …")
+    loadprocess.ask(request)
+    found = []
+    for place in range(number):
+        for cache in (CacheState.COLD, CacheState.WARM):
+            _tell(f"{cache.value} load {place + 1} of {number} …")
+            found.append(loadprocess.ask(msgspec.structs.replace(request, cache=cache)))
+    return found
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,77 @@
+"""`pytest-infer show`: a stored run, printed as the end of it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from pytest_infer.analysis.advice import Advice
+from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
+from pytest_infer.errors import InferError, StorageError
+from pytest_infer.report import terminal
+from pytest_infer.report.text import printable
+from pytest_infer.storage import results, rows
+from pytest_infer.storage.heads import Mark, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.curve import Curve
+    from pytest_infer.analysis.recommend import Recommendation
+
+
+def show(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Number, commit, branch, tag, path, baseline:NAME, latest~1.")
+    ] = "latest",
+    *,
+    outputs: Annotated[
+        bool, typer.Option("-v", "--outputs", help="Also what was generated, and a map of the experts, as pytest -v.")
+    ] = False,
+    storage: Storage = None,
+) -> None:
+    """Print a stored run again, as the summary at its end: a row a prompt, cautions, and the advice of that day."""
+    try:
+        chosen = open_history(storage).select(run)
+        stored = results.of_run(chosen.path)
+        advice = _advice(stored, chosen)
+    except InferError as error:
+        refuse(str(error))
+    if not stored.results:
+        say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
+        raise typer.Exit(Exit.NOTHING.value)
+    recommended, curves = _swept(chosen) if any(result.config for result in stored.results) else (None, ())
+    shown = terminal.Run(
+        results=stored.results,
+        failed=stored.failed,
+        unmeasured=chosen.unmeasured,
+        notes=() if chosen.gate is None else (_gate(chosen.gate),),
+        advice=advice,
+        recommended=recommended,
+        curves=curves,
+    )
+    out(printable(f"{chosen.label} · {chosen.time:%Y-%m-%d %H:%M} UTC") + "\n")
+    out(terminal.render(shown, width=width(), color=color(), outputs=outputs))
+
+
+def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:
+    """Return what a sweep recommends, and its curves."""
+    # Imported late: numpy and scipy are for sweeps only.
+    from pytest_infer.analysis.curve import curves  # noqa: PLC0415
+    from pytest_infer.analysis.recommend import recommend  # noqa: PLC0415
+
+    found = rows.rows(run.path)
+    return recommend(found), curves(found)
+
+
+def _advice(stored: results.Stored, run: Run) -> tuple[Advice, ...]:
+    try:
+        return msgspec.convert(stored.whole.get("advice", []), tuple[Advice, ...])
+    except msgspec.ValidationError as error:
+        raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
+
+
+def _gate(mark: Mark) -> str:
+    against = f" against {mark.against}" if mark.against else ""
+    return f"gate{against}: {mark.result} ({', '.join(mark.rules)})"

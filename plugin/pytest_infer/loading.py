@@ -1,0 +1,61 @@
+"""Loading the model: cold where asked for, timed, with what the kernel counted and what was cached before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.measure import pagecache
+from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.metrics import loads, timing
+from pytest_infer.records import CacheState, Load, ModelInfo
+
+
+def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callable[[str], None]) -> ModelInfo:
+    """Load the engine's model and return its description with the load's figures.
+
+    `cold`: drop the page cache of the model's files first, and note it where they stay. What raises for a wrong model
+    raises before anything is dropped.
+    """
+    engine.check()
+    files = engine.files()
+    problem = pagecache.drop(files) if cold else None
+    cached = pagecache.cached(files)
+    if cold and loads.state(cached) is not CacheState.COLD:
+        note(f"! --infer-cold-load: {problem or loads.kept(cached)}")
+    before = system.begin()
+    started = time.perf_counter_ns()
+    info = engine.load()
+    load_s = (time.perf_counter_ns() - started) / timing.NS
+    counters = system.end(before)
+    read = counters.read_bytes
+    return replace(
+        info,
+        load_s=load_s,
+        load_read_bytes=None if read.value is None else int(read.value),
+        load=Load(
+            cached=cached,
+            read_bytes=read,
+            rss_anon_bytes=counters.rss_anon_bytes,
+            rss_file_bytes=counters.rss_file_bytes,
+            peak_rss_bytes=counters.peak_rss_bytes,
+        ),
+    )
+
+
+def weights_sha256(engine: Engine) -> str | None:
+    """Return the engine's hash of the weights, after a load that was timed.
+
+    A file is hashed once in its life, which reads all of it. What the load left unread the first run has to read, and
+    must not find there: pages that the load has mapped stay when the others are dropped again.
+    """
+    files = engine.files()
+    before = pagecache.cached(files)
+    found = engine.weights_sha256()
+    after = pagecache.cached(files)
+    grew = before.value is not None and after.value is not None and after.value > before.value
+    if grew and loads.state(before) is not CacheState.WARM:
+        pagecache.drop(files)
+    return found

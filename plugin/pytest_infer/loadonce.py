@@ -1,0 +1,85 @@
+"""One load of a model in a process of its own: a request as JSON on stdin, the round or an error on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from pytest_infer import loading
+from pytest_infer.engines import lookup
+from pytest_infer.engines.base import Engine, EngineOptions
+from pytest_infer.errors import InferError
+from pytest_infer.measure import pagecache, rounds
+from pytest_infer.measure.loadprocess import LoadAnswer, LoadRequest
+from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import CacheState, Limits, LoadRound
+
+_PROMPT = Prompt(name="load", text="Once upon a time")
+_ONE_TOKEN = Limits(max_new_tokens=1, ignore_eos=True)
+
+
+def main() -> None:
+    """Answer one request."""
+    # Stdout is for the answer, whatever the libraries print.
+    answer_to = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadRequest)
+    try:
+        engine = lookup.create(request.engine, _options(request))
+        answer = LoadAnswer(round=run(engine, request.cache))
+    except InferError as error:
+        answer = LoadAnswer(error=str(error))
+    with os.fdopen(answer_to, "wb") as stream:
+        stream.write(msgspec.json.encode(answer))
+
+
+def run(engine: Engine, cache: CacheState) -> LoadRound:
+    """Bring the page cache into the state asked for, load the model, and generate one token twice."""
+    engine.check()
+    files = engine.files()
+    problem = (pagecache.drop if cache is CacheState.COLD else pagecache.fill)(files)
+    system = SystemCounters()
+    try:
+        whole = system.begin()
+        model = loading.measured(engine, system, cold=False, note=_silent)
+        ids = engine.encode(_PROMPT)
+        first = rounds.timed_round(engine, ids, _ONE_TOKEN, system)
+        counters = system.end(whole)
+        again = rounds.timed_round(engine, ids, _ONE_TOKEN, system)
+    finally:
+        system.close()
+    if model.load is None or model.load_s is None:
+        raise InferError(f"{model.name} was loaded, but not timed")
+    return LoadRound(
+        asked=cache,
+        model=model.name,
+        load_s=model.load_s,
+        load=model.load,
+        first=first,
+        again=again,
+        whole=counters,
+        file_bytes=sum(path.stat().st_size for path in files) if files else None,
+        problem=problem,
+    )
+
+
+def _silent(_line: str) -> None:
+    """Say nothing: the page cache's state is in the answer."""
+
+
+def _options(request: LoadRequest) -> EngineOptions:
+    return EngineOptions(
+        model=request.model,
+        revision=request.revision,
+        dtype=request.dtype,
+        device=request.device,
+        threads=request.threads,
+        trust_remote_code=request.trust_remote_code,
+    )
+
+
+if __name__ == "__main__":
+    main()

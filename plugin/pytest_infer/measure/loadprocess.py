@@ -1,0 +1,53 @@
+"""Loads in fresh processes: what is asked of one, what it answers, and how it is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from pytest_infer.errors import ModelError
+from pytest_infer.records import CacheState, LoadRound
+
+_MODULE = "pytest_infer.loadonce"
+_SHOWN = 300
+
+
+class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load, as the engine options name it, and the state of the page cache before it."""
+
+    cache: CacheState
+    model: str
+    engine: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    trust_remote_code: bool = False
+
+
+class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The round, or in one line why there is none."""
+
+    round: LoadRound | None = None
+    error: str | None = None
+
+
+def ask(request: LoadRequest, program: Sequence[str] = (sys.executable, "-m", _MODULE)) -> LoadRound:
+    """Load once in a process that ends with it; raise ModelError with the process's own reason where it fails."""
+    done = subprocess.run([*program], input=msgspec.json.encode(request), capture_output=True, check=False)
+    try:
+        answer = msgspec.json.decode(done.stdout, type=LoadAnswer)
+    except msgspec.DecodeError:
+        answer = LoadAnswer()
+    if answer.round is not None:
+        return answer.round
+    raise ModelError(answer.error or f"{request.model}: the process that loads it {_end(done)}")
+
+
+def _end(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+    return how + (f": {lines[-1][:_SHOWN]}" if lines else "")

@@ -1,0 +1,50 @@
+"""What a run showed of one test: read from its record, or restored from the block that was stored of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_infer.metrics.summary import Summary, summarize
+from pytest_infer.records import Caution, CurvePoint, ExpertUsage, MachineInfo, ModelInfo, PromptInfo, PromptRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A test's figures and what they are of; `figures` holds every metric of the table by its key.
+
+    `experts` are without their trace; without counts where they were not recorded, for the reason `experts_absent`.
+    """
+
+    nodeid: str
+    prompt: PromptInfo
+    model: ModelInfo
+    machine: MachineInfo
+    figures: Mapping[str, Summary]
+    timed_rounds: int
+    output: str
+    cautions: tuple[Caution, ...] = ()
+    experts: ExpertUsage | None = None
+    experts_absent: str | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
+
+
+def of_record(record: PromptRecord) -> Result:
+    """Return what is shown of a record."""
+    profile = record.profile
+    usage = profile.experts if profile is not None else None
+    return Result(
+        nodeid=record.nodeid,
+        prompt=record.prompt,
+        model=record.model,
+        machine=record.machine,
+        figures=summarize(record),
+        timed_rounds=len(record.rounds),
+        output=record.output.text,
+        cautions=record.cautions,
+        experts=None if usage is None else replace(usage, trace=None),
+        experts_absent=profile.experts_absent if profile is not None else None,
+        config=record.config,
+        curve=record.curve,
+    )

@@ -1,0 +1,43 @@
+"""What was measured: frozen records, no I/O, no maths, no torch."""
+
+from __future__ import annotations
+
+from pytest_infer.records.counters import Counters
+from pytest_infer.records.experts import ExpertSite, ExpertUsage
+from pytest_infer.records.generation import Limits, Output, PromptInfo, StopReason, TokenTrace
+from pytest_infer.records.load import CacheState, Load, LoadRound
+from pytest_infer.records.machine import MachineInfo, MachineProbe
+from pytest_infer.records.model import ModelInfo, Work
+from pytest_infer.records.reading import Quality, Reading, absent
+from pytest_infer.records.results import AgainstInfo, Caution, CautionKind, CurvePoint, PromptRecord, SystemRecord
+from pytest_infer.records.rounds import Profile, Round, Timeline
+
+__all__ = [
+    "AgainstInfo",
+    "CacheState",
+    "Caution",
+    "CautionKind",
+    "Counters",
+    "CurvePoint",
+    "ExpertSite",
+    "ExpertUsage",
+    "Limits",
+    "Load",
+    "LoadRound",
+    "MachineInfo",
+    "MachineProbe",
+    "ModelInfo",
+    "Output",
+    "Profile",
+    "PromptInfo",
+    "PromptRecord",
+    "Quality",
+    "Reading",
+    "Round",
+    "StopReason",
+    "SystemRecord",
+    "Timeline",
+    "TokenTrace",
+    "Work",
+    "absent",
+]

@@ -1,0 +1,54 @@
+"""Where the model routes tokens to experts, and which of them were selected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSite:
+    """One place of the model where tokens are routed to experts.
+
+    `slots` counts everything the router can choose; the first `experts` of them have weights (zero-computation slots
+    have none). `kind` is "mlp", "attention", or "mlp-all" where every expert is computed whatever is selected.
+    `expert_bytes` is the size of one expert's weights. `shared` experts beside them run for every token and are never
+    counted as routed; `shared_bytes` is the size of all of them.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    experts: int
+    slots: int
+    k: int
+    expert_bytes: int | None = None
+    shared: int | None = None
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertUsage:
+    """Selections per site and slot, prefill and decode apart.
+
+    `prefill[i][e]` is how often slot e of `sites[i]` was selected for a prompt token, `decode[i][e]` for a generated
+    one; the weights are the sums of the gate weights of those selections, shaped alike. `prefill_dropped[i]` is how
+    many selections a site refused for want of capacity, which no slot counts. `check` is "passed" when every site's
+    sum equals tokens x k; otherwise the sums that did not. `note` says why the counts should be read with care.
+
+    `trace[i]` holds the selections of `sites[i]` token by token in order of position, those of the prompt first: an
+    array of shape (prefill_tokens + decode_tokens, k) in C order, one byte a selection, or two, little-endian, where
+    the site has more than 256 slots. The number `slots` stands for a selection that reached no expert of the site.
+    """
+
+    sites: tuple[ExpertSite, ...]
+    prefill_tokens: int
+    decode_tokens: int
+    prefill: tuple[tuple[int, ...], ...]
+    decode: tuple[tuple[int, ...], ...]
+    check: str
+    prefill_weights: tuple[tuple[float, ...], ...] | None = None
+    decode_weights: tuple[tuple[float, ...], ...] | None = None
+    prefill_dropped: tuple[int, ...] | None = None
+    decode_dropped: tuple[int, ...] | None = None
+    trace: tuple[bytes, ...] | None = None
+    note: str | None = None

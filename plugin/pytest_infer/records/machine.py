@@ -1,0 +1,49 @@
+"""The machine, and what it was measured to achieve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineProbe:
+    """What `threads` threads were measured to achieve on `device`, the denominators of MBU and MFU.
+
+    `read_bandwidth` is in bytes/s: the 95th percentile over slices of a buffer much larger than the caches, whose
+    interquartile range / median is `read_bandwidth_spread`. `flops` is in FLOP/s by dtype name: the best of
+    `F.linear` with a batch of 512 or more. `caches` are bytes by level, all those together that the usable cores have.
+    `at_ns` is `time.time_ns`, `boot` names the boot of the system.
+    """
+
+    threads: int
+    read_bandwidth: float
+    read_bandwidth_spread: float
+    flops: dict[str, float]
+    caches: dict[str, int]
+    at_ns: int
+    boot: str | None = None
+    governor: str | None = None
+    device: str = "cpu"
+    instructions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineInfo:
+    """The machine as far as it matters to the figures. `usable_cores` is the least of affinity and container quota."""
+
+    cpu: str | None
+    logical_cores: int | None
+    physical_cores: int | None
+    affinity_cores: int | None
+    quota_cores: float | None
+    usable_cores: float
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    system: str
+    kernel: str
+    architecture: str
+    python: str
+    virtualization: str | None = None
+    governor: str | None = None
+    accelerators: tuple[str, ...] = ()
+    probe: MachineProbe | None = None

@@ -1,0 +1,29 @@
+"""One figure with where it came from, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Quality(str, Enum):
+    """How a figure came to be."""
+
+    EXACT = "exact"
+    SAMPLED = "sampled"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One figure and where it came from, or the reason why there is none: absent is never 0."""
+
+    value: int | float | None
+    source: str
+    quality: Quality = Quality.EXACT
+    reason: str | None = None
+
+
+def absent(reason: str, source: str = "none") -> Reading:
+    """Return a reading without a value, for the reason given."""
+    return Reading(value=None, source=source, reason=reason)

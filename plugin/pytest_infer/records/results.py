@@ -1,0 +1,88 @@
+"""Everything of one prompt, one comparison or one sampled block, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pytest_infer.records.counters import Counters
+from pytest_infer.records.generation import Output, PromptInfo
+from pytest_infer.records.machine import MachineInfo
+from pytest_infer.records.model import ModelInfo
+from pytest_infer.records.rounds import Profile, Round
+
+
+class CautionKind(str, Enum):
+    """Why a reader should look twice at a record."""
+
+    OUTPUT_DIFFERS = "output differs between rounds"
+    PROFILE_DIFFERS = "output differs under instruments"
+    EXPERTS_DO_NOT_ADD_UP = "expert selections do not add up"
+    EXPERTS_UNCHECKED = "expert selections are of an unchecked architecture"
+    DISTURBED = "rounds were disturbed"
+    COLD_FIRST_ROUND = "the first round is much slower"
+    FREQUENCY = "the cores' frequency moved between rounds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """One doubt about a record, with its numbers and what to do about it."""
+
+    kind: CautionKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Where a test stands on a curve: `axis` is "prompt_tokens" or "context_depth", `value` is in tokens."""
+
+    axis: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecord:
+    """Everything measured for one prompt in one test.
+
+    `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `first_run` is
+    the first warm-up round: by how much it exceeds the others is what a first run takes on top. `config` holds
+    the swept options by axis, as they were given; it is empty when nothing is swept.
+    """
+
+    nodeid: str
+    prompt: PromptInfo
+    model: ModelInfo
+    machine: MachineInfo
+    tokenize_s: float
+    warmup_rounds: int
+    rounds: tuple[Round, ...]
+    output: Output
+    repeated: tuple[Round, ...] = ()
+    first_run: Round | None = None
+    profile: Profile | None = None
+    profile_absent: str | None = None
+    cautions: tuple[Caution, ...] = ()
+    resumed: bool = False
+    config: dict[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstInfo:
+    """What this checkout is compared with: a revision as given (`self`: this checkout again) and its commit.
+
+    `dirty` says that this checkout has uncommitted changes; `sequential` that the two sides ran in blocks.
+    """
+
+    rev: str
+    commit: str
+    dirty: bool
+    sequential: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRecord:
+    """What `system_sampler` saw of one `with` block."""
+
+    counters: Counters
+    machine: MachineInfo

@@ -1,0 +1,59 @@
+"""Timed rounds, and the profile round with its timeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_infer.records.counters import Counters
+from pytest_infer.records.experts import ExpertUsage
+from pytest_infer.records.generation import TokenTrace
+from pytest_infer.records.reading import Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One timed generation: its trace, the counters around it, and why it should be doubted, if it should."""
+
+    trace: TokenTrace
+    counters: Counters
+    disturbed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What a helper process saw of the profile round, a sample every `interval_s`.
+
+    `at_ns` are `time.perf_counter_ns`. `core_busy_s[i]` are the seconds for which each core had been busy by sample i,
+    whatever ran there, and `read_bytes` and `write_bytes` what this process had moved, all since the first sample.
+    None where it could not be read, for the reason in `absent` under `rss`, `io` or `cores`. `helper_cpu_s` is the CPU
+    time that the sampling itself took in the helper.
+    """
+
+    interval_s: float
+    at_ns: tuple[int, ...]
+    rss_bytes: tuple[int, ...] | None
+    core_busy_s: tuple[tuple[float, ...], ...] | None
+    read_bytes: tuple[int, ...] | None
+    write_bytes: tuple[int, ...] | None
+    helper_cpu_s: float
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The profile round: the same prompt and seed with instruments on, never timed into the results.
+
+    `memory_growth_bytes` is its peak less the resident size before it, after the heap was trimmed.
+    """
+
+    trace: TokenTrace
+    counters: Counters
+    memory_growth_bytes: Reading
+    pss_bytes: Reading
+    uss_bytes: Reading
+    kv_cache_bytes: Reading
+    tokens_equal: bool
+    experts: ExpertUsage | None = None
+    experts_absent: str | None = None
+    timeline: Timeline | None = None
+    timeline_absent: str | None = None

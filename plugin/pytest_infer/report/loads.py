@@ -1,0 +1,71 @@
+"""What `pytest-infer load` measured: cold and warm side by side, as text or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from pytest_infer.analysis import loads
+from pytest_infer.analysis.loads import Figure, Spread
+from pytest_infer.records import LoadRound
+from pytest_infer.report import text
+from pytest_infer.report.text import printable
+from pytest_infer.units import NONE, show, size
+
+
+def as_json(rounds: Sequence[LoadRound]) -> str:
+    """Return figures by state and by round as JSON; absent ones are null, the state's with a reason."""
+    built: dict[str, Any] = {
+        "model": rounds[0].model,
+        "file_bytes": rounds[0].file_bytes,
+        **{
+            asked.value: {
+                figure.key: msgspec.to_builtins(loads.spread(figure, loads.asked_for(asked, rounds)))
+                for figure in loads.FIGURES
+            }
+            for asked in loads.ASKED
+        },
+        "rounds": [
+            {"asked": of.asked.value, **{figure.key: loads.value(figure, of) for figure in loads.FIGURES}}
+            for of in rounds
+        ],
+        "doubts": loads.doubts(rounds),
+    }
+    return msgspec.json.format(msgspec.json.encode(built), indent=1).decode() + "\n"
+
+
+def render(rounds: Sequence[LoadRound], *, width: int, color: bool) -> str:
+    """Return a table of a row a figure, median and range for cold and for warm."""
+    console = text.console(width, color=color)
+    held = rounds[0].file_bytes
+    parts = [printable(rounds[0].model), *([] if held is None else [f"{size(held)} of weights in files"])]
+    each = sum(of.asked is loads.ASKED[0] for of in rounds)
+    parts.append(f"{f'median of {each} loads' if each > 1 else 'one load'} each, in fresh processes")
+    console.print(Text(" · ".join(parts), style="bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    for asked in loads.ASKED:
+        table.add_column(asked.value, justify="right", no_wrap=True)
+    absent: dict[str, str] = {}
+    for figure in loads.FIGURES:
+        spreads = [loads.spread(figure, loads.asked_for(asked, rounds)) for asked in loads.ASKED]
+        table.add_row(figure.label, *(_cell(figure, spread) for spread in spreads))
+        if reason := next((spread.reason for spread in spreads if spread.reason is not None), None):
+            absent[figure.label] = reason
+    console.print(table)
+    for label, reason in absent.items():
+        console.print(Text(f"{NONE} {label}: {printable(reason)}", style="dim"))
+    for line in loads.doubts(rounds):
+        console.print(Text(f"! {printable(line)}", style="yellow"))
+    return text.collected(console)
+
+
+def _cell(figure: Figure, spread: Spread) -> str:
+    shown = show(spread.median, figure.unit)
+    if spread.least is None or spread.least == spread.most:
+        return shown
+    return f"{shown} ({show(spread.least, figure.unit)} – {show(spread.most, figure.unit)})"

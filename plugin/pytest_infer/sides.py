@@ -1,0 +1,53 @@
+"""Both sides of a comparison within one run: their blocks side by side, and the noise between equal code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pytest_infer.metrics import by_key, summarize
+from pytest_infer.options import SELF
+from pytest_infer.records import AgainstInfo, PromptRecord
+from pytest_infer.report.terminal import NamedFloor
+from pytest_infer.storage import block
+
+Block = dict[str, Any]
+_NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
+
+
+def of(
+    pairs: Mapping[str, tuple[PromptRecord | None, PromptRecord]], passed: Mapping[str, Block], info: AgainstInfo
+) -> tuple[dict[str, tuple[Block | None, Block]], list[NamedFloor]]:
+    """Return the blocks of both sides, the other side's first, of each test that passed, and the noise between them.
+
+    Keeps the other side's figures in our block. There is noise to tell only where a checkout meets itself.
+    """
+    blocks: dict[str, tuple[Block | None, Block]] = {}
+    noise: list[NamedFloor] = []
+    for test, (base, ours) in pairs.items():
+        if test not in passed:
+            continue
+        if base is None:
+            blocks[test] = (None, passed[test])
+            continue
+        theirs = block.build(base)
+        blocks[test] = (theirs, passed[test])
+        noise += _noise_of(base, ours) if info.rev == SELF else ()
+        passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
+    return blocks, noise
+
+
+def _noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
+    """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
+    # Imported late: loading the plugin must not load numpy and scipy.
+    from pytest_infer.analysis import noise as floors  # noqa: PLC0415
+
+    found = []
+    ours, theirs = summarize(after), summarize(before)
+    for key in _NOISE_OF:
+        a, b = theirs[key].rounds, ours[key].rounds
+        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
+            found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=floors.floor(a, b)))
+    return found

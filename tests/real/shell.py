@@ -1,0 +1,87 @@
+"""The commands that a page shows, and a shell for them that starts in no time."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL = (
+    "--infer-rounds=1 --infer-max-rounds=2 --infer-repeat-disturbed=0 --infer-warmup=0 --infer-max-new-tokens=2 "
+    "-p no:cacheprovider"
+)
+"""Options under which a run takes a moment; what the page says of its figures is not tested here."""
+OURS = ("pytest", "pytest-infer", "pytest-benchmark")
+NOBODY = {f"GIT_{who}_{what}": "nobody@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def commands_of(text):
+    """Return the commands of a page's shell blocks, and of indented lines that start with a program of ours, in order.
+
+    A block under `<!-- not run: REASON -->` is left out.
+    """
+    kept = re.sub(r"^<!-- not run: .+? -->\n```.*?^```\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    block = r"^```(?:sh|console)\n(.*?)^```"
+    line = r"^ {4}((?:pytest|pytest-infer|pytest-benchmark|python) [^\n]*)$"
+    found = []
+    for match in re.finditer(f"{block}|{line}", kept, flags=re.MULTILINE | re.DOTALL):
+        lines = [each.removeprefix("$ ").split("  #")[0].strip() for each in (match[1] or match[2]).splitlines()]
+        found += [each for each in lines if each and not each.startswith("#")]
+    return found
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Shell:
+    """Runs programs of ours as children of one process that has torch loaded, and everything else in bash."""
+
+    def __init__(self, scratch):
+        self._out, self._err = scratch / "out", scratch / "err"
+        self._environment = {**NOBODY, "PYTEST_ADDOPTS": SMALL, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        self._zygote = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command, folder):
+        program, *arguments = shlex.split(command)
+        if program not in OURS or ">" in arguments or "&&" in arguments:
+            done = subprocess.run(
+                ["bash", "-ec", command],
+                cwd=folder,
+                env={**os.environ, **self._environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            return Done(done.returncode, done.stdout, done.stderr)
+        for path in (self._out, self._err):
+            path.write_bytes(b"")
+        order = {
+            "program": program,
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": self._environment,
+            "out": str(self._out),
+            "err": str(self._err),
+        }
+        self._zygote.stdin.write(json.dumps(order) + "\n")
+        self._zygote.stdin.flush()
+        code = int(self._zygote.stdout.readline())
+        return Done(code, *(path.read_text(encoding="utf-8") for path in (self._out, self._err)))
+
+    def close(self):
+        self._zygote.kill()
+        with self._zygote:
+            pass

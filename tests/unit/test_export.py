@@ -1,0 +1,207 @@
+"""Stored runs as a flat table: each row by hand, in every form, and nothing in it that a program would run."""
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.metrics import METRICS
+from pytest_infer.report import csvs, tables
+
+ONLY = ("ttft_s", "load_s", "output_sha256", "peak_rss_bytes")
+
+
+def export(storage, *arguments):
+    return CliRunner().invoke(app, ["export", *map(str, arguments), "--storage", str(storage.folder)])
+
+
+def table(storage, *arguments):
+    result = export(storage, *arguments)
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(result.output.splitlines()))
+
+
+@pytest.fixture
+def two(storage, make_block):
+    """Two runs; the second has a disturbed round and was swept."""
+    for times, sha in (([0.2, 0.3, 0.4], "a"), ([0.1, 0.2, 0.6], "b")):
+        made = make_block("guide", only=ONLY, ttft_s=times, load_s=1.5, output_sha256=sha, peak_rss_bytes=[7, 7, 7])
+        if sha == "b":
+            made["config"] = {"threads": "2"}
+            made["rounds"]["disturbed"] = {"1": ["steal"]}
+        storage.add([made])
+    return storage
+
+
+def test_a_row_a_figure(two):
+    rows = table(two)
+    assert [row["metric"] for row in rows] == ["ttft_s", "load_s", "peak_rss_bytes", "output_sha256"]
+    ttft, load, peak, output = rows
+    about = {
+        "run": "0002",
+        "time": "2026-01-01T00:02:00+00:00",
+        "commit": "c" * 40,
+        "branch": "main",
+        "dirty": "false",
+        "gate": "",
+        "model": "hand-made",
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": "2",
+        "cpu": "A CPU",
+        "test": "bench/t.py::t[guide]",
+        "prompt": "guide",
+        "group": "short",
+        "tags": "one;two",
+        "config.threads": "2",
+    }
+    assert {key: ttft[key] for key in about} == about
+    assert ttft["file"].endswith("0002_cccccccc_x.json")
+    assert {key: ttft[key] for key in ("unit", "better", "value", "text", "n", "quality")} == {
+        "unit": "s",
+        "better": "lower",
+        "value": "0.2",
+        "text": "",
+        "n": "3",
+        "quality": "exact",
+    }
+    # (0.1 + 0.2 + 0.6) / 3 and the root of (0.04 + 0.01 + 0.09) / 2
+    assert float(ttft["mean"]) == pytest.approx(0.3)
+    assert float(ttft["stdev"]) == pytest.approx(0.07**0.5)
+    assert (load["value"], load["mean"], load["stdev"], load["n"]) == ("1.5", "1.5", "", "1")
+    assert (peak["value"], peak["stdev"]) == ("7.0", "0.0")
+    assert (output["value"], output["text"], output["mean"]) == ("", "b", "")
+
+
+def test_a_row_a_round(two):
+    rows = table(two, "--rounds")
+    ttft = [(r["round"], r["value"], r["disturbed"]) for r in rows if r["metric"] == "ttft_s"]
+    assert ttft == [("0", "0.1", "false"), ("1", "0.2", "true"), ("2", "0.6", "false")]
+    assert [(r["round"], r["value"], r["disturbed"]) for r in rows if r["metric"] == "load_s"] == [("", "1.5", "")]
+    assert "output_sha256" not in {r["metric"] for r in rows}
+
+
+def test_a_row_a_test(two):
+    first, second = table(two, "--wide", "--all")
+    assert list(second)[-len(METRICS) :] == [metric.key for metric in METRICS]
+    assert (first["config.threads"], second["config.threads"]) == ("", "2")
+    assert (second["n"], second["ttft_s"], second["load_s"], second["output_sha256"]) == ("3", "0.2", "1.5", "b")
+    assert second["tpot_s"] == ""
+
+
+def test_a_row_a_round_with_all_metrics_beside_each_other(two):
+    rows = table(two, "1", "--wide", "--rounds")
+    assert [(r["round"], r["ttft_s"], r["load_s"]) for r in rows] == [
+        ("0", "0.2", "1.5"),
+        ("1", "0.3", "1.5"),
+        ("2", "0.4", "1.5"),
+    ]
+
+
+def test_what_is_chosen(two):
+    assert {row["run"] for row in table(two, "--all")} == {"0001", "0002"}
+    assert {row["run"] for row in table(two, "1", "2")} == {"0001", "0002"}
+    assert [row["metric"] for row in table(two, "--metric", "ttft")] == ["ttft_s"]
+    assert table(two, "-k", "nobody") == []
+
+
+def test_json_lines(two, tmp_path):
+    file = tmp_path / "runs.jsonl"
+    assert export(two, "--all", "-o", file).output == ""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 8
+    assert (rows[0]["tags"], rows[0]["dirty"], rows[0]["config.threads"]) == (["one", "two"], False, None)
+    assert (rows[0]["time"], rows[0]["value"]) == ("2026-01-01T00:01:00+00:00", 0.3)
+
+
+@pytest.mark.parametrize("shape", [(), ("--rounds",), ("--wide",), ("--wide", "--rounds")])
+def test_parquet_has_a_type_for_each_column(two, tmp_path, shape):
+    pq = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "runs.parquet"
+    assert export(two, "--all", *shape, "-o", file).output == ""
+    found = pq.read_table(file)
+    types = {field.name: str(field.type) for field in found.schema}
+    assert types["time"] == "timestamp[us, tz=UTC]"
+    assert types["tags"] == "list<element: string>"
+    assert (types["threads"], types["dirty"], types["config.threads"]) == ("int64", "bool", "string")
+    lines = [json.loads(line) for line in export(two, "--all", *shape, "--format", "jsonl").output.splitlines()]
+    rows = found.to_pylist()
+    for row in rows:
+        row["time"] = row["time"].isoformat()
+    assert rows == lines
+
+
+def test_without_pyarrow_one_line_says_what_to_do(two, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    result = export(two, "-o", tmp_path / "x.parquet")
+    assert result.exit_code == 2
+    assert result.output.splitlines() == [
+        "pytest-infer: --format parquet needs pyarrow: pip install 'pytest-infer[parquet]', "
+        "or take --format csv or jsonl"
+    ]
+    assert list(tmp_path.glob("*parquet")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "x.txt"), "csv, jsonl or parquet?"),
+        (("--all", "1"), "leave out"),
+        (("-o", "nowhere/x.csv"), "cannot be written"),
+        (("--metric", "speed"), "speed"),
+        (("7",), "no run '7'"),
+    ],
+)
+def test_refusals_are_one_line(two, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    result = export(two, *arguments)
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert said in result.output
+
+
+def test_parquet_is_not_written_to_a_terminal(two):
+    pytest.importorskip("pyarrow")
+    assert "name a file with -o" in export(two, "--format", "parquet").output
+
+
+def test_a_run_of_plain_pytest_benchmark_has_its_time(storage):
+    storage.add([{"fullname": "t.py::plain", "name": "plain", "stats": {"median": 1.0, "data": [1.0, 1.0]}}])
+    (row,) = table(storage)
+    assert (row["metric"], row["value"], row["n"], row["model"]) == ("total_s", "1.0", "2", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\uff1d1", "'\uff1d1"),
+        ("\t=1", "\\t=1"),
+        ("a\x1b[31m\r\n", "a\\x1b[31m\\r\\n"),
+        ("plain = ü", "plain = ü"),
+        (("=a", "b"), "'=a;b"),
+        (-1.5, -1.5),
+        (None, None),
+    ],
+)
+def test_no_cell_is_a_formula(value, written):
+    assert csvs.cell(value) == written
+
+
+def test_names_are_verbatim_where_nothing_can_run_them(storage, make_block):
+    storage.add([make_block("=cmd|' /C calc'!A0\u202e", only=ONLY)])
+    assert table(storage)[0]["prompt"] == "'=cmd|' /C calc'!A0\\u202e"
+    line = export(storage, "--format", "jsonl").output.splitlines()[0]
+    assert line.isascii()
+    assert json.loads(line)["prompt"] == "=cmd|' /C calc'!A0\u202e"
+
+
+def test_every_column_has_one_type(two):
+    pytest.importorskip("pyarrow")
+    texts = {"output_sha256", "hottest_experts", "load_cache"}
+    assert {metric.key for metric in METRICS if str(tables._type(metric.key)) == "string"} == texts

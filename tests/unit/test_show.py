@@ -1,0 +1,134 @@
+"""A stored run printed again: figure by figure what the end of the run printed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.metrics.result import of_record
+from pytest_infer.records import Caution, CautionKind, MachineProbe, PromptRecord, Work
+from pytest_infer.report import terminal
+from pytest_infer.storage import block, results
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def record():
+    golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    work = Work(read_bytes=10**6, parameters=None, head_parameters=1, expert_parameters={}, pair_flops=4)
+    probe = MachineProbe(
+        threads=2,
+        read_bandwidth=40e6,
+        read_bandwidth_spread=0.03,
+        flops={"float32": 1e9},
+        caches={"L3": 2**25},
+        at_ns=1,
+    )
+    # What a model's own config leaves open is None there, and left out of the block.
+    generation = {key: value for key, value in golden.model.generation.items() if value is not None}
+    return dataclasses.replace(
+        golden,
+        model=dataclasses.replace(golden.model, work=work, generation=generation),
+        machine=dataclasses.replace(golden.machine, probe=probe, cpu=None),
+        cautions=(Caution(kind=CautionKind.FREQUENCY, text="the cores slowed down"),),
+    )
+
+
+def through_a_file(record):
+    """Return the result of a record after its block was written as JSON and read back."""
+    return results.of_block(record.nodeid, json.loads(json.dumps(block.build(record))))
+
+
+def test_what_is_restored_is_what_was_recorded(record):
+    restored, recorded = through_a_file(record), of_record(record)
+    assert restored.experts is not None
+    assert restored.machine.cpu is None
+    for field in dataclasses.fields(recorded):
+        assert getattr(restored, field.name) == getattr(recorded, field.name), field.name
+
+
+def test_a_record_without_a_profile_round(record):
+    bare = dataclasses.replace(record, profile=None, profile_absent="left out with --infer-no-profile")
+    assert through_a_file(bare) == of_record(bare)
+
+
+def test_why_there_are_no_experts(record):
+    dense = dataclasses.replace(
+        record, profile=dataclasses.replace(record.profile, experts=None, experts_absent="a dense model")
+    )
+    assert through_a_file(dense) == of_record(dense)
+    assert through_a_file(dense).experts_absent == "a dense model"
+
+
+@pytest.mark.parametrize("width", [50, 100])
+def test_it_prints_alike(record, width):
+    texts = [
+        terminal.render(terminal.Run(results=(result,)), width=width, color=True, outputs=True)
+        for result in (of_record(record), through_a_file(record))
+    ]
+    assert texts[0] == texts[1]
+    assert "guide" in texts[0]
+
+
+def show(storage, *arguments, run="latest"):
+    return CliRunner().invoke(app, ["show", run, "--storage", str(storage.folder), *arguments])
+
+
+def test_the_command_prints_rows_failures_the_gate_and_advice(storage, make_block, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    advice = {
+        "rule": "swapping",
+        "severity": "critical",
+        "evidence": "9 MiB swapped",
+        "suggestion": "free memory",
+        "prompts": ["guide"],
+        "tests": 1,
+    }
+    storage.add(
+        [make_block("guide", decode_throughput=22.5)],
+        failed={"bench/t.py::t[broken]": make_block("broken")},
+        unmeasured=["bench/t.py::t[never]"],
+        gate={"result": "regressed", "against": "0001 aaaaaaaa", "rules": ["ttft:5%"]},
+        advice=[advice],
+    )
+    result = show(storage)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == "0001 cccccccc (main) · 2026-01-01 00:01 UTC"
+    (row,) = [line for line in lines if line.startswith("guide ")]
+    assert " 22.5 " in row
+    assert any(line.startswith("broken ") for line in lines)
+    assert any(line.startswith("! bench/t.py::t[broken] did not pass") for line in lines)
+    assert "not measured: bench/t.py::t[never]" in lines
+    assert "gate against 0001 aaaaaaaa: regressed (ttft:5%)" in lines
+    assert "critical: 9 MiB swapped → free memory (swapping)" in lines
+    assert "The answer" not in result.output
+
+
+def test_outputs_on_demand(storage, make_block):
+    made = make_block("guide")
+    made["output"]["text"] = "The answer"
+    storage.add([made])
+    assert "guide: The answer" in show(storage, "-v").output
+
+
+def test_a_run_of_plain_pytest_benchmark_is_one_line(storage):
+    storage.add([{"fullname": "t.py::plain", "name": "plain", "stats": {"median": 1.0}}])
+    result = show(storage)
+    assert result.exit_code == 4
+    assert result.output.count("\n") == 1
+    assert "holds no measurements" in result.output
+
+
+def test_a_block_of_another_shape_is_one_line(storage, make_block):
+    made = make_block("guide")
+    made["cautions"] = [{"kind": "unheard of"}]
+    storage.add([made])
+    result = show(storage)
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
