@@ -149,7 +149,7 @@ def _check_memory(engine: Engine, context: int, load: EngineOptions, session: In
     most = limit if free is None else min(limit, free)
     if need.minimum_bytes <= most:
         return
-    line = (
+    line = printable(
         f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
         f"available: pytest-infer doctor --model {load.model} says what would fit"
     )

@@ -33,6 +33,7 @@ FACE = (
     "sweeping",
     "loading",
     "loadonce",
+    "loops",
     "session",
     "showing",
     "preflight",

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli import doctor
 from pytest_infer.cli.main import app
+from pytest_infer.measure import loadprocess
 from pytest_infer.metrics.result import of_record
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import Load, LoadRound, PromptRecord, absent
 from pytest_infer.report import terminal
 
 DATA = Path(__file__).parents[1] / "data"
@@ -86,6 +87,8 @@ COMMANDS = [
     "gate latest --against 1 --no-mark --format csv",
     "gate latest --against 1 --no-mark --format json",
     "gate latest --against 1 --no-mark --github",
+    "report",
+    "report 1 2",
     "show",
     "show -v",
     "show 2",
@@ -178,6 +181,24 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
     shown = terminal.render(run, width=width, color=False, outputs=verbose)
     assert "script" in shown
     inert(shown)
+
+
+@pytest.mark.parametrize("form", ["terminal", "json"])
+def test_loads(monkeypatch, form):
+    record = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    one = record.rounds[0]
+    unknown = absent(NASTY)
+    load = Load(**dict.fromkeys((field.name for field in dataclasses.fields(Load)), unknown))
+
+    def ask(request):
+        asked = {"asked": request.cache, "model": NASTY, "load_s": 1.0, "problem": NASTY}
+        return LoadRound(**asked, load=load, first=one, again=one, whole=one.counters)
+
+    monkeypatch.setattr(loadprocess, "ask", ask)
+    result = CliRunner().invoke(app, ["load", "--model", NASTY, "--format", form])
+    assert result.exit_code == 0, result.output
+    assert "script" in result.stdout
+    inert(result.output)
 
 
 @pytest.mark.parametrize("form", ["terminal", "json"])

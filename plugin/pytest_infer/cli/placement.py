@@ -150,7 +150,7 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.analysis import sizes  # noqa: PLC0415
 
     if model is None:
-        return sizes.of_run(of.sites, row.model.get("parameter_bytes"))
+        return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
     from pytest_infer.engines import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
@@ -196,6 +196,8 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
         text = exports.expert_list(plan)
         say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
         return text
+    if not plan.dense_on_gpu:
+        raise OptionError(f"--format {form.value} puts all other weights on the GPU: leave out --dense-on cpu")
     layers = len({site.layer for site in plan.census.sites})
     if form is Form.LLAMA_CPP:
         left = layers - len(exports.layers_on_cpu(plan))
