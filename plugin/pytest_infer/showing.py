@@ -25,9 +25,10 @@ def check(session: InferSession) -> None:
 
 def write(session: InferSession) -> None:
     """Write the report, if one is asked for and the run was stored; a line of the summary says where it is."""
-    path, run_file = session.settings.report, session.keeper.stored()
+    path = session.settings.report
     if path is None or session.bridge.disabled:
         return
+    run_file = session.keeper.stored()
     if run_file is None:
         session.note("! no report: the run was not stored")
         return

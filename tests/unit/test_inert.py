@@ -87,6 +87,8 @@ COMMANDS = [
     "gate latest --against 1 --no-mark --format csv",
     "gate latest --against 1 --no-mark --format json",
     "gate latest --against 1 --no-mark --github",
+    "report",
+    "report 1 2",
     "show",
     "show -v",
     "show 2",

@@ -10,8 +10,9 @@ import typer
 from pytest_infer.analysis import fingerprint
 from pytest_infer.analysis.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli import compare
-from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, refuse
+from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say
 from pytest_infer.errors import InferError
+from pytest_infer.report.text import printable
 
 
 def report(
@@ -40,9 +41,7 @@ def report(
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
         if not runs and not history.runs:
-            typer.echo(
-                f"pytest-infer: no run in {history.folder}: pytest bench --benchmark-autosave makes one", err=True
-            )
+            say(f"no run in {history.folder}: pytest bench --benchmark-autosave makes one")
             raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest"])]
         compared = [
@@ -61,4 +60,4 @@ def report(
         page.write(output, chosen[-1], history.runs, compared)
     except InferError as error:
         refuse(str(error))
-    typer.echo(f"{output}: {chosen[-1].label}, {output.stat().st_size / 2**20:.1f} MiB")
+    out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")
