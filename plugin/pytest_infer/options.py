@@ -155,6 +155,7 @@ OPTIONS = (
         flag=True,
         help="refuse to load a model that needs more memory than is available, instead of warning",
     ),
+    Option(name="report", metavar="FILE", help="write the HTML report of the stored run to this file"),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
     Option(
         name="against",

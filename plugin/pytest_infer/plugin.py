@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import failing, options, ordering, parametrize, preflight
+from pytest_infer import failing, options, ordering, parametrize, preflight, showing
 from pytest_infer.against import child, hooks
 from pytest_infer.errors import InferError
 from pytest_infer.fixtures import (
@@ -167,5 +167,6 @@ def pytest_terminal_summary(
         yield
     finally:
         run = of(config)
+        showing.write(run)
         write_summary(terminalreporter, run.summary())
         run.gate.publish(os.environ, terminalreporter.write)

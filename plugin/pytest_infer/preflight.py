@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import configurations, ordering, workload
+from pytest_infer import configurations, ordering, showing, workload
 from pytest_infer.analysis import requirements
 from pytest_infer.analysis.axes import AXES
 from pytest_infer.analysis.requirements import Room
@@ -42,6 +42,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
+        showing.check(session)
         session.gate.prepare(session.keeper.storage)
         _check_engine(collected, items, session)
     except InferError as error:
@@ -148,7 +149,7 @@ def _check_memory(engine: Engine, context: int, load: EngineOptions, session: In
     most = limit if free is None else min(limit, free)
     if need.minimum_bytes <= most:
         return
-    line = (
+    line = printable(
         f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
         f"available: pytest-infer doctor --model {load.model} says what would fit"
     )

@@ -32,9 +32,13 @@ class Probing:
         self._after: list[MachineProbe] = []
 
     def due(self, model: ModelInfo) -> bool:
-        """Return whether `before` would probe: once for each threads and device, if the engine runs on torch here."""
+        """Return whether `before` would probe: once for each threads and device, if the engine runs on torch here.
+
+        Several devices have no bandwidth in common: a model that is split over them has no probe.
+        """
         known = (model.threads, model.device or "cpu") in self._before
-        return self._wanted and model.threads is not None and "torch" in sys.modules and not known
+        possible = model.threads is not None and not model.split and "torch" in sys.modules
+        return self._wanted and possible and not known
 
     def before(self, model: ModelInfo) -> MachineProbe | None:
         """Return the probe for a model's threads and device, made now if it is the first time."""

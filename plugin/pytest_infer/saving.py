@@ -51,6 +51,7 @@ class Keeper:
         self.planned: tuple[str, ...] = ()
         self.finished: dict[str, Finished] = {}
         self.save_failed = False
+        self._run_file: Path | None = None
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -154,6 +155,14 @@ class Keeper:
 
     def _write_sidecar(self, run_file: Path) -> None:
         sidecar.write(run_file, [f.record for f in self.finished.values()])
+        self._run_file = run_file
+
+    def stored(self) -> Path | None:
+        """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""
+        json_file = self._bridge.json_path
+        if self._run_file is None and self.finished and json_file is not None and json_file.is_file():
+            self._write_sidecar(json_file)
+        return self._run_file
 
     def _lost(self, line: str) -> None:
         kept = (

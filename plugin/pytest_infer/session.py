@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +12,7 @@ from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine
 from pytest_infer.gating import Gate
 from pytest_infer.in_use import InUse
+from pytest_infer.loops import Alone, Loop, Settled, Task
 from pytest_infer.measure import accelerator, cautions, machine, rounds
 from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.measure.timeline import TimelineSampler
@@ -28,7 +27,6 @@ from pytest_infer.records import (
     Output,
     PromptInfo,
     PromptRecord,
-    Round,
     TokenTrace,
 )
 from pytest_infer.report.live import LiveLine
@@ -38,43 +36,6 @@ from pytest_infer.selection import Selection
 from pytest_infer.settings import Settings
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One prompt to measure: which, how often, with what, and who is told of it."""
-
-    nodeid: str
-    prompt: PromptInfo
-    plan: rounds.Plan
-    runner: rounds.Runner
-    watch: rounds.Watcher
-    threads: int | None = None
-
-
-class Loop(Protocol):
-    """Who decides when a round is run."""
-
-    def measure(self, task: Task) -> rounds.Measured:
-        """Run the rounds of one prompt."""
-
-    def finished(self, record: PromptRecord) -> None:
-        """Take the record, which is stored by now."""
-
-
-class Alone:
-    """Rounds one after the other, with nobody to wait for."""
-
-    def measure(self, task: Task) -> rounds.Measured:
-        """Run the rounds as planned."""
-        return rounds.measure(task.runner, task.plan, task.watch)
-
-    def finished(self, record: PromptRecord) -> None:
-        """Do nothing with it."""
-
-
-Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
-"""Asked after each block of pairs, base rounds first: do they say enough already?"""
 
 
 class InferSession:

@@ -19,7 +19,7 @@ from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.lengths import Lengths
 from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, SEQUENTIAL, TIMELINE
 
-ONLY_OURS = ("against", "cold-load", "gate", "resume")
+ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 DEFAULT_MIN_PAIRS = 10
@@ -51,6 +51,7 @@ class Settings:
     repeat_disturbed: int
     strict_memory: bool
     resume: bool
+    report: Path | None
     gate: tuple[Rule, ...] | None
     baseline: str | None
     allow_different: tuple[str, ...]
@@ -119,6 +120,7 @@ class Settings:
             repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
             strict_memory=read.flag("strict-memory"),
             resume=read.flag("resume"),
+            report=read.path("report"),
             gate=_gate(read),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),

@@ -112,13 +112,18 @@ _SCALED = {
 }
 
 
+def scale_of(values: Sequence[float | None], unit: Unit) -> tuple[str, float]:
+    """Return the one unit that suits figures (that of their median), and how much of the base unit it is."""
+    known = [abs(value) for value in values if value]
+    if not known or unit not in _SCALED:
+        return unit.value, 1.0
+    middle = statistics.median_low(known)
+    return next(((name, scale) for scale, name in _SCALED[unit] if middle >= scale), (unit.value, 1.0))
+
+
 def column(values: Sequence[float | None], unit: Unit) -> tuple[str, list[str]]:
     """Return the one unit that suits a column of figures (that of their median), and the figures in it."""
-    known = [abs(value) for value in values if value]
-    scale, name = 1.0, unit.value
-    if known and unit in _SCALED:
-        middle = statistics.median_low(known)
-        scale, name = next(((s, n) for s, n in _SCALED[unit] if middle >= s), (1.0, unit.value))
+    name, scale = scale_of(values, unit)
     return name, [NONE if value is None else significant(value / scale) for value in values]
 
 

@@ -43,9 +43,9 @@ class Done:
 class Shell:
     """Runs programs of ours as children of one process that has torch loaded, and everything else in bash."""
 
-    def __init__(self, scratch):
+    def __init__(self, scratch, options=SMALL):
         self._out, self._err = scratch / "out", scratch / "err"
-        self._environment = {**NOBODY, "PYTEST_ADDOPTS": SMALL, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+        self._environment = {**NOBODY, "PYTEST_ADDOPTS": options, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         self._zygote = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("zygote.py"))],
             env={**os.environ, "OMP_NUM_THREADS": "1"},

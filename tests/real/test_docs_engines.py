@@ -4,29 +4,36 @@ import re
 from pathlib import Path
 
 import pytest
+from shell import Shell
 
 pytestmark = pytest.mark.real
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+TEST = """
+def test_prompt(infer, prompt):
+    record = infer(prompt)
+    assert len(record.rounds[0].trace.token_ids) == 8
+    assert record.output.equal
+    assert record.profile.experts.check == "passed"
+"""
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    made = Shell(tmp_path_factory.mktemp("shell"), options="--infer-ignore-eos")
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(pytester, model_folder, monkeypatch, number):
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    pytester.makeconftest(BLOCKS[number].replace("path/to/your/model", str(model_folder())))
-    pytester.makepyfile(
-        test_it="""
-        def test_prompt(infer, prompt):
-            record = infer(prompt)
-            assert len(record.rounds[0].trace.token_ids) == 8
-            assert record.output.equal
-            assert record.profile.experts.check == "passed"
-        """
-    )
-    pytester.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
-    pytester.runpytest_subprocess("--infer-ignore-eos").assert_outcomes(passed=1)
+def test_block(tmp_path, model_folder, shell, number):
+    (tmp_path / "conftest.py").write_text(BLOCKS[number].replace("path/to/your/model", str(model_folder())))
+    (tmp_path / "test_it.py").write_text(TEST)
+    (tmp_path / "prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
+    done = shell.run("pytest test_it.py", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_the_page_has_both_ways():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from pytest_infer.engines import models, work  # noqa: E402
+from pytest_infer.engines import models, running, work  # noqa: E402
 from pytest_infer.engines.base import EngineOptions  # noqa: E402
 from pytest_infer.engines.transformers import TransformersEngine  # noqa: E402
 from pytest_infer.measure import machine, probe, rounds  # noqa: E402
@@ -225,6 +226,44 @@ def test_windows_and_latent_attention():
         hidden_size=32, num_attention_heads=4, num_hidden_layers=2, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6
     )
     assert work._attention(latent) == (2 * 2 * 4 * (12 + 6), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pairs"),
+    [
+        (["hybrid", "mamba", "attention"], (2 * 2 * 4 * 16, 0, None)),
+        (["full_attention", "linear_attention", "conv"], (2 * 4 * 16, 0, None)),
+        (["full_attention", "indexed_attention", "conv"], None),
+    ],
+)
+def test_layers_that_attend_otherwise(kinds, pairs):
+    config = SimpleNamespace(num_attention_heads=4, num_hidden_layers=3, hidden_size=32, layer_types=kinds)
+    assert work._attention(config) == pairs
+
+
+def test_a_tower_for_images_is_not_read(other_model):
+    model = other_model[0]
+    plain = work.of(model)
+    model.model.vision_tower = torch.nn.ModuleDict({"experts": torch.nn.Linear(32, 64), "patch": Packed(32, 32)})
+    assert work.of(model) == plain
+
+
+def test_quantised_weights_have_the_size_that_they_are_stored_in(other_model):
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    model = other_model[0]
+    plain = engine.adopt(model, other_model[1]).parameter_bytes
+    model.model.norm.weight.quant_state = SimpleNamespace(absmax=torch.zeros(4), code=None, offset=None, state2=None)
+    assert engine.adopt(model, other_model[1]).parameter_bytes == plain + 16
+    engine.close()
+
+
+def test_the_devices_of_a_split_model(other_model):
+    model = other_model[0]
+    assert running._devices(model) == "cpu"
+    model.model.norm.to("meta")
+    assert running._devices(model) == "cpu, meta"
+    held = [SimpleNamespace(device=name) for name in ("cpu", "cuda:1", "cuda:0", "cpu")]
+    assert running._devices(SimpleNamespace(parameters=lambda: held)) == "cuda:0, cuda:1, cpu"
 
 
 def test_an_encoder_with_a_decoder_is_not_told():

@@ -161,6 +161,15 @@ def test_float32_is_not_suggested_where_it_does_not_fit():
     fits = {"probe": PROBE, "memory_limit_bytes": 9 * GIB}
     assert finding("slow_dtype", machine=fits, model_bytes=4 * GIB).suggestion.endswith("8.00 GiB instead of 4.00 GiB")
     assert finding("slow_dtype", machine=fits, model_bytes=5 * GIB) is None
+    # 4 GiB more than the 5.5 GiB of weights, cache and libraries.
+    assert finding("slow_dtype", machine=fits, model_bytes=4 * GIB, peak_rss_bytes=5.5 * GIB) is None
+    assert finding("slow_dtype", machine=fits, model_bytes=4 * GIB, peak_rss_bytes=4.5 * GIB) is not None
+
+
+def test_what_an_accelerators_host_does_is_no_evidence_about_experts():
+    triggers = CASES["experts_implementation"][0]
+    elsewhere = {**triggers, "model": {**triggers["model"], "device": "cuda:0"}}
+    assert BY_KEY["experts_implementation"].find(Facts(block(**elsewhere))) is None
 
 
 def test_a_run_is_sorted_and_merged():

@@ -194,6 +194,11 @@ def test_a_cut_or_foreign_gguf_is_one_line(tmp_path):
     path.write_bytes(b"GGUF\3\0\0\0")
     with pytest.raises(ModelError, match="not a GGUF file"):
         checkpoint.find(str(path))
+    key = b"general.alignment"
+    aligned = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, len(key)) + key + struct.pack("<II", 4, 0)
+    path.write_bytes(aligned)
+    with pytest.raises(ModelError, match="aligned to 0"):
+        checkpoint.find(str(path))
 
 
 def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
@@ -216,6 +221,53 @@ def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
     active = parameters - 32064 * 4096 - 32 * 14 * 3 * 4096 * 448
     assert few.active_parameters == active
     assert few.chosen.step_bytes == 4 * (active + 32 * 2 * 4 * 128 * 67)
+
+
+def needs_of(folder, config, shapes):
+    write_safetensors(folder_of(folder, config).joinpath("model.safetensors"), shapes)
+    return requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=GIB), context=1)
+
+
+MOE = {
+    "model_type": "granitemoe", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "num_local_experts": 8, "num_experts_per_tok": 2, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_experts_that_a_checkpoint_calls_otherwise(tmp_path):
+    block = "model.layers.0.block_sparse_moe"
+    shapes = {"model.embed_tokens.weight": [10, 4], f"{block}.router.layer.weight": [8, 4]}
+    stacks = {f"{block}.input_linear.weight": [8, 6, 4], f"{block}.output_linear.weight": [8, 4, 3]}
+    found = needs_of(tmp_path / "granite", MOE, shapes | stacks)
+    assert found.parameters == 40 + 32 + 8 * 36
+    assert found.active_parameters == 40 + 32 + 2 * 36
+
+
+def test_experts_that_are_not_found_are_no_dense_model(tmp_path):
+    found = needs_of(tmp_path / "odd", MOE, {"model.embed_tokens.weight": [10, 4], "layers.0.mlp.odd.weight": [8, 24]})
+    assert found.parameters == 40 + 192
+    assert (found.active_parameters, found.chosen.step_bytes) == (None, None)
+
+
+def test_a_tower_for_images_takes_memory_and_is_not_read(tmp_path):
+    dense = {key: MOE[key] for key in MOE if "experts" not in key} | {"model_type": "gemma3"}
+    shapes = {"model.embed_tokens.weight": [10, 4], "model.vision_tower.layers.0.mlp.weight": [16, 4]}
+    found = needs_of(tmp_path / "seeing", dense, shapes)
+    assert found.chosen.weights_bytes == 2 * (40 + 64)
+    assert found.active_parameters == 40
+    assert found.chosen.step_bytes == 2 * 40 + 2 * 8  # and keys and values of one token
+
+
+def test_what_a_config_says_is_escaped(tmp_path, monkeypatch):
+    config = {**PHI_TINY, "layer_types": ["\x1b[2Jodd"] * 32}
+    done = run(monkeypatch, "--model", str(folder_of(tmp_path / "a\x1bb", config)))
+    assert done.exit_code == 0, done.output
+    assert "layers of type \\x1b[2Jodd" in done.output
+    assert "\x1b" not in done.output
+    config.pop("num_local_experts")
+    done = run(monkeypatch, "--model", str(folder_of(tmp_path / "a\x1bb", config)))
+    assert done.exit_code == 2
+    assert "\x1b" not in done.output
 
 
 def test_what_cannot_fit_is_exit_code_1_and_names_what_would(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli import doctor
 from pytest_infer.cli.main import app
+from pytest_infer.measure import loadprocess
 from pytest_infer.metrics.result import of_record
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import Load, LoadRound, PromptRecord, absent
 from pytest_infer.report import terminal
 
 DATA = Path(__file__).parents[1] / "data"
@@ -86,6 +87,8 @@ COMMANDS = [
     "gate latest --against 1 --no-mark --format csv",
     "gate latest --against 1 --no-mark --format json",
     "gate latest --against 1 --no-mark --github",
+    "report",
+    "report 1 2",
     "show",
     "show -v",
     "show 2",
@@ -142,6 +145,25 @@ def test_commands(runs, command, monkeypatch):
         markdown(summary.read_text(encoding="utf-8"))
 
 
+def test_a_sweep_and_its_curves(storage, make_block, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "3000")
+    rows = []
+    for value, level in (("1", 0.1), (f"2{NASTY}", 0.2)):
+        for tokens in (16, 64, 256, 1024):
+            times = [level * tokens * (1 + n / 1e3) for n in range(5)]
+            made = make_block(f"{NASTY}{tokens}", prompt_tokens=tokens, ttft_s=times, tpot_s=times)
+            made["config"] = {NASTY: value}
+            made["curve"] = {"axis": "prompt_tokens", "value": tokens}
+            test = f"bench/t.py::t[{NASTY}{tokens}-{value}]"
+            extra = {"pytest_infer": made}
+            rows.append({"fullname": test, "name": test, "stats": {"median": times[2]}, "extra_info": extra})
+    storage.add(rows)
+    result = CliRunner().invoke(app, ["show", "--storage", str(storage.folder)])
+    assert result.exit_code == 0, result.output
+    assert "script" in result.stdout
+    inert(result.output)
+
+
 def test_change_points(storage, make_block):
     for number in range(16):
         level = 0.1 if number < 8 else 0.2
@@ -178,6 +200,24 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
     shown = terminal.render(run, width=width, color=False, outputs=verbose)
     assert "script" in shown
     inert(shown)
+
+
+@pytest.mark.parametrize("form", ["terminal", "json"])
+def test_loads(monkeypatch, form):
+    record = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    one = record.rounds[0]
+    unknown = absent(NASTY)
+    load = Load(**dict.fromkeys((field.name for field in dataclasses.fields(Load)), unknown))
+
+    def ask(request):
+        asked = {"asked": request.cache, "model": NASTY, "load_s": 1.0, "problem": NASTY}
+        return LoadRound(**asked, load=load, first=one, again=one, whole=one.counters)
+
+    monkeypatch.setattr(loadprocess, "ask", ask)
+    result = CliRunner().invoke(app, ["load", "--model", NASTY, "--format", form])
+    assert result.exit_code == 0, result.output
+    assert "script" in result.stdout
+    inert(result.output)
 
 
 @pytest.mark.parametrize("form", ["terminal", "json"])

@@ -307,6 +307,15 @@ def test_experts_never_selected_are_not_hot(record):
     assert experts.imbalance(usage) == 4
 
 
+def test_a_slot_without_weights_is_no_hot_expert(record):
+    sites = tuple(dataclasses.replace(site, experts=3) for site in record.profile.experts.sites)
+    skipping = dataclasses.replace(record.profile.experts, sites=sites, prefill=((1, 1, 1, 9), (1, 0, 0, 0)))
+    found = experts.hottest(skipping, 8)
+    assert "L0E3" not in [experts.label(s) for s in found]
+    # Its share of the selections is still none of theirs.
+    assert found[0].share == found[0].selections / sum(experts.counts(skipping)[found[0].site.layer])
+
+
 def test_no_selections_have_no_imbalance(record):
     zero = ((0,) * 4,) * 2
     usage = dataclasses.replace(record.profile.experts, prefill=zero, decode=zero)

@@ -162,6 +162,10 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         (["--phase", "prefill"], "no expert was selected in prefill"),
         (["--format", "llama.cpp"], "--format llama.cpp is for one budget: give --gpu-memory"),
         (["--gpu-memory", "6MiB", "--format", "device-map"], "device-map names every module of the model"),
+        (
+            ["--gpu-memory", "6MiB", "--format", "llama.cpp", "--dense-on", "cpu"],
+            "--format llama.cpp puts all other weights on the GPU: leave out --dense-on cpu",
+        ),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["7"], "no run '7' among the 1"),
         (["-k", "nothing"], "has no test whose name holds 'nothing'"),

@@ -52,6 +52,14 @@ def measured(monkeypatch):
     return calls
 
 
+def test_a_split_model_has_no_probe(measured):
+    run = Probing([].append, wanted=True)
+    split = dataclasses.replace(MODEL, device="cuda:0, cpu")
+    assert not run.due(split)
+    assert run.before(split) is None
+    assert not measured
+
+
 def test_once_before_and_once_after_for_each_threads_and_device(measured):
     run = Probing([].append, wanted=True)
     assert run.due(MODEL)

@@ -140,6 +140,25 @@ def test_slots_without_weights_read_nothing(record):
     assert summarize(skipping)["step_bytes"].value == pytest.approx(STEP_BYTES - 1024 / 4)
 
 
+def test_experts_that_are_all_computed_are_all_read(record):
+    first, second = record.profile.experts.sites
+    every = changed(record, sites=(dataclasses.replace(first, kind="mlp-all"), second))
+    # 4 instead of the 2 that a token selects.
+    assert summarize(every)["step_bytes"].value == pytest.approx(STEP_BYTES + 2 * 1024)
+
+
+def test_usage_counts_where_the_modules_did_not_look_like_experts(record):
+    unseen = changed(record, {"work": dataclasses.replace(WORK, expert_parameters={})})
+    assert summarize(unseen)["step_bytes"].value == pytest.approx(STEP_BYTES)
+    assert "add up" in reason(changed(unseen, check="layers.0: 9 found, 10 expected"), "step_bytes")
+
+
+def test_a_split_model_has_no_single_limit(record):
+    split = changed(record, {"device": "cuda:0, cpu"})
+    assert {"several devices (cuda:0, cpu)" in reason(split, key) for key in ("mbu", "mfu", "decode_ceiling")} == {True}
+    assert summarize(split)["step_bytes"].value == pytest.approx(STEP_BYTES)
+
+
 def test_the_profile_holds_what_the_figures_rest_on(record):
     assert reason(changed(record, {"work": None}), "step_bytes").startswith("the engine does not tell")
     assert reason(changed(record, {"work": None}), "mfu").startswith("the engine does not tell")

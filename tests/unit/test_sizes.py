@@ -104,6 +104,34 @@ def test_two_sites_in_a_layer_are_told_by_their_names(tmp_path):
     assert read(tmp_path, *both).experts == (16, 24)
 
 
+def test_experts_that_a_checkpoint_calls_otherwise(tmp_path):
+    # transformers renames granitemoe's tensors when it loads them.
+    write(
+        tmp_path / "model.safetensors",
+        model__layers__0__block_sparse_moe__input_linear__weight=[2, 6, 4],
+        model__layers__0__block_sparse_moe__output_linear__weight=[2, 4, 3],
+        model__layers__0__shared_mlp__input_linear__weight=[6, 4],
+    )
+    found = read(tmp_path, site(0, name="model.layers.0.block_sparse_moe.experts"))
+    assert found.experts == (4 * (24 + 12),)
+    assert found.shared == (4 * 24,)
+
+
+def test_a_tower_for_images_is_no_layer_of_the_text_and_not_read(tmp_path):
+    write(
+        tmp_path / "model.safetensors",
+        model__language_model__layers__0__mlp__experts__weight=[2, 4],
+        model__language_model__layers__0__norm__weight=[4],
+        model__vision_tower__encoder__layers__0__mlp__weight=[5, 4],
+        model__embed_tokens__weight=[3, 4],
+    )
+    found = read(tmp_path, site(0, name="model.language_model.layers.0.mlp.experts"))
+    assert found.layers == {0: 16}
+    assert found.prefix == "model.language_model.layers"
+    assert found.dense == 16 + 80 + 48
+    assert found.read == 16 + 48
+
+
 def test_another_way_to_the_layers_is_known_by_their_number(tmp_path):
     write(tmp_path / "model.safetensors", language__model__layers__0__moe__experts__weight=[2, 4], vision__norm=[4])
     found = read(tmp_path, site(0))
@@ -163,6 +191,9 @@ def test_what_a_run_stored():
     found = sizes.of_run(sites, 1000)
     assert (found.experts, found.shared, found.dense, found.read) == ((100, 50), (0, 30), 700, 700)
     assert found.experts_total(sites) == 300
+    # 200 of the other 700 are an embedding that is only looked up.
+    assert sizes.of_run(sites, 1000, 800).read == 500
+    assert sizes.of_run(sites, 1000, 800).dense == 700
     assert sizes.of_run(sites, None).dense is None
     with pytest.raises(ModelError, match="name the model with --model"):
         sizes.of_run([site(0)], 1000)

@@ -8,9 +8,10 @@ from pytest_infer.against.base import Base
 from pytest_infer.against.opponent import Opponent
 from pytest_infer.against.settling import Cores, pin, settle
 from pytest_infer.errors import AgainstError
+from pytest_infer.loops import Task
 from pytest_infer.measure import cautions, rounds
 from pytest_infer.records import PromptRecord, Round
-from pytest_infer.session import InferSession, Task
+from pytest_infer.session import InferSession
 
 
 class LockStep:

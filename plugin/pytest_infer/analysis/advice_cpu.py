@@ -74,8 +74,9 @@ def slow_dtype(facts: Facts) -> Finding | None:
     if own is None or full is None or dtype == "float32" or own >= SLOWER * full:
         return None
     weights, limit = facts.figure("model_bytes"), facts.machine("memory_limit_bytes")
-    if weights is not None and limit is not None and 2 * weights > limit:
-        return None  # float32 would not fit
+    held = max(weights or 0, facts.figure("peak_rss_bytes") or 0)
+    if weights is not None and limit is not None and weights + held > limit:
+        return None  # float32 would not fit: the weights once more beside all that there was
     needs = "" if weights is None else f", with weights of {size(2 * weights)} instead of {size(weights)}"
     return Finding(
         severity=Severity.WARNING,
@@ -109,7 +110,7 @@ def experts_implementation(facts: Facts) -> Finding | None:
     """Experts run one after the other from Python while cores and memory bandwidth are left over."""
     name, cores, used = facts.model("experts_implementation"), facts.usable_cores, facts.figure("cores_used")
     routed = facts.figure("expert_selections")
-    if name != "eager" or not routed or cores is None or used is None or cores < 2:
+    if name != "eager" or not routed or cores is None or used is None or cores < 2 or not facts.on_cpu:
         return None
     mbu = facts.figure("mbu")
     if used > ONE_CORE[1] or (mbu is not None and mbu >= MEMORY_BOUND):
@@ -227,8 +228,8 @@ RULES = (
     ),
     Rule(
         key="experts_implementation",
-        needs="`model.experts_implementation`, `expert_selections`, `cores_used`; `mbu` where known",
-        threshold="eager, ≤ 1.2 cores used of 2 or more, MBU < 0.5",
+        needs="`model.experts_implementation`, `model.device`, `expert_selections`, `cores_used`; `mbu` where known",
+        threshold="eager on the processor, ≤ 1.2 cores used of 2 or more, MBU < 0.5",
         what_to_try="compare with grouped_mm and batched_mm",
         find=experts_implementation,
     ),

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_WHOLE = {"full_attention", "attention", "hybrid"}
-_WINDOWED = {"sliding_attention", "chunked_attention", "hybrid_sliding"}
-_WITHOUT = {"linear_attention", "mamba", "conv", "moe", "mlp"}
+from pytest_infer.engines.work import WHOLE, WINDOWED, WITHOUT
+
 _STATEFUL = {"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"}
 
 _EVERY_LAYER_WINDOWED = {"mistral", "mixtral", "phi3", "phimoe", "starcoder2"}
@@ -109,12 +108,12 @@ def _tokens_kept(  # noqa: PLR0911 - one for each reason
     window = window or number(config, "attention_chunk_size")
     types = config.get("layer_types")
     if isinstance(types, list):
-        unheard = sorted({str(kind) for kind in types} - _WHOLE - _WINDOWED - _WITHOUT)
+        unheard = sorted({str(kind) for kind in types} - WHOLE - WINDOWED - WITHOUT)
         if unheard or len(types) != count:
             return f"layers of type {unheard[0]}" if unheard else f"{len(types)} layer types for {count} layers"
-        if window is None and set(types) & _WINDOWED:
+        if window is None and set(types) & WINDOWED:
             return "layers with a window whose size the config does not tell"
-        windows = {**dict.fromkeys(_WHOLE, context), **dict.fromkeys(_WITHOUT, 0)}
+        windows = {**dict.fromkeys(WHOLE, context), **dict.fromkeys(WITHOUT, 0)}
         return [windows.get(kind, min(context, window or context)) for kind in types]
     hybrid = next((key for key in _HYBRID if config.get(key)), None)
     if hybrid is not None:

@@ -27,9 +27,15 @@ def find(machine: MachineInfo, host: Host) -> tuple[Pitfall, ...]:
     return (*_of_cores(machine, host), *_of_memory(machine, host), *_of_speed(machine, host))
 
 
+def torch_threads(machine: MachineInfo, host: Host) -> int | None:
+    """Return the threads that PyTorch would start: OMP_NUM_THREADS, else one a physical core (mkl_get_max_threads)."""
+    counts = (machine.affinity_cores or machine.logical_cores, machine.physical_cores)
+    return host.threads or min((count for count in counts if count), default=None)
+
+
 def _of_cores(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:
     usable = machine.usable_cores
-    threads = host.threads or machine.affinity_cores or machine.logical_cores
+    threads = torch_threads(machine, host)
     if threads is not None and threads > usable:
         whose = "OMP_NUM_THREADS asks for" if host.threads else "PyTorch starts as many as"
         yield Pitfall(

@@ -12,8 +12,9 @@ from typing import Any
 
 from pytest_infer.analysis import kvcache, shapes
 from pytest_infer.analysis.kvcache import KvCache
+from pytest_infer.engines.base import TOWER
 from pytest_infer.engines.checkpoint import Checkpoint, Source
-from pytest_infer.engines.tensors import Tensor
+from pytest_infer.engines.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
 
 STORED = "stored"
@@ -37,8 +38,6 @@ USABLE_RATE, GOOD_RATE = 5.0, 15.0
 _TTFT_S, _TTFT_TOKENS = 2.0, 512
 """The guide's limit of a good time to first token, for a prompt of so many tokens."""
 
-_EXPERT = re.compile(r"(?:^|\.)experts\.|(?:^|\.)ffn_(?:gate_up|gate|up|down)_exps(?:\.|$)")
-_SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|token_embd)\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.weight$")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -262,20 +261,25 @@ def _active(elements: Mapping[str, int], config: Mapping[str, Any]) -> tuple[flo
     """Return the share of the weights that a token's step reads, and the parameters that it is multiplied with.
 
     All weights outside the routed experts, and k of each site's experts; of an embedding that is not the output head
-    too only a row is looked up. A step of one sequence selects k distinct experts.
+    too only a row is looked up, and towers for images and sound are not run. A step of one sequence selects k distinct
+    experts. None where the config tells of experts that are not found, or not how many a token selects.
     """
-    routed = sum(n for name, n in elements.items() if _EXPERT.search(name) and not _SHARED.search(name))
+    unseen = sum(n for name, n in elements.items() if TOWER.search(name))
+    elements = {name: n for name, n in elements.items() if not TOWER.search(name)}
+    routed = sum(n for name, n in elements.items() if EXPERT.search(name) and not SHARED.search(name))
     looked_up = sum(n for name, n in elements.items() if _EMBEDDING.search(name))
     tied = not any(_HEAD.search(name) for name in elements)
     total = sum(elements.values())
     chosen = 0.0
+    experts, k = kvcache.number(config, *_EXPERTS_KEYS), kvcache.number(config, *_TOP_K_KEYS)
     if routed:
-        experts, k = kvcache.number(config, *_EXPERTS_KEYS), kvcache.number(config, *_TOP_K_KEYS)
         if experts is None or k is None:
             return None, None
         chosen = routed * k / experts
+    elif (experts or 0) > 1:
+        return None, None
     read = total - routed + chosen - (0 if tied else looked_up)
-    return read / total, round(read)
+    return read / (total + unseen), round(read)
 
 
 def cores_for_prefill(active_parameters: int, flops_per_core: float) -> int:

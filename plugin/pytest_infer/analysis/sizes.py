@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_infer.engines.tensors import Tensor
+from pytest_infer.engines.base import TOWER
+from pytest_infer.engines.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.rows import Site
 
 _IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.(.*)$")
-_EXPERTS = re.compile(r"(?:^|\.)experts\.(?:(\d+)\.)?")
-_SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out", "output")
 
@@ -23,7 +22,8 @@ class Sizes:
     """Bytes of a model's weights. `experts[i]` is one expert of site i; `shared[i]` its always-on experts together.
 
     `dense` is all that is no routed expert, shared experts included; `read` of it a decode step reads (an input
-    embedding that is not also the output head is looked up, not read). None where only the files could tell.
+    embedding that is not also the output head is looked up, not read; nor are towers for images and sound). None where
+    only the files could tell.
     `layers` are the dense bytes by layer number, `outside` the modules in no layer. `source` says where all this is
     from.
     """
@@ -43,8 +43,11 @@ class Sizes:
         return sum(one * site.experts for one, site in zip(self.experts, sites, strict=True))
 
 
-def of_run(sites: Sequence[Site], parameter_bytes: int | None) -> Sizes:
+def of_run(sites: Sequence[Site], parameter_bytes: int | None, read_bytes: int | None = None) -> Sizes:
     """Return the sizes that a run stored: those of the tensors in memory while it was measured.
+
+    `read_bytes` are those of the parameters that a forward pass reads, every expert included (`records.Work`); without
+    them all dense weights count as read.
 
     Raises:
         ModelError: an expert's size was not recorded; the model's files have it.
@@ -59,7 +62,7 @@ def of_run(sites: Sequence[Site], parameter_bytes: int | None) -> Sizes:
         experts=experts,
         shared=tuple(site.shared_bytes or 0 for site in sites),
         dense=dense,
-        read=dense,
+        read=dense if dense is None or read_bytes is None or read_bytes < routed else read_bytes - routed,
         source="as loaded in the run",
     )
 
@@ -85,7 +88,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[Site], folder: str) ->
             outside[tensor.name.rpartition(".")[0] or tensor.name] += tensor.bytes
         elif layer not in idle:
             layers[layer] += tensor.bytes
-            shared[layer] += tensor.bytes if _SHARED.search(tensor.name) else 0
+            shared[layer] += tensor.bytes if SHARED.search(tensor.name) else 0
     experts = tuple(_one(routed[number], site, folder) for number, site in enumerate(sites))
     dense = sum(layers.values()) + sum(outside.values())
     tied = not any(name.rpartition(".")[2] in _HEADS for name in outside)
@@ -96,7 +99,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[Site], folder: str) ->
         experts=experts,
         shared=tuple(shared[site.layer] if first[site.layer] == number else 0 for number, site in enumerate(sites)),
         dense=dense,
-        read=dense - looked_up,
+        read=dense - looked_up - sum(b for name, b in outside.items() if TOWER.search(name)),
         source=f"files of {folder} ({', '.join(sorted({t.dtype for t in tensors}))})",
         layers=dict(sorted(layers.items())),
         outside=dict(outside),
@@ -123,8 +126,8 @@ class _Names:
         self._stacks = {(stack(site) or "").rpartition(".")[2] for site in sites}
 
     def layer(self, name: str) -> int | None:
-        """Return the layer of a tensor in a stack of the name that holds the sites."""
-        found = _IN_LAYER.match(name)
+        """Return the layer of a tensor in a stack of the name that holds the sites, and not in a tower."""
+        found = None if TOWER.search(name) else _IN_LAYER.match(name)
         inside = found is not None and found[1].rstrip(".").rpartition(".")[2] in self._stacks
         return int(found[2]) if inside and found is not None else None
 
@@ -144,7 +147,7 @@ class _Names:
 
 
 def _is_expert(name: str) -> bool:
-    return _EXPERTS.search(name) is not None and _SHARED.search(name) is None
+    return EXPERT.search(name) is not None and SHARED.search(name) is None
 
 
 def _one(tensors: Sequence[Tensor], site: Site, folder: str) -> int:
@@ -153,7 +156,7 @@ def _one(tensors: Sequence[Tensor], site: Site, folder: str) -> int:
         raise ModelError(
             f"{folder}: no experts of layer {site.layer} in the files: not the run's model? leave out --model"
         )
-    numbers = {found[1] for t in tensors if (found := _EXPERTS.search(t.name)) and found[1] is not None}
+    numbers = {found[1] for t in tensors if (found := EXPERT.search(t.name)) and found[1] is not None}
     held = len(numbers) or max((t.shape[0] for t in tensors if len(t.shape) > 1), default=0)
     if held != site.experts and (numbers or held % site.experts):
         raise ModelError(

@@ -11,14 +11,11 @@ import numpy.typing as npt
 
 from pytest_infer.analysis.census import Census, Counts, Phase, tokens
 from pytest_infer.analysis.census import counts as counts_of
+from pytest_infer.records.experts import computes_all
 from pytest_infer.storage.rows import Site
 
 Trace = npt.NDArray[Any]
 """The slots that each token selected in one layer, in order of position; whole numbers, shape (tokens, k)."""
-
-
-COMPUTES_ALL = "-all"
-"""How the kind of a site ends that computes every expert, whatever is selected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +138,7 @@ def step_bytes(census: Census, phase: Phase, batch: int) -> StepBytes | None:
     for site, row in zip(census.sites, counts_of(census, phase), strict=True):
         size, own = site.expert_bytes or 0, row[: site.experts]
         shared = site.shared_bytes or 0
-        every = site.experts if site.kind.endswith(COMPUTES_ALL) else 0
+        every = site.experts if computes_all(site.kind) else 0
         measured += max(every, distinct_expected(own, t, batch)) * size + shared
         uniform += max(every, distinct_uniform(site.experts, _per_token(site, own, t), batch)) * size + shared
     return StepBytes(batch=batch, measured=measured, uniform=uniform)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_infer.analysis import changepoints, fingerprint
@@ -38,24 +38,41 @@ def shifts(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
 
     `runs` are oldest first; only those of the newest run's machine and of the same prompts and limits count.
     """
+    return of_series(runs, series(runs, metrics, keyword), metrics)
+
+
+def of_series(
+    runs: Sequence[Run], found: Mapping[tuple[str, str], Sequence[tuple[Run, float | str]]], metrics: Sequence[Metric]
+) -> tuple[Shift, ...]:
+    """Return the change points of what `series` found in the same runs."""
+    shifted = [
+        shift
+        for row in (runs[-1].rows if runs else ())
+        for metric in metrics
+        for shift in _of(found.get((row.test, metric.key), []), row.name, metric)
+    ]
+    return tuple(sorted(shifted, key=lambda shift: shift.run.time))
+
+
+def series(
+    runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None
+) -> dict[tuple[str, str], list[tuple[Run, float | str]]]:
+    """Return the figures of each test of the newest run by (test, metric's key), oldest first, with their runs.
+
+    Only runs of the newest one's machine and of the same prompts and limits count.
+    """
     if not runs:
-        return ()
+        return {}
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
-    series: dict[tuple[str, str], list[tuple[Run, float | str]]] = {}
+    found: dict[tuple[str, str], list[tuple[Run, float | str]]] = {}
     for run in runs:
         # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
         for row in rows(run.path):
             if row.test in newest and _same(row, newest[row.test]):
                 for metric in metrics:
                     if metric.key in row.metrics:
-                        series.setdefault((row.test, metric.key), []).append((run, row.metrics[metric.key].value))
-    found = [
-        shift
-        for row in newest.values()
-        for metric in metrics
-        for shift in _of(series.get((row.test, metric.key), []), row.name, metric)
-    ]
-    return tuple(sorted(found, key=lambda shift: shift.run.time))
+                        found.setdefault((row.test, metric.key), []).append((run, row.metrics[metric.key].value))
+    return found
 
 
 def _same(row: Row, newest: Row) -> bool:

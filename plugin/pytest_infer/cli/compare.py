@@ -71,7 +71,7 @@ def compare(
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
             refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(chosen)}")
         compared = [
-            _compare(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
+            judged(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
             for other in chosen[1:]
         ]
         drifts = [_drift(chosen[0], other, keyword) for other in chosen[1:]]
@@ -89,15 +89,16 @@ def _metrics(names: Sequence[str] | None) -> list[Metric] | None:
     return list(METRICS) if "all" in names else [rules.metric_named(name) for name in names]
 
 
-def _compare(
+def judged(
     history: History,
     before: Run,
     after: Run,
-    keyword: str | None,
-    only: Sequence[Metric] | None,
-    allowed: Sequence[str],
-    confidence: float,
+    keyword: str | None = None,
+    only: Sequence[Metric] | None = None,
+    allowed: Sequence[str] = (),
+    confidence: float = CONFIDENCE,
 ) -> list[Judgement]:
+    """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
     # Imported late, here and below: other commands and --help need neither numpy nor scipy.
     from pytest_infer.analysis import compare as comparing  # noqa: PLC0415
     from pytest_infer.analysis import gate  # noqa: PLC0415

@@ -86,20 +86,16 @@ def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requi
     return needed, free
 
 
-def _threads(described: MachineInfo, now: host.Host) -> int:
-    """Return the threads that torch would start."""
-    return now.threads or described.affinity_cores or described.logical_cores or 1
-
-
 def _kept(described: MachineInfo, now: host.Host) -> MachineProbe | None:
-    """Return the probe that a run since the boot has kept, with the threads that torch would start or fewer."""
-    counts = range(_threads(described, now), 0, -1)
+    """Return the probe that a run since the boot kept, with the threads that torch would start, else fewer or more."""
+    threads = pitfalls.torch_threads(described, now) or 1
+    counts = (*range(threads, 0, -1), *range(threads + 1, (described.logical_cores or 1) + 1))
     return next((found for n in counts if (found := probes.load(n)) is not None), None)
 
 
 def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
     """Probe the machine with the threads that torch would start, and keep that for later."""
-    made = probe.measure(_threads(described, now))
+    made = probe.measure(pitfalls.torch_threads(described, now) or 1)
     if isinstance(made, Missing):
         refuse(made.reason)
     probes.save(made)

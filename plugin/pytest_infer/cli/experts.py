@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
-from zipfile import BadZipFile
+from typing import Annotated
 
 import typer
 
 from pytest_infer.analysis.verdicts import Exit
 from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report.text import printable
-from pytest_infer.storage import sidecar
+from pytest_infer.report import expert_rows
+from pytest_infer.report.expert_rows import prompts_of, why_nothing
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
-if TYPE_CHECKING:
-    from pytest_infer.analysis.expert_view import Prompt
+__all__ = ["Whose", "prompts_of", "recorded", "show_experts", "why_nothing"]
 
 
 class Whose(str, Enum):
@@ -92,77 +89,7 @@ def recorded(run: Run, keyword: str | None = None) -> list[Row]:
 
     Raises StorageError where they are of several models.
     """
-    found = []
-    for row in run.rows:
-        usage = row.experts
-        if usage.counts is None or (keyword is not None and keyword not in row.test):
-            continue
-        if usage.check not in (None, "passed"):
-            say(f"left out: {row.test}: {usage.check}")
-        else:
-            found.append(row)
-    models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
-    if len(models) > 1:
-        names = ", ".join(sorted(printable(str(name)) for name, _ in models))
-        raise StorageError(f"run {run.label} holds expert usage of several models ({names}); choose tests with -k")
+    found, left_out = expert_rows.recorded(run, keyword)
+    for line in left_out:
+        say(f"left out: {line}")
     return found
-
-
-def why_nothing(run: Run, keyword: str | None = None) -> str:
-    """Return the line that says why a run has no expert usage to show."""
-    rows = [row for row in run.rows if keyword is None or keyword in row.test]
-    if not rows:
-        return f"run {run.label} has no test whose name holds {printable(keyword or '')!r}"
-    reasons = Counter(_reason(row) for row in rows)
-    return f"no expert usage in run {run.label}: {'; '.join(printable(reason) for reason, _ in reasons.most_common(3))}"
-
-
-def _reason(row: Row) -> str:
-    if row.plain:
-        return "it is pytest-benchmark's own, not measured with `infer`"
-    usage = row.experts
-    if usage.counts is not None:
-        return f"selections do not add up ({usage.check})"
-    return usage.absent or "not recorded"
-
-
-def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
-    """Return what is worked with: each test's census, and its trace from the run's sidecar where it kept one.
-
-    Tests go by their prompts' names, or by their own where several have one prompt.
-    """
-    from pytest_infer.analysis import census  # noqa: PLC0415
-    from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
-
-    arrays = _arrays(run) if any(row.experts.trace for row in rows) else {}
-    times = Counter(row.name for row in rows)
-    found = []
-    for row in rows:
-        taken = census.of(row.experts)
-        if taken is None:
-            continue
-        found.append(
-            Prompt(
-                name=row.name if times[row.name] == 1 else row.test,
-                census=taken,
-                tags=tuple(map(str, row.prompt.get("tags", ()))),
-                group=row.prompt.get("group"),
-                weights=row.experts.weights,
-                trace=_trace(arrays, row, [site.name for site in taken.sites]),
-            )
-        )
-    return found
-
-
-def _arrays(run: Run) -> dict[str, Any]:
-    try:
-        return sidecar.read(run.path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise StorageError(f"{sidecar.path_for(run.path)} cannot be read: {error}") from error
-
-
-def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
-    if not row.experts.trace:
-        return None
-    found = [arrays.get(sidecar.expert_key(row.test, site)) for site in sites]
-    return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)

@@ -16,6 +16,7 @@ from pytest_infer.measure import loadprocess
 from pytest_infer.measure.loadprocess import LoadRequest
 from pytest_infer.records import CacheState, LoadRound
 from pytest_infer.report import loads as report
+from pytest_infer.report.text import printable
 
 
 class Form(str, Enum):
@@ -79,4 +80,4 @@ def _measure(request: LoadRequest, number: int) -> list[LoadRound]:
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    typer.echo(printable(line), err=True)

@@ -13,13 +13,13 @@ from pytest_infer.cli import experts, quantities
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
+from pytest_infer.report import expert_rows
 from pytest_infer.report import placement_exports as exports
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.census import Census
-    from pytest_infer.analysis.expert_view import Prompt
     from pytest_infer.analysis.planning import Memory, Plan
     from pytest_infer.analysis.sizes import Sizes
 
@@ -117,7 +117,7 @@ def placement(
         probed = {side: rate for side, rate in _probed(rows).items() if given[side] is None}
         bandwidths = Bandwidths(**(given | probed), probed=tuple(probed))
         found = planning.plan(
-            _distinct(rows, prompts),
+            expert_rows.distinct(rows, prompts),
             sizes,
             phase=Phase(phase.value),
             memory=_memory(gpu_memory, rows, sizes, kv_cache, reserve, dense_on_gpu=dense_on is Side.GPU),
@@ -146,21 +146,11 @@ def _probed(rows: Sequence[Row]) -> dict[str, float]:
     return {}
 
 
-def _distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
-    """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
-    from pytest_infer.analysis import census  # noqa: PLC0415
-
-    found: dict[str, list[Census]] = {}
-    for row, prompt in zip(rows, prompts, strict=True):
-        found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(prompt.census)
-    return [census.merged(parts) for parts in found.values()]
-
-
 def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.analysis import sizes  # noqa: PLC0415
 
     if model is None:
-        return sizes.of_run(of.sites, row.model.get("parameter_bytes"))
+        return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
     from pytest_infer.engines import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
@@ -206,6 +196,8 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
         text = exports.expert_list(plan)
         say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
         return text
+    if not plan.dense_on_gpu:
+        raise OptionError(f"--format {form.value} puts all other weights on the GPU: leave out --dense-on cpu")
     layers = len({site.layer for site in plan.census.sites})
     if form is Form.LLAMA_CPP:
         left = layers - len(exports.layers_on_cpu(plan))

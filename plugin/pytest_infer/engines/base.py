@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pytest_infer.records import Limits, ModelInfo, StopReason
 
 if TYPE_CHECKING:
     from pytest_infer.engines.checkpoint import Checkpoint
+
+TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav)([._]|$)")
+"""The names of a model's parts that see no text: towers for images and sound, and the voice of qwen3_omni_moe."""
 
 
 class Clock(Protocol):

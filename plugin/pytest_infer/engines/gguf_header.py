@@ -90,6 +90,8 @@ def parse(data: bytes | mmap.mmap) -> Header:
         shape = tuple(reversed([cursor.integer("Q") for _ in range(cursor.integer("I"))]))
         places[name] = (shape, cursor.integer("I"), cursor.integer("Q"))
     alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"tensors aligned to {alignment!r}")
     start = -(-cursor.position // alignment) * alignment
     return Header(
         metadata=metadata,

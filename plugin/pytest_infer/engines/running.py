@@ -139,10 +139,10 @@ class Running:
             source=source,
             revision=revision,
             dtype=str(model.dtype).removeprefix("torch."),
-            device=str(model.device),
+            device=_devices(model),
             parameters=work.parameters(model),
             parameter_bytes=work.parameter_bytes(model),
-            buffer_bytes=sum(b.numel() * b.element_size() for b in model.buffers()),
+            buffer_bytes=sum(map(work.stored_bytes, model.buffers())),
             context_length=getattr(text, "max_position_embeddings", None),
             vocabulary=getattr(text, "vocab_size", None),
             attention=getattr(config, "_attn_implementation", None),
@@ -153,6 +153,12 @@ class Running:
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),
         )
+
+
+def _devices(model: Any) -> str:
+    """Return the devices that hold weights, accelerators first; "meta" are those that accelerate has offloaded."""
+    found = {str(parameter.device) for parameter in model.parameters()} or {str(model.device)}
+    return ", ".join(sorted(found, key=lambda name: (name.startswith(("cpu", "meta")), name)))
 
 
 def _experts_implementation(model: Any) -> str | None:

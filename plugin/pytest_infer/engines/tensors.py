@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,14 @@ from pytest_infer.errors import ModelError
 _LONGEST = 100_000_000  # bytes: what the format's own reader allows a header
 _METADATA = "__metadata__"
 _ADAPTER = "adapter_"
+
+EXPERT = re.compile(
+    r"(?:^|\.)experts\.(?:(\d+)\.)?"  # most models; the number where each expert has tensors of its own
+    r"|(?:^|\.)(?:block_sparse_moe|mlp)\.(?:in|out)put_linear\."  # granitemoe, jetmoe
+    r"|(?:^|\.)ffn_(?:gate_up|gate|up|down)_exps(?:\.|$)"  # GGUF
+)
+"""Finds the tensors of experts by their names; those of shared ones too, which `SHARED` tells apart."""
+SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pytest_infer.engines.base import TOWER
 from pytest_infer.records import Work
 
-_WINDOWED = ("sliding", "chunked")
-_FULL = "full_attention"
+WHOLE = frozenset({"full_attention", "attention", "hybrid"})
+WINDOWED = frozenset({"sliding_attention", "chunked_attention", "hybrid_sliding"})
+WITHOUT = frozenset({"linear_attention", "mamba", "conv", "moe", "mlp"})
+"""What transformers calls layers (`layer_types`) whose attention sees the whole text, a window of it, and nothing."""
 
 
 def of(model: Any) -> Work | None:
@@ -16,6 +19,7 @@ def of(model: Any) -> Work | None:
 
     Modules are told apart by what they have, never by their class, so quantised ones are counted too: a table has
     `num_embeddings`, a linear layer `in_features` and `out_features` (its number of weights, however they are packed).
+    Towers for images and sound, which no text runs through, are left out.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return None
@@ -39,17 +43,17 @@ def of(model: Any) -> Work | None:
 
 def parameters(model: Any) -> int:
     """Return the number of weights; shared ones count once, unless a quantiser packed a copy of them."""
-    return sum(int(p.numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model))
+    return sum(int(p.numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model.modules()))
 
 
 def parameter_bytes(model: Any) -> int:
     """Return the bytes that hold the weights."""
-    return sum(stored_bytes(p) for p in model.parameters()) + sum(size for _, size in _packed(model))
+    return sum(stored_bytes(p) for p in model.parameters()) + sum(size for _, size in _packed(model.modules()))
 
 
-def _packed(model: Any) -> Iterator[tuple[int, int]]:
+def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
     """Yield number and bytes of the weights of each of torch's own quantised layers, which are no parameters."""
-    for module in model.modules():
+    for module in modules:
         if hasattr(module, "_packed_params") and hasattr(module, "in_features"):
             held = [tensor for tensor in module._weight_bias() if tensor is not None]
             yield sum(int(t.numel()) for t in held), sum(stored_bytes(t) for t in held)
@@ -61,17 +65,19 @@ def _packed(model: Any) -> Iterator[tuple[int, int]]:
 def _read_bytes(model: Any) -> int:
     tables: set[int] = set()
     others: set[int] = set()
-    for module in model.modules():
+    for _, module in _seeing_text(model):
         owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
         (tables if hasattr(module, "num_embeddings") else others).update(owned)
-    total = sum(size for _, size in _packed(model))
-    for parameter in model.parameters():  # shared ones once
+    total = sum(size for _, size in _packed(module for _, module in _seeing_text(model)))
+    for name, parameter in model.named_parameters():  # shared ones once
+        if TOWER.search(name):
+            continue
         looked_up = id(parameter) in tables and id(parameter) not in others
         total += stored_bytes(parameter) // (parameter.shape[0] if looked_up else 1)
     # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
     return total + sum(
         stored_bytes(buffer)
-        for module in model.modules()
+        for _, module in _seeing_text(model)
         if hasattr(module, "in_features")
         for buffer in module._buffers.values()
         if buffer is not None
@@ -98,11 +104,15 @@ def _state_bytes(state: Any) -> int:
     return own + (0 if nested is None else _state_bytes(nested))
 
 
+def _seeing_text(model: Any) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in model.named_modules() if not TOWER.search(name))
+
+
 # multiplications
 
 
 def _multiplying(model: Any) -> Iterator[Any]:
-    return (module for module in model.modules() if not hasattr(module, "num_embeddings"))
+    return (module for _, module in _seeing_text(model) if not hasattr(module, "num_embeddings"))
 
 
 def _weights(module: Any) -> int | None:
@@ -119,7 +129,7 @@ def _weights(module: Any) -> int | None:
 def _experts(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the outermost modules that hold routed experts, by their qualified names."""
     found: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in _seeing_text(model):
         is_experts = name.rpartition(".")[2] == "experts" or "Experts" in type(module).__name__
         if name and is_experts and not any(name.startswith(f"{outer}.") for outer in found):
             found.append(name)
@@ -136,6 +146,7 @@ def _weights_below(module: Any) -> int:
 def _attention(config: Any) -> tuple[int, int, int | None] | None:
     """Return the operations a pair of positions of all full layers, of all windowed ones, and the window.
 
+    None where sizes are missing, or where layers see a choice of positions (sparse, indexed, compressed attention).
     A pair costs a product of query and key and one of weight and value, for each head: 2 x heads x (key + value).
     """
     sizes = [getattr(config, name, None) for name in ("num_attention_heads", "num_hidden_layers", "hidden_size")]
@@ -149,10 +160,12 @@ def _attention(config: Any) -> tuple[int, int, int | None] | None:
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         windowed = window is not None and getattr(config, "use_sliding_window", True)
-        kinds = ["sliding_attention" if windowed else _FULL] * layers
+        kinds = ["sliding_attention" if windowed else "full_attention"] * layers
+    if set(kinds) - WHOLE - WINDOWED - WITHOUT:
+        return None
     a_layer = 2 * heads * (key + value)
-    full = sum(kind == _FULL for kind in kinds) * a_layer
-    short = sum(kind.startswith(_WINDOWED) for kind in kinds) * a_layer
+    full = sum(kind in WHOLE for kind in kinds) * a_layer
+    short = sum(kind in WINDOWED for kind in kinds) * a_layer
     if window is None:
         return full + short, 0, None
     return full, short, int(window)

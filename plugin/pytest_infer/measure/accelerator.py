@@ -23,11 +23,17 @@ def backends(torch: Any) -> list[Any]:
 
 
 def names() -> tuple[str, ...]:
-    """Return the accelerators' names as torch tells them; none before torch is loaded."""
+    """Return the accelerators' names as torch tells them; none before torch is loaded, or of one that cannot be used.
+
+    Asking starts the driver, which a device in another process's exclusive use refuses.
+    """
     torch = loaded_torch()
     if torch is None:
         return ()
-    return tuple(str(b.get_device_name(n)) for b in backends(torch) for n in range(b.device_count()))
+    try:
+        return tuple(str(b.get_device_name(n)) for b in backends(torch) for n in range(b.device_count()))
+    except RuntimeError:
+        return ()
 
 
 class DeviceMemory:

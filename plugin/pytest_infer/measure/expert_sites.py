@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import TYPE_CHECKING
 
 import torch
 
+from pytest_infer.engines.base import TOWER
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import expert_types
 from pytest_infer.measure.expert_adapters import adapter_of
@@ -31,8 +31,6 @@ _WEIGHT_NAMES = frozenset({"top_k_weights", "routing_weights"})
 # Attributes by which a module that is no site gives away that it holds experts all the same.
 _COUNT_NAMES = ("num_experts", "num_local_experts", "num_routed_experts", "n_routed_experts")
 _INTERFACE = "forward(hidden_states, top_k_index, top_k_weights)"
-# Parts of a model that see no text: towers for images and sound, and the voice of qwen3_omni_moe.
-_TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav)([._]|$)")
 
 
 def find(model: torch.nn.Module) -> tuple[Site, ...]:
@@ -62,7 +60,7 @@ def towers(model: torch.nn.Module) -> tuple[tuple[str, torch.nn.Module], ...]:
     return tuple(
         (name, module)
         for name, module in model.named_modules()
-        if _TOWER.search(name) and _argument_names(type(module)) is not None and not _is_adapted(model, name)
+        if TOWER.search(name) and _argument_names(type(module)) is not None and not _is_adapted(model, name)
     )
 
 
@@ -114,7 +112,7 @@ def _sites(model: torch.nn.Module) -> Iterator[Site]:
                 raise ExpertCaptureError(
                     f"{name} ({type(module).__name__}) is not built as in transformers {expert_types.VERSION}: {error}"
                 ) from error
-        elif (arguments := names[type(module)]) is not None and not _TOWER.search(name):
+        elif (arguments := names[type(module)]) is not None and not TOWER.search(name):
             yield _site(model, name, module, arguments)
 
 
@@ -226,7 +224,7 @@ def _refuse_unseen(model: torch.nn.Module, sites: Sequence[Site]) -> None:
     for name, module in model.named_modules():
         path = name + "."
         seen = any(path.startswith(block) for block in blocks) or any(site.name.startswith(path) for site in sites)
-        if name and not seen and not _TOWER.search(name) and _holds_experts(name, module):
+        if name and not seen and not TOWER.search(name) and _holds_experts(name, module):
             raise ExpertCaptureError(
                 f"{name} ({type(module).__name__}) holds experts but has no {_INTERFACE}: "
                 "this architecture's selections cannot be recorded yet"

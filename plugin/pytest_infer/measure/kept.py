@@ -73,7 +73,7 @@ def now(sample: Sample | Missing, key: str, source: str, quality: Quality = Qual
     if isinstance(sample, Missing):
         return absent(sample.reason, source)
     if key not in sample:
-        return absent(f"this system does not tell {key}", source)
+        return absent(f"this system does not tell {source}", source)
     return Reading(value=sample[key], source=source, quality=quality)
 
 
@@ -92,6 +92,6 @@ def difference(
     if isinstance(after, Missing):
         return absent(after.reason, source)
     if key not in before or key not in after:
-        return absent(f"this system does not tell {key}", source)
+        return absent(f"this system does not tell {source}", source)
     grown = after[key] - before[key]
     return Reading(value=grown if per_unit is None else grown / per_unit, source=source, quality=quality)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from pytest_infer.measure import caches, cgroup
+from pytest_infer.measure import caches, host
 from pytest_infer.measure.kept import FAILURES, Missing
 from pytest_infer.measure.machine import governor
 from pytest_infer.metrics import timing
@@ -26,6 +26,7 @@ CACHES = 8
 LEAST_WIDTH, MOST_WIDTH = 512, 8192
 _BANDWIDTH_S, _GEMM_S = 0.25, 0.2
 _LONG_ENOUGH_S = 0.02
+_LEAST_READS = 2  # one has no spread
 
 Clock = Callable[[], int]
 
@@ -33,16 +34,16 @@ Clock = Callable[[], int]
 def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Missing:
     """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` known from before.
 
-    Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more. Matrices: `F.linear` of a square matrix with
-    as many rows as it is wide, from 512 upwards until a call takes 20 ms. torch's threads are set for the probe and
-    given back.
+    Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over 1 GiB at once.
+    Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.
+    torch's threads are set for the probe and given back.
     """
-    import torch  # noqa: PLC0415  # the plugin alone must not load it
-
-    levels = caches.sizes()
-    wanted = buffer_bytes(levels, available_bytes()) if device == "cpu" else MOST_BYTES
+    levels, free = caches.sizes(), host.available_bytes()
+    wanted = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
     if wanted is None:
         return Missing(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
+    import torch  # noqa: PLC0415  # the plugin alone must not load it
+
     try:
         with _set_threads(torch, threads), torch.inference_mode():
             rates = _read_rates(torch, device, wanted)
@@ -60,8 +61,14 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
         boot=boot(),
         governor=governor(),
         device=device,
-        instructions=tuple(sorted(k for k, v in torch.cpu.get_capabilities().items() if v is True)),
+        instructions=instructions(torch),
     )
+
+
+def instructions(torch: Any) -> tuple[str, ...]:
+    """Return the instruction sets that torch found in the processor; none before torch tells them (2.6 does not)."""
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return tuple(sorted(name for name, there in told.items() if there is True))
 
 
 def summarized(rates: list[float]) -> tuple[float, float]:
@@ -75,13 +82,6 @@ def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
     largest = max(levels.values(), default=0)
     wanted = min(max(LEAST_BYTES, CACHES * largest), MOST_BYTES, free_bytes // 4)
     return None if wanted < LEAST_BYTES else wanted // SLICE_BYTES * SLICE_BYTES
-
-
-def available_bytes(groups: cgroup.ControlGroups | None = None) -> int:
-    """Return the bytes that can be taken without swapping, the control group's limit considered."""
-    limit = cgroup.memory_limit_bytes(cgroup.discover() if groups is None else groups)
-    free = int(psutil.virtual_memory().available)
-    return free if limit is None else min(free, limit - psutil.Process().memory_info().rss)
 
 
 def boot(proc: Path = Path("/proc")) -> str:
@@ -118,8 +118,17 @@ def _read_rates(torch: Any, device: str, size: int) -> list[float]:
         buffer = torch.from_numpy(np.empty(size // 4, dtype=np.float32)).fill_(1)
     else:
         buffer = torch.ones(size // 4, device=device)
-    reads: list[Callable[[], object]] = [partial(torch.sum, part) for part in buffer.split(SLICE_BYTES // 4)]
-    return timed_reads(reads, SLICE_BYTES, _waiter(torch, device))
+    slice_bytes = slice_size(device, size)
+    reads: list[Callable[[], object]] = [partial(torch.sum, part) for part in buffer.split(slice_bytes // 4)]
+    return timed_reads(reads, slice_bytes, _waiter(torch, device))
+
+
+def slice_size(device: str, size: int) -> int:
+    """Return how much of a buffer of `size` bytes is read at a time.
+
+    An accelerator reads it at once: it has 32 MiB in the time that starting a kernel and waiting for it takes.
+    """
+    return SLICE_BYTES if device == "cpu" else size
 
 
 def timed_reads(
@@ -131,7 +140,7 @@ def timed_reads(
     wait()
     rates: list[float] = []
     end_ns = now() + round(_BANDWIDTH_S * timing.NS)
-    while len(rates) < len(reads) or now() < end_ns:
+    while len(rates) < max(len(reads), _LEAST_READS) or now() < end_ns:
         for read in reads:
             started = now()
             read()

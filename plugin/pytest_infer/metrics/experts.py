@@ -71,11 +71,11 @@ def hot_quarter(usage: ExpertUsage) -> float | None:
 
 
 def hottest(usage: ExpertUsage, most: int) -> list[ExpertShare]:
-    """Return the experts with the largest share of their own site's selections, largest first."""
+    """Return the experts with weights that have the largest share of their own site's selections, largest first."""
     shares = [
         ExpertShare(site=site, expert=expert, selections=n, share=n / sum(row))
         for site, row in zip(usage.sites, counts(usage), strict=True)
-        for expert, n in enumerate(row)
+        for expert, n in enumerate(row[: site.experts])
         if n
     ]
     return sorted(shares, key=lambda s: (-s.share, s.site.layer, s.expert))[:most]

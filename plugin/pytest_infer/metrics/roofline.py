@@ -107,9 +107,9 @@ def step(record: PromptRecord) -> Reading:
     cache = profile.kv_cache_bytes
     if cache.value is None:
         return cache
-    usage = profile.experts if work.expert_parameters else None
+    usage = profile.experts
     sites: Sequence[ExpertSite] = usage.sites if usage is not None else ()
-    reads = [(_distinct(usage, number), site.expert_bytes) for number, site in enumerate(sites)] if usage else []
+    reads = [(_read(usage, number), site.expert_bytes) for number, site in enumerate(sites)] if usage else []
     known = [(distinct, size) for distinct, size in reads if size is not None]
     dense_bytes = work.read_bytes - sum(site.experts * (site.expert_bytes or 0) for site in sites)
     if len(known) < len(reads) or dense_bytes < 0:
@@ -129,7 +129,7 @@ def _refusal(record: PromptRecord, profile: Profile, work: Work) -> str | None:
         return "ticks bring several tokens: how often the weights were read for them is not told"
     if record.model.generation.get("use_cache") is False:
         return "without a KV cache every step runs the whole text"
-    if not work.expert_parameters:
+    if not work.expert_parameters and profile.experts is None:
         return None
     if record.prompt.limits.sequences > 1:
         return "how many distinct experts a step of a batch reads is not counted"
@@ -143,20 +143,32 @@ def _unusable(profile: Profile) -> str | None:
     return None if profile.experts.check == "passed" else "the expert selections do not add up"
 
 
-def _distinct(usage: ExpertUsage, number: int) -> float:
-    """Return the experts with weights that a step reads at one site: one token a step selects no expert twice."""
-    return sum(islice(usage.decode[number], usage.sites[number].experts)) / usage.decode_tokens
+def _read(usage: ExpertUsage, number: int) -> float:
+    """Return the experts with weights that a step reads at one site: one token a step selects no expert twice.
+
+    Where every expert is computed, whatever is selected, it is all of them.
+    """
+    site = usage.sites[number]
+    if site.computes_all:
+        return site.experts
+    return sum(islice(usage.decode[number], site.experts)) / usage.decode_tokens
 
 
 def bandwidth(record: PromptRecord) -> Reading:
     """Return the bandwidth that the machine was probed to have for the model's device, bytes/s."""
     probe = _probe(record)
     if probe is None:
-        return absent(NOT_PROBED)
+        return absent(_not_probed(record))
     return Reading(value=probe.read_bandwidth, source="the machine's probe", quality=Quality.SAMPLED)
 
 
 NOT_PROBED = "the machine was not probed: by --infer-no-probe, in a comparison of two commits, or without torch"
+
+
+def _not_probed(record: PromptRecord) -> str:
+    if record.model.split:
+        return f"the weights are on several devices ({record.model.device}), which have no limit in common"
+    return NOT_PROBED
 
 
 def _probe(record: PromptRecord) -> MachineProbe | None:
@@ -199,7 +211,7 @@ def prefill_utilization(record: PromptRecord, r: Round) -> Reading:
     if flops is None:
         return absent("what the attention or packed weights multiply is not told")
     if peak is None:
-        return absent(NOT_PROBED if probe is None else f"the probe has no rate for {record.model.dtype}")
+        return absent(_not_probed(record) if probe is None else f"the probe has no rate for {record.model.dtype}")
     if not prefill_s:
         return absent("no token was generated")
     return Reading(

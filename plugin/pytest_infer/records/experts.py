@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def computes_all(kind: str) -> bool:
+    """Return whether a site of this kind computes every expert, whatever is selected."""
+    return kind.endswith("-all")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertSite:
     """One place of the model where tokens are routed to experts.
@@ -24,6 +29,11 @@ class ExpertSite:
     expert_bytes: int | None = None
     shared: int | None = None
     shared_bytes: int | None = None
+
+    @property
+    def computes_all(self) -> bool:
+        """Return whether every expert is computed, whatever is selected."""
+        return computes_all(self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

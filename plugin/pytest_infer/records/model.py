@@ -34,9 +34,11 @@ class Work:
 class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
-    `load_s` runs from the call to a usable model and `load_read_bytes` came from the device meanwhile (0: a warm page
-    cache, or weights that are mapped and not touched yet); `load` holds the rest. All three are None for a model that
-    the run did not load itself. `weights_sha256` is over the names and bytes of the files.
+    `device` names all devices that hold weights, commas between them, accelerators first ("meta": those that accelerate
+    keeps elsewhere until they run). `load_s` runs from the call to a usable model and `load_read_bytes` came from the
+    disk meanwhile (0: a warm page cache, or weights that are mapped and not touched yet); `load` holds the rest. All
+    three are None for a model that the run did not load itself. `weights_sha256` is over the names and bytes of the
+    files.
     """
 
     name: str
@@ -62,3 +64,8 @@ class ModelInfo:
     quantization: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+    @property
+    def split(self) -> bool:
+        """Return whether the weights lie on several devices."""
+        return "," in (self.device or "")

@@ -43,7 +43,7 @@ def write(console: Console, curve: Curve) -> None:
             NONE if point.tpot_s is None else significant(1 / point.tpot_s),
         )
     console.print(table)
-    for line in (*_prefill(curve), *_decode(curve)):
+    for line in (*prefill(curve), *decode(curve)):
         console.print(Text(line))
 
 
@@ -55,7 +55,8 @@ def _share(fit: PrefillFit | None, tokens: int) -> str:
     return significant(100 * quadratic / (fit.constant.value + fit.linear.value * tokens + quadratic))
 
 
-def _prefill(curve: Curve) -> Iterator[str]:
+def prefill(curve: Curve) -> Iterator[str]:
+    """Yield what the fit of TTFT says."""
     fit, longest = curve.prefill, curve.points[-1].tokens
     if fit is None:
         yield f"no fit of TTFT: {len(curve.points)} lengths, and it takes 5"
@@ -78,7 +79,8 @@ def _prefill(curve: Curve) -> Iterator[str]:
         )
 
 
-def _decode(curve: Curve) -> Iterator[str]:
+def decode(curve: Curve) -> Iterator[str]:
+    """Yield what the fit of TPOT says, nothing without one."""
     fit: DecodeFit | None = curve.decode
     if fit is None:
         return

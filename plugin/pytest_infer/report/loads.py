@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def as_json(rounds: Sequence[LoadRound]) -> str:
         ],
         "doubts": loads.doubts(rounds),
     }
-    return msgspec.json.format(msgspec.json.encode(built), indent=1).decode() + "\n"
+    return json.dumps(built, indent=1, allow_nan=False) + "\n"
 
 
 def render(rounds: Sequence[LoadRound], *, width: int, color: bool) -> str:

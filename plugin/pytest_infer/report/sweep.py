@@ -34,7 +34,7 @@ def write(console: Console, found: Recommendation) -> None:
     note += f" · *: Pareto set of {len(front)}" if front else ""
     console.print(Text(note, style="dim"))
     for goal in found.goals:
-        console.print(Text(_sentence(found, goal), style="bold"))
+        console.print(Text(sentence(found, goal), style="bold"))
     if found.left_out:
         names = ", ".join(map(printable, found.left_out))
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
@@ -82,7 +82,8 @@ def _name(configuration: Configuration, *, best: bool) -> Text:
     return Text(printable(configuration.label) + mark, style="bold" if best else "")
 
 
-def _sentence(found: Recommendation, goal: Goal) -> str:
+def sentence(found: Recommendation, goal: Goal) -> str:
+    """Return which configuration is best by a goal, and how it compares with the first, for people."""
     best, first = found.configurations[goal.best], found.configurations[0]
     figure, metric = best.figures[goal.metric], by_key(goal.metric)
     line = f"{_TITLES[goal.metric]}: {printable(best.label)}, {show(figure.value, metric.unit)}"

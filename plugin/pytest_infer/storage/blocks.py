@@ -20,6 +20,14 @@ class _Rows(msgspec.Struct, frozen=True):
     benchmarks: tuple[_Row, ...]
 
 
+class _Whole(msgspec.Struct, frozen=True):
+    gate: dict[str, Any] | None = None
+
+
+class _Run(msgspec.Struct, frozen=True):
+    pytest_infer: _Whole = _Whole()
+
+
 def of_run(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the blocks of the `total` rows in a run file; raise StorageError for a file that is none."""
     try:
@@ -30,3 +38,11 @@ def of_run(path: Path) -> tuple[dict[str, Any], ...]:
     for block in found:
         refuse_newer(path, int(block.get("schema", 0)))
     return tuple(block for block in found if block.get("phase") == "total")
+
+
+def gate_of(path: Path) -> dict[str, Any] | None:
+    """Return the whole mark of a run's gate, with the judgements that pytest's own keeps; None where it had none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Run).pytest_infer.gate
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StorageError(f"{path}: not a run of pytest-benchmark: {error}") from error

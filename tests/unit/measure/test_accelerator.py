@@ -92,6 +92,14 @@ def test_torch_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert accelerator.names() == ()
 
 
+def test_a_device_that_another_process_has_for_itself(cuda: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_device: int) -> str:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr(cuda, "get_device_name", busy)
+    assert accelerator.names() == ()
+
+
 def test_torch_is_not_loaded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     memory = DeviceMemory()

@@ -74,5 +74,25 @@ def test_each_pitfall_shows_its_numbers(machine, state, words) -> None:
     assert words in found.evidence
 
 
+@pytest.mark.parametrize(
+    ("machine", "state", "threads"),
+    [
+        ({}, {}, 4),
+        ({"logical_cores": 16, "affinity_cores": 16, "physical_cores": 8}, {}, 8),
+        ({"logical_cores": 16, "affinity_cores": 3, "physical_cores": 8}, {}, 3),
+        ({"logical_cores": 16, "affinity_cores": None, "physical_cores": None}, {}, 16),
+        ({"logical_cores": 16, "affinity_cores": 16, "physical_cores": 8}, {"threads": 12}, 12),
+        ({"logical_cores": None, "affinity_cores": None, "physical_cores": None}, {}, None),
+    ],
+)
+def test_torch_starts_a_thread_a_physical_core(machine, state, threads) -> None:
+    assert pitfalls.torch_threads(info(**machine), Host(**state)) == threads
+
+
+def test_a_quota_as_large_as_the_physical_cores_starts_no_thread_too_many() -> None:
+    machine = info(logical_cores=16, affinity_cores=16, physical_cores=8, quota_cores=8.0, usable_cores=8.0)
+    assert not any("PyTorch starts" in found.evidence for found in pitfalls.find(machine, Host()))
+
+
 def test_a_quiet_machine_has_none() -> None:
     assert pitfalls.find(info(governor="performance"), Host(threads=4, busy_cores=0.01)) == ()

@@ -56,7 +56,7 @@ def test_a_sample_that_is_missing_or_lacks_the_value_is_never_zero() -> None:
     for before, after in (({"n": 1.0}, gone), (gone, {"n": 1.0})):
         reading = difference(before, after, "n", "here")
         assert (reading.value, reading.reason) == (None, "denied")
-    assert difference({"n": 1}, {"m": 1}, "n", "here").reason == "this system does not tell n"
+    assert difference({"n": 1}, {"m": 1}, "n", "here").reason == "this system does not tell here"
     assert now(gone, "n", "here").reason == "denied"
     assert now({"m": 1}, "n", "here").value is None
     assert now({"n": 0}, "n", "here").value == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure import cgroup, probe
+from pytest_infer.measure import host, probe
+from pytest_infer.measure.kept import Missing
 from pytest_infer.measure.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
 
 
@@ -51,7 +53,8 @@ def test_a_slow_machine_still_reads_everything_once(machine: Machine) -> None:
 
 def test_what_waiting_for_the_device_takes_counts(machine: Machine) -> None:
     rates = probe.timed_reads([lambda: None], 1000, machine.spending(1_000_000_000), machine.now)
-    assert rates == [1000]
+    assert rates == [1000, 1000]  # twice, however slow: one read has no spread
+    assert probe.summarized(rates) == (1000, 0)
 
 
 @pytest.mark.parametrize("flops_per_s", [1e9, 180e9, 5e12, 1e15])
@@ -104,12 +107,25 @@ def test_the_buffer(caches: dict[str, int], free: int, expected: int | None) -> 
     assert size is None or size % SLICE_BYTES == 0
 
 
-def test_a_containers_limit_counts(groups, proc) -> None:
-    groups.limit(groups.mount("cgroup2", "", "/"), memory_max=str(10**15))
-    unlimited = probe.available_bytes(cgroup.discover(proc.root))
-    assert unlimited > 0
-    groups.limit(groups.root / "unified", memory_max="4096")
-    assert probe.available_bytes(cgroup.discover(proc.root)) < 4096
+def test_what_a_container_leaves_is_the_limit_of_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 300 MiB are free, a quarter of which is less than the smallest buffer.
+    monkeypatch.setattr(host, "available_bytes", lambda: 300 << 20)
+    made = probe.measure(1)
+    assert isinstance(made, Missing)
+    assert "256 MiB" in made.reason
+
+
+def test_an_accelerator_reads_its_buffer_at_once() -> None:
+    assert probe.slice_size("cpu", MOST_BYTES) == SLICE_BYTES
+    # 1 GiB takes 300 µs at 3 TB/s; of 32 MiB the start of a kernel, some 10 µs, would be half of the time.
+    assert probe.slice_size("cuda:0", MOST_BYTES) == MOST_BYTES
+    assert probe.slice_size("mps:0", MOST_BYTES) == MOST_BYTES
+
+
+def test_a_torch_that_does_not_tell_its_instructions() -> None:
+    assert probe.instructions(SimpleNamespace(cpu=SimpleNamespace())) == ()
+    told = SimpleNamespace(cpu=SimpleNamespace(get_capabilities=lambda: {"avx2": True, "amx": False, "l1": 32768}))
+    assert probe.instructions(told) == ("avx2",)
 
 
 def test_a_boot_has_one_name(proc) -> None:

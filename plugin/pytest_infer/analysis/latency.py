@@ -1,0 +1,79 @@
+"""Inter-token latencies of a test's rounds put together: over the position of the token, and as a distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Stamps = npt.NDArray[np.int64]
+"""The ticks of one round, nanoseconds since its start."""
+
+_NS = 1e9
+BINS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Gaps by position, seconds: the median, least and most of all rounds that reach it.
+
+    `position[i]` is the number of the tick that ends the first gap of entry i, counted from 1; `width` gaps that follow
+    each other are one entry, and `last` is the number of the last tick of all.
+    """
+
+    position: tuple[int, ...]
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    width: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How many gaps of all rounds lie between `edges[i]` and `edges[i + 1]` seconds; `beyond` are longer than all."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    beyond: int
+
+
+def gaps(rounds: Sequence[Stamps]) -> list[npt.NDArray[np.float64]]:
+    """Return the gaps between ticks of each round, seconds; rounds of fewer than two ticks have none."""
+    return [np.diff(stamps) / _NS for stamps in rounds]
+
+
+def band(rounds: Sequence[Stamps], most: int) -> Band | None:
+    """Return the gaps by position in at most `most` entries; None where no round has two ticks."""
+    found = gaps(rounds)
+    longest = max((len(one) for one in found), default=0)
+    if not longest:
+        return None
+    width = -(-longest // most)
+    table = np.full((len(found), -(-longest // width) * width), np.nan)
+    for row, one in zip(table, found, strict=True):
+        row[: len(one)] = one
+    entries = table.reshape(len(found), -1, width).transpose(1, 0, 2).reshape(table.shape[1] // width, -1)
+    return Band(
+        position=tuple(range(2, longest + 2, width)),
+        median=tuple(np.nanmedian(entries, axis=1).tolist()),
+        low=tuple(np.nanmin(entries, axis=1).tolist()),
+        high=tuple(np.nanmax(entries, axis=1).tolist()),
+        width=width,
+        last=longest + 1,
+    )
+
+
+def histogram(rounds: Sequence[Stamps], bins: int = BINS) -> Histogram | None:
+    """Return the distribution of all rounds' gaps, up to 1.5 times the 99th percentile; None where there are none."""
+    every = np.concatenate([np.empty(0), *gaps(rounds)])
+    if not len(every):
+        return None
+    low, top = float(every.min()), min(float(every.max()), 1.5 * float(np.percentile(every, 99)))
+    edges = np.linspace(low, top if top > low else low * 1.01 + 1e-9, bins + 1)
+    counts, _ = np.histogram(every, edges)
+    return Histogram(
+        edges=tuple(edges.tolist()), counts=tuple(counts.tolist()), beyond=int(len(every) - int(counts.sum()))
+    )

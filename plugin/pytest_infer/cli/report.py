@@ -1,0 +1,63 @@
+"""`pytest-infer report`: stored runs as one HTML file that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_infer.analysis import fingerprint
+from pytest_infer.analysis.verdicts import CONFIDENCE, Exit
+from pytest_infer.cli import compare
+from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say
+from pytest_infer.errors import InferError
+from pytest_infer.report.text import printable
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN…",
+            help="The run to show, or the runs to compare, the earlier one first: numbers, commits, branches, tags, "
+            "paths, baseline:NAME, latest~1; default: the newest.",
+        ),
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    allow_different: AllowDifferent = None,
+    confidence: Confidence = CONFIDENCE,
+    storage: Storage = None,
+) -> None:
+    """Write runs as one HTML file: the last RUN in full, compared with the first, and the history that led to it."""
+    # Imported late: other commands need no templates.
+    from pytest_infer.report.html import page  # noqa: PLC0415
+    from pytest_infer.report.html.comparison import Compared  # noqa: PLC0415
+
+    try:
+        fingerprint.check_allowed(allow_different or ())
+        history = open_history(storage)
+        if not runs and not history.runs:
+            say(f"no run in {history.folder}: pytest bench --benchmark-autosave makes one")
+            raise typer.Exit(Exit.NOTHING.value)
+        chosen = [history.select(name) for name in (runs or ["latest"])]
+        compared = [
+            Compared(
+                before=chosen[0].label,
+                after=other.label,
+                judgements=tuple(
+                    compare.judged(
+                        history, chosen[0], other, allowed=tuple(allow_different or ()), confidence=confidence
+                    )
+                ),
+                confidence=confidence,
+            )
+            for other in chosen[1:]
+        ]
+        page.write(output, chosen[-1], history.runs, compared)
+    except InferError as error:
+        refuse(str(error))
+    out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")

@@ -1,0 +1,47 @@
+"""What is asked of a prompt's rounds, and who decides when each of them is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_infer.measure import rounds
+from pytest_infer.records import PromptInfo, PromptRecord, Round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One prompt to measure: which, how often, with what, and who is told of it."""
+
+    nodeid: str
+    prompt: PromptInfo
+    plan: rounds.Plan
+    runner: rounds.Runner
+    watch: rounds.Watcher
+    threads: int | None = None
+
+
+class Loop(Protocol):
+    """Who decides when a round is run."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds of one prompt."""
+
+    def finished(self, record: PromptRecord) -> None:
+        """Take the record, which is stored by now."""
+
+
+class Alone:
+    """Rounds one after the other, with nobody to wait for."""
+
+    def measure(self, task: Task) -> rounds.Measured:
+        """Run the rounds as planned."""
+        return rounds.measure(task.runner, task.plan, task.watch)
+
+    def finished(self, record: PromptRecord) -> None:
+        """Do nothing with it."""
+
+
+Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
+"""Asked after each block of pairs, base rounds first: do they say enough already?"""

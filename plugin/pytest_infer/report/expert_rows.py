@@ -1,0 +1,109 @@
+"""The tests of a stored run whose expert usage can be shown, and what is worked with of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+from pytest_infer.errors import StorageError
+from pytest_infer.report.text import printable
+from pytest_infer.storage import sidecar
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.rows import Row
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.census import Census
+    from pytest_infer.analysis.expert_view import Prompt
+
+
+def recorded(run: Run, keyword: str | None = None) -> tuple[list[Row], list[str]]:
+    """Return the tests of a run whose expert usage adds up, and a line for each whose usage does not.
+
+    Raises StorageError where they are of several models.
+    """
+    found, left_out = [], []
+    for row in run.rows:
+        usage = row.experts
+        if usage.counts is None or (keyword is not None and keyword not in row.test):
+            continue
+        if usage.check not in (None, "passed"):
+            left_out.append(f"{row.test}: {usage.check}")
+        else:
+            found.append(row)
+    models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
+    if len(models) > 1:
+        names = ", ".join(sorted(printable(str(name)) for name, _ in models))
+        raise StorageError(f"run {run.label} holds expert usage of several models ({names}); choose tests with -k")
+    return found, left_out
+
+
+def why_nothing(run: Run, keyword: str | None = None) -> str:
+    """Return the line that says why a run has no expert usage to show."""
+    rows = [row for row in run.rows if keyword is None or keyword in row.test]
+    if not rows:
+        return f"run {run.label} has no test whose name holds {printable(keyword or '')!r}"
+    reasons = Counter(_reason(row) for row in rows)
+    return f"no expert usage in run {run.label}: {'; '.join(printable(reason) for reason, _ in reasons.most_common(3))}"
+
+
+def _reason(row: Row) -> str:
+    if row.plain:
+        return "it is pytest-benchmark's own, not measured with `infer`"
+    usage = row.experts
+    if usage.counts is not None:
+        return f"selections do not add up ({usage.check})"
+    return usage.absent or "not recorded"
+
+
+def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
+    """Return what is worked with: each test's census, and its trace from the run's sidecar where it kept one.
+
+    Tests go by their prompts' names, or by their own where several have one prompt.
+    """
+    from pytest_infer.analysis import census  # noqa: PLC0415
+    from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
+
+    arrays = _arrays(run) if any(row.experts.trace for row in rows) else {}
+    times = Counter(row.name for row in rows)
+    found = []
+    for row in rows:
+        taken = census.of(row.experts)
+        if taken is None:
+            continue
+        found.append(
+            Prompt(
+                name=row.name if times[row.name] == 1 else row.test,
+                census=taken,
+                tags=tuple(map(str, row.prompt.get("tags", ()))),
+                group=row.prompt.get("group"),
+                weights=row.experts.weights,
+                trace=_trace(arrays, row, [site.name for site in taken.sites]),
+            )
+        )
+    return found
+
+
+def _arrays(run: Run) -> dict[str, Any]:
+    try:
+        return sidecar.read(run.path)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise StorageError(f"{sidecar.path_for(run.path)} cannot be read: {error}") from error
+
+
+def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
+    if not row.experts.trace:
+        return None
+    found = [arrays.get(sidecar.expert_key(row.test, site)) for site in sites]
+    return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)
+
+
+def distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
+    """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
+    from pytest_infer.analysis import census  # noqa: PLC0415
+
+    found: dict[str, list[Census]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(prompt.census)
+    return [census.merged(parts) for parts in found.values()]

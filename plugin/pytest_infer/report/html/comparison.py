@@ -1,0 +1,233 @@
+"""Comparisons: every figure before and after, its interval drawn and in numbers, and the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pytest_infer.analysis.verdicts import CONFIDENCE, Judgement, Verdict
+from pytest_infer.errors import OptionError
+from pytest_infer.metrics import Metric, by_key
+from pytest_infer.report import comparison
+from pytest_infer.report.html.parts import Cell, Head, Interval, Item, Section, Table, anchor
+
+_BAD = (Verdict.REGRESSED, Verdict.MISSING)
+_WIDTH = 120.0
+"""Of the drawing of an interval."""
+_WIDEST = 1.0
+"""Intervals are drawn to ± 100 % at most; the numbers beside them say the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Judgements of one run against another (or against what a gate found), to be shown."""
+
+    before: str
+    after: str
+    judgements: tuple[Judgement, ...]
+    confidence: float = CONFIDENCE
+
+
+class _Flat(msgspec.Struct, frozen=True):
+    """A judgement as `report.exports.flat` stores it."""
+
+    test: str
+    prompt: str
+    metric: str | None = None
+    rule: str | None = None
+    before: float | str | None = None
+    after: float | str | None = None
+    change_low: float | None = None
+    change: float | None = None
+    change_high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    rounds: tuple[int, int] | None = None
+    threshold: float | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+
+
+class _Gate(msgspec.Struct, frozen=True):
+    against: str | None = None
+    judgements: tuple[_Flat, ...] = ()
+
+
+def of_gate(mark: Mapping[str, Any] | None, after: str) -> Compared | None:
+    """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
+    try:
+        gate = msgspec.convert(mark or {}, _Gate)
+    except msgspec.ValidationError:
+        return None
+    if not gate.judgements:
+        return None
+    found = tuple(map(_judgement, gate.judgements))
+    return Compared(before=gate.against or "bounds only", after=after, judgements=found)
+
+
+def _judgement(flat: _Flat) -> Judgement:
+    return Judgement(
+        test=flat.test,
+        name=flat.prompt,
+        verdict=flat.verdict,
+        metric=_metric(flat.metric),
+        rule=flat.rule,
+        before=flat.before,
+        after=flat.after,
+        low=flat.change_low,
+        mid=flat.change,
+        high=flat.change_high,
+        p=flat.p,
+        p_adjusted=flat.p_adjusted,
+        threshold=flat.threshold,
+        reason=flat.reason,
+        rounds=flat.rounds,
+    )
+
+
+def _metric(key: str | None) -> Metric | None:
+    try:
+        return None if key is None else by_key(key)
+    except OptionError:
+        return None  # of a version that measured more than this one
+
+
+def section(compared: Sequence[Compared]) -> Section:
+    """Return the section of all comparisons."""
+    if not compared:
+        why = "one run is shown and no gate judged it; `pytest-infer report A B` compares two"
+        return Section(key="comparison", title="Comparison", absent=why)
+    items = [item for number, one in enumerate(compared, 1) for item in _items(one, number)]
+    return Section(key="comparison", title="Comparison", items=tuple(items))
+
+
+def _items(one: Compared, number: int) -> list[Item]:
+    title = comparison.titles(one.judgements)
+    shown = comparison.worth_showing(one.judgements, None)
+    kept = {id(j) for j in shown}
+    rest = [j for j in one.judgements if id(j) not in kept]
+    lead = f"{100 * one.confidence:g} % intervals; the change is that of the figure, after / before − 1."
+    items = [
+        Item(
+            title=f"{one.before} → {one.after}",
+            key=f"comparison-{number}",
+            text=(lead,),
+            tables=(_table("The figures asked for first, and whatever else changed", shown, title),) if shown else (),
+        )
+    ]
+    if reasons := _reasons(one.judgements):
+        items.append(Item(title="Why some verdicts could not be given", text=tuple(reasons), folded=True))
+    if rest:
+        items.append(Item(title="All other figures", tables=(_table("All other figures", rest, title),), folded=True))
+    return items
+
+
+def _reasons(judgements: Iterable[Judgement]) -> list[str]:
+    """Return why verdicts could not be given, the most frequent first."""
+    found = Counter(f"{j.verdict.value}: {j.reason}" for j in judgements if j.verdict is not None and j.reason)
+    return [f"{reason}{f' ({times}×)' if times > 1 else ''}" for reason, times in found.most_common(6)]
+
+
+def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Return what the overview says first of each comparison: how many of each verdict, and what changed."""
+    found = []
+    for number, one in enumerate(compared, 1):
+        counts = Counter(j.verdict for j in one.judgements if j.verdict is not None)
+        title = comparison.titles(one.judgements)
+        first = [j for j in one.judgements if j.verdict in (*_BAD, Verdict.IMPROVED)]
+        most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
+        first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
+        worst = next((kind for kind in (*_BAD, Verdict.INCONCLUSIVE, Verdict.IMPROVED) if counts[kind]), None)
+        found.append(
+            {
+                "title": f"{one.before} → {one.after}",
+                "key": f"comparison-{number}",
+                "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
+                "says": _says(counts, worst),
+                "look": worst.value if worst is not None else "unchanged",
+                "table": _table("What changed", first[:12], title) if first else None,
+                "more": max(0, len(first) - 12),
+            }
+        )
+    return found
+
+
+def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
+    bad = sum(counts.get(kind, 0) for kind in _BAD)
+    if bad:
+        said = " or ".join(kind.value for kind in _BAD if counts.get(kind))
+        return f"{bad} figure{'s' if bad > 1 else ''} {said}"
+    if worst is Verdict.INCONCLUSIVE:
+        return "No regression found, but not everything can be said"
+    if worst is Verdict.IMPROVED:
+        return f"{counts.get(Verdict.IMPROVED, 0)} improved, nothing regressed"
+    return "Nothing changed" if counts.get(Verdict.UNCHANGED) else "Nothing could be compared"
+
+
+def _table(caption: str, judgements: Sequence[Judgement], title: Mapping[str, str]) -> Table:
+    widest = _widest(judgements)
+    rows = []
+    last = None
+    for j in judgements:
+        name = title[j.test]
+        metric = j.metric
+        rows.append(
+            (
+                Cell(text=name, look="same" if name == last else ""),
+                Cell(text=comparison.label(j) or "test", link=None if metric is None else anchor(metric.key)),
+                Cell(text=comparison.values(j)),
+                Cell(text=comparison.change(j)),
+                Cell(text="", drawn=_drawn(j, widest)),
+                Cell(text=comparison.p_value(j.p)),
+                _verdict(j),
+            )
+        )
+        last = name
+    scale = f"± {100 * widest:.3g} %"
+    heads = (
+        Head(text="prompt", number=False),
+        Head(text="figure", number=False),
+        Head(text="before → after"),
+        Head(text="change", unit="%", define=anchor("interval")),
+        Head(text="drawn", unit=scale, define=anchor("interval"), number=False),
+        Head(text="p", define=anchor("p")),
+        Head(text="verdict", define=anchor("verdict"), number=False),
+    )
+    return Table(caption=caption, heads=heads, rows=tuple(rows))
+
+
+def _verdict(j: Judgement) -> Cell:
+    if j.verdict is None:
+        return Cell(text="", note=j.reason)
+    return Cell(text=j.verdict.value, look=f"pill {j.verdict.value}", note=j.reason)
+
+
+def _widest(judgements: Iterable[Judgement]) -> float:
+    """Return how far the drawings reach: to the ends of three intervals in four, and to every change found."""
+    ends = sorted(max(abs(j.low), abs(j.high)) for j in judgements if j.low is not None and j.high is not None)
+    found = [abs(j.mid) for j in judgements if j.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and j.mid is not None]
+    most = [ends[int(0.75 * (len(ends) - 1))]] if ends else []
+    return min(_WIDEST, 1.1 * max([*most, *(1.2 * change for change in found)], default=0.0)) or 0.01
+
+
+def _drawn(j: Judgement, widest: float) -> Interval | None:
+    if j.mid is None or j.low is None or j.high is None:
+        return None
+
+    def at(change: float) -> float:
+        return round(_WIDTH / 2 * (1 + max(-1.0, min(1.0, change / widest))), 1)
+
+    limit = j.threshold
+    band = None if limit is None else (at(-limit), at(limit))
+    return Interval(
+        low=at(j.low),
+        mid=at(j.mid),
+        high=at(j.high),
+        zero=at(0),
+        threshold=band,
+        look=j.verdict.value if j.verdict else "",
+    )

@@ -1,0 +1,206 @@
+"""Experts: the map of layers and experts with the run file's own counts, coverage, placement, and skew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_infer.errors import InferError
+from pytest_infer.report import expert_rows, experts
+from pytest_infer.report.html import placing
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points
+from pytest_infer.report.html.stored import Stored
+from pytest_infer.storage.rows import Row, Site
+from pytest_infer.units import NONE, count, significant
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.coverage import Coverage
+    from pytest_infer.analysis.expert_view import Prompt, View
+
+MOST_NUMBERS = 700_000
+"""Selections a prompt are left out above so many numbers: the whole report must stay small."""
+_TOP = 8
+
+
+def section(stored: Stored) -> Section:
+    """Return what a run tells of its experts, or why it tells nothing."""
+    title = "Experts"
+    try:
+        rows, left_out = expert_rows.recorded(stored.run)
+        if not rows:
+            return Section(key="experts", title=title, absent=expert_rows.why_nothing(stored.run))
+        prompts = expert_rows.prompts_of(stored.run, rows)
+        items = _items(rows, prompts)
+    except InferError as error:
+        return Section(key="experts", title=title, absent=str(error))
+    if left_out:
+        items.append(Item(title="Left out", text=tuple(left_out)))
+    return Section(key="experts", title=title, items=tuple(items))
+
+
+def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
+    from pytest_infer.analysis import coverage, expert_view  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis.census import Phase  # noqa: PLC0415
+
+    phase = Phase.DECODE if any(prompt.census.decode_tokens for prompt in prompts) else Phase.PREFILL
+    view = expert_view.view(prompts, phase, expert_view.By.PROMPT)
+    items = [
+        Item(text=(experts.about(view), *experts.remarks(view)), charts=(_heat(view, prompts),)),
+        Item(title="Hottest and coldest", tables=(_list(view),)),
+    ]
+    curve = coverage.over_layers(view.usages)
+    if curve is not None:
+        items.append(Item(charts=(_coverage(curve),)))
+    items.append(placing.item(rows, prompts, phase))
+    items.append(Item(title="Layers", tables=(_layers(view),), folded=True))
+    return items
+
+
+def _heat(view: View, prompts: Sequence[Prompt]) -> Chart:
+    sites, census = view.census.sites, view.census
+    titles = experts.site_titles(sites)
+    every = [("all prompts", census), *((prompt.name, prompt.census) for prompt in prompts)]
+    numbers = sum(site.slots for site in sites) * 2 * len(every)
+    shown = every if numbers <= MOST_NUMBERS and len(every) > 2 else every[:1]
+    left = "" if shown is every or len(every) == 2 else "; each prompt's own map is left out for its size"
+    whose = {"decode": "generated", "prefill": "prompt"}[view.phase.value]
+    choices = [
+        {
+            "name": name,
+            "decode": [site.tolist() for site in one.decode],
+            "prefill": [site.tolist() for site in one.prefill],
+            "tokens": {"decode": one.decode_tokens, "prefill": one.prefill_tokens},
+        }
+        for name, one in shown
+    ]
+    return Chart(
+        key="heat",
+        title="Selections by layer and expert",
+        says=(
+            f"Colour: an expert's selections / the mean of its layer, so 1 is the fair share. The numbers are the run "
+            f"file's own counts, of {whose} tokens at first{left}."
+        ),
+        data={
+            "kind": "heat",
+            "layers": titles,
+            "experts": [site.experts for site in sites],
+            "phase": view.phase.value,
+            "choices": choices,
+        },
+        table=_counts(view, titles, whose),
+        define=(("selections", anchor("selections")),),
+        tall=len(sites) > 16,
+    )
+
+
+def _counts(view: View, titles: Sequence[str], whose: str) -> Table:
+    most = max(len(usage.counts) for usage in view.usages)
+    heads = (Head(text="layer", number=False), *(Head(text=f"E{number}") for number in range(most)))
+    rows = tuple(
+        (
+            Cell(text=title),
+            *(Cell(text=count(n)) for n in usage.counts.tolist()),
+            *(Cell(text=NONE),) * (most - len(usage.counts)),
+        )
+        for title, usage in zip(titles, view.usages, strict=True)
+    )
+    return Table(caption=f"Selections by {whose} tokens of all prompts", heads=heads, rows=rows)
+
+
+def _list(view: View) -> Table:
+    named = experts.labels(view.census.sites)
+    hottest, coldest = experts.chosen(view, _TOP)
+    gates = any(expert.gate is not None for expert in view.experts)
+    rows = tuple(
+        (
+            Cell(text=f"{named[expert.site.name].strip()}E{expert.expert}"),
+            Cell(text=count(expert.times)),
+            Cell(text=f"{100 * expert.share:.1f}"),
+            Cell(text=f"{100 * expert.low:.1f}–{100 * expert.high:.1f}"),
+            Cell(text=f"{expert.ratio:.2f}"),
+            *([Cell(text=NONE if expert.gate is None else f"{expert.gate:.2f}")] if gates else []),
+            Cell(
+                text=experts.mark(expert),
+                look=f"pill {'hot' if expert.hot else 'cold' if expert.cold else 'unchanged'}",
+            ),
+        )
+        for expert in (*hottest, *reversed(coldest))
+    )
+    heads = (
+        Head(text="expert", number=False),
+        Head(text="selections", define=anchor("selections")),
+        Head(text="share", unit="%", define=anchor("share")),
+        Head(text="95 % interval", unit="%", define=anchor("share")),
+        Head(text="× fair", define=anchor("fair")),
+        *([Head(text="mean gate", define=anchor("gate"))] if gates else []),
+        Head(text="hot or cold", number=False, define=anchor("hot")),
+    )
+    return Table(caption="Experts by their share of their layer's selections", quiet=True, heads=heads, rows=rows)
+
+
+def _coverage(curve: Coverage) -> Chart:
+    tenths = [min(range(len(curve.part)), key=lambda n, t=tenth: abs(curve.part[n] - t / 10)) for tenth in range(1, 11)]  # type: ignore[misc]
+    rows = tuple(
+        (Cell(text=percent(curve.part[n])), *(Cell(text=percent(of[n])) for of in (curve.mean, curve.low, curve.high)))
+        for n in dict.fromkeys(tenths)
+    )
+    quarter = min(range(len(curve.part)), key=lambda n: abs(curve.part[n] - 0.25))
+    return Chart(
+        key="coverage",
+        title="Coverage: what the most used experts serve",
+        says=(
+            f"The most used {percent(curve.part[quarter])} % of a layer's experts serve "
+            f"{percent(curve.mean[quarter])} % of its selections, mean of the layers. The diagonal is even use."
+        ),
+        data={
+            "kind": "lines",
+            "x": {"name": "experts of a layer, the most used first", "unit": "%", "values": points(curve.part, 0.01)},
+            "y": {"name": "selections served", "unit": "%", "top": 100},
+            "series": [
+                {"name": "mean of the layers", "values": points(curve.mean, 0.01), "look": "strong"},
+                {"name": "least layer", "values": points(curve.low, 0.01), "look": "thin"},
+                {"name": "most layer", "values": points(curve.high, 0.01), "look": "thin"},
+                {"name": "even use", "values": points(curve.part, 0.01), "look": "dashed"},
+            ],
+        },
+        table=Table(
+            caption="Share of selections served",
+            heads=tuple(
+                Head(text=text, unit="%", define=anchor("coverage") if number else None)
+                for number, text in enumerate(("experts", "mean", "least layer", "most layer"))
+            ),
+            rows=rows,
+        ),
+        define=(("coverage", anchor("coverage")),),
+    )
+
+
+def _layers(view: View) -> Table:
+    from pytest_infer.analysis import skew  # noqa: PLC0415
+
+    titles = experts.site_titles(view.census.sites)
+    rows = tuple(
+        (
+            Cell(text=title),
+            Cell(text=_shape(usage.site)),
+            *(_figure(usage.figures, usage.expected, figure.key) for figure in skew.FIGURES),
+        )
+        for title, usage in zip(titles, view.usages, strict=True)
+    )
+    heads = (
+        Head(text="layer", number=False),
+        Head(text="experts"),
+        *(Head(text=figure.label, define=anchor(f"skew-{figure.key}")) for figure in skew.FIGURES),
+    )
+    return Table(caption="Skew of each layer, beside what uniform routing would show by chance", heads=heads, rows=rows)
+
+
+def _shape(site: Site) -> str:
+    return f"{site.experts}, top {site.k}"
+
+
+def _figure(figures: Mapping[str, float], expected: Mapping[str, Any], key: str) -> Cell:
+    value, null = figures.get(key), expected.get(key)
+    if value is None:
+        return Cell(text=NONE)
+    return Cell(text=significant(value) + ("" if null is None else f" / {significant(null.mean)}"))

@@ -1,0 +1,92 @@
+"""The definitions that everything shown links to: the table of metrics, and the terms that are no metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_infer.metrics import METRICS
+from pytest_infer.report.html.parts import anchor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One definition; a metric has its unit, key, direction and source too."""
+
+    anchor: str
+    term: str
+    definition: str
+    unit: str = ""
+    better: str = ""
+    source: str = ""
+    key: str = ""
+
+
+_TERMS = {
+    "itl": ("ITL", "inter-token latency: the gap between two ticks, that is, between two tokens becoming available"),
+    "sd": ("± sd", "sample standard deviation over the timed rounds, or over the prompts below a suite's mean"),
+    "quality": ("quality", "exact unless it says sampled (from samples of a changing quantity) or estimated"),
+    "timeline": (
+        "timeline",
+        "what a helper process sampled in the profile round, which is never timed; memory is this process's resident "
+        "size, busy cores are those of the machine, whatever ran there",
+    ),
+    "interval": (
+        "change and interval",
+        "[low middle high] of after / before − 1; the line drawn runs from low to high, the dot is the middle, the "
+        "shaded band the threshold; docs/statistics.md says what each interval rests on",
+    ),
+    "p": (
+        "p",
+        "two-sided: how often chance alone shows as much; what decides is this figure corrected for all rows judged "
+        "together (Holm)",
+    ),
+    "verdict": (
+        "verdict",
+        "regressed or improved: significant and larger than the threshold; unchanged: the interval excludes a "
+        "regression; inconclusive: neither; incomparable: the runs differ in what matters",
+    ),
+    "change-point": (
+        "change point",
+        "the first run since which the median has been at another level (p < 0.001 and medians 3 % apart), after "
+        "Hunter (Fleming et al. 2023)",
+    ),
+    "selections": ("selections", "how often tokens chose an expert in one layer; a token chooses top-k of them"),
+    "share": ("share", "an expert's selections / all of its layer; the interval is Wilson's, 95 %"),
+    "fair": ("× fair", "an expert's selections / the mean of its layer: 1 is even use"),
+    "gate": ("mean gate", "the mean weight that the router gave the expert when it was selected"),
+    "hot": ("hot, cold", "differs from its fair share beyond chance, corrected for the number of experts"),
+    "coverage": ("coverage", "the share of a layer's selections that its m most used experts serve"),
+    "placement": (
+        "placement",
+        "which experts a GPU's memory holds: by frequency (most selected first), whole layers, first layers, or "
+        "random; the share of expert reads that they serve is measured on the half of the prompts not planned from",
+    ),
+    "pareto": (
+        "Pareto set",
+        "the configurations that no other one beats or equals in every figure at once",
+    ),
+    "configuration": ("configuration", "the values of the swept options, as given on the command line"),
+}
+
+
+def entries() -> Iterator[Entry]:
+    """Yield all definitions: metrics in the table's order, then terms, then figures of skew."""
+    for metric in METRICS:
+        yield Entry(
+            anchor=anchor(metric.key),
+            term=metric.label,
+            definition=metric.definition,
+            unit=metric.unit.value,
+            better=metric.direction.value,
+            source=metric.source,
+            key=metric.key,
+        )
+    for key, (term, definition) in _TERMS.items():
+        yield Entry(anchor=anchor(key), term=term, definition=definition)
+    from pytest_infer.analysis import skew  # noqa: PLC0415 - numpy is loaded where it is needed
+
+    for figure in skew.FIGURES:
+        yield Entry(
+            anchor=anchor(f"skew-{figure.key}"), term=figure.label, definition=figure.definition, source=figure.source
+        )

@@ -1,0 +1,203 @@
+"""The trend of each metric over the stored runs, with the runs since which it has been at another level."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_infer.errors import StorageError
+from pytest_infer.metrics import Metric, by_key
+from pytest_infer.report.comparison import PRIMARY, p_value, share
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
+from pytest_infer.storage.code import subjects
+from pytest_infer.storage.heads import Run
+from pytest_infer.units import NONE, Unit, scale_of, show
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.trends import Shift
+
+MOST_RUNS = 200
+METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT)
+
+Series = Mapping[tuple[str, str], Sequence[tuple[Run, "float | str"]]]
+
+
+def section(runs: Sequence[Run]) -> Section:
+    """Return the history up to the newest of the runs, which are oldest first."""
+    title = "History"
+    shown = [run for run in runs if not run.plain][-MOST_RUNS:]
+    if len(shown) < 2:
+        why = "the storage holds no other run: a trend needs two, and change points six"
+        return Section(key="history", title=title, absent=why)
+    from pytest_infer.analysis import trends  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+
+    try:
+        series = trends.series(shown, METRICS)
+        shifts = trends.of_series(shown, series, METRICS)
+    except StorageError as error:
+        return Section(key="history", title=title, absent=str(error))
+    messages = subjects({run.commit for run in shown if run.commit})
+    items = _changes(shifts, messages)
+    names = {row.test: row.name for row in shown[-1].rows}
+    charts = [_trend(metric, names, series, shown, shifts, messages) for metric in METRICS]
+    items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
+    items.append(Item(title="Runs", tables=(_runs(shown, messages),), folded=True))
+    return Section(key="history", title=title, items=tuple(items))
+
+
+def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]:
+    """Return the change points, those of one metric since one run together, and behind them each on its own."""
+    if not shifts:
+        return [Item(title="Change points", text=("No change points: every metric has stayed at its level.",))]
+    together: dict[tuple[Any, str], list[Shift]] = {}
+    for shift in shifts:
+        together.setdefault((shift.run.path, shift.metric.key), []).append(shift)
+    single = all(len(found) == 1 for found in together.values())
+    items = [
+        Item(
+            title="Change points",
+            tables=(_table_of_changes("Lasting changes, oldest first", together.values(), messages),),
+        )
+    ]
+    if not single:
+        every = _table_of_changes("Lasting changes, a row a prompt", [[shift] for shift in shifts], messages)
+        items.append(Item(title="Each prompt's change points", tables=(every,), folded=True))
+    return items
+
+
+def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], messages: Mapping[str, str]) -> Table:
+    rows, single = [], all(len(found) == 1 for found in groups)
+    last = None
+    for found in groups:
+        shift, changes = found[0], sorted(one.point.change for one in found)
+        unit = shift.metric.unit
+        look = "" if shift.worse is None else "worse" if all(one.worse for one in found) else "better"
+        look = look if len({one.worse for one in found}) == 1 else ""
+        ends = dict.fromkeys(share(change) for change in (changes[0], changes[-1]))
+        levels = f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"
+        rows.append(
+            (
+                Cell(text=shift.run.label, look="same" if shift.run == last else ""),
+                Cell(text="" if shift.run == last else messages.get(shift.run.commit or "", NONE), look="message"),
+                Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
+                Cell(text=shift.name if len(found) == 1 else f"{len(found)} prompts"),
+                *([Cell(text=levels)] if single else []),
+                Cell(text=" to ".join(ends), look=look),
+                Cell(text=p_value(max(one.point.p for one in found))),
+            )
+        )
+        last = shift.run
+    heads = (
+        Head(text="since", number=False, define=anchor("change-point")),
+        Head(text="commit message", number=False),
+        Head(text="figure", number=False),
+        Head(text="prompt", number=False),
+        *([Head(text="before → after")] if single else []),
+        Head(text="change", unit="%"),
+        Head(text="p", define=anchor("p")),
+    )
+    return Table(caption=caption, quiet=True, heads=heads, rows=tuple(rows))
+
+
+def _trend(
+    metric: Metric,
+    names: Mapping[str, str],
+    series: Series,
+    runs: Sequence[Run],
+    shifts: Sequence[Shift],
+    messages: Mapping[str, str],
+) -> Chart | None:
+    """Return the chart of a metric: one prompt at a time, chosen for all metrics together."""
+    tests = [test for test in names if len(series.get((test, metric.key), ())) > 1]
+    if not tests:
+        return None
+    place = {run.path: number for number, run in enumerate(runs)}
+    columns: dict[str, list[float | None]] = {}
+    for test in tests:
+        columns[test] = [None] * len(runs)
+        for run, value in series[test, metric.key]:
+            columns[test][place[run.path]] = None if isinstance(value, str) else float(value)
+    choices = []
+    for test in tests:
+        unit, scale = scale_of(columns[test], metric.unit)
+        mine = [s for s in shifts if s.metric.key == metric.key and s.name == names[test]]
+        choices.append(
+            {
+                "name": names[test],
+                "unit": unit,
+                "values": points(columns[test], scale, 5),
+                "levels": _levels(columns[test], mine, place, scale),
+                "changes": [{"at": place[s.run.path], "name": share(s.point.change), "worse": s.worse} for s in mine],
+            }
+        )
+    found = sum(len(choice["changes"]) for choice in choices)
+    better = metric.direction.value.capitalize()
+    said = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all prompts"
+    return Chart(
+        key=f"trend-{metric.key}",
+        title=metric.label,
+        says=f"Median of each of {len(runs)} runs, oldest first; {said}. {better} is better.",
+        data={"kind": "trend", "runs": [_run(run, messages) for run in runs], "choices": choices},
+        table=_table(metric, tests, names, columns, runs),
+        define=((metric.label, anchor(metric.key)), ("change points", anchor("change-point"))),
+        group="history",
+    )
+
+
+def _levels(
+    values: Sequence[float | None], shifts: Sequence[Shift], place: Mapping[Any, int], scale: float
+) -> list[dict[str, Any]]:
+    """Return the stretches between change points, each with the median of its runs."""
+    bounds = [0, *(place[shift.run.path] for shift in shifts), len(values)]
+    found = []
+    for start, end in itertools.pairwise(bounds):
+        known = [value for value in values[start:end] if value is not None]
+        if known and shifts:
+            found.append({"from": start, "to": end - 1, "value": points([statistics.median(known)], scale, 5)[0]})
+    return found
+
+
+def _run(run: Run, messages: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "name": run.number or run.path.stem[:12],
+        "says": " · ".join(
+            part for part in (run.label, f"{run.time:%Y-%m-%d %H:%M}", messages.get(run.commit or "")) if part
+        ),
+    }
+
+
+def _table(
+    metric: Metric,
+    tests: Sequence[str],
+    names: Mapping[str, str],
+    columns: Mapping[str, Sequence[float | None]],
+    runs: Sequence[Run],
+) -> Table:
+    unit, scale = scale_of([value for test in tests for value in columns[test]], metric.unit)
+    rows = tuple(
+        (Cell(text=run.label), *(Cell(text=short(columns[test][number], scale)) for test in tests))
+        for number, run in enumerate(runs)
+    )
+    heads = (Head(text="run", number=False), *(Head(text=names[test], unit=head(metric, unit).unit) for test in tests))
+    return Table(caption=f"{metric.label}, a row a run", heads=heads, rows=rows)
+
+
+def _runs(runs: Sequence[Run], messages: Mapping[str, str]) -> Table:
+    rows = tuple(
+        (
+            Cell(text=run.number or run.path.name),
+            Cell(text=f"{run.time:%Y-%m-%d %H:%M}"),
+            Cell(text=f"{(run.commit or NONE)[:8]}{'+' if run.dirty else ''}"),
+            Cell(text=messages.get(run.commit or "", NONE)),
+            Cell(text=run.branch or NONE),
+            Cell(text=str(run.tests)),
+            Cell(text=run.model or NONE),
+            Cell(text=run.gate.result if run.gate is not None else NONE),
+        )
+        for run in reversed(runs)
+    )
+    texts = ("run", "time (UTC)", "commit", "message", "branch", "tests", "model", "gate")
+    heads = tuple(Head(text=text, number=text == "tests") for text in texts)
+    return Table(caption="The runs, newest first; + marks uncommitted changes", heads=heads, rows=rows)

@@ -1,0 +1,174 @@
+"""The first section: verdicts if there are any, the suite in a table, where the time goes, what to look at twice."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from pytest_infer.analysis.advice import Advice
+from pytest_infer.metrics import by_key
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Note, Section, Table, anchor, head, points, short
+from pytest_infer.report.html.stored import Stored, Test
+from pytest_infer.units import NONE, Unit, column, scale_of, seconds, show
+
+COLUMNS = ("ttft_s", "itl_p50_s", "itl_p99_s", "decode_throughput", "peak_rss_bytes", "cpu_utilization")
+"""The figures of the suite's table, as on the terminal."""
+_PHASES = {"tokenize_s": "tokenise", "prefill_s": "prefill", "decode_s": "decode"}
+
+
+def section(stored: Stored, advice: Sequence[Advice]) -> Section:
+    """Return the overview of a run."""
+    if not stored.tests:
+        plain_rows = f": its {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
+        return Section(key="overview", title="Overview", absent=f"no test was measured with `infer`{plain_rows}")
+    tests = stored.tests
+    swept = any(test.row.config for test in tests)
+    items = [Item(title="The suite", tables=(suite(tests, summed=not swept),), folded=swept)]
+    times = None if swept else _times(tests)
+    if times is not None:
+        items.append(Item(charts=(times,)))
+    nothing = () if advice else ("No rule of today's saw its evidence in this run.",)
+    items.append(Item(title="Advice", text=nothing, notes=tuple(map(_advice, advice))))
+    if doubts := _cautions(tests):
+        items.append(Item(title="Look twice", notes=doubts))
+    missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
+    missing += [f"{test} was not measured." for test in stored.run.unmeasured]
+    if missing:
+        items.append(Item(title="Not in this report", text=tuple(missing)))
+    return Section(
+        key="overview", title="Overview", items=tuple(items), extra={"tiles": [] if swept else _tiles(tests)}
+    )
+
+
+def suite(tests: Sequence[Test], *, summed: bool) -> Table:
+    """Return the table of the suite: a row a prompt with the medians of its rounds; `summed`: mean and deviation below.
+
+    Over the configurations of a sweep a mean would say nothing.
+    """
+    columns: list[list[str]] = []
+    heads = [
+        Head(text="prompt", number=False),
+        Head(text="tokens", unit="in + out", define=anchor("total_tokens")),
+    ]
+    for key in COLUMNS:
+        values = [test.value(key) for test in tests]
+        known = [value for value in values if value is not None]
+        values += [statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None]
+        unit, figures = column(values, by_key(key).unit)
+        heads.append(head(by_key(key), unit))
+        columns.append(figures)
+    heads.append(Head(text="hottest experts", define=anchor("hottest_experts"), number=False))
+    rows = []
+    for number, test in enumerate(tests):
+        hottest = test.row.metrics.get("hottest_experts")
+        notes = [_absent(test, key) for key in COLUMNS]
+        rows.append(
+            (
+                Cell(text=test.title, link=test.key, note="look twice" if test.part("cautions") else None),
+                Cell(text=f"{_whole(test, 'prompt_tokens')} + {_whole(test, 'generated_tokens')}"),
+                *(Cell(text=figures[number], note=why) for figures, why in zip(columns, notes, strict=True)),
+                Cell(text=NONE, note=_absent(test, "hottest_experts"))
+                if hottest is None
+                else Cell(text=str(hottest.value)),
+            )
+        )
+    for row, title in ((len(tests), "mean"), (len(tests) + 1, "± sd")) if summed else ():
+        rows.append((Cell(text=title), Cell(text=""), *(Cell(text=figures[row]) for figures in columns), Cell(text="")))
+    return Table(
+        caption="Median of the timed rounds, a row a prompt",
+        heads=tuple(heads),
+        rows=tuple(rows),
+        foot=2 if summed else 0,
+    )
+
+
+def _whole(test: Test, key: str) -> str:
+    return show(test.value(key), Unit.TOKENS)
+
+
+def _absent(test: Test, key: str) -> str | None:
+    return test.part("absent", key) if key not in test.row.metrics else None
+
+
+def _tiles(tests: Sequence[Test]) -> list[tuple[Head, str, str]]:
+    """Return the few figures that say most: (what, figure with unit, of what)."""
+    found = []
+    for key, how in (
+        ("decode_throughput", "mean"),
+        ("ttft_s", "mean"),
+        ("itl_p99_s", "mean"),
+        ("peak_rss_bytes", "largest"),
+    ):
+        values = [value for test in tests if (value := test.value(key)) is not None]
+        if values:
+            value = max(values) if how == "largest" else statistics.fmean(values)
+            of = f"{how} of {len(values)} prompts" if len(values) > 1 else "one prompt"
+            found.append((head(by_key(key)), show(value, by_key(key).unit), of))
+    return found
+
+
+def _times(tests: Sequence[Test]) -> Chart | None:
+    """Return where each prompt's time goes."""
+    shown = [test for test in tests if test.value("total_s") is not None]
+    if not shown:
+        return None
+    table = {key: [test.value(key) or 0.0 for test in shown] for key in _PHASES}
+    unit, scale = scale_of([test.value("total_s") for test in shown], Unit.SECONDS)
+    longest = max(shown, key=lambda test: test.value("total_s") or 0.0)
+    return Chart(
+        key="phases",
+        title=f"Where the time goes, {unit}",
+        says=(
+            f"Time of a round by phase, a bar a prompt, median of the rounds. The longest is {longest.title} with "
+            f"{seconds(longest.value('total_s') or 0.0)}."
+        ),
+        data={
+            "kind": "stacked",
+            "unit": unit,
+            "names": [test.title for test in shown],
+            "series": [{"name": name, "values": points(table[key], scale)} for key, name in _PHASES.items()],
+        },
+        table=Table(
+            caption=f"Phases in {unit}",
+            heads=(Head(text="prompt", number=False), *(head(by_key(key), unit) for key in (*_PHASES, "total_s"))),
+            rows=tuple(
+                (Cell(text=test.title), *(Cell(text=short(test.value(key), scale)) for key in (*_PHASES, "total_s")))
+                for test in shown
+            ),
+        ),
+        define=tuple((name, anchor(key)) for key, name in _PHASES.items()),
+    )
+
+
+def _cautions(tests: Sequence[Test]) -> tuple[Note, ...]:
+    """Return one note for each kind of doubt: the figures of the first prompt that has it, and all prompts' names."""
+    kinds: dict[str, list[tuple[Test, str]]] = {}
+    for test in tests:
+        for caution in test.part("cautions") or ():
+            kinds.setdefault(str(caution.get("kind", "")), []).append((test, str(caution.get("text", ""))))
+    return tuple(
+        Note(
+            mark="look twice",
+            look="warning",
+            text=f"{kind}. {found[0][0].title}: {found[0][1]}",
+            about=_named([test.title for test, _ in found], len(tests)),
+        )
+        for kind, found in kinds.items()
+    )
+
+
+def _advice(one: Advice) -> Note:
+    good = one.suggestion is None
+    return Note(
+        mark="good" if good else one.severity.value,
+        look="good" if good else one.severity.value,
+        text=one.evidence,
+        do=one.suggestion,
+        about=f"{_named(one.prompts, one.tests)} · {one.rule}",
+    )
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    if len(names) == of > 1:
+        return "all prompts"
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} of {of} prompts"

@@ -1,0 +1,126 @@
+"""The page: sections into one file that opens offline, with everything untrusted escaped on its way in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pytest_infer.analysis import advice
+from pytest_infer.errors import StorageError
+from pytest_infer.report.html import comparison, experts, glossary, history, machine, overview, prompts, stored, sweep
+from pytest_infer.report.html.comparison import Compared
+from pytest_infer.report.html.parts import Chart
+from pytest_infer.report.text import printable
+from pytest_infer.storage import files
+from pytest_infer.storage.heads import Run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TEMPLATES = Path(__file__).parent / "templates"
+ECHARTS = Path(__file__).parent / "vendor" / "echarts"
+_UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+
+
+def write(path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> None:
+    """Write the report of a run; `runs` are those of its storage, oldest first, and `compared` comes before its gate.
+
+    Raises StorageError where a run cannot be read or the file not be written.
+    """
+    page = render(run, runs, compared)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as file:
+            file.write(page.encode())
+        path.chmod(0o644)  # a temporary file is private; a report is to be shared
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
+
+
+def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> str:
+    """Return the report of a run as HTML."""
+    found = stored.read(run)
+    gated = comparison.of_gate(found.gate, run.label)
+    every = [*compared, *([gated] if gated is not None else [])]
+    swept = sweep.section(found)
+    sections = (
+        overview.section(found, advice.advise(test.block for test in found.tests)),
+        comparison.section(every),
+        prompts.section(found),
+        experts.section(found),
+        machine.section(found),
+        swept,
+        history.section([*(r for r in runs if r.time < run.time and r.path != run.path), run]),
+    )
+    style = _text(_TEMPLATES / "report.css")
+    scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", _TEMPLATES / "charts.js", _TEMPLATES / "report.js")]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        run=run,
+        found=found,
+        sections=sections,
+        verdicts=comparison.summary(every),
+        recommended=sweep.recommended(swept),
+        glossary=tuple(glossary.entries()),
+        style=Markup(style),  # noqa: S704 - our own file
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own, and ECharts' whose hash a test checks
+        style_hash=_hash(style),
+        script_hashes=[_hash(script) for script in scripts],
+        data=data({chart.key: chart for section in sections for chart in section.charts}),
+        notice=_text(ECHARTS / "NOTICE"),
+        version=importlib.metadata.version("pytest-infer"),
+        echarts_version=tomllib.loads(_text(ECHARTS / "VERSION.toml"))["version"],
+    )
+
+
+def data(charts: Mapping[str, Chart]) -> Markup:
+    """Return the charts' data as JSON that is safe within a script element: no markup, nothing invisible."""
+    clean = {key: _clean({"title": chart.title, "says": chart.says, **chart.data}) for key, chart in charts.items()}
+    text = json.dumps(clean, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate(_UNSAFE))  # noqa: S704 - escaped in the line itself
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {key: _clean(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(held) for held in value]
+    return value
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _finalize(value: Any) -> Any:
+    """Make control, formatting and direction characters visible: what names and outputs hold is untrusted."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Return a content hash as Content-Security-Policy level 2 writes it, of the element's text as it stands."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

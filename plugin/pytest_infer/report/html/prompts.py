@@ -1,0 +1,155 @@
+"""A part for each prompt: phases, inter-token latency, the profile round's timeline, every round, every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_infer.metrics import METRICS, by_key
+from pytest_infer.report.html import drawings
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, short
+from pytest_infer.report.html.stored import Stored, Test
+from pytest_infer.units import NONE, Unit, column, scale_of, show
+
+_ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_bytes", "cpu_utilization", "energy_j")
+
+
+def section(stored: Stored) -> Section:
+    """Return all prompts of a run."""
+    if not stored.tests:
+        return Section(key="prompts", title="Prompts", absent="no test was measured with `infer`")
+    arrays, why = stored.sidecar
+    items = tuple(_item(test, arrays, why) for test in stored.tests)
+    return Section(key="prompts", title="Prompts", items=items, extra={"about": [_about(t) for t in stored.tests]})
+
+
+def _item(test: Test, arrays: Mapping[str, Any], why: str | None) -> Item:
+    charts, missing = [], []
+    for made in (drawings.over_tokens(test, arrays, why), drawings.distribution(test, arrays, why)):
+        charts += [made] if isinstance(made, Chart) else []
+        missing += [] if isinstance(made, Chart) else [made]
+    for made in drawings.timeline(test, arrays, why):
+        charts += [made] if isinstance(made, Chart) else []
+        missing += [] if isinstance(made, Chart) else [made]
+    return Item(
+        title=test.title,
+        key=test.key,
+        text=tuple(dict.fromkeys(missing)),
+        charts=tuple(charts),
+        tables=(*_rounds(test), *_figures(test)),
+    )
+
+
+def _about(test: Test) -> dict[str, Any]:
+    """Return what stands above a prompt's charts: its phases as a bar, its limits, output, and doubts."""
+    limits, output = test.part("prompt", "limits") or {}, test.part("output") or {}
+    facts = {
+        "limit": f"{limits.get('max_new_tokens', NONE)} new tokens",
+        "stop strings": " · ".join(map(repr, limits.get("stop") or ())),
+        "group": test.part("prompt", "group"),
+        "tags": ", ".join(map(str, test.part("prompt", "tags") or ())),
+        "ended by": output.get("stopped_by"),
+        "prompt's SHA-256": str(test.part("prompt", "content_sha256") or "")[:12],
+        "test": test.row.test,
+    }
+    text = output.get("text")
+    return {
+        "facts": {name: value for name, value in facts.items() if value},
+        "phases": _phases(test),
+        "output": None if text is None else str(text),
+        "equal": output.get("equal"),
+        "first_difference": output.get("first_difference"),
+        "cautions": [str(caution.get("text", "")) for caution in test.part("cautions") or ()],
+    }
+
+
+def _phases(test: Test) -> list[dict[str, Any]]:
+    """Return the phases in permille of their sum, with their times."""
+    known = [(key, value) for key in ("tokenize_s", "prefill_s", "decode_s") if (value := test.value(key))]
+    total, start, found = sum(value for _, value in known), 0.0, []
+    for key, value in known:
+        part = 1000 * value / total
+        metric = by_key(key)
+        found.append(
+            {
+                "key": key.removesuffix("_s"),
+                "label": metric.label,
+                "define": anchor(key),
+                "start": round(start, 2),
+                "part": round(part, 2),
+                "time": show(value, Unit.SECONDS),
+            }
+        )
+        start += part
+    return found
+
+
+def _rounds(test: Test) -> list[Table]:
+    """Return the table of rounds; nothing where there was one only."""
+    counts = [len(test.row.metrics[key].rounds) for key in _ROUNDS if key in test.row.metrics]
+    if not counts or max(counts) < 2:
+        return []
+    disturbed = test.part("rounds", "disturbed") or {}
+    heads: list[Head] = [Head(text="round")]
+    columns = []
+    for key in _ROUNDS:
+        found = test.row.metrics.get(key)
+        if found is None or len(found.rounds) != max(counts):
+            continue
+        unit, figures = column(found.rounds, by_key(key).unit)
+        heads.append(head(by_key(key), unit))
+        columns.append(figures)
+    rows = [
+        (
+            Cell(text=str(number + 1)),
+            *(Cell(text=figures[number]) for figures in columns),
+            Cell(text="; ".join(map(str, disturbed.get(str(number), ())))),
+        )
+        for number in range(max(counts))
+    ]
+    heads.append(Head(text="disturbed by", number=False))
+    return [Table(caption="Every timed round", heads=tuple(heads), rows=tuple(rows))]
+
+
+def _figures(test: Test) -> list[Table]:
+    """Return every figure of the table of metrics, with its spread and quality, and why the others are absent."""
+    there, absent = [], []
+    for metric in METRICS:
+        name = Cell(text=metric.label, link=anchor(metric.key))
+        found = test.row.metrics.get(metric.key)
+        if found is None:
+            why = test.part("absent", metric.key) or "this run's version of pytest-infer did not measure it"
+            absent.append((name, Cell(text=str(why))))
+            continue
+        spread, stored = NONE, test.part("metrics", metric.key) or {}
+        if len(found.rounds) > 1:
+            _, scale = scale_of([float(found.value)] if not isinstance(found.value, str) else [], metric.unit)
+            deviation = stored.get("stdev")
+            spread = short(deviation, scale) if isinstance(deviation, int | float) else NONE
+        quality = "" if found.quality == "exact" else found.quality
+        source = stored.get("source") or metric.source
+        there.append(
+            (
+                name,
+                Cell(text=_shown(found.value, metric.unit)),
+                Cell(text=spread),
+                Cell(text=quality),
+                Cell(text=str(source)),
+            )
+        )
+    heads = (
+        Head(text="figure", number=False),
+        Head(text="median"),
+        Head(text="± sd", define=anchor("sd")),
+        Head(text="quality", define=anchor("quality"), number=False),
+        Head(text="source", number=False),
+    )
+    why = (Head(text="figure", number=False), Head(text="why there is none", number=False))
+    return [
+        Table(caption="All figures", heads=heads, rows=tuple(there)),
+        *([Table(caption="Absent", heads=why, rows=tuple(absent))] if absent else []),
+    ]
+
+
+def _shown(value: float | str, unit: Unit) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else show(value, unit)

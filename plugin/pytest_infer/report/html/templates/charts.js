@@ -1,0 +1,350 @@
+"use strict";
+/* The kinds of charts: each makes an option of ECharts from a chart's data, in the page's colours. All text is drawn as
+   text: tooltips are part of the canvas, never HTML. */
+const chartKinds = (() => {
+  const root = document.documentElement;
+
+  // figures
+
+  const figure = (value, digits = 4) => {
+    if (value === null || value === undefined || Number.isNaN(value)) return "—";
+    if (Number.isInteger(value)) return value.toLocaleString("en");
+    return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits });
+  };
+  const cut = (text, most) => ([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
+
+  // colours
+
+  const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  const palette = () => ["c1", "c2", "c3", "c4", "c5"].map(colour);
+  const narrow = (node) => node.clientWidth < 520;
+
+  const base = (spec) => ({
+    animation: false,
+    color: palette(),
+    aria: { enabled: true, label: { enabled: true, description: `${spec.title}. ${spec.says}` } },
+    textStyle: { fontFamily: getComputedStyle(document.body).fontFamily, color: colour("ink"), fontSize: 12 },
+    grid: { left: 14, right: 18, top: 34, bottom: 28, containLabel: true },
+    legend: {
+      top: 0, left: 0, itemWidth: 16, itemHeight: 9, itemGap: 16, icon: "roundRect",
+      textStyle: { color: colour("ink"), fontSize: 12 }, inactiveColor: colour("line"),
+    },
+    tooltip: {
+      renderMode: "richText", confine: true, backgroundColor: colour("bg"), borderColor: colour("line"),
+      padding: [6, 10], textStyle: { color: colour("ink"), fontSize: 12, lineHeight: 17 },
+    },
+  });
+  const axis = (name, more = {}) => ({
+    name, nameLocation: "middle", nameGap: 26, nameTextStyle: { color: colour("muted"), fontSize: 12 },
+    axisLine: { lineStyle: { color: colour("line") } }, axisTick: { show: false },
+    axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true, formatter: (value) => figure(value) },
+    splitLine: { lineStyle: { color: colour("line"), width: 0.6 } },
+    ...more,
+  });
+  /* The name of a vertical axis stands above it, where it needs no turning of heads. */
+  const upright = (name, more = {}) => axis(name, {
+    nameLocation: "end", nameGap: 10, nameTextStyle: { color: colour("muted"), fontSize: 12, align: "left", padding: [0, 0, 0, -24] }, ...more,
+  });
+  const named = (names, more = {}) => ({
+    type: "category", data: names, inverse: true, axisTick: { show: false },
+    axisLine: { lineStyle: { color: colour("line") } },
+    axisLabel: { color: colour("ink"), fontSize: 12, formatter: (name) => cut(name, more.most || 22) },
+  });
+  const lineMark = (marks, format) => ({
+    silent: true, symbol: "none", lineStyle: { color: colour("muted"), type: "dashed", width: 1 },
+    label: { color: colour("muted"), fontSize: 11, formatter: (mark) => format(mark) },
+    data: marks,
+  });
+
+  // kinds of charts
+
+  const kinds = {
+    stacked(spec, node) {
+      const most = narrow(node) ? 13 : 24;
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "axis", axisPointer: { type: "shadow", shadowStyle: { color: colour("band") } },
+          formatter: (rows) => [rows[0].name, ...rows.map((row) => `${row.seriesName}  ${figure(row.value)} ${spec.unit}`)].join("\n"),
+        },
+        grid: { ...base(spec).grid, bottom: 40 },
+        xAxis: axis(spec.unit, { type: "value" }),
+        yAxis: named(spec.names, { most }),
+        series: spec.series.map((one) => ({
+          type: "bar", stack: "all", name: one.name, data: one.values, barMaxWidth: 15,
+          itemStyle: { color: colour({ tokenise: "c5", prefill: "c2", decode: "c1" }[one.name] || "c3") },
+        })),
+      };
+    },
+
+    band(spec) {
+      const x = (index) => spec.x.start + index * spec.x.step;
+      const pair = (values) => values.map((value, index) => [x(index), value]);
+      return {
+        ...base(spec),
+        legend: { ...base(spec).legend, data: ["median", "least to most"] },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
+          formatter: (rows) => {
+            const at = rows[0].dataIndex;
+            const last = spec.x.step > 1 ? `–${x(at) + spec.x.step - 1}` : "";
+            return `${spec.x.name} ${x(at)}${last}\nmedian  ${figure(spec.median[at])} ${spec.unit}\n` +
+              `least  ${figure(spec.low[at])} ${spec.unit}\nmost  ${figure(spec.high[at])} ${spec.unit}`;
+          },
+        },
+        grid: { ...base(spec).grid, top: 34, bottom: 40 },
+        xAxis: axis(spec.x.name, { type: "value", min: "dataMin", max: "dataMax", splitLine: { show: false } }),
+        yAxis: axis("", { type: "value", min: 0 }),
+        series: [
+          { type: "line", stack: "band", data: pair(spec.low), symbol: "none", lineStyle: { opacity: 0 }, silent: true },
+          {
+            type: "line", stack: "band", name: "least to most", symbol: "none", silent: true, lineStyle: { opacity: 0 },
+            data: spec.high.map((high, index) => [x(index), high - spec.low[index]]),
+            areaStyle: { color: colour("band"), opacity: 1 }, itemStyle: { color: colour("band") },
+          },
+          {
+            type: "line", name: "median", data: pair(spec.median), symbol: "none",
+            lineStyle: { width: 1.3, color: colour("c1") }, itemStyle: { color: colour("c1") },
+          },
+        ],
+      };
+    },
+
+    histogram(spec) {
+      const middle = (index) => (spec.edges[index] + spec.edges[index + 1]) / 2;
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (row) => `${figure(spec.edges[row.dataIndex])}–${figure(spec.edges[row.dataIndex + 1])} ${spec.unit}\n${figure(spec.counts[row.dataIndex])} gaps`,
+        },
+        grid: { ...base(spec).grid, bottom: 40, top: 26 },
+        xAxis: axis(spec.unit, { type: "value", min: spec.edges[0], max: spec.edges[spec.edges.length - 1], splitLine: { show: false },
+          axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true, showMinLabel: false, showMaxLabel: false, formatter: (value) => figure(value, 3) } }),
+        yAxis: axis("", { type: "value", minInterval: 1 }),
+        series: [{
+          type: "custom", itemStyle: { color: colour("c1") },
+          data: spec.counts.map((count, index) => [middle(index), count, spec.edges[index], spec.edges[index + 1]]),
+          encode: { x: 0, y: 1 },
+          renderItem: (_, api) => {
+            const [left, top] = api.coord([api.value(2), api.value(1)]);
+            const [right, bottom] = api.coord([api.value(3), 0]);
+            return { type: "rect", shape: { x: left + 0.5, y: top, width: Math.max(0.5, right - left - 1), height: bottom - top }, style: { fill: colour("c1") } };
+          },
+          markLine: lineMark(spec.marks.map((mark, index) => {
+            /* Beside their lines, and the middle one only where there is room for it. */
+            const range = spec.edges[spec.edges.length - 1] - spec.edges[0];
+            const near = spec.marks.some((other) => other !== mark && Math.abs(other.at - mark.at) < range / 10);
+            const last = spec.marks.length - 1;
+            const show = index === 0 || index === last || !near;
+            return {
+              xAxis: mark.at, name: mark.name,
+              label: { show, align: near ? (index ? "left" : "right") : "center", color: colour("muted"), fontSize: 11, formatter: mark.name },
+            };
+          }), (mark) => mark.name),
+        }],
+      };
+    },
+
+    curve(spec) {
+      const phases = spec.marks.filter((mark) => mark.at >= 0);
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
+          formatter: (rows) => `${figure(rows[0].value[0])} ${spec.time}\n${figure(rows[0].value[1], 5)} ${spec.unit}`,
+        },
+        grid: { ...base(spec).grid, bottom: 40, top: 26 },
+        xAxis: axis(spec.time, { type: "value", min: 0, max: "dataMax", splitLine: { show: false } }),
+        yAxis: axis("", { type: "value", scale: spec.unit !== "cores", min: spec.unit === "cores" ? 0 : undefined }),
+        series: [{
+          type: "line", symbol: "none", data: spec.at.map((at, index) => [at, spec.values[index]]),
+          lineStyle: { width: 1.4, color: colour("c1") }, areaStyle: { color: colour("band"), opacity: 1, origin: "start" },
+          markLine: lineMark(phases.map((mark, index) => ({
+            xAxis: mark.at, name: mark.name, label: { align: index ? "right" : "left", padding: 0, color: colour("muted"), fontSize: 11, formatter: mark.name },
+          })), (mark) => mark.name),
+        }],
+      };
+    },
+
+    lines(spec) {
+      const look = { strong: { width: 2.2 }, points: { width: 0 }, thin: { width: 1, opacity: 0.75 }, dashed: { width: 1.2, type: "dashed" } };
+      const tints = { strong: "c1", points: "c2", dashed: "muted", thin: "c5" };
+      let next = 1;
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
+          formatter: (rows) => [`${spec.x.name}  ${figure(rows[0].value[0])} ${spec.x.unit}`,
+            ...rows.map((row) => `${row.seriesName}  ${figure(row.value[1])} ${spec.y.unit}`)].join("\n"),
+        },
+        grid: { ...base(spec).grid, bottom: 40, top: 60 },
+        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", max: "dataMax", splitLine: { show: false } }),
+        yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", max: spec.y.top, min: 0 }),
+        series: spec.series.map((one, index) => {
+          const several = spec.series.filter((other) => other.look === "strong").length > 1;
+          const tint = colour((!several && tints[one.look]) || (several ? `c${1 + (index % 5)}` : `c${1 + (next++ % 5)}`));
+          const xs = one.at || spec.x.values;
+          return {
+            type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.look === "points" ? 8 : 4,
+            data: xs.map((x, at) => [x, one.values[at]]), lineStyle: { color: tint, ...(look[one.look] || { width: 1.5 }) },
+            itemStyle: { color: tint },
+          };
+        }),
+      };
+    },
+
+    dots(spec, node) {
+      const most = narrow(node) ? 13 : 24;
+      const series = [];
+      spec.series.forEach((one, number) => {
+        const tint = colour(`c${number + 1}`);
+        const shift = (number - (spec.series.length - 1) / 2) * 8;
+        series.push({
+          type: "custom", name: one.name, itemStyle: { color: tint }, encode: { x: [1, 2, 3], y: 0 },
+          data: one.values.map((value, index) => [index, value, one.low[index], one.high[index]]).filter((row) => row[1] !== null),
+          renderItem: (_, api) => {
+            const at = (column) => api.coord([api.value(column), api.value(0)]);
+            const [x, y] = at(1), [left] = at(2), [right] = at(3);
+            return {
+              type: "group", children: [
+                { type: "line", shape: { x1: left, x2: right, y1: y + shift, y2: y + shift }, style: { stroke: tint, lineWidth: 1.5 } },
+                { type: "circle", shape: { cx: x, cy: y + shift, r: 4 }, style: { fill: tint } },
+              ],
+            };
+          },
+        });
+      });
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (row) => `${spec.names[row.value[0]]}\n${row.seriesName}  ${figure(row.value[1], 3)} ${spec.unit}\n` +
+            `rounds  ${figure(row.value[2], 3)}–${figure(row.value[3], 3)} ${spec.unit}`,
+        },
+        grid: { ...base(spec).grid, bottom: 40 },
+        xAxis: axis(spec.unit, { type: "value", min: spec.least }),
+        yAxis: { ...named(spec.names, { most }), splitLine: { show: true, lineStyle: { color: colour("line"), width: 0.6 } } },
+        series,
+      };
+    },
+
+    heat(spec, node, choice, phase) {
+      const counts = choice[phase || spec.phase];
+      const experts = Math.max(...counts.map((row) => row.length));
+      const cells = [];
+      counts.forEach((row, layer) => {
+        const own = row.slice(0, spec.experts[layer]);
+        const total = row.reduce((sum, n) => sum + n, 0);
+        const mean = own.reduce((sum, n) => sum + n, 0) / own.length;
+        row.forEach((n, expert) => {
+          const ratio = mean ? n / mean : 1;
+          cells.push([expert, layer, Math.max(-2, Math.min(2, Math.log2(ratio || 0.01))), n, total ? n / total : 0, ratio]);
+        });
+      });
+      const room = (node.clientWidth - 60) / experts;
+      const roomy = room > 34 && counts.length <= 40;
+      return {
+        ...base(spec),
+        legend: { show: false },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const [expert, layer, , n, share, ratio] = cell.value;
+            return `${spec.layers[layer].trim()}E${expert}\n${figure(n)} selections\n${figure(100 * share, 3)} % of the layer\n${figure(ratio, 3)} × fair`;
+          },
+        },
+        grid: { left: 8, right: 8, top: 8, bottom: 66, containLabel: true },
+        xAxis: axis("expert", { type: "category", data: [...Array(experts).keys()].map((n) => `E${n}`), splitLine: { show: false },
+          axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
+        yAxis: { ...named(spec.layers.map((layer) => layer.trim())), axisLabel: { color: colour("muted"), fontSize: 11 } },
+        visualMap: {
+          type: "continuous", min: -2, max: 2, dimension: 2, orient: "horizontal", left: "center", bottom: 0, itemHeight: 130,
+          itemWidth: 11, text: ["4 × the fair share", "¼"], textStyle: { color: colour("muted"), fontSize: 11 },
+          inRange: { color: [colour("cold"), colour("mid"), colour("hot")] }, hoverLink: false,
+        },
+        series: [{
+          type: "heatmap", data: cells, emphasis: { disabled: true }, itemStyle: { borderColor: colour("bg"), borderWidth: room > 8 ? 1 : 0 },
+          label: { show: roomy, color: colour("ink"), fontSize: 11, formatter: (cell) => figure(cell.value[3]) },
+        }],
+      };
+    },
+
+    scatter(spec, node) {
+      const sizes = spec.points.map((point) => point.z).filter((z) => z !== null);
+      const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+      const size = (z) => (z === null || most === least ? 12 : 9 + (13 * (z - least)) / (most - least));
+      const front = spec.points.filter((point) => point.front).sort((a, b) => a.x - b.x);
+      const middle = spec.points.reduce((most, point) => Math.max(most, point.x), 0) / 2;
+      const row = (point) => ({
+        name: point.name, value: [point.x, point.y, point.z], symbolSize: size(point.z),
+        label: { position: point.x > middle ? "left" : "right" },
+      });
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const point = spec.points.find((one) => one.name === cell.name);
+            return point === undefined ? "" : `${point.name}\n${spec.y.name}  ${figure(point.y, 3)} ${spec.y.unit}\n${spec.x.name}  ${figure(point.x, 3)} ${spec.x.unit}` +
+              (point.z === null ? "" : `\npeak memory  ${figure(point.z, 4)} ${point.zunit}`);
+          },
+        },
+        grid: { ...base(spec).grid, bottom: 40, top: 60 },
+        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", scale: true }),
+        yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", scale: true }),
+        series: [
+          {
+            type: "scatter", name: "beaten by another", data: spec.points.filter((point) => !point.front).map(row),
+            itemStyle: { color: colour("bg"), borderColor: colour("c5"), borderWidth: 1.6 },
+          },
+          {
+            type: "scatter", name: "Pareto set", data: front.map(row), itemStyle: { color: colour("c1") },
+            label: { show: !narrow(node), position: "right", color: colour("ink"), fontSize: 11, formatter: (cell) => cut(cell.name, 60) },
+            labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
+          },
+        ],
+      };
+    },
+
+    trend(spec, node, choice) {
+      const unit = choice.unit;
+      const tint = (change) => colour(change.worse === null ? "muted" : change.worse ? "bad" : "good");
+      return {
+        ...base(spec),
+        legend: { show: false },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
+          formatter: (rows) => {
+            const at = rows[0].dataIndex;
+            const change = choice.changes.find((one) => one.at === at);
+            return `${cut(spec.runs[at].says, 90)}\n${figure(choice.values[at])} ${unit}${change ? `\nchange point: ${change.name}` : ""}`;
+          },
+        },
+        grid: { ...base(spec).grid, bottom: 12, top: 40 },
+        xAxis: axis("", { type: "category", data: spec.runs.map((run) => run.name), splitLine: { show: false },
+          axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
+        yAxis: upright(unit, { type: "value", scale: true }),
+        series: [
+          {
+            type: "line", data: choice.values, symbol: "circle", symbolSize: 5, connectNulls: false,
+            lineStyle: { color: colour("c1"), width: 1, opacity: 0.55 }, itemStyle: { color: colour("c1") },
+            markLine: {
+              ...lineMark([], (mark) => mark.name),
+              data: choice.changes.map((change) => ({
+                xAxis: change.at, name: change.name, lineStyle: { color: tint(change), type: "solid", width: 1 },
+                label: { color: tint(change), formatter: change.name, fontSize: 11 },
+              })),
+            },
+          },
+          ...choice.levels.map((level) => ({
+            type: "line", silent: true, symbol: "none", lineStyle: { color: colour("ink"), width: 1.6 },
+            data: choice.values.map((_, index) => (index >= level.from && index <= level.to ? level.value : null)),
+          })),
+        ],
+      };
+    },
+  };
+
+  return kinds;
+})();

@@ -1,0 +1,169 @@
+"use strict";
+/* Draws the charts from the embedded data when they come into view, and makes the page pleasant to use. */
+(() => {
+  const root = document.documentElement;
+  const specs = JSON.parse(document.getElementById("data").textContent);
+  const drawn = new Map();
+  const chosen = {};
+  root.classList.add("js");
+
+  // drawing
+
+  function height(spec, node) {
+    if (spec.kind === "stacked") return 76 + 24 * spec.names.length;
+    if (spec.kind === "dots") return 90 + 26 * spec.names.length;
+    if (spec.kind === "heat") return 90 + Math.max(130, Math.min(900, spec.layers.length * (spec.layers.length > 24 ? 12 : 26)));
+    return node.clientHeight;
+  }
+
+  function draw(node) {
+    const spec = specs[node.dataset.chart];
+    spec.key = node.dataset.chart;
+    if (drawn.has(node)) drawn.get(node).dispose();
+    node.style.height = `${height(spec, node)}px`;
+    const chart = echarts.init(node, null, { renderer: "canvas", devicePixelRatio: Math.max(2, window.devicePixelRatio || 1) });
+    const key = node.dataset.group || spec.key;
+    const choice = spec.choices && (spec.choices.find((one) => one.name === chosen[key]) || spec.choices[0]);
+    chart.setOption(chartKinds[spec.kind](spec, node, choice, chosen[`${key}-phase`]));
+    drawn.set(node, chart);
+  }
+
+  const redraw = (which = () => true) => [...drawn.keys()].filter(which).forEach(draw);
+  const charts = [...document.querySelectorAll("[data-chart]")];
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target);
+    }
+  }, { rootMargin: "200px" });
+  const fitted = new Map();
+  const resized = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const known = fitted.get(target);
+      fitted.set(target, contentRect.width);
+      if (known !== undefined && Math.abs(known - contentRect.width) > 1 && contentRect.width && drawn.has(target)) draw(target);
+    }
+  });
+  for (const node of charts) {
+    seen.observe(node);
+    resized.observe(node);
+  }
+
+  // choices
+
+  function select(label, names, changed) {
+    const made = document.createElement("label");
+    const list = document.createElement("select");
+    made.append(label, list);
+    for (const [value, text] of names) list.append(new Option(text, value));
+    list.addEventListener("change", () => changed(list.value));
+    return made;
+  }
+  function tools(before) {
+    const made = document.createElement("div");
+    made.className = "tools";
+    before.before(made);
+    return made;
+  }
+  const grouped = new Set();
+  for (const node of charts) {
+    const spec = specs[node.dataset.chart];
+    const group = node.dataset.group;
+    if (!spec.choices || (group && grouped.has(group))) continue;
+    const key = group || node.dataset.chart;
+    grouped.add(key);
+    const bar = tools(group ? node.closest(".charts") : node);
+    const mine = (other) => (other.dataset.group || other.dataset.chart) === key;
+    if (spec.choices.length > 1) {
+      bar.append(select("prompt", spec.choices.map((one) => [one.name, one.name]), (value) => {
+        chosen[key] = value;
+        redraw(mine);
+      }));
+    }
+    if (spec.kind === "heat") {
+      const phases = [["decode", "generated"], ["prefill", "prompt"]];
+      const list = select("tokens", phases, (value) => {
+        chosen[`${key}-phase`] = value;
+        redraw(mine);
+      });
+      list.querySelector("select").value = spec.phase;
+      bar.append(list);
+    }
+  }
+
+  // folding: tables are open without script, and folded with it; a link opens what it leads into
+
+  document.querySelectorAll("details.data").forEach((one) => one.removeAttribute("open"));
+  function open() {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let node = target; node; node = node.parentElement) {
+      if (node.tagName === "DETAILS") node.open = true;
+    }
+    if (target) target.scrollIntoView();
+  }
+  window.addEventListener("hashchange", open);
+  open();
+
+  // a table wider than the page is reached by keyboard
+
+  const scrolls = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const caption = target.querySelector("caption");
+      if (target.scrollWidth > target.clientWidth + 1) {
+        target.tabIndex = 0;
+        target.setAttribute("role", "region");
+        target.setAttribute("aria-label", caption ? caption.textContent : "table");
+      } else {
+        target.removeAttribute("tabindex");
+        target.removeAttribute("role");
+        target.removeAttribute("aria-label");
+      }
+    }
+  });
+  document.querySelectorAll(".scroll").forEach((one) => scrolls.observe(one));
+
+  // where in the page one is
+
+  const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));
+  const passed = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      links.forEach((a, id) => (id === entry.target.id ? a.setAttribute("aria-current", "true") : a.removeAttribute("aria-current")));
+    }
+  }, { rootMargin: "-20% 0px -75% 0px" });
+  document.querySelectorAll("main > section").forEach((section) => passed.observe(section));
+
+  // theme
+
+  const button = document.getElementById("theme");
+  const modes = ["system", "light", "dark"];
+  const kept = (() => { try { return localStorage.getItem("pytest-infer-theme"); } catch { return null; } })();
+  let mode = modes.includes(kept) ? kept : "system";
+  function wear() {
+    if (mode === "system") delete root.dataset.theme;
+    else root.dataset.theme = mode;
+    button.textContent = `Theme: ${mode}`;
+    redraw();
+  }
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    mode = modes[(modes.indexOf(mode) + 1) % modes.length];
+    try { localStorage.setItem("pytest-infer-theme", mode); } catch { /* a page without storage keeps the choice until it is closed */ }
+    wear();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
+  wear();
+
+  // paper: everything drawn, open, and light
+
+  let folded = [];
+  window.addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details.prompt:not([open])")];
+    folded.forEach((one) => { one.open = true; });
+    root.dataset.theme = "light";
+    charts.forEach(draw);
+  });
+  window.addEventListener("afterprint", () => {
+    folded.forEach((one) => { one.open = false; });
+    wear();
+  });
+})();

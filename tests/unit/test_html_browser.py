@@ -1,0 +1,111 @@
+"""The report in a real browser: nothing on its console, every chart drawn, nothing wider than the page."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pytest_infer.report.html import page
+from pytest_infer.storage import heads
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
+]
+
+DRAW_ALL = """async () => {
+    for (const one of document.querySelectorAll("details.prompt, details.more")) one.open = true;
+    for (const node of document.querySelectorAll("[data-chart]")) {
+        node.scrollIntoView();
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+    }
+    return {
+        charts: document.querySelectorAll("[data-chart]").length,
+        drawn: document.querySelectorAll("[data-chart]:has(canvas)").length,
+        wide: document.documentElement.scrollWidth - innerWidth,
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def report(storage, make_block, tmp_path):
+    """A report that has everything: thirty runs with a change, a sweep with latencies and timelines, a curve."""
+
+    def block(name, value, **more):
+        return {**make_block(name, ttft_s=[value, 1.01 * value], decode_throughput=[1 / value, 1.02 / value]), **more}
+
+    for number in range(29):
+        storage.add([block("a", 0.1 if number < 15 else 0.13)])
+
+    def swept(name, value, axis, of, **more):
+        test, made = f"bench/t.py::t[{name}-{axis}={of}]", block(name, value, config={axis: str(of)}, **more)
+        stats = {"median": 1.0, "data": [1.0]}
+        return {"name": test, "fullname": test, "stats": stats, "extra_info": {"pytest_infer": made}}
+
+    rows = [block("a", 0.1), *(swept("a", 0.2 / threads, "threads", threads) for threads in (1, 2))]
+    lengths = (16, 32, 64, 128, 256)
+    rows += [swept("p", n / 100, "prompt-tokens", n, curve={"axis": "prompt_tokens", "value": n}) for n in lengths]
+    path = storage.add(rows)
+    arrays = {}
+    for test in ("bench/t.py::t[a]", "bench/t.py::t[a-threads=1]"):
+        at = np.arange(0, 100) * 1_000_000
+        arrays[f"{test}|0|stamps_ns"] = np.cumsum(np.random.default_rng(1).integers(2e6, 4e6, 200))
+        arrays |= {f"{test}|timeline|at_ns": at, f"{test}|timeline|rss_bytes": 10**8 + 10**4 * at // 10**6}
+        arrays |= {
+            f"{test}|timeline|core_busy_s": at[:, None] / 1e9,
+            f"{test}|timeline|first_token_ns": np.int64(10**7),
+        }
+    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    out = tmp_path / "report.html"
+    page.write(out, heads.read(path), storage.load().runs)
+    return out
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_is_drawn_without_a_word_on_the_console(chromium, report, width, scheme):
+    with chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True) as context:
+        tab = context.new_page()
+        said = []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(report.as_uri())
+        found = tab.evaluate(DRAW_ALL)
+        assert said == []
+        assert found["charts"] == found["drawn"] > 15
+        assert found["wide"] <= 0
+        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") is (scheme == "light")
+
+
+def test_it_is_worked_by_keyboard_and_read_without_script(chromium, report):
+    with chromium.new_context(viewport={"width": 1000, "height": 700}) as context:
+        tab = context.new_page()
+        tab.goto(report.as_uri())
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.textContent") == "Skip to the report"
+        tab.keyboard.press("Enter")
+        assert tab.evaluate("document.activeElement.id") == "main"
+        tab.focus("#theme")
+        for mode in ("light", "dark", "system"):
+            tab.keyboard.press("Space")
+            assert tab.evaluate("document.activeElement.textContent") == f"Theme: {mode}"
+        tab.evaluate("location.hash = 'prompt-2'")
+        assert tab.wait_for_function("document.getElementById('prompt-2').open")
+    with chromium.new_context(java_script_enabled=False) as context:
+        tab = context.new_page()
+        tab.goto(report.as_uri())
+        assert tab.locator("#chart-trend-ttft_s table").is_visible()
+        assert not tab.locator("#chart-trend-ttft_s .canvas").is_visible()
