@@ -441,6 +441,17 @@ def test_the_end_recommends_a_configuration_and_the_options_for_it(swept):
     assert "hottest" in run(swept, "-v", "--infer-sweep=threads=1,2").stdout.str()
 
 
+def test_what_many_tests_of_a_sweep_share_is_counted_and_not_listed(swept):
+    # Every round generates other tokens.
+    calls = "    calls = 0\n\n    def generate"
+    again = ENGINE.replace("    def generate", calls).replace(
+        "clock.tick([number + 1])", "clock.tick([Scripted.calls])"
+    )
+    swept.makepyfile(scripted_engine=again.replace("        step =", "        Scripted.calls += 1\n        step ="))
+    text = " ".join(run(swept, "--infer-sweep=threads=1,2").stdout.str().split())
+    assert "! output differs between rounds in 4 of 4 tests. first [threads=1]: round 2 differs" in text
+
+
 def test_a_sweep_over_lengths_alone_recommends_nothing(swept):
     text = run(swept, "--infer-sweep=max-new-tokens=2,3").stdout.str()
     assert "best decode" not in text

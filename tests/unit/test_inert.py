@@ -145,6 +145,25 @@ def test_commands(runs, command, monkeypatch):
         markdown(summary.read_text(encoding="utf-8"))
 
 
+def test_a_sweep_and_its_curves(storage, make_block, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "3000")
+    rows = []
+    for value, level in (("1", 0.1), (f"2{NASTY}", 0.2)):
+        for tokens in (16, 64, 256, 1024):
+            times = [level * tokens * (1 + n / 1e3) for n in range(5)]
+            made = make_block(f"{NASTY}{tokens}", prompt_tokens=tokens, ttft_s=times, tpot_s=times)
+            made["config"] = {NASTY: value}
+            made["curve"] = {"axis": "prompt_tokens", "value": tokens}
+            test = f"bench/t.py::t[{NASTY}{tokens}-{value}]"
+            extra = {"pytest_infer": made}
+            rows.append({"fullname": test, "name": test, "stats": {"median": times[2]}, "extra_info": extra})
+    storage.add(rows)
+    result = CliRunner().invoke(app, ["show", "--storage", str(storage.folder)])
+    assert result.exit_code == 0, result.output
+    assert "script" in result.stdout
+    inert(result.output)
+
+
 def test_change_points(storage, make_block):
     for number in range(16):
         level = 0.1 if number < 8 else 0.2

@@ -41,7 +41,7 @@ def show(
     if not stored.results:
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
-    recommended, curves = _swept(chosen) if any(result.config for result in stored.results) else (None, ())
+    recommended, curves = _swept(chosen) if any(r.config or r.curve for r in stored.results) else (None, ())
     shown = terminal.Run(
         results=stored.results,
         failed=stored.failed,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
 
+_NAMED = 3
+"""So many tests of a sweep are named in a remark that they share."""
+
 _COLUMNS = {
     "ttft_s": "TTFT",
     "itl_p50_s": "ITL p50",
@@ -241,7 +244,10 @@ def _cautions(results: Sequence[Result]) -> Iterator[str]:
         if len(found) == 1:
             yield f"! {found[0][0]}: {found[0][1]}"
         elif found:
-            yield f"! {kind.value} in {', '.join(name for name, _ in found)}. {found[0][0]}: {found[0][1]}"
+            # A sweep has many tests, whose names are long.
+            many = len(found) > _NAMED and any(r.config for r in results)
+            where = f"{len(found)} of {len(results)} tests" if many else ", ".join(name for name, _ in found)
+            yield f"! {kind.value} in {where}. {found[0][0]}: {found[0][1]}"
 
 
 def _write_remarks(console: Console, run: Run) -> None:
