@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     source = resolve(given.model, print)
-    axes = {given.third: THIRD[given.third], **BOTH}
+    axes: dict[str, tuple[str, ...]] = {given.third: THIRD[given.third], **BOTH}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found, peak, output = swept(folder, axes, given.model, given.tokens, given.rounds)
