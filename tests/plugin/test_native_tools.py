@@ -33,8 +33,9 @@ def run(suite):
     return pytester
 
 
-# In a process of its own: pygal imports importlib_metadata, which takes the standard library's place in finding packages.
-# That pytester undoes by half, and the plugins of all later tests would not be found. `importorskip` would import it too.
+# In a process of its own: pygal imports importlib_metadata, which takes the standard library's place in finding
+# packages. That pytester undoes by half, and the plugins of all later tests would not be found; `importorskip` would
+# import it too.
 @pytest.mark.skipif(find_spec("pygal") is None, reason="pytest-benchmark[histogram] is not installed")
 def test_json_histograms_and_csv(run):
     options = ("--benchmark-json=run.json", "--benchmark-histogram=plots/run", "--benchmark-autosave")
