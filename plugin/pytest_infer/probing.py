@@ -21,8 +21,9 @@ MOVED = 0.1
 class Probing:
     """The probes of one run, one for each number of threads and device that its models use.
 
-    Matrices are multiplied once a boot; memory is read anew before and after each run, since what other tenants of
-    the host leave of its bandwidth moves within minutes.
+    Memory is read before and after each run, since what other tenants of the host leave of its bandwidth moves within
+    minutes. Matrices are multiplied before each run; other work only lowers such a rate, so the best of all runs since
+    the boot is the one that counts.
     """
 
     def __init__(self, note: Callable[[str], None], *, wanted: bool) -> None:
@@ -44,8 +45,7 @@ class Probing:
         """Return the probe for a model's threads and device, made now if it is the first time."""
         device = model.device or "cpu"
         if self.due(model) and model.threads is not None:
-            cached = probes.load(model.threads, device)
-            self._before[model.threads, device] = self._probe(model.threads, device, cached)
+            self._before[model.threads, device] = self._probe(model.threads, device, None)
         return None if model.threads is None else self._before.get((model.threads, device))
 
     def after(self) -> None:
@@ -69,8 +69,7 @@ class Probing:
             self._note(f"no probe of the machine: {made.reason}")
             return None
         memory.trim_heap()  # what the kernels took must not show in the peak of the first round
-        probes.save(made)
-        return made
+        return probes.save(made)
 
     def stored(self) -> dict[str, Any] | None:
         """Return the probes of the run for its file, or None."""

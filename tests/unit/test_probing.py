@@ -74,11 +74,13 @@ def test_once_before_and_once_after_for_each_threads_and_device(measured):
     assert [p["threads"] for p in run.stored()["after"]] == [2, 1]
 
 
-def test_matrices_are_multiplied_once_a_boot(measured):
-    Probing([].append, wanted=True).before(MODEL)
-    Probing([].append, wanted=True).before(MODEL)
-    Probing([].append, wanted=True).before(dataclasses.replace(MODEL, threads=1))
-    assert [flops for *_, flops in measured] == [None, {"float32": 180e9}, None]
+def test_the_best_gemm_rate_of_a_boot_counts_for_its_threads(measured):
+    slow, other = made(flops={"float32": 60e9, "bfloat16": 400e9}), made(threads=1, flops={"float32": 50e9})
+    measured.answers = (slow, made(flops={"float32": 170e9}), slow, other)
+    found = [Probing([].append, wanted=True).before(MODEL).flops for _ in range(3)]
+    assert found == [slow.flops, *[{"float32": 170e9, "bfloat16": 400e9}] * 2]
+    assert Probing([].append, wanted=True).before(dataclasses.replace(MODEL, threads=1)).flops == other.flops
+    assert [flops for *_, flops in measured] == [None] * 4
 
 
 def test_the_rates_of_a_disturbed_machine_are_not_kept(measured):

@@ -98,5 +98,4 @@ def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
     made = probe.measure(pitfalls.torch_threads(described, now) or 1)
     if isinstance(made, Missing):
         refuse(made.reason)
-    probes.save(made)
-    return made
+    return probes.save(made)

@@ -32,7 +32,7 @@ Clock = Callable[[], int]
 
 
 def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Missing:
-    """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` known from before.
+    """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` of before.
 
     Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over 1 GiB at once.
     Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.

@@ -40,7 +40,10 @@ def limit_line(results: Iterable[Result]) -> str | None:
     line += f" ({size(read)} a step, at most {rate(statistics.median(_values(known, 'decode_ceiling')))}"
     line += f", bandwidth ± {_percent(probe.read_bandwidth_spread)})" if probe is not None else ")"
     multiplied = _values(known, "mfu")
-    return f"{line} · prefill: {_range(multiplied)} of its GEMM rate" if multiplied else line
+    if multiplied:
+        line += f" · prefill: {_range(multiplied)} of its GEMM rate"
+        line += " (above 100 %: something else slowed the probe)" if max(multiplied) > 1 else ""
+    return line
 
 
 def _value(result: Result, key: str) -> float | None:

@@ -1,10 +1,11 @@
-"""The machine's probes, kept per boot, threads and software, so that matrices are multiplied once a boot only."""
+"""The machine's probes, kept per boot, threads and software: for the doctor, and for the best GEMM rates of a boot."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ NAME = "probes.json"
 MOST = 32
 """The newest so many are kept."""
 STEADY = 0.25
-"""A probe whose reads spread wider was disturbed: its GEMM rates are not kept for later runs."""
+"""A probe whose reads spread wider was disturbed, and is not kept for later."""
 
 
 def key(threads: int, device: str = "cpu", *, boot: str | None = None) -> str:
@@ -38,11 +39,22 @@ def load(threads: int, device: str = "cpu") -> MachineProbe | None:
     return _read(path()).get(key(threads, device))
 
 
-def save(made: MachineProbe) -> None:
-    """Keep a steady probe; a cache that cannot be written costs another probe, nothing else."""
+def save(made: MachineProbe) -> MachineProbe:
+    """Keep a steady probe, and return it with the best GEMM rates of this boot; a cache may be unwritable.
+
+    Other work only lowers a rate, so the highest that was seen is the nearest to what the machine can do.
+    """
     place = path()
-    if place is None or made.read_bandwidth_spread > STEADY:
-        return
+    before = _read(place).get(key(made.threads, made.device, boot=made.boot))
+    if before is not None:
+        best = {name: max(made.flops.get(name, 0.0), rate) for name, rate in before.flops.items()}
+        made = replace(made, flops=made.flops | best)
+    if place is not None and made.read_bandwidth_spread <= STEADY:
+        _write(place, made)
+    return made
+
+
+def _write(place: Path, made: MachineProbe) -> None:
     kept = {**_read(place), key(made.threads, made.device, boot=made.boot): made}
     newest = dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:])
     try:
