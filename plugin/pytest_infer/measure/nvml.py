@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pytest_infer.measure.kept import Missing, Sample, difference, now
@@ -39,6 +40,11 @@ class Nvml:
             return
         if not self._handles:
             self._missing = Missing("no NVIDIA device is visible")
+        elif _ambiguous(self._nvml, os.environ):
+            self._handles = []
+            self._missing = Missing(
+                "CUDA numbers the fastest device 0 and NVML goes by the bus: set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+            )
 
     def read(self) -> Sample | Missing:
         """Return what each call gives, devices together; a call that a device does not know leaves its figure out."""
@@ -78,6 +84,17 @@ def _divided(reading: Reading, by: float) -> Reading:
     if reading.value is None:
         return reading
     return Reading(value=reading.value / by, source=reading.source, quality=reading.quality)
+
+
+def _ambiguous(nvml: Any, environ: Mapping[str, str]) -> bool:
+    """Return whether numbers choose among unlike devices in an order that is not NVML's (CUDA C++ guide, variables)."""
+    chosen = environ.get("CUDA_VISIBLE_DEVICES", "")
+    if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(
+        name.strip().isdigit() for name in chosen.split(",")
+    ):
+        return False
+    every = range(nvml.nvmlDeviceGetCount())
+    return len({nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(number)) for number in every}) > 1
 
 
 def _visible(nvml: Any, wanted: str | None) -> list[Any]:

@@ -23,6 +23,10 @@ class Library:
     def __init__(self) -> None:
         self.mj, self.mw, self.use = [1000, 50], [150_000, 30_000], [90, 10]
         self.down = False
+        self.names = ["A", "A"]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return self.names[handle]
 
     def nvmlInit(self) -> None:  # noqa: N802
         pass
@@ -67,6 +71,23 @@ def test_energy_power_and_use_of_all_devices() -> None:
     assert figures["device_utilization"].quality is Quality.SAMPLED
     nvml.close()
     assert library.down
+
+
+@pytest.mark.parametrize(
+    ("visible", "order", "told"),
+    [("1", None, False), ("1", "PCI_BUS_ID", True), ("GPU-one", None, True), (None, None, True)],
+)
+def test_numbers_of_unlike_devices_count_only_in_nvmls_order(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, order: str | None, *, told: bool
+) -> None:
+    for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    library = Library()
+    library.names = ["A", "B"]
+    nvml = Nvml(library)
+    power = nvml.figures(nvml.read(), nvml.read())["device_power_w"]
+    assert (power.value is not None) is told
+    assert told or "CUDA_DEVICE_ORDER=PCI_BUS_ID" in (power.reason or "")
 
 
 @pytest.mark.parametrize(("visible", "watts"), [("1", 30), ("0", 150), ("GPU-one", 30), ("1,0", 180), ("0,-1,1", 150)])

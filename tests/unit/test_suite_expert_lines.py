@@ -1,0 +1,40 @@
+"""What the end of a run says of the suite's experts."""
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_infer.metrics.result import of_record
+from pytest_infer.records import PromptRecord
+from pytest_infer.report import suite_experts
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def record():
+    return msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+
+
+def lines(record):
+    return [line.plain for line in suite_experts.lines([of_record(record)], width=100, drawn=False)]
+
+
+def test_the_hottest_and_coldest_beside_chance(record):
+    hottest, coldest, chance = lines(record)
+    usage = record.profile.experts
+    tokens = usage.prefill_tokens + usage.decode_tokens
+    assert hottest.startswith("hottest  L")
+    assert coldest.startswith("coldest  L")
+    assert chance.startswith(f"of {tokens} tokens; an even share is 25 %, a layer's busiest gets ")
+
+
+def test_layers_of_different_sizes_have_no_common_even_share(record):
+    usage = record.profile.experts
+    first, *others = usage.sites
+    wider = dataclasses.replace(first, k=first.k + 1)
+    profile = dataclasses.replace(record.profile, experts=dataclasses.replace(usage, sites=(wider, *others)))
+    *_, last = lines(dataclasses.replace(record, profile=profile))
+    assert last.endswith("layers differ in their experts; more: pytest-infer experts")
