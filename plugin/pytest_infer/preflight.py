@@ -23,12 +23,24 @@ _OWN_FIXTURES = "pytest_infer.fixtures"
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests that ask for `infer` and are not skipped outright."""
+    """Return the tests that ask for our `infer` and are not skipped outright."""
     return [
         item
         for item in items
-        if "infer" in getattr(item, "fixturenames", ()) and not any(True for _ in item.iter_markers("skip"))
+        if "infer" in getattr(item, "fixturenames", ()) and _asks_ours(item) and item.get_closest_marker("skip") is None
     ]
+
+
+def _asks_ours(item: pytest.Item) -> bool:
+    """Return whether `infer` is ours for a test, or another of that name that is made from ours."""
+    # pytest has no public way to ask.
+    manager: Any = item.session._fixturemanager
+    for definition in reversed(manager.getfixturedefs("infer", item) or ()):
+        if definition.func.__module__ == _OWN_FIXTURES:
+            return True
+        if "infer" not in definition.argnames:
+            return False
+    return False
 
 
 def check(collected: pytest.Session, session: InferSession) -> None:

@@ -86,7 +86,7 @@ def test_a_wrong_model_is_refused_before_its_pages_are_dropped(weights, system):
     pagecache.fill([weights])
     with pytest.raises(ModelError):
         loading.measured(Reads(weights, wrong=True), system, cold=True, note=pytest.fail)
-    assert pagecache.cached([weights]).value == 1
+    assert pagecache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
 
 
 def test_pages_that_stay_are_named(weights, system):
@@ -125,7 +125,7 @@ def test_hashing_leaves_to_the_first_run_what_the_load_did_not_read(weights, sys
 def test_hashing_leaves_a_warm_file_warm(weights, system):
     pagecache.fill([weights])
     loading.weights_sha256(Reads(weights))
-    assert pagecache.cached([weights]).value == 1
+    assert pagecache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
 
 
 ENGINE = """

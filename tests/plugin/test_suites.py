@@ -600,3 +600,39 @@ def test_the_weights_are_hashed_after_the_timed_load(suite):
         """,
     )
     pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_a_fixture_of_the_same_name_is_somebody_elses(suite):
+    pytester = suite(
+        test="""
+        import pytest
+
+        @pytest.fixture
+        def infer():
+            return 7
+
+        def test_other(infer):
+            assert infer == 7
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1)
+    assert "not measured" not in result.stdout.str()
+
+
+def test_a_fixture_of_the_same_name_may_go_on_with_ours(suite):
+    pytester = suite(
+        test="""
+        import pytest
+
+        @pytest.fixture
+        def infer(infer):
+            return infer
+
+        def test_prompt(infer, prompt):
+            infer(prompt)
+        """
+    )
+    result = pytester.runpytest("--benchmark-autosave")
+    result.assert_outcomes(passed=2)
+    assert "first" in result.stdout.str()
