@@ -5,7 +5,8 @@
 The sweep is 2 x 2 x 2: dtype, experts implementation, and threads or, where others use the cores too, the KV cache.
 The plain script is transformers' own generate() in a process of its own for each configuration, timed by the wall with
 a streamer, as anybody would. Resident memory of the processes is sampled every 10 ms from outside, loading included.
-Where the sweep calls two configurations distinct, the plain script must put them in the same order.
+The script runs before the sweep and after it, since the machine drifts meanwhile: where the sweep calls two
+configurations distinct and the script puts them in one order both times, the sweep must put them in that order too.
 """
 
 from __future__ import annotations
@@ -103,6 +104,19 @@ def swept(
     return found, peak, output
 
 
+def scripted(
+    folder: Path, axes: dict[str, tuple[str, ...]], source: str, tokens: int, rounds: int
+) -> tuple[dict[tuple[str, ...], float], int]:
+    """Return the plain script's tokens per second for each configuration, and the most memory that one of them took."""
+    rates: dict[tuple[str, ...], float] = {}
+    single = 0
+    for values in itertools.product(*axes.values()):
+        config = json.dumps(dict(zip(axes, values, strict=True)))
+        told, most = watched([sys.executable, "-c", PLAIN, source, config, TEXT, str(tokens), str(rounds)], folder)
+        rates[values], single = json.loads(told.splitlines()[-1]), max(single, most)
+    return rates, single
+
+
 def main() -> None:
     """Measure both ways and say what holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,33 +129,35 @@ def main() -> None:
     axes: dict[str, tuple[str, ...]] = {given.third: THIRD[given.third], **BOTH}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        before, single = scripted(folder, axes, source, given.tokens, given.rounds)
         found, peak, output = swept(folder, axes, given.model, given.tokens, given.rounds)
         print(output[output.index("= inference") :])
         loads = folder.joinpath("loads.txt").read_text(encoding="utf-8").split("\n")[:-1]
         one_load = sorted(loads) == sorted(" ".join(pair) for pair in itertools.product(*BOTH.values()))
-        plain, single = {}, 0
-        for values in itertools.product(*axes.values()):
-            config = json.dumps(dict(zip(axes, values, strict=True)))
-            command = [sys.executable, "-c", PLAIN, source, config, TEXT, str(given.tokens), str(given.rounds)]
-            told, most = watched(command, folder)
-            plain[values], single = json.loads(told.splitlines()[-1]), max(single, most)
+        after, _ = scripted(folder, axes, source, given.tokens, given.rounds)
         measured = rows.rows(folder / "run.json")
     keeper: tuple[str, ...] = ("keeper",)
     samples = {tuple(row.config.values()): {keeper: row.metrics[DECODE].numbers} for row in measured}
     print(f"loads: {', '.join(loads)}: {'each once' if one_load else 'NOT each once'}")
     share = peak / single
     print(f"peak: {peak / 2**20:.0f} MiB, of the largest single model {single / 2**20:.0f} MiB: {share:.3f}")
-    print(f"{'configuration':40} {'sweep':>8} {'plain':>8} tok/s")
+    print(f"{'configuration':45} {'before':>8} {'sweep':>8} {'after':>8} tok/s")
     for configuration in sorted(found.configurations, key=lambda c: -c.figures[DECODE].value):
         values = tuple(configuration.config.values())
-        print(f"{configuration.label:40} {configuration.figures[DECODE].value:8.2f} {plain[values]:8.2f}")
-    told_apart, agreed = 0, 0
+        rate = configuration.figures[DECODE].value
+        print(f"{configuration.label:45} {before[values]:8.2f} {rate:8.2f} {after[values]:8.2f}")
+    told_apart, certain, agreed = 0, 0, 0
     for a, b in itertools.combinations(samples, 2):
         ratio = ratio_of(samples[a], samples[b])
         if ratio is not None and ratio.distinct:
             told_apart += 1
-            agreed += (ratio.value > 1) == (plain[b] > plain[a])
-    print(f"pairs that the sweep tells apart: {told_apart}, in the plain script's order: {agreed}")
+            if (before[b] > before[a]) == (after[b] > after[a]):
+                certain += 1
+                agreed += (ratio.value > 1) == (after[b] > after[a])
+    print(
+        f"pairs that the sweep tells apart: {told_apart}; the plain script puts {certain} of them in one order twice, "
+        f"and the sweep {agreed} of these in that order"
+    )
 
 
 if __name__ == "__main__":
