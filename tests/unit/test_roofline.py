@@ -6,8 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_infer.analysis import roofline
-from pytest_infer.metrics import summarize
+from pytest_infer.metrics import roofline, summarize
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, PromptRecord, Quality, Work, absent
 from pytest_infer.report.roofline import limit_line, machine_line

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis import roofline
 from pytest_infer.analysis.pitfalls import Pitfall
 from pytest_infer.analysis.requirements import (
     GOOD_RATE,
@@ -23,6 +22,7 @@ from pytest_infer.analysis.requirements import (
     cores_for_prefill,
 )
 from pytest_infer.measure.host import Host
+from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
