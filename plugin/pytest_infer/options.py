@@ -86,8 +86,8 @@ OPTIONS = (
     Option(
         name="order",
         metavar="ORDER",
-        help="of the configurations of a sweep: sequential, or interleaved: prompt by prompt in turns, as far as one "
-        "loaded model runs them; default: sequential",
+        help="of the configurations of a sweep that one loaded model runs: interleaved, prompt by prompt in turns, or "
+        "sequential, one after the other; default: interleaved",
     ),
     Option(
         name="curve",
@@ -178,7 +178,8 @@ OPTIONS = (
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
-SEQUENTIAL, INTERLEAVED = ORDERS = ("sequential", "interleaved")
+INTERLEAVED = "interleaved"
+ORDERS = (INTERLEAVED, "sequential")
 BARE, OFF = "default", "off"
 """What --infer-gate takes in place of rules: those of the ini file, or none; --infer-curve alone takes BARE too."""
 SELF = "self"

@@ -55,6 +55,18 @@ def reorder(items: list[pytest.Item], *, interleaved: bool) -> None:
         items[position] = item
 
 
+def last_of_loads(items: Iterable[pytest.Item]) -> frozenset[str]:
+    """Return the node id of each load's last test, of tests in their order; none of a load that has one test.
+
+    None at all where there is one load: there is nothing that it is compared with.
+    """
+    loads: dict[EngineOptions, list[str]] = {}
+    for item in items:
+        if (found := swept(item)) is not None:
+            loads.setdefault(found[0], []).append(item.nodeid)
+    return frozenset(tests[-1] for tests in loads.values() if len(tests) > 1 and len(loads) > 1)
+
+
 def _test(item: pytest.Item, configuration: Configuration) -> str:
     return item.nodeid.replace(configuration.id, "")
 

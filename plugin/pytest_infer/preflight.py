@@ -61,7 +61,9 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
     finally:
         session.live.clear()
-    session.keeper.planned = tuple(item.nodeid for item in measuring(items))
+    planned = measuring(items)
+    session.keeper.planned = tuple(item.nodeid for item in planned)
+    session.returning.last = ordering.last_of_loads(planned)
 
 
 def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
@@ -83,8 +85,6 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
         engine = session.in_use.engine(load)
         if own:
             _check_load(engine, load, own, session)
-    if session.settings.interleaved and len(loads) > 1:
-        session.note(f"interleaved within each of {len(loads)} loads, not between them: each model is loaded once")
     marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
     if marks and len(marks) == len(items):
         reasons = dict.fromkeys(str(mark.kwargs["reason"]) for mark in marks)

@@ -31,6 +31,7 @@ from pytest_infer.records import (
 )
 from pytest_infer.report.live import LiveLine
 from pytest_infer.report.terminal import NamedFloor, Run
+from pytest_infer.returning import Returning, Visit
 from pytest_infer.saving import Keeper
 from pytest_infer.selection import Selection
 from pytest_infer.settings import Settings
@@ -66,6 +67,7 @@ class InferSession:
         self.noise: list[NamedFloor] = []
         # Asked for its live line late: it is another one once the terminal is known.
         self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line))  # noqa: PLW0108
+        self.returning = Returning(self.note, lambda line: self.live.show(line))  # noqa: PLW0108
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
@@ -194,6 +196,9 @@ class InferSession:
             measured = self.loop.measure(
                 Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
             )
+        options = configuration.settings.engine_options
+        visit = Visit(test=nodeid, runner=runner, options=options, rounds=measured.rounds)
+        drift = self.returning.after(visit, plan, lambda other: self.in_use.adapt(engine, model, other))
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)
@@ -223,6 +228,7 @@ class InferSession:
             cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
             config=dict(configuration.values),
             curve=configuration.curve,
+            drift=drift,
         )
 
     def _described(self, model: ModelInfo, *, once: bool) -> MachineInfo:

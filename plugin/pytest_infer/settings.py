@@ -17,7 +17,7 @@ from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.lengths import Lengths
-from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, SEQUENTIAL, TIMELINE
+from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, TIMELINE
 
 ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
@@ -63,7 +63,7 @@ class Settings:
     batch: int | None = None
     prompt_tokens: int | None = None
     sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    interleaved: bool = False
+    interleaved: bool = True
     curve: Lengths | None = None
 
     @classmethod
@@ -132,7 +132,7 @@ class Settings:
             batch=read.number("batch", None, least=1),
             prompt_tokens=read.number("prompt-tokens", None, least=1),
             sweep=sweep,
-            interleaved=read.choice("order", ORDERS, SEQUENTIAL) == INTERLEAVED,
+            interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,
             curve=_curve(read, sweep),
         )
 

@@ -64,7 +64,7 @@ RUN_VALUES = {
     "batch": ("4", "batch", 4),
     "prompt-tokens": ("16", "prompt_tokens", 16),
     "sweep": ("threads=1, 2", "sweep", (("threads", ("1", "2")),)),
-    "order": ("interleaved", "interleaved", True),
+    "order": ("sequential", "interleaved", False),
     "curve": ("16..64", "curve", Lengths(shortest=16, longest=64)),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
 }
@@ -218,7 +218,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
         "experts": ("counts", "off"), "timeline": ("on", "off"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
-        "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("interleaved", "sequential"),
+        "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip

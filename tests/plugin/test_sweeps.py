@@ -140,6 +140,10 @@ def blocks(pytester):
     }
 
 
+def unwrapped(result):
+    return " ".join(result.stdout.str().split())
+
+
 def order(result):
     return [line.split("::")[1].split()[0] for line in result.stdout.lines if "PASSED" in line]
 
@@ -157,8 +161,9 @@ def refused(result, *said):
 
 def test_the_product_becomes_tests_and_each_model_is_loaded_once(swept):
     result = run(
-        swept, "-v", "--benchmark-autosave", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16"
-    )
+        swept, "-v", "--benchmark-autosave", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16",
+        "--infer-order=sequential",
+    )  # fmt: skip
     result.assert_outcomes(passed=8)
     assert order(result) == [
         f"test_prompt[{prompt}-threads={threads}-dtype={dtype}]"
@@ -170,10 +175,12 @@ def test_the_product_becomes_tests_and_each_model_is_loaded_once(swept):
         "load reference-moe float32 None",
         "adapt threads=1 cache=True",
         "adapt threads=2 cache=True",
+        "adapt threads=1 cache=True",  # back to the first test, for the drift
         "close",
         "load reference-moe bfloat16 None",
         "adapt threads=1 cache=True",
         "adapt threads=2 cache=True",
+        "adapt threads=1 cache=True",
         "close",
     ]
     block = blocks(swept)["test_prompt[first-threads=2-dtype=bfloat16]"]
@@ -195,16 +202,13 @@ def test_the_ini_file_sweeps_too(swept):
 
 
 def test_interleaved_goes_prompt_by_prompt_and_another_begins_each_time(swept):
-    result = run(
-        swept, "-v", "--infer-order=interleaved", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16"
-    )
+    result = run(swept, "-v", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16")
     assert order(result) == [
         f"test_prompt[{prompt}-threads={threads}-dtype={dtype}]"
         for dtype in ("float32", "bfloat16")
         for prompt, threads in (("first", 1), ("first", 2), ("second", 2), ("second", 1))
     ]
     assert len(loads(swept)) == 2
-    result.stdout.fnmatch_lines(["*interleaved within each of 2 loads, not between them*"])
 
 
 def test_a_node_id_selects_and_k_takes_a_colon(swept):
@@ -275,6 +279,62 @@ def test_a_test_may_ask_what_it_is_measured_with(swept):
     run(swept, "--infer-sweep=threads=1,2").assert_outcomes(passed=2)
 
 
+# drift between loads
+
+
+COUNTED = "self.calls = getattr(self, 'calls', 0) + 1\n        step = self.calls * 1_000_000"
+SLOWER = ENGINE.replace("step = 1_000_000", COUNTED)
+"""An engine that takes n times as long for its nth generation as for its first."""
+
+
+def test_the_first_test_of_a_load_is_measured_again_after_its_last(swept):
+    swept.makepyfile(scripted_engine=SLOWER)
+    result = run(swept, "--benchmark-autosave", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16")
+    result.assert_outcomes(passed=8)
+    found = {name: block["drift"] for name, block in blocks(swept).items() if "drift" in block}
+    last = [f"test_prompt[second-threads=1-dtype={dtype}]" for dtype in ("float32", "bfloat16")]
+    assert list(found) == last
+    for name, dtype in zip(last, ("float32", "bfloat16"), strict=True):
+        assert found[name]["test"] == f"test_suite.py::test_prompt[first-threads=1-dtype={dtype}]"
+        assert found[name]["apart_s"] > 0
+        # Calls 9 and 10 after calls 1 and 2: the time to the first token is 3 steps, each as long as the call's number.
+        assert found[name]["ratios"]["ttft_s"] == pytest.approx((9 * 10 / (1 * 2)) ** 0.5, rel=1e-4)
+        # Each gap has some nanoseconds beside its step.
+        assert found[name]["ratios"]["decode_throughput"] == pytest.approx((2 / 90) ** 0.5, rel=1e-4)
+    # The test that it is told with has its own rounds only.
+    assert blocks(swept)[last[0]]["rounds"]["timed"] == 2
+    told = "drift: the first test of each load, again after its last: decode -85.1 %; intervals between loads hold it"
+    assert told in unwrapped(result)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        # One load: its configurations are measured in turns, and nothing lies between.
+        (["threads=1,2"], False),
+        # One test a load: going back to it at once would tell nothing.
+        (["dtype=float32,bfloat16"], True),
+    ],
+)
+def test_where_there_is_no_drift_to_measure(swept, sweep, said):
+    swept.path.joinpath("prompts.toml").write_text(SUITE.partition('[[prompt]]\nname = "second"')[0], encoding="utf-8")
+    result = run(swept, "--benchmark-autosave", *(f"--infer-sweep={axis}" for axis in sweep))
+    result.assert_outcomes(passed=2)
+    assert not any("drift" in block for block in blocks(swept).values())
+    assert ("drift between loads was not measured: no interval holds it" in unwrapped(result)) == said
+
+
+def test_a_failure_while_going_back_costs_nothing_but_the_drift(swept):
+    # Each load has four tests of two rounds.
+    torn = "        if self.calls > 8:\n            raise RuntimeError('torn')\n"
+    swept.makepyfile(scripted_engine=SLOWER.replace("        self.now = clock", f"{torn}        self.now = clock"))
+    result = run(swept, "--benchmark-autosave", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16")
+    result.assert_outcomes(passed=8)
+    assert len(blocks(swept)) == 8
+    first = "test_suite.py::test_prompt[first-threads=1-dtype=float32]"
+    assert f"! drift was not measured: {first} failed when it was measured again: torn" in unwrapped(result)
+
+
 # what is lost by what
 
 
@@ -307,7 +367,7 @@ def test_another_runtime_error_is_shown_as_it_is(swept):
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(swept):
-    last = "prompt.name == 'second' and infer_configuration.values['threads'] == '2'"
+    last = "prompt.name == 'second' and infer_configuration.values['threads'] == '1'"
     stop = f"if {last}:\n        raise KeyboardInterrupt\n"
     test = f"def test_prompt(infer, prompt, infer_configuration):\n    {stop}    infer(prompt)\n"
     swept.makepyfile(test_suite=test)
@@ -319,7 +379,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(swept):
     result = run(swept, "--benchmark-autosave", "--infer-resume", "--infer-sweep=threads=1,2")
     result.assert_outcomes(passed=4)
     # One prompt of one configuration was left to measure.
-    assert log(swept)[before:] == ["load reference-moe auto None", "adapt threads=2 cache=True", "close"]
+    assert log(swept)[before:] == ["load reference-moe auto None", "adapt threads=1 cache=True", "close"]
 
 
 def test_impossible_combinations_are_skipped_before_anything_is_loaded(swept):

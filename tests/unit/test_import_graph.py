@@ -35,6 +35,7 @@ FACE = (
     "loading",
     "loadonce",
     "loops",
+    "returning",
     "session",
     "showing",
     "preflight",

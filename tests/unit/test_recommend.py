@@ -1,5 +1,6 @@
 """What a sweep recommends: worked out by hand on rows with known figures."""
 
+import dataclasses
 import math
 import random
 
@@ -9,6 +10,7 @@ from scipy import stats as reference
 
 from pytest_infer.analysis import recommend as recommending
 from pytest_infer.analysis.recommend import DECODE, PEAK, TOTAL_DECODE, TTFT, recommend
+from pytest_infer.records import Drift
 from pytest_infer.report import sweep as report
 from pytest_infer.report.text import collected, console
 from pytest_infer.storage.rows import Row, Values
@@ -80,6 +82,74 @@ def test_prompts_that_disagree_widen_the_interval():
     assert found.value == pytest.approx(math.prod(ratios) ** (1 / 3))
     assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-3)
     assert not found.distinct
+
+
+def test_drift_between_loads_is_an_error_with_a_degree_of_freedom_a_load():
+    before, after = {("a",): (2.0, 2.0)}, {("a",): (3.0, 3.0)}
+    drift = (1.1, 0.95, 1.02)
+    ratio = recommending.ratio_of(before, after, drift)
+    error = math.sqrt(sum(math.log(d) ** 2 for d in drift) / 3)
+    low, high = reference.t.interval(0.95, 3, loc=math.log(1.5), scale=error)
+    assert ratio.value == pytest.approx(1.5)
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(low), math.exp(high)))
+    # A machine that stood still widens nothing.
+    assert recommending.ratio_of(before, after, (1.0, 1.0)) == recommending.ratio_of(before, after)
+
+
+def test_drift_and_noise_add_as_variances_with_satterthwaites_degrees_of_freedom():
+    before, after = [10.0, 11.0, 10.5, 9.8], [12.0, 13.1, 12.2, 12.4]
+    logs = [[math.log(x) for x in side] for side in (after, before)]
+    welch = reference.ttest_ind(*logs, equal_var=False)
+    noise = ((sum(logs[0]) - sum(logs[1])) / 4 / welch.statistic) ** 2
+    drifted = (math.log(1.05) ** 2 + math.log(0.97) ** 2) / 2
+    df = (noise + drifted) ** 2 / (noise**2 / welch.df + drifted**2 / 2)
+    half = reference.t.ppf(0.975, df) * math.sqrt(noise + drifted)
+    ratio = recommending.ratio_of({("a",): tuple(before)}, {("a",): tuple(after)}, (1.05, 0.97))
+    assert math.log(ratio.high / ratio.low) / 2 == pytest.approx(half)
+
+
+def test_only_configurations_of_different_loads_drift_and_memory_never():
+    def of(threads, dtype, decode, **more):
+        figures = [decode, decode * 1.001, decode * 0.999]
+        return row({"threads": threads, "dtype": dtype}, decode=figures, peak=[100, 100], **more)
+
+    drifts = [Drift(test="first", apart_s=60, ratios={DECODE: ratio, TTFT: 1 / ratio}) for ratio in (1.12, 0.9)]
+    rows = [of(1, "float32", 10), of(2, "float32", 10.1), of(1, "bfloat16", 11), of(2, "bfloat16", 11.1)]
+    still = recommend(rows)
+    assert (still.loads, still.drift) == (2, {})
+    assert [c.figures[DECODE].ratio.distinct for c in still.configurations] == [False, True, True, True]
+    assert still.goals[0].ties == ()
+    rows[1], rows[3] = (dataclasses.replace(r, drift=d) for r, d in zip((rows[1], rows[3]), drifts, strict=True))
+    found = recommend(rows)
+    assert found.drift == {DECODE: (1.12, 0.9), TTFT: (1 / 1.12, 1 / 0.9)}
+    # float32 with 2 threads is of the first one's load; bfloat16's 10 % are less than the machine drifted.
+    assert [c.figures[DECODE].ratio.distinct for c in found.configurations] == [False, True, False, False]
+    assert found.goals[0].ties == (0, 1)
+    assert [c.figures[PEAK].ratio.low for c in found.configurations] == [1, 1, 1, 1]
+
+
+def test_a_batch_drifts_as_one_sequence_does():
+    drift = Drift(test="first", apart_s=60, ratios={DECODE: 1.1})
+    rows = [
+        row({"batch": 4, "dtype": dtype}, decode=[6, 6.1], **{TOTAL_DECODE: [24, 24.4]})
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert recommend([rows[0], dataclasses.replace(rows[1], drift=drift)]).drift == {TOTAL_DECODE: (1.1,)}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ((1.031, 0.98), "decode -2.0 % to +3.1 %; intervals between loads hold it"),
+        ((), "drift between loads was not measured: no interval holds it"),
+    ],
+)
+def test_the_drift_is_told_where_there_were_several_loads(ratios, said):
+    rows = [row({"dtype": dtype}, decode=[1, 1.1]) for dtype in ("float32", "bfloat16", "float16")]
+    drifts = [Drift(test="first", apart_s=60, ratios={DECODE: ratio}) for ratio in ratios]
+    rows[: len(drifts)] = [dataclasses.replace(r, drift=d) for r, d in zip(rows, drifts, strict=False)]
+    assert report.drift(recommend(rows)).endswith(said)
+    assert report.drift(recommend([row({"threads": n}, decode=[1, 1.1]) for n in (1, 2)])) is None
 
 
 def test_a_single_round_has_a_ratio_and_no_interval():

@@ -71,6 +71,11 @@ def choices(config: Mapping[str, str]) -> dict[str, str]:
     return {axis: value for axis, value in config.items() if axis not in AXES or not AXES[axis].workload}
 
 
+def loaded(config: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a configuration the model is loaded with."""
+    return {axis: value for axis, value in config.items() if axis not in AXES or AXES[axis].reload}
+
+
 def workload(config: Mapping[str, str]) -> dict[str, str]:
     """Return what of a configuration says what is asked of the model."""
     return {axis: value for axis, value in config.items() if axis in AXES and AXES[axis].workload}

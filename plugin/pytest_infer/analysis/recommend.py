@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, variance
 
 from pytest_infer.analysis import axes, stats
 from pytest_infer.metrics import Direction, by_key
+from pytest_infer.records import Drift
 from pytest_infer.storage.rows import Row, Values
 
 CONFIDENCE = 0.95
@@ -17,7 +18,10 @@ FEWEST_WORKLOADS = 3
 DECODE, TOTAL_DECODE, TTFT, PEAK = "decode_throughput", "total_decode_throughput", "ttft_s", "peak_rss_bytes"
 
 _Key = tuple[str, ...]
+_Config = tuple[tuple[str, str], ...]
 _Samples = Mapping[_Key, tuple[float, ...]]
+_Between = Callable[[str, int, int], "Ratio | None"]
+"""Metric, the number of a configuration, and that of the one to divide by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ class Recommendation:
     """What a sweep says; the first configuration is the one that the others are compared with.
 
     `left_out` are configurations that share no measured prompt with the first one. `options` set the best for decode.
+    `loads` are how many models were loaded, and `drift` what each of their first tests had become when it was measured
+    again after the last, by metric: intervals between different loads hold it.
     """
 
     configurations: tuple[Configuration, ...]
@@ -75,6 +81,8 @@ class Recommendation:
     options: str
     confidence: float = CONFIDENCE
     left_out: tuple[str, ...] = ()
+    loads: int = 1
+    drift: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def goal(self, metric: str) -> Goal | None:
         """Return the goal of that metric, if it was measured."""
@@ -87,19 +95,23 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     Rows of the same prompt and the same workload (prompt and generated length) are matched. A ratio is the geometric
     mean over them of the ratio of the rounds' geometric means. Its interval is Student's t on logarithms, with the
     larger of two errors: of the rounds within each prompt (Welch 1947, combined by Satterthwaite's degrees of
-    freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted between
-    the configurations. A configuration is in the Pareto set if none is distinctly better in one of decode, TTFT and
+    freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted from prompt
+    to prompt. Between configurations of different loads, which are measured minutes apart, comes the root mean square
+    of the changes that the loads' first tests showed when measured again, with as many degrees of freedom as loads
+    were. A configuration is in the Pareto set if none is distinctly better in one of decode, TTFT and
     peak memory without being distinctly worse in another.
     """
-    grouped: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    grouped: dict[_Config, list[Row]] = {}
+    drifts: list[Drift] = []
     for row in rows:
         if row.config:
             grouped.setdefault(tuple(axes.choices(row.config).items()), []).append(row)
+            drifts += [row.drift] if row.drift is not None else []
     if len(grouped) < 2:
         return None
     decode = TOTAL_DECODE if any(TOTAL_DECODE in row.metrics for found in grouped.values() for row in found) else DECODE
     metrics = (decode, TTFT, PEAK)
-    measured: dict[tuple[tuple[str, str], ...], dict[str, _Samples]] = {}
+    measured: dict[_Config, dict[str, _Samples]] = {}
     for config, found in grouped.items():
         samples = {metric: _samples(found, metric) for metric in metrics}
         if any(samples.values()):
@@ -110,18 +122,22 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     kept = {config: samples for config, samples in measured.items() if _shared(first, samples)}
     if len(kept) < 2:
         return None
-    return _recommendation(kept, metrics, tuple(axes.label(dict(c)) for c in grouped if c not in kept))
+    left_out = tuple(axes.label(dict(config)) for config in grouped if config not in kept)
+    return _recommendation(kept, metrics, _drift(drifts, metrics), left_out)
 
 
 def _recommendation(
-    kept: Mapping[tuple[tuple[str, str], ...], Mapping[str, _Samples]],
+    kept: Mapping[_Config, Mapping[str, _Samples]],
     metrics: Sequence[str],
+    drift: Mapping[str, tuple[float, ...]],
     left_out: tuple[str, ...],
 ) -> Recommendation:
     samples = list(kept.values())
+    loads = [tuple(axes.loaded(dict(config)).items()) for config in kept]
 
     def ratio(metric: str, number: int, of: int) -> Ratio | None:
-        return ratio_of(samples[of][metric], samples[number][metric])
+        between = () if loads[number] == loads[of] else drift.get(metric, ())
+        return ratio_of(samples[of][metric], samples[number][metric], between)
 
     goals = tuple(goal for metric in metrics if (goal := _goal(metric, samples, ratio)) is not None)
     front = _pareto(len(samples), metrics, ratio)
@@ -132,13 +148,20 @@ def _recommendation(
             label=axes.label(dict(config)),
             options=axes.options(dict(config)),
             workloads=len(_shared(samples[0], found)),
-            figures=_figures(samples[0], found, metrics),
+            figures=_figures(samples, number, metrics, ratio),
             pareto=number in front,
         )
         for number, (config, found) in enumerate(kept.items())
     )
     best = configurations[goals[0].best].options if goals else ""
-    return Recommendation(configurations=configurations, goals=goals, options=best, left_out=left_out)
+    return Recommendation(
+        configurations=configurations,
+        goals=goals,
+        options=best,
+        left_out=left_out,
+        loads=len(set(loads)),
+        drift=dict(drift),
+    )
 
 
 def _samples(rows: Iterable[Row], metric: str) -> _Samples:
@@ -169,12 +192,27 @@ def _shared(first: Mapping[str, _Samples], other: Mapping[str, _Samples]) -> set
     return {key for metric in first for key in first[metric].keys() & other[metric].keys()}
 
 
-def _figures(first: Mapping[str, _Samples], own: Mapping[str, _Samples], metrics: Iterable[str]) -> dict[str, Figure]:
+def _drift(drifts: Iterable[Drift], metrics: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Return by metric what the loads' first tests became; memory does not drift."""
+    found = {}
+    for metric in metrics:
+        # All sequences of a batch drift as one does.
+        key = DECODE if metric == TOTAL_DECODE else metric
+        ratios = tuple(ratio for drift in drifts if (ratio := drift.ratios.get(key)) is not None)
+        if ratios:
+            found[metric] = ratios
+    return found
+
+
+def _figures(
+    samples: Sequence[Mapping[str, _Samples]], number: int, metrics: Iterable[str], between: _Between
+) -> dict[str, Figure]:
     figures = {}
+    first, own = samples[0], samples[number]
     for metric in metrics:
         logs = [_mean_log(values) for key, values in own[metric].items() if key in first[metric]]
         if logs:
-            figures[metric] = Figure(value=math.exp(fmean(logs)), ratio=ratio_of(first[metric], own[metric]))
+            figures[metric] = Figure(value=math.exp(fmean(logs)), ratio=between(metric, number, 0))
     return figures
 
 
@@ -182,9 +220,10 @@ def _mean_log(values: Sequence[float]) -> float:
     return fmean(math.log(value) for value in values)
 
 
-def ratio_of(before: _Samples, after: _Samples) -> Ratio | None:
+def ratio_of(before: _Samples, after: _Samples, drift: Sequence[float] = ()) -> Ratio | None:
     """Return `after` by `before` over the workloads that both have; None where there is none.
 
+    `drift` are ratios that the same work showed between two measurements as far apart as these.
     The interval is left out where a side has a single round, and is the ratio itself for figures without noise.
     """
     keys = [key for key in before if key in after]
@@ -199,6 +238,11 @@ def ratio_of(before: _Samples, after: _Samples) -> Ratio | None:
     se, df = _within(noisy, len(keys))
     if len(keys) >= FEWEST_WORKLOADS and math.sqrt(variance(mids) / len(keys)) > se:
         se, df = math.sqrt(variance(mids) / len(keys)), len(keys) - 1
+    if drift:
+        drifted = fmean(math.log(ratio) ** 2 for ratio in drift)
+        both = se**2 + drifted
+        df = both**2 / (se**4 / df + drifted**2 / len(drift)) if both else df
+        se = math.sqrt(both)
     low, high = stats.Student(mid, se, df).interval(CONFIDENCE)
     return Ratio(value=math.exp(mid), low=math.exp(low), high=math.exp(high))
 
@@ -211,9 +255,6 @@ def _within(estimates: Sequence[stats.Student], workloads: int) -> tuple[float, 
         return 0.0, 1.0
     parts = sum(v**2 / estimate.df for v, estimate in zip(variances, estimates, strict=True))
     return math.sqrt(total) / workloads, total**2 / parts
-
-
-_Between = Callable[[str, int, int], Ratio | None]
 
 
 def _better(metric: str, ratio: float) -> bool:

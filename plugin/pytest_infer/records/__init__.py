@@ -9,7 +9,15 @@ from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, Work
 from pytest_infer.records.reading import Quality, Reading, absent
-from pytest_infer.records.results import AgainstInfo, Caution, CautionKind, CurvePoint, PromptRecord, SystemRecord
+from pytest_infer.records.results import (
+    AgainstInfo,
+    Caution,
+    CautionKind,
+    CurvePoint,
+    Drift,
+    PromptRecord,
+    SystemRecord,
+)
 from pytest_infer.records.rounds import Profile, Round, Timeline
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "CautionKind",
     "Counters",
     "CurvePoint",
+    "Drift",
     "ExpertSite",
     "ExpertUsage",
     "Limits",

@@ -41,12 +41,26 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """The first test of a load, measured again after its last one: what the machine made of the same work meanwhile.
+
+    `test` is that first test's node id, `apart_s` the time between its two measurements, seconds, and `ratios` are, by
+    metric key, the geometric mean of the second measurement's rounds / that of the first's.
+    """
+
+    test: str
+    apart_s: float
+    ratios: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
     `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `first_run` is
     the first warm-up round: by how much it exceeds the others is what a first run takes on top. `config` holds
-    the swept options by axis, as they were given; it is empty when nothing is swept.
+    the swept options by axis, as they were given; it is empty when nothing is swept. `drift` stands with the last test
+    of a load.
     """
 
     nodeid: str
@@ -65,6 +79,7 @@ class PromptRecord:
     resumed: bool = False
     config: dict[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

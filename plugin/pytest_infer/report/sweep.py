@@ -35,11 +35,26 @@ def write(console: Console, found: Recommendation) -> None:
     console.print(Text(note, style="dim"))
     for goal in found.goals:
         console.print(Text(sentence(found, goal), style="bold"))
+    if (line := drift(found)) is not None:
+        console.print(Text(line, style="dim"))
     if found.left_out:
         names = ", ".join(map(printable, found.left_out))
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
     if found.options:
         console.print(Text(f"use the best decode: {printable(found.options)}"))
+
+
+def drift(found: Recommendation) -> str | None:
+    """Return how far the machine drifted between loads, and what the intervals hold of it; None for a single load."""
+    if found.loads < 2:
+        return None
+    ratios = next((found.drift[goal.metric] for goal in found.goals if goal.metric in found.drift), ())
+    if not ratios:
+        return "drift between loads was not measured: no interval holds it"
+    least, most = (f"{100 * (ratio - 1):+.1f} %" for ratio in (min(ratios), max(ratios)))
+    moved = least if least == most else f"{least} to {most}"
+    label = by_key(next(goal.metric for goal in found.goals if goal.metric in found.drift)).label
+    return f"drift: the first test of each load, again after its last: {label} {moved}; intervals between loads hold it"
 
 
 def interval(ratio: Ratio, *, invert: bool = False) -> str:

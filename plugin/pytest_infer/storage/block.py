@@ -35,6 +35,7 @@ def build(record: PromptRecord) -> dict[str, Any]:
         metrics[metric.key] = _without_none(entry)
     swept: dict[str, Any] = {"config": record.config} if record.config else {}
     swept |= {"curve": msgspec.to_builtins(record.curve)} if record.curve is not None else {}
+    swept |= {"drift": msgspec.to_builtins(record.drift)} if record.drift is not None else {}
     return {
         "schema": SCHEMA,
         "phase": "total",

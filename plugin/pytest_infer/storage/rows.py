@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.errors import StorageError
-from pytest_infer.records import CurvePoint
+from pytest_infer.records import CurvePoint, Drift
 from pytest_infer.storage.block import SCHEMA
 
 
@@ -103,6 +103,7 @@ class _Block(msgspec.Struct, frozen=True):
     experts: Usage = Usage()
     config: dict[str, str] = {}
     curve: CurvePoint | None = None
+    drift: Drift | None = None
     rounds: _Timed = _Timed()
 
 
@@ -135,7 +136,8 @@ class Row:
     """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
 
     `prompt`, `model` and `machine` are the block's tables, `config` the swept options by axis as they were given, and
-    `curve` says where the test stands on a curve. `disturbed` are the numbers of the rounds that were, counted from 0.
+    `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
+    `disturbed` are the numbers of the rounds that were, counted from 0.
     """
 
     test: str
@@ -148,6 +150,7 @@ class Row:
     plain: bool = False
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
+    drift: Drift | None = None
     disturbed: tuple[int, ...] = ()
 
 
@@ -167,6 +170,7 @@ def _row(test: str, name: str, block: _Block) -> Row:
         experts=block.experts,
         config=block.config,
         curve=block.curve,
+        drift=block.drift,
         disturbed=tuple(int(number) for number in block.rounds.disturbed if number.isdecimal()),
     )
 

@@ -37,6 +37,8 @@ def _items(found: Recommendation) -> list[Item]:
     text = [sweep.sentence(found, goal) for goal in found.goals]
     if found.options:
         text.append(f"use the best decode: {found.options}")
+    if (line := sweep.drift(found)) is not None:
+        text.append(line)
     if found.left_out:
         names = ", ".join(found.left_out)
         text.append(f"not compared, no measured prompt in common with {found.configurations[0].label}: {names}")
