@@ -167,9 +167,8 @@ def judge(
             counts["alike"] += (ratio.value > 1) == (low > 0)
             if (ratio.value > 1) != (low > 0):
                 script = f"{math.exp(low):.3f} to {math.exp(high):.3f}"
-                print(
-                    f"IN DIFFERENT ORDERS: {axes.label(configurations[b])} / {axes.label(configurations[a])}: sweep {ratio}, script {script}"
-                )
+                names = " / ".join(axes.label(configurations[number]) for number in (b, a))
+                print(f"IN DIFFERENT ORDERS: {names}: sweep {ratio}, script {script}")
     print(
         f"of {len(samples) * (len(samples) - 1) // 2} pairs the sweep tells {counts['sweep']} apart, the plain script "
         f"{counts['script']}, both {counts['both']}: {counts['alike']} of these in the same order"

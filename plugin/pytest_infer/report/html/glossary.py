@@ -64,7 +64,13 @@ _TERMS = {
     ),
     "pareto": (
         "Pareto set",
-        "the configurations that no other one beats or equals in every figure at once",
+        "the configurations that no other one beats: distinctly better in decode, TTFT or peak memory, and in none of "
+        "them distinctly worse; distinctly: the interval of the ratio excludes 1",
+    ),
+    "drift": (
+        "drift",
+        "how the first test of a load had changed when it was measured again after the last: what the machine alone "
+        "made of the same work; intervals between configurations of different loads hold it",
     ),
     "configuration": ("configuration", "the values of the swept options, as given on the command line"),
 }

@@ -126,5 +126,10 @@ def _pareto(found: Recommendation) -> Chart:
             ],
         },
         table=_table(found),
-        define=(("Pareto set", anchor("pareto")), (decode.label, anchor(decode.key)), (ttft.label, anchor(ttft.key))),
+        define=(
+            ("Pareto set", anchor("pareto")),
+            (decode.label, anchor(decode.key)),
+            (ttft.label, anchor(ttft.key)),
+            *([("drift", anchor("drift"))] if found.loads > 1 else []),
+        ),
     )
