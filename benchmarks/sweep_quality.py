@@ -30,7 +30,8 @@ import psutil
 from scipy import special
 
 from pytest_infer.analysis import axes
-from pytest_infer.analysis.recommend import DECODE, Recommendation, ratio_of, recommend
+from pytest_infer.analysis.ratios import ratio_of
+from pytest_infer.analysis.recommend import DECODE, Recommendation, recommend
 from pytest_infer.engines.models import resolve
 from pytest_infer.storage import rows
 

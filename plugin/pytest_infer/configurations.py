@@ -69,6 +69,11 @@ def of_engine(axis: str) -> bool:
     return _FIELDS[axis][0] in EngineOptions.__dataclass_fields__
 
 
+def models_of(settings: Settings) -> dict[str, str]:
+    """Return the swept models, as they were given, by how results name them."""
+    return {models.display_name(value): value for axis, values in settings.sweep if axis == "model" for value in values}
+
+
 def at_length(configuration: Configuration, tokens: int) -> Configuration:
     """Return a configuration at one point of a curve: prompts of so many tokens, and every token that is allowed."""
     return replace(

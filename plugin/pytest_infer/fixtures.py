@@ -84,15 +84,24 @@ class Infer:
         prompts.check(prompt, f"{nodeid}: infer()")
         limits = workload.limits_of(prompt, settings)
         record = session.keeper.resumed(nodeid, prompt.content_sha256, limits, settings)
-        if record is None:
-            # Asked for late, so that what is refused is refused before a model is loaded.
-            engine = self._request.getfixturevalue("engine")
-            model = self._request.getfixturevalue("model")
-            model = session.in_use.adapt(engine, model, settings.engine_options)
-            record = session.measure(nodeid, prompt, engine, model, self._configuration)
+        if record is not None:
+            session.returning.resumed()
+            self._keep(record, prompt)
+            return record
+        # Asked for late, so that what is refused is refused before a model is loaded.
+        engine = self._request.getfixturevalue("engine")
+        model = self._request.getfixturevalue("model")
+        model = session.in_use.adapt(engine, model, settings.engine_options)
+        record = session.measure(nodeid, prompt, engine, model, self._configuration)
         if session.bridge.disabled:
             session.bridge.spend(self._benchmark)
             return record
+        self._keep(record, prompt)
+        drift = session.returning.back(nodeid, lambda options: session.in_use.adapt(engine, model, options))
+        return record if drift is None else session.keeper.drifted(record, drift, settings)
+
+    def _keep(self, record: PromptRecord, prompt: Prompt) -> None:
+        session, settings = self._session, self._configuration.settings
         clock = self._request.node.stash[sessions.CLOCK]
         self._request.node.stash[sessions.BENCHMARK] = self._benchmark
         group = prompt.group or getattr(self._benchmark, "group", None)
@@ -104,7 +113,6 @@ class Infer:
             ),
         )
         session.loop.finished(record)
-        return record
 
     def _params(self, prompt: Prompt) -> dict[str, Any]:
         callspec = getattr(self._request.node, "callspec", None)

@@ -13,13 +13,18 @@ from pytest_infer.records import ModelInfo
 
 
 class InUse:
-    """Makes the engines that the options name; `progress` is told what takes long."""
+    """Makes the engines that the options name.
 
-    def __init__(self, name: str, progress: Callable[[str], None]) -> None:
+    `progress` is told what takes long, and `closing` is called before an engine is closed: nobody may hold it then.
+    """
+
+    def __init__(self, name: str, progress: Callable[[str], None], closing: Callable[[], None]) -> None:
         self._name = name
         self._progress = progress
+        self._closing = closing
         self._made: tuple[EngineOptions, Engine] | None = None
         self._runs_with: EngineOptions | None = None
+        self._loaded: ModelInfo | None = None
         self._described: ModelInfo | None = None
 
     def engine(self, options: EngineOptions) -> Engine:
@@ -38,8 +43,9 @@ class InUse:
         """
         if self._made is None or engine is not self._made[1]:
             return info
-        if self._described is None:
-            self._described = info
+        if self._described is None or info is not self._loaded:
+            # The first model of this engine, or another that it adopted.
+            self._loaded = self._described = info
         if options != self._runs_with:
             adapted = engine.adapt(replace(options, progress=self._progress))
             self._runs_with = options
@@ -62,7 +68,8 @@ class InUse:
         """Free the model, and give its memory back to the system."""
         if self._made is None:
             return
+        self._closing()
         self._made[1].close()
-        self._made = self._runs_with = self._described = None
+        self._made = self._runs_with = self._loaded = self._described = None
         gc.collect()
         memory.trim_heap()

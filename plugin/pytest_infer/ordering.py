@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 import pytest
 
+from pytest_infer.analysis import axes
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.parametrize import CONFIGURED
 
 _Key = tuple[int, int, int]
+_Name = tuple[object, ...]
 
 
 def swept(item: pytest.Item) -> tuple[EngineOptions, Configuration] | None:
@@ -34,22 +36,24 @@ def reorder(items: list[pytest.Item], *, interleaved: bool) -> None:
     """Reorder the swept tests among the places that they hold.
 
     All tests of one load are together, so that it is made once. Within it, configuration by configuration, or with
-    `interleaved` prompt by prompt: each prompt is measured with every configuration before the next, and each time
-    another of them begins, so that what drifts favours none.
+    `interleaved` prompt by prompt: each prompt, at each length, is measured with every configuration before the next,
+    and each time another of them begins, so that what drifts favours none.
     """
     found = {position: pair for position, item in enumerate(items) if (pair := swept(item)) is not None}
     if not found:
         return
-    loads: dict[EngineOptions, list[int]] = {}
+    loads: dict[EngineOptions, list[Configuration]] = {}
     for load, configuration in found.values():
-        loads.setdefault(load, []).append(configuration.number)
-    tests = _ranks(_test(items[position], pair[1]) for position, pair in found.items())
+        loads.setdefault(load, []).append(configuration)
+    # What is compared is the same test at the same lengths: those are together, whatever runs them in turns.
+    works = _ranks(_work(items[position], pair[1]) for position, pair in found.items())
     keys: dict[int, _Key] = {}
     for position, (load, configuration) in found.items():
-        numbers = sorted(set(loads[load]))
-        turn, test = numbers.index(configuration.number), tests[_test(items[position], configuration)]
-        within = (test, (turn - test) % len(numbers)) if interleaved else (turn, position)
-        keys[position] = (numbers[0], *within)
+        own = sorted(loads[load], key=lambda one: one.number)
+        choices = _ranks(_choice(one) for one in own)
+        turn, work = choices[_choice(configuration)], works[_work(items[position], configuration)]
+        within = (work, (turn - work) % len(choices)) if interleaved else (configuration.number, position)
+        keys[position] = (own[0].number, *within)
     ordered = [items[position] for position in sorted(keys, key=keys.__getitem__)]
     for position, item in zip(sorted(found), ordered, strict=True):
         items[position] = item
@@ -67,9 +71,13 @@ def last_of_loads(items: Iterable[pytest.Item]) -> frozenset[str]:
     return frozenset(tests[-1] for tests in loads.values() if len(tests) > 1 and len(loads) > 1)
 
 
-def _test(item: pytest.Item, configuration: Configuration) -> str:
-    return item.nodeid.replace(configuration.id, "")
+def _work(item: pytest.Item, configuration: Configuration) -> _Name:
+    return (axes.without(item.nodeid, configuration.values), *axes.workload(configuration.values).items())
 
 
-def _ranks(names: Iterable[str]) -> dict[str, int]:
+def _choice(configuration: Configuration) -> _Name:
+    return tuple(axes.choices(configuration.values).items())
+
+
+def _ranks(names: Iterable[_Name]) -> dict[_Name, int]:
     return {name: rank for rank, name in enumerate(dict.fromkeys(names))}

@@ -63,7 +63,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         session.live.clear()
     planned = measuring(items)
     session.keeper.planned = tuple(item.nodeid for item in planned)
-    session.returning.last = ordering.last_of_loads(planned)
+    session.returning.last = () if session.bridge.disabled else ordering.last_of_loads(planned)
 
 
 def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
@@ -83,6 +83,7 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
             loads[load].append(item)
     for load, own in loads.items():
         engine = session.in_use.engine(load)
+        _check_adapts(engine, load, items)
         if own:
             _check_load(engine, load, own, session)
     marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
@@ -104,13 +105,24 @@ def _check_axes(item: pytest.Item, session: InferSession, *, own_engine: bool, o
             raise OptionError(f"--infer-sweep: {axis} is decided by the `{whose}` fixture that {item.nodeid} overrides")
 
 
+def _check_adapts(engine: Engine, load: EngineOptions, items: list[pytest.Item]) -> None:
+    """Refuse what a loaded model cannot be switched to, if the engine cannot switch at all."""
+    for item in items:
+        found = ordering.swept(item)
+        if found is not None and found[0] == load and found[1].settings.engine_options != load and not engine.adapts():
+            raise OptionError(
+                f"--infer-sweep: {found[1].label}: this engine cannot change threads or the cache of a loaded model; "
+                "sweep other axes"
+            )
+
+
 def _check_load(engine: Engine, load: EngineOptions, items: list[pytest.Item], session: InferSession) -> None:
     """Check one model with all that it is to run."""
     items = [item for item in items if item.get_closest_marker("skip") is None]
     try:
         engine.check()
-        longest = max((_check_item(engine, item, session) for item in items), default=0)
-        _check_memory(engine, longest, load, session)
+        held = {item: _check_item(engine, item, session) for item in items}
+        _check_memory(engine, held, load, session)
     except UnknownValueError:
         raise
     except InferError as error:
@@ -145,35 +157,50 @@ def _skip(item: pytest.Item, reason: str, session: InferSession) -> None:
         session.note(f"not run: {printable(found[1].label)}: {printable(reason)}")
 
 
-def _check_memory(engine: Engine, context: int, load: EngineOptions, session: InferSession) -> None:
-    """Warn, or refuse with --infer-strict-memory, before the kernel would kill the run for want of memory."""
+def _check_memory(engine: Engine, held: dict[pytest.Item, int], load: EngineOptions, session: InferSession) -> None:
+    """Warn, or refuse with --infer-strict-memory, before the kernel would kill the run for want of memory.
+
+    `held` are the positions that each test fills. Of a sweep, the tests that do not fit are skipped.
+    """
+    lacking = _lacking(engine, max(held.values(), default=0), load, session)
+    if lacking is None:
+        return
+    if session.settings.strict_memory:
+        if any(ordering.swept(item) is None for item in held):
+            raise ModelError(f"{lacking}; or leave out --infer-strict-memory")
+        for item, positions in held.items():
+            if (why := _lacking(engine, positions, load, session)) is not None:
+                _skip(item, f"{why}; or leave out --infer-strict-memory", session)
+        return
+    session.note(f"! {lacking}")
+    # At once as well: a killed run shows no summary.
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        session.live.clear()
+        reporter.ensure_newline()
+        reporter.write_line(f"pytest-infer: {lacking}", yellow=True)
+
+
+def _lacking(engine: Engine, context: int, load: EngineOptions, session: InferSession) -> str | None:
+    """Return what a model with so many positions in its KV cache lacks of memory; None where it fits, or none tells."""
     held, limit = engine.checkpoint(), session.machine.memory_limit_bytes
     if held is None or limit is None:
-        return
+        return None
     # Interpreter and libraries are loaded by now: their memory is no longer available to anybody.
     room = Room(limit_bytes=limit, available_bytes=host.available_bytes(), runtime_bytes=0)
     try:
         needs = requirements.of(held, room, context=context or None, dtype=load.dtype)
     except InferError:
         # A size that nobody tells is no reason to stop.
-        return
+        return None
     need, free = needs.chosen, room.available_bytes
     most = limit if free is None else min(limit, free)
     if need.minimum_bytes <= most:
-        return
-    line = printable(
+        return None
+    return printable(
         f"{needs.name} in {need.dtype} takes {size(need.minimum_bytes)} (weights and KV cache), and {size(most)} are "
         f"available: pytest-infer doctor --model {load.model} says what would fit"
     )
-    if session.settings.strict_memory:
-        raise ModelError(f"{line}; or leave out --infer-strict-memory")
-    session.note(f"! {line}")
-    # At once as well: a killed run shows no summary.
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        session.live.clear()
-        reporter.ensure_newline()
-        reporter.write_line(f"pytest-infer: {line}", yellow=True)
 
 
 def _check_benchmark(collected: pytest.Session, item: pytest.Item) -> None:

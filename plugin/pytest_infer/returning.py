@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.errors import InferError
 from pytest_infer.measure.rounds import Plan, Runner, measure, still_heap
 from pytest_infer.metrics import timing
 from pytest_infer.records import Drift, Round, TokenTrace
+from pytest_infer.report.text import printable
 
 _FIGURES: dict[str, Callable[[TokenTrace], float | None]] = {
     "decode_throughput": timing.decode_throughput,
@@ -22,16 +22,19 @@ _FIGURES: dict[str, Callable[[TokenTrace], float | None]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """One test that was measured: with what, and what its rounds were."""
+    """One test that was measured: of which prompt, with what, as what was planned, and its rounds."""
 
     test: str
+    name: str
     runner: Runner
     options: EngineOptions
+    plan: Plan
     rounds: Sequence[Round]
+    at_ns: int = field(default_factory=time.monotonic_ns)
 
 
 class Returning:
-    """Goes back to the first test of each load when its last one is measured.
+    """Goes back to the first test of each load when its last one is measured and kept.
 
     Configurations of one load are measured in turns, so what drifts meets them alike. Those of different loads are
     minutes apart, and what the machine did meanwhile looks like a difference between them: it is measured here, on the
@@ -40,47 +43,63 @@ class Returning:
 
     def __init__(self, note: Callable[[str], None], show: Callable[[str], None]) -> None:
         self.last: Collection[str] = ()
-        """The last test of each load."""
+        """The last test of each load; empty where nothing is gone back to."""
         self._note, self._show = note, show
         self._first: Visit | None = None
-        self._at_ns = 0
-        self._again = ""
 
-    def after(self, visit: Visit, plan: Plan, adapt: Callable[[EngineOptions], object]) -> Drift | None:
-        """Take a test that was measured; if it was the last of its load, return what became of the first.
+    def measured(self, visit: Visit) -> None:
+        """Take a test that was measured: the first one since a model was loaded is the one to go back to."""
+        if self.last and self._first is None:
+            self._first = visit
 
-        That one is measured as often as the `plan` says, without instruments. `adapt` lets the loaded model go on with
-        other options. A failure is noted: it must not cost the test its own measurement.
+    def resumed(self) -> None:
+        """Take a test that an earlier run measured: what the machine did since then cannot be measured any more."""
+        if self.last:
+            self._note("! part of this sweep was measured by an earlier run: no interval holds what changed since then")
+        self.last = ()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the engine, which is about to be closed."""
+        self._first = None
+
+    def back(self, test: str, adapt: Callable[[EngineOptions], object]) -> Drift | None:
+        """Measure the first test of a load again, if `test` was its last: as often as then, without instruments.
+
+        `adapt` lets the loaded model go on with other options. A failure is noted: `test` is measured, whatever comes.
         """
         first = self._first
-        if first is None or first.runner.engine is not visit.runner.engine:
-            first, self._first, self._at_ns = visit, visit, time.monotonic_ns()
-        if visit.test not in self.last or first is visit:
+        if test not in self.last or first is None or first.test == test:
             return None
-        apart_s = (time.monotonic_ns() - self._at_ns) / timing.NS
-        self._first, self._again = None, first.test
+        apart_s = (time.monotonic_ns() - first.at_ns) / timing.NS
+
+        def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:  # noqa: ARG001 - Watcher's
+            self._show(printable(f"drift: {first.name} again · {phase} {done + 1}/{planned}"))
+
         try:
             adapt(first.options)
             with still_heap():
-                again = measure(first.runner, replace(plan, profile=False), self._watch)
-        except (InferError, RuntimeError, MemoryError) as error:
+                again = measure(first.runner, replace(first.plan, profile=False), watch)
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything
             self._note(f"! drift was not measured: {first.test} failed when it was measured again: {error}")
             return None
-        ratios = {key: _ratio(figure, first.rounds, again.rounds) for key, figure in _FIGURES.items()}
+        finally:
+            self.forget()
+        # A first round without a warm-up has costs that none has later.
+        skipped = 0 if first.plan.warmup else 1
+        before, after = first.rounds[skipped:], again.rounds[skipped:]
+        ratios = {key: _ratio(figure, before, after) for key, figure in _FIGURES.items()}
         return Drift(
             test=first.test,
             apart_s=apart_s,
             ratios={key: ratio for key, ratio in ratios.items() if ratio is not None},
         )
 
-    def _watch(self, phase: str, done: int, planned: int, last: TokenTrace | None) -> None:  # noqa: ARG002 - Watcher's
-        self._show(f"{self._again} again, for the drift · {phase} {done + 1}/{planned}")
-
 
 def _ratio(
     figure: Callable[[TokenTrace], float | None], before: Sequence[Round], after: Sequence[Round]
 ) -> float | None:
-    """Return the ratio of geometric means; None where a round does not have the figure."""
+    """Return the ratio of geometric means; None where a round does not have the figure, or there is none."""
     means = []
     for rounds in (after, before):
         values = [value for r in rounds if (value := figure(r.trace))]

@@ -15,7 +15,7 @@ from pytest_infer.analysis import advice
 from pytest_infer.analysis.advice import Advice
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
-from pytest_infer.records import Limits, PromptRecord
+from pytest_infer.records import Drift, Limits, PromptRecord
 from pytest_infer.settings import Settings
 from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
@@ -88,9 +88,8 @@ class Keeper:
                 f"--infer-resume: no interrupted run is left in {self.storage / journal.FOLDER}; everything is measured"
             )
         elif self._interrupted is not None and not self._settings.resume:
-            self._note(
-                f"an interrupted run left {len(self._interrupted.entries)} prompts; --infer-resume takes the valid ones"
-            )
+            left = {entry.nodeid for entry in self._interrupted.entries}
+            self._note(f"an interrupted run left {len(left)} prompts; --infer-resume takes the valid ones")
 
     def resumed(self, nodeid: str, content_sha256: str, limits: Limits, settings: Settings) -> PromptRecord | None:
         """Return the record that an interrupted run left of this test, if it was of the same work.
@@ -116,16 +115,30 @@ class Keeper:
         hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None],
     ) -> None:
         """Put a finished record into the journal, then into pytest-benchmark's rows."""
-        if self._journal is not None:
-            key = self._key(record.prompt.content_sha256, record.prompt.limits, settings)
-            try:
-                self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
-            except OSError as error:
-                # The measurement goes on: the run file may still be written at the end.
-                self._note(f"! the journal cannot be written: {error.strerror}; a kill would lose this run")
+        self._write_journal(record, settings)
         data = block.build(record)
         hand_over(phases(record), data)
         self.finished[record.nodeid] = Finished(record=record, block=data)
+
+    def drifted(self, record: PromptRecord, drift: Drift, settings: Settings) -> PromptRecord:
+        """Add the drift of its load to a record that is kept already, in the journal and the block, and return it."""
+        record = replace(record, drift=drift)
+        self._write_journal(record, settings)
+        kept = self.finished[record.nodeid]
+        # The row of pytest-benchmark holds this very block.
+        kept.block["drift"] = msgspec.to_builtins(drift)
+        self.finished[record.nodeid] = replace(kept, record=record)
+        return record
+
+    def _write_journal(self, record: PromptRecord, settings: Settings) -> None:
+        if self._journal is None:
+            return
+        key = self._key(record.prompt.content_sha256, record.prompt.limits, settings)
+        try:
+            self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
+        except OSError as error:
+            # The measurement goes on: the run file may still be written at the end.
+            self._note(f"! the journal cannot be written: {error.strerror}; a kill would lose this run")
 
     def mark_failed(self, nodeid: str) -> None:
         """Mark a test that did not pass after it was measured: its row is not a baseline."""

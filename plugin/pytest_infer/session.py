@@ -66,8 +66,8 @@ class InferSession:
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
         # Asked for its live line late: it is another one once the terminal is known.
-        self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line))  # noqa: PLW0108
         self.returning = Returning(self.note, lambda line: self.live.show(line))  # noqa: PLW0108
+        self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line), self.returning.forget)  # noqa: PLW0108
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
@@ -132,7 +132,9 @@ class InferSession:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
-        recommended, curves = sweeping.found({f.record.nodeid: f.block for f in finished if not f.failed})
+        recommended, curves = sweeping.found(
+            {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(self.settings)
+        )
         return Run(
             results=tuple(result.of_record(f.record) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
@@ -197,8 +199,9 @@ class InferSession:
                 Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
             )
         options = configuration.settings.engine_options
-        visit = Visit(test=nodeid, runner=runner, options=options, rounds=measured.rounds)
-        drift = self.returning.after(visit, plan, lambda other: self.in_use.adapt(engine, model, other))
+        self.returning.measured(
+            Visit(test=nodeid, name=prompt.name, runner=runner, options=options, plan=plan, rounds=measured.rounds)
+        )
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
         difference = cautions.first_difference(measured.rounds)
@@ -228,7 +231,6 @@ class InferSession:
             cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
             config=dict(configuration.values),
             curve=configuration.curve,
-            drift=drift,
         )
 
     def _described(self, model: ModelInfo, *, once: bool) -> MachineInfo:

@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+FEWEST_WORKLOADS = 3
+"""From so many prompts on, how their ratios differ from each other counts as an error of a comparison too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
@@ -53,6 +56,15 @@ AXES = {
 def id_of(config: Mapping[str, str]) -> str:
     """Return how a configuration stands in a test's id: `threads=2-dtype=bfloat16`."""
     return "-".join(f"{axis}={value}" for axis, value in config.items())
+
+
+def without(test: str, config: Mapping[str, str]) -> str:
+    """Return a test's id without its configuration; pytest may have escaped there what is not ASCII."""
+    part = id_of(config)
+    for written in (part, part.encode("unicode_escape").decode("ascii")):
+        if written and written in test:
+            return test.replace(f"-{written}", "").replace(written, "")
+    return test
 
 
 def label(config: Mapping[str, str]) -> str:

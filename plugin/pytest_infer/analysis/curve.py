@@ -95,7 +95,7 @@ def curves(rows: Iterable[Row]) -> tuple[Curve, ...]:
     for row in rows:
         if row.curve is not None and "ttft_s" in row.metrics:
             rest = {axis: value for axis, value in row.config.items() if axis != "prompt-tokens"}
-            test = row.test.replace(axes.id_of(row.config), "")
+            test = axes.without(row.test, row.config)
             found.setdefault((test, row.name, *rest.items()), []).append(row)
     return tuple(_curve(group) for group in found.values() if len(group) > 1)
 

@@ -5,37 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, variance
+from statistics import fmean
 
-from pytest_infer.analysis import axes, stats
+from pytest_infer.analysis import axes
+from pytest_infer.analysis.ratios import CONFIDENCE, Key, Ratio, Samples, mean_log, of_memory, ratio_of
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.records import Drift
 from pytest_infer.storage.rows import Row, Values
 
-CONFIDENCE = 0.95
-FEWEST_WORKLOADS = 3
-"""From so many prompts on, how their ratios differ from each other counts as an error too."""
 DECODE, TOTAL_DECODE, TTFT, PEAK = "decode_throughput", "total_decode_throughput", "ttft_s", "peak_rss_bytes"
 
-_Key = tuple[str, ...]
 _Config = tuple[tuple[str, str], ...]
-_Samples = Mapping[_Key, tuple[float, ...]]
 _Between = Callable[[str, int, int], "Ratio | None"]
 """Metric, the number of a configuration, and that of the one to divide by."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """A figure of one configuration by that of another, with its interval; None where too few rounds tell none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def distinct(self) -> bool:
-        """Whether the interval excludes "the same"; a ratio without an interval says nothing."""
-        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +93,7 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
         return None
     decode = TOTAL_DECODE if any(TOTAL_DECODE in row.metrics for found in grouped.values() for row in found) else DECODE
     metrics = (decode, TTFT, PEAK)
-    measured: dict[_Config, dict[str, _Samples]] = {}
+    measured: dict[_Config, dict[str, Samples]] = {}
     for config, found in grouped.items():
         samples = {metric: _samples(found, metric) for metric in metrics}
         if any(samples.values()):
@@ -127,7 +109,7 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
 
 
 def _recommendation(
-    kept: Mapping[_Config, Mapping[str, _Samples]],
+    kept: Mapping[_Config, Mapping[str, Samples]],
     metrics: Sequence[str],
     drift: Mapping[str, tuple[float, ...]],
     left_out: tuple[str, ...],
@@ -136,8 +118,10 @@ def _recommendation(
     loads = [tuple(axes.loaded(dict(config)).items()) for config in kept]
 
     def ratio(metric: str, number: int, of: int) -> Ratio | None:
-        between = () if loads[number] == loads[of] else drift.get(metric, ())
-        return ratio_of(samples[of][metric], samples[number][metric], between)
+        before, after = samples[of][metric], samples[number][metric]
+        if metric == PEAK and number != of:
+            return of_memory(ratio_of(before, after), before)
+        return ratio_of(before, after, () if loads[number] == loads[of] else drift.get(metric, ()))
 
     goals = tuple(goal for metric in metrics if (goal := _goal(metric, samples, ratio)) is not None)
     front = _pareto(len(samples), metrics, ratio)
@@ -164,9 +148,9 @@ def _recommendation(
     )
 
 
-def _samples(rows: Iterable[Row], metric: str) -> _Samples:
+def _samples(rows: Iterable[Row], metric: str) -> Samples:
     """Return the rounds' values of each workload, those that are above 0."""
-    found: dict[_Key, tuple[float, ...]] = {}
+    found: dict[Key, tuple[float, ...]] = {}
     for row in rows:
         values = _values(row, metric)
         if values is not None and values.numbers and min(values.numbers) > 0:
@@ -179,16 +163,15 @@ def _values(row: Row, metric: str) -> Values | None:
     return row.metrics.get(metric) or (row.metrics.get(DECODE) if metric == TOTAL_DECODE else None)
 
 
-def _workload(row: Row) -> _Key:
+def _workload(row: Row) -> Key:
     """Return what two configurations must share to be compared: the test without its configuration, and its lengths."""
-    part = axes.id_of(row.config)
-    test = row.test.replace(f"-{part}", "").replace(part, "")
+    test = axes.without(row.test, row.config)
     if test == row.test:
         test = row.test.partition("[")[0]
     return (test, row.name, *(f"{axis}={value}" for axis, value in axes.workload(row.config).items()))
 
 
-def _shared(first: Mapping[str, _Samples], other: Mapping[str, _Samples]) -> set[_Key]:
+def _shared(first: Mapping[str, Samples], other: Mapping[str, Samples]) -> set[Key]:
     return {key for metric in first for key in first[metric].keys() & other[metric].keys()}
 
 
@@ -205,71 +188,30 @@ def _drift(drifts: Iterable[Drift], metrics: Iterable[str]) -> dict[str, tuple[f
 
 
 def _figures(
-    samples: Sequence[Mapping[str, _Samples]], number: int, metrics: Iterable[str], between: _Between
+    samples: Sequence[Mapping[str, Samples]], number: int, metrics: Iterable[str], between: _Between
 ) -> dict[str, Figure]:
     figures = {}
     first, own = samples[0], samples[number]
     for metric in metrics:
-        logs = [_mean_log(values) for key, values in own[metric].items() if key in first[metric]]
+        logs = [mean_log(values) for key, values in own[metric].items() if key in first[metric]]
         if logs:
             figures[metric] = Figure(value=math.exp(fmean(logs)), ratio=between(metric, number, 0))
     return figures
-
-
-def _mean_log(values: Sequence[float]) -> float:
-    return fmean(math.log(value) for value in values)
-
-
-def ratio_of(before: _Samples, after: _Samples, drift: Sequence[float] = ()) -> Ratio | None:
-    """Return `after` by `before` over the workloads that both have; None where there is none.
-
-    `drift` are ratios that the same work showed between two measurements as far apart as these.
-    The interval is left out where a side has a single round, and is the ratio itself for figures without noise.
-    """
-    keys = [key for key in before if key in after]
-    if not keys:
-        return None
-    mids = [_mean_log(after[key]) - _mean_log(before[key]) for key in keys]
-    mid = fmean(mids)
-    estimates = [estimate for key in keys if (estimate := stats.welch(before[key], after[key])) is not None]
-    if len(estimates) < len(keys):
-        return Ratio(value=math.exp(mid))
-    noisy = [estimate for estimate in estimates if isinstance(estimate, stats.Student)]
-    se, df = _within(noisy, len(keys))
-    if len(keys) >= FEWEST_WORKLOADS and math.sqrt(variance(mids) / len(keys)) > se:
-        se, df = math.sqrt(variance(mids) / len(keys)), len(keys) - 1
-    if drift:
-        drifted = fmean(math.log(ratio) ** 2 for ratio in drift)
-        both = se**2 + drifted
-        df = both**2 / (se**4 / df + drifted**2 / len(drift)) if both else df
-        se = math.sqrt(both)
-    low, high = stats.Student(mid, se, df).interval(CONFIDENCE)
-    return Ratio(value=math.exp(mid), low=math.exp(low), high=math.exp(high))
-
-
-def _within(estimates: Sequence[stats.Student], workloads: int) -> tuple[float, float]:
-    """Return the error of the mean over the workloads that comes from rounds, and its degrees of freedom."""
-    variances = [estimate.se**2 for estimate in estimates]
-    total = sum(variances)
-    if not total:
-        return 0.0, 1.0
-    parts = sum(v**2 / estimate.df for v, estimate in zip(variances, estimates, strict=True))
-    return math.sqrt(total) / workloads, total**2 / parts
 
 
 def _better(metric: str, ratio: float) -> bool:
     return ratio > 1 if by_key(metric).direction is Direction.HIGHER else ratio < 1
 
 
-def _goal(metric: str, samples: Sequence[Mapping[str, _Samples]], between: _Between) -> Goal | None:
-    """Return the configuration with the best ratio to the first one that has the metric."""
+def _goal(metric: str, samples: Sequence[Mapping[str, Samples]], between: _Between) -> Goal | None:
+    """Return the configuration that is better than every one before it, over the prompts that the two share."""
     first = next((number for number, found in enumerate(samples) if found[metric]), None)
     if first is None:
         return None
     best = first
     for number in range(len(samples)):
-        against, own = between(metric, best, first), between(metric, number, first)
-        if against is not None and own is not None and _better(metric, own.value / against.value):
+        ratio = between(metric, number, best)
+        if ratio is not None and _better(metric, ratio.value):
             best = number
     others = ((number, between(metric, number, best)) for number in range(len(samples)) if number != best)
     ties = tuple(number for number, ratio in others if ratio is not None and not ratio.distinct)

@@ -99,6 +99,10 @@ class Engine(Protocol):
         """Return whether `generate` heeds `limits.sequences`."""
         return False
 
+    def adapts(self) -> bool:
+        """Return whether `adapt` can be asked: by default, whether an engine has one of its own."""
+        return type(self).adapt is not Engine.adapt
+
     def adapt(self, options: EngineOptions) -> ModelInfo:  # noqa: ARG002 - for those that override it
         """Go on with the loaded model as these options say, which differ in `threads` and `use_cache` only.
 

@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.analysis.axes import FEWEST_WORKLOADS
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, column, show, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.recommend import Configuration, Goal, Ratio, Recommendation
+    from pytest_infer.analysis.ratios import Ratio
+    from pytest_infer.analysis.recommend import Configuration, Goal, Recommendation
 
 WIDE = 110
 """From so many columns on, the table holds the intervals too."""
@@ -45,16 +47,23 @@ def write(console: Console, found: Recommendation) -> None:
 
 
 def drift(found: Recommendation) -> str | None:
-    """Return how far the machine drifted between loads, and what the intervals hold of it; None for a single load."""
+    """Return how far the machine drifted, and which intervals do not hold that; None where all do."""
+    few = min(configuration.workloads for configuration in found.configurations) < FEWEST_WORKLOADS
+    within = f"with fewer than {FEWEST_WORKLOADS} prompts no interval within a load holds drift" if few else None
     if found.loads < 2:
-        return None
-    ratios = next((found.drift[goal.metric] for goal in found.goals if goal.metric in found.drift), ())
-    if not ratios:
-        return "drift between loads was not measured: no interval holds it"
-    least, most = (f"{100 * (ratio - 1):+.1f} %" for ratio in (min(ratios), max(ratios)))
-    moved = least if least == most else f"{least} to {most}"
-    label = by_key(next(goal.metric for goal in found.goals if goal.metric in found.drift)).label
-    return f"drift: the first test of each load, again after its last: {label} {moved}; intervals between loads hold it"
+        return within
+    metric = next((goal.metric for goal in found.goals if goal.metric in found.drift), None)
+    if metric is None:
+        between = "drift between loads was not measured: no interval holds it"
+    else:
+        ratios = found.drift[metric]
+        ends = dict.fromkeys(f"{100 * (ratio - 1):+.1f} %" for ratio in (min(ratios), max(ratios)))
+        whose = "each load" if len(ratios) >= found.loads else f"{len(ratios)} of {found.loads} loads"
+        between = (
+            f"drift: the first test of {whose}, again after its last: {by_key(metric).label} {' to '.join(ends)}; "
+            "intervals between loads hold it"
+        )
+    return f"{between}; {within}" if within else between
 
 
 def interval(ratio: Ratio, *, invert: bool = False) -> str:

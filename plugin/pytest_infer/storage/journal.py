@@ -130,8 +130,6 @@ def _is_running(path: Path) -> bool:
 
 
 def matching(entries: Iterable[Entry], nodeid: str, key: str) -> PromptRecord | None:
-    """Return the record of that test if what its figures depend on is still the same."""
-    for entry in entries:
-        if entry.nodeid == nodeid and entry.key == key:
-            return entry.record
-    return None
+    """Return the newest record of that test, if what its figures depend on is still the same."""
+    found = [entry.record for entry in entries if entry.nodeid == nodeid and entry.key == key]
+    return found[-1] if found else None

@@ -12,7 +12,8 @@ from pytest_infer.report.html.stored import Stored
 from pytest_infer.units import Unit, column, scale_of
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.recommend import Configuration, Ratio, Recommendation
+    from pytest_infer.analysis.ratios import Ratio
+    from pytest_infer.analysis.recommend import Configuration, Recommendation
 
 _TITLE = "Recommendation"
 
