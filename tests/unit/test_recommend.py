@@ -108,6 +108,45 @@ def test_drift_and_noise_add_as_variances_with_satterthwaites_degrees_of_freedom
     assert math.log(ratio.high / ratio.low) / 2 == pytest.approx(half)
 
 
+def drifting_sweep(rng, *, loads, prompts, memory, sd=0.05, noise=0.03):
+    """Return each load's samples and what going back told, of equal configurations on a machine that drifts by `sd`.
+
+    Drift is an Ornstein-Uhlenbeck process that forgets within `memory` tests; each load runs two configurations.
+    """
+    samples, told, drift = [], [], rng.gauss(0, sd)
+
+    def rounds():
+        nonlocal drift
+        drift = math.exp(-1 / memory) * drift + rng.gauss(0, sd * math.sqrt(1 - math.exp(-2 / memory)))
+        return tuple(math.exp(drift + rng.gauss(0, noise)) for _ in range(5))
+
+    for _ in range(loads):
+        own = {}
+        for prompt in range(prompts):
+            own[(str(prompt),)] = rounds()
+            rounds()
+        again = rounds()
+        samples.append(own)
+        told.append(math.exp(ratios.mean_log(again) - ratios.mean_log(own[("0",)])))
+    return samples, told
+
+
+@pytest.mark.parametrize("loads", [2, 4])
+@pytest.mark.parametrize("memory", [1, 5, 20])
+def test_intervals_between_loads_hold_the_truth_although_the_machine_drifts(loads, memory):
+    rng = random.Random(4)
+    runs, held, held_without = 200, 0, 0
+    for _ in range(runs):
+        (one, other, *_), told = drifting_sweep(rng, loads=loads, prompts=5, memory=memory)
+        ratio, without = ratios.ratio_of(one, other, told), ratios.ratio_of(one, other)
+        held += ratio.low <= 1 <= ratio.high
+        held_without += without.low <= 1 <= without.high
+    assert held / runs >= 0.95
+    assert held_without / runs <= held / runs
+    if memory > 1:
+        assert held_without / runs <= 0.85
+
+
 def test_only_configurations_of_different_loads_drift_and_memory_never():
     def of(threads, dtype, decode, **more):
         figures = [decode, decode * 1.001, decode * 0.999]
