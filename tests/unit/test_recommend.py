@@ -360,6 +360,19 @@ def test_a_terminal_shows_every_configuration_the_best_and_how_to_use_it():
     assert "2.00 [1.94, 2.06]" in shown(rows, width=160).partition("geometric")[0]
 
 
+def test_of_many_that_cannot_be_told_apart_two_are_named():
+    rows = [row({"threads": n}, decode=[10, 12, 8]) for n in range(1, 6)]
+    found = recommend(rows)
+    assert report.sentence(found, found.goals[0]).endswith("; not distinct from threads=2, threads=3, 2 others")
+
+
+def test_a_configuration_is_as_fast_as_itself_without_an_interval():
+    rows = [row({"threads": n}, decode=[10 * n, 10.1 * n]) for n in (1, 2)]
+    first, second = (line for line in shown(rows, width=160).splitlines() if line.startswith("threads"))
+    assert "[" not in first
+    assert "[" in second
+
+
 def test_a_configurations_name_cannot_write_to_the_terminal():
     rows = [row({"model": m}, decode=[10, 11]) for m in ("\x1b[31mred", "\u202emirrored")]
     text = shown(rows)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WIDE = 110
 """From so many columns on, the table holds the intervals too."""
+MOST_NAMED = 3
+"""Of more configurations that cannot be told from the best, two are named and the others counted."""
 _TITLES = {
     "decode_throughput": "best decode",
     "total_decode_throughput": "best decode, all sequences",
@@ -89,7 +91,8 @@ def _write_table(console: Console, found: Recommendation) -> None:
         table.add_column(f"{metric.label}\n{unit}", justify="right", no_wrap=True)
         table.add_column("\n×", justify="right", no_wrap=True)
         ratios = [None if figure is None else figure.ratio for figure in figures]
-        columns += [values, ["" if r is None else _ratio(r, wide=console.width >= WIDE) for r in ratios]]
+        wide = console.width >= WIDE
+        columns += [values, ["" if r is None else _ratio(r, wide=wide and n > 0) for n, r in enumerate(ratios)]]
     for number, configuration in enumerate(found.configurations):
         name = _name(configuration, best=any(goal.best == number for goal in found.goals))
         prompts = [str(configuration.workloads)] if len(counts) > 1 else []
@@ -119,6 +122,8 @@ def sentence(found: Recommendation, goal: Goal) -> str:
             faster = interval(figure.ratio, invert=metric.direction is Direction.LOWER)
             line += f", {faster} as fast as {against}"
     if goal.ties:
-        ties = ", ".join(printable(found.configurations[number].label) for number in goal.ties)
-        line += f"; not distinct from {ties}"
+        ties = [printable(found.configurations[number].label) for number in goal.ties]
+        if len(ties) > MOST_NAMED:
+            ties[MOST_NAMED - 1 :] = [f"{len(ties) - MOST_NAMED + 1} others"]
+        line += f"; not distinct from {', '.join(ties)}"
     return line

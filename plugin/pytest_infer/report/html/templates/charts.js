@@ -275,7 +275,8 @@ const chartKinds = (() => {
       const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
       const size = (z) => (z === null || most === least ? 12 : 9 + (13 * (z - least)) / (most - least));
       const front = spec.points.filter((point) => point.front).sort((a, b) => a.x - b.x);
-      const middle = spec.points.reduce((most, point) => Math.max(most, point.x), 0) / 2;
+      const xs = spec.points.map((point) => point.x).filter((x) => x !== null);
+      const middle = (Math.min(...xs) + Math.max(...xs)) / 2;
       const row = (point) => ({
         name: point.name, value: [point.x, point.y, point.z], symbolSize: size(point.z),
         label: { position: point.x > middle ? "left" : "right" },
