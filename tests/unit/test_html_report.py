@@ -281,6 +281,42 @@ def test_a_trend_has_its_change_point_with_the_commit_message(storage, make_bloc
     assert len(found.data["trend-ttft_s"]["runs"]) == 10
 
 
+def test_a_step_of_one_configuration_is_drawn_there_alone(storage, make_block):
+    """Two configurations of one prompt, and a third test of it: each has its own name, figures and changes."""
+    for slow in (0, 0, 0, 0, 0, 1, 1, 1, 1, 1):
+        rows = []
+        for threads, value in (("1", 0.1 + slow * 0.02), ("2", 0.05)):
+            made = make_block("a", ttft_s=value + len(storage.load().runs) * 1e-5)
+            rows.append(row_of({**made, "config": {"threads": threads}}, f"t.py::t[a-threads={threads}]"))
+        path = storage.add([*rows, row_of(make_block("a threads=2", ttft_s=0.3), "t.py::t[x]")])
+    found = Page(render(path, storage.load().runs))
+    choices = found.data["trend-ttft_s"]["choices"]
+    names = [choice["name"] for choice in choices]
+    assert names == ["a threads=1", "t.py::t[a-threads=2]", "t.py::t[x]"]
+    assert [[change["at"] for change in choice["changes"]] for choice in choices] == [[5], [], []]
+    assert [len(choice["levels"]) for choice in choices] == [2, 0, 0]
+    said = CliRunner().invoke(app, ["history", "--change-points", "--storage", str(storage.folder)]).stdout
+    assert said.count("threads=1") == 1
+    assert "threads=2" not in said
+
+
+def test_choices_that_would_read_alike_are_numbered(storage, make_block):
+    """A choice is found by its name: one called like the sum of all, and two whose characters are shown alike."""
+    usage = {
+        "check": "passed",
+        "tokens": {"prefill": 6, "decode": 4},
+        "sites": [{"name": "l0", "layer": 0, "experts": 4, "slots": 4, "k": 2, "expert_bytes": 1024}],
+        "counts": {"prefill": [[6, 3, 2, 1]], "decode": [[4, 2, 2, 0]]},
+    }
+    names = ("all prompts", "x\x1b", "x\\x1b")
+    for _ in range(2):
+        path = storage.add([make_block(name, experts=usage) for name in names])
+    found = Page(render(path, storage.load().runs)).data
+    shown = ["x\\x1b", "x\\x1b (2)"]
+    assert [choice["name"] for choice in found["trend-ttft_s"]["choices"]] == ["all prompts", *shown]
+    assert [choice["name"] for choice in found["heat"]["choices"]] == ["all prompts", "all prompts (2)", *shown]
+
+
 def test_later_runs_are_no_part_of_an_earlier_ones_report(storage, make_block):
     paths = [storage.add([make_block("a")]) for _ in range(4)]
     assert len(Page(render(paths[1], storage.load().runs)).data["trend-ttft_s"]["runs"]) == 2

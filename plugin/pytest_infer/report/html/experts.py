@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.errors import InferError
 from pytest_infer.report import expert_rows, experts
 from pytest_infer.report.html import placing
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points, unique
 from pytest_infer.report.html.stored import Stored
 from pytest_infer.storage.rows import Row, Site
 from pytest_infer.units import NONE, count, significant
@@ -59,7 +59,8 @@ def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
 def _heat(view: View, prompts: Sequence[Prompt]) -> Chart:
     sites, census = view.census.sites, view.census
     titles = experts.site_titles(sites)
-    every = [("all prompts", census), *((prompt.name, prompt.census) for prompt in prompts)]
+    names = unique(["all prompts", *(prompt.name for prompt in prompts)])
+    every = [*zip(names, (census, *(prompt.census for prompt in prompts)), strict=True)]
     numbers = sum(site.slots for site in sites) * 2 * len(every)
     shown = every if numbers <= MOST_NUMBERS and len(every) > 2 else every[:1]
     left = "" if shown is every or len(every) == 2 else "; each prompt's own map is left out for its size"

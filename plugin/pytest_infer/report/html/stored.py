@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,15 +67,9 @@ def read(run: Run) -> Stored:
     """Return a run with all that its file holds; raise StorageError where it cannot be read."""
     rows = [row for row in run.rows if not row.plain]
     found = blocks.of_run(run.path)
-    names = [_named(row) for row in rows]
-    times = Counter(names)
+    titles = axes.titles(rows)
     tests = tuple(
-        Test(row=row, block=block, title=name if times[name] == 1 else row.test, number=number)
-        for number, (row, name, block) in enumerate(zip(rows, names, found, strict=True), 1)
+        Test(row=row, block=block, title=titles[row.test], number=number)
+        for number, (row, block) in enumerate(zip(rows, found, strict=True), 1)
     )
     return Stored(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))
-
-
-def _named(row: Row) -> str:
-    """Return a test's name, with its configuration where it is one of a sweep."""
-    return f"{row.name} {axes.label(row.config)}".rstrip()
