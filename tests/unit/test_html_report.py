@@ -346,6 +346,14 @@ def test_a_run_of_an_older_version_and_one_without_us_are_shown(storage, make_bl
     assert "no test was measured with `infer`: its 1 tests are pytest-benchmark's own" in shown
 
 
+def test_a_run_whose_only_measured_test_failed_says_so(storage, make_block):
+    shown = Page(render(storage.add([], failed={"t.py::t[a]": make_block("a")}, unmeasured=["t.py::t[b]"]))).shown
+    assert shown.count("Nothing to show here: every test measured with `infer` failed.") == 3
+    assert "t.py::t[a] failed after it was measured" in shown
+    assert "t.py::t[b] was not measured." in shown
+    assert "no test was measured" not in shown
+
+
 def test_a_damaged_sidecar_is_said_to_be_one(storage, make_block):
     path = storage.add([make_block("a")])
     path.with_suffix(".npz").write_bytes(b"no archive")

@@ -52,6 +52,11 @@ class Stored:
     plain: int
     gate: Mapping[str, Any] | None = None
 
+    @property
+    def nothing(self) -> str:
+        """Return why a run without tests has none."""
+        return "every test measured with `infer` failed" if self.run.failed else "no test was measured with `infer`"
+
     @cached_property
     def sidecar(self) -> tuple[Mapping[str, Any], str | None]:
         """Return the arrays beside the run file, and why there are none."""
