@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.coverage import Coverage
     from pytest_infer.analysis.expert_view import Prompt, View
 
-MOST_NUMBERS = 700_000
+MOST_NUMBERS = 500_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
 _TOP = 8
+_REMEDY = "see those of one with `pytest-infer experts -k TEXT`"
 
 
 def section(stored: Stored) -> Section:
     """Return what a run tells of its experts, or why it tells nothing."""
     title = "Experts"
     try:
-        rows, left_out = expert_rows.recorded(stored.run)
+        rows, left_out = expert_rows.recorded(stored.run, remedy=_REMEDY)
         if not rows:
             return Section(key="experts", title=title, absent=expert_rows.why_nothing(stored.run))
         prompts = expert_rows.prompts_of(stored.run, rows)

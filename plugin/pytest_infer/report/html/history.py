@@ -28,6 +28,9 @@ Series = Mapping[tuple[str, str], Sequence[tuple[Run, "float | str"]]]
 def section(runs: Sequence[Run]) -> Section:
     """Return the history up to the newest of the runs, which are oldest first."""
     title = "History"
+    if runs[-1].plain:
+        why = "this run is pytest-benchmark's own: there is no trend up to it"
+        return Section(key="history", title=title, absent=why)
     shown = [run for run in runs if not run.plain][-MOST_RUNS:]
     if len(shown) < 2:
         why = "the storage holds no other run: a trend needs two, and change points six"

@@ -57,6 +57,21 @@ class Stored:
         """Return why a run without tests has none."""
         return "every test measured with `infer` failed" if self.run.failed else "no test was measured with `infer`"
 
+    @property
+    def cores_known(self) -> bool:
+        """Return whether the run's machine is told with its usable cores; without a CPU it is but the host's name."""
+        told = next((test.row.machine for test in self.tests if test.row.model), {})
+        return told.get("cpu") is not None and told.get("usable_cores") is not None
+
+    @property
+    def size(self) -> str:
+        """Return how many tests and prompts there are: a sweep has several tests of a prompt."""
+        tests = len(self.tests)
+        if not tests:
+            return _many(self.plain, "test") if self.plain else "no test"
+        prompts = len({(test.row.name, test.row.prompt.get("content_sha256")) for test in self.tests})
+        return _many(prompts, "prompt") if prompts == tests else f"{tests} tests of {_many(prompts, 'prompt')}"
+
     @cached_property
     def sidecar(self) -> tuple[Mapping[str, Any], str | None]:
         """Return the arrays beside the run file, and why there are none."""
@@ -66,6 +81,10 @@ class Stored:
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             return {}, f"{path.name} cannot be read: {error}"
         return arrays, None if arrays else f"{path.name} is not beside the run file"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def read(run: Run) -> Stored:
