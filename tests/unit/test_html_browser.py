@@ -54,7 +54,8 @@ def report(storage, make_block, tmp_path):
         stats = {"median": 1.0, "data": [1.0]}
         return {"name": test, "fullname": test, "stats": stats, "extra_info": {"pytest_infer": made}}
 
-    rows = [block("a", 0.1), *(swept("a", 0.2 / threads, "threads", threads) for threads in (1, 2))]
+    long = {"text": "a line\n" * 100, "sha256": "x", "equal": True}
+    rows = [block("a", 0.1, output=long), *(swept("a", 0.2 / threads, "threads", threads) for threads in (1, 2))]
     lengths = (16, 32, 64, 128, 256)
     rows += [swept("p", n / 100, "prompt-tokens", n, curve={"axis": "prompt_tokens", "value": n}) for n in lengths]
     path = storage.add(rows)
@@ -104,6 +105,12 @@ def test_it_is_worked_by_keyboard_and_read_without_script(chromium, report):
             assert tab.evaluate("document.activeElement.textContent") == f"Theme: {mode}"
         tab.evaluate("location.hash = 'prompt-2'")
         assert tab.wait_for_function("document.getElementById('prompt-2').open")
+        # What scrolls is in the order of the tabulator: a long output down, a table of thirty runs down too.
+        for scrolled in (".output", "#chart-trend-ttft_s .data > .scroll"):
+            node = tab.locator(scrolled).first
+            node.evaluate("one => { one.closest('details').open = true; }")
+            tab.wait_for_function("one => one.tabIndex === 0 && one.ariaLabel", arg=node.element_handle())
+            assert node.evaluate("one => one.scrollWidth <= one.clientWidth + 1 && one.clientHeight < one.scrollHeight")
     with chromium.new_context(java_script_enabled=False) as context:
         tab = context.new_page()
         tab.goto(report.as_uri())

@@ -142,7 +142,9 @@ def test_markup_right_to_left_text_and_lines_of_an_output_stay_readable(storage,
     made = make_block("a")
     made["output"] = {"text": "שלום & <b>\nsecond", "sha256": "x", "equal": True}
     text = render(storage.add([made]))
-    assert '<pre class="output" dir="auto">שלום &amp; &lt;b&gt;\nsecond\n</pre>' in text
+    assert '<pre class="output" dir="auto">\n' + "שלום &amp; &lt;b&gt;\nsecond\n</pre>" in text
+    made["output"]["text"] = "\nsecond line"
+    assert '<pre class="output" dir="auto">\n\nsecond line\n</pre>' in render(storage.add([made]))
 
 
 def test_scripts_and_style_are_those_that_the_policy_names(storage, make_block):
@@ -204,6 +206,17 @@ def test_latencies_are_the_sidecars(storage, make_block):
     assert sum(Page(render(path)).data["prompt-1-dist"]["counts"]) == 5
 
 
+def test_the_longest_gap_of_a_group_has_the_groups_range(storage, make_block):
+    path = storage.add([make_block("a")])
+    gaps = np.full(4999, 1_000_000)
+    gaps[3000] = 9_000_000
+    np.savez_compressed(path.with_suffix(".npz"), **{"bench/t.py::t[a]|0|stamps_ns": np.cumsum([1_000_000, *gaps])})
+    chart = Page(render(path)).data["prompt-1-itl"]
+    # Gap n ends at token n + 2, and three are a point: 3000 is the first of its.
+    assert chart["x"]["step"] == 3
+    assert "9.00 ms, ends at one of the tokens 3,002–3,004." in chart["says"]
+
+
 def test_an_engine_that_delivers_several_tokens_at_once_has_ticks(storage, make_block):
     path = storage.add([make_block("a")])
     arrays = {"stamps_ns": np.asarray([1, 3, 6]) * 1_000_000, "tick_sizes": np.asarray([1, 4, 4])}
@@ -213,18 +226,27 @@ def test_an_engine_that_delivers_several_tokens_at_once_has_ticks(storage, make_
     assert "Inter-token latency by tick, ms" in found.shown
 
 
+def experts_of(layers, experts, most, seed=2):
+    """Return usage of a prompt, with counts of any size below `most`."""
+    counts = np.random.default_rng(seed).integers(0, most, (layers, experts)).tolist()
+    sites = [
+        {"name": f"l{n}", "layer": n, "experts": experts, "slots": experts, "k": 8, "expert_bytes": 1024}
+        for n in range(layers)
+    ]
+    tokens = {"prefill": 4000, "decode": 2000}
+    return {"check": "passed", "tokens": tokens, "sites": sites, "counts": {"prefill": counts, "decode": counts}}
+
+
+def test_maps_of_prompts_are_left_out_above_half_a_million_counts(storage, make_block):
+    """Of 48 layers of 512 experts, two phases: 10 prompts and their sum are 540,672 counts."""
+    blocks = [make_block(f"p{n}", experts=experts_of(48, 512, 100)) for n in range(10)]
+    heat = Page(render(storage.add(blocks))).data["heat"]
+    assert (len(heat["choices"]), "left out for its size" in heat["says"]) == (1, True)
+
+
 def test_twenty_prompts_of_two_thousand_tokens_stay_under_six_megabytes(storage, make_block):
-    layers, experts = 16, 64
-    counts = np.random.default_rng(2).integers(0, 500, (layers, experts)).tolist()
-    usage = {
-        "check": "passed",
-        "tokens": {"prefill": 4000, "decode": 2000},
-        "sites": [
-            {"name": f"l{n}", "layer": n, "experts": experts, "slots": experts, "k": 8, "expert_bytes": 1024}
-            for n in range(layers)
-        ],
-        "counts": {"prefill": counts, "decode": counts},
-    }
+    # Twenty prompts and their sum: 494,592 counts, almost the most that are shown.
+    usage = experts_of(46, 256, 500)
     names = [f"prompt {n}" for n in range(20)]
     blocks = [make_block(name, experts=usage) for name in names]
     for made in blocks:
@@ -232,6 +254,7 @@ def test_twenty_prompts_of_two_thousand_tokens_stay_under_six_megabytes(storage,
     path = storage.add(blocks)
     sidecar(path, [f"bench/t.py::t[{name}]" for name in names], rounds=5, tokens=2000)
     text = render(path)
+    assert len(Page(text).data["heat"]["choices"]) == 21
     assert len(text.encode()) < 6e6
     assert len(Page(text).data["prompt-20-itl"]["median"]) == 1999
 
@@ -281,6 +304,48 @@ def test_a_trend_has_its_change_point_with_the_commit_message(storage, make_bloc
     assert len(found.data["trend-ttft_s"]["runs"]) == 10
 
 
+def test_a_step_of_one_configuration_is_drawn_there_alone(storage, make_block):
+    """Two configurations of one prompt, and a third test of it: each has its own name, figures and changes."""
+    for slow in (0, 0, 0, 0, 0, 1, 1, 1, 1, 1):
+        rows = []
+        for threads, value in (("1", 0.1 + slow * 0.02), ("2", 0.05)):
+            made = make_block("a", ttft_s=value + len(storage.load().runs) * 1e-5)
+            rows.append(row_of({**made, "config": {"threads": threads}}, f"t.py::t[a-threads={threads}]"))
+        path = storage.add([*rows, row_of(make_block("a threads=2", ttft_s=0.3), "t.py::t[x]")])
+    found = Page(render(path, storage.load().runs))
+    choices = found.data["trend-ttft_s"]["choices"]
+    names = [choice["name"] for choice in choices]
+    assert names == ["a threads=1", "t.py::t[a-threads=2]", "t.py::t[x]"]
+    assert [[change["at"] for change in choice["changes"]] for choice in choices] == [[5], [], []]
+    assert [len(choice["levels"]) for choice in choices] == [2, 0, 0]
+    said = CliRunner().invoke(app, ["history", "--change-points", "--storage", str(storage.folder)]).stdout
+    assert said.count("threads=1") == 1
+    assert "threads=2" not in said
+
+
+def test_experts_of_several_models_are_seen_with_the_command_for_them(storage, make_block):
+    blocks = [make_block(name, model={"name": name}, experts=experts_of(1, 4, 9)) for name in ("one", "two")]
+    shown = Page(render(storage.add(blocks))).shown
+    assert "of several models (one, two); see those of one with `pytest-infer experts -k TEXT`." in shown
+
+
+def test_choices_that_would_read_alike_are_numbered(storage, make_block):
+    """A choice is found by its name: one called like the sum of all, and two whose characters are shown alike."""
+    usage = {
+        "check": "passed",
+        "tokens": {"prefill": 6, "decode": 4},
+        "sites": [{"name": "l0", "layer": 0, "experts": 4, "slots": 4, "k": 2, "expert_bytes": 1024}],
+        "counts": {"prefill": [[6, 3, 2, 1]], "decode": [[4, 2, 2, 0]]},
+    }
+    names = ("all prompts", "x\x1b", "x\\x1b")
+    for _ in range(2):
+        path = storage.add([make_block(name, experts=usage) for name in names])
+    found = Page(render(path, storage.load().runs)).data
+    shown = ["x\\x1b", "x\\x1b (2)"]
+    assert [choice["name"] for choice in found["trend-ttft_s"]["choices"]] == ["all prompts", *shown]
+    assert [choice["name"] for choice in found["heat"]["choices"]] == ["all prompts", "all prompts (2)", *shown]
+
+
 def test_later_runs_are_no_part_of_an_earlier_ones_report(storage, make_block):
     paths = [storage.add([make_block("a")]) for _ in range(4)]
     assert len(Page(render(paths[1], storage.load().runs)).data["trend-ttft_s"]["runs"]) == 2
@@ -308,6 +373,44 @@ def test_a_run_of_an_older_version_and_one_without_us_are_shown(storage, make_bl
     plain = {"group": None, "name": "t", "fullname": "b.py::t", "stats": {"median": 0.1, "data": [0.1]}}
     shown = Page(render(storage.add([plain]))).shown
     assert "no test was measured with `infer`: its 1 tests are pytest-benchmark's own" in shown
+
+
+def test_a_run_whose_only_measured_test_failed_says_so(storage, make_block):
+    shown = Page(render(storage.add([], failed={"t.py::t[a]": make_block("a")}, unmeasured=["t.py::t[b]"]))).shown
+    assert shown.count("Nothing to show here: every test measured with `infer` failed.") == 3
+    assert "t.py::t[a] failed after it was measured" in shown
+    assert "t.py::t[b] was not measured." in shown
+    assert "no test was measured" not in shown
+
+
+@pytest.mark.parametrize(
+    ("names", "threads", "said"),
+    [
+        ("ab", "", "A CPU × 2 cores · 2 prompts"),
+        ("a", "", "A CPU × 2 cores · 1 prompt"),
+        ("a", "12", "A CPU × 2 cores · 2 tests of 1 prompt"),
+        ("ab", "12", "A CPU × 2 cores · 4 tests of 2 prompts"),
+        ("", "", "host · no test"),
+    ],
+)
+def test_the_head_counts_prompts_and_names_the_machine(storage, make_block, names, threads, said):
+    rows = [
+        row_of({**make_block(name), "config": {"threads": n} if n else {}}, f"t.py::t[{name}-{n}]")
+        for name in names
+        for n in threads or [""]
+    ]
+    text = render(storage.add(rows, failed={} if rows else {"t.py::t[a]": make_block("a")}))
+    assert f" UTC · <bdi>{said.replace(' ·', '</bdi> ·')}</p>" in text
+
+
+def test_a_run_without_us_has_neither_cores_nor_a_trend(storage, make_block):
+    for _ in range(3):
+        storage.add([make_block("a")])
+    path = storage.add([{"name": "t", "fullname": "b.py::t", "stats": {"median": 0.1, "data": [0.1]}}])
+    found = Page(render(path, storage.load().runs))
+    assert "UTC · host · 1 test " in found.shown
+    assert "this run is pytest-benchmark's own: there is no trend up to it" in found.shown
+    assert not [key for key in found.data if key.startswith("trend-")]
 
 
 def test_a_damaged_sidecar_is_said_to_be_one(storage, make_block):

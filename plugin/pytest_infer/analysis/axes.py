@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_infer.storage.rows import Row
 
 FEWEST_WORKLOADS = 3
 """From so many prompts on, how their ratios differ from each other counts as an error of a comparison too."""
@@ -70,6 +75,13 @@ def without(test: str, config: Mapping[str, str]) -> str:
 def label(config: Mapping[str, str]) -> str:
     """Return a configuration for people: `threads=2 dtype=bfloat16`."""
     return " ".join(f"{axis}={value}" for axis, value in config.items())
+
+
+def titles(rows: Sequence[Row]) -> dict[str, str]:
+    """Return how people call each test of a run, by its id: prompt and configuration, or the id if these are shared."""
+    names = {row.test: f"{row.name} {label(row.config)}".rstrip() for row in rows}
+    times = Counter(names.values())
+    return {test: name if times[name] == 1 else test for test, name in names.items()}
 
 
 def options(config: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_infer.analysis import changepoints, fingerprint
+from pytest_infer.analysis import axes, changepoints, fingerprint
 from pytest_infer.analysis.changepoints import ChangePoint
 from pytest_infer.metrics import Direction, Metric
 from pytest_infer.storage.heads import Run
@@ -17,8 +17,12 @@ _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """A lasting change of one metric of one test; `run` is the first after it and `last` the one before."""
+    """A lasting change of one metric of one test; `run` is the first after it and `last` the one before.
 
+    `name` is how people call the test: several may be of one prompt.
+    """
+
+    test: str
     name: str
     metric: Metric
     point: ChangePoint
@@ -45,11 +49,12 @@ def of_series(
     runs: Sequence[Run], found: Mapping[tuple[str, str], Sequence[tuple[Run, float | str]]], metrics: Sequence[Metric]
 ) -> tuple[Shift, ...]:
     """Return the change points of what `series` found in the same runs."""
+    names = axes.titles(runs[-1].rows if runs else ())
     shifted = [
         shift
-        for row in (runs[-1].rows if runs else ())
+        for test, name in names.items()
         for metric in metrics
-        for shift in _of(found.get((row.test, metric.key), []), row.name, metric)
+        for shift in _of(found.get((test, metric.key), []), test, name, metric)
     ]
     return tuple(sorted(shifted, key=lambda shift: shift.run.time))
 
@@ -79,9 +84,10 @@ def _same(row: Row, newest: Row) -> bool:
     return not fingerprint.differences(row, newest, _MAY_DIFFER)
 
 
-def _of(series: Sequence[tuple[Run, float | str]], name: str, metric: Metric) -> Iterator[Shift]:
+def _of(series: Sequence[tuple[Run, float | str]], test: str, name: str, metric: Metric) -> Iterator[Shift]:
     values = [float(value) for _, value in series if not isinstance(value, str)]
     if len(values) < len(series):
         return
     for point in changepoints.find(values):
-        yield Shift(name=name, metric=metric, point=point, last=series[point.index - 1][0], run=series[point.index][0])
+        last, run = series[point.index - 1][0], series[point.index][0]
+        yield Shift(test=test, name=name, metric=metric, point=point, last=last, run=run)

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.expert_view import Prompt
 
 
-def recorded(run: Run, keyword: str | None = None) -> tuple[list[Row], list[str]]:
+def recorded(
+    run: Run, keyword: str | None = None, *, remedy: str = "choose tests with -k"
+) -> tuple[list[Row], list[str]]:
     """Return the tests of a run whose expert usage adds up, and a line for each whose usage does not.
 
-    Raises StorageError where they are of several models.
+    Raises StorageError where they are of several models; `remedy` is what to do then.
     """
     found, left_out = [], []
     for row in run.rows:
@@ -35,7 +37,7 @@ def recorded(run: Run, keyword: str | None = None) -> tuple[list[Row], list[str]
     models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
     if len(models) > 1:
         names = ", ".join(sorted(printable(str(name)) for name, _ in models))
-        raise StorageError(f"run {run.label} holds expert usage of several models ({names}); choose tests with -k")
+        raise StorageError(f"run {run.label} holds expert usage of several models ({names}); {remedy}")
     return found, left_out
 
 

@@ -47,12 +47,15 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart
     what = "tick" if any(size > 1 for round_sizes in sizes for size in round_sizes) else "token"
     slowest = max(range(len(found.high)), key=found.high.__getitem__)
     wide = f", {found.width} {what}s a point" if found.width > 1 else ""
+    first = found.position[slowest]
+    last = min(first + found.width - 1, found.last)
+    ends = f"{what} {count(first)}" if last == first else f"one of the {what}s {count(first)}–{count(last)}"
     return Chart(
         key=f"{test.key}-itl",
         title=f"Inter-token latency by {what}, {unit}",
         says=(
             f"Median of {len(rounds)} rounds with their least and most{wide}; the longest gap, "
-            f"{seconds(found.high[slowest])}, ends at {what} {count(found.position[slowest])}."
+            f"{seconds(found.high[slowest])}, ends at {ends}."
         ),
         data={
             "kind": "band",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.errors import InferError
 from pytest_infer.report import expert_rows, experts
 from pytest_infer.report.html import placing
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points, unique
 from pytest_infer.report.html.stored import Stored
 from pytest_infer.storage.rows import Row, Site
 from pytest_infer.units import NONE, count, significant
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.coverage import Coverage
     from pytest_infer.analysis.expert_view import Prompt, View
 
-MOST_NUMBERS = 700_000
+MOST_NUMBERS = 500_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
 _TOP = 8
+_REMEDY = "see those of one with `pytest-infer experts -k TEXT`"
 
 
 def section(stored: Stored) -> Section:
     """Return what a run tells of its experts, or why it tells nothing."""
     title = "Experts"
     try:
-        rows, left_out = expert_rows.recorded(stored.run)
+        rows, left_out = expert_rows.recorded(stored.run, remedy=_REMEDY)
         if not rows:
             return Section(key="experts", title=title, absent=expert_rows.why_nothing(stored.run))
         prompts = expert_rows.prompts_of(stored.run, rows)
@@ -59,7 +60,8 @@ def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
 def _heat(view: View, prompts: Sequence[Prompt]) -> Chart:
     sites, census = view.census.sites, view.census
     titles = experts.site_titles(sites)
-    every = [("all prompts", census), *((prompt.name, prompt.census) for prompt in prompts)]
+    names = unique(["all prompts", *(prompt.name for prompt in prompts)])
+    every = [*zip(names, (census, *(prompt.census for prompt in prompts)), strict=True)]
     numbers = sum(site.slots for site in sites) * 2 * len(every)
     shown = every if numbers <= MOST_NUMBERS and len(every) > 2 else every[:1]
     left = "" if shown is every or len(every) == 2 else "; each prompt's own map is left out for its size"

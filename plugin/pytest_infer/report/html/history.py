@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.analysis import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.comparison import PRIMARY, p_value, share
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
+from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short, unique
 from pytest_infer.storage.code import subjects
 from pytest_infer.storage.heads import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
@@ -27,6 +28,9 @@ Series = Mapping[tuple[str, str], Sequence[tuple[Run, "float | str"]]]
 def section(runs: Sequence[Run]) -> Section:
     """Return the history up to the newest of the runs, which are oldest first."""
     title = "History"
+    if runs[-1].plain:
+        why = "this run is pytest-benchmark's own: there is no trend up to it"
+        return Section(key="history", title=title, absent=why)
     shown = [run for run in runs if not run.plain][-MOST_RUNS:]
     if len(shown) < 2:
         why = "the storage holds no other run: a trend needs two, and change points six"
@@ -40,7 +44,8 @@ def section(runs: Sequence[Run]) -> Section:
         return Section(key="history", title=title, absent=str(error))
     messages = subjects({run.commit for run in shown if run.commit})
     items = _changes(shifts, messages)
-    names = {row.test: row.name for row in shown[-1].rows}
+    titles = axes.titles(shown[-1].rows)
+    names = dict(zip(titles, unique([*titles.values()]), strict=True))
     charts = [_trend(metric, names, series, shown, shifts, messages) for metric in METRICS]
     items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
     items.append(Item(title="Runs", tables=(_runs(shown, messages),), folded=True))
@@ -62,8 +67,8 @@ def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]
         )
     ]
     if not single:
-        every = _table_of_changes("Lasting changes, a row a prompt", [[shift] for shift in shifts], messages)
-        items.append(Item(title="Each prompt's change points", tables=(every,), folded=True))
+        every = _table_of_changes("Lasting changes, a row a test", [[shift] for shift in shifts], messages)
+        items.append(Item(title="Each test's change points", tables=(every,), folded=True))
     return items
 
 
@@ -82,7 +87,7 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
                 Cell(text=shift.run.label, look="same" if shift.run == last else ""),
                 Cell(text="" if shift.run == last else messages.get(shift.run.commit or "", NONE), look="message"),
                 Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
-                Cell(text=shift.name if len(found) == 1 else f"{len(found)} prompts"),
+                Cell(text=shift.name if len(found) == 1 else f"{len(found)} tests"),
                 *([Cell(text=levels)] if single else []),
                 Cell(text=" to ".join(ends), look=look),
                 Cell(text=p_value(max(one.point.p for one in found))),
@@ -109,7 +114,7 @@ def _trend(
     shifts: Sequence[Shift],
     messages: Mapping[str, str],
 ) -> Chart | None:
-    """Return the chart of a metric: one prompt at a time, chosen for all metrics together."""
+    """Return the chart of a metric: one test at a time, chosen for all metrics together."""
     tests = [test for test in names if len(series.get((test, metric.key), ())) > 1]
     if not tests:
         return None
@@ -122,7 +127,7 @@ def _trend(
     choices = []
     for test in tests:
         unit, scale = scale_of(columns[test], metric.unit)
-        mine = [s for s in shifts if s.metric.key == metric.key and s.name == names[test]]
+        mine = [s for s in shifts if s.metric.key == metric.key and s.test == test]
         choices.append(
             {
                 "name": names[test],
@@ -134,7 +139,7 @@ def _trend(
         )
     found = sum(len(choice["changes"]) for choice in choices)
     better = metric.direction.value.capitalize()
-    said = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all prompts"
+    said = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all tests"
     return Chart(
         key=f"trend-{metric.key}",
         title=metric.label,

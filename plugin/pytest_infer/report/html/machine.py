@@ -17,7 +17,7 @@ _ROOFLINE = ("mbu", "mfu")
 def section(stored: Stored) -> Section:
     """Return model, machine and roofline of a run, of its first test where they differ."""
     if not stored.tests:
-        return Section(key="machine", title="Machine and roofline", absent="no test was measured with `infer`")
+        return Section(key="machine", title="Machine and roofline", absent=stored.nothing)
     test = stored.tests[0]
     machine, model = test.part("machine") or {}, test.part("model") or {}
     probe = machine.get("probe")

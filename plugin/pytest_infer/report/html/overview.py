@@ -18,10 +18,14 @@ _PHASES = {"tokenize_s": "tokenise", "prefill_s": "prefill", "decode_s": "decode
 
 def section(stored: Stored, advice: Sequence[Advice]) -> Section:
     """Return the overview of a run."""
-    if not stored.tests:
-        plain_rows = f": its {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
-        return Section(key="overview", title="Overview", absent=f"no test was measured with `infer`{plain_rows}")
+    missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
+    missing += [f"{test} was not measured." for test in stored.run.unmeasured]
+    left_out = [Item(title="Not in this report", text=tuple(missing))] if missing else []
     tests = stored.tests
+    if not tests:
+        of = "; its other" if stored.run.failed else ": its"
+        plain_rows = f"{of} {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
+        return Section(key="overview", title="Overview", absent=f"{stored.nothing}{plain_rows}", items=tuple(left_out))
     swept = any(test.row.config for test in tests)
     items = [Item(title="The suite", tables=(suite(tests, summed=not swept),), folded=swept)]
     times = None if swept else _times(tests)
@@ -31,13 +35,8 @@ def section(stored: Stored, advice: Sequence[Advice]) -> Section:
     items.append(Item(title="Advice", text=nothing, notes=tuple(map(_advice, advice))))
     if doubts := _cautions(tests):
         items.append(Item(title="Look twice", notes=doubts))
-    missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
-    missing += [f"{test} was not measured." for test in stored.run.unmeasured]
-    if missing:
-        items.append(Item(title="Not in this report", text=tuple(missing)))
-    return Section(
-        key="overview", title="Overview", items=tuple(items), extra={"tiles": [] if swept else _tiles(tests)}
-    )
+    extra = {"tiles": [] if swept else _tiles(tests)}
+    return Section(key="overview", title="Overview", items=(*items, *left_out), extra=extra)
 
 
 def suite(tests: Sequence[Test], *, summed: bool) -> Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import Metric
+from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, Unit, significant
 
 
@@ -122,6 +124,15 @@ class Section:
 def anchor(key: str) -> str:
     """Return where the glossary defines a metric or term."""
     return f"def-{key}"
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Return names as the page shows them, numbered where one is shown already: a choice is found by its name."""
+    found: list[str] = []
+    for name in map(printable, names):
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found.append(next(one for one in itertools.chain([name], numbered) if one not in found))
+    return found
 
 
 def head(metric: Metric, unit: str | None = None) -> Head:

@@ -17,7 +17,7 @@ _ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_byt
 def section(stored: Stored) -> Section:
     """Return all prompts of a run."""
     if not stored.tests:
-        return Section(key="prompts", title="Prompts", absent="no test was measured with `infer`")
+        return Section(key="prompts", title="Prompts", absent=stored.nothing)
     arrays, why = stored.sidecar
     items = tuple(_item(test, arrays, why) for test in stored.tests)
     return Section(key="prompts", title="Prompts", items=items, extra={"about": [_about(t) for t in stored.tests]})

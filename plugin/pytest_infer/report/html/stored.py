@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +52,26 @@ class Stored:
     plain: int
     gate: Mapping[str, Any] | None = None
 
+    @property
+    def nothing(self) -> str:
+        """Return why a run without tests has none."""
+        return "every test measured with `infer` failed" if self.run.failed else "no test was measured with `infer`"
+
+    @property
+    def cores_known(self) -> bool:
+        """Return whether the run's machine is told with its usable cores; without a CPU it is but the host's name."""
+        told = next((test.row.machine for test in self.tests if test.row.model), {})
+        return told.get("cpu") is not None and told.get("usable_cores") is not None
+
+    @property
+    def size(self) -> str:
+        """Return how many tests and prompts there are: a sweep has several tests of a prompt."""
+        tests = len(self.tests)
+        if not tests:
+            return _many(self.plain, "test") if self.plain else "no test"
+        prompts = len({(test.row.name, test.row.prompt.get("content_sha256")) for test in self.tests})
+        return _many(prompts, "prompt") if prompts == tests else f"{tests} tests of {_many(prompts, 'prompt')}"
+
     @cached_property
     def sidecar(self) -> tuple[Mapping[str, Any], str | None]:
         """Return the arrays beside the run file, and why there are none."""
@@ -64,19 +83,17 @@ class Stored:
         return arrays, None if arrays else f"{path.name} is not beside the run file"
 
 
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def read(run: Run) -> Stored:
     """Return a run with all that its file holds; raise StorageError where it cannot be read."""
     rows = [row for row in run.rows if not row.plain]
     found = blocks.of_run(run.path)
-    names = [_named(row) for row in rows]
-    times = Counter(names)
+    titles = axes.titles(rows)
     tests = tuple(
-        Test(row=row, block=block, title=name if times[name] == 1 else row.test, number=number)
-        for number, (row, name, block) in enumerate(zip(rows, names, found, strict=True), 1)
+        Test(row=row, block=block, title=titles[row.test], number=number)
+        for number, (row, block) in enumerate(zip(rows, found, strict=True), 1)
     )
     return Stored(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))
-
-
-def _named(row: Row) -> str:
-    """Return a test's name, with its configuration where it is one of a sweep."""
-    return f"{row.name} {axes.label(row.config)}".rstrip()

@@ -103,15 +103,15 @@
   window.addEventListener("hashchange", open);
   open();
 
-  // a table wider than the page is reached by keyboard
+  // what scrolls, either way, is reached by keyboard
 
   const scrolls = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const caption = target.querySelector("caption");
-      if (target.scrollWidth > target.clientWidth + 1) {
+      if (target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1) {
         target.tabIndex = 0;
         target.setAttribute("role", "region");
-        target.setAttribute("aria-label", caption ? caption.textContent : "table");
+        target.setAttribute("aria-label", caption ? caption.textContent : "output");
       } else {
         target.removeAttribute("tabindex");
         target.removeAttribute("role");
@@ -119,7 +119,7 @@
       }
     }
   });
-  document.querySelectorAll(".scroll").forEach((one) => scrolls.observe(one));
+  document.querySelectorAll(".scroll, .output").forEach((one) => scrolls.observe(one));
 
   // where in the page one is
 
