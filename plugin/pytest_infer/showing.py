@@ -18,7 +18,7 @@ def check(session: InferSession) -> None:
     if path.is_dir():
         raise OptionError(f"--infer-report {path} is a folder: name a file in it")
     try:
-        files.check_writable(path.parent)
+        files.check_writable(path.resolve().parent)  # a link's target is replaced
     except StorageError as error:
         raise OptionError(f"--infer-report {path}: nothing can be written there; choose another file") from error
 

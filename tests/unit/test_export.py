@@ -116,6 +116,14 @@ def test_json_lines(two, tmp_path):
     assert (rows[0]["time"], rows[0]["value"]) == ("2026-01-01T00:01:00+00:00", 0.3)
 
 
+def test_a_private_file_stays_private(two, tmp_path):
+    file = tmp_path / "runs.csv"
+    file.touch(mode=0o600)
+    assert export(two, "-o", file).output == ""
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().startswith("run,")
+
+
 @pytest.mark.parametrize("shape", [(), ("--rounds",), ("--wide",), ("--wide", "--rounds")])
 def test_parquet_has_a_type_for_each_column(two, tmp_path, shape):
     pq = pytest.importorskip("pyarrow.parquet")

@@ -409,6 +409,17 @@ def test_the_command_without_a_run(storage, make_block, tmp_path, arguments, cod
     assert not (tmp_path / "r.html").exists()
 
 
+def test_a_linked_report_stays_linked_and_private(storage, make_block, tmp_path):
+    storage.add([make_block("a")])
+    file, link = tmp_path / "kept.html", tmp_path / "r.html"
+    file.touch(mode=0o600)
+    link.symlink_to(file)
+    assert run("latest", "-o", link, "--storage", storage.folder).exit_code == 0
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().startswith("<!DOCTYPE html>")
+
+
 def test_a_place_that_cannot_be_written_is_one_line(storage, make_block, tmp_path):
     storage.add([make_block()])
     (tmp_path / "file").write_text("")
