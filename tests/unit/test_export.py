@@ -6,9 +6,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from pytest_infer.analysis import tidy
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import csvs, tables
+from pytest_infer.storage import history
 
 ONLY = ("ttft_s", "load_s", "output_sha256", "peak_rss_bytes")
 
@@ -105,6 +107,14 @@ def test_what_is_chosen(two):
     assert {row["run"] for row in table(two, "1", "2")} == {"0001", "0002"}
     assert [row["metric"] for row in table(two, "--metric", "ttft")] == ["ttft_s"]
     assert table(two, "-k", "nobody") == []
+
+
+def test_a_run_that_is_exported_is_not_kept_in_memory(two):
+    runs = history.load(two.folder).runs
+    shape = tidy.Shape()
+    assert tidy.columns(runs, shape)
+    assert len(list(tidy.table(runs, shape))) == 8
+    assert not [run for run in runs if "rows" in vars(run)]
 
 
 def test_json_lines(two, tmp_path):
