@@ -46,6 +46,11 @@ ALL = [
 ]
 
 
+def test_a_value_of_an_unknown_metric_is_shown_whatever_it_is():
+    shown = {value: comparison.values(judgement(metric=None, after=value)) for value in (0.01234, 3, "a\x1b[2J", None)}
+    assert shown == {0.01234: "0.012", 3: "3.000", "a\x1b[2J": "a\\x1b[2J", None: ""}
+
+
 def test_json_is_complete():
     text = exports.as_json_rows([exports.flat(j) for j in ALL], runs=["a.json", "b.json"])
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

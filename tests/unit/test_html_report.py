@@ -265,6 +265,12 @@ def test_verdicts_come_first(storage, make_block):
     assert "1 unchanged" in overview
 
 
+def test_a_gates_text_of_an_unknown_metric_is_shown(storage, make_block):
+    judged = {"test": "t", "prompt": "a", "metric": "mood", "before": "calm", "after": "hasty", "verdict": "regressed"}
+    path = storage.add([make_block("a")], gate={"result": "regressed", "judgements": [judged]})
+    assert "hasty" in Page(render(path)).shown
+
+
 def test_a_trend_has_its_change_point_with_the_commit_message(storage, make_block, tmp_path, monkeypatch):
     values = [0.100, 0.101, 0.099, 0.100, 0.1005, 0.120, 0.121, 0.1195, 0.1205, 0.120]
     commits = [f"{n:040x}" for n in range(len(values))]
