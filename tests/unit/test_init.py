@@ -43,6 +43,11 @@ def test_a_folder_that_is_not_there_yet(tmp_path, monkeypatch):
     assert below(tmp_path / "new" / "one") == sorted(FILES)
 
 
+def test_the_next_step_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert init("a b")[1][-1] == "next: cd 'a b' && pytest bench --benchmark-autosave"
+
+
 def test_nothing_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     init("--ci")
