@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ from pytest_infer.metrics import METRICS
 from pytest_infer.report import csvs, tables
 from pytest_infer.storage import history
 
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 ONLY = ("ttft_s", "load_s", "output_sha256", "peak_rss_bytes")
 
 
@@ -109,6 +112,19 @@ def test_what_is_chosen(two):
     assert table(two, "-k", "nobody") == []
 
 
+@pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
+def test_what_the_page_reads_with_pandas_has_the_columns_that_it_asks_for(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = PAGE.read_text(encoding="utf-8")
+    (file,) = re.findall(r'read_csv\("(.*)"\)', page)
+    (command,) = re.findall(rf"^pytest-infer export (.*-o {file})\b", page, re.MULTILINE)
+    assert export(two, *command.split()).output == ""
+    (row, *_) = csv.DictReader(tmp_path.joinpath(file).read_text().splitlines())
+    asked = {"metric", *re.findall(r'(?:index|columns|values)="(\w+)"', page)}
+    assert asked == {"metric", "time", "prompt", "value"}
+    assert asked <= set(row)
+
+
 def test_a_run_that_is_exported_is_not_kept_in_memory(two):
     runs = history.load(two.folder).runs
     shape = tidy.Shape()
@@ -203,6 +219,10 @@ def test_a_run_of_plain_pytest_benchmark_has_its_time(storage):
         ("a\x1b[31m\r\n", "a\\x1b[31m\\r\\n"),
         ("plain = ü", "plain = ü"),
         (("=a", "b"), "'=a;b"),
+        (("a", "=b", "c", "+d"), "a;'=b;c;'+d"),
+        ("a;=HYPERLINK(1);-", "a;'=HYPERLINK(1);'-"),
+        ('a;"=1', "a;'\"=1"),
+        ("a; b;c-d", "a; b;c-d"),
         (-1.5, -1.5),
         (None, None),
     ],
