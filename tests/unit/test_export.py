@@ -125,6 +125,14 @@ def test_what_the_page_reads_with_pandas_has_the_columns_that_it_asks_for(two, t
     assert asked <= set(row)
 
 
+@pytest.mark.parametrize("tags", [None, 5, "one"])
+def test_tags_that_are_no_list_are_none(storage, make_block, tags):
+    made = make_block("guide", only=ONLY)
+    made["prompt"]["tags"] = tags
+    storage.add([made])
+    assert {row["tags"] for row in table(storage)} == {""}
+
+
 def test_a_run_that_is_exported_is_not_kept_in_memory(two):
     runs = history.load(two.folder).runs
     shape = tidy.Shape()

@@ -84,7 +84,7 @@ def _of_test(row: Row) -> dict[str, Any]:
         row.test,
         row.name,
         row.prompt.get("group"),
-        tuple(map(str, row.prompt.get("tags", ()))),
+        row.tags,
     )
     about = dict(zip(TEST, found, strict=True))
     return {**about, **{f"{CONFIG}{axis}": value for axis, value in row.config.items()}}
