@@ -159,8 +159,8 @@ class Keeper:
         output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
 
     def advice(self) -> tuple[Advice, ...]:
-        """Return the advice on the tests that passed; on those of a sweep there is none: it measures what to choose."""
-        return advice.advise(f.block for f in self.finished.values() if not f.failed and not f.record.config)
+        """Return the advice on the tests that passed."""
+        return advice.advise(f.block for f in self.finished.values() if not f.failed)
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""

@@ -18,7 +18,7 @@ def check(session: InferSession) -> None:
     if path.is_dir():
         raise OptionError(f"--infer-report {path} is a folder: name a file in it")
     try:
-        files.check_writable(path.parent)
+        files.check_writable(path.resolve().parent)  # a link's target is replaced
     except StorageError as error:
         raise OptionError(f"--infer-report {path}: nothing can be written there; choose another file") from error
 
@@ -32,14 +32,17 @@ def write(session: InferSession) -> None:
     if run_file is None:
         session.note("! no report: the run was not stored")
         return
-    # Imported late: loading the plugin must load neither templates nor numpy.
-    from pytest_infer.report.html import page  # noqa: PLC0415
-
     try:
+        # Imported late: loading the plugin must load neither templates nor numpy.
+        from pytest_infer.report.html import page  # noqa: PLC0415
+
         storage = session.keeper.storage
         runs = history.load(storage).runs if storage is not None and storage.is_dir() else ()
         page.write(path, read(run_file), runs)
     except InferError as error:
         session.note(f"! no report: {error}")
+        return
+    except Exception as error:  # noqa: BLE001 - the summary and what is published come after this
+        session.note(f"! no report: {type(error).__name__}: {error}")
         return
     session.note(f"report: {path}")

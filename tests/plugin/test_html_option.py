@@ -55,6 +55,23 @@ def test_the_ini_file_may_ask_for_it_and_a_disabled_run_writes_none(suite):
     assert (pytester.path / "kept" / "r.html").exists()
 
 
+def test_a_report_that_breaks_costs_neither_the_summary_nor_what_is_published(suite, monkeypatch, tmp_path):
+    pytester = suite()
+
+    def broken(*_):
+        raise KeyError("tpot_s")
+
+    monkeypatch.setattr("pytest_infer.report.html.page.write", broken)
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    options = ("--benchmark-autosave", "--infer-gate=output:exact", "--infer-report=r.html", "--infer-rounds=1")
+    result = pytester.runpytest(*options)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["* inference *", "! no report: KeyError: 'tpot_s'"])
+    assert summary.exists()
+
+
 def test_a_gates_verdicts_come_first(suite):
     pytester = suite()
     options = ("--benchmark-autosave", "--infer-gate=output:exact", "--infer-report=r.html", "--infer-rounds=1")

@@ -188,6 +188,13 @@ def test_a_run_is_sorted_and_merged():
     assert room.evidence.startswith("12.0 %")
 
 
+def test_there_is_none_on_the_tests_of_a_sweep():
+    slow = {**block(name="a", decode_throughput=4.0), "config": {"threads": "1"}}
+    assert advise([slow]) == ()
+    (room,) = advise([slow, block(name="b", memory_percent=12.0)])
+    assert (room.rule, room.tests) == ("memory_room", 1)
+
+
 def piece(rule="r", severity=Severity.INFO, suggestion="do it", evidence="1", prompts=("p",), tests=1):
     return Advice(rule=rule, severity=severity, evidence=evidence, suggestion=suggestion, prompts=prompts, tests=tests)
 

@@ -1,6 +1,10 @@
 """What of expert usage is stored: gate weights, shared experts, dropped selections and the trace."""
 
+import gc
+import io
 import json
+import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from pytest_infer.errors import StorageError
 from pytest_infer.records import ExpertSite, ExpertUsage, PromptRecord
 from pytest_infer.storage import block, rows, sidecar
 
@@ -103,3 +108,48 @@ def test_a_large_trace_is_a_few_megabytes(record, tmp_path):
     )
     path = sidecar.write(tmp_path / "run.json", [replace(record, profile=replace(record.profile, experts=usage))])
     assert path.stat().st_size < 5.2e6  # 512 B a token uncompressed
+
+
+def _archive(**changes):
+    """Return a sidecar's bytes with one array, in which a field of the archive or of the array's heading is wrong."""
+    held = io.BytesIO()
+    np.savez_compressed(held, **{"t|0|stamps_ns": np.arange(1000)})
+    data = bytearray(held.getvalue())
+    if "method" in changes:
+        for header, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+            start = data.index(header) + at
+            data[start : start + 2] = changes["method"].to_bytes(2, "little")
+    if "flip" in changes:
+        middle = len(data) // 3
+        data[middle : middle + 40] = bytes(40)
+    if "heading" in changes:
+        held = io.BytesIO()
+        with zipfile.ZipFile(held, "w") as archive:
+            heading = changes["heading"].ljust(118).encode()
+            archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(heading).to_bytes(2, "little") + heading)
+        data = held.getvalue()
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no archive",
+        b"\x93NUMPY",
+        _archive()[:-30],
+        _archive(method=99),
+        _archive(flip=True),
+        _archive(heading="{'descr': '<i8', 'shape': ("),
+        _archive(heading="'"),
+    ],
+    ids=["empty", "text", "array", "cut", "unknown method", "damaged", "open heading", "open text"],
+)
+def test_a_sidecar_that_cannot_be_read_is_one_error_and_left_closed(tmp_path, data):
+    tmp_path.joinpath("run.npz").write_bytes(data)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(StorageError, match=r"^run\.npz cannot be read: .+"):
+            sidecar.read(tmp_path / "run.json")
+        gc.collect()
+    assert not [w for w in warned if w.category is ResourceWarning]  # a file left open

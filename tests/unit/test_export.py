@@ -2,14 +2,19 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from pytest_infer.analysis import tidy
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import csvs, tables
+from pytest_infer.storage import history
 
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 ONLY = ("ttft_s", "load_s", "output_sha256", "peak_rss_bytes")
 
 
@@ -107,6 +112,35 @@ def test_what_is_chosen(two):
     assert table(two, "-k", "nobody") == []
 
 
+@pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
+def test_what_the_page_reads_with_pandas_has_the_columns_that_it_asks_for(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = PAGE.read_text(encoding="utf-8")
+    (file,) = re.findall(r'read_csv\("(.*)"\)', page)
+    (command,) = re.findall(rf"^pytest-infer export (.*-o {file})\b", page, re.MULTILINE)
+    assert export(two, *command.split()).output == ""
+    (row, *_) = csv.DictReader(tmp_path.joinpath(file).read_text().splitlines())
+    asked = {"metric", *re.findall(r'(?:index|columns|values)="(\w+)"', page)}
+    assert asked == {"metric", "time", "prompt", "value"}
+    assert asked <= set(row)
+
+
+@pytest.mark.parametrize("tags", [None, 5, "one"])
+def test_tags_that_are_no_list_are_none(storage, make_block, tags):
+    made = make_block("guide", only=ONLY)
+    made["prompt"]["tags"] = tags
+    storage.add([made])
+    assert {row["tags"] for row in table(storage)} == {""}
+
+
+def test_a_run_that_is_exported_is_not_kept_in_memory(two):
+    runs = history.load(two.folder).runs
+    shape = tidy.Shape()
+    assert tidy.columns(runs, shape)
+    assert len(list(tidy.table(runs, shape))) == 8
+    assert not [run for run in runs if "rows" in vars(run)]
+
+
 def test_json_lines(two, tmp_path):
     file = tmp_path / "runs.jsonl"
     assert export(two, "--all", "-o", file).output == ""
@@ -114,6 +148,14 @@ def test_json_lines(two, tmp_path):
     assert len(rows) == 8
     assert (rows[0]["tags"], rows[0]["dirty"], rows[0]["config.threads"]) == (["one", "two"], False, None)
     assert (rows[0]["time"], rows[0]["value"]) == ("2026-01-01T00:01:00+00:00", 0.3)
+
+
+def test_a_private_file_stays_private(two, tmp_path):
+    file = tmp_path / "runs.csv"
+    file.touch(mode=0o600)
+    assert export(two, "-o", file).output == ""
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().startswith("run,")
 
 
 @pytest.mark.parametrize("shape", [(), ("--rounds",), ("--wide",), ("--wide", "--rounds")])
@@ -185,6 +227,10 @@ def test_a_run_of_plain_pytest_benchmark_has_its_time(storage):
         ("a\x1b[31m\r\n", "a\\x1b[31m\\r\\n"),
         ("plain = ü", "plain = ü"),
         (("=a", "b"), "'=a;b"),
+        (("a", "=b", "c", "+d"), "a;'=b;c;'+d"),
+        ("a;=HYPERLINK(1);-", "a;'=HYPERLINK(1);'-"),
+        ('a;"=1', "a;'\"=1"),
+        ("a; b;c-d", "a; b;c-d"),
         (-1.5, -1.5),
         (None, None),
     ],

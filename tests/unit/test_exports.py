@@ -46,6 +46,11 @@ ALL = [
 ]
 
 
+def test_a_value_of_an_unknown_metric_is_shown_whatever_it_is():
+    shown = {value: comparison.values(judgement(metric=None, after=value)) for value in (0.01234, 3, "a\x1b[2J", None)}
+    assert shown == {0.01234: "0.012", 3: "3.000", "a\x1b[2J": "a\\x1b[2J", None: ""}
+
+
 def test_json_is_complete():
     text = exports.as_json_rows([exports.flat(j) for j in ALL], runs=["a.json", "b.json"])
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -90,7 +95,7 @@ def test_csv_has_a_row_for_each_with_what_stands_before():
 def test_csv_keeps_commas_and_quotes_and_shows_line_breaks_as_text():
     hostile = 'a,"b"\nc;=1+1'
     (row,) = csv.DictReader(io.StringIO(exports.as_csv([exports.flat(judgement(hostile))])))
-    assert row["prompt"] == hostile.replace("\n", "\\n")
+    assert row["prompt"] == 'a,"b"\\nc;\'=1+1'
 
 
 def test_markdown_shows_what_matters_first_and_folds_the_rest():

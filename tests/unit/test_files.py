@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -245,3 +246,79 @@ def test_a_run_file_has_the_native_layout_but_for_plain_lists():
         '                "min": 1\n            },\n            "extra": [\n                [1,2],\n'
         '                [3]\n            ]\n        }\n    ],\n    "none": []\n}'
     )
+
+
+def publish(path, data=b"new"):
+    with files.publishing(path) as file:
+        file.write(data)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_an_output_that_is_a_pipe_is_written_into(tmp_path, through_a_link):
+    pipe, named = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    named.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        publish(named if through_a_link else pipe)
+        assert os.read(reader, 100) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert named.is_symlink()
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    there, gone = tmp_path / "there", tmp_path / "later"
+    there.write_text("old")
+    for target in (there, gone):
+        link = tmp_path / f"link-to-{target.name}"
+        link.symlink_to(target)
+        publish(link)
+        assert link.is_symlink()
+        assert target.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd/2").exists(), reason="no names of open files here")
+def test_an_output_that_is_this_process_own_is_written_into(tmp_path):
+    kept, other = os.dup(2), tmp_path / "stderr"
+    with other.open("wb") as file:
+        file.write(b"before ")
+        file.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            publish(Path("/proc/self/fd/2"))
+            assert other.stat().st_ino == os.fstat(2).st_ino
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    assert other.read_bytes() == b"before new"
+
+
+def test_an_output_that_is_a_folder_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        publish(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_an_output_keeps_its_mode_and_a_new_one_has_the_umasks(tmp_path):
+    before = os.umask(0o027)
+    try:
+        publish(tmp_path / "new")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert tmp_path.joinpath("new").stat().st_mode & 0o777 == 0o640
+    tmp_path.joinpath("secret").touch(mode=0o600)
+    publish(tmp_path / "secret")
+    assert tmp_path.joinpath("secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_output_that_fails_changes_nothing(tmp_path):
+    tmp_path.joinpath("old").write_text("old")
+    with pytest.raises(TypeError):
+        publish(tmp_path / "old", "no bytes")
+    assert tmp_path.joinpath("old").read_text() == "old"
+    assert leftovers(tmp_path) == []

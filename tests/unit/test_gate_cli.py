@@ -181,11 +181,49 @@ def test_a_storage_that_does_not_exist(infer, tmp_path, arguments):
     assert result.stderr == f"pytest-infer: {tmp_path / 'nowhere'}: no such folder; name the storage with --storage\n"
 
 
+@pytest.fixture
+def alone(storage, make_block, tmp_path, monkeypatch):
+    """A run file in a folder without any storage, as a downloaded artifact lies there; there we are."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    storage.add([make_block("story")]).rename(folder / "run.json")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "run.json"),
+        ("report", "run.json"),
+        ("export", "run.json"),
+        ("advice", "run.json"),
+        ("compare", "run.json", "run.json"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_path_names_a_run_where_none_is_stored(alone, arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_other_names_say_that_no_run_is_stored(alone):
+    for command in ("show", "export", "advice", "experts"):
+        result = CliRunner().invoke(app, [command, "latest"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == (
+            "pytest-infer: no run 'latest': none is stored in results; `pytest bench --benchmark-autosave` makes one, "
+            "or name the storage with --storage\n"
+        )
+    assert CliRunner().invoke(app, ["history"]).exit_code == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
         (("compare",), 4, "fewer than two runs in"),
-        (("compare", "1", "2"), 2, "no run '1' among the 0"),
+        (("compare", "1", "2"), 2, "no run '1': none is stored in"),
         (("gate",), 4, "no run in"),
         (("history",), 4, "no runs in"),
         (("baseline", "list"), 0, ""),

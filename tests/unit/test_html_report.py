@@ -288,6 +288,12 @@ def test_verdicts_come_first(storage, make_block):
     assert "1 unchanged" in overview
 
 
+def test_a_gates_text_of_an_unknown_metric_is_shown(storage, make_block):
+    judged = {"test": "t", "prompt": "a", "metric": "mood", "before": "calm", "after": "hasty", "verdict": "regressed"}
+    path = storage.add([make_block("a")], gate={"result": "regressed", "judgements": [judged]})
+    assert "hasty" in Page(render(path)).shown
+
+
 def test_a_trend_has_its_change_point_with_the_commit_message(storage, make_block, tmp_path, monkeypatch):
     values = [0.100, 0.101, 0.099, 0.100, 0.1005, 0.120, 0.121, 0.1195, 0.1205, 0.120]
     commits = [f"{n:040x}" for n in range(len(values))]
@@ -510,6 +516,17 @@ def test_the_command_without_a_run(storage, make_block, tmp_path, arguments, cod
     result = run(*arguments, "--storage", storage.folder, "-o", tmp_path / "r.html")
     assert (result.exit_code, said in result.output) == (code, True)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_linked_report_stays_linked_and_private(storage, make_block, tmp_path):
+    storage.add([make_block("a")])
+    file, link = tmp_path / "kept.html", tmp_path / "r.html"
+    file.touch(mode=0o600)
+    link.symlink_to(file)
+    assert run("latest", "-o", link, "--storage", storage.folder).exit_code == 0
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(storage, make_block, tmp_path):

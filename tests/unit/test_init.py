@@ -43,6 +43,11 @@ def test_a_folder_that_is_not_there_yet(tmp_path, monkeypatch):
     assert below(tmp_path / "new" / "one") == sorted(FILES)
 
 
+def test_the_next_step_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert init("a b")[1][-1] == "next: cd 'a b' && pytest bench --benchmark-autosave"
+
+
 def test_nothing_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     init("--ci")
@@ -98,6 +103,22 @@ def test_the_workflow(tmp_path, monkeypatch, project, packages):
     page = ROOT / "docs" / "ci" / "inference-benchmarks.yml"
     if project and page.exists():
         assert page.read_text() == text, "docs/ci/ shows what init writes, and its steps are run by a test"
+
+
+def test_the_workflow_keeps_the_history_of_a_run_with_a_failed_test(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init("--ci")
+    steps = yaml.safe_load((tmp_path / WORKFLOW).read_text())["jobs"]["main"]["steps"]
+    uses = [step.get("uses", step.get("name", "")).partition("@")[0] for step in steps]
+    restore, measure, save = map(uses.index, ("actions/cache/restore", "measure", "actions/cache/save"))
+    assert restore < measure < save
+    assert steps[save]["if"] == "always()"
+    for key in ("path", "key"):
+        assert steps[restore]["with"][key] == steps[save]["with"][key]
+    assert f"--benchmark-storage={steps[save]['with']['path']}" in steps[measure]["run"]
+    # A second attempt of one run cannot save under the key of its first.
+    assert "github.run_attempt" in steps[save]["with"]["key"]
+    assert steps[save]["with"]["key"].startswith(steps[restore]["with"]["restore-keys"])
 
 
 def test_a_workflow_below_the_top_of_a_repository_is_told(tmp_path, monkeypatch):

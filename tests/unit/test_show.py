@@ -132,3 +132,18 @@ def test_a_block_of_another_shape_is_one_line(storage, make_block):
     result = show(storage)
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["absent", "output", "metrics", "rounds", "experts"])
+@pytest.mark.parametrize("value", [None, 5], ids=["null", "number"])
+def test_a_part_of_a_block_that_is_no_table_is_tolerated_or_one_line(storage, make_block, key, value):
+    made = make_block("guide")
+    made[key] = value
+    if value is None:
+        assert results.of_block("t", made).prompt.name == "guide"
+    storage.add([made])
+    result = show(storage)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    if result.exit_code:
+        assert (result.exit_code, result.output.count("\n")) == (2, 1)
+        assert "0001_cccccccc_x.json: not a run of pytest-" in result.output

@@ -32,10 +32,11 @@ class Advice:
 def advise(blocks: Iterable[Block], rules: Sequence[Rule] = RULES) -> tuple[Advice, ...]:
     """Return the advice on a run's tests: the most serious first, good signs last.
 
+    On the tests of a sweep there is none: it measures what to choose.
     A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it is left
     out unless every test shows it, and then told of the test where it is weakest.
     """
-    facts = [Facts(block) for block in blocks]
+    facts = [Facts(block) for block in blocks if not block.get("config")]
     found = [advice for rule in rules if (advice := _merged(rule, facts)) is not None]
     return tuple(sorted(found, key=lambda a: (a.suggestion is None, _ORDER.index(a.severity))))
 

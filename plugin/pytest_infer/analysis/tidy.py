@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.rows import Row, Values, rows
 from pytest_infer.units import Unit
 
 RUN = ("run", "file", "time", "commit", "branch", "dirty", "gate")
@@ -57,7 +57,8 @@ def table(runs: Iterable[Run], shape: Shape) -> Iterator[dict[str, Any]]:
 
 
 def _rows(run: Run, shape: Shape) -> Iterator[Row]:
-    return (row for row in run.rows if shape.keyword is None or shape.keyword in row.test)
+    # Not `run.rows`, which are kept: of forty runs that would be all their curves and expert counts at once.
+    return (row for row in rows(run.path) if shape.keyword is None or shape.keyword in row.test)
 
 
 def _of_run(run: Run) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _of_test(row: Row) -> dict[str, Any]:
         row.test,
         row.name,
         row.prompt.get("group"),
-        tuple(map(str, row.prompt.get("tags", ()))),
+        row.tags,
     )
     about = dict(zip(TEST, found, strict=True))
     return {**about, **{f"{CONFIG}{axis}": value for axis, value in row.config.items()}}

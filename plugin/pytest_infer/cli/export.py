@@ -16,7 +16,7 @@ from pytest_infer.cli.shared import Storage, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import tables
-from pytest_infer.storage.files import replacing
+from pytest_infer.storage.files import publishing
 from pytest_infer.storage.heads import Run
 
 
@@ -89,12 +89,11 @@ def _write(runs: Sequence[Run], shape: tidy.Shape, form: Form, file: Path | None
         sys.stdout.buffer.flush()
         return
     try:
-        with replacing(file) as stream:
+        with publishing(file) as stream:
             if form is Form.PARQUET:
                 tables.write_parquet(columns, rows, stream)
             else:
                 stream.writelines(_lines(form, columns, rows))
-        file.chmod(0o644)  # a temporary file is private; an export is to be read
     except OSError as error:
         raise OptionError(f"{file} cannot be written: {error.strerror or error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import resources
@@ -28,7 +29,7 @@ def init(
     ci: Annotated[bool, typer.Option("--ci", help="Also a workflow for GitHub Actions: gate pull requests.")] = False,
 ) -> None:
     """Write a suite to start from: bench/ with prompts and a test, and results/; nothing is ever overwritten."""
-    shown = "" if folder == Path() else f"cd {folder} && "
+    shown = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     try:
         configured = inifile.nearest(folder.resolve())
         ini = configured is None or configured.path == folder.resolve() / _INI

@@ -61,9 +61,14 @@ def say(line: str) -> None:
 def open_history(storage: Path | None) -> History:
     """Return the runs of the storage, naming on stderr what could not be read.
 
-    Without a folder: the one that pytest's own configuration names, else the first of the usual ones that holds a run.
+    Without a folder: the one that pytest's own configuration names, else the first of the usual ones that holds a run;
+    where it is not there yet, no run is stored, and a path still names one.
     """
-    found = history.load(storage or inifile.storage(Path.cwd()) or _usual())
+    if storage is None:
+        storage = inifile.storage(Path.cwd()) or _usual()
+        if not storage.exists():
+            return History(folder=storage, runs=())
+    found = history.load(storage)
     for warning in found.warnings:
         say(warning)
     return found

@@ -76,8 +76,9 @@ def verdict(judgement: Judgement) -> str:
 def values(judgement: Judgement) -> str:
     """Return both figures with their unit: `7.35 ms → 7.61 ms`; one where they are equal or there is only one."""
     metric = judgement.metric
-    if metric is None:
-        return "" if judgement.after is None else f"{judgement.after:.3f}"
+    if metric is None:  # of a rule on experts, or unknown to this version
+        after = judgement.after
+        return "" if after is None else printable(after) if isinstance(after, str) else f"{after:.3f}"
     before, after = _figure(judgement.before, metric), _figure(judgement.after, metric)
     if judgement.before is None or before == after:
         return after

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pytest_infer.report.text import printable
 
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 - a spreadsheet takes the wide ones too
+# A spreadsheet takes the wide ones too, and, where its list separator is `;`, what follows one for another cell.
+_FORMULA = re.compile(r'(^|;)(?="*[=+\-@＝＋－＠])')  # noqa: RUF001
 
 
 def cell(value: Any) -> Any:
     """Return what is written for a value: nothing for None, a list's parts with `;` between, text made harmless.
 
-    A text that begins like a formula gets an apostrophe in front, which spreadsheets take for "this is text" (OWASP,
-    "CSV Injection"); control and formatting characters are made visible.
+    A text that begins like a formula, or goes on like one after a `;`, gets an apostrophe there, which spreadsheets
+    take for "this is text" (OWASP, "CSV Injection"); control and formatting characters are made visible.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -27,8 +29,7 @@ def cell(value: Any) -> Any:
         value = ";".join(map(str, value))
     if not isinstance(value, str):
         return value
-    shown = printable(value)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    return _FORMULA.sub(r"\1'", printable(value))
 
 
 def lines(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -6,9 +6,10 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,6 +68,44 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
         temporary.replace(path)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[IO[bytes]]:
+    """Open what a person named as an output, like `replacing`; a file keeps its mode, a new one has the umask's.
+
+    A link stays one, and its target is replaced. What is no regular file (a pipe, a device, this process's own
+    output) is written into.
+    """
+    if _is_stream(path):
+        with path.open("ab") as file:
+            yield file
+        return
+    place = Path(os.path.realpath(path))
+    mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask()
+    with replacing(place) as file:
+        yield file
+        Path(file.name).chmod(mode)  # a temporary file is private
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    own = []
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            own.append(os.fstat(descriptor))
+    return not stat.S_ISREG(found.st_mode) or any(os.path.samestat(found, stream) for stream in own)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to ask for it
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: Path) -> None:

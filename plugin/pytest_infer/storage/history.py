@@ -45,6 +45,11 @@ class History:
             found = _SELECTORS[how](self, name if colon else selector)
             if found is not None:
                 return found
+        if not self.runs:
+            raise StorageError(
+                f"no run {selector!r}: none is stored in {self.folder}; `pytest bench --benchmark-autosave` makes one, "
+                "or name the storage with --storage"
+            )
         raise StorageError(
             f"no run {selector!r} among the {len(self.runs)} in {self.folder}; `pytest-infer history` lists them"
         )

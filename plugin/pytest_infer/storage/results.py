@@ -68,8 +68,8 @@ def of_run(path: Path) -> Stored:
 
 def of_block(nodeid: str, block: Mapping[str, Any]) -> Result:
     """Return the result that a `total` row's block was built of; raise msgspec.ValidationError where it is none."""
-    usage, experts_absent = _usage(block.get("experts", {}))
-    rounds = block.get("rounds", {})
+    usage, experts_absent = _usage(_table(block, "experts"))
+    rounds = _table(block, "rounds")
     model = dict(block["model"])
     if "work" in model:
         model["work"] = _record(model["work"], Work)
@@ -78,9 +78,9 @@ def of_block(nodeid: str, block: Mapping[str, Any]) -> Result:
         prompt=_record(block["prompt"], PromptInfo),
         model=_record(model, ModelInfo),
         machine=_record(block["machine"], MachineInfo),
-        figures=_figures(block.get("metrics", {}), block.get("absent", {})),
+        figures=_figures(_table(block, "metrics"), _table(block, "absent")),
         timed_rounds=int(rounds.get("timed", 1)),
-        output=str(block.get("output", {}).get("text", "")),
+        output=str(_table(block, "output").get("text", "")),
         cautions=msgspec.convert(block.get("cautions", []), tuple[Caution, ...]),
         experts=usage,
         # Where there was no profile round at all, nobody asked for experts.
@@ -88,6 +88,11 @@ def of_block(nodeid: str, block: Mapping[str, Any]) -> Result:
         config=msgspec.convert(block.get("config", {}), dict[str, str]),
         curve=msgspec.convert(block.get("curve"), CurvePoint | None),
     )
+
+
+def _table(block: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a part of a block, empty where it is missing or null."""
+    return msgspec.convert(block.get(key) or {}, dict[str, Any])
 
 
 def _record(table: Mapping[str, Any], kind: type[_Record]) -> _Record:

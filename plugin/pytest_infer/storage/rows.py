@@ -153,6 +153,12 @@ class Row:
     drift: Drift | None = None
     disturbed: tuple[int, ...] = ()
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Return the prompt's tags; none where the file holds no list of them."""
+        found = self.prompt.get("tags")
+        return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
 
 def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
     """Return the row of a block that is not stored yet."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pytest_infer.errors import StorageError
 from pytest_infer.records import Profile, PromptRecord
 from pytest_infer.storage.files import replacing
 
@@ -79,11 +80,19 @@ def _timeline(profile: Profile) -> dict[str, Any]:
 
 
 def read(run_file: Path) -> dict[str, Any]:
-    """Return the arrays beside a run file, keyed as `write` says; empty where there is no sidecar."""
+    """Return the arrays beside a run file, keyed as `write` says; empty where there is no sidecar.
+
+    Raises StorageError where it cannot be read.
+    """
     import numpy as np  # noqa: PLC0415
 
     path = path_for(run_file)
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
+    try:
+        # Opened here, as numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except Exception as error:  # damage ends in whatever zipfile, zlib, tokenize and numpy raise
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise StorageError(f"{path.name} cannot be read: {why}") from error

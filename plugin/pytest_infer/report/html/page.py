@@ -41,9 +41,8 @@ def write(path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared
     page = render(run, runs, compared)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as file:
+        with files.publishing(path) as file:
             file.write(page.encode())
-        path.chmod(0o644)  # a temporary file is private; a report is to be shared
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
 

@@ -47,7 +47,7 @@ def _about(test: Test) -> dict[str, Any]:
         "limit": f"{limits.get('max_new_tokens', NONE)} new tokens",
         "stop strings": " · ".join(map(repr, limits.get("stop") or ())),
         "group": test.part("prompt", "group"),
-        "tags": ", ".join(map(str, test.part("prompt", "tags") or ())),
+        "tags": ", ".join(test.row.tags),
         "ended by": output.get("stopped_by"),
         "prompt's SHA-256": str(test.part("prompt", "content_sha256") or "")[:12],
         "test": test.row.test,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from zipfile import BadZipFile
 
 from pytest_infer.analysis import axes
+from pytest_infer.errors import StorageError
 from pytest_infer.storage import blocks, sidecar
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
@@ -78,8 +78,8 @@ class Stored:
         path = sidecar.path_for(self.run.path)
         try:
             arrays = sidecar.read(self.run.path)
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
-            return {}, f"{path.name} cannot be read: {error}"
+        except StorageError as error:
+            return {}, str(error)
         return arrays, None if arrays else f"{path.name} is not beside the run file"
 
 
