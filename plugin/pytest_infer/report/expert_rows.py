@@ -78,7 +78,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
             Prompt(
                 name=row.name if times[row.name] == 1 else row.test,
                 census=taken,
-                tags=tuple(map(str, row.prompt.get("tags", ()))),
+                tags=row.tags,
                 group=row.prompt.get("group"),
                 weights=row.experts.weights,
                 trace=_trace(arrays, row, [site.name for site in taken.sites]),
