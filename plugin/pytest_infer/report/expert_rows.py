@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 from pytest_infer.errors import StorageError
 from pytest_infer.report.text import printable
@@ -67,7 +66,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
     from pytest_infer.analysis import census  # noqa: PLC0415
     from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
 
-    arrays = _arrays(run) if any(row.experts.trace for row in rows) else {}
+    arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
     times = Counter(row.name for row in rows)
     found = []
     for row in rows:
@@ -85,13 +84,6 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
             )
         )
     return found
-
-
-def _arrays(run: Run) -> dict[str, Any]:
-    try:
-        return sidecar.read(run.path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise StorageError(f"{sidecar.path_for(run.path)} cannot be read: {error}") from error
 
 
 def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
