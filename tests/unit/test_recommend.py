@@ -267,6 +267,20 @@ def test_dominated_by_one_that_is_better_in_all():
     assert [c.pareto for c in found.configurations] == [False, True, True]
 
 
+def test_the_fastest_is_not_beaten_by_what_is_merely_not_distinct_and_smaller():
+    noisy = (0.5, 1, 2)
+    found = recommend(
+        [
+            row({"dtype": "float32"}, decode=[10 * n for n in noisy], ttft=[2 * n for n in noisy], peak=[1, 1, 1]),
+            row({"dtype": "bfloat16"}, decode=[20 * n for n in noisy], ttft=[1 * n for n in noisy], peak=[2, 2, 2]),
+            row({"dtype": "float16"}, decode=[15 * n for n in noisy], ttft=[1.5 * n for n in noisy], peak=[3, 3, 3]),
+        ]
+    )
+    assert [goal.ties for goal in found.goals] == [(0, 2), (0, 2), ()]
+    # float16 takes distinctly more memory than bfloat16 and is behind in all.
+    assert [c.pareto for c in found.configurations] == [True, True, False]
+
+
 def test_a_batch_is_judged_by_the_rate_of_all_its_sequences():
     rows = [
         row({"batch": 1}, decode=[10, 10.1]),

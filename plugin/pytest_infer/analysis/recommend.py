@@ -80,8 +80,8 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted from prompt
     to prompt. Between configurations of different loads, which are measured minutes apart, comes the root mean square
     of the changes that the loads' first tests showed when measured again, with as many degrees of freedom as loads
-    were. A configuration is in the Pareto set if none is distinctly better in one of decode, TTFT and
-    peak memory without being distinctly worse in another.
+    were. A configuration is in the Pareto set unless another beats it: distinctly better in one of
+    decode, TTFT and peak memory, and behind in none, whether distinctly or not.
     """
     grouped: dict[_Config, list[Row]] = {}
     drifts: list[Drift] = []
@@ -220,8 +220,16 @@ def _goal(metric: str, samples: Sequence[Mapping[str, Samples]], between: _Betwe
 
 def _pareto(count: int, metrics: Sequence[str], between: _Between) -> set[int]:
     def beats(one: int, other: int) -> bool:
-        ratios = [(metric, between(metric, one, other)) for metric in metrics]
-        distinct = [_better(metric, ratio.value) for metric, ratio in ratios if ratio is not None and ratio.distinct]
-        return bool(distinct) and all(distinct)
+        better = False
+        for metric in metrics:
+            ratio = between(metric, one, other)
+            if ratio is None:
+                continue
+            ahead = _better(metric, ratio.value)
+            # Peaks that are not distinct differ by what libraries took; a rate that is lower may well be lower.
+            if not ahead and (ratio.distinct if metric == PEAK else ratio.value != 1):
+                return False
+            better |= ahead and ratio.distinct
+        return better
 
     return {n for n in range(count) if not any(beats(other, n) for other in range(count) if other != n)}

@@ -64,8 +64,8 @@ _TERMS = {
     ),
     "pareto": (
         "Pareto set",
-        "the configurations that no other one beats: distinctly better in decode, TTFT or peak memory, and in none of "
-        "them distinctly worse; distinctly: the interval of the ratio excludes 1",
+        "the configurations that no other one beats: distinctly better (the ratio's interval excludes 1) in decode, "
+        "TTFT or peak memory, and behind in none of them",
     ),
     "drift": (
         "drift",
