@@ -25,11 +25,13 @@ import torch
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.running import TickStreamer
 from pytest_infer.engines.transformers import TransformersEngine
-from pytest_infer.measure import machine, rounds, timeline_cost
+from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
-from pytest_infer.measure.experts import ExpertRecorder
-from pytest_infer.measure.snapshot import SystemCounters
-from pytest_infer.measure.timeline import TimelineSampler
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.experts.recorder import ExpertRecorder
+from pytest_infer.measure.machine import description
+from pytest_infer.measure.timeline import cost
+from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, StopReason
 
@@ -108,7 +110,7 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
         rounds.timed_round(engine, ids, limits, system)
         return engine.wall_s
 
-    sampler = TimelineSampler(usable_cores=machine.describe().usable_cores)
+    sampler = TimelineSampler(usable_cores=description.describe().usable_cores)
     shares: list[float] = []
 
     def sampled() -> float:
@@ -151,7 +153,7 @@ def asleep_pairs(engine: Walled, ours: Callable[[], float], pairs: int) -> list[
     """Return timed rounds beside a sleeping helper / without one; each has a helper of its own, started before it."""
 
     def asleep() -> float:
-        sampler = TimelineSampler(usable_cores=machine.describe().usable_cores)
+        sampler = TimelineSampler(usable_cores=description.describe().usable_cores)
         with sampler.sampling():
             pass
         try:
@@ -177,11 +179,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=None)
     given = parser.parse_args()
-    here = machine.describe()
+    here = description.describe()
     print(f"{here.cpu}, {here.usable_cores} usable cores, {here.system}, torch {torch.__version__}")
     for name in given.model or ["reference-moe", "smollm2-moe"]:
         observe(name, given.pairs, given.tokens, given.threads)
-    print(timeline_cost.self_test(given.pairs).line())
+    print(cost.self_test(given.pairs).line())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pytest_infer import failures, prompts, workload
 from pytest_infer import session as sessions
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine, EngineOptions
-from pytest_infer.measure.sampler import SystemSampler
+from pytest_infer.measure.counters.sampler import SystemSampler
 from pytest_infer.parametrize import CONFIGURED
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import ModelInfo, PromptRecord

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine, EngineOptions
-from pytest_infer.measure import memory
+from pytest_infer.measure.counters import memory
 from pytest_infer.records import ModelInfo
 
 

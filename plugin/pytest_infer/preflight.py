@@ -12,7 +12,7 @@ from pytest_infer.analysis.axes import AXES
 from pytest_infer.analysis.requirements import Room
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import InferError, ModelError, OptionError, UnknownValueError
-from pytest_infer.measure import host
+from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.report.text import printable

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.measure import memory, probe
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters import memory
+from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.machine import probe
 from pytest_infer.records import MachineProbe, ModelInfo
 from pytest_infer.storage import probes
 from pytest_infer.units import bandwidth

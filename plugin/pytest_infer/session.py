@@ -7,15 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_infer import configurations, loading, sides, sweeping, workload
+from pytest_infer import configurations, sides, sweeping, workload
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import Engine
 from pytest_infer.gating import Gate
 from pytest_infer.in_use import InUse
 from pytest_infer.loops import Alone, Loop, Settled, Task
-from pytest_infer.measure import accelerator, cautions, machine, rounds
-from pytest_infer.measure.snapshot import SystemCounters
-from pytest_infer.measure.timeline import TimelineSampler
+from pytest_infer.measure import cautions, rounds
+from pytest_infer.measure.counters import accelerator
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.load import timed
+from pytest_infer.measure.machine import description as machine
+from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.metrics import result, timing
 from pytest_infer.parametrize import Cache
 from pytest_infer.probing import Probing
@@ -103,8 +106,8 @@ class InferSession:
     def load(self, engine: Engine, name: str) -> ModelInfo:
         """Load the engine's model, which the options call `name`, and time it."""
         self.live.show(f"loading {name} …")
-        info = loading.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
-        info = replace(info, weights_sha256=loading.weights_sha256(engine))
+        info = timed.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
+        info = replace(info, weights_sha256=timed.weights_sha256(engine))
         self.live.clear()
         return info
 

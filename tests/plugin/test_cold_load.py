@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer import loading
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ModelError
-from pytest_infer.measure import pagecache
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.load import page_cache, timed
 from pytest_infer.metrics import loads
 from pytest_infer.records import CacheState, ModelInfo
 
@@ -50,8 +49,8 @@ class Reads(Engine):
 def weights(tmp_path):
     path = tmp_path / "weights.bin"
     path.write_bytes(os.urandom(SIZE))
-    pagecache.drop([path])
-    if pagecache.cached([path]).value:
+    page_cache.drop([path])
+    if page_cache.cached([path]).value:
         pytest.skip(f"the file system of {tmp_path} keeps the file in memory (tmpfs?)")
     return path
 
@@ -66,8 +65,8 @@ def system():
 def test_a_load_is_as_warm_as_it_finds_the_files(weights, system):
     for fill, state in ((False, CacheState.COLD), (True, CacheState.WARM)):
         if fill:
-            pagecache.fill([weights])
-        info = loading.measured(Reads(weights), system, cold=False, note=pytest.fail)
+            page_cache.fill([weights])
+        info = timed.measured(Reads(weights), system, cold=False, note=pytest.fail)
         assert loads.state(info.load.cached) is state
         assert info.load.read_bytes.value in (None, 0 if fill else SIZE // 2)
         assert info.load_read_bytes == info.load.read_bytes.value
@@ -76,17 +75,17 @@ def test_a_load_is_as_warm_as_it_finds_the_files(weights, system):
 
 
 def test_a_cold_load_finds_nothing_in_the_page_cache(weights, system):
-    pagecache.fill([weights])
-    info = loading.measured(Reads(weights), system, cold=True, note=pytest.fail)
+    page_cache.fill([weights])
+    info = timed.measured(Reads(weights), system, cold=True, note=pytest.fail)
     assert info.load.cached.value == 0
     assert info.load.read_bytes.value in (None, SIZE // 2)
 
 
 def test_a_wrong_model_is_refused_before_its_pages_are_dropped(weights, system):
-    pagecache.fill([weights])
+    page_cache.fill([weights])
     with pytest.raises(ModelError):
-        loading.measured(Reads(weights, wrong=True), system, cold=True, note=pytest.fail)
-    assert pagecache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
+        timed.measured(Reads(weights, wrong=True), system, cold=True, note=pytest.fail)
+    assert page_cache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
 
 
 def test_pages_that_stay_are_named(weights, system):
@@ -94,7 +93,7 @@ def test_pages_that_stay_are_named(weights, system):
     with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         for offset in range(0, SIZE, mmap.PAGESIZE):
             mapped[offset]
-        info = loading.measured(Reads(weights), system, cold=True, note=notes.append)
+        info = timed.measured(Reads(weights), system, cold=True, note=notes.append)
     assert loads.state(info.load.cached) is CacheState.WARM
     (note,) = notes
     assert note.startswith("! --infer-cold-load: the load was not cold, 100 % of the model's files stayed")
@@ -103,7 +102,7 @@ def test_pages_that_stay_are_named(weights, system):
 def test_an_engine_without_files_cannot_be_cold(weights, system):
     notes, engine = [], Reads(weights)
     engine.files = tuple
-    info = loading.measured(engine, system, cold=True, note=notes.append)
+    info = timed.measured(engine, system, cold=True, note=notes.append)
     assert info.load.cached.value is None
     (note,) = notes
     assert note.startswith("! --infer-cold-load: whether the load was cold is not known: no files of the weights")
@@ -111,21 +110,21 @@ def test_an_engine_without_files_cannot_be_cold(weights, system):
 
 def test_hashing_leaves_to_the_first_run_what_the_load_did_not_read(weights, system):
     engine = Reads(weights)
-    loading.measured(engine, system, cold=True, note=pytest.fail)
+    timed.measured(engine, system, cold=True, note=pytest.fail)
     with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         for offset in range(0, SIZE // 2, mmap.PAGESIZE):
             mapped[offset]
-        left = pagecache.cached([weights]).value
-        assert loading.weights_sha256(engine) == "hash"
+        left = page_cache.cached([weights]).value
+        assert timed.weights_sha256(engine) == "hash"
         # The half that is mapped stays, with the few pages that the kernel maps around one.
-        assert pagecache.cached([weights]).value == pytest.approx(left, abs=0.05)
+        assert page_cache.cached([weights]).value == pytest.approx(left, abs=0.05)
         assert left == pytest.approx(0.5, abs=0.05)
 
 
 def test_hashing_leaves_a_warm_file_warm(weights, system):
-    pagecache.fill([weights])
-    loading.weights_sha256(Reads(weights))
-    assert pagecache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
+    page_cache.fill([weights])
+    timed.weights_sha256(Reads(weights))
+    assert page_cache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
 
 
 ENGINE = """

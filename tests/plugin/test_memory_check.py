@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_infer.engines.transformers import TransformersEngine
-from pytest_infer.measure import host
+from pytest_infer.measure.machine import host
 
 SHORT = "reference-moe in float32 takes 13.*available: pytest-infer doctor --model reference-moe"
 

@@ -491,7 +491,7 @@ Scripted.checkpoint = lambda self: checkpoint.of_folder(
 
 def test_too_little_memory_skips_a_configuration_when_it_is_to_be_strict(swept, monkeypatch):
     # Asked of the files' headers: those of the bundled model, which takes 14 MB in float32 and half of it in bfloat16.
-    from pytest_infer.measure import host
+    from pytest_infer.measure.machine import host
 
     monkeypatch.setattr(host, "available_bytes", lambda: 12 << 20)
     swept.makepyfile(scripted_engine=ENGINE + OF_THE_BUNDLED_MODEL)
@@ -503,7 +503,7 @@ def test_too_little_memory_skips_a_configuration_when_it_is_to_be_strict(swept, 
 
 
 def test_too_little_memory_for_one_batch_leaves_the_others(swept, monkeypatch):
-    from pytest_infer.measure import host
+    from pytest_infer.measure.machine import host
 
     monkeypatch.setattr(host, "available_bytes", lambda: 64 << 20)
     swept.makepyfile(scripted_engine=ENGINE + OF_THE_BUNDLED_MODEL)

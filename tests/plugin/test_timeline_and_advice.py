@@ -34,7 +34,7 @@ def test_it_is_kept_in_the_sidecar_with_the_phases_marks(suite):
 def test_timed_rounds_are_never_sampled(suite):
     test = """
     from contextlib import contextmanager
-    from pytest_infer.measure.timeline import TimelineSampler
+    from pytest_infer.measure.timeline.recorder import TimelineSampler
 
     sampled = []
     original = TimelineSampler.sampling

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure import cgroup
+from pytest_infer.measure.counters import cgroup
 
 pytestmark = [
     pytest.mark.real,

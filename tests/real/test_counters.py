@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure import cpu, disturbance
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure import disturbance
+from pytest_infer.measure.counters import cpu
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Counters, Quality, Reading
 
 pytestmark = [

@@ -8,8 +8,8 @@ import torch
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import expert_sites
-from pytest_infer.measure.experts import ExpertRecorder
+from pytest_infer.measure.experts import sites
+from pytest_infer.measure.experts.recorder import ExpertRecorder
 
 pytestmark = pytest.mark.real
 
@@ -81,7 +81,7 @@ def test_switch_decoder_is_recorded_while_the_whole_model_generates():
 
 def test_a_whole_encoder_decoder_is_refused():
     with pytest.raises(ExpertCaptureError, match=r"^switch_transformers: .*record its encoder or"):
-        expert_sites.find(switch(64))
+        sites.find(switch(64))
 
 
 def test_zaya_skip_is_a_slot_without_weights():
@@ -211,4 +211,4 @@ def test_an_irregular_type_is_refused_with_its_name():
     odd = type("OddExperts", (type_,), {"forward": lambda self, states, mask: states})
     model.model.layers[0].mlp.experts.__class__ = odd
     with pytest.raises(ExpertCaptureError, match=r"^mixtral9: model\.layers\.0\.mlp"):
-        expert_sites.find(model)
+        sites.find(model)

@@ -16,8 +16,9 @@ import tiny_moe
 import torch
 import transformers
 
-from pytest_infer.measure import expert_sites, expert_types
-from pytest_infer.measure.experts import ExpertRecorder
+from pytest_infer.measure.experts import sites as expert_sites
+from pytest_infer.measure.experts import types as expert_types
+from pytest_infer.measure.experts.recorder import ExpertRecorder
 
 pytestmark = pytest.mark.real
 

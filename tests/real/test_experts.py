@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import expert_sites
-from pytest_infer.measure.experts import ExpertRecorder
+from pytest_infer.measure.experts import sites
+from pytest_infer.measure.experts.recorder import ExpertRecorder
 
 pytestmark = pytest.mark.real
 
@@ -380,7 +380,7 @@ def test_reused_cache_prefix_is_refused():
 
 def test_dense_model_has_no_sites():
     config = LlamaConfig(num_hidden_layers=2, intermediate_size=24, **COMMON)
-    assert expert_sites.find(LlamaForCausalLM(config)) == ()
+    assert sites.find(LlamaForCausalLM(config)) == ()
 
 
 def test_hooks_are_gone_after_use_and_after_an_exception():

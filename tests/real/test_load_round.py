@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from pytest_infer import loadonce
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.measure.load import once
 from pytest_infer.metrics import loads, timing
 from pytest_infer.records import CacheState
 
@@ -36,7 +36,7 @@ def test_a_cold_load_reads_the_file_and_a_warm_one_nothing(large, asked):
     from pytest_infer.engines.transformers import TransformersEngine
 
     engine = TransformersEngine(EngineOptions(model=str(large), threads=1))
-    found = loadonce.run(engine, asked)
+    found = once.run(engine, asked)
     engine.close()
     size = (large / "model.safetensors").stat().st_size
     assert (found.asked, found.model, found.file_bytes, found.problem) == (asked, large.name, size, None)

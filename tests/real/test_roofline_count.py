@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from pytest_infer.engines import models, running, work  # noqa: E402
 from pytest_infer.engines.base import EngineOptions  # noqa: E402
 from pytest_infer.engines.transformers import TransformersEngine  # noqa: E402
-from pytest_infer.measure import machine, probe, rounds  # noqa: E402
-from pytest_infer.measure.snapshot import SystemCounters  # noqa: E402
+from pytest_infer.measure import rounds  # noqa: E402
+from pytest_infer.measure.counters.snapshot import SystemCounters  # noqa: E402
+from pytest_infer.measure.machine import description, probe  # noqa: E402
 from pytest_infer.metrics import roofline, summarize  # noqa: E402
 from pytest_infer.records import Limits, MachineProbe, PromptRecord  # noqa: E402
 
@@ -71,7 +72,7 @@ def measured(engine, info, new_probe=None):
     found = rounds.measure(runner, rounds.Plan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
     system.close()
     golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
-    here = dataclasses.replace(machine.describe(), probe=new_probe)
+    here = dataclasses.replace(description.describe(), probe=new_probe)
     return dataclasses.replace(golden, model=info, machine=here, rounds=found.rounds, profile=found.profile)
 
 

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from pytest_infer.engines.base import Engine
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.rounds import timed_round
-from pytest_infer.measure.snapshot import SystemCounters
 from pytest_infer.records import Limits
 
 pytestmark = pytest.mark.real

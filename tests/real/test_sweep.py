@@ -12,7 +12,7 @@ from pytest_infer.engines.transformers import TransformersEngine
 from pytest_infer.errors import ModelError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Limits, StopReason
 from pytest_infer.storage import rows
 

@@ -13,8 +13,8 @@ from pytest_infer.cli.main import app
 from pytest_infer.engines import checkpoint
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError, OptionError
-from pytest_infer.measure import host, machine, probe
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 
 GIB = 2**30
@@ -76,7 +76,7 @@ def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB):
         architecture="x86_64",
         python="CPython 3.12",
     )
-    monkeypatch.setattr(machine, "describe", lambda: info)
+    monkeypatch.setattr(description, "describe", lambda: info)
     monkeypatch.setattr(host, "describe", lambda: host.Host(available_bytes=available))
     return CliRunner().invoke(app, ["doctor", *arguments])
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli import doctor
 from pytest_infer.cli.main import app
-from pytest_infer.measure import loadprocess
+from pytest_infer.measure.load import process
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import Load, LoadRound, PromptRecord, absent
 from pytest_infer.report import terminal
@@ -213,7 +213,7 @@ def test_loads(monkeypatch, form):
         asked = {"asked": request.cache, "model": NASTY, "load_s": 1.0, "problem": NASTY}
         return LoadRound(**asked, load=load, first=one, again=one, whole=one.counters)
 
-    monkeypatch.setattr(loadprocess, "ask", ask)
+    monkeypatch.setattr(process, "ask", ask)
     result = CliRunner().invoke(app, ["load", "--model", NASTY, "--format", form])
     assert result.exit_code == 0, result.output
     assert "script" in result.stdout

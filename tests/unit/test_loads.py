@@ -15,9 +15,9 @@ from pytest_infer.analysis.verdicts import Verdict
 from pytest_infer.cli import load as command
 from pytest_infer.cli.main import app
 from pytest_infer.errors import ModelError
-from pytest_infer.measure import loadprocess
-from pytest_infer.measure.loadprocess import LoadAnswer, LoadRequest
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.load import process
+from pytest_infer.measure.load.process import LoadAnswer, LoadRequest
 from pytest_infer.metrics import by_key, loads, summarize
 from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Reading, absent
 from pytest_infer.report import loads as report
@@ -267,7 +267,7 @@ def asked(record, monkeypatch):
         requests.append(request)
         return load_round(record, request.cache, 2.0 if request.cache is COLD else 1.0, 0.3)
 
-    monkeypatch.setattr(loadprocess, "ask", ask)
+    monkeypatch.setattr(process, "ask", ask)
     monkeypatch.setattr(command.sys, "platform", "linux")
     return requests
 
@@ -297,7 +297,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(asked, monkeypatch):
     def ask(request):
         raise ModelError("no such model")
 
-    monkeypatch.setattr(loadprocess, "ask", ask)
+    monkeypatch.setattr(process, "ask", ask)
     result = run()
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "pytest-infer: no such model"
@@ -321,7 +321,7 @@ def test_a_process_answers_with_its_round(record):
     made = load_round(record, COLD, 1.0, 0.3)
     answer = msgspec.json.encode(LoadAnswer(round=made)).decode()
     code = f"import sys; sys.stdin.read(); sys.stdout.write({answer!r})"
-    assert loadprocess.ask(REQUEST, child(code)) == made
+    assert process.ask(REQUEST, child(code)) == made
 
 
 @pytest.mark.parametrize(
@@ -335,9 +335,9 @@ def test_a_process_answers_with_its_round(record):
 )
 def test_a_process_that_fails_says_why(code, says):
     with pytest.raises(ModelError, match=says):
-        loadprocess.ask(REQUEST, child(code))
+        process.ask(REQUEST, child(code))
 
 
 def test_the_process_itself_says_what_is_wrong_with_the_request():
     with pytest.raises(ModelError, match=r"^unknown engine 'nope'; known: .*transformers"):
-        loadprocess.ask(LoadRequest(cache=COLD, model="m", engine="nope"))
+        process.ask(LoadRequest(cache=COLD, model="m", engine="nope"))

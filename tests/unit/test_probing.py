@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer import probing
 from pytest_infer.engines.bundled import cache
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.probing import Probing
 from pytest_infer.records import MachineProbe, ModelInfo
 from pytest_infer.storage import probes

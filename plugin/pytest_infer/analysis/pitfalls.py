@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_infer.measure.host import Host
+from pytest_infer.measure.machine.host import Host
 from pytest_infer.records import MachineInfo
 from pytest_infer.units import significant, size
 

@@ -15,8 +15,8 @@ from pytest_infer.analysis.requirements import Requirements, Room, Verdict
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines import checkpoint
 from pytest_infer.errors import InferError
-from pytest_infer.measure import host, machine, probe
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import doctor as report
 from pytest_infer.storage import probes
@@ -55,7 +55,7 @@ def doctor(
     form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
 ) -> None:
     """Check this machine, and whether a model fits it; nothing is loaded. Exit code 1 when it cannot fit."""
-    described, now = machine.describe(), host.describe()
+    described, now = description.describe(), host.describe()
     try:
         asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
         found = None if asked is None else _needs(asked, described, now)

@@ -12,8 +12,8 @@ import typer
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError
-from pytest_infer.measure import loadprocess
-from pytest_infer.measure.loadprocess import LoadRequest
+from pytest_infer.measure.load import process
+from pytest_infer.measure.load.process import LoadRequest
 from pytest_infer.records import CacheState, LoadRound
 from pytest_infer.report import loads as report
 from pytest_infer.report.text import printable
@@ -70,12 +70,12 @@ def load(
 def _measure(request: LoadRequest, number: int) -> list[LoadRound]:
     # One that does not count: it finds what is wrong, and the libraries' pages get into no round's figures.
     _tell(f"loading {request.model} once, untimed …")
-    loadprocess.ask(request)
+    process.ask(request)
     found = []
     for place in range(number):
         for cache in (CacheState.COLD, CacheState.WARM):
             _tell(f"{cache.value} load {place + 1} of {number} …")
-            found.append(loadprocess.ask(msgspec.structs.replace(request, cache=cache)))
+            found.append(process.ask(msgspec.structs.replace(request, cache=cache)))
     return found
 
 

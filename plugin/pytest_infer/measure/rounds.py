@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import disturbance, memory
+from pytest_infer.measure import disturbance
 from pytest_infer.measure.clock import TokenClock
-from pytest_infer.measure.snapshot import SystemCounters
-from pytest_infer.measure.timeline import TimelineSampler
+from pytest_infer.measure.counters import memory
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_infer.measure.experts import ExpertRecorder
+    from pytest_infer.measure.experts.recorder import ExpertRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +228,7 @@ def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
     if module is None:
         return None, engine.experts_absent()
     # Imported late: the only part of the loop that needs torch.
-    from pytest_infer.measure.experts import ExpertRecorder  # noqa: PLC0415
+    from pytest_infer.measure.experts.recorder import ExpertRecorder  # noqa: PLC0415
 
     try:
         recorder = ExpertRecorder(cast("torch.nn.Module", module))

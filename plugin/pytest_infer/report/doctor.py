@@ -21,7 +21,7 @@ from pytest_infer.analysis.requirements import (
     Verdict,
     cores_for_prefill,
 )
-from pytest_infer.measure.host import Host
+from pytest_infer.measure.machine.host import Host
 from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import text

@@ -12,8 +12,8 @@ import msgspec
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
-from pytest_infer.measure import probe
-from pytest_infer.measure.cpu import cores
+from pytest_infer.measure.counters.cpu import cores
+from pytest_infer.measure.machine import probe
 from pytest_infer.records import MachineProbe
 from pytest_infer.storage import files
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure import accelerator
-from pytest_infer.measure.accelerator import DeviceMemory
+from pytest_infer.measure.counters import accelerator
+from pytest_infer.measure.counters.accelerator import DeviceMemory
 from pytest_infer.records import Quality
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_infer.measure import caches
+from pytest_infer.measure.machine import caches
 
 
 def tree(root: Path) -> Path:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pytest_infer.measure import cgroup
+from pytest_infer.measure.counters import cgroup
 
 
 def test_hybrid_memberships() -> None:

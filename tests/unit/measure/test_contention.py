@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pytest_infer.measure import cgroup, contention
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters import cgroup, contention
+from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.records import Quality, Reading
 
 

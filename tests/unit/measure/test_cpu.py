@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_infer.measure import cgroup, cpu
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters import cgroup, cpu
+from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.records import Quality
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure import cgroup, disk
+from pytest_infer.measure.counters import cgroup, disk
 
 
 def test_physical_bytes_chars_and_calls(proc) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure import kept
-from pytest_infer.measure.energy import Rapl
+from pytest_infer.measure.counters import kernel_files
+from pytest_infer.measure.counters.energy import Rapl
 
 RANGE = 262_143_328_850
 
@@ -60,7 +60,7 @@ def test_only_root_may_read_it(tmp_path: Path, proc, monkeypatch: pytest.MonkeyP
     def refuse(path: object, *_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(kept.os, "open", refuse)
+    monkeypatch.setattr(kernel_files.os, "open", refuse)
     rapl = Rapl(tmp_path, proc.root)
     reading = rapl.figures(rapl.read(), rapl.read())["energy_j"]
     assert reading.value is None

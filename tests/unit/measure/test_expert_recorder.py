@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure.experts import ExpertRecorder
+from pytest_infer.measure.experts.recorder import ExpertRecorder
 
 EXPERTS, LAYERS = 5, 3
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import expert_sites
+from pytest_infer.measure.experts import sites as expert_sites
 
 
 class Experts(nn.Module):

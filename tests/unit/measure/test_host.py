@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_infer.analysis import pitfalls
-from pytest_infer.measure import cgroup, host
-from pytest_infer.measure.host import Host
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.machine import host
+from pytest_infer.measure.machine.host import Host
 from pytest_infer.records import MachineInfo
 
 

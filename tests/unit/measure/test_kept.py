@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from pytest_infer.measure.kept import KeptFile, Missing, difference, now, why
+from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, difference, now, why
 from pytest_infer.records import Quality
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_infer.measure import machine
+from pytest_infer.measure.machine import description
 
 
 def write(root: Path, **files: str) -> Path:
@@ -44,7 +44,7 @@ def write(root: Path, **files: str) -> Path:
 )
 def test_virtualization(proc, tmp_path: Path, files: dict[str, str], flag: bool, expected: str | None) -> None:
     proc.write("cpuinfo", f"flags : fpu {'hypervisor' if flag else ''}\n")
-    assert machine.virtualization(proc.root, write(tmp_path / "sys", **files)) == expected
+    assert description.virtualization(proc.root, write(tmp_path / "sys", **files)) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_virtualization(proc, tmp_path: Path, files: dict[str, str], flag: bool,
 )
 def test_processor_names_on_linux(proc, tmp_path: Path, cpuinfo: str, expected: str) -> None:
     proc.write("cpuinfo", cpuinfo)
-    described = machine.describe(platform="linux", proc=proc.root, sys_folder=tmp_path / "sys")
+    described = description.describe(platform="linux", proc=proc.root, sys_folder=tmp_path / "sys")
     assert described.cpu == expected
 
 
@@ -65,7 +65,7 @@ def test_limits_and_governor(proc, groups, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
     groups.limit(groups.mount("cgroup2", "", "/"), memory_max="4096", cpu_max="50000 100000")
     sys_folder = write(tmp_path / "sys", governor="powersave\n")
-    described = machine.describe(platform="linux", proc=proc.root, sys_folder=sys_folder)
+    described = description.describe(platform="linux", proc=proc.root, sys_folder=sys_folder)
     assert (described.memory_bytes, described.memory_limit_bytes) == (10_000, 4096)
     assert (described.quota_cores, described.usable_cores) == (0.5, 0.5)
     assert described.governor == "powersave"
@@ -73,13 +73,13 @@ def test_limits_and_governor(proc, groups, tmp_path: Path, monkeypatch: pytest.M
 
 def test_macos_asks_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(stdout="Apple M9\n"))
-    assert machine.describe(platform="darwin").cpu == "Apple M9"
+    assert description.describe(platform="darwin").cpu == "Apple M9"
 
     def broken(*args: object, **kwargs: object) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", broken)
-    monkeypatch.setattr(machine.system, "processor", lambda: "arm")
-    described = machine.describe(platform="darwin")
+    monkeypatch.setattr(description.system, "processor", lambda: "arm")
+    described = description.describe(platform="darwin")
     assert (described.cpu, described.virtualization) == ("arm", None)
-    assert machine.describe(platform="win32").cpu == "arm"
+    assert description.describe(platform="win32").cpu == "arm"

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_infer.measure import cgroup, memory
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters import cgroup, memory
+from pytest_infer.measure.counters.kernel_files import Missing
 
 MIB = 2**20
 ROLLUP = b"""560e3a380000-7ffc85670000 ---p 00000000 00:00 0                          [rollup]

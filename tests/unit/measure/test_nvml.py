@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure.nvml import Nvml
+from pytest_infer.measure.counters.nvml import Nvml
 from pytest_infer.records import Quality
 
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_infer.measure import peak, peakwatch
-from pytest_infer.measure.kept import Missing
+from pytest_infer.measure.counters import peak, peakwatch
+from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.records import Quality
 
 MEMORY = {"rss": 10.0, "peak": 50.0}
@@ -177,7 +177,7 @@ def test_the_helper_asks_psutil_elsewhere() -> None:
 
 PARENT = """
 import sys, time
-from pytest_infer.measure.peak import HelperPeak
+from pytest_infer.measure.counters.peak import HelperPeak
 helper = HelperPeak(0.01, linux=True)
 helper.take()
 print(helper._process.pid, flush=True)

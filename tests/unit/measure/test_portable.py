@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_infer.measure import cpu, peak, portable
-from pytest_infer.measure.kept import Missing
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters import cpu, peak, portable
+from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Counters
 
 

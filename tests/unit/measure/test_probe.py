@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure import host, probe
-from pytest_infer.measure.kept import Missing
-from pytest_infer.measure.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
+from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.machine import host, probe
+from pytest_infer.measure.machine.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
 
 
 class Machine:

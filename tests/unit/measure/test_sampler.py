@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 
 from pytest_infer.errors import InferError
-from pytest_infer.measure import machine
-from pytest_infer.measure.sampler import SystemSampler
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters.sampler import SystemSampler
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.machine import description
 
 
 @pytest.fixture
 def sampler():
     counters = SystemCounters()
-    yield SystemSampler(counters, machine.describe())
+    yield SystemSampler(counters, description.describe())
     counters.close()
     counters.close()  # again does nothing
 

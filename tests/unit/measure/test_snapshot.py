@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.kept import Missing, Sample
-from pytest_infer.measure.snapshot import Instrument, SystemCounters, linux_instruments, portable_instruments
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.kernel_files import Missing, Sample
+from pytest_infer.measure.counters.snapshot import (
+    Instrument,
+    SystemCounters,
+    linux_instruments,
+    portable_instruments,
+)
 from pytest_infer.records import Counters, Reading
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fakes of /proc are read with Linux calls")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure.thermal import Throttling
+from pytest_infer.measure.counters.thermal import Throttling
 
 
 def tree(root: Path, *packages: int) -> Path:

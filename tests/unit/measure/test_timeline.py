@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import pytest_infer
-from pytest_infer.measure import timeline_cost, timewatch
-from pytest_infer.measure.timeline import TimelineSampler, timeline_of
+from pytest_infer.measure.timeline import cost as timeline_cost
+from pytest_infer.measure.timeline import helper as timewatch
+from pytest_infer.measure.timeline.recorder import TimelineSampler, timeline_of
 
 MB = 1_000_000
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="the timeline reads /proc")
@@ -126,7 +127,7 @@ def test_a_helper_that_dies_is_a_reason_and_not_an_error(sampler):
 
 PARENT = """
 import os, sys, time
-from pytest_infer.measure.timeline import TimelineSampler
+from pytest_infer.measure.timeline.recorder import TimelineSampler
 sampler = TimelineSampler(usable_cores=4)
 manager = sampler.sampling()
 manager.__enter__()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.kept import KeptFile, Missing, Sample, difference, now
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, difference, now
 from pytest_infer.records import Quality, Reading
 
 try:

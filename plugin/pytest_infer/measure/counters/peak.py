@@ -12,9 +12,9 @@ from typing import IO, Protocol
 
 import psutil
 
-from pytest_infer.measure import peakwatch
-from pytest_infer.measure.kept import KeptFile, Missing, Sample, why
-from pytest_infer.measure.memory import parse_status
+from pytest_infer.measure.counters import peakwatch
+from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, why
+from pytest_infer.measure.counters.memory import parse_status
 from pytest_infer.records import Quality, Reading, absent
 
 # Writing it to clear_refs sets the high-water mark to the present size (filesystems/proc.rst, Linux >= 4.0).

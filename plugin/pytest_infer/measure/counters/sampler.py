@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from pytest_infer.errors import InferError
-from pytest_infer.measure.snapshot import Snapshot, SystemCounters
+from pytest_infer.measure.counters.snapshot import Snapshot, SystemCounters
 from pytest_infer.records import MachineInfo, SystemRecord
 
 

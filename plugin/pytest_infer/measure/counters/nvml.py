@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_infer.measure.kept import Missing, Sample, difference, now
+from pytest_infer.measure.counters.kernel_files import Missing, Sample, difference, now
 from pytest_infer.records import Quality, Reading
 
 _MJ, _MW = 1e3, 1e3

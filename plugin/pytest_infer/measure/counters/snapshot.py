@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pytest_infer.measure import cgroup, peak, portable
-from pytest_infer.measure.accelerator import DeviceMemory
-from pytest_infer.measure.contention import MachineTime, Pressure, RunQueue
-from pytest_infer.measure.cpu import CpuTime, Frequency, cores
-from pytest_infer.measure.disk import GroupIo, ProcessIo
-from pytest_infer.measure.energy import Rapl
-from pytest_infer.measure.kept import Missing, Sample
-from pytest_infer.measure.memory import ResidentMemory, SystemMemory
-from pytest_infer.measure.nvml import Nvml
-from pytest_infer.measure.thermal import Throttling
+from pytest_infer.measure.counters import cgroup, peak, portable
+from pytest_infer.measure.counters.accelerator import DeviceMemory
+from pytest_infer.measure.counters.contention import MachineTime, Pressure, RunQueue
+from pytest_infer.measure.counters.cpu import CpuTime, Frequency, cores
+from pytest_infer.measure.counters.disk import GroupIo, ProcessIo
+from pytest_infer.measure.counters.energy import Rapl
+from pytest_infer.measure.counters.kernel_files import Missing, Sample
+from pytest_infer.measure.counters.memory import ResidentMemory, SystemMemory
+from pytest_infer.measure.counters.nvml import Nvml
+from pytest_infer.measure.counters.thermal import Throttling
 from pytest_infer.records import Counters, Reading
 
 _NS = 1e9

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_infer.measure.expert_taps import Site
+    from pytest_infer.measure.experts.taps import Site
 
 PREFILL, DECODE = 0, 1
 _ONE_BYTE = 256

@@ -7,9 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.cpu import children_s
-from pytest_infer.measure.kept import FAILURES, KeptFile, Missing, Sample, difference, why
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.cpu import children_s
+from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, difference, why
 from pytest_infer.records import Quality, Reading, absent
 
 _NS = 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pytest_infer.measure.kept import Missing, Sample
+from pytest_infer.measure.counters.kernel_files import Missing, Sample
 from pytest_infer.records import Quality, Reading, absent
 
 SOURCE = "torch max_memory_allocated, reset before it"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pytest_infer.measure.kept import why
+from pytest_infer.measure.counters.kernel_files import why
 from pytest_infer.records import Reading, absent
 
 _SOURCE = "mincore(2)"

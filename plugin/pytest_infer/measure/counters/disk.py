@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.kept import KeptFile, Missing, Sample, difference
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, difference
 from pytest_infer.records import Reading
 
 _FIELDS = {

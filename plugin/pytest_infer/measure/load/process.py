@@ -11,7 +11,7 @@ import msgspec
 from pytest_infer.errors import ModelError
 from pytest_infer.records import CacheState, LoadRound
 
-_MODULE = "pytest_infer.loadonce"
+_MODULE = "pytest_infer.measure.load.once"
 _SHOWN = 300
 
 

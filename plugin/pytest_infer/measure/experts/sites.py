@@ -9,9 +9,9 @@ import torch
 
 from pytest_infer.engines.base import TOWER
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import expert_types
-from pytest_infer.measure.expert_adapters import adapter_of
-from pytest_infer.measure.expert_taps import (
+from pytest_infer.measure.experts import types
+from pytest_infer.measure.experts.adapters import adapter_of
+from pytest_infer.measure.experts.taps import (
     ExpertsCall,
     Site,
     bytes_of_one,
@@ -73,17 +73,17 @@ def model_type(model: torch.nn.Module) -> str | None:
 def note(model: torch.nn.Module) -> str | None:
     """Return what to tell about counts of a model of this type: None where they were checked."""
     kind = model_type(model)
-    if kind is None or kind in expert_types.CHECKED:
+    if kind is None or kind in types.CHECKED:
         return None
     return (
         f"{kind} is not among the architectures that this version was checked with (transformers "
-        f"{expert_types.VERSION}): its experts look regular and the sums are right, but no recount confirmed the counts"
+        f"{types.VERSION}): its experts look regular and the sums are right, but no recount confirmed the counts"
     )
 
 
 def _refuse_type(kind: str | None) -> None:
-    if kind in expert_types.REFUSED:
-        raise ExpertCaptureError(f"{kind} {expert_types.REFUSED[kind]}")
+    if kind in types.REFUSED:
+        raise ExpertCaptureError(f"{kind} {types.REFUSED[kind]}")
 
 
 def _refuse_two_halves(model: torch.nn.Module, sites: Sequence[Site]) -> None:
@@ -110,7 +110,7 @@ def _sites(model: torch.nn.Module) -> Iterator[Site]:
                 yield from adapter.sites(model, name, module)
             except AttributeError as error:
                 raise ExpertCaptureError(
-                    f"{name} ({type(module).__name__}) is not built as in transformers {expert_types.VERSION}: {error}"
+                    f"{name} ({type(module).__name__}) is not built as in transformers {types.VERSION}: {error}"
                 ) from error
         elif (arguments := names[type(module)]) is not None and not TOWER.search(name):
             yield _site(model, name, module, arguments)

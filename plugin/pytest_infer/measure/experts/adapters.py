@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure.expert_taps import (
+from pytest_infer.measure.experts.taps import (
     ExpertsCall,
     Selected,
     Site,

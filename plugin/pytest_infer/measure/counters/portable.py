@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import psutil
 
-from pytest_infer.measure.contention import other_cpu, own_cpu_s
-from pytest_infer.measure.cpu import peak_rss_bytes
-from pytest_infer.measure.kept import Missing, Sample, difference, now
-from pytest_infer.measure.memory import system_memory
+from pytest_infer.measure.counters.contention import other_cpu, own_cpu_s
+from pytest_infer.measure.counters.cpu import peak_rss_bytes
+from pytest_infer.measure.counters.kernel_files import Missing, Sample, difference, now
+from pytest_infer.measure.counters.memory import system_memory
 from pytest_infer.records import Reading, absent
 
 _FAILURES = (psutil.Error, OSError, NotImplementedError, AttributeError)

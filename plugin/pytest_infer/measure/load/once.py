@@ -7,13 +7,13 @@ import sys
 
 import msgspec
 
-from pytest_infer import loading
 from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import InferError
-from pytest_infer.measure import pagecache, rounds
-from pytest_infer.measure.loadprocess import LoadAnswer, LoadRequest
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure import rounds
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.load import page_cache, timed
+from pytest_infer.measure.load.process import LoadAnswer, LoadRequest
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import CacheState, Limits, LoadRound
 
@@ -40,11 +40,11 @@ def run(engine: Engine, cache: CacheState) -> LoadRound:
     """Bring the page cache into the state asked for, load the model, and generate one token twice."""
     engine.check()
     files = engine.files()
-    problem = (pagecache.drop if cache is CacheState.COLD else pagecache.fill)(files)
+    problem = (page_cache.drop if cache is CacheState.COLD else page_cache.fill)(files)
     system = SystemCounters()
     try:
         whole = system.begin()
-        model = loading.measured(engine, system, cold=False, note=_silent)
+        model = timed.measured(engine, system, cold=False, note=_silent)
         ids = engine.encode(_PROMPT)
         first = rounds.timed_round(engine, ids, _ONE_TOKEN, system)
         counters = system.end(whole)

@@ -11,8 +11,8 @@ from typing import cast
 
 import psutil
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.kept import FAILURES, KeptFile, Missing, Sample, now, why
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, now, why
 from pytest_infer.records import Reading, absent
 
 _STATUS_LINE = re.compile(rb"(VmHWM|VmRSS|RssAnon|RssFile|RssShmem|VmSwap):\s+(\d+) kB")

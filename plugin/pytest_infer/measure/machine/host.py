@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.kept import FAILURES
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.kernel_files import FAILURES
 
 WINDOW_S = 0.2
 _KIB = 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_infer.measure.cpu import has_hypervisor_flag
-from pytest_infer.measure.kept import FAILURES, KeptFile, Missing, Sample, why
+from pytest_infer.measure.counters.cpu import has_hypervisor_flag
+from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, why
 from pytest_infer.records import Reading, absent
 
 SOURCE = "/sys/class/powercap intel-rapl energy_uj"

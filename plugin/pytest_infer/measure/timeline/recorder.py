@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_infer.measure import timewatch
+from pytest_infer.measure.timeline import helper as timewatch
 from pytest_infer.records import Timeline
 
 INTERVAL_S, FEW_CORES_INTERVAL_S, FEW_CORES = 0.01, 0.05, 2

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from pytest_infer.measure import caches, host
-from pytest_infer.measure.kept import FAILURES, Missing
-from pytest_infer.measure.machine import governor
+from pytest_infer.measure.counters.kernel_files import FAILURES, Missing
+from pytest_infer.measure.machine import caches, host
+from pytest_infer.measure.machine.description import governor
 from pytest_infer.metrics import timing
 from pytest_infer.records import MachineProbe
 

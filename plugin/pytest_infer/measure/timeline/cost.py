@@ -1,6 +1,6 @@
 """What the timeline costs: the same work with the sampler on and off in turns, and the helper's own CPU time."""
 
-# Run it with `python -m pytest_infer.measure.timeline_cost`.
+# Run it with `python -m pytest_infer.measure.timeline.cost`.
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from pytest_infer.errors import InferError
-from pytest_infer.measure.cpu import cores
-from pytest_infer.measure.timeline import TimelineSampler
+from pytest_infer.measure.counters.cpu import cores
+from pytest_infer.measure.timeline.recorder import TimelineSampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

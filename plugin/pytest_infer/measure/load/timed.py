@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import pagecache
-from pytest_infer.measure.snapshot import SystemCounters
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.load import page_cache
 from pytest_infer.metrics import loads, timing
 from pytest_infer.records import CacheState, Load, ModelInfo
 
@@ -21,8 +21,8 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     """
     engine.check()
     files = engine.files()
-    problem = pagecache.drop(files) if cold else None
-    cached = pagecache.cached(files)
+    problem = page_cache.drop(files) if cold else None
+    cached = page_cache.cached(files)
     if cold and loads.state(cached) is not CacheState.COLD:
         note(f"! --infer-cold-load: {problem or loads.kept(cached)}")
     before = system.begin()
@@ -52,10 +52,10 @@ def weights_sha256(engine: Engine) -> str | None:
     must not find there: pages that the load has mapped stay when the others are dropped again.
     """
     files = engine.files()
-    before = pagecache.cached(files)
+    before = page_cache.cached(files)
     found = engine.weights_sha256()
-    after = pagecache.cached(files)
+    after = page_cache.cached(files)
     grew = before.value is not None and after.value is not None and after.value > before.value
     if grew and loads.state(before) is not CacheState.WARM:
-        pagecache.drop(files)
+        page_cache.drop(files)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pytest_infer.measure.kept import FAILURES
+from pytest_infer.measure.counters.kernel_files import FAILURES
 
 UNIFIED = ""
 """The name of the version 2 hierarchy, which has no controller in /proc/self/cgroup."""

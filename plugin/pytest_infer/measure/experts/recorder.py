@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import expert_sites
-from pytest_infer.measure.expert_counts import DECODE, PREFILL, Counted, Group, Piece, grouped
+from pytest_infer.measure.experts import sites as expert_sites
+from pytest_infer.measure.experts.counts import DECODE, PREFILL, Counted, Group, Piece, grouped
 from pytest_infer.records import ExpertUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_infer.measure.expert_taps import Site
+    from pytest_infer.measure.experts.taps import Site
 
 # Decode forwards that are counted together: one stack, one add and one index_add_ for all layers of all of them.
 _BATCH = 64

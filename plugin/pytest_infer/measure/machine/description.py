@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from pytest_infer.measure import cgroup
-from pytest_infer.measure.cpu import cores, has_hypervisor_flag
+from pytest_infer.measure.counters import cgroup
+from pytest_infer.measure.counters.cpu import cores, has_hypervisor_flag
 from pytest_infer.records import MachineInfo
 
 # What firmware calls itself (DMI), and the hypervisor that it belongs to. Amazon's metal instances have no hypervisor.

@@ -1,0 +1,1 @@
+"""Which experts a model's routers selected: where they sit, how they are tapped, and their counts."""

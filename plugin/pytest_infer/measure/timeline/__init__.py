@@ -1,0 +1,1 @@
+"""The timeline of a profile round, sampled by a helper process."""
