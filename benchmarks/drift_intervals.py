@@ -13,7 +13,7 @@ import itertools
 import math
 import random
 
-from pytest_infer.analysis.ratios import mean_log, ratio_of
+from pytest_infer.analysis.sweep.ratios import mean_log, ratio_of
 
 DRIFT, NOISE, ROUNDS = 0.05, 0.03, 5
 

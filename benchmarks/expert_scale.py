@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_infer.analysis import census, expert_view
-from pytest_infer.analysis.census import Census, Phase
-from pytest_infer.analysis.expert_view import By, Prompt
+from pytest_infer.analysis.experts import census, suite
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.experts.suite import By, Prompt
 from pytest_infer.storage import block, files, heads
 
 LAYERS, EXPERTS, K = 64, 256, 8
@@ -110,8 +110,8 @@ def main() -> None:
     prompts = [Prompt(name=f"p{n}", census=part, tags=(("even", "odd")[n % 2],)) for n, part in enumerate(parts)]
     times = {
         "read and merge": merging,
-        "all of `experts`": timed(lambda: expert_view.view(prompts, Phase.DECODE, By.PROMPT), given.repeat)[1],
-        "all of `experts --by tag`": timed(lambda: expert_view.view(prompts, Phase.DECODE, By.TAG), given.repeat)[1],
+        "all of `experts`": timed(lambda: suite.view(prompts, Phase.DECODE, By.PROMPT), given.repeat)[1],
+        "all of `experts --by tag`": timed(lambda: suite.view(prompts, Phase.DECODE, By.TAG), given.repeat)[1],
     }
     print(f"{LAYERS} layers × {EXPERTS} experts, top {K}, {given.prompts} prompts: {size / 1000:.0f} kB a prompt")
     for what, seconds in times.items():

@@ -31,7 +31,7 @@ from typing import Any
 
 from scipy import stats
 
-from pytest_infer.analysis import gate, rules
+from pytest_infer.analysis.compare import gate, rules
 from pytest_infer.storage import heads
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.history import History

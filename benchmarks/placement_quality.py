@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_infer.analysis import census, heldout, placement, planning, sizes
-from pytest_infer.analysis.census import Census, Phase
-from pytest_infer.analysis.heldout import HeldOut
-from pytest_infer.analysis.placement import Strategy
+from pytest_infer.analysis.experts import census
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.placement import heldout, planning, sizes, strategies
+from pytest_infer.analysis.placement.heldout import HeldOut
+from pytest_infer.analysis.placement.strategies import Strategy
 from pytest_infer.storage import rows
 from pytest_infer.storage.rows import Site
 
@@ -109,8 +110,8 @@ def measured(model: str, folder: Path, new: int, threads: int) -> list[Census]:
 def report(model: str, prompts: Sequence[Census]) -> None:
     """Print the table of one model."""
     merged = census.merged(prompts)
-    of = placement.experts(merged.sites, [site.expert_bytes or 1 for site in merged.sites])
-    read = placement.reads(merged, Phase.DECODE)
+    of = strategies.experts(merged.sites, [site.expert_bytes or 1 for site in merged.sites])
+    read = strategies.reads(merged, Phase.DECODE)
     pairs = heldout.halves(prompts, Phase.DECODE)
     print(
         f"\n{model}: {len(prompts)} prompts, {merged.decode_tokens} decode tokens, {len(of.bytes)} experts in "
@@ -120,8 +121,8 @@ def report(model: str, prompts: Sequence[Census]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for percent in BUDGETS:
         budget = of.total * percent // 100
-        placed = placement.place(Strategy.FREQUENCY, of, read, budget)
-        served = placement.serve(of, placed, read, merged.decode_tokens)
+        placed = strategies.place(Strategy.FREQUENCY, of, read, budget)
+        served = strategies.serve(of, placed, read, merged.decode_tokens)
         scores = {s: heldout.score(s, of, pairs, budget) for s in Strategy}
         cells = [
             "—" if served is None else f"{100 * served.share:.1f}",
@@ -137,7 +138,7 @@ def _cell(score: HeldOut | None) -> str:
     return "—" if score is None else f"{100 * score.mean:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})"
 
 
-def _beats(of: placement.Experts, pairs: Sequence[tuple[heldout.Half, heldout.Half]], budget: int) -> str:
+def _beats(of: strategies.Experts, pairs: Sequence[tuple[heldout.Half, heldout.Half]], budget: int) -> str:
     """Return in how many held-out scores frequency serves more than first layers, and than random on average."""
     first = drawn = 0
     for pair in pairs:
@@ -165,8 +166,8 @@ def scale() -> None:
         )
     begun = time.perf_counter()
     merged = census.merged(prompts)
-    of = placement.experts(sites, [1 << 20] * 64)
-    placement.place(Strategy.FREQUENCY, of, placement.reads(merged, Phase.DECODE), 4 << 30)
+    of = strategies.experts(sites, [1 << 20] * 64)
+    strategies.place(Strategy.FREQUENCY, of, strategies.reads(merged, Phase.DECODE), 4 << 30)
     placed = time.perf_counter()
     planning.plan(prompts, sizes.of_run(sites, None), memory=None)
     done = time.perf_counter()

@@ -29,9 +29,9 @@ from statistics import fmean, stdev
 import psutil
 from scipy import special
 
-from pytest_infer.analysis import axes
-from pytest_infer.analysis.ratios import ratio_of
-from pytest_infer.analysis.recommend import DECODE, Recommendation, recommend
+from pytest_infer.analysis.sweep import axes
+from pytest_infer.analysis.sweep.ratios import ratio_of
+from pytest_infer.analysis.sweep.recommend import DECODE, Recommendation, recommend
 from pytest_infer.engines.models import resolve
 from pytest_infer.storage import rows
 

@@ -8,7 +8,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from pytest_infer.analysis import axes
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import OptionError, alternatives

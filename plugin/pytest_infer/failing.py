@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.analysis.verdicts import Judgement
+from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.gating import Gate
 from pytest_infer.report import comparison
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.records import AgainstInfo, PromptInfo, Round
 from pytest_infer.report import exports
@@ -19,7 +19,7 @@ from pytest_infer.storage.history import History
 from pytest_infer.storage.rows import Row, row_of
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.compare.gate import Gated
 
 Block = Mapping[str, Any]
 
@@ -71,7 +71,7 @@ class Gate:
         if rules is None:
             return
         # Imported late, here and below: loading the plugin must not load numpy and scipy.
-        from pytest_infer.analysis import gate  # noqa: PLC0415
+        from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         rows = [row_of(test, test, block) for test, block in blocks.items()]
         before = self._baseline or self._found(rows)
@@ -92,7 +92,7 @@ class Gate:
         rules = self._settings.gate
         if rules is None:
             return
-        from pytest_infer.analysis import compare, gate  # noqa: PLC0415
+        from pytest_infer.analysis.compare import comparison, gate  # noqa: PLC0415
 
         pairs, new = [], []
         for test, (base, ours) in sides.items():
@@ -101,8 +101,8 @@ class Gate:
                 new.append(after)
                 continue
             before = row_of(test, test, base)
-            spread = compare.block_spread(before, after) if info.sequential else None
-            pairs.append(compare.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
+            spread = comparison.block_spread(before, after) if info.sequential else None
+            pairs.append(comparison.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
         self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
 
@@ -110,7 +110,7 @@ class Gate:
         """Return whether so many pairs of rounds are enough for the rules; without rules there are never enough."""
         if not self._settings.gate:
             return False
-        from pytest_infer.analysis import gate  # noqa: PLC0415
+        from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         return gate.settled(self._settings.gate, prompt.name, before, after)
 
@@ -123,7 +123,7 @@ class Gate:
     def _found(self, rows: Sequence[Row]) -> Run | None:
         if self._history is None:
             return None
-        from pytest_infer.analysis import gate  # noqa: PLC0415
+        from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         return gate.baseline_for(rows, self._history.runs, self._settings.allow_different)
 

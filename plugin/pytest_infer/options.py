@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.analysis.axes import AXES
+from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.models import BUNDLED, DEFAULT
 
 

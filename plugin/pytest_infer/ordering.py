@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_infer.analysis import axes
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.parametrize import CONFIGURED

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pytest_infer import configurations, ordering, showing, workload
-from pytest_infer.analysis import requirements
-from pytest_infer.analysis.axes import AXES
-from pytest_infer.analysis.requirements import Room
+from pytest_infer.analysis.doctor import requirements
+from pytest_infer.analysis.doctor.requirements import Room
+from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import InferError, ModelError, OptionError, UnknownValueError
 from pytest_infer.measure.machine import host

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from pytest_benchmark.storage.file import FileStorage
 
-from pytest_infer.analysis import advice
-from pytest_infer.analysis.advice import Advice
+from pytest_infer.analysis.advice import advice
+from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
 from pytest_infer.records import Drift, Limits, PromptRecord

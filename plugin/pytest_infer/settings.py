@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.analysis import fingerprint, rules
-from pytest_infer.analysis.axes import AXES
-from pytest_infer.analysis.rules import Rule
+from pytest_infer.analysis.compare import fingerprint, rules
+from pytest_infer.analysis.compare.rules import Rule
+from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives

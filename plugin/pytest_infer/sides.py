@@ -42,7 +42,7 @@ def of(
 def _noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
     """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
     # Imported late: loading the plugin must not load numpy and scipy.
-    from pytest_infer.analysis import noise as floors  # noqa: PLC0415
+    from pytest_infer.analysis.compare import noise as floors  # noqa: PLC0415
 
     found = []
     ours, theirs = summarize(after), summarize(before)

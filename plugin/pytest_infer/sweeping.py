@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis import axes
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.storage.rows import row_of
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.curve import Curve
-    from pytest_infer.analysis.recommend import Recommendation
+    from pytest_infer.analysis.sweep.curve import Curve
+    from pytest_infer.analysis.sweep.recommend import Recommendation
 
 
 def found(
@@ -25,7 +25,7 @@ def found(
     if not rows:
         return None, ()
     # Imported late: loading the plugin must not load numpy and scipy.
-    from pytest_infer.analysis import curve, recommend  # noqa: PLC0415
+    from pytest_infer.analysis.sweep import curve, recommend  # noqa: PLC0415
 
     return _typed(recommend.recommend(rows), given), curve.curves(rows)
 

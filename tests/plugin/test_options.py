@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.analysis import rules
+from pytest_infer.analysis.compare import rules
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
 from pytest_infer.lengths import Lengths

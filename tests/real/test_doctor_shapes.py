@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pytest_infer.analysis import shapes
+from pytest_infer.analysis.doctor import shapes
 
 pytestmark = pytest.mark.real
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from accelerate.utils import check_device_map
 
-from pytest_infer.analysis import devicemap, sizes
+from pytest_infer.analysis.placement import device_map, sizes
 from pytest_infer.engines import models, tensors
 from pytest_infer.storage.rows import Site
 
@@ -23,7 +23,7 @@ def split():
     found = sizes.of_tensors(tensors.of_folder(FOLDER), SITES, "reference-moe")
     # Room for two layers and one passing through.
     layer = 8 * found.experts[0] + found.layers[0]
-    return devicemap.split(SITES, found, sum(found.outside.values()) + 3 * layer)
+    return device_map.split(SITES, found, sum(found.outside.values()) + 3 * layer)
 
 
 def load(**options):

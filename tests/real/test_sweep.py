@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from pytest_infer.analysis.recommend import recommend
+from pytest_infer.analysis.sweep.recommend import recommend
 from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers import TransformersEngine

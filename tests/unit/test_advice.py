@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import advice
-from pytest_infer.analysis.advice import RULES, Advice, advise
-from pytest_infer.analysis.evidence import Facts, Severity
+from pytest_infer.analysis.advice import advice
+from pytest_infer.analysis.advice.advice import RULES, Advice, advise
+from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
 from pytest_infer.records import CautionKind
 from pytest_infer.report import advice as shown

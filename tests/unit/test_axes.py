@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_infer.analysis import axes
-from pytest_infer.analysis.axes import AXES
+from pytest_infer.analysis.sweep import axes
+from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.options import OPTIONS
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import caching
-from pytest_infer.analysis.census import Phase
+from pytest_infer.analysis.experts.census import Phase
+from pytest_infer.analysis.placement import caching
 from pytest_infer.storage.rows import Site
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import census
-from pytest_infer.analysis.census import Phase
+from pytest_infer.analysis.experts import census
+from pytest_infer.analysis.experts.census import Phase
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import rows
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import changepoints
+from pytest_infer.analysis.history import changepoints
 
 
 def noisy(rng, *levels, noise=0.02):

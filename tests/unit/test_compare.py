@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import compare, gate, rules, stats
-from pytest_infer.analysis.compare import Pair, Wanted
-from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict, outcome
+from pytest_infer.analysis.compare import comparison, gate, rules, stats
+from pytest_infer.analysis.compare.comparison import Pair, Wanted
+from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS
 
 KEYS = {m.key: m for m in METRICS}
@@ -30,7 +30,7 @@ def judge(make_row):
         a, b = make_row(**{key: before}), make_row(**{key: after}, **(changes or {}))
         earlier = tuple(make_row(**{key: value}) for value in history)
         made = Pair(before=a, after=b, history=earlier, paired=paired, **pair)
-        (judgement,) = compare.judge([made], wanted(key, threshold), allowed=allowed)
+        (judgement,) = comparison.judge([made], wanted(key, threshold), allowed=allowed)
         return judgement
 
     return run
@@ -228,7 +228,7 @@ def test_a_figure_that_one_side_lacks(make_row):
     with_it, without = make_row(tpot_s=CALM), make_row(tpot_s=None)
 
     def verdict(before, after):
-        return compare.judge([Pair(before=before, after=after)], wanted("tpot_s"))[0].verdict
+        return comparison.judge([Pair(before=before, after=after)], wanted("tpot_s"))[0].verdict
 
     assert verdict(with_it, without) is Verdict.MISSING
     assert verdict(without, with_it) is Verdict.NEW
@@ -291,7 +291,7 @@ def test_missing_and_new_tests(make_row):
 
 def test_match(make_row):
     a, b, c = make_row("a"), make_row("b"), make_row("c")
-    both, gone, new = compare.match([a, b], [b, c])
+    both, gone, new = comparison.match([a, b], [b, c])
     assert ([(x.name, y.name) for x, y in both], [r.name for r in gone], [r.name for r in new]) == (
         [("b", "b")],
         ["a"],
@@ -336,8 +336,8 @@ def test_holm_counts_all_rows_that_are_judged_together(make_row):
         )
         for n in range(199)
     ]
-    (alone,) = compare.judge([changed], wanted("tpot_s", 0.02))
-    among = compare.judge([changed, *quiet], wanted("tpot_s", 0.02))[0]
+    (alone,) = comparison.judge([changed], wanted("tpot_s", 0.02))
+    among = comparison.judge([changed, *quiet], wanted("tpot_s", 0.02))[0]
     assert alone.verdict is Verdict.REGRESSED
     assert among.p == alone.p == alone.p_adjusted
     assert among.p_adjusted == pytest.approx(min(1, 200 * alone.p))
@@ -366,13 +366,13 @@ def test_no_verdict_says_more_than_its_interval(make_row, seed, key):
         )
     threshold = float(rng.choice([0.01, 0.05]))
     sign = 1 if key == "tpot_s" else -1
-    for pair, found in zip(pairs, compare.judge(pairs, wanted(key, threshold)), strict=True):
+    for pair, found in zip(pairs, comparison.judge(pairs, wanted(key, threshold)), strict=True):
         low = -math.inf if found.low is None else found.low
         high = math.inf if found.high is None else found.high
         worst = high if sign > 0 else -low
         if found.verdict is Verdict.UNCHANGED:
             assert worst < threshold
-            assert pair.paired or len(pair.history) >= compare.ENOUGH_HISTORY
+            assert pair.paired or len(pair.history) >= comparison.ENOUGH_HISTORY
         elif found.verdict is Verdict.REGRESSED:
             assert found.mid * sign > threshold
             assert (low > 0) if sign > 0 else (high < 0)
@@ -392,7 +392,7 @@ def test_random_draws_reach_every_verdict(make_row):
     for change in (-0.3, 0.0, 0.05, 0.3):
         before, after = (list(np.exp(rng.normal(c, 0.01, 10))) for c in (0, change))
         pair = Pair(before=make_row(tpot_s=before), after=make_row(tpot_s=after), paired=True)
-        seen.add(compare.judge([pair], wanted("tpot_s"))[0].verdict)
+        seen.add(comparison.judge([pair], wanted("tpot_s"))[0].verdict)
     assert seen == {Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE, Verdict.REGRESSED}
 
 
@@ -430,7 +430,7 @@ def test_history_holds_the_newest_comparable_runs_that_did_not_fail(storage, mak
     storage.add([make_block("another", tpot_s=102.0)])
     storage.add([make_block(tpot_s=14.0)], gate={"result": "inconclusive"})
     storage.add([], failed={"bench/t.py::t[guide]": {}})
-    found = compare.comparable_history(make_row(), storage.load().runs)
+    found = comparison.comparable_history(make_row(), storage.load().runs)
     test = "bench/t.py::t[guide]"
     assert {row.test for row in found} == {test}
     assert [row.metrics["tpot_s"].value for row in found] == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import curve
-from pytest_infer.analysis.curve import Attention, Point
+from pytest_infer.analysis.sweep import curve
+from pytest_infer.analysis.sweep.curve import Attention, Point
 from pytest_infer.records import CurvePoint
 from pytest_infer.report import curve as report
 from pytest_infer.report.text import collected, console

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import difference, overlap, uniform
-from pytest_infer.analysis.census import Census, Phase
-from pytest_infer.analysis.overlap import Group
+from pytest_infer.analysis.experts import difference, overlap, uniform
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.experts.overlap import Group
 from pytest_infer.storage.rows import Site
 
 SITES = tuple(Site(name=f"layers.{n}", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(2))

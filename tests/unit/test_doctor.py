@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import kvcache, requirements
-from pytest_infer.analysis.requirements import Room, Verdict
+from pytest_infer.analysis.doctor import kv_cache, requirements
+from pytest_infer.analysis.doctor.requirements import Room, Verdict
 from pytest_infer.cli.main import app
 from pytest_infer.engines import checkpoint
 from pytest_infer.engines.bundled import cache
@@ -328,7 +328,7 @@ BASE = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}
     ],
 )
 def test_the_cache_that_a_config_tells(more, elements):
-    assert kvcache.of_config({**BASE, **more}, 100).elements == elements
+    assert kv_cache.of_config({**BASE, **more}, 100).elements == elements
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_the_cache_that_a_config_tells(more, elements):
     ],
 )
 def test_the_cache_that_a_config_does_not_tell(more):
-    found = kvcache.of_config({**BASE, **more}, 100)
+    found = kv_cache.of_config({**BASE, **more}, 100)
     assert found.elements is None
     assert found.how.startswith("unknown: ")
 

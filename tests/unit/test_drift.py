@@ -2,9 +2,10 @@
 
 import pytest
 
-from pytest_infer.analysis import drift, gate, rules
-from pytest_infer.analysis.compare import Pair
-from pytest_infer.analysis.verdicts import Verdict
+from pytest_infer.analysis.compare import gate, rules
+from pytest_infer.analysis.compare.comparison import Pair
+from pytest_infer.analysis.compare.verdicts import Verdict
+from pytest_infer.analysis.experts import drift
 from pytest_infer.storage.rows import Counts, Site, Usage
 
 

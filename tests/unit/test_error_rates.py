@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from pytest_infer.analysis import stats
+from pytest_infer.analysis.compare import stats
 
 STEP = math.log(1.05)
 LEAST = math.log(1.025)

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import census, expert_view
-from pytest_infer.analysis import usage as usages
-from pytest_infer.analysis.census import Phase
-from pytest_infer.analysis.expert_view import By, Prompt
+from pytest_infer.analysis.experts import census, suite
+from pytest_infer.analysis.experts import usage as usages
+from pytest_infer.analysis.experts.census import Phase
+from pytest_infer.analysis.experts.suite import By, Prompt
 from pytest_infer.metrics import experts
 from pytest_infer.records import ExpertSite, ExpertUsage, PromptRecord
 from pytest_infer.storage import block, files, heads
@@ -88,7 +88,7 @@ def test_from_the_run_file_to_the_view(record, storage):
     assert (merged.prefill_tokens, merged.decode_tokens) == (3 * PREFILL, 3 * DECODE)
     assert [int(row.sum()) for row in census.counts(merged, Phase.BOTH)] == [3 * (PREFILL + DECODE) * K] * LAYERS
     assert merged.decode[5].tolist() == [3 * n for n in planted(DECODE, 5 + LAYERS)]
-    found = expert_view.view(
+    found = suite.view(
         [
             Prompt(name=row.name, census=part, weights=row.experts.weights)
             for row, part in zip(rows, parts, strict=True)

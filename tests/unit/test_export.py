@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import tidy
+from pytest_infer.analysis.history import table as tidy
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import csvs, tables

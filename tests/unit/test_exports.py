@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import comparison, exports
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_infer.analysis import fingerprint
+from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.errors import OptionError
 from pytest_infer.storage.rows import Row, Values
 

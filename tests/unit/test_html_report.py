@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report import exports

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import compare
-from pytest_infer.analysis import loads as analysis
-from pytest_infer.analysis.verdicts import Verdict
+from pytest_infer.analysis import load as analysis
+from pytest_infer.analysis.compare import comparison
+from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.cli import load as command
 from pytest_infer.cli.main import app
 from pytest_infer.errors import ModelError
@@ -230,8 +230,8 @@ def test_a_cold_load_is_not_compared_with_a_warm_one(make_row, before, after, ve
         make_row(only=("prompt_tokens", "output_sha256"), load_s=load_s, load_cache=cache)
         for load_s, cache in ((2.0, before), (1.0, after))
     ]
-    pair = compare.Pair(before=rows[0], after=rows[1])
-    found = {j.metric.key: j for j in compare.judge([pair], lambda _row: compare.all_metrics())}
+    pair = comparison.Pair(before=rows[0], after=rows[1])
+    found = {j.metric.key: j for j in comparison.judge([pair], lambda _row: comparison.all_metrics())}
     assert found["load_s"].verdict is Verdict(verdict)
     if before != after:
         assert found["load_s"].reason == "differ: load_cache cold → warm"

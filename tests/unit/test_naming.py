@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pytest_infer.analysis import naming, uniform
+from pytest_infer.analysis.experts import naming, uniform
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 480])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import noise, stats
+from pytest_infer.analysis.compare import noise, stats
 
 
 def test_a_planted_change_of_the_detectable_size_is_found_with_the_promised_power():

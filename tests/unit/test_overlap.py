@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import overlap
-from pytest_infer.analysis.census import Census, Phase
-from pytest_infer.analysis.overlap import Group
+from pytest_infer.analysis.experts import overlap
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.experts.overlap import Group
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.rows import Site
 

@@ -7,9 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import census, heldout, placement
-from pytest_infer.analysis.census import Census, Phase
-from pytest_infer.analysis.placement import Strategy
+from pytest_infer.analysis.experts import census
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.placement import heldout, strategies
+from pytest_infer.analysis.placement.strategies import Strategy
 
 DECODE = ([6, 3, 1], [2, 2, 6])
 
@@ -33,12 +34,12 @@ def taken(decode=DECODE, prefill=None, sites=None):
 
 @pytest.fixture
 def of():
-    return placement.experts(taken().sites, [10, 10])
+    return strategies.experts(taken().sites, [10, 10])
 
 
 @pytest.fixture
 def read():
-    return placement.reads(taken(), Phase.DECODE)
+    return strategies.reads(taken(), Phase.DECODE)
 
 
 def chosen(placed):
@@ -55,8 +56,8 @@ def chosen(placed):
     ],
 )
 def test_what_each_strategy_takes_and_serves(of, read, strategy, experts, share):
-    placed = placement.place(strategy, of, read, 30)
-    served = placement.serve(of, placed, read, tokens=5)
+    placed = strategies.place(strategy, of, read, 30)
+    served = strategies.serve(of, placed, read, tokens=5)
     assert chosen(placed) == experts
     assert served.share == pytest.approx(share)
     # A token reads 4 experts of 10 bytes: 20 selections of 10 bytes by 5 tokens.
@@ -67,12 +68,12 @@ def test_what_each_strategy_takes_and_serves(of, read, strategy, experts, share)
 @pytest.mark.parametrize("strategy", Strategy)
 @pytest.mark.parametrize(("budget", "held"), [(0, 0), (9, 0), (60, 6), (1000, 6)])
 def test_nothing_and_everything(of, read, strategy, budget, held):
-    assert placement.place(strategy, of, read, budget).sum() == held
+    assert strategies.place(strategy, of, read, budget).sum() == held
 
 
 def test_a_random_placement_is_the_mean_over_every_subset(of, read):
     shares = [sum(read[list(three)]) / read.sum() for three in itertools.combinations(range(6), 3)]
-    mean, spread = placement.random_share(of, read, 30)
+    mean, spread = strategies.random_share(of, read, 30)
     assert mean == pytest.approx(sum(shares) / 20) == 0.5
     assert (
         spread == pytest.approx(math.sqrt(sum((s - 0.5) ** 2 for s in shares) / 20)) == pytest.approx(0.13229, abs=1e-5)
@@ -81,15 +82,15 @@ def test_a_random_placement_is_the_mean_over_every_subset(of, read):
 
 def test_experts_of_unequal_size_and_the_bound():
     counts = taken(([6, 3, 1], [2, 2, 7]))
-    of, read = placement.experts(counts.sites, [10, 15]), placement.reads(counts, Phase.DECODE)
+    of, read = strategies.experts(counts.sites, [10, 15]), strategies.reads(counts, Phase.DECODE)
     total = 10 * 10 + 15 * 11
     # By selections: 15 + 10 + 10 bytes, then 5 are left, in which a third of an expert selected twice would fit.
-    placed = placement.place(Strategy.FREQUENCY, of, read, 40)
+    placed = strategies.place(Strategy.FREQUENCY, of, read, 40)
     assert chosen(placed) == [0, 1, 5]
-    assert placement.serve(of, placed, read, 5).share == pytest.approx(195 / total)
-    assert placement.bound(of, read, 40) == pytest.approx(205 / total)
+    assert strategies.serve(of, placed, read, 5).share == pytest.approx(195 / total)
+    assert strategies.bound(of, read, 40) == pytest.approx(205 / total)
     # With 10 left the one selected twice is too large, and the smaller one selected once fits.
-    assert chosen(placement.place(Strategy.FREQUENCY, of, read, 45)) == [0, 1, 2, 5]
+    assert chosen(strategies.place(Strategy.FREQUENCY, of, read, 45)) == [0, 1, 2, 5]
 
 
 def test_no_subset_exceeds_the_bound_and_greedy_is_best_for_equal_sizes():
@@ -98,7 +99,7 @@ def test_no_subset_exceeds_the_bound_and_greedy_is_best_for_equal_sizes():
         for _ in range(20):
             counts = taken(tuple([draws.randrange(30) for _ in range(4)] for _ in range(2)))
             sizes = [10, 10] if equal else [draws.randrange(5, 20), draws.randrange(5, 20)]
-            of, read = placement.experts(counts.sites, sizes), placement.reads(counts, Phase.DECODE)
+            of, read = strategies.experts(counts.sites, sizes), strategies.reads(counts, Phase.DECODE)
             budget = draws.randrange(20, 70)
             cost = of.bytes * read
             best = max(
@@ -107,8 +108,8 @@ def test_no_subset_exceeds_the_bound_and_greedy_is_best_for_equal_sizes():
                 for some in itertools.combinations(range(8), n)
                 if of.bytes[list(some)].sum() <= budget
             )
-            greedy = placement.serve(of, placement.place(Strategy.FREQUENCY, of, read, budget), read, 1).share
-            bound = placement.bound(of, read, budget)
+            greedy = strategies.serve(of, strategies.place(Strategy.FREQUENCY, of, read, budget), read, 1).share
+            bound = strategies.bound(of, read, budget)
             assert greedy <= best + 1e-12
             assert best <= bound + 1e-12
             if equal:
@@ -117,9 +118,9 @@ def test_no_subset_exceeds_the_bound_and_greedy_is_best_for_equal_sizes():
 
 def test_random_placements_of_unequal_experts_are_drawn_the_same_each_time():
     counts = taken(([6, 3, 1], [2, 2, 7]))
-    of, read = placement.experts(counts.sites, [10, 15]), placement.reads(counts, Phase.DECODE)
-    first = placement.random_share(of, read, 40)
-    assert first == placement.random_share(of, read, 40)
+    of, read = strategies.experts(counts.sites, [10, 15]), strategies.reads(counts, Phase.DECODE)
+    first = strategies.random_share(of, read, 40)
+    assert first == strategies.random_share(of, read, 40)
     assert 0.4 < first[0] < 0.6
     assert first[1] > 0
 
@@ -127,26 +128,26 @@ def test_random_placements_of_unequal_experts_are_drawn_the_same_each_time():
 def test_slots_without_weights_are_neither_placed_nor_read():
     sites = (site(0, experts=2, slots=3),)
     counts = taken(([4, 2, 100],), sites=sites)
-    of = placement.experts(sites, [10])
+    of = strategies.experts(sites, [10])
     assert len(of.bytes) == 2
-    assert placement.reads(counts, Phase.DECODE).tolist() == [4, 2]
-    assert placement.serve(of, np.array([True, False]), placement.reads(counts, Phase.DECODE), 53).share == 4 / 6
+    assert strategies.reads(counts, Phase.DECODE).tolist() == [4, 2]
+    assert strategies.serve(of, np.array([True, False]), strategies.reads(counts, Phase.DECODE), 53).share == 4 / 6
 
 
 def test_phases_are_apart():
     counts = taken(([0, 0, 8],), prefill=([8, 0, 0],))
-    of = placement.experts(counts.sites, [10])
+    of = strategies.experts(counts.sites, [10])
     first = np.array([True, False, False])
-    assert placement.serve_census(of, first, counts, Phase.PREFILL).share == 1
-    assert placement.serve_census(of, first, counts, Phase.DECODE).share == 0
-    assert placement.serve_census(of, first, counts, Phase.BOTH).share == 0.5
-    assert placement.serve_census(of, first, taken(([0, 0, 0],)), Phase.DECODE) is None
+    assert strategies.serve_census(of, first, counts, Phase.PREFILL).share == 1
+    assert strategies.serve_census(of, first, counts, Phase.DECODE).share == 0
+    assert strategies.serve_census(of, first, counts, Phase.BOTH).share == 0.5
+    assert strategies.serve_census(of, first, taken(([0, 0, 0],)), Phase.DECODE) is None
 
 
 def test_prompts_that_share_no_expert_serve_each_other_nothing():
     prompts = [taken(([8, 0],)), taken(([0, 8],))]
     pairs = heldout.halves(prompts, Phase.DECODE)
-    of = placement.experts(prompts[0].sites, [10])
+    of = strategies.experts(prompts[0].sites, [10])
     assert len(pairs) == 2
     found = heldout.score(Strategy.FREQUENCY, of, pairs, 10)
     assert (found.mean, found.low, found.high, found.scores) == (0, 0, 0, 2)
@@ -155,7 +156,7 @@ def test_prompts_that_share_no_expert_serve_each_other_nothing():
 
 def test_prompts_alike_serve_each_other_as_they_serve_themselves():
     pairs = heldout.halves([taken()] * 4, Phase.DECODE)
-    found = heldout.score(Strategy.FREQUENCY, placement.experts(taken().sites, [10, 10]), pairs, 30)
+    found = heldout.score(Strategy.FREQUENCY, strategies.experts(taken().sites, [10, 10]), pairs, 30)
     assert (found.mean, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75))
     # 4 prompts are halved in 3 ways, each scored in both directions.
     assert found.scores == 6
@@ -164,7 +165,7 @@ def test_prompts_alike_serve_each_other_as_they_serve_themselves():
 def test_held_out_by_hand():
     # Two halves of one prompt each; a budget of one expert.
     a, b = taken(([6, 3, 1],)), taken(([2, 7, 1],))
-    of = placement.experts(a.sites, [10])
+    of = strategies.experts(a.sites, [10])
     found = heldout.score(Strategy.FREQUENCY, of, heldout.halves([a, b], Phase.DECODE), 10)
     # Planned from a: expert 0, of which b selects 2 of 10; from b: expert 1, of which a selects 3 of 10.
     assert (found.low, found.mean, found.high) == pytest.approx((0.2, 0.25, 0.3))
@@ -186,5 +187,5 @@ def test_splits_are_halves_and_each_is_another(prompts, pairs):
 def test_a_half_that_selected_nothing_is_left_out():
     parts = [taken(), taken(([0, 0, 0], [0, 0, 0]))]
     assert heldout.halves(parts, Phase.DECODE) == []
-    assert heldout.score(Strategy.FREQUENCY, placement.experts(taken().sites, [10, 10]), [], 10) is None
-    assert heldout.random_score(placement.experts(taken().sites, [10, 10]), [], 10) is None
+    assert heldout.score(Strategy.FREQUENCY, strategies.experts(taken().sites, [10, 10]), [], 10) is None
+    assert heldout.random_score(strategies.experts(taken().sites, [10, 10]), [], 10) is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import devicemap
-from pytest_infer.analysis import sizes as model_sizes
+from pytest_infer.analysis.placement import device_map
+from pytest_infer.analysis.placement import sizes as model_sizes
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
 from pytest_infer.report import placement as report
@@ -295,7 +295,7 @@ def split(budget, **changes):
         "tied": True,
         **changes,
     }
-    return devicemap.split(sites, model_sizes.Sizes(**fields), budget)
+    return device_map.split(sites, model_sizes.Sizes(**fields), budget)
 
 
 def test_a_device_map_fills_layers_from_the_first_and_keeps_room_for_the_largest():

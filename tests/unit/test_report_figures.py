@@ -5,7 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import coverage, latency, samples, usage
+from pytest_infer.analysis import latency, samples
+from pytest_infer.analysis.experts import coverage, usage
 from pytest_infer.storage.code import subjects
 from pytest_infer.storage.rows import Site
 from pytest_infer.units import Unit, scale_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_infer.analysis import rules
-from pytest_infer.analysis.rules import Form, parse
+from pytest_infer.analysis.compare import rules
+from pytest_infer.analysis.compare.rules import Form, parse
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import METRICS
 from pytest_infer.metrics.table import Direction

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pytest_infer
-from pytest_infer.analysis import sizes
+from pytest_infer.analysis.placement import sizes
 from pytest_infer.engines import tensors
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.rows import Site

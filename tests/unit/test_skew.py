@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import skew
+from pytest_infer.analysis.experts import skew
 
 COUNTS = np.array([4, 0, 2, 10])
 EVEN = np.full(8, 3)

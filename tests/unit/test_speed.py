@@ -2,9 +2,9 @@
 
 import pytest
 
-from pytest_infer.analysis import speed
-from pytest_infer.analysis.placement import Served
-from pytest_infer.analysis.speed import Bandwidths
+from pytest_infer.analysis.placement import speed
+from pytest_infer.analysis.placement.speed import Bandwidths
+from pytest_infer.analysis.placement.strategies import Served
 
 SERVED = Served(share=0.75, gpu_bytes=30e9, cpu_bytes=10e9)
 ALL = Bandwidths(cpu=50e9, gpu=500e9, pcie=25e9)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from pytest_infer.analysis import stats
-from pytest_infer.analysis.verdicts import holm
+from pytest_infer.analysis.compare import stats
+from pytest_infer.analysis.compare.verdicts import holm
 
 
 def test_welch_is_scipys_test_on_logs():

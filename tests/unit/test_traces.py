@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import traces, uniform
-from pytest_infer.analysis.census import Census, Phase
+from pytest_infer.analysis.experts import traces, uniform
+from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.storage.rows import Site
 
 

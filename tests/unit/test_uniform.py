@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import uniform
+from pytest_infer.analysis.experts import uniform
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pytest_infer.analysis import usage
-from pytest_infer.analysis.census import Census, Phase
+from pytest_infer.analysis.experts import usage
+from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.storage.rows import Site
 
 

@@ -18,7 +18,7 @@ def attach(config: pytest.Config, session: InferSession, channel: protocol.Chann
     if channel is not None or session.settings.against is not None:
         # The parent judges pairs between rounds. What it needs for that is loaded on both sides, and before any round:
         # else its memory would grow by scipy, and only its.
-        from pytest_infer.analysis import gate, noise  # noqa: F401, PLC0415
+        from pytest_infer.analysis.compare import gate, noise  # noqa: F401, PLC0415
     if channel is not None:
         side = session.loop = child.Child(session, channel)
         config.pluginmanager.register(side, "pytest_infer.against.child")

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from pytest_infer.analysis import advice
-from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.analysis.advice import advice
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError
 from pytest_infer.report.advice import render

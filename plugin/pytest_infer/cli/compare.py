@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_infer.analysis import fingerprint, rules
-from pytest_infer.analysis.verdicts import CONFIDENCE, Exit, Judgement, Verdict
+from pytest_infer.analysis.compare import fingerprint, rules
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
@@ -34,8 +34,8 @@ from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.drift import LayerDrift
-    from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.experts.drift import LayerDrift
 
 _MOST_RUNS = 26
 
@@ -100,8 +100,8 @@ def judged(
 ) -> list[Judgement]:
     """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
     # Imported late, here and below: other commands and --help need neither numpy nor scipy.
-    from pytest_infer.analysis import compare as comparing  # noqa: PLC0415
-    from pytest_infer.analysis import gate  # noqa: PLC0415
+    from pytest_infer.analysis.compare import comparison as comparing  # noqa: PLC0415
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
     rows = [row for row in after.rows if keyword is None or keyword in row.test]
     pairs, gone, new = gate.stored_pairs(before, rows, history)
@@ -122,7 +122,7 @@ def _drift(before: Run, after: Run, keyword: str | None) -> dict[str, tuple[Laye
 
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
-    from pytest_infer.analysis import drift  # noqa: PLC0415
+    from pytest_infer.analysis.experts import drift  # noqa: PLC0415
 
     found = {}
     times = Counter(row.name for row in after.rows)
@@ -221,7 +221,7 @@ def run_gate(
 
 
 def _baseline(history: History, candidate: Run, allowed: Sequence[str]) -> Run | None:
-    from pytest_infer.analysis import gate  # noqa: PLC0415
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
     return gate.baseline_for(candidate.rows, history.before(candidate), allowed)
 
@@ -234,7 +234,7 @@ def _gated(
     allowed: Sequence[str],
     confidence: float,
 ) -> Gated:
-    from pytest_infer.analysis import gate  # noqa: PLC0415
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
     if before is None:
         return gate.judge([], parsed, new=candidate.rows, allowed=allowed, confidence=confidence)

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from pytest_infer.analysis import pitfalls, requirements
-from pytest_infer.analysis.requirements import Requirements, Room, Verdict
+from pytest_infer.analysis.doctor import pitfalls, requirements
+from pytest_infer.analysis.doctor.requirements import Requirements, Room, Verdict
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines import checkpoint
 from pytest_infer.errors import InferError

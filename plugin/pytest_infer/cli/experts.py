@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report import expert_rows
@@ -63,11 +63,11 @@ def show_experts(
 
 def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, form: Format) -> None:
     # Imported late: other commands and --help need no numpy.
-    from pytest_infer.analysis import expert_view  # noqa: PLC0415
-    from pytest_infer.analysis.census import Phase, tokens  # noqa: PLC0415
+    from pytest_infer.analysis.experts import suite  # noqa: PLC0415
+    from pytest_infer.analysis.experts.census import Phase, tokens  # noqa: PLC0415
     from pytest_infer.report import expert_exports, experts  # noqa: PLC0415
 
-    view = expert_view.view(prompts_of(run, rows), Phase(phase.value), expert_view.By(by.value))
+    view = suite.view(prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
     if not tokens(view.census, view.phase):
         other = "decode" if phase is Whose.PREFILL else "prefill"
         raise StorageError(f"run {run.label} has no {phase.value} tokens; try --phase {other}")

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pytest_infer.analysis import rules, tidy
-from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.analysis.compare import rules
+from pytest_infer.analysis.compare.verdicts import Exit
+from pytest_infer.analysis.history import table
 from pytest_infer.cli.shared import Storage, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS
@@ -60,7 +61,7 @@ def export(
         if every and runs:
             raise OptionError("--all takes every run: leave out the names, or --all")
         wanted = tuple(rules.metric_named(name) for name in metric) if metric else METRICS
-        shape = tidy.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
+        shape = table.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
         history = open_history(storage)
         chosen = list(history.runs) if every else [history.select(name) for name in runs or ("latest",)]
         if every and not chosen:
@@ -80,8 +81,8 @@ def _by_suffix(file: Path | None) -> Form:
     raise OptionError(f"{file}: csv, jsonl or parquet? say so with --format")
 
 
-def _write(runs: Sequence[Run], shape: tidy.Shape, form: Form, file: Path | None) -> None:
-    columns, rows = tidy.columns(runs, shape), tidy.table(runs, shape)
+def _write(runs: Sequence[Run], shape: table.Shape, form: Form, file: Path | None) -> None:
+    columns, rows = table.columns(runs, shape), table.table(runs, shape)
     if file is None:
         sys.stdout.flush()
         for line in _lines(form, columns, rows):

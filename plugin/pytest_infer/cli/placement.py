@@ -19,9 +19,9 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.census import Census
-    from pytest_infer.analysis.planning import Memory, Plan
-    from pytest_infer.analysis.sizes import Sizes
+    from pytest_infer.analysis.experts.census import Census
+    from pytest_infer.analysis.placement.planning import Memory, Plan
+    from pytest_infer.analysis.placement.sizes import Sizes
 
 _KV_CACHE = "kv_cache_bytes"
 
@@ -98,9 +98,9 @@ def placement(
 ) -> None:
     """Plan which experts of a Mixture-of-Experts model to keep on the GPU, scored on prompts held out."""
     # Imported late, here and below: other commands and --help do not need numpy.
-    from pytest_infer.analysis import planning  # noqa: PLC0415
-    from pytest_infer.analysis.census import Phase  # noqa: PLC0415
-    from pytest_infer.analysis.speed import Bandwidths  # noqa: PLC0415
+    from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
+    from pytest_infer.analysis.placement import planning  # noqa: PLC0415
+    from pytest_infer.analysis.placement.speed import Bandwidths  # noqa: PLC0415
 
     try:
         chosen = open_history(storage).select(run)
@@ -147,7 +147,7 @@ def _probed(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
-    from pytest_infer.analysis import sizes  # noqa: PLC0415
+    from pytest_infer.analysis.placement import sizes  # noqa: PLC0415
 
     if model is None:
         return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
@@ -165,7 +165,7 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
 def _memory(
     total: str | None, rows: Sequence[Row], sizes: Sizes, kv_cache: str | None, reserve: str, *, dense_on_gpu: bool
 ) -> Memory | None:
-    from pytest_infer.analysis.planning import Memory  # noqa: PLC0415
+    from pytest_infer.analysis.placement.planning import Memory  # noqa: PLC0415
 
     held_back = quantities.size(reserve, "--reserve")
     measured = [row.metrics[_KV_CACHE].value for row in rows if _KV_CACHE in row.metrics]
@@ -207,11 +207,11 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
             f"split by expert, which llama.cpp cannot, it would be {_percent(by_expert)}"
         )
         return exports.llama_cpp(plan)
-    from pytest_infer.analysis import devicemap  # noqa: PLC0415
+    from pytest_infer.analysis.placement import device_map  # noqa: PLC0415
     from pytest_infer.units import size  # noqa: PLC0415
 
     memory = plan.memory
-    split = devicemap.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
+    split = device_map.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
     say(
         f"{split.gpu_layers} of {split.layers} whole layers on the GPU ({size(split.gpu_bytes)}); each forward copies "
         f"the others to it, all experts included: {size(split.copied_bytes)}"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pytest_infer.analysis import fingerprint
-from pytest_infer.analysis.verdicts import CONFIDENCE, Exit
+from pytest_infer.analysis.compare import fingerprint
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli import compare
 from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say
 from pytest_infer.errors import InferError

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pytest_infer.analysis import rules
+from pytest_infer.analysis.compare import rules
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
@@ -52,7 +52,7 @@ def list_history(
         out(render_history(runs, names, width=width(), color=color()))
         return
     # Imported late: only this needs numpy and scipy.
-    from pytest_infer.analysis import trends  # noqa: PLC0415
+    from pytest_infer.analysis.history import trends  # noqa: PLC0415
 
     try:
         found = trends.shifts(runs, _metrics(metric), keyword)

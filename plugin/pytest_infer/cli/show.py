@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from pytest_infer.analysis.advice import Advice
-from pytest_infer.analysis.verdicts import Exit
+from pytest_infer.analysis.advice.advice import Advice
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report import terminal
@@ -17,8 +17,8 @@ from pytest_infer.storage import results, rows
 from pytest_infer.storage.heads import Mark, Run
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.curve import Curve
-    from pytest_infer.analysis.recommend import Recommendation
+    from pytest_infer.analysis.sweep.curve import Curve
+    from pytest_infer.analysis.sweep.recommend import Recommendation
 
 
 def show(
@@ -58,8 +58,8 @@ def show(
 def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:
     """Return what a sweep recommends, and its curves."""
     # Imported late: numpy and scipy are for sweeps only.
-    from pytest_infer.analysis.curve import curves  # noqa: PLC0415
-    from pytest_infer.analysis.recommend import recommend  # noqa: PLC0415
+    from pytest_infer.analysis.sweep.curve import curves  # noqa: PLC0415
+    from pytest_infer.analysis.sweep.recommend import recommend  # noqa: PLC0415
 
     found = rows.rows(run.path)
     return recommend(found), curves(found)

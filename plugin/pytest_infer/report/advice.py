@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from pytest_infer.analysis.advice import RULES, Advice
-from pytest_infer.analysis.evidence import Severity
+from pytest_infer.analysis.advice.advice import RULES, Advice
+from pytest_infer.analysis.advice.evidence import Severity
 from pytest_infer.records import CautionKind
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console

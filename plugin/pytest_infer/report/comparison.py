@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from pytest_infer.analysis.verdicts import Exit, Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
@@ -18,7 +18,7 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.compare.gate import Gated
 
 PRIMARY = ("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256")
 """What a comparison shows where nothing is asked for, beside whatever else changed."""

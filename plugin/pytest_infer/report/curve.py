@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.axes import label
+from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, Unit, column, seconds, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.curve import Coefficient, Curve, DecodeFit, PrefillFit
+    from pytest_infer.analysis.sweep.curve import Coefficient, Curve, DecodeFit, PrefillFit
 
 
 def write(console: Console, curve: Curve) -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.pitfalls import Pitfall
-from pytest_infer.analysis.requirements import (
+from pytest_infer.analysis.doctor.pitfalls import Pitfall
+from pytest_infer.analysis.doctor.requirements import (
     GOOD_RATE,
     RUNTIME_BYTES,
     USABLE_RATE,

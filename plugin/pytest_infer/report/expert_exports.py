@@ -13,8 +13,8 @@ from pytest_infer.report.expert_overlap import percent, verdict
 from pytest_infer.report.exports import escape
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.expert_view import View
-    from pytest_infer.analysis.usage import SiteUsage
+    from pytest_infer.analysis.experts.suite import View
+    from pytest_infer.analysis.experts.usage import SiteUsage
 
 _FIELDS = ("layer", "site", "expert", "times", "share", "low", "high", "ratio", "named", "gate", "prefill", "decode")
 
@@ -90,7 +90,7 @@ def as_csv(view: View) -> str:
 
 def as_markdown(view: View, *, heading: str, top: int) -> str:
     """Return the list, the layers and the overlap as tables for a pull request."""
-    from pytest_infer.analysis import skew  # noqa: PLC0415 - numpy; whoever has a view has loaded it
+    from pytest_infer.analysis.experts import skew  # noqa: PLC0415 - numpy; whoever has a view has loaded it
 
     named = shown.labels(view.census.sites)
     parts = [f"**{escape(heading)}**  ", escape(shown.about(view)), ""]

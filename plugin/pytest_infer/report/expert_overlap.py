@@ -13,7 +13,7 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.expert_view import View
+    from pytest_infer.analysis.experts.suite import View
 
 _FEW = "few prompts"
 

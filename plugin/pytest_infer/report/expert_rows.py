@@ -13,8 +13,8 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.census import Census
-    from pytest_infer.analysis.expert_view import Prompt
+    from pytest_infer.analysis.experts.census import Census
+    from pytest_infer.analysis.experts.suite import Prompt
 
 
 def recorded(
@@ -63,8 +63,8 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
 
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
-    from pytest_infer.analysis import census  # noqa: PLC0415
-    from pytest_infer.analysis.expert_view import Prompt  # noqa: PLC0415
+    from pytest_infer.analysis.experts import census  # noqa: PLC0415
+    from pytest_infer.analysis.experts.suite import Prompt  # noqa: PLC0415
 
     arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
     times = Counter(row.name for row in rows)
@@ -95,7 +95,7 @@ def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any,
 
 def distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
     """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
-    from pytest_infer.analysis import census  # noqa: PLC0415
+    from pytest_infer.analysis.experts import census  # noqa: PLC0415
 
     found: dict[str, list[Census]] = {}
     for row, prompt in zip(rows, prompts, strict=True):

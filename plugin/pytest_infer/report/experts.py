@@ -16,8 +16,8 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, count, significant, size
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.expert_view import View
-    from pytest_infer.analysis.usage import Expert, SiteUsage
+    from pytest_infer.analysis.experts.suite import View
+    from pytest_infer.analysis.experts.usage import Expert, SiteUsage
     from pytest_infer.storage.rows import Site
 
 _PERCENT = ("coverage",)
@@ -137,7 +137,7 @@ def figure(value: float | None, key: str) -> str:
 
 def _write_layers(console: Console, view: View) -> None:
     """Write a row a layer; what even routing gives stands in a row of its own, or in each cell where layers differ."""
-    from pytest_infer.analysis import skew, usage  # noqa: PLC0415 - numpy; whoever has a view has loaded it
+    from pytest_infer.analysis.experts import skew, usage  # noqa: PLC0415 - numpy; whoever has a view has loaded it
 
     heads = {f.key: f.label + (" %" if f.key in _PERCENT else "") for f in skew.FIGURES}
     first = view.usages[0].expected

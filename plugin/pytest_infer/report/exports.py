@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis.verdicts import Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.report import csvs
 from pytest_infer.report.comparison import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.gate import Gated
+    from pytest_infer.analysis.compare.gate import Gated
 
 _FIELDS = (
     "test",

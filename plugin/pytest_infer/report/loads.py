@@ -10,8 +10,8 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis import loads
-from pytest_infer.analysis.loads import Figure, Spread
+from pytest_infer.analysis import load
+from pytest_infer.analysis.load import Figure, Spread
 from pytest_infer.records import LoadRound
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
@@ -25,16 +25,16 @@ def as_json(rounds: Sequence[LoadRound]) -> str:
         "file_bytes": rounds[0].file_bytes,
         **{
             asked.value: {
-                figure.key: msgspec.to_builtins(loads.spread(figure, loads.asked_for(asked, rounds)))
-                for figure in loads.FIGURES
+                figure.key: msgspec.to_builtins(load.spread(figure, load.asked_for(asked, rounds)))
+                for figure in load.FIGURES
             }
-            for asked in loads.ASKED
+            for asked in load.ASKED
         },
         "rounds": [
-            {"asked": of.asked.value, **{figure.key: loads.value(figure, of) for figure in loads.FIGURES}}
+            {"asked": of.asked.value, **{figure.key: load.value(figure, of) for figure in load.FIGURES}}
             for of in rounds
         ],
-        "doubts": loads.doubts(rounds),
+        "doubts": load.doubts(rounds),
     }
     return json.dumps(built, indent=1, allow_nan=False) + "\n"
 
@@ -44,23 +44,23 @@ def render(rounds: Sequence[LoadRound], *, width: int, color: bool) -> str:
     console = text.console(width, color=color)
     held = rounds[0].file_bytes
     parts = [printable(rounds[0].model), *([] if held is None else [f"{size(held)} of weights in files"])]
-    each = sum(of.asked is loads.ASKED[0] for of in rounds)
+    each = sum(of.asked is load.ASKED[0] for of in rounds)
     parts.append(f"{f'median of {each} loads' if each > 1 else 'one load'} each, in fresh processes")
     console.print(Text(" · ".join(parts), style="bold"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
-    for asked in loads.ASKED:
+    for asked in load.ASKED:
         table.add_column(asked.value, justify="right", no_wrap=True)
     absent: dict[str, str] = {}
-    for figure in loads.FIGURES:
-        spreads = [loads.spread(figure, loads.asked_for(asked, rounds)) for asked in loads.ASKED]
+    for figure in load.FIGURES:
+        spreads = [load.spread(figure, load.asked_for(asked, rounds)) for asked in load.ASKED]
         table.add_row(figure.label, *(_cell(figure, spread) for spread in spreads))
         if reason := next((spread.reason for spread in spreads if spread.reason is not None), None):
             absent[figure.label] = reason
     console.print(table)
     for label, reason in absent.items():
         console.print(Text(f"{NONE} {label}: {printable(reason)}", style="dim"))
-    for line in loads.doubts(rounds):
+    for line in load.doubts(rounds):
         console.print(Text(f"! {printable(line)}", style="yellow"))
     return text.collected(console)
 

@@ -11,7 +11,7 @@ from pytest_infer.report import text
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.drift import LayerDrift
+    from pytest_infer.analysis.experts.drift import LayerDrift
 
 _MOST_LAYERS = 3
 

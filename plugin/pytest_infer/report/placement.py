@@ -12,9 +12,9 @@ from pytest_infer.report import text
 from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show, size
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.heldout import HeldOut
-    from pytest_infer.analysis.planning import Plan, Row
-    from pytest_infer.analysis.speed import Speed
+    from pytest_infer.analysis.placement.heldout import HeldOut
+    from pytest_infer.analysis.placement.planning import Plan, Row
+    from pytest_infer.analysis.placement.speed import Speed
 
 _BAR, _SHORTEST = 16, 6
 _COLUMNS = 74  # what the sweep takes without its bar

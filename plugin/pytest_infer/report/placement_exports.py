@@ -10,10 +10,10 @@ from pytest_infer.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_infer.analysis.census import Census
-    from pytest_infer.analysis.devicemap import DeviceMap
-    from pytest_infer.analysis.heldout import HeldOut
-    from pytest_infer.analysis.planning import Plan, Row
+    from pytest_infer.analysis.experts.census import Census
+    from pytest_infer.analysis.placement.device_map import DeviceMap
+    from pytest_infer.analysis.placement.heldout import HeldOut
+    from pytest_infer.analysis.placement.planning import Plan, Row
 
 SCHEMA = 1
 _TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"

@@ -17,7 +17,7 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.trends import Shift
+    from pytest_infer.analysis.history.trends import Shift
 
 _HEADINGS = ("run", "time (UTC)", "commit", "branch", "tests", "model", "machine", "gate", "baseline")
 _GIVE_WAY = ("machine", "model", "branch", "baseline")

@@ -51,7 +51,7 @@ def _list(title: str, shares: Sequence[ExpertShare], width: int) -> Text:
 
 def _chance(usage: ExpertUsage) -> str:
     # Imported late: a run without expert usage needs no numpy here.
-    from pytest_infer.analysis.uniform import expected  # noqa: PLC0415
+    from pytest_infer.analysis.experts.uniform import expected  # noqa: PLC0415
 
     tokens = usage.prefill_tokens + usage.decode_tokens
     site, *others = usage.sites

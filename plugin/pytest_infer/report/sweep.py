@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.axes import FEWEST_WORKLOADS
+from pytest_infer.analysis.sweep.axes import FEWEST_WORKLOADS
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, column, show, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.ratios import Ratio
-    from pytest_infer.analysis.recommend import Configuration, Goal, Recommendation
+    from pytest_infer.analysis.sweep.ratios import Ratio
+    from pytest_infer.analysis.sweep.recommend import Configuration, Goal, Recommendation
 
 WIDE = 110
 """From so many columns on, the table holds the intervals too."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice
 from typing import IO, Any
 
-from pytest_infer.analysis.tidy import CONFIG, RUN, TEST, is_text
+from pytest_infer.analysis.history.table import CONFIG, RUN, TEST, is_text
 from pytest_infer.errors import OptionError
 from pytest_infer.report import csvs
 

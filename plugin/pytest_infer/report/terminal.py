@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.axes import label
 from pytest_infer.analysis.suite import Average, averages
+from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, loads
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import CacheState, CautionKind, ModelInfo
@@ -23,11 +23,11 @@ from pytest_infer.units import NONE, Unit, column, show, significant
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_infer.analysis.advice import Advice
-    from pytest_infer.analysis.curve import Curve
-    from pytest_infer.analysis.gate import Gated
-    from pytest_infer.analysis.noise import NoiseFloor
-    from pytest_infer.analysis.recommend import Recommendation
+    from pytest_infer.analysis.advice.advice import Advice
+    from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.compare.noise import NoiseFloor
+    from pytest_infer.analysis.sweep.curve import Curve
+    from pytest_infer.analysis.sweep.recommend import Recommendation
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""

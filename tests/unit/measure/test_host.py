@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_infer.analysis import pitfalls
+from pytest_infer.analysis.doctor import pitfalls
 from pytest_infer.measure.counters import cgroup
 from pytest_infer.measure.machine import host
 from pytest_infer.measure.machine.host import Host

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.analysis.verdicts import CONFIDENCE, Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdict
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report import comparison

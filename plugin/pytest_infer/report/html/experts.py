@@ -14,8 +14,8 @@ from pytest_infer.storage.rows import Row, Site
 from pytest_infer.units import NONE, count, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.coverage import Coverage
-    from pytest_infer.analysis.expert_view import Prompt, View
+    from pytest_infer.analysis.experts.coverage import Coverage
+    from pytest_infer.analysis.experts.suite import Prompt, View
 
 MOST_NUMBERS = 500_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
@@ -40,11 +40,11 @@ def section(stored: Stored) -> Section:
 
 
 def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
-    from pytest_infer.analysis import coverage, expert_view  # noqa: PLC0415 - numpy is loaded where it is needed
-    from pytest_infer.analysis.census import Phase  # noqa: PLC0415
+    from pytest_infer.analysis.experts import coverage, suite  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
     phase = Phase.DECODE if any(prompt.census.decode_tokens for prompt in prompts) else Phase.PREFILL
-    view = expert_view.view(prompts, phase, expert_view.By.PROMPT)
+    view = suite.view(prompts, phase, suite.By.PROMPT)
     items = [
         Item(text=(experts.about(view), *experts.remarks(view)), charts=(_heat(view, prompts),)),
         Item(title="Hottest and coldest", tables=(_list(view),)),
@@ -178,7 +178,7 @@ def _coverage(curve: Coverage) -> Chart:
 
 
 def _layers(view: View) -> Table:
-    from pytest_infer.analysis import skew  # noqa: PLC0415
+    from pytest_infer.analysis.experts import skew  # noqa: PLC0415
 
     titles = experts.site_titles(view.census.sites)
     rows = tuple(

@@ -90,7 +90,7 @@ def entries() -> Iterator[Entry]:
         )
     for key, (term, definition) in _TERMS.items():
         yield Entry(anchor=anchor(key), term=term, definition=definition)
-    from pytest_infer.analysis import skew  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis.experts import skew  # noqa: PLC0415 - numpy is loaded where it is needed
 
     for figure in skew.FIGURES:
         yield Entry(

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis import axes
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.comparison import PRIMARY, p_value, share
@@ -17,7 +17,7 @@ from pytest_infer.storage.heads import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.trends import Shift
+    from pytest_infer.analysis.history.trends import Shift
 
 MOST_RUNS = 200
 METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT)
@@ -35,7 +35,9 @@ def section(runs: Sequence[Run]) -> Section:
     if len(shown) < 2:
         why = "the storage holds no other run: a trend needs two, and change points six"
         return Section(key="history", title=title, absent=why)
-    from pytest_infer.analysis import trends  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+    from pytest_infer.analysis.history import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+        trends,
+    )
 
     try:
         series = trends.series(shown, METRICS)

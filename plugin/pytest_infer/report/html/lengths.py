@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis.axes import label
+from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report import curve as sentences
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Table, anchor, head, points, short
@@ -13,7 +13,7 @@ from pytest_infer.storage.rows import Row
 from pytest_infer.units import count, scale_of
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.curve import Curve
+    from pytest_infer.analysis.sweep.curve import Curve
 
 _DRAWN = 60
 """Points of a fitted line."""
@@ -21,7 +21,7 @@ _DRAWN = 60
 
 def items(rows: Iterable[Row]) -> list[Item]:
     """Return an item for each curve that rows are points of."""
-    from pytest_infer.analysis import curve  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+    from pytest_infer.analysis.sweep import curve  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
 
     return [_item(found, number) for number, found in enumerate(curve.curves(rows), 1)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from pytest_infer.analysis.advice import Advice
+from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.metrics import by_key
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Note, Section, Table, anchor, head, points, short
 from pytest_infer.report.html.stored import Stored, Test

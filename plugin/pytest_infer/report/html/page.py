@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pytest_infer.analysis import advice
+from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
 from pytest_infer.report.html import comparison, experts, glossary, history, machine, overview, prompts, stored, sweep
 from pytest_infer.report.html.comparison import Compared

@@ -12,10 +12,10 @@ from pytest_infer.storage.rows import Row
 from pytest_infer.units import Unit, count, scale_of, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.census import Phase
-    from pytest_infer.analysis.expert_view import Prompt
-    from pytest_infer.analysis.planning import Plan
-    from pytest_infer.analysis.planning import Row as Budget
+    from pytest_infer.analysis.experts.census import Phase
+    from pytest_infer.analysis.experts.suite import Prompt
+    from pytest_infer.analysis.placement.planning import Plan
+    from pytest_infer.analysis.placement.planning import Row as Budget
 
 _STRATEGIES = ("frequency", "whole layers", "first layers", "random")
 _TITLE = "Placement"
@@ -23,7 +23,7 @@ _TITLE = "Placement"
 
 def item(rows: Sequence[Row], prompts: Sequence[Prompt], phase: Phase) -> Item:
     """Return the curve of placements over budgets, or why there is none."""
-    from pytest_infer.analysis import planning, sizes  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis.placement import planning, sizes  # noqa: PLC0415 - numpy is loaded where it is needed
 
     try:
         held = sizes.of_run(prompts[0].census.sites, rows[0].model.get("parameter_bytes"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pytest_infer.analysis import axes
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import blocks, sidecar
 from pytest_infer.storage.heads import Run

@@ -12,15 +12,17 @@ from pytest_infer.report.html.stored import Stored
 from pytest_infer.units import Unit, column, scale_of
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.ratios import Ratio
-    from pytest_infer.analysis.recommend import Configuration, Recommendation
+    from pytest_infer.analysis.sweep.ratios import Ratio
+    from pytest_infer.analysis.sweep.recommend import Configuration, Recommendation
 
 _TITLE = "Recommendation"
 
 
 def section(stored: Stored) -> Section:
     """Return the sweep of a run, with its curves over lengths, or why there is none."""
-    from pytest_infer.analysis import recommend  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+    from pytest_infer.analysis.sweep import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+        recommend,
+    )
 
     found = recommend.recommend(test.row for test in stored.tests)
     items = [] if found is None else _items(found)

@@ -1,0 +1,68 @@
+"""Advice about a run: the rules held against every test, merged, and sorted by severity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pytest_infer.analysis.advice import cpu, speed, trust
+from pytest_infer.analysis.advice.evidence import Block, Facts, Finding, Rule, Severity
+
+RULES: tuple[Rule, ...] = (*trust.RULES, *cpu.RULES, *speed.RULES)
+"""All rules, those first that say whether the others' evidence can be trusted."""
+
+_ORDER = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What one rule says of a run, with the evidence of the test where it is plainest.
+
+    `prompts` are those it was found in, of `tests` in the run; without a suggestion it is a good sign.
+    """
+
+    rule: str
+    severity: Severity
+    evidence: str
+    suggestion: str | None
+    prompts: tuple[str, ...]
+    tests: int
+
+
+def advise(blocks: Iterable[Block], rules: Sequence[Rule] = RULES) -> tuple[Advice, ...]:
+    """Return the advice on a run's tests: the most serious first, good signs last.
+
+    On the tests of a sweep there is none: it measures what to choose.
+    A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it is left
+    out unless every test shows it, and then told of the test where it is weakest.
+    """
+    facts = [Facts(block) for block in blocks if not block.get("config")]
+    found = [advice for rule in rules if (advice := _merged(rule, facts)) is not None]
+    return tuple(sorted(found, key=lambda a: (a.suggestion is None, _ORDER.index(a.severity))))
+
+
+def _merged(rule: Rule, facts: Sequence[Facts]) -> Advice | None:
+    seen = [(finding, test) for test in facts if (finding := rule.find(test)) is not None]
+    if not seen or (seen[0][0].suggestion is None and len(seen) < len(facts)):
+        return None
+    plainest, _ = min(seen, key=lambda pair: _plainness(pair[0]))
+    return Advice(
+        rule=rule.key,
+        severity=plainest.severity,
+        evidence=plainest.evidence,
+        suggestion=plainest.suggestion,
+        prompts=tuple(test.prompt for _, test in seen),
+        tests=len(facts),
+    )
+
+
+def _plainness(finding: Finding) -> tuple[int, float]:
+    """Return what sorts the most serious finding first, then the strongest."""
+    return _ORDER.index(finding.severity), -finding.weight
+
+
+def rules_table(rules: Iterable[Rule] = RULES) -> str:
+    """Return the table of docs/advice.md."""
+    lines = ["| rule | evidence it needs | threshold, source | what to try |", "|---|---|---|---|"]
+    lines += [f"| `{r.key}` | {r.needs} | {r.threshold} | {r.what_to_try} |" for r in rules]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,135 @@
+"""Rules about how far a run's figures can be trusted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from pytest_infer.analysis.advice.evidence import Facts, Finding, Rule, Severity
+from pytest_infer.records import CautionKind
+from pytest_infer.units import percent
+
+COLD = 1.5
+"""A first timed round this many times slower than the median of the others was not warm (as the caution says)."""
+WANTED = 0.05
+"""The change that a gate looks for by default."""
+MOST_ROUNDS = 30
+"""Beyond so many rounds a comparison in turns is the cheaper way."""
+
+
+def output_differs(facts: Facts) -> Finding | None:
+    """Rounds that generated different tokens did different work."""
+    if facts.table("output").get("equal") is not False:
+        return None
+    where = facts.table("output").get("first_difference")
+    seen = f" (round {where[0] + 1} from generated token {where[1] + 1})" if isinstance(where, list | tuple) else ""
+    return Finding(
+        severity=Severity.CRITICAL,
+        evidence=f"the rounds generated different tokens{seen}: their times are of different work",
+        suggestion="set a seed, one thread, or a deterministic kernel",
+    )
+
+
+def cold_start(facts: Facts) -> Finding | None:
+    """The first timed round still compiled or initialised something, which its first token waited for."""
+    totals = facts.rounds("total_s")
+    if len(totals) < 3:
+        return None
+    ratio = totals[0] / statistics.median(totals[1:])
+    if ratio < COLD:
+        return None
+    firsts, part = facts.rounds("ttft_s"), ""
+    if len(firsts) == len(totals):
+        extra = (firsts[0] - statistics.median(firsts[1:])) / (totals[0] - statistics.median(totals[1:]))
+        part = f", {percent(100 * min(1.0, max(0.0, extra)))} of the difference before the first token"
+    compiled = facts.table("model").get("generation")
+    why = "compilation" if isinstance(compiled, dict) and compiled.get("compile") else "lazy initialisation"
+    warmup = facts.table("rounds").get("warmup")
+    return Finding(
+        severity=Severity.WARNING,
+        evidence=f"the first timed round took {ratio:.1f}× the others{part}: {why}",
+        suggestion=f"--infer-warmup {warmup + 1}" if isinstance(warmup, int) else "a higher --infer-warmup",
+        weight=ratio,
+    )
+
+
+def rounds_disturbed(facts: Facts) -> Finding | None:
+    """Something else took part in rounds that count."""
+    disturbed, timed = facts.table("rounds").get("disturbed"), facts.table("rounds").get("timed")
+    if not disturbed or not isinstance(disturbed, dict) or not isinstance(timed, int):
+        return None
+    number, reasons = next(iter(disturbed.items()))
+    return Finding(
+        severity=Severity.WARNING,
+        evidence=f"{len(disturbed)} of {timed} rounds were disturbed (round {int(number) + 1}: {'; '.join(reasons)})",
+        suggestion="stop what else runs, or compare commits in turns with --infer-against",
+        weight=len(disturbed) / timed,
+    )
+
+
+def too_few_rounds(facts: Facts) -> Finding | None:
+    """The rounds scatter more than their number can average out."""
+    timed = facts.table("rounds").get("timed")
+    if timed in (1, 2):
+        return Finding(
+            severity=Severity.INFO,
+            evidence=f"{timed} timed round{'s' if timed == 2 else ''}: no spread can be told",
+            suggestion="--infer-rounds 5",
+        )
+    scattered = [(spread, key) for key in ("ttft_s", "tpot_s") if (spread := _spread(facts.rounds(key))) is not None]
+    if not scattered:
+        return None
+    spread, key = max(scattered)
+    count = len(facts.rounds(key))
+    needed = math.ceil((2 * spread / WANTED) ** 2)
+    if needed <= count:
+        return None
+    return Finding(
+        severity=Severity.INFO,
+        evidence=f"{key} of {count} rounds scatters by ± {percent(100 * spread)}: "
+        f"{percent(100 * WANTED)} can be told from about {needed} rounds on",
+        suggestion=f"--infer-rounds {needed}" if needed <= MOST_ROUNDS else "compare commits with --infer-against",
+        weight=spread,
+    )
+
+
+def _spread(values: tuple[float, ...]) -> float | None:
+    """Return the standard deviation / the mean."""
+    if len(values) < 3 or statistics.fmean(values) <= 0:
+        return None
+    return statistics.stdev(values) / statistics.fmean(values)
+
+
+RULES = (
+    Rule(
+        key="output_differs",
+        needs="`output.equal`",
+        threshold="any difference (exact)",
+        what_to_try="a seed; one thread; a deterministic kernel",
+        find=output_differs,
+        caution=CautionKind.OUTPUT_DIFFERS,
+    ),
+    Rule(
+        key="cold_start",
+        needs="three rounds or more of `total_s`; `ttft_s` where known",
+        threshold="first round ≥ 1.5 × the median of the others (own choice, as the caution)",
+        what_to_try="one warm-up round more",
+        find=cold_start,
+        caution=CautionKind.COLD_FIRST_ROUND,
+    ),
+    Rule(
+        key="rounds_disturbed",
+        needs="`rounds.disturbed`",
+        threshold="any counted round beyond the disturbance limits (system counters: 1 %)",
+        what_to_try="an idle machine; a comparison in turns",
+        find=rounds_disturbed,
+        caution=CautionKind.DISTURBED,
+    ),
+    Rule(
+        key="too_few_rounds",
+        needs="`rounds.timed`, or three rounds or more of `ttft_s` or `tpot_s`",
+        threshold="fewer than (2 × relative spread / 5 %)²: two standard errors are then within the gate's 5 %",
+        what_to_try="so many rounds, or a comparison in turns beyond 30",
+        find=too_few_rounds,
+    ),
+)

@@ -1,0 +1,248 @@
+"""Two measurements of a suite, row by row and metric by metric: what changed, and whether it can be said."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_infer.analysis.compare import fingerprint, stats
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
+from pytest_infer.metrics import METRICS, Direction, Kind, Metric
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.rows import Row, Values
+from pytest_infer.units import Unit
+
+HISTORY = 10
+"""So many comparable runs, the newest, tell the run-to-run spread."""
+
+SEARCHED = 40
+"""Among so many, the newest, they are looked for: to read all of a long history takes seconds."""
+
+ENOUGH_HISTORY = 5
+"""Below so many the spread is assumed, which can show a change but never that there is none."""
+
+ASSUMED_SPREAD = 0.05
+"""Standard deviation from run to run where history does not tell it: the largest in docs/statistics.md's table."""
+
+THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
+"""What counts as a change where no rule says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One test on both sides. `paired` rounds were measured next to each other, round i with round i.
+
+    `history` holds earlier rows of the test that `before` is comparable with, itself included; `block_spread` is the
+    largest log-ratio between two blocks of the same side, where a side was measured in blocks.
+    """
+
+    before: Row
+    after: Row
+    paired: bool = False
+    history: tuple[Row, ...] = ()
+    block_spread: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One figure that somebody wants judged, against which threshold, by which rule; `exact`: no difference at all."""
+
+    metric: Metric
+    threshold: float
+    rule: str | None = None
+    exact: bool = False
+
+
+def match(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
+    """Return the tests that both have, those only `before` has, and those only `after` has."""
+    olds, news = {row.test: row for row in before}, {row.test: row for row in after}
+    both = [(olds[test], row) for test, row in news.items() if test in olds]
+    return both, [r for t, r in olds.items() if t not in news], [r for t, r in news.items() if t not in olds]
+
+
+def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
+    """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
+
+    Runs that failed their gate or that test are left out.
+    """
+    found: list[Row] = []
+    for run in reversed(runs[-SEARCHED:]):
+        if len(found) == HISTORY:
+            break
+        if run.regressed:
+            continue
+        other = run.row(row.test)
+        if other is not None and not fingerprint.differences(other, row):
+            found.append(other)
+    return tuple(reversed(found))
+
+
+def all_metrics(only: Collection[Metric] | None = None) -> tuple[Wanted, ...]:
+    """Return every metric of the table, or those given, with the threshold of its kind."""
+    return tuple(Wanted(metric=m, threshold=THRESHOLDS[m.kind]) for m in METRICS if only is None or m in only)
+
+
+def judge(
+    pairs: Sequence[Pair],
+    wanted: Callable[[Row], Iterable[Wanted]],
+    *,
+    allowed: Collection[str] = (),
+    confidence: float = CONFIDENCE,
+) -> list[Judgement]:
+    """Return a judgement for each pair and each figure wanted of it, in that order."""
+    judgements: list[Judgement | None] = []
+    questions: list[Question] = []
+    for pair in pairs:
+        # What an A/B run compares are the two sides as they are: only other work makes them incomparable.
+        found = fingerprint.differences(pair.before, pair.after, allowed)
+        if pair.paired or pair.block_spread is not None:
+            found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT))
+        for want in wanted(pair.after):
+            settled = _without_noise(pair, want, found, allowed)
+            judgements.append(settled if isinstance(settled, Judgement) else None)
+            if isinstance(settled, Question):
+                questions.append(settled)
+    decided = iter(decide(questions, confidence))
+    return [next(decided) if j is None else j for j in judgements]
+
+
+def _without_noise(
+    pair: Pair, want: Wanted, found: Sequence[fingerprint.Difference], allowed: Collection[str]
+) -> Judgement | Question:
+    """Return what can be said without statistics, or the question for them."""
+    metric = want.metric
+    before, after = pair.before.metrics.get(metric.key), pair.after.metrics.get(metric.key)
+    draft = Judgement(
+        test=pair.after.test,
+        name=pair.after.name,
+        metric=metric,
+        rule=want.rule,
+        before=before.value if before else None,
+        after=after.value if after else None,
+        threshold=want.threshold,
+        rounds=(len(before.numbers), len(after.numbers)) if before and after else None,
+        verdict=Verdict.INCOMPARABLE,
+    )
+    if before is None and after is None:
+        # A prompt of one token has no second tick, whatever the commit: nothing that a gate could wait for.
+        return replace(draft, verdict=None, reason="not measured on either side")
+    if before is None or after is None:
+        if before is None:
+            return replace(draft, verdict=Verdict.NEW, reason="the earlier run does not have it")
+        return replace(draft, verdict=Verdict.MISSING, reason="not measured any more")
+    if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
+        return _exact(draft, want, allowed)
+    differ = [*map(str, found), *_caches(metric, pair)]
+    if differ:
+        return replace(draft, reason="differ: " + ", ".join(differ))
+    return _question(draft, want, pair, before, after)
+
+
+_BY_CACHE = {"load_s", "load_read_bytes", "first_run_extra_s", "first_run_read_bytes"}
+"""What depends on whether the page cache held the model's files."""
+
+
+def _caches(metric: Metric, pair: Pair) -> list[str]:
+    """Return how a cold and a warm load differ, for a figure that follows from it."""
+    if metric.key not in _BY_CACHE:
+        return []
+    states = [row.metrics["load_cache"].value for row in (pair.before, pair.after) if "load_cache" in row.metrics]
+    return [f"load_cache {states[0]} → {states[1]}"] if len(set(states)) > 1 else []
+
+
+_FOLLOW = {
+    "prompt_tokens": {"prompt_tokens", "workload"},
+    "requested_tokens": {"limits", "workload"},
+    "total_tokens": {"prompt_tokens", "workload", fingerprint.OUTPUT},
+}
+"""What is accepted together with such a difference; every other exact figure of a prompt follows from its output."""
+
+
+def _exact(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement:
+    if draft.before == draft.after:
+        return replace(draft, verdict=Verdict.UNCHANGED)
+    if want.metric.direction is not Direction.EXACT and want.rule is None:
+        return replace(draft, verdict=None)
+    accepts = _FOLLOW.get(want.metric.key, {fingerprint.OUTPUT})
+    if want.metric.direction is Direction.EXACT and not accepts.isdisjoint(allowed):
+        return replace(draft, verdict=None, reason="differs, which --allow-different accepts")
+    verdict = Verdict.INCOMPARABLE if want.rule is None else Verdict.REGRESSED
+    return replace(draft, verdict=verdict, reason="differs, and must not")
+
+
+def _question(draft: Judgement, want: Wanted, pair: Pair, before: Values, after: Values) -> Judgement | Question:
+    metric = want.metric
+    a, b = before.numbers, after.numbers
+    if len({*a, *b}) == 1:
+        return replace(draft, verdict=Verdict.UNCHANGED, low=0.0, mid=0.0, high=0.0)
+    if min((*a, *b)) <= 0:
+        verdict = None if metric.direction is Direction.NEUTRAL else Verdict.INCONCLUSIVE
+        return replace(draft, verdict=verdict, reason="a round reads 0: there is no ratio to it")
+    if metric.direction is Direction.NEUTRAL:
+        mid = float(draft.after or 0) / float(draft.before or 1) - 1
+        return replace(draft, verdict=None, mid=mid)
+    evidence, doubt = _evidence(pair, want, a, b)
+    if not evidence:
+        return replace(draft, verdict=Verdict.INCONCLUSIVE, reason=doubt)
+    return Question(draft=draft, evidence=tuple(evidence), threshold=want.threshold, doubt=doubt)
+
+
+def _evidence(
+    pair: Pair, want: Wanted, a: tuple[float, ...], b: tuple[float, ...]
+) -> tuple[list[Evidence], str | None]:
+    metric = want.metric
+    if metric.repeatable:
+        return [Evidence(estimate=stats.Certain(math.log(b[-1] / a[-1])))], None
+    if pair.paired and len(a) == len(b) > 1:
+        return [Evidence(estimate=stats.paired(a, b))], "more pairs of rounds are needed (--infer-max-rounds)"
+    within = stats.welch(a, b)
+    limit = math.log1p(want.threshold)
+    evidence = [] if within is None else [Evidence(estimate=within, beyond=limit)]
+    if pair.block_spread is not None:
+        spread = pair.block_spread.get(metric.key, math.inf)
+        if within is None or not math.isfinite(spread):
+            return [], "a single figure a side: there is no interval"
+        # Two blocks a side tell no more than this: their own difference is one that nothing caused.
+        blocks = Evidence(estimate=stats.within(within.mid, spread, CONFIDENCE))
+        return [*evidence, blocks], "the blocks of one side differ too much; interleave (without -sequential)"
+    return _with_history(pair, metric, evidence)
+
+
+def _with_history(pair: Pair, metric: Metric, evidence: list[Evidence]) -> tuple[list[Evidence], str | None]:
+    """Add what earlier runs say of the spread from run to run, or assume the worst where they are too few."""
+    values = [row.metrics[metric.key].value for row in pair.history if metric.key in row.metrics]
+    earlier = [float(v) for v in values if not isinstance(v, str) and v > 0]
+    new = pair.after.metrics[metric.key].value
+    if len(earlier) >= ENOUGH_HISTORY and not isinstance(new, str):
+        estimate = stats.predicted(earlier, float(new))
+        if estimate is not None:
+            doubt = f"runs differ by {100 * estimate.se:.2g} % (sd of {len(earlier)}) with nothing changed"
+            return [*evidence, Evidence(estimate=estimate)], f"{doubt}: use --infer-against"
+    doubt = f"{len(earlier)} comparable runs, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
+    if not evidence:
+        return [], doubt
+    old = pair.before.metrics[metric.key].value
+    shift = math.log(float(new)) - math.log(float(old)) if not isinstance(old, str) else 0.0
+    assumed = stats.Student(shift, ASSUMED_SPREAD * math.sqrt(2), 1e9)
+    return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt
+
+
+def block_spread(before: Row, after: Row) -> dict[str, float]:
+    """Return, per metric, the larger log-ratio between the two halves of a side's rounds: nothing but time between.
+
+    Infinite where a side has fewer than four rounds: there are no two halves to compare.
+    """
+    found = {}
+    for key in before.metrics.keys() & after.metrics.keys():
+        shifts = [_half_shift(row.metrics[key].rounds) for row in (before, after)]
+        found[key] = max(shifts)
+    return found
+
+
+def _half_shift(rounds: Sequence[float]) -> float:
+    half = len(rounds) - len(rounds) // 2
+    if len(rounds) < 4 or min(rounds) <= 0:
+        return math.inf
+    return abs(math.log(statistics.median(rounds[half:]) / statistics.median(rounds[:half])))

@@ -1,0 +1,217 @@
+"""The gate: rules over tests, against an earlier run, another commit's rounds, or a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from pytest_infer.analysis.compare import comparison, fingerprint, stats
+from pytest_infer.analysis.compare.comparison import Pair, Wanted
+from pytest_infer.analysis.compare.rules import Form, Rule
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
+from pytest_infer.analysis.experts import drift
+from pytest_infer.metrics import Kind, Metric
+from pytest_infer.records import Round
+from pytest_infer.storage.heads import Run
+from pytest_infer.storage.history import History
+from pytest_infer.storage.rows import Row
+
+if TYPE_CHECKING:
+    from pytest_infer.records import PromptRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """What a gate found: a judgement per test and rule, and what it was compared with."""
+
+    judgements: tuple[Judgement, ...]
+    rules: tuple[Rule, ...]
+    against: str | None
+
+    @property
+    def exit(self) -> Exit:
+        """Return how it ends."""
+        return outcome(self.judgements)
+
+
+def needs_baseline(rules: Iterable[Rule]) -> bool:
+    """Return whether any rule compares with something: bounds do not."""
+    return any(rule.form is not Form.BOUND for rule in rules)
+
+
+def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
+    """Return the newest earlier run that may be a baseline, None for none.
+
+    It is whole, of clean code, did not fail its gate, and is comparable in some test.
+    """
+    news = {row.test: row for row in run_rows}
+    for run in reversed(candidates[-comparison.SEARCHED :]):
+        if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
+            continue
+        both = [(row, news[row.test]) for row in run.rows if row.test in news]
+        if any(not _other_setting(old, new, allowed) for old, new in both):
+            return run
+    return None
+
+
+def _other_setting(old: Row, new: Row, allowed: Collection[str]) -> bool:
+    # A changed output or prompt is for the gate to report, not a reason to look further back.
+    found = fingerprint.differences(old, new, allowed)
+    return any(d.kind not in ("workload", fingerprint.OUTPUT) for d in found)
+
+
+def stored_pairs(before: Run, after: Sequence[Row], history: History) -> tuple[list[Pair], list[Row], list[Row]]:
+    """Return the tests of a run beside those of its baseline with their history, those missing, and those new."""
+    earlier = [*history.before(before), before]
+    both, gone, new = comparison.match(before.rows, after)
+    pairs = [Pair(before=a, after=b, history=comparison.comparable_history(a, earlier)) for a, b in both]
+    return pairs, gone, new
+
+
+def judge(
+    pairs: Sequence[Pair],
+    rules: Sequence[Rule],
+    *,
+    missing: Sequence[Row | str] = (),
+    new: Sequence[Row] = (),
+    against: str | None = None,
+    allowed: Collection[str] = (),
+    confidence: float = CONFIDENCE,
+) -> Gated:
+    """Judge every test by every rule that covers it.
+
+    `missing` are tests that the baseline has and this run lacks (they fail), `new` those it has first.
+    """
+
+    def wanted(row: Row) -> Iterator[Wanted]:
+        for rule in rules:
+            if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and rule.covers(row.name):
+                exact = rule.form is Form.EXACT
+                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact)
+
+    found = comparison.judge(pairs, wanted, allowed=allowed, confidence=confidence)
+    afters = [*(pair.after for pair in pairs), *new]
+    found += [_bound(row, rule, confidence) for row in afters for rule in rules if _about(rule, Form.BOUND, row)]
+    found += [_drift(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
+    found += [_missing(row) for row in missing]
+    if needs_baseline(rules):
+        found += [
+            Judgement(test=row.test, name=row.name, verdict=Verdict.NEW, reason="no earlier figure") for row in new
+        ]
+    order = {row.test: number for number, row in enumerate(afters)}
+    found.sort(key=lambda j: order.get(j.test, len(order)))
+    return Gated(judgements=tuple(found), rules=tuple(rules), against=against)
+
+
+def _about(rule: Rule, form: Form, row: Row) -> bool:
+    return rule.form is form and rule.covers(row.name)
+
+
+def _missing(row: Row | str) -> Judgement:
+    test, name = (row, row) if isinstance(row, str) else (row.test, row.name)
+    reason = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
+    return Judgement(test=test, name=name, verdict=Verdict.MISSING, reason=reason)
+
+
+def _bound(row: Row, rule: Rule, confidence: float) -> Judgement:
+    """Hold a figure's own interval (t, of the mean of its rounds' logs) against a bound."""
+    if rule.metric is None:
+        raise ValueError("a bound is about a metric")
+    values = row.metrics.get(rule.metric.key)
+    draft = Judgement(
+        test=row.test,
+        name=row.name,
+        metric=rule.metric,
+        rule=rule.text,
+        before=rule.limit,
+        verdict=Verdict.INCOMPARABLE,
+    )
+    if values is None or isinstance(values.value, str):
+        return replace(draft, reason="not measured")
+    low, high = _interval(values.numbers, confidence)
+    # In one direction for both kinds of bound: below 0 is within it.
+    worst, best = (rule.limit - low, rule.limit - high) if rule.at_least else (high - rule.limit, low - rule.limit)
+    sign = (">" if rule.at_least else "<") + ("=" if rule.inclusive else "")
+    if worst < 0 or (worst == 0 and rule.inclusive):
+        verdict, reason = Verdict.UNCHANGED, None
+    elif best > 0 or (best == 0 and not rule.inclusive):
+        verdict, reason = Verdict.REGRESSED, f"must be {sign} {rule.limit:g}"
+    else:
+        verdict, reason = Verdict.INCONCLUSIVE, f"the interval holds the bound {sign} {rule.limit:g}: more rounds"
+    return replace(draft, after=values.value, verdict=verdict, reason=reason)
+
+
+def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return the interval of the mean of a figure's rounds; a figure of one round or without spread is itself."""
+    if len(values) < 2 or min(values) <= 0 or len(set(values)) == 1:
+        return min(values), max(values)
+    logs = np.log(np.asarray(values))
+    estimate = stats.Student(float(logs.mean()), float(logs.std(ddof=1) / math.sqrt(len(logs))), len(logs) - 1)
+    low, high = estimate.interval(confidence)
+    return math.exp(low), math.exp(high)
+
+
+def _drift(pair: Pair, rule: Rule) -> Judgement:
+    layers = drift.between(pair.before.experts, pair.after.experts)
+    draft = Judgement(
+        test=pair.after.test,
+        name=pair.after.name,
+        rule=rule.text,
+        threshold=rule.limit,
+        verdict=Verdict.INCOMPARABLE,
+        reason="expert usage was not recorded on both sides",
+    )
+    if layers is None:
+        return draft
+    worst = layers[0]
+    over = [layer for layer in layers if not _allows(rule, layer.distance)]
+    if not over:
+        return replace(draft, verdict=Verdict.UNCHANGED, reason=None, after=worst.distance)
+    named = ", ".join(f"layer {layer.layer}: {layer.distance:.3f}" for layer in over[:3])
+    more = f" and {len(over) - 3} more" if len(over) > 3 else ""
+    return replace(draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {named}{more}")
+
+
+def _allows(rule: Rule, distance: float) -> bool:
+    # "Less than nothing" can only mean nothing; shares of counts are not exact in binary.
+    return distance < rule.limit or ((rule.inclusive or rule.limit == 0) and math.isclose(distance, rule.limit))
+
+
+def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Sequence[Round]) -> bool:
+    """Return whether the pairs so far tell every timed figure that a rule is about within the rule's threshold.
+
+    It asks for the width of the interval only, not for where it lies: stopping because a result looks good would
+    raise the false alarms, stopping because it is precise does not (Chow & Robbins 1965).
+    """
+    for rule in rules:
+        metric = rule.metric
+        if rule.form is not Form.RELATIVE or metric is None or metric.kind is not Kind.TIMED or not rule.covers(name):
+            continue
+        a, b = _timed(metric, before), _timed(metric, after)
+        if not a or len(a) != len(b):
+            continue
+        low, high = stats.paired(a, b).interval(CONFIDENCE)
+        if not high - low < math.log1p(rule.limit):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyRounds:
+    """As much of a record as a metric of single rounds reads."""
+
+    rounds: Sequence[Round]
+
+
+def _timed(metric: Metric, rounds: Sequence[Round]) -> list[float]:
+    """Return a figure of each round; nothing where it is not one of single rounds."""
+    try:
+        figures = metric.read(cast("PromptRecord", _OnlyRounds(rounds)))
+    except AttributeError:
+        # Load and tokenising are timed once a prompt: no round changes them.
+        return []
+    return [figure for figure in figures if isinstance(figure, float) and figure > 0]

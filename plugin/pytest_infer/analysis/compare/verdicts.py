@@ -1,0 +1,174 @@
+"""From estimates of a change to a verdict: significance and size, corrected for the number of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from pytest_infer.metrics import Direction, Metric
+
+if TYPE_CHECKING:
+    # What renders verdicts must not load numpy.
+    from pytest_infer.analysis.compare.stats import Estimate
+
+CONFIDENCE = 0.99
+"""Of every interval; 1 − CONFIDENCE is also the false-alarm rate that Holm's correction keeps over all rows."""
+
+
+class Verdict(str, Enum):
+    """What a comparison can say of one figure."""
+
+    REGRESSED = "regressed"
+    IMPROVED = "improved"
+    UNCHANGED = "unchanged"
+    INCONCLUSIVE = "inconclusive"
+    INCOMPARABLE = "incomparable"
+    MISSING = "missing"
+    NEW = "new"
+
+
+class Exit(int, Enum):
+    """How a gate ends, as an exit code."""
+
+    PASSED = 0
+    REGRESSED = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    NOTHING = 4
+
+    @property
+    def word(self) -> str:
+        """Return it in a word, as kept in run files."""
+        return {1: "regressed", 2: "usage", 3: "inconclusive", 4: "nothing to compare"}.get(self.value, "passed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One estimate of a change (log-ratio) and what its interval must lie beyond to call it real.
+
+    `conclusive` is False for an assumption that can show a change but never that there is none.
+    """
+
+    estimate: Estimate
+    beyond: float = 0.0
+    conclusive: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One figure of one test, before and after, and what was decided.
+
+    `low`, `mid`, `high` are relative changes (0.024 is +2.4 %). `p` is two-sided; `p_adjusted` is corrected for all
+    rows judged together, and decides. `rule` is the gate's line, if it was one; `reason` is for people. The verdict is
+    None where neither way is better.
+    """
+
+    test: str
+    name: str
+    verdict: Verdict | None
+    metric: Metric | None = None
+    rule: str | None = None
+    before: float | str | None = None
+    after: float | str | None = None
+    low: float | None = None
+    mid: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    threshold: float | None = None
+    reason: str | None = None
+    rounds: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A change to be judged: all of its evidence must agree. `draft` holds what is known before the decision."""
+
+    draft: Judgement
+    evidence: tuple[Evidence, ...]
+    threshold: float
+    doubt: str | None = None
+
+
+def decide(questions: Sequence[Question], confidence: float = CONFIDENCE) -> list[Judgement]:
+    """Return a judgement for each question; the p-values are adjusted for all of them together (Holm).
+
+    Regressed: the estimate is worse by more than the threshold, and every piece of evidence is significant.
+    Unchanged: every interval ends below the threshold of a regression. Neither: inconclusive.
+    """
+    raw = [_p_value(q) for q in questions]
+    return [_judge(q, p, a, confidence) for q, p, a in zip(questions, raw, holm(raw), strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number, in the same order (Holm 1979): step-down Bonferroni."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for step, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - step)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def worse_sign(metric: Metric | None) -> int:
+    """Return +1 where more is worse, −1 where less is worse."""
+    return -1 if metric is not None and metric.direction is Direction.HIGHER else 1
+
+
+def _tails(question: Question) -> tuple[float, float]:
+    """Return the one-sided p-values of "worse" and "better": the weakest evidence counts (intersection–union test)."""
+    sign = worse_sign(question.draft.metric)
+    up = max(e.estimate.p_above(e.beyond) for e in question.evidence)
+    down = max(e.estimate.p_below(-e.beyond) for e in question.evidence)
+    return (up, down) if sign > 0 else (down, up)
+
+
+def _p_value(question: Question) -> float:
+    return min(1.0, 2 * min(_tails(question)))
+
+
+def _judge(question: Question, p: float, p_adjusted: float, confidence: float) -> Judgement:
+    sign = worse_sign(question.draft.metric)
+    worse, better = _tails(question)
+    intervals = [e.estimate.interval(confidence) for e in question.evidence]
+    low, high = min(i[0] for i in intervals), max(i[1] for i in intervals)
+    mid = question.evidence[0].estimate.mid
+    # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95.
+    limit = math.log1p(question.threshold) if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
+    significant = p_adjusted <= (1 - confidence) * (1 + 1e-9)
+    verdict, reason = Verdict.INCONCLUSIVE, question.doubt or "the interval reaches beyond the threshold"
+    if significant and worse <= better and mid * sign > limit:
+        verdict = Verdict.REGRESSED
+    elif significant and better < worse and mid * sign < -limit:
+        verdict = Verdict.IMPROVED
+    elif (high if sign > 0 else -low) < limit and all(e.conclusive for e in question.evidence):
+        verdict = Verdict.UNCHANGED
+    return replace(
+        question.draft,
+        verdict=verdict,
+        reason=reason if verdict is Verdict.INCONCLUSIVE else None,
+        low=_relative(low),
+        mid=_relative(mid),
+        high=_relative(high),
+        p=p,
+        p_adjusted=p_adjusted,
+        threshold=question.threshold,
+    )
+
+
+def _relative(log_ratio: float) -> float | None:
+    """Return a log-ratio as a relative change; None for an end of an interval that is not bounded."""
+    return math.expm1(log_ratio) if math.isfinite(log_ratio) and log_ratio < 700 else None
+
+
+def outcome(judgements: Sequence[Judgement]) -> Exit:
+    """Return how a gate ends: one regression or missing test fails it, and what was not compared never passes."""
+    verdicts = {j.verdict for j in judgements}
+    if verdicts & {Verdict.REGRESSED, Verdict.MISSING}:
+        return Exit.REGRESSED
+    if not verdicts & {Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE}:
+        return Exit.NOTHING
+    return Exit.INCONCLUSIVE if verdicts & {Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE} else Exit.PASSED

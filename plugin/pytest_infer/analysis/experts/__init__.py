@@ -1,0 +1,1 @@
+"""Expert usage of a run: shares, skew, overlap, differences and drift."""

@@ -1,0 +1,132 @@
+"""Whether two kinds of text use other experts, or only other samples of the same use."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_infer.analysis.experts import naming
+from pytest_infer.analysis.experts.overlap import Group, Suite
+
+Array = npt.NDArray[np.float64]
+
+SEED = 20261
+DRAWS = 199
+LEAST_SPLITS = 20
+"""Below so many ways to split the prompts a permutation test cannot reach 5 %."""
+_CELLS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far apart two groups' use of experts is: total variation, averaged over the layers, beside its null.
+
+    `distance` is the share of selections that goes to other experts: 0 the same use, 1 nothing in common. `null` is its
+    mean if there were no difference, `p` the part of the null that is as far. `by` says how the null was made:
+    "prompts" dealt to the groups at random, or, where these are too few, "tokens" drawn from the use of both together.
+    `differs` is the verdict at 5 % after Holm over all pairs.
+    """
+
+    first: str
+    second: str
+    distance: float
+    null: float
+    p: float
+    by: str
+    differs: bool
+
+
+def distance(of: Suite, a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> Array:
+    """Return ½ Σ |p − q| of each layer, averaged over the layers (Levin & Peres 2017, proposition 4.2).
+
+    `a` and `b` are counts along the last axis; what stands before it is kept. A layer without selections on a side is
+    left out; NaN where that is every layer.
+    """
+    found = []
+    for x, y in zip(of.layers(a), of.layers(b), strict=True):
+        left, right = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p = left / left.sum(axis=-1, keepdims=True)
+            q = right / right.sum(axis=-1, keepdims=True)
+        found.append(np.abs(p - q).sum(axis=-1) / 2)
+    every = np.stack(found)
+    known = ~np.isnan(every)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(known, every, 0).sum(axis=0) / known.sum(axis=0))
+
+
+def between(of: Suite, groups: Sequence[Group], draws: int = DRAWS) -> tuple[Difference, ...]:
+    """Return the difference of every pair of groups, largest excess over the null first.
+
+    Prompts that are in both groups say nothing about a difference and are left out; a pair that has no others, or no
+    selections, is left out too. Draws are fewer where the table is large; their seed is fixed.
+    """
+    pairs = list(itertools.combinations(groups, 2))
+    affordable = int(np.clip(_CELLS // max(1, len(pairs) * of.table.shape[1]), 39, draws))
+    found = [pair for a, b in pairs if (pair := _pair(of, a, b, affordable)) is not None]
+    differs = naming.holm(np.array([pair.p for pair in found])) if found else ()
+    judged = [
+        Difference(
+            first=x.first, second=x.second, distance=x.distance, null=x.null, p=x.p, by=x.by, differs=bool(verdict)
+        )
+        for x, verdict in zip(found, differs, strict=True)
+    ]
+    return tuple(sorted(judged, key=lambda x: (x.null - x.distance, x.first, x.second)))
+
+
+def _pair(of: Suite, a: Group, b: Group, draws: int) -> Difference | None:
+    shared = {*a.members} & {*b.members}
+    first = [n for n in a.members if n not in shared and of.table[n].any()]
+    second = [n for n in b.members if n not in shared and of.table[n].any()]
+    if not first or not second:
+        return None
+    seen = float(distance(of, of.table[first].sum(axis=0), of.table[second].sum(axis=0)))
+    if math.comb(len(first) + len(second), len(first)) >= LEAST_SPLITS:
+        by, null, exact = "prompts", *_dealt(of, first, second, draws)
+    else:
+        by, null, exact = "tokens", _drawn(of, first, second, draws), False
+    as_far = int((null >= seen - 1e-12).sum())
+    # The split that was seen is one of the draws, unless all of them were tried (Phipson & Smyth 2010).
+    p = as_far / len(null) if exact else (as_far + 1) / (len(null) + 1)
+    return Difference(first=a.name, second=b.name, distance=seen, null=float(null.mean()), p=p, by=by, differs=False)
+
+
+def _dealt(of: Suite, first: Sequence[int], second: Sequence[int], draws: int) -> tuple[Array, bool]:
+    """Return the distances when the prompts are dealt to the two groups anew, and whether those are all the ways."""
+    both = np.array([*first, *second])
+    exact = math.comb(len(both), len(first)) <= draws
+    sides = np.array(list(_splits(len(both), len(first), None if exact else draws)), dtype=np.int64)
+    table = of.table[both]
+    return distance(of, sides @ table, (1 - sides) @ table), exact
+
+
+def _splits(prompts: int, first: int, draws: int | None) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield which prompts go to the first group, as 0 and 1: every way, or so many at random."""
+    if draws is None:
+        ways: Iterator[Sequence[int]] = itertools.combinations(range(prompts), first)
+    else:
+        rng = np.random.default_rng(SEED)
+        ways = (rng.permutation(prompts)[:first].tolist() for _ in range(draws))
+    for way in ways:
+        side = np.zeros(prompts, dtype=np.int64)
+        side[list(way)] = 1
+        yield side
+
+
+def _drawn(of: Suite, first: Sequence[int], second: Sequence[int], draws: int) -> Array:
+    """Return the distances of samples as large as the two, both from the use of both together.
+
+    Each token chooses each expert independently with the part of all tokens that chose it: a parametric bootstrap
+    (Efron & Tibshirani 1993, section 6.5). Tokens of one text are alike, so this null is too narrow: a prompt of its
+    own is told apart from another one, whatever their groups.
+    """
+    rng = np.random.default_rng(SEED)
+    left, right = (sum(of.tokens[n] for n in side) for side in (first, second))
+    q = np.minimum(of.table[[*first, *second]].sum(axis=0) / (left + right), 1.0)
+    size = (draws, len(q))
+    return distance(of, rng.binomial(left, q, size=size), rng.binomial(right, q, size=size))

@@ -1,0 +1,161 @@
+"""Expert usage of a suite put together: layers, experts, overlap, differences and what a trace adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from pytest_infer.analysis.experts import census as taking
+from pytest_infer.analysis.experts import difference, overlap, traces, usage
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.experts.difference import Difference
+from pytest_infer.analysis.experts.overlap import Group, Overlap
+from pytest_infer.analysis.experts.traces import Reuse, StepBytes, Together, Trace
+from pytest_infer.analysis.experts.usage import Expert, Sample, SiteUsage
+from pytest_infer.storage.rows import Site, Weights
+
+BATCHES = (1, 4, 16)
+_MOST_PAIRS = 5
+
+
+class By(str, Enum):
+    """What the suite is divided by."""
+
+    PROMPT = "prompt"
+    TAG = "tag"
+    GROUP = "group"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """The usage of one test: its census, its gate weights, and its trace, one array a site, where these were kept."""
+
+    name: str
+    census: Census
+    tags: tuple[str, ...] = ()
+    group: str | None = None
+    weights: Weights | None = None
+    trace: tuple[Trace, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two experts of one site that tokens choose together."""
+
+    site: Site
+    together: Together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything that is shown of a suite's expert usage in one phase.
+
+    `usages`, and `reuse` where there are traces, have an entry a site; `experts` are all of them, the hottest first.
+    `across` is the share of the generated tokens' selections that the prompts' hot quarter serves. `steps` are the
+    expert bytes of a decode step, for several batch sizes.
+    """
+
+    phase: Phase
+    by: By
+    prompts: tuple[str, ...]
+    census: Census
+    usages: tuple[SiteUsage, ...]
+    experts: tuple[Expert, ...]
+    sample: Sample
+    overlap: Overlap
+    differences: tuple[Difference, ...]
+    across: float | None
+    steps: tuple[StepBytes, ...]
+    reuse: tuple[Reuse | None, ...]
+    pairs: tuple[Pair, ...]
+
+
+def view(prompts: Sequence[Prompt], phase: Phase, by: By) -> View:
+    """Return the view of at least one prompt; raise StorageError where the prompts are of different models."""
+    merged = taking.merged([prompt.census for prompt in prompts])
+    found = usage.of_census(merged, phase)
+    table = overlap.suite([prompt.census for prompt in prompts], phase)
+    groups = _groups(prompts, by)
+    reuse, pairs = _traced(prompts, phase)
+    steps = [traces.step_bytes(merged, Phase.DECODE, batch) for batch in BATCHES]
+    return View(
+        phase=phase,
+        by=by,
+        prompts=tuple(prompt.name for prompt in prompts),
+        census=merged,
+        usages=found,
+        experts=tuple(usage.experts(found, _gates(prompts, phase))),
+        sample=usage.sample(found),
+        overlap=overlap.overlap(table, groups),
+        # Two single prompts always differ: what they are about is no question of groups.
+        differences=() if by is By.PROMPT else difference.between(table, groups),
+        across=_across(merged),
+        steps=tuple(step for step in steps if step is not None),
+        reuse=reuse,
+        pairs=pairs,
+    )
+
+
+def _gates(prompts: Sequence[Prompt], phase: Phase) -> list[list[float]] | None:
+    """Return the sums of the gate weights of each site's slots; None where a prompt has none."""
+    parts = [
+        rows
+        for prompt in prompts
+        if prompt.weights is not None
+        for name, rows in ((Phase.PREFILL, prompt.weights.prefill), (Phase.DECODE, prompt.weights.decode))
+        if phase in (name, Phase.BOTH)
+    ]
+    if any(prompt.weights is None for prompt in prompts):
+        return None
+    return [np.sum(np.asarray(site), axis=0).tolist() for site in zip(*parts, strict=True)]
+
+
+def _groups(prompts: Sequence[Prompt], by: By) -> list[Group]:
+    members: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        if by is By.PROMPT:
+            members[prompt.name] = [number]
+        for name in prompt.tags if by is By.TAG else (prompt.group,) if by is By.GROUP and prompt.group else ():
+            members.setdefault(name, []).append(number)
+    return [Group(name=name, members=tuple(numbers)) for name, numbers in members.items()]
+
+
+def _across(merged: Census) -> float | None:
+    prefill, decode = (overlap.suite([merged], phase) for phase in (Phase.PREFILL, Phase.DECODE))
+    if not prefill.table.any():
+        return None
+    return overlap.served(overlap.hot_by_budget(prefill, prefill.table[0]), decode.table[0])
+
+
+def _traced(prompts: Sequence[Prompt], phase: Phase) -> tuple[tuple[Reuse | None, ...], tuple[Pair, ...]]:
+    """Return each site's reuse, averaged over the prompts by their tokens, and the pairs of all."""
+    parts = [
+        [traces.of_phase(rows, prompt.census.prefill_tokens, phase) for rows in prompt.trace]
+        for prompt in prompts
+        if prompt.trace is not None
+    ]
+    if not parts:
+        return (), ()
+    sites = prompts[0].census.sites
+    reuse = tuple(_mean_reuse([part[n] for part in parts], site.slots) for n, site in enumerate(sites))
+    every = [
+        Pair(site=site, together=pair)
+        for n, site in enumerate(sites)
+        for pair in traces.together(traces.joined([part[n] for part in parts]), site.slots)
+    ]
+    every.sort(key=lambda pair: (-pair.together.lift, pair.site.layer))
+    return reuse, tuple(every[:_MOST_PAIRS])
+
+
+def _mean_reuse(parts: Sequence[Trace], slots: int) -> Reuse | None:
+    found = [(len(part) - 1, reuse) for part in parts if (reuse := traces.reuse(part, slots)) is not None]
+    if not found:
+        return None
+    steps = sum(n for n, _ in found)
+    return Reuse(
+        measured=sum(n * r.measured for n, r in found) / steps,
+        chance=sum(n * r.chance for n, r in found) / steps,
+    )

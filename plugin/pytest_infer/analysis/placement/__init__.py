@@ -1,0 +1,1 @@
+"""Which experts to keep on the GPU, and what that gains."""

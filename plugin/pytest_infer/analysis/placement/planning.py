@@ -1,0 +1,226 @@
+"""A plan of which experts to keep on the GPU: one budget in full, a sweep of budgets, all strategies, held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_infer.analysis.experts import census
+from pytest_infer.analysis.experts.census import Census, Phase
+from pytest_infer.analysis.placement import caching, heldout, speed, strategies
+from pytest_infer.analysis.placement.caching import Distances
+from pytest_infer.analysis.placement.heldout import HeldOut
+from pytest_infer.analysis.placement.sizes import Sizes
+from pytest_infer.analysis.placement.speed import Bandwidths, Speed
+from pytest_infer.analysis.placement.strategies import Experts, Placed, Served, Strategy
+from pytest_infer.errors import OptionError
+from pytest_infer.units import size
+
+RANDOM = "random"
+COMPARED = (Strategy.FREQUENCY, Strategy.PER_LAYER, Strategy.FIRST_LAYERS, Strategy.WHOLE_LAYERS)
+SWEEP = tuple(range(10, 101, 10))
+"""Budgets of the sweep, in percent of the bytes of all experts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The GPU's memory in bytes and what is taken from it before the experts; `dense` is 0 where that stays out."""
+
+    total: int
+    dense: int
+    kv_cache: int
+    reserve: int
+
+    @property
+    def left(self) -> int:
+        """Return what is left for experts, which may be less than nothing."""
+        return self.total - self.dense - self.kv_cache - self.reserve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a budget of bytes for experts gives. `held` experts lie on the GPU in the placement by frequency.
+
+    `in_sample` and `held_out` are shares by the strategy's name, `random` among them. `expected` is what a token
+    reads, by the held-out share where there is one; `speed` follows from it. `lru` is the share that a cache of
+    `slots` experts a layer hits, None without a trace. `bound` is the share that no placement can exceed in-sample.
+    """
+
+    budget: int
+    held: int
+    in_sample: Mapping[str, float | None]
+    held_out: Mapping[str, HeldOut | None]
+    bound: float | None
+    expected: Served | None
+    speed: Speed | None
+    slots: int
+    lru: float | None
+    lfu: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All of it: the census planned from, the sizes, the sweep, and the budget asked for with its placements."""
+
+    phase: Phase
+    prompts: int
+    census: Census
+    sizes: Sizes
+    experts: Experts
+    bandwidths: Bandwidths
+    dense_on_gpu: bool
+    sweep: tuple[Row, ...]
+    memory: Memory | None = None
+    chosen: Row | None = None
+    placed: Placed | None = None
+    whole: Placed | None = None
+    traced: int = 0
+
+    @property
+    def everything_fits(self) -> bool:
+        """Return whether all experts fit into the budget asked for."""
+        return self.chosen is not None and self.chosen.budget >= self.experts.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """The selections of one prompt's tokens at every site; the first `prefill_tokens` of them are the prompt's."""
+
+    traces: Sequence[caching.Trace]
+    prefill_tokens: int
+
+
+class _Planner:
+    """What all budgets of one plan have in common."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Census],
+        sizes: Sizes,
+        phase: Phase,
+        bandwidths: Bandwidths,
+        traces: Sequence[Traced],
+        *,
+        dense_on_gpu: bool,
+    ) -> None:
+        self.census = census.merged(prompts)
+        self.sites = self.census.sites
+        self.experts = strategies.experts(self.sites, sizes.experts)
+        self.phase, self.sizes, self.bandwidths, self.dense_on_gpu = phase, sizes, bandwidths, dense_on_gpu
+        self.read = strategies.reads(self.census, phase)
+        self.tokens = census.tokens(self.census, phase)
+        self.pairs = heldout.halves(prompts, phase)
+        self.traces = traces
+        self.distances = self._distances()
+
+    def _distances(self) -> tuple[Distances, ...]:
+        found: tuple[Distances, ...] = ()
+        for one in self.traces:
+            here = caching.distances(one.traces, [site.experts for site in self.sites], one.prefill_tokens)
+            found = tuple(a + b for a, b in zip(found, here, strict=True)) if found else here
+        return found
+
+    def place(self, strategy: Strategy, budget: int) -> Placed:
+        return strategies.place(strategy, self.experts, self.read, budget)
+
+    def row(self, budget: int) -> Row:
+        placed = {strategy: self.place(strategy, budget) for strategy in COMPARED}
+        served = {s.value: strategies.serve(self.experts, p, self.read, self.tokens) for s, p in placed.items()}
+        held_out = {s.value: heldout.score(s, self.experts, self.pairs, budget) for s in COMPARED}
+        held_out[RANDOM] = heldout.random_score(self.experts, self.pairs, budget)
+        drawn = strategies.random_share(self.experts, self.read, budget)
+        shares = {name: None if one is None else one.share for name, one in served.items()}
+        best, outside = served[Strategy.FREQUENCY.value], held_out[Strategy.FREQUENCY.value]
+        expected = best if best is None or outside is None else _at(best, outside.mean)
+        slots = budget // sum(self.sizes.experts)
+        known = expected is not None and self.phase is Phase.DECODE
+        return Row(
+            budget=budget,
+            held=int(placed[Strategy.FREQUENCY].sum()),
+            in_sample={**shares, RANDOM: None if drawn is None else drawn[0]},
+            held_out=held_out,
+            bound=strategies.bound(self.experts, self.read, budget),
+            expected=expected,
+            speed=self.speed(expected) if known and expected is not None else None,
+            slots=slots,
+            lru=self.lru(slots),
+        )
+
+    def speed(self, served: Served) -> Speed:
+        return speed.predict(served, self.sizes.read, self.bandwidths, dense_on_gpu=self.dense_on_gpu)
+
+    def lru(self, slots: int) -> float | None:
+        return caching.rates(self.sites, self.distances, self.phase, [slots] * len(self.sites)) if self.traces else None
+
+    def lfu(self, slots: int) -> float | None:
+        hits = reads = 0
+        for one in self.traces:
+            found = caching.lfu(one.traces, [s.experts for s in self.sites], slots, one.prefill_tokens)
+            h, r = (_of_phase(part, self.phase) for part in found)
+            hits, reads = hits + h, reads + r
+        return hits / reads if reads else None
+
+
+def plan(
+    prompts: Sequence[Census],
+    sizes: Sizes,
+    *,
+    phase: Phase = Phase.DECODE,
+    memory: Memory | None = None,
+    bandwidths: Bandwidths | None = None,
+    dense_on_gpu: bool = True,
+    traces: Sequence[Traced] = (),
+) -> Plan:
+    """Return the plan for the censuses of several prompts, one each, within a GPU's memory.
+
+    Raises:
+        OptionError: the memory has no room for one expert, or nothing was selected in this phase.
+        StorageError: the censuses are not of one model.
+    """
+    common = _Planner(prompts, sizes, phase, bandwidths or Bandwidths(), traces, dense_on_gpu=dense_on_gpu)
+    if not common.read.any():
+        raise OptionError(f"no expert was selected in {phase.value}: take another --phase, or longer answers")
+    total = common.experts.total
+    if memory is not None:
+        _refuse_too_small(memory, sizes)
+    budget = None if memory is None else min(memory.left, total)
+    chosen = None if budget is None else common.row(budget)
+    if chosen is not None and traces:
+        chosen = replace(chosen, lfu=common.lfu(chosen.slots))
+    return Plan(
+        phase=phase,
+        prompts=len(prompts),
+        census=common.census,
+        sizes=sizes,
+        experts=common.experts,
+        bandwidths=common.bandwidths,
+        dense_on_gpu=dense_on_gpu,
+        sweep=tuple(common.row(total * percent // 100) for percent in SWEEP),
+        memory=memory,
+        chosen=chosen,
+        placed=None if budget is None else common.place(Strategy.FREQUENCY, budget),
+        whole=None if budget is None else common.place(Strategy.WHOLE_LAYERS, budget),
+        traced=len(traces),
+    )
+
+
+def _refuse_too_small(memory: Memory, sizes: Sizes) -> None:
+    smallest = min(sizes.experts)
+    if memory.left >= smallest:
+        return
+    taken = [(memory.dense, "dense weights"), (memory.kv_cache, "KV cache"), (memory.reserve, "reserve")]
+    parts = " and ".join(f"{size(number)} of {name}" for number, name in taken if number)
+    short = f"leaves {size(memory.left)}" if memory.left >= 0 else f"is {size(-memory.left)} short"
+    raise OptionError(
+        f"--gpu-memory {size(memory.total)} {short} after {parts or 'nothing'}, and one expert takes {size(smallest)}: "
+        "give more memory, less --kv-cache or --reserve, or --dense-on cpu"
+    )
+
+
+def _at(served: Served, share: float) -> Served:
+    total = served.gpu_bytes + served.cpu_bytes
+    return Served(share=share, gpu_bytes=share * total, cpu_bytes=(1 - share) * total)
+
+
+def _of_phase(both: caching.Ints, phase: Phase) -> int:
+    return int(both.sum()) if phase is Phase.BOTH else int(both[int(phase is Phase.DECODE)])

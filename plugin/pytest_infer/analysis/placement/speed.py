@@ -1,0 +1,69 @@
+"""Decode rates predicted from the bytes that a token reads and the bandwidths of the memories they lie in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_infer.analysis.placement.strategies import Served
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidths:
+    """Bytes per second at which weights are read: by the CPU, by the GPU, and over the bus from one to the other.
+
+    `probed` names those that the run's own probe measured, "cpu" or "gpu"; the others were given.
+    """
+
+    cpu: float | None = None
+    gpu: float | None = None
+    pcie: float | None = None
+    probed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Predicted decode rates in tokens a second; None where a bandwidth or size that it takes is not known.
+
+    `in_turns`: what lies on the CPU is computed there, and both sides wait for each other. `at_once`: within a layer
+    both work at the same time. `streamed`: the CPU's experts are copied over the bus and computed on the GPU.
+    """
+
+    in_turns: float | None
+    at_once: float | None
+    streamed: float | None
+
+
+def predict(served: Served, dense: int | None, bandwidths: Bandwidths, *, dense_on_gpu: bool) -> Speed:
+    """Return the rates for a token that reads what `served` says and `dense` bytes of other weights.
+
+    Decoding one sequence is bound by memory bandwidth: each weight that takes part is read once a token, so time =
+    bytes / bandwidth (the memory side of the roofline model, Williams et al. 2009). A layer needs the one before it,
+    so the times of layers add. KV-cache reads, activations and all overheads are left out: these are upper limits.
+    `at_once` takes the longer side over all layers together, which is no more than the sum over the layers.
+    """
+    dense_cpu, dense_gpu = (0, dense) if dense_on_gpu else (dense, 0)
+    cpu = _time(served.cpu_bytes, bandwidths.cpu)
+    gpu = _time(served.gpu_bytes, bandwidths.gpu)
+    rest = _sum(_time(dense_cpu, bandwidths.cpu), _time(dense_gpu, bandwidths.gpu))
+    both = None if cpu is None or gpu is None else max(cpu, gpu)
+    copied = _sum(_time(served.cpu_bytes, bandwidths.pcie), _time(served.cpu_bytes, bandwidths.gpu))
+    return Speed(
+        in_turns=_rate(_sum(cpu, gpu, rest)),
+        at_once=_rate(_sum(both, rest)),
+        streamed=None if bandwidths.pcie is None else _rate(_sum(copied, gpu, rest)),
+    )
+
+
+def _time(size: float | None, bandwidth: float | None) -> float | None:
+    if size is None:
+        return None
+    return 0.0 if not size else None if bandwidth is None else size / bandwidth
+
+
+def _sum(*times: float | None) -> float | None:
+    known = [time for time in times if time is not None]
+    return sum(known) if len(known) == len(times) else None
+
+
+def _rate(time: float | None) -> float | None:
+    return 1 / time if time else None

@@ -1,0 +1,1 @@
+"""Sweeps and curves: the axes, the ratios between configurations, and what they recommend."""
