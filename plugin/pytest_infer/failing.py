@@ -11,7 +11,7 @@ import pytest
 
 from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.gating import Gate
-from pytest_infer.report import comparison
+from pytest_infer.report.compare import terminal as comparison
 
 
 @dataclass(frozen=True, slots=True)

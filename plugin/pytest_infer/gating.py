@@ -11,7 +11,7 @@ import msgspec
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.records import AgainstInfo, PromptInfo, Round
-from pytest_infer.report import exports
+from pytest_infer.report.compare import exports
 from pytest_infer.settings import Settings
 from pytest_infer.storage import history
 from pytest_infer.storage.heads import Mark, Run

@@ -21,8 +21,8 @@ from pytest_infer.fixtures import (
     prompt,
     system_sampler,
 )
-from pytest_infer.report.live import LiveLine
-from pytest_infer.report.terminal import write_summary
+from pytest_infer.report.show.live import LiveLine
+from pytest_infer.report.show.summary import write_summary
 from pytest_infer.session import CLOCK, KEY, InferSession, of
 from pytest_infer.storage.bridge import ReplayClock
 from pytest_infer.storage.native import align_noise

@@ -32,8 +32,8 @@ from pytest_infer.records import (
     PromptRecord,
     TokenTrace,
 )
-from pytest_infer.report.live import LiveLine
-from pytest_infer.report.terminal import NamedFloor, Run
+from pytest_infer.report.show.live import LiveLine
+from pytest_infer.report.show.summary import NamedFloor, Run
 from pytest_infer.returning import Returning, Visit
 from pytest_infer.saving import Keeper
 from pytest_infer.selection import Selection

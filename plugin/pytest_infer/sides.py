@@ -10,7 +10,7 @@ import msgspec
 from pytest_infer.metrics import by_key, summarize
 from pytest_infer.options import SELF
 from pytest_infer.records import AgainstInfo, PromptRecord
-from pytest_infer.report.terminal import NamedFloor
+from pytest_infer.report.show.summary import NamedFloor
 from pytest_infer.storage import block
 
 Block = dict[str, Any]

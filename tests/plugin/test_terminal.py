@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pytest_infer.report.live import LiveLine
+from pytest_infer.report.show.live import LiveLine
 from pytest_infer.report.text import printable
 
 SLOW = "Scripted.delays = [0.02, 0.004, 0.004]"

@@ -6,7 +6,7 @@ import pytest
 from pytest_infer.analysis.sweep import curve
 from pytest_infer.analysis.sweep.curve import Attention, Point
 from pytest_infer.records import CurvePoint
-from pytest_infer.report import curve as report
+from pytest_infer.report.sweep import curve as report
 from pytest_infer.report.text import collected, console
 from pytest_infer.storage.rows import Row, Values
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.history import table as tidy
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
-from pytest_infer.report import csvs, tables
+from pytest_infer.report import csvs
+from pytest_infer.report.history import tables
 from pytest_infer.storage import history
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"

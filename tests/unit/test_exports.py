@@ -8,7 +8,8 @@ import pytest
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import METRICS
-from pytest_infer.report import comparison, exports
+from pytest_infer.report.compare import exports
+from pytest_infer.report.compare import terminal as comparison
 
 KEYS = {m.key: m for m in METRICS}
 

@@ -3,8 +3,8 @@
 import pytest
 from rich.cells import cell_len
 
-from pytest_infer.report import heatmap
-from pytest_infer.report.heatmap import Layer
+from pytest_infer.report.experts import heatmap
+from pytest_infer.report.experts.heatmap import Layer
 
 
 def shown(layers, width=80):

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS, by_key
-from pytest_infer.report import exports
+from pytest_infer.report.compare import exports
 from pytest_infer.report.html import page
-from pytest_infer.report.html.comparison import Compared
+from pytest_infer.report.html.compare import Compared
 from pytest_infer.storage import heads
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202eevil\u2066\u2028\x00\x7f"

@@ -16,7 +16,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.measure.load import process
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import Load, LoadRound, PromptRecord, absent
-from pytest_infer.report import terminal
+from pytest_infer.report.show import summary as terminal
 
 DATA = Path(__file__).parents[1] / "data"
 NASTY = "=x\x1b[31m\x1b]0;t\x07\u202e\u2066\x9b1m</td><script>alert(1)</script><img src=x>|[a](http://x)`\r\n::error::y"

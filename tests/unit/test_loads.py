@@ -20,7 +20,7 @@ from pytest_infer.measure.load import process
 from pytest_infer.measure.load.process import LoadAnswer, LoadRequest
 from pytest_infer.metrics import by_key, loads, summarize
 from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Reading, absent
-from pytest_infer.report import loads as report
+from pytest_infer.report import load as report
 from pytest_infer.storage import block
 from pytest_infer.units import show
 

@@ -1,7 +1,7 @@
 """What is said of expert usage that moved."""
 
 from pytest_infer.analysis.experts import drift
-from pytest_infer.report import moved
+from pytest_infer.report.experts import drift as moved
 from pytest_infer.storage.rows import Counts, Site, Usage
 
 

@@ -12,8 +12,8 @@ from pytest_infer.analysis.placement import device_map
 from pytest_infer.analysis.placement import sizes as model_sizes
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
-from pytest_infer.report import placement as report
-from pytest_infer.report import placement_exports as exports
+from pytest_infer.report.placement import exports
+from pytest_infer.report.placement import terminal as report
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.rows import Site
 

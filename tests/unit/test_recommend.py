@@ -11,7 +11,7 @@ from scipy import stats as reference
 from pytest_infer.analysis.sweep import ratios
 from pytest_infer.analysis.sweep.recommend import DECODE, PEAK, TOTAL_DECODE, TTFT, recommend
 from pytest_infer.records import Drift
-from pytest_infer.report import sweep as report
+from pytest_infer.report.sweep import terminal as report
 from pytest_infer.report.text import collected, console
 from pytest_infer.storage.rows import Row, Values
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_infer.metrics import roofline, summarize
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, PromptRecord, Quality, Work, absent
-from pytest_infer.report.roofline import limit_line, machine_line
+from pytest_infer.report.show.roofline import limit_line, machine_line
 from pytest_infer.storage import block
 
 DATA = Path(__file__).parents[1] / "data"

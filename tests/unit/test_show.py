@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import Caution, CautionKind, MachineProbe, PromptRecord, Work
-from pytest_infer.report import terminal
+from pytest_infer.report.show import summary
 from pytest_infer.storage import block, results
 
 DATA = Path(__file__).parents[1] / "data"
@@ -68,7 +68,7 @@ def test_why_there_are_no_experts(record):
 @pytest.mark.parametrize("width", [50, 100])
 def test_it_prints_alike(record, width):
     texts = [
-        terminal.render(terminal.Run(results=(result,)), width=width, color=True, outputs=True)
+        summary.render(summary.Run(results=(result,)), width=width, color=True, outputs=True)
         for result in (of_record(record), through_a_file(record))
     ]
     assert texts[0] == texts[1]

@@ -28,7 +28,9 @@ from pytest_infer.cli.shared import (
 )
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.report import comparison, exports, moved
+from pytest_infer.report.compare import exports
+from pytest_infer.report.compare import terminal as comparison
+from pytest_infer.report.experts import drift as moved
 from pytest_infer.storage import marks
 from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History

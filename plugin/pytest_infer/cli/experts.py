@@ -11,8 +11,8 @@ import typer
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report import expert_rows
-from pytest_infer.report.expert_rows import prompts_of, why_nothing
+from pytest_infer.report.experts import rows as expert_rows
+from pytest_infer.report.experts.rows import prompts_of, why_nothing
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
@@ -65,7 +65,8 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
     # Imported late: other commands and --help need no numpy.
     from pytest_infer.analysis.experts import suite  # noqa: PLC0415
     from pytest_infer.analysis.experts.census import Phase, tokens  # noqa: PLC0415
-    from pytest_infer.report import expert_exports, experts  # noqa: PLC0415
+    from pytest_infer.report.experts import exports  # noqa: PLC0415
+    from pytest_infer.report.experts import terminal as experts
 
     view = suite.view(prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
     if not tokens(view.census, view.phase):
@@ -75,11 +76,11 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
         raise StorageError(f"no prompt of run {run.label} has a {by.value}; give them some in the suite file")
     heading = " · ".join(part for part in (run.label, run.model) if part)
     if form is Format.JSON:
-        out(expert_exports.as_json(view, run=str(run.path), model=run.model))
+        out(exports.as_json(view, run=str(run.path), model=run.model))
     elif form is Format.CSV:
-        out(expert_exports.as_csv(view))
+        out(exports.as_csv(view))
     elif form is Format.MARKDOWN:
-        out(expert_exports.as_markdown(view, heading=heading, top=top))
+        out(exports.as_markdown(view, heading=heading, top=top))
     else:
         out(experts.render(view, heading=heading, top=top, width=width(), color=color()))
 

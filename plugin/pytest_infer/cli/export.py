@@ -16,7 +16,7 @@ from pytest_infer.analysis.history import table
 from pytest_infer.cli.shared import Storage, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS
-from pytest_infer.report import tables
+from pytest_infer.report.history import tables
 from pytest_infer.storage.files import publishing
 from pytest_infer.storage.heads import Run
 

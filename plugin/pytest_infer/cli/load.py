@@ -15,7 +15,7 @@ from pytest_infer.errors import InferError
 from pytest_infer.measure.load import process
 from pytest_infer.measure.load.process import LoadRequest
 from pytest_infer.records import CacheState, LoadRound
-from pytest_infer.report import loads as report
+from pytest_infer.report import load as report
 from pytest_infer.report.text import printable
 
 

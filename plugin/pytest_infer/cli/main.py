@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pytest_infer.cli import advice, compare, doctor, experts, export, init, load, placement, report, runs, show
+from pytest_infer.cli import advice, compare, doctor, experts, export, history, init, load, placement, report, show
 from pytest_infer.cli.shared import refuse
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
@@ -68,5 +68,5 @@ app.command("advice")(advice.show_advice)
 app.command("show")(show.show)
 app.command("export")(export.export)
 app.command("report")(report.report)
-app.command("history")(runs.list_history)
-app.add_typer(runs.baseline, name="baseline")
+app.command("history")(history.list_history)
+app.add_typer(history.baseline, name="baseline")

@@ -13,8 +13,8 @@ from pytest_infer.cli import experts, quantities
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
-from pytest_infer.report import expert_rows
-from pytest_infer.report import placement_exports as exports
+from pytest_infer.report.experts import rows as expert_rows
+from pytest_infer.report.placement import exports
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
@@ -183,7 +183,7 @@ def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
     if form is Form.JSON:
         return exports.as_json(plan, run=run.label, model=model)
     if form is Form.TERMINAL:
-        from pytest_infer.report import placement as report  # noqa: PLC0415
+        from pytest_infer.report.placement import terminal as report  # noqa: PLC0415
 
         return report.render(
             plan, f"{run.label} · {run.model or model or 'unknown model'}", width=width(), color=color()

@@ -35,7 +35,7 @@ def report(
     """Write runs as one HTML file: the last RUN in full, compared with the first, and the history that led to it."""
     # Imported late: other commands need no templates.
     from pytest_infer.report.html import page  # noqa: PLC0415
-    from pytest_infer.report.html.comparison import Compared  # noqa: PLC0415
+    from pytest_infer.report.html.compare import Compared  # noqa: PLC0415
 
     try:
         fingerprint.check_allowed(allow_different or ())

@@ -11,7 +11,7 @@ from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report import terminal
+from pytest_infer.report.show import summary
 from pytest_infer.report.text import printable
 from pytest_infer.storage import results, rows
 from pytest_infer.storage.heads import Mark, Run
@@ -42,7 +42,7 @@ def show(
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
     recommended, curves = _swept(chosen) if any(r.config or r.curve for r in stored.results) else (None, ())
-    shown = terminal.Run(
+    shown = summary.Run(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
@@ -52,7 +52,7 @@ def show(
         curves=curves,
     )
     out(printable(f"{chosen.label} · {chosen.time:%Y-%m-%d %H:%M} UTC") + "\n")
-    out(terminal.render(shown, width=width(), color=color(), outputs=outputs))
+    out(summary.render(shown, width=width(), color=color(), outputs=outputs))
 
 
 def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.errors import InferError
-from pytest_infer.report import expert_rows, experts
-from pytest_infer.report.html import placing
+from pytest_infer.report.experts import rows as expert_rows
+from pytest_infer.report.experts import terminal as experts
+from pytest_infer.report.html import placement
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points, unique
 from pytest_infer.report.html.stored import Stored
 from pytest_infer.storage.rows import Row, Site
@@ -52,7 +53,7 @@ def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
     curve = coverage.over_layers(view.usages)
     if curve is not None:
         items.append(Item(charts=(_coverage(curve),)))
-    items.append(placing.item(rows, prompts, phase))
+    items.append(placement.item(rows, prompts, phase))
     items.append(Item(title="Layers", tables=(_layers(view),), folded=True))
     return items
 

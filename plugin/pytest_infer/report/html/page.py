@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
-from pytest_infer.report.html import comparison, experts, glossary, history, machine, overview, prompts, stored, sweep
-from pytest_infer.report.html.comparison import Compared
+from pytest_infer.report.html import compare, experts, glossary, history, machine, overview, prompts, stored, sweep
+from pytest_infer.report.html.compare import Compared
 from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
@@ -50,12 +50,12 @@ def write(path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared
 def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> str:
     """Return the report of a run as HTML."""
     found = stored.read(run)
-    gated = comparison.of_gate(found.gate, run.label)
+    gated = compare.of_gate(found.gate, run.label)
     every = [*compared, *([gated] if gated is not None else [])]
     swept = sweep.section(found)
     sections = (
         overview.section(found, advice.advise(test.block for test in found.tests)),
-        comparison.section(every),
+        compare.section(every),
         prompts.section(found),
         experts.section(found),
         machine.section(found),
@@ -69,7 +69,7 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
         run=run,
         found=found,
         sections=sections,
-        verdicts=comparison.summary(every),
+        verdicts=compare.summary(every),
         recommended=sweep.recommended(swept),
         glossary=tuple(glossary.entries()),
         style=Markup(style),  # noqa: S704 - our own file

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_infer.metrics import METRICS, by_key
-from pytest_infer.report.html import drawings
+from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, short
 from pytest_infer.report.html.stored import Stored, Test
 from pytest_infer.units import NONE, Unit, column, scale_of, show

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report import sweep
-from pytest_infer.report.html import lengths
+from pytest_infer.report.html import curve
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
 from pytest_infer.report.html.stored import Stored
+from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.units import Unit, column, scale_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def section(stored: Stored) -> Section:
 
     found = recommend.recommend(test.row for test in stored.tests)
     items = [] if found is None else _items(found)
-    items += lengths.items(test.row for test in stored.tests)
+    items += curve.items(test.row for test in stored.tests)
     if items:
         return Section(key="sweep", title="Sweep", items=tuple(items))
     swept = any(test.row.config for test in stored.tests)

@@ -10,7 +10,7 @@ from pytest_infer.metrics import experts
 from pytest_infer.metrics.experts import ExpertShare
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import ExpertUsage
-from pytest_infer.report import heatmap
+from pytest_infer.report.experts import heatmap
 from pytest_infer.units import count
 
 HOTTEST, COLDEST = 5, 3

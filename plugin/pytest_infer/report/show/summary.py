@@ -15,7 +15,12 @@ from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, loads
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import CacheState, CautionKind, ModelInfo
-from pytest_infer.report import advice, comparison, curve, roofline, suite_experts, sweep
+from pytest_infer.report import advice
+from pytest_infer.report.compare import terminal as comparison
+from pytest_infer.report.experts import summary
+from pytest_infer.report.show import roofline
+from pytest_infer.report.sweep import curve
+from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 from pytest_infer.units import NONE, Unit, column, show, significant
@@ -124,7 +129,7 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     limit = roofline.limit_line(results)
     if limit is not None:
         console.print(Text(limit))
-    for line in suite_experts.lines(results, width=console.width, drawn=outputs):
+    for line in summary.lines(results, width=console.width, drawn=outputs):
         console.print(line)
     for result in results if outputs else ():
         console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.report import csvs
-from pytest_infer.report.comparison import change, label, p_value, titles, values, verdict
+from pytest_infer.report.compare.terminal import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:

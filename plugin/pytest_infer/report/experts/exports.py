@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report import csvs
-from pytest_infer.report import experts as shown
-from pytest_infer.report.expert_overlap import percent, verdict
-from pytest_infer.report.exports import escape
+from pytest_infer.report.compare.exports import escape
+from pytest_infer.report.experts import terminal as shown
+from pytest_infer.report.experts.overlap import percent, verdict
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.suite import View

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.report import heatmap, text
-from pytest_infer.report.expert_overlap import percent, write_differences, write_overlap
+from pytest_infer.report import text
+from pytest_infer.report.experts import heatmap
+from pytest_infer.report.experts.overlap import percent, write_differences, write_overlap
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, count, significant, size
 

@@ -12,7 +12,7 @@ import msgspec
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdict
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report import comparison
+from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.html.parts import Cell, Head, Interval, Item, Section, Table, anchor
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)

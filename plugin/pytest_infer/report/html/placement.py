@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_infer.errors import InferError
-from pytest_infer.report import expert_rows
+from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Table, anchor, percent, points
 from pytest_infer.storage.rows import Row
 from pytest_infer.units import Unit, count, scale_of, significant

@@ -12,8 +12,8 @@ from pytest_infer.analysis.compare import rules
 from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
-from pytest_infer.report.comparison import PRIMARY
-from pytest_infer.report.runs import render_history, render_shifts
+from pytest_infer.report.compare.terminal import PRIMARY
+from pytest_infer.report.history.terminal import render_history, render_shifts
 from pytest_infer.report.text import printable
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History

@@ -1,0 +1,1 @@
+"""Comparisons and gates, for people and for programs."""

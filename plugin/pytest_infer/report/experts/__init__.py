@@ -1,0 +1,1 @@
+"""Expert usage, for people and for programs."""

@@ -1,0 +1,1 @@
+"""A plan of which experts to keep on the GPU, for people and for programs."""

@@ -1,0 +1,1 @@
+"""One run: the summary at its end, and the live line while it goes on."""
