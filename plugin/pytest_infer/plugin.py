@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import failing, options, ordering, parametrize, preflight, showing
-from pytest_infer.against import child, hooks
+from pytest_infer.ab import child, hooks
 from pytest_infer.errors import InferError
-from pytest_infer.fixtures import (
+from pytest_infer.pytest_face import gate_failures, html_report, options, parametrize, preflight
+from pytest_infer.pytest_face.fixtures import (
     engine,
     infer,
     infer_configuration,
@@ -21,9 +21,10 @@ from pytest_infer.fixtures import (
     prompt,
     system_sampler,
 )
+from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession, of
+from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.live import LiveLine
 from pytest_infer.report.show.summary import write_summary
-from pytest_infer.session import CLOCK, KEY, InferSession, of
 from pytest_infer.storage.bridge import ReplayClock
 from pytest_infer.storage.native import align_noise
 
@@ -120,7 +121,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     run = of(session.config)
     run.probing.after()
     run.judge()
-    failing.report_failures(session, run.gate)
+    gate_failures.report_failures(session, run.gate)
     return result
 
 
@@ -167,6 +168,6 @@ def pytest_terminal_summary(
         yield
     finally:
         run = of(config)
-        showing.write(run)
+        html_report.write(run)
         write_summary(terminalreporter, run.summary())
         run.gate.publish(os.environ, terminalreporter.write)

@@ -9,9 +9,9 @@ import pytest
 from pytest_infer.analysis.compare import rules
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
-from pytest_infer.lengths import Lengths
-from pytest_infer.options import OPTIONS
-from pytest_infer.settings import Settings
+from pytest_infer.pytest_face.options import OPTIONS
+from pytest_infer.pytest_face.settings import Settings
+from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 NAMES = {option.name: option for option in OPTIONS}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.against import arguments
-from pytest_infer.against.arguments import Move, moved, python_path
+from pytest_infer.ab import arguments
+from pytest_infer.ab.arguments import Move, moved, python_path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_infer.against import protocol
+from pytest_infer.ab import protocol
 from pytest_infer.records import PromptRecord
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.axes import AXES
-from pytest_infer.options import OPTIONS
+from pytest_infer.pytest_face.options import OPTIONS
 
 
 def test_each_axis_stands_for_an_option_that_exists():

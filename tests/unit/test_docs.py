@@ -11,7 +11,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.engines.models import BUNDLED
 from pytest_infer.errors import ModelError
 from pytest_infer.metrics import METRICS
-from pytest_infer.options import OPTIONS
+from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.report.markdown import metrics_table
 
 ROOT = Path(__file__).parents[2]

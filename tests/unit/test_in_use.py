@@ -2,9 +2,9 @@
 
 import pytest
 
-from pytest_infer import in_use
 from pytest_infer.engines.base import Engine, EngineOptions
-from pytest_infer.in_use import InUse
+from pytest_infer.pytest_face import model_in_use
+from pytest_infer.pytest_face.model_in_use import InUse
 from pytest_infer.records import ModelInfo
 
 
@@ -27,7 +27,7 @@ def said():
 
 @pytest.fixture
 def uses(monkeypatch, said):
-    monkeypatch.setattr(in_use.lookup, "create", lambda _name, _options: Fake(said))
+    monkeypatch.setattr(model_in_use.lookup, "create", lambda _name, _options: Fake(said))
     return InUse("fake", said.append, lambda: said.append("closing"))
 
 

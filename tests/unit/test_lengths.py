@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_infer.errors import OptionError
-from pytest_infer.lengths import Lengths, resized
+from pytest_infer.pytest_face.sweep.lengths import Lengths, resized
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer import probing
 from pytest_infer.engines.bundled import cache
 from pytest_infer.measure.counters.kernel_files import Missing
-from pytest_infer.probing import Probing
+from pytest_infer.pytest_face import probing
+from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.records import MachineProbe, ModelInfo
 from pytest_infer.storage import probes
 

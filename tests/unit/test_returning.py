@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 
-from pytest_infer import returning
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.measure.rounds import Measured, Plan
+from pytest_infer.pytest_face.sweep import remeasure
+from pytest_infer.pytest_face.sweep.remeasure import Returning, Visit
 from pytest_infer.records import Round, TokenTrace
-from pytest_infer.returning import Returning, Visit
 
 MS = 1_000_000
 
@@ -55,7 +55,7 @@ def ran(monkeypatch):
         watch("round", 0, 2, None)
         return Measured(warmup=plan.warmup, rounds=(round_of(20, 10),) * 2, profile=None)
 
-    monkeypatch.setattr(returning, "measure", measure)
+    monkeypatch.setattr(remeasure, "measure", measure)
     return found
 
 
@@ -128,7 +128,7 @@ def test_it_lets_go_after_a_failure_and_names_the_test(going, monkeypatch, said)
     def torn(*_):
         raise ConnectionResetError("gone")
 
-    monkeypatch.setattr(returning, "measure", torn)
+    monkeypatch.setattr(remeasure, "measure", torn)
     going.measured(visit())
     assert going.back("last", lambda _: None) is None
     assert said == ["! drift was not measured: first failed when it was measured again: gone"]
@@ -139,7 +139,7 @@ def test_an_interrupt_goes_through(going, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(returning, "measure", stop)
+    monkeypatch.setattr(remeasure, "measure", stop)
     going.measured(visit())
     with pytest.raises(KeyboardInterrupt):
         going.back("last", lambda _: None)

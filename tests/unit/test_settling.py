@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pytest_infer.against.settling import Cores, pin
+from pytest_infer.ab.settling import Cores, pin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux only")
 

@@ -12,14 +12,14 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from pytest_infer.against import protocol
-from pytest_infer.against.arguments import PACKAGE, installed_in, neutralise
-from pytest_infer.against.settling import Cores, pin, settle
-from pytest_infer.loops import Task
+from pytest_infer.ab import protocol
+from pytest_infer.ab.arguments import PACKAGE, installed_in, neutralise
+from pytest_infer.ab.loop import Task
+from pytest_infer.ab.settling import Cores, pin, settle
 from pytest_infer.measure import rounds
-from pytest_infer.preflight import measuring
+from pytest_infer.pytest_face.preflight import measuring
+from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
-from pytest_infer.session import InferSession
 
 Expected = TypeVar("Expected", bound=protocol.Message)
 _GONE = "the run that compares with this one is over"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.metrics import by_key, summarize
-from pytest_infer.options import SELF
+from pytest_infer.pytest_face.options import SELF
 from pytest_infer.records import AgainstInfo, PromptRecord
 from pytest_infer.report.show.summary import NamedFloor
 from pytest_infer.storage import block

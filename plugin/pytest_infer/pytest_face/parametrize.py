@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import configurations, workload
 from pytest_infer import prompts as suites
-from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import InferError, OptionError, SuiteError
-from pytest_infer.lengths import Lengths
 from pytest_infer.prompts import Prompt
-from pytest_infer.settings import Settings
+from pytest_infer.pytest_face import encoding
+from pytest_infer.pytest_face.settings import Settings
+from pytest_infer.pytest_face.sweep import configurations
+from pytest_infer.pytest_face.sweep.configurations import Configuration
+from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ARGUMENT = "prompt"
 CONFIGURED = ("infer_load", "infer_configuration")
 """The fixtures that a sweep gives its parameters to."""
 MARKER = "infer_prompts"
-_OWN_FIXTURES = "pytest_infer.fixtures"
+_OWN_FIXTURES = "pytest_infer.pytest_face.fixtures"
 
 Cache = dict[Path, tuple[Prompt, ...]]
 Context = Callable[[EngineOptions], int | None]
@@ -78,7 +79,7 @@ def _points(
             longest = context(load) if _has_our_engine(metafunc) else None
             if longest is None:
                 raise OptionError("--infer-curve: the model's context is not known; give the lengths: 16..1024")
-            most = longest - workload.limits_of(prompt, configuration.settings).max_new_tokens
+            most = longest - encoding.limits_of(prompt, configuration.settings).max_new_tokens
             if most < 1:
                 raise SuiteError(f"prompt {prompt.name!r}: max_new_tokens leave no room in the context of {longest}")
         points += [configurations.at_length(configuration, tokens) for tokens in lengths.up_to(most)]

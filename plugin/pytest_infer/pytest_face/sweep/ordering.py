@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.configurations import Configuration
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.parametrize import CONFIGURED
+from pytest_infer.pytest_face.parametrize import CONFIGURED
+from pytest_infer.pytest_face.sweep.configurations import Configuration
 
 _Key = tuple[int, int, int]
 _Name = tuple[object, ...]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_infer.against.base import Base
-from pytest_infer.against.opponent import Opponent
-from pytest_infer.against.settling import Cores, pin, settle
+from pytest_infer.ab.loop import Task
+from pytest_infer.ab.opponent import Opponent
+from pytest_infer.ab.other_side import Base
+from pytest_infer.ab.settling import Cores, pin, settle
 from pytest_infer.errors import AgainstError
-from pytest_infer.loops import Task
 from pytest_infer.measure import cautions, rounds
+from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
-from pytest_infer.session import InferSession
 
 
 class LockStep:

@@ -6,11 +6,11 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_infer.against import child, protocol
-from pytest_infer.against.driver import LockStep, Sequential
-from pytest_infer.against.opponent import Opponent
+from pytest_infer.ab import child, protocol
+from pytest_infer.ab.driver import LockStep, Sequential
+from pytest_infer.ab.opponent import Opponent
 from pytest_infer.errors import AgainstError
-from pytest_infer.session import InferSession
+from pytest_infer.pytest_face.session import InferSession
 
 
 def attach(config: pytest.Config, session: InferSession, channel: protocol.Channel[protocol.FromParent] | None) -> None:
@@ -21,7 +21,7 @@ def attach(config: pytest.Config, session: InferSession, channel: protocol.Chann
         from pytest_infer.analysis.compare import gate, noise  # noqa: F401, PLC0415
     if channel is not None:
         side = session.loop = child.Child(session, channel)
-        config.pluginmanager.register(side, "pytest_infer.against.child")
+        config.pluginmanager.register(side, "pytest_infer.ab.child")
     elif session.settings.against is not None and not config.option.collectonly:
         config.pluginmanager.register(Parent(session), "pytest_infer.against.parent")
 

@@ -6,11 +6,11 @@ import time
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError, SuiteError
-from pytest_infer.lengths import resized
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
+from pytest_infer.pytest_face.settings import Settings
+from pytest_infer.pytest_face.sweep.lengths import resized
 from pytest_infer.records import Limits
-from pytest_infer.settings import Settings
 
 DEFAULT_MAX_NEW_TOKENS = 64
 

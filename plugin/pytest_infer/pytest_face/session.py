@@ -7,12 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_infer import configurations, sides, sweeping, workload
-from pytest_infer.configurations import Configuration
+from pytest_infer.ab import sides
+from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
-from pytest_infer.gating import Gate
-from pytest_infer.in_use import InUse
-from pytest_infer.loops import Alone, Loop, Settled, Task
 from pytest_infer.measure import cautions, rounds
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -20,9 +17,18 @@ from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.metrics import result, timing
-from pytest_infer.parametrize import Cache
-from pytest_infer.probing import Probing
 from pytest_infer.prompts import Prompt
+from pytest_infer.pytest_face import encoding
+from pytest_infer.pytest_face.gate import Gate
+from pytest_infer.pytest_face.model_in_use import InUse
+from pytest_infer.pytest_face.parametrize import Cache
+from pytest_infer.pytest_face.probing import Probing
+from pytest_infer.pytest_face.saving import Keeper
+from pytest_infer.pytest_face.selection import Selection
+from pytest_infer.pytest_face.settings import Settings
+from pytest_infer.pytest_face.sweep import configurations, results
+from pytest_infer.pytest_face.sweep.configurations import Configuration
+from pytest_infer.pytest_face.sweep.remeasure import Returning, Visit
 from pytest_infer.records import (
     AgainstInfo,
     MachineInfo,
@@ -34,10 +40,6 @@ from pytest_infer.records import (
 )
 from pytest_infer.report.show.live import LiveLine
 from pytest_infer.report.show.summary import NamedFloor, Run
-from pytest_infer.returning import Returning, Visit
-from pytest_infer.saving import Keeper
-from pytest_infer.selection import Selection
-from pytest_infer.settings import Settings
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
@@ -135,7 +137,7 @@ class InferSession:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
-        recommended, curves = sweeping.found(
+        recommended, curves = results.found(
             {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(self.settings)
         )
         return Run(
@@ -169,8 +171,8 @@ class InferSession:
         self, nodeid: str, prompt: Prompt, engine: Engine, model: ModelInfo, configuration: Configuration
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
-        ids, tokenize_s = workload.encode(engine, prompt, configuration.settings)
-        limits = workload.limits_of(prompt, configuration.settings)
+        ids, tokenize_s = encoding.encode(engine, prompt, configuration.settings)
+        limits = encoding.limits_of(prompt, configuration.settings)
         once = self.bridge.disabled
         plan = rounds.Plan(
             warmup=0 if once else self.settings.warmup,

@@ -12,8 +12,8 @@ from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.pytest_face.settings import MOST_THREADS, Settings
 from pytest_infer.records import CurvePoint
-from pytest_infer.settings import MOST_THREADS, Settings
 
 MOST = 1000
 """More combinations than this are a typing error."""

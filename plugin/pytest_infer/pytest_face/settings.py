@@ -16,8 +16,8 @@ from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.lengths import Lengths
-from pytest_infer.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, TIMELINE
+from pytest_infer.pytest_face.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, TIMELINE
+from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_infer.analysis.compare.verdicts import Judgement
-from pytest_infer.gating import Gate
+from pytest_infer.pytest_face.gate import Gate
 from pytest_infer.report.compare import terminal as comparison
 
 

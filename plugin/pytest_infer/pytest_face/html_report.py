@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_infer.errors import InferError, OptionError, StorageError
-from pytest_infer.session import InferSession
+from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.storage import files, history
 from pytest_infer.storage.heads import read
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import failures, prompts, workload
-from pytest_infer import session as sessions
-from pytest_infer.configurations import Configuration
+from pytest_infer import prompts
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.measure.counters.sampler import SystemSampler
-from pytest_infer.parametrize import CONFIGURED
 from pytest_infer.prompts import Prompt
+from pytest_infer.pytest_face import encoding, failures
+from pytest_infer.pytest_face import session as sessions
+from pytest_infer.pytest_face.parametrize import CONFIGURED
+from pytest_infer.pytest_face.sweep.configurations import Configuration
 from pytest_infer.records import ModelInfo, PromptRecord
 
 
@@ -82,7 +83,7 @@ class Infer:
         session, nodeid, settings = self._session, self._request.node.nodeid, self._configuration.settings
         session.bridge.check(self._benchmark)
         prompts.check(prompt, f"{nodeid}: infer()")
-        limits = workload.limits_of(prompt, settings)
+        limits = encoding.limits_of(prompt, settings)
         record = session.keeper.resumed(nodeid, prompt.content_sha256, limits, settings)
         if record is not None:
             session.returning.resumed()

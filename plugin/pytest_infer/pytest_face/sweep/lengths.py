@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_infer.errors import OptionError
-from pytest_infer.options import BARE
+from pytest_infer.pytest_face.options import BARE
 
 SHORTEST = 16
 CONTEXT = "context"

@@ -10,9 +10,9 @@ import msgspec
 
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
+from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import AgainstInfo, PromptInfo, Round
 from pytest_infer.report.compare import exports
-from pytest_infer.settings import Settings
 from pytest_infer.storage import history
 from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History

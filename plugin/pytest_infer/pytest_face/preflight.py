@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from pytest_infer import configurations, ordering, showing, workload
 from pytest_infer.analysis.doctor import requirements
 from pytest_infer.analysis.doctor.requirements import Room
 from pytest_infer.analysis.sweep.axes import AXES
@@ -15,11 +14,13 @@ from pytest_infer.errors import InferError, ModelError, OptionError, UnknownValu
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
+from pytest_infer.pytest_face import encoding, html_report
+from pytest_infer.pytest_face.session import InferSession
+from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.report.text import printable
-from pytest_infer.session import InferSession
 from pytest_infer.units import size
 
-_OWN_FIXTURES = "pytest_infer.fixtures"
+_OWN_FIXTURES = "pytest_infer.pytest_face.fixtures"
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -54,7 +55,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         _check_benchmark(collected, item)
     try:
         session.keeper.prepare()
-        showing.check(session)
+        html_report.check(session)
         session.gate.prepare(session.keeper.storage)
         _check_engine(collected, items, session)
     except InferError as error:
@@ -140,13 +141,13 @@ def _check_item(engine: Engine, item: pytest.Item, session: InferSession) -> int
     check_prompt(prompt, item.nodeid)
     settings = session.settings if found is None else found[1].settings
     try:
-        ids, _ = workload.encode(engine, prompt, settings)
+        ids, _ = encoding.encode(engine, prompt, settings)
     except InferError as error:
         if found is None:
             raise
         _skip(item, str(error), session)
         return 0
-    limits = workload.limits_of(prompt, settings)
+    limits = encoding.limits_of(prompt, settings)
     return limits.sequences * (len(ids) + limits.max_new_tokens)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.against import arguments, protocol
-from pytest_infer.against.base import Base, Command
-from pytest_infer.against.worktree import Repository, Worktree
+from pytest_infer.ab import arguments, protocol
+from pytest_infer.ab.other_side import Base, Command
+from pytest_infer.ab.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
-from pytest_infer.options import SELF
+from pytest_infer.pytest_face.options import SELF
+from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
-from pytest_infer.session import InferSession
 
 
 class Opponent:

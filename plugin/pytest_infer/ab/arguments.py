@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.settings import ONLY_OURS
+from pytest_infer.pytest_face.settings import ONLY_OURS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """This package, which is the harness of both sides, whichever checkout it lies in."""

@@ -15,8 +15,8 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import timing
+from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, PromptRecord
-from pytest_infer.settings import Settings
 from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state

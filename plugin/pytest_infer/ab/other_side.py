@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from pytest_infer.against import protocol
+from pytest_infer.ab import protocol
 from pytest_infer.errors import AgainstError
 from pytest_infer.records import PromptRecord, Round
 
