@@ -48,7 +48,7 @@ import time
 import pytest
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.transformers import TransformersEngine
+from pytest_infer.engines.transformers.engine import TransformersEngine
 
 SHARE = {share}
 

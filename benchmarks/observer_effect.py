@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from pytest_infer.engines.base import Clock, EngineOptions
-from pytest_infer.engines.running import TickStreamer
-from pytest_infer.engines.transformers import TransformersEngine
+from pytest_infer.engines.transformers.engine import TransformersEngine
+from pytest_infer.engines.transformers.running import TickStreamer
 from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters

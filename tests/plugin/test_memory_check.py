@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_infer.engines.transformers import TransformersEngine
+from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.measure.machine import host
 
 SHORT = "reference-moe in float32 takes 13.*available: pytest-infer doctor --model reference-moe"
@@ -17,7 +17,7 @@ def ours(pytester, monkeypatch):
         pytester.makepyfile("def test_prompt(infer, prompt):\n    infer(prompt)")
         pytester.makeconftest(
             "from pytest_infer.engines import models\n"
-            "from pytest_infer.engines.transformers import TransformersEngine\n"
+            "from pytest_infer.engines.transformers.engine import TransformersEngine\n"
             "from pytest_infer.errors import ModelError\n"
             "def check(self):\n    self._source = models.resolve(self.options.model, print)\n"
             "def load(self):\n    raise ModelError('loaded')\n"

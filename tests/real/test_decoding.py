@@ -34,7 +34,7 @@ def own(model_folder, tmp_path):
 @pytest.fixture
 def loaded():
     """Return a function: a folder to an engine that loaded it; closed at the end."""
-    from pytest_infer.engines.transformers import TransformersEngine
+    from pytest_infer.engines.transformers.engine import TransformersEngine
 
     engines = []
 

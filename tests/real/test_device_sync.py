@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pytest_infer.engines.running import Running, TickStreamer  # noqa: E402
+from pytest_infer.engines.transformers.running import Running, TickStreamer  # noqa: E402
 
 
 @pytest.mark.parametrize(("device", "waits"), [("cpu", []), ("cuda:1", [torch.device("cuda:1")])])

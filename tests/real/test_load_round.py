@@ -33,7 +33,7 @@ def large(model_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("asked", [CacheState.COLD, CacheState.WARM])
 def test_a_cold_load_reads_the_file_and_a_warm_one_nothing(large, asked):
-    from pytest_infer.engines.transformers import TransformersEngine
+    from pytest_infer.engines.transformers.engine import TransformersEngine
 
     engine = TransformersEngine(EngineOptions(model=str(large), threads=1))
     found = once.run(engine, asked)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real
 
 
 def engine_for(folder, **options):
-    from pytest_infer.engines.transformers import TransformersEngine
+    from pytest_infer.engines.transformers.engine import TransformersEngine
 
     return TransformersEngine(EngineOptions(model=str(folder), **options))
 

@@ -9,7 +9,8 @@ import transformers
 from accelerate.utils import check_device_map
 
 from pytest_infer.analysis.placement import device_map, sizes
-from pytest_infer.engines import models, tensors
+from pytest_infer.engines import models
+from pytest_infer.engines.checkpoint import tensors
 from pytest_infer.storage.rows import Site
 
 FOLDER = Path(models.resolve("reference-moe", print))

@@ -12,9 +12,10 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from pytest_infer.engines import models, running, work  # noqa: E402
+from pytest_infer.engines import models  # noqa: E402
 from pytest_infer.engines.base import EngineOptions  # noqa: E402
-from pytest_infer.engines.transformers import TransformersEngine  # noqa: E402
+from pytest_infer.engines.transformers import running, work  # noqa: E402
+from pytest_infer.engines.transformers.engine import TransformersEngine  # noqa: E402
 from pytest_infer.measure import rounds  # noqa: E402
 from pytest_infer.measure.counters.snapshot import SystemCounters  # noqa: E402
 from pytest_infer.measure.machine import description, probe  # noqa: E402

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pytest_infer.analysis.sweep.recommend import recommend
-from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.transformers import TransformersEngine
+from pytest_infer.engines.transformers import quantization
+from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.errors import ModelError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
@@ -165,7 +165,7 @@ def test_what_cannot_be_quantised_is_refused_before_loading(model_folder, option
 
 
 def test_torchao_that_is_not_installed_is_named(model_folder, monkeypatch):
-    monkeypatch.setattr(quantizing, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     engine = TransformersEngine(EngineOptions(model=str(model_folder("llama")), quantization="int8"))
     with pytest.raises(ModelError, match="needs torchao: pip install torchao; int8-dynamic is torch's own"):
         engine.check()

@@ -22,7 +22,7 @@ PROMPT = Prompt(name="p", text="hello")
 @pytest.fixture
 def made(model_folder):
     """Return a function that makes and loads an engine; they are closed at the end."""
-    from pytest_infer.engines.transformers import TransformersEngine
+    from pytest_infer.engines.transformers.engine import TransformersEngine
 
     engines = []
 
@@ -179,7 +179,7 @@ def test_unknown_values_are_one_line(made, options, says):
 
 
 def test_models_that_cannot_be_loaded_are_one_line(tmp_path, model_folder, monkeypatch):
-    from pytest_infer.engines.transformers import TransformersEngine
+    from pytest_infer.engines.transformers.engine import TransformersEngine
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

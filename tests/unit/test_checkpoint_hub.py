@@ -7,8 +7,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError
 
-from pytest_infer.engines import checkpoint, models
-from pytest_infer.engines.checkpoint import Source
+from pytest_infer.engines import models
+from pytest_infer.engines.checkpoint import source
+from pytest_infer.engines.checkpoint.source import Source
 from pytest_infer.errors import ModelError
 
 
@@ -36,7 +37,7 @@ def test_headers_of_all_files_count(hub):
     second = SimpleNamespace(dtype="F32", shape=[8], data_offsets=(100, 132))
     files = {"a": SimpleNamespace(tensors={"x": first}), "b": SimpleNamespace(tensors={"y": second})}
     hub(SimpleNamespace(files_metadata=files))
-    found = checkpoint.find("owner/name")
+    found = source.find("owner/name")
     assert (found.source, found.stored_bytes, found.folder) == (Source.SAFETENSORS, 96, None)
     assert {t.name: (t.dtype, t.shape, t.bytes) for t in found.tensors} == {
         "x": ("BF16", (4, 8), 64),
@@ -46,7 +47,7 @@ def test_headers_of_all_files_count(hub):
 
 def test_without_safetensors_the_config_is_left(hub):
     hub(NotASafetensorsRepoError("none"))
-    found = checkpoint.find("owner/name")
+    found = source.find("owner/name")
     assert (found.source, found.tensors, found.config["num_hidden_layers"]) == (Source.CONFIG, (), 2)
 
 
@@ -59,4 +60,4 @@ HTTP_ERROR = next(kind for kind in HfHubHTTPError.__bases__ if not issubclass(ki
 def test_a_hub_that_does_not_answer_is_one_line(hub, error):
     hub(error)
     with pytest.raises(ModelError, match="owner/name: the hub does not tell: no route; give a folder instead"):
-        checkpoint.find("owner/name")
+        source.find("owner/name")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.doctor import kv_cache, requirements
 from pytest_infer.analysis.doctor.requirements import Room, Verdict
 from pytest_infer.cli.main import app
-from pytest_infer.engines import checkpoint
 from pytest_infer.engines.bundled import cache
+from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import ModelError, OptionError
 from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.measure.machine import description, host, probe
@@ -119,7 +119,7 @@ def test_the_embedded_model_agrees_with_its_bytes(monkeypatch):
     done = run(monkeypatch, "--model", "reference-moe", "--format", "json")
     assert done.exit_code == 0, done.output
     built = json.loads(done.output)
-    stored = checkpoint.find("reference-moe").files[0].stat().st_size
+    stored = source.find("reference-moe").files[0].stat().st_size
     assert row(built, "bfloat16")["weights_bytes"] == pytest.approx(stored, rel=0.01)
     assert row(built, "float32")["weights_bytes"] == pytest.approx(2 * stored, rel=0.01)
     assert built["model"]["chosen"] == "float32"
@@ -134,7 +134,7 @@ def test_a_sharded_folder_agrees_with_its_bytes(tmp_path):
     names = {"model.embed_tokens.weight": 1, "lm_head.weight": 2, "b": 2}
     index = {"weight_map": {name: f"model-{n:05}-of-00002.safetensors" for name, n in names.items()}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    needs = requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=GIB))
+    needs = requirements.of(source.find(str(folder)), Room(limit_bytes=GIB))
     assert needs.chosen.dtype == "bfloat16"
     assert needs.chosen.weights_bytes == first + second == 2 * (2 * 512 * 64 + 7)
     # blocks of 34 and 18 bytes for 32 weights, and the seven numbers in float32
@@ -147,7 +147,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     folder = folder_of(tmp_path / "m", PHI_TINY)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}', encoding="utf-8")
     with pytest.raises(ModelError, match=r"gone\.safetensors is missing"):
-        checkpoint.find(str(folder))
+        source.find(str(folder))
 
 
 def test_a_gguf_file_agrees_with_its_bytes(tmp_path):
@@ -171,7 +171,7 @@ def test_a_gguf_file_agrees_with_its_bytes(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    needs = requirements.of(checkpoint.find(str(path)), Room(limit_bytes=GIB))
+    needs = requirements.of(source.find(str(path)), Room(limit_bytes=GIB))
     assert needs.chosen.dtype == "stored"
     assert needs.chosen.weights_bytes == pytest.approx(path.stat().st_size, rel=0.01)
     assert needs.parameters == 4096 * 64 + 64
@@ -184,7 +184,7 @@ def test_a_gguf_file_agrees_with_its_bytes(tmp_path):
 def test_block_sizes_are_those_of_the_gguf_package(name):
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[name]
-    from pytest_infer.engines import gguf_header
+    from pytest_infer.engines.checkpoint import gguf_header
 
     assert gguf_header.BLOCKS[kind] == (name, *gguf.GGML_QUANT_SIZES[kind])
 
@@ -193,12 +193,12 @@ def test_a_cut_or_foreign_gguf_is_one_line(tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF\3\0\0\0")
     with pytest.raises(ModelError, match="not a GGUF file"):
-        checkpoint.find(str(path))
+        source.find(str(path))
     key = b"general.alignment"
     aligned = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, len(key)) + key + struct.pack("<II", 4, 0)
     path.write_bytes(aligned)
     with pytest.raises(ModelError, match="aligned to 0"):
-        checkpoint.find(str(path))
+        source.find(str(path))
 
 
 def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
         assert need["kv_bytes"] == 32 * 2 * 4 * 128 * 4096 * size
         assert need["verdict"] == "fits"
     # Measured with random weights: 14,766 MiB at the peak in float32, 67 tokens (shared/design/models.md).
-    few = requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=24 * GIB), context=67, dtype="float32")
+    few = requirements.of(source.find(str(folder)), Room(limit_bytes=24 * GIB), context=67, dtype="float32")
     assert few.chosen.minimum_bytes / 2**20 == pytest.approx(14766, rel=0.01)
     active = parameters - 32064 * 4096 - 32 * 14 * 3 * 4096 * 448
     assert few.active_parameters == active
@@ -225,7 +225,7 @@ def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):
 
 def needs_of(folder, config, shapes):
     write_safetensors(folder_of(folder, config).joinpath("model.safetensors"), shapes)
-    return requirements.of(checkpoint.find(str(folder)), Room(limit_bytes=GIB), context=1)
+    return requirements.of(source.find(str(folder)), Room(limit_bytes=GIB), context=1)
 
 
 MOE = {
@@ -294,7 +294,7 @@ def test_what_the_config_does_not_tell_is_no_guess(tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "its config alone does not tell its shapes" in done.output
     with pytest.raises(OptionError, match="known: auto"):
-        requirements.of(checkpoint.find("reference-moe"), Room(limit_bytes=GIB), dtype="int3")
+        requirements.of(source.find("reference-moe"), Room(limit_bytes=GIB), dtype="int3")
 
 
 def test_a_model_that_is_not_built_is_one_line(monkeypatch):
@@ -362,7 +362,7 @@ def test_the_cache_that_a_config_does_not_tell(more):
     ],
 )
 def test_verdicts(limit, available, verdict):
-    needs = requirements.of(checkpoint.find("reference-moe"), Room(limit_bytes=limit, available_bytes=available))
+    needs = requirements.of(source.find("reference-moe"), Room(limit_bytes=limit, available_bytes=available))
     assert needs.chosen.verdict is verdict
 
 

@@ -281,7 +281,7 @@ def test_the_source_root_is_not_imported_through():
 
 
 @pytest.mark.parametrize(
-    "module", ["pytest_infer.plugin", "pytest_infer.cli.main", "pytest_infer.engines.transformers"]
+    "module", ["pytest_infer.plugin", "pytest_infer.cli.main", "pytest_infer.engines.transformers.engine"]
 )
 def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"

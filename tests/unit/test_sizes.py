@@ -8,7 +8,7 @@ import pytest
 
 import pytest_infer
 from pytest_infer.analysis.placement import sizes
-from pytest_infer.engines import tensors
+from pytest_infer.engines.checkpoint import tensors
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.rows import Site
 

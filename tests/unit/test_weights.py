@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-from pytest_infer.engines import weights
+from pytest_infer.engines.checkpoint import hashes
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / weights.CACHE_FILE
+    return tmp_path / "cache" / hashes.CACHE_FILE
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def by_hand(**contents):
 
 def test_it_is_the_hash_of_names_and_hashes(folder, told):
     put(folder, model__safetensors=b"one")
-    assert weights.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
+    assert hashes.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
     assert told == ["hashing model.safetensors, once …"]
 
 
@@ -60,37 +60,37 @@ def test_it_is_the_hash_of_names_and_hashes(folder, told):
 def test_only_what_is_loaded_counts(folder, present, loaded):
     for name in present:
         (folder / name).write_bytes(b"{}")
-    assert [path.name for path in weights.files(folder)] == loaded
+    assert [path.name for path in hashes.files(folder)] == loaded
 
 
 def test_an_index_names_the_files(folder, told):
     put(folder, a__safetensors=b"one", b__safetensors=b"two", stale__safetensors=b"three")
     index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "a.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert weights.sha256(folder, told.append) == by_hand(a__safetensors=b"one", b__safetensors=b"two")
+    assert hashes.sha256(folder, told.append) == by_hand(a__safetensors=b"one", b__safetensors=b"two")
     (folder / "b.safetensors").unlink()
-    assert weights.sha256(folder, told.append) is None
+    assert hashes.sha256(folder, told.append) is None
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(folder, told):
     put(folder, model__safetensors=b"one")
-    first = weights.sha256(folder, told.append)
-    assert weights.sha256(folder, told.append) == first
+    first = hashes.sha256(folder, told.append)
+    assert hashes.sha256(folder, told.append) == first
     assert len(told) == 1
     put(folder, model__safetensors=b"other")
-    assert weights.sha256(folder, told.append) == by_hand(model__safetensors=b"other") != first
+    assert hashes.sha256(folder, told.append) == by_hand(model__safetensors=b"other") != first
     assert len(told) == 2
 
 
 def test_the_cache_keeps_one_hash_a_file_and_those_of_other_files(folder, cache, told):
     put(folder, model__safetensors=b"one")
-    weights.sha256(folder, told.append)
+    hashes.sha256(folder, told.append)
     put(folder, model__safetensors=b"other")
-    weights.sha256(folder, told.append)
+    hashes.sha256(folder, told.append)
     other = folder.parent / "second"
     other.mkdir()
     put(other, model__safetensors=b"second")
-    weights.sha256(other, told.append)
+    hashes.sha256(other, told.append)
     held = json.loads(cache.read_text())
     assert set(held) == {str(made.resolve() / "model.safetensors") for made in (folder, other)}
     assert {entry.split()[-1] for entry in held.values()} == {
@@ -104,15 +104,15 @@ def test_a_damaged_cache_is_ignored_and_replaced(folder, cache, told, content):
     cache.parent.mkdir()
     cache.write_text(content)
     put(folder, model__safetensors=b"one")
-    assert weights.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
-    weights.sha256(folder, told.append)
+    assert hashes.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
+    hashes.sha256(folder, told.append)
     assert len(told) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(folder, cache, told):
     cache.parent.write_text("a file where the folder should be")
     put(folder, model__safetensors=b"one")
-    assert weights.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
+    assert hashes.sha256(folder, told.append) == by_hand(model__safetensors=b"one")
 
 
 @pytest.mark.parametrize(("name", "read"), [("ab" * 32, False), ("ab" * 20, True), ("AB" * 32, True)])
@@ -121,13 +121,13 @@ def test_a_hub_blob_bears_its_hash_as_a_name(folder, told, name, read):
     blobs.mkdir()
     (blobs / name).write_bytes(b"what is in it")
     (folder / "model.safetensors").symlink_to(blobs / name)
-    found = weights.sha256(folder, told.append)
+    found = hashes.sha256(folder, told.append)
     assert bool(told) is read
     digest = hashlib.sha256(b"what is in it").hexdigest() if read else name
     assert found == hashlib.sha256(f"model.safetensors\0{digest}\n".encode()).hexdigest()
 
 
 def test_without_weights_there_is_no_hash(folder, told):
-    assert weights.sha256(folder, told.append) is None
+    assert hashes.sha256(folder, told.append) is None
     (folder / "model.safetensors").symlink_to(folder / "gone")
-    assert weights.sha256(folder, told.append) is None
+    assert hashes.sha256(folder, told.append) is None

@@ -13,7 +13,7 @@ import typer
 from pytest_infer.analysis.doctor import pitfalls, requirements
 from pytest_infer.analysis.doctor.requirements import Requirements, Room, Verdict
 from pytest_infer.cli.shared import color, out, refuse, width
-from pytest_infer.engines import checkpoint
+from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import InferError
 from pytest_infer.measure.counters.kernel_files import Missing
 from pytest_infer.measure.machine import description, host, probe
@@ -76,7 +76,7 @@ def doctor(
 
 def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:
     """Return what a model needs, and what is free on the disk where its files lie or would lie."""
-    held = checkpoint.find(asked.model, asked.revision)
+    held = source.find(asked.model, asked.revision)
     room = Room(limit_bytes=described.memory_limit_bytes or 0, available_bytes=now.available_bytes)
     needed = requirements.of(held, room, context=asked.context, dtype=asked.dtype)
     try:

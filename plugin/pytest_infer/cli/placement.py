@@ -151,7 +151,7 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
 
     if model is None:
         return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
-    from pytest_infer.engines import tensors  # noqa: PLC0415
+    from pytest_infer.engines.checkpoint import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
     if not Path(model).is_dir():

@@ -13,7 +13,7 @@ from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
 if TYPE_CHECKING:
-    from pytest_infer.engines.checkpoint import Checkpoint
+    from pytest_infer.engines.checkpoint.source import Checkpoint
 
 TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav)([._]|$)")
 """The names of a model's parts that see no text: towers for images and sound, and the voice of qwen3_omni_moe."""

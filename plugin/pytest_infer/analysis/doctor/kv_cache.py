@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_infer.engines.work import WHOLE, WINDOWED, WITHOUT
+from pytest_infer.engines.transformers.work import WHOLE, WINDOWED, WITHOUT
 
 _STATEFUL = {"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"}
 

@@ -13,8 +13,8 @@ from typing import Any
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.analysis.doctor.kv_cache import KvCache
 from pytest_infer.engines.base import TOWER
-from pytest_infer.engines.checkpoint import Checkpoint, Source
-from pytest_infer.engines.tensors import EXPERT, SHARED, Tensor
+from pytest_infer.engines.checkpoint.source import Checkpoint, Source
+from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
 
 STORED = "stored"

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from pytest_infer.analysis.doctor import kv_cache
-from pytest_infer.engines.tensors import Tensor
+from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError, alternatives
 
 _Shape = tuple[str, tuple[int, ...]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_infer.engines.base import TOWER
-from pytest_infer.engines.tensors import EXPERT, SHARED, Tensor
+from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.rows import Site
 

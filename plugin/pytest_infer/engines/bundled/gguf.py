@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_infer.engines import gguf_header
+from pytest_infer.engines.checkpoint import gguf_header
 
 Floats = NDArray[np.float32]
 

@@ -11,9 +11,9 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.utils import is_kernels_available
 
-from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.loading import explained
+from pytest_infer.engines.transformers import quantization
+from pytest_infer.engines.transformers.loading import explained
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
 # transformers takes these names everywhere and fails in the first forward pass: they are kernels for CUDA.
@@ -43,7 +43,7 @@ def check(source: str, config: Any, options: EngineOptions) -> None:
         _check_attention(model, config, options, device)
     if options.experts_implementation is not None:
         _check_experts(model, options.experts_implementation, device)
-    quantizing.check(config, options)
+    quantization.check(config, options)
 
 
 def _skeleton(config: Any, options: EngineOptions, **given: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.engines import weights
+from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
 _LONGEST = 100_000_000  # bytes: what the format's own reader allows a header
@@ -54,7 +54,7 @@ def of_folder(folder: Path) -> tuple[Tensor, ...]:
         ModelError: there are no safetensors files, or one is missing, damaged or cut short.
     """
     try:
-        paths = [path for path in weights.files(folder) if not path.name.startswith(_ADAPTER)]
+        paths = [path for path in hashes.files(folder) if not path.name.startswith(_ADAPTER)]
     except OSError as error:
         raise ModelError(f"{folder}: {error.strerror}") from error
     if not paths or any(path.suffix != ".safetensors" for path in paths):

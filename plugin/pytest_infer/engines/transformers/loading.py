@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from pytest_infer.engines import quantizing
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.transformers import quantization
 from pytest_infer.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,14 +61,14 @@ def weights(source: str, options: EngineOptions) -> Any:
         given["experts_implementation"] = options.experts_implementation
     if options.attention is not None:
         given["attn_implementation"] = options.attention
-    given |= quantizing.given(options)
+    given |= quantization.given(options)
     with explained(source):
         # Sizes are let pass here so that the line below can name what does not fit.
         model, info = AutoModelForCausalLM.from_pretrained(
             source, **given, output_loading_info=True, ignore_mismatched_sizes=True
         )
         _check_complete(source, info)
-        model = quantizing.applied(model, options)
+        model = quantization.applied(model, options)
         return model if options.device is None else model.to(options.device)
 
 

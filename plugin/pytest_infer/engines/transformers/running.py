@@ -11,8 +11,8 @@ import transformers
 from transformers import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from pytest_infer.engines import decoding, work
 from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.engines.transformers import decoding, work
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.engines import checkpoint, models, weights
+from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
-from pytest_infer.engines.checkpoint import Checkpoint
+from pytest_infer.engines.checkpoint import hashes
+from pytest_infer.engines.checkpoint import source as checkpoint
+from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
 if TYPE_CHECKING:
-    from pytest_infer.engines.running import Running
+    from pytest_infer.engines.transformers.running import Running
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -40,7 +42,7 @@ class TransformersEngine(Engine):
             raise UnknownValueError(alternatives("dtype", self.options.dtype, DTYPES))
         models.check_name(self.options.model, self.options.revision)
         # Imported late: a mistyped name is refused at once, not after the seconds that torch takes.
-        from pytest_infer.engines import implementations, loading  # noqa: PLC0415
+        from pytest_infer.engines.transformers import implementations, loading  # noqa: PLC0415
 
         implementations.check_device(self.options.device)
         if self._source is None:
@@ -52,7 +54,7 @@ class TransformersEngine(Engine):
     def load(self) -> ModelInfo:
         """Load the model on its device."""
         self.check()
-        from pytest_infer.engines import loading  # noqa: PLC0415
+        from pytest_infer.engines.transformers import loading  # noqa: PLC0415
 
         self._set_threads()
         model = loading.weights(str(self._source), self.options)
@@ -81,8 +83,8 @@ class TransformersEngine(Engine):
         return self._run(model, name or own_name or type(model).__name__, "adopted", revision)
 
     def _run(self, model: Any, name: str, source: str | None, revision: str | None) -> ModelInfo:
-        from pytest_infer.engines.loading import explained  # noqa: PLC0415
-        from pytest_infer.engines.running import Running  # noqa: PLC0415
+        from pytest_infer.engines.transformers.loading import explained  # noqa: PLC0415
+        from pytest_infer.engines.transformers.running import Running  # noqa: PLC0415
 
         if self._running is not None:
             self._running.release()
@@ -101,13 +103,13 @@ class TransformersEngine(Engine):
 
     def weights_sha256(self) -> str | None:
         """Return the hash of the files that the model was loaded from; None for an adopted one."""
-        return None if self._folder is None else weights.sha256(self._folder, self.options.progress)
+        return None if self._folder is None else hashes.sha256(self._folder, self.options.progress)
 
     def _set_threads(self) -> None:
         wanted = self._threads_before if self.options.threads is None else self.options.threads
         if wanted is None:
             return
-        from pytest_infer.engines.running import set_threads  # noqa: PLC0415
+        from pytest_infer.engines.transformers.running import set_threads  # noqa: PLC0415
 
         before = set_threads(wanted)
         if self._threads_before is None:
@@ -129,7 +131,7 @@ class TransformersEngine(Engine):
         if self._source is None:
             return ()
         folder = models.local_folder(self._source, self.options.revision)
-        held = () if folder is None else weights.files(folder)
+        held = () if folder is None else hashes.files(folder)
         return tuple(path.resolve() for path in held if path.is_file())
 
     # text and ids
@@ -195,7 +197,7 @@ class TransformersEngine(Engine):
             self._running.release()
             self._running = None
         if self._threads_before is not None:
-            from pytest_infer.engines.running import set_threads  # noqa: PLC0415
+            from pytest_infer.engines.transformers.running import set_threads  # noqa: PLC0415
 
             set_threads(self._threads_before)
             self._threads_before = None

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.engines import gguf_header, models, tensors, weights
+from pytest_infer.engines import models
 from pytest_infer.engines.bundled import cache
-from pytest_infer.engines.tensors import Tensor
+from pytest_infer.engines.checkpoint import gguf_header, hashes, tensors
+from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
 
 
@@ -80,7 +81,7 @@ def of_folder(folder: Path) -> Checkpoint:
         ModelError: config.json or a header is missing or damaged.
     """
     config = _config(folder / "config.json")
-    found = _there(weights.files(folder))
+    found = _there(hashes.files(folder))
     stored = sum(path.stat().st_size for path in found) or None
     known = Checkpoint(
         name=models.display_name(str(folder)),

@@ -1,0 +1,1 @@
+"""A model's files, read without loading a weight: config, headers, sizes and hash."""
