@@ -78,7 +78,7 @@ print(json.dumps(math.exp(statistics.fmean(math.log(rate(text)) for text in text
 Samples = dict[tuple[str, ...], tuple[float, ...]]
 
 CONFTEST = """
-from pytest_infer.engines import loading
+from pytest_infer.engines.transformers import loading
 _read = loading.weights
 def weights(source, options):
     with open("loads.txt", "a") as file:

@@ -465,7 +465,7 @@ def test_an_interpreter_of_its_own_gets_no_import_path(repository, monkeypatch):
 
 def test_another_version_of_the_harness_is_refused(repository):
     repository.commit()
-    program = interpreter(repository, "from pytest_infer.against import protocol\nprotocol.PROTOCOL = 99\n")
+    program = interpreter(repository, "from pytest_infer.ab import protocol\nprotocol.PROTOCOL = 99\n")
     result, _ = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
     refused(result, "another version of pytest-infer (protocol 99, not 1)")
     gone(repository)

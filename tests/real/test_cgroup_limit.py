@@ -19,8 +19,8 @@ GIB = 2**30
 PROGRAM = """
 import json, sys
 sys.stdin.readline()  # until this process is in the group
-from pytest_infer.measure import host, machine
-seen = machine.describe()
+from pytest_infer.measure.machine import description, host
+seen = description.describe()
 print(json.dumps([seen.quota_cores, seen.usable_cores, seen.affinity_cores, seen.memory_limit_bytes,
                   host.available_bytes()]))
 """

@@ -48,7 +48,7 @@ def test_two_by_two_on_the_bundled_model(pytester):
     text = '[[prompt]]\nname = "p"\ntext = "It was a bright cold day"\nmax_new_tokens = 6\n'
     pytester.path.joinpath("prompts.toml").write_text(text, encoding="utf-8")
     pytester.makeconftest(
-        "from pytest_infer.engines import loading\n"
+        "from pytest_infer.engines.transformers import loading\n"
         "read = loading.weights\n"
         "def weights(source, options):\n"
         "    print('LOADED', options.dtype)\n"

@@ -223,9 +223,9 @@ def test_loads(monkeypatch, form):
 @pytest.mark.parametrize("form", ["terminal", "json"])
 def test_the_doctor(tmp_path, monkeypatch, form):
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
-    described = doctor.machine.describe()
+    described = doctor.description.describe()
     described = dataclasses.replace(described, cpu=NASTY, virtualization=NASTY, kernel=NASTY, accelerators=(NASTY,))
-    monkeypatch.setattr(doctor.machine, "describe", lambda: described)
+    monkeypatch.setattr(doctor.description, "describe", lambda: described)
     folder = tmp_path / "\x1b[31m\u202e"
     folder.mkdir()
     config = {"model_type": NASTY, "architectures": [NASTY], "dtype": NASTY}

@@ -66,7 +66,7 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
     from pytest_infer.analysis.experts import suite  # noqa: PLC0415
     from pytest_infer.analysis.experts.census import Phase, tokens  # noqa: PLC0415
     from pytest_infer.report.experts import exports  # noqa: PLC0415
-    from pytest_infer.report.experts import terminal as experts
+    from pytest_infer.report.experts import terminal as experts  # noqa: PLC0415
 
     view = suite.view(prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
     if not tokens(view.census, view.phase):

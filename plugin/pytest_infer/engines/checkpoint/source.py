@@ -67,7 +67,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
 
 def _bundled(name: str) -> Path:
     """Return the folder of a bundled model that is built: building one needs torch, and is not a doctor's work."""
-    shipped = Path(__file__).parent / "data" / name
+    shipped = Path(__file__).parents[1] / "data" / name
     folder = shipped if shipped.is_dir() else cache.root() / name
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name} is not built yet: pytest-infer models --build {name}")
