@@ -22,7 +22,7 @@ import numpy as np
 
 from pytest_infer.analysis.experts import census, suite
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.analysis.experts.suite import By, Prompt
+from pytest_infer.analysis.experts.suite import By, PromptUsage
 from pytest_infer.storage import block, files, heads
 
 LAYERS, EXPERTS, K = 64, 256, 8
@@ -107,7 +107,7 @@ def main() -> None:
         path = run_file(Path(folder), given.prompts, given.prefill, given.decode)
         size = path.stat().st_size / given.prompts
         (parts, _), merging = timed(lambda: merge(path), given.repeat)
-    prompts = [Prompt(name=f"p{n}", census=part, tags=(("even", "odd")[n % 2],)) for n, part in enumerate(parts)]
+    prompts = [PromptUsage(name=f"p{n}", census=part, tags=(("even", "odd")[n % 2],)) for n, part in enumerate(parts)]
     times = {
         "read and merge": merging,
         "all of `experts`": timed(lambda: suite.view(prompts, Phase.DECODE, By.PROMPT), given.repeat)[1],

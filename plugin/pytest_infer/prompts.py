@@ -48,7 +48,7 @@ class Prompt:
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+class _PromptTable(msgspec.Struct, forbid_unknown_fields=True):
     """A prompt as it is written in a suite."""
 
     name: str
@@ -61,7 +61,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     tags: tuple[str, ...] = ()
 
 
-_KEYS = _Entry.__struct_fields__
+_KEYS = _PromptTable.__struct_fields__
 _DEFAULT_KEYS = ("max_new_tokens", "stop", "group", "tags")
 
 
@@ -166,13 +166,13 @@ def _prompt(raw: Any, defaults: Mapping[str, Any], where: str, folder: Path) -> 
         if key not in _KEYS:
             raise SuiteError(f"{where}: {alternatives('key', key, _KEYS)}")
     try:
-        entry = msgspec.convert({**defaults, **raw}, _Entry)
+        entry = msgspec.convert({**defaults, **raw}, _PromptTable)
     except msgspec.ValidationError as error:
         raise SuiteError(f"{where}: {error}") from None
     return _checked(entry, where, folder)
 
 
-def _checked(entry: _Entry, where: str, folder: Path) -> Prompt:
+def _checked(entry: _PromptTable, where: str, folder: Path) -> Prompt:
     _check_text(entry, where)
     if not entry.name.strip() or not entry.name.isprintable():
         raise SuiteError(f"{where}: the name must be printable text on one line")
@@ -197,7 +197,7 @@ def _checked(entry: _Entry, where: str, folder: Path) -> Prompt:
     )
 
 
-def _check_text(entry: _Entry, where: str) -> None:
+def _check_text(entry: _PromptTable, where: str) -> None:
     """Refuse half a surrogate pair, which JSON and Python can write, but neither the model nor a file can take."""
     turns = [part for m in entry.messages or () for part in (m.role, m.content)]
     given = (entry.name, entry.text, entry.file, entry.group, *turns, *entry.stop, *entry.tags)

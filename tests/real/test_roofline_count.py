@@ -70,7 +70,7 @@ def measured(engine, info, new_probe=None):
     """Return the record of one timed and one profile round."""
     system = SystemCounters()
     runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
-    found = rounds.measure(runner, rounds.Plan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
+    found = rounds.measure(runner, rounds.RoundPlan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
     system.close()
     golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
     here = dataclasses.replace(description.describe(), probe=new_probe)

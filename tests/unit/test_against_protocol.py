@@ -32,7 +32,7 @@ def test_what_the_parent_says(ends):
         protocol.Go(nodeid="a::b[c]"),
         protocol.WarmUp(),
         protocol.Time(),
-        protocol.Instrument(experts=True),
+        protocol.Profile(experts=True),
         protocol.Finish(keep=(0, 2)),
         protocol.Abandon(),
     ):
@@ -47,13 +47,13 @@ def test_what_the_child_says(ends, record):
         protocol.Ready(new=("a",), missing=(), foreign={"module": "/file"}),
         protocol.Begun(),
         protocol.Warmed(),
-        protocol.Timed(round=record.rounds[0]),
+        protocol.TimedRound(round=record.rounds[0]),
         protocol.Instrumented(),
         protocol.Ended(nodeid="a", why=None),
     ):
         child.send(message)
         assert parent.receive() == message
-    child.send(protocol.Finished(record=record, foreign={}))
+    child.send(protocol.FinishedTest(record=record, foreign={}))
     finished = parent.receive()
     assert finished.record == record, "every field of a record survives, stamps and all"
 

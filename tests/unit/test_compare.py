@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_infer.analysis.compare import comparison, gate, rules, stats
-from pytest_infer.analysis.compare.comparison import Pair, Wanted
+from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS
 
@@ -29,7 +29,7 @@ def judge(make_row):
     def run(before, after, *, key="tpot_s", threshold=0.05, history=(), allowed=(), paired=False, changes=None, **pair):
         a, b = make_row(**{key: before}), make_row(**{key: after}, **(changes or {}))
         earlier = tuple(make_row(**{key: value}) for value in history)
-        made = Pair(before=a, after=b, history=earlier, paired=paired, **pair)
+        made = RowPair(before=a, after=b, history=earlier, paired=paired, **pair)
         (judgement,) = comparison.judge([made], wanted(key, threshold), allowed=allowed)
         return judgement
 
@@ -228,7 +228,7 @@ def test_a_figure_that_one_side_lacks(make_row):
     with_it, without = make_row(tpot_s=CALM), make_row(tpot_s=None)
 
     def verdict(before, after):
-        return comparison.judge([Pair(before=before, after=after)], wanted("tpot_s"))[0].verdict
+        return comparison.judge([RowPair(before=before, after=after)], wanted("tpot_s"))[0].verdict
 
     assert verdict(with_it, without) is Verdict.MISSING
     assert verdict(without, with_it) is Verdict.NEW
@@ -253,9 +253,9 @@ def rules_judge(pairs, *lines, **more):
     ],
 )
 def test_an_exact_rule_fails_at_any_difference(make_row, key, before, after):
-    same = rules_judge([Pair(before=make_row(**{key: before}), after=make_row(**{key: before}))], f"{key}:exact")
+    same = rules_judge([RowPair(before=make_row(**{key: before}), after=make_row(**{key: before}))], f"{key}:exact")
     assert same.exit is Exit.PASSED
-    other = rules_judge([Pair(before=make_row(**{key: before}), after=make_row(**{key: after}))], f"{key}:exact")
+    other = rules_judge([RowPair(before=make_row(**{key: before}), after=make_row(**{key: after}))], f"{key}:exact")
     assert [j.verdict for j in other.judgements] == [Verdict.REGRESSED]
     assert other.exit is Exit.REGRESSED
 
@@ -265,7 +265,7 @@ def test_an_accepted_output_passes_the_exact_rule_for_information(make_row):
     before = make_row(**rounds)
     after = make_row(**rounds, output_sha256="c" * 64, generated_tokens=[6, 6, 6, 6])
     history = tuple(make_row(ttft_s=value) for value in STEADY)
-    pairs = [Pair(before=before, after=after, history=history)]
+    pairs = [RowPair(before=before, after=after, history=history)]
     lines = ("output:exact", "generated_tokens:exact", "ttft:5%")
     refused = rules_judge(pairs, *lines)
     assert refused.exit is Exit.REGRESSED
@@ -278,14 +278,14 @@ def test_an_accepted_output_passes_the_exact_rule_for_information(make_row):
 
 def test_missing_and_new_tests(make_row):
     a, b = make_row("a"), make_row("b")
-    gated = rules_judge([Pair(before=a, after=a)], "output:exact", missing=[b], new=[make_row("c")])
+    gated = rules_judge([RowPair(before=a, after=a)], "output:exact", missing=[b], new=[make_row("c")])
     assert {j.name: j.verdict for j in gated.judgements} == {
         "a": Verdict.UNCHANGED,
         "b": Verdict.MISSING,
         "c": Verdict.NEW,
     }
     assert gated.exit is Exit.REGRESSED
-    assert rules_judge([Pair(before=a, after=a)], "output:exact", new=[b]).exit is Exit.PASSED
+    assert rules_judge([RowPair(before=a, after=a)], "output:exact", new=[b]).exit is Exit.PASSED
     assert rules_judge([], "output:exact", new=[b]).exit is Exit.NOTHING
 
 
@@ -325,9 +325,9 @@ def test_holm_counts_all_rows_that_are_judged_together(make_row):
     rng = np.random.default_rng(11)
     before = list(np.exp(rng.normal(0, 0.02, 12)) * 0.1)
     after = [value * math.exp(0.06 + noise) for value, noise in zip(before, rng.normal(0, 0.045, 12), strict=True)]
-    changed = Pair(before=make_row(tpot_s=before), after=make_row(tpot_s=after), paired=True)
+    changed = RowPair(before=make_row(tpot_s=before), after=make_row(tpot_s=after), paired=True)
     quiet = [
-        Pair(
+        RowPair(
             before=make_row(f"p{n}", tpot_s=before),
             after=make_row(
                 f"p{n}", tpot_s=[v * math.exp(x) for v, x in zip(before, rng.normal(0, 0.02, 12), strict=True)]
@@ -357,7 +357,7 @@ def test_no_verdict_says_more_than_its_interval(make_row, seed, key):
         after = np.exp(rng.normal(change, spread, rounds))
         earlier = np.exp(rng.normal(0, run_spread + spread / np.sqrt(rounds), int(rng.integers(0, 9))))
         pairs.append(
-            Pair(
+            RowPair(
                 before=make_row(f"p{number}", only=(), **{key: list(before)}),
                 after=make_row(f"p{number}", only=(), **{key: list(after)}),
                 paired=bool(rng.integers(0, 2)),
@@ -391,7 +391,7 @@ def test_random_draws_reach_every_verdict(make_row):
     seen = set()
     for change in (-0.3, 0.0, 0.05, 0.3):
         before, after = (list(np.exp(rng.normal(c, 0.01, 10))) for c in (0, change))
-        pair = Pair(before=make_row(tpot_s=before), after=make_row(tpot_s=after), paired=True)
+        pair = RowPair(before=make_row(tpot_s=before), after=make_row(tpot_s=after), paired=True)
         seen.add(comparison.judge([pair], wanted("tpot_s"))[0].verdict)
     assert seen == {Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE, Verdict.REGRESSED}
 

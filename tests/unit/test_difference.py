@@ -5,7 +5,7 @@ import pytest
 
 from pytest_infer.analysis.experts import difference, overlap, uniform
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.analysis.experts.overlap import Group
+from pytest_infer.analysis.experts.overlap import PromptGroup
 from pytest_infer.storage.rows import Site
 
 SITES = tuple(Site(name=f"layers.{n}", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(2))
@@ -30,7 +30,7 @@ def drawn(rng, tokens, shares=None):
 
 
 def groups(a, b):
-    return [Group(name="a", members=tuple(range(a))), Group(name="b", members=tuple(range(a, a + b)))]
+    return [PromptGroup(name="a", members=tuple(range(a))), PromptGroup(name="b", members=tuple(range(a, a + b)))]
 
 
 SKEWED = np.array([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05])
@@ -98,8 +98,8 @@ def test_the_null_of_samples_of_one_use_is_their_distance():
 def test_prompts_of_both_groups_are_left_out():
     rng = np.random.default_rng(4)
     of = suite(drawn(rng, 50), drawn(rng, 50), drawn(rng, 50))
-    shared = [Group(name="a", members=(0, 1)), Group(name="b", members=(1, 2))]
-    alone = [Group(name="a", members=(0,)), Group(name="b", members=(2,))]
+    shared = [PromptGroup(name="a", members=(0, 1)), PromptGroup(name="b", members=(1, 2))]
+    alone = [PromptGroup(name="a", members=(0,)), PromptGroup(name="b", members=(2,))]
     assert difference.between(of, shared) == difference.between(of, alone)
 
 
@@ -107,14 +107,14 @@ def test_what_cannot_be_compared_is_left_out():
     rng = np.random.default_rng(4)
     of = suite(drawn(rng, 50), prompt([0] * 8, [0] * 8))
     assert difference.between(of, groups(1, 1)) == ()
-    assert difference.between(of, [Group(name="a", members=(0,)), Group(name="all", members=(0, 1))]) == ()
-    assert difference.between(of, [Group(name="a", members=(0,))]) == ()
+    assert difference.between(of, [PromptGroup(name="a", members=(0,)), PromptGroup(name="all", members=(0, 1))]) == ()
+    assert difference.between(of, [PromptGroup(name="a", members=(0,))]) == ()
 
 
 def test_the_clearest_difference_comes_first():
     rng = np.random.default_rng(6)
     of = suite(drawn(rng, 300, SKEWED), drawn(rng, 300, SKEWED), drawn(rng, 300, SKEWED[::-1]))
-    names = [Group(name=n, members=(i,)) for i, n in enumerate("xyz")]
+    names = [PromptGroup(name=n, members=(i,)) for i, n in enumerate("xyz")]
     found = difference.between(of, names)
     assert {(d.first, d.second) for d in found[:2]} == {("x", "z"), ("y", "z")}
     assert (found[2].first, found[2].second, found[2].differs) == ("x", "y", False)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.doctor import kv_cache, requirements
-from pytest_infer.analysis.doctor.requirements import Room, Verdict
+from pytest_infer.analysis.doctor.requirements import Fit, Room
 from pytest_infer.cli.main import app
 from pytest_infer.engines.bundled import cache
 from pytest_infer.engines.checkpoint import source
@@ -354,11 +354,11 @@ def test_the_cache_that_a_config_does_not_tell(more):
 @pytest.mark.parametrize(
     ("limit", "available", "verdict"),
     [
-        (10 * GIB, None, Verdict.FITS),
-        (10 * GIB, GIB, Verdict.FITS),
-        (10 * GIB, GIB // 4, Verdict.NOT_NOW),
-        (500 * 2**20, None, Verdict.TIGHT),
-        (400 * 2**20, None, Verdict.TOO_LARGE),
+        (10 * GIB, None, Fit.FITS),
+        (10 * GIB, GIB, Fit.FITS),
+        (10 * GIB, GIB // 4, Fit.NOT_NOW),
+        (500 * 2**20, None, Fit.TIGHT),
+        (400 * 2**20, None, Fit.TOO_LARGE),
     ],
 )
 def test_verdicts(limit, available, verdict):

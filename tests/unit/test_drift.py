@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_infer.analysis.compare import gate, rules
-from pytest_infer.analysis.compare.comparison import Pair
+from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.analysis.experts import drift
 from pytest_infer.storage.rows import Counts, Site, Usage
@@ -88,7 +88,7 @@ def experts(*layers):
 def test_the_rule_names_the_layers_that_moved(make_row, limit, verdict):
     before = make_row(experts=experts(([3, 5], [0, 0]), ([4, 4], [0, 0])))
     after = make_row(experts=experts(([30, 50], [0, 0]), ([40, 10], [0, 0])))
-    (found,) = gate.judge([Pair(before=before, after=after)], rules.parse([f"experts:drift{limit}"])).judgements
+    (found,) = gate.judge([RowPair(before=before, after=after)], rules.parse([f"experts:drift{limit}"])).judgements
     assert found.verdict is verdict
     assert found.after == pytest.approx(0.3)
     assert found.reason == (None if verdict is Verdict.UNCHANGED else "moved in layer 1: 0.300")
@@ -97,14 +97,14 @@ def test_the_rule_names_the_layers_that_moved(make_row, limit, verdict):
 def test_many_moved_layers_are_counted(make_row):
     before = make_row(experts=experts(*[([5, 5], [0, 0])] * 5))
     after = make_row(experts=experts(*[([10, 0], [0, 0])] * 5))
-    (found,) = gate.judge([Pair(before=before, after=after)], rules.parse(["experts:drift<0.02"])).judgements
+    (found,) = gate.judge([RowPair(before=before, after=after)], rules.parse(["experts:drift<0.02"])).judgements
     assert found.reason == "moved in layer 0: 0.500, layer 1: 0.500, layer 2: 0.500 and 2 more"
 
 
 def test_experts_that_one_side_did_not_record_are_incomparable(make_row):
-    pair = Pair(before=make_row(), after=make_row(experts={"absent": "the model is dense"}))
+    pair = RowPair(before=make_row(), after=make_row(experts={"absent": "the model is dense"}))
     (found,) = gate.judge([pair], rules.parse(["experts:drift<0.02"])).judgements
     assert (found.verdict, found.reason) == (Verdict.INCOMPARABLE, "expert usage was not recorded on both sides")
     same = make_row()
-    (equal,) = gate.judge([Pair(before=same, after=same)], rules.parse(["experts:drift<0"])).judgements
+    (equal,) = gate.judge([RowPair(before=same, after=same)], rules.parse(["experts:drift<0"])).judgements
     assert equal.verdict is Verdict.UNCHANGED

@@ -13,7 +13,7 @@ import pytest
 from pytest_infer.analysis.experts import census, suite
 from pytest_infer.analysis.experts import usage as usages
 from pytest_infer.analysis.experts.census import Phase
-from pytest_infer.analysis.experts.suite import By, Prompt
+from pytest_infer.analysis.experts.suite import By, PromptUsage
 from pytest_infer.metrics import experts
 from pytest_infer.records import ExpertSite, ExpertUsage, PromptRecord
 from pytest_infer.storage import block, files, heads
@@ -90,7 +90,7 @@ def test_from_the_run_file_to_the_view(record, storage):
     assert merged.decode[5].tolist() == [3 * n for n in planted(DECODE, 5 + LAYERS)]
     found = suite.view(
         [
-            Prompt(name=row.name, census=part, weights=row.experts.weights)
+            PromptUsage(name=row.name, census=part, weights=row.experts.weights)
             for row, part in zip(rows, parts, strict=True)
         ],
         Phase.DECODE,

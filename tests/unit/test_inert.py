@@ -196,7 +196,7 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
             cautions=tuple(dataclasses.replace(caution, text=NASTY) for caution in record.cautions),
         )
     )
-    run = terminal.Run(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))
+    run = terminal.RunSummary(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))
     shown = terminal.render(run, width=width, color=False, outputs=verbose)
     assert "script" in shown
     inert(shown)

@@ -230,7 +230,7 @@ def test_a_cold_load_is_not_compared_with_a_warm_one(make_row, before, after, ve
         make_row(only=("prompt_tokens", "output_sha256"), load_s=load_s, load_cache=cache)
         for load_s, cache in ((2.0, before), (1.0, after))
     ]
-    pair = comparison.Pair(before=rows[0], after=rows[1])
+    pair = comparison.RowPair(before=rows[0], after=rows[1])
     found = {j.metric.key: j for j in comparison.judge([pair], lambda _row: comparison.all_metrics())}
     assert found["load_s"].verdict is Verdict(verdict)
     if before != after:

@@ -5,7 +5,7 @@ import pytest
 
 from pytest_infer.analysis.experts import overlap
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.analysis.experts.overlap import Group
+from pytest_infer.analysis.experts.overlap import PromptGroup
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.rows import Site
 
@@ -63,7 +63,7 @@ def test_the_smallest_set_that_covers():
 
 
 def test_one_prompts_hot_set_serves_another():
-    found = overlap.overlap(suite(A, B, C), [Group(name=n, members=(i,)) for i, n in enumerate("abc")])
+    found = overlap.overlap(suite(A, B, C), [PromptGroup(name=n, members=(i,)) for i, n in enumerate("abc")])
     assert found.names == ("a", "b", "c")
     # a's hot set {E0 of L0, E2 of L1} serves 5 + 0 of b's 20; b's {E0, E3} serves 8 + 5 of a's 20.
     assert found.matrix == ((None, 0.25, 0.0), (0.65, None, 0.0), (0.0, 0.0, None))
@@ -74,7 +74,9 @@ def test_one_prompts_hot_set_serves_another():
 
 
 def test_within_a_group_each_prompt_is_served_by_the_others():
-    found = overlap.overlap(suite(A, B, C), [Group(name="ab", members=(0, 1)), Group(name="c", members=(2,))])
+    found = overlap.overlap(
+        suite(A, B, C), [PromptGroup(name="ab", members=(0, 1)), PromptGroup(name="c", members=(2,))]
+    )
     # b serves a 13 of 20, a serves b 5 of 20.
     assert found.matrix[0][0] == pytest.approx((13 + 5) / 40)
     assert found.matrix[1][1] is None
@@ -82,7 +84,11 @@ def test_within_a_group_each_prompt_is_served_by_the_others():
 
 
 def test_prompts_of_both_groups_do_not_plan_for_themselves():
-    groups = [Group(name="a, b", members=(0, 1)), Group(name="b", members=(1,)), Group(name="all", members=(0, 1, 2))]
+    groups = [
+        PromptGroup(name="a, b", members=(0, 1)),
+        PromptGroup(name="b", members=(1,)),
+        PromptGroup(name="all", members=(0, 1, 2)),
+    ]
     found = overlap.overlap(suite(A, B, C), groups)
     # Without b, a alone plans: 5 of b's 20.
     assert found.matrix[0][1] == 0.25
@@ -93,7 +99,7 @@ def test_prompts_of_both_groups_do_not_plan_for_themselves():
 
 def test_a_prompt_without_selections_plans_and_is_served_nothing():
     empty = prompt([0, 0, 0, 0], [0, 0, 0, 0])
-    found = overlap.overlap(suite(A, empty), [Group(name="a", members=(0,)), Group(name="e", members=(1,))])
+    found = overlap.overlap(suite(A, empty), [PromptGroup(name="a", members=(0,)), PromptGroup(name="e", members=(1,))])
     assert found.matrix == ((None, None), (None, None))
 
 

@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.measure.rounds import Measured, Plan
+from pytest_infer.measure.rounds import Measured, RoundPlan
 from pytest_infer.pytest_face.sweep import remeasure
 from pytest_infer.pytest_face.sweep.remeasure import Returning, Visit
 from pytest_infer.records import Round, TokenTrace
@@ -32,7 +32,7 @@ class Runner:
 
 
 ONE = (round_of(10, 5),)
-PLAN = Plan(warmup=1, rounds=2, profile=True, experts=True)
+PLAN = RoundPlan(warmup=1, rounds=2, profile=True, experts=True)
 
 
 def visit(test="first", rounds=ONE, plan=PLAN, threads=1):
@@ -84,7 +84,7 @@ def test_the_first_is_measured_again_after_the_last_as_it_was_measured(going, ra
 
 
 def test_a_first_round_without_a_warm_up_is_left_out(going, ran):
-    plan = Plan(warmup=0, rounds=2, profile=False, experts=False)
+    plan = RoundPlan(warmup=0, rounds=2, profile=False, experts=False)
     going.measured(visit(rounds=(round_of(1000, 500), round_of(10, 5)), plan=plan))
     assert going.back("last", lambda _: None).ratios == pytest.approx({"ttft_s": 2.0, "decode_throughput": 0.5})
     going.measured(visit(rounds=ONE, plan=plan))

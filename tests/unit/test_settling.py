@@ -5,21 +5,21 @@ import sys
 
 import pytest
 
-from pytest_infer.ab.settling import Cores, pin
+from pytest_infer.ab.settling import CoreSchedule, pin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux only")
 
 
 def test_both_pairs_of_a_block_share_cores_and_the_next_block_has_others(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    assert [Cores(1).of(pair) for pair in range(6)] == [(0,), (0,), (1,), (1,), (2,), (2,)]
-    assert [Cores(3).of(pair) for pair in (0, 2, 4)] == [(0, 1, 2), (0, 1, 3), (0, 2, 3)]
+    assert [CoreSchedule(1).of(pair) for pair in range(6)] == [(0,), (0,), (1,), (1,), (2,), (2,)]
+    assert [CoreSchedule(3).of(pair) for pair in (0, 2, 4)] == [(0, 1, 2), (0, 1, 3), (0, 2, 3)]
 
 
 @pytest.mark.parametrize("threads", [4, 5, None])
 def test_where_all_cores_are_used_none_are_chosen(monkeypatch, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    assert Cores(threads).of(0) == ()
+    assert CoreSchedule(threads).of(0) == ()
 
 
 def test_every_thread_is_moved_and_moved_back():

@@ -68,7 +68,7 @@ def test_why_there_are_no_experts(record):
 @pytest.mark.parametrize("width", [50, 100])
 def test_it_prints_alike(record, width):
     texts = [
-        summary.render(summary.Run(results=(result,)), width=width, color=True, outputs=True)
+        summary.render(summary.RunSummary(results=(result,)), width=width, color=True, outputs=True)
         for result in (of_record(record), through_a_file(record))
     ]
     assert texts[0] == texts[1]

@@ -15,13 +15,13 @@ import pytest
 from pytest_infer.ab import protocol
 from pytest_infer.ab.arguments import PACKAGE, installed_in, neutralise
 from pytest_infer.ab.loop import Task
-from pytest_infer.ab.settling import Cores, pin, settle
+from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.measure import rounds
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
 
-Expected = TypeVar("Expected", bound=protocol.Message)
+Expected = TypeVar("Expected", bound=protocol.WireMessage)
 _GONE = "the run that compares with this one is over"
 
 
@@ -98,7 +98,7 @@ class Child:
         timed: list[Round] = []
         first: Round | None = None
         warmup, profile = 0, None
-        all_cores = Cores(None).all
+        all_cores = CoreSchedule(None).all
         self._send(protocol.Begun())
         while True:
             match self._receive():
@@ -112,8 +112,8 @@ class Child:
                     pin(cores)
                     settle()
                     timed.append(task.runner.timed())
-                    self._send(protocol.Timed(round=timed[-1]))
-                case protocol.Instrument(experts=experts):
+                    self._send(protocol.TimedRound(round=timed[-1]))
+                case protocol.Profile(experts=experts):
                     pin(all_cores)
                     settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts)
@@ -132,7 +132,7 @@ class Child:
 
     def finished(self, record: PromptRecord) -> None:
         """Send the record."""
-        self._send(protocol.Finished(record=record, foreign=self._foreign()))
+        self._send(protocol.FinishedTest(record=record, foreign=self._foreign()))
 
     # the connection
 
@@ -160,7 +160,7 @@ class Child:
         except (EOFError, OSError):
             pytest.exit(_GONE)
 
-    def _send(self, message: protocol.Message) -> None:
+    def _send(self, message: protocol.WireMessage) -> None:
         try:
             self._channel.send(message)
         except OSError:

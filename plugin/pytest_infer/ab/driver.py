@@ -7,7 +7,7 @@ from dataclasses import replace
 from pytest_infer.ab.loop import Task
 from pytest_infer.ab.opponent import Opponent
 from pytest_infer.ab.other_side import Base
-from pytest_infer.ab.settling import Cores, pin, settle
+from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import cautions, rounds
 from pytest_infer.pytest_face.session import InferSession
@@ -45,7 +45,7 @@ class LockStep:
             base.warm_up()
             warmed = _timed(task)
             first = first or warmed
-        cores = Cores(task.threads)
+        cores = CoreSchedule(task.threads)
         try:
             pairs, kept = self._pairs(task, base, cores)
         finally:
@@ -71,7 +71,7 @@ class LockStep:
         """Put the records of both sides together."""
         self._session.pairs[record.nodeid] = (self._records.pop(record.nodeid, None), record)
 
-    def _pairs(self, task: Task, base: Base, cores: Cores) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
+    def _pairs(self, task: Task, base: Base, cores: CoreSchedule) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
         """Return all pairs, base first, and the numbers of those to keep."""
         settings = self._session.settings
         pairs: list[tuple[Round, Round]] = []

@@ -16,7 +16,7 @@ class Task:
 
     nodeid: str
     prompt: PromptInfo
-    plan: rounds.Plan
+    plan: rounds.RoundPlan
     runner: rounds.Runner
     watch: rounds.Watcher
     threads: int | None = None

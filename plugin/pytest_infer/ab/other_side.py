@@ -24,7 +24,7 @@ START_TIMEOUT_S = 600
 _END_S = 1.0
 _LOG_LINES = 15
 
-Expected = TypeVar("Expected", bound=protocol.Message)
+Expected = TypeVar("Expected", bound=protocol.WireMessage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +97,17 @@ class Base:
     def time(self, cores: tuple[int, ...] = ()) -> Round:
         """Let a timed round run, on these cores if any are given."""
         self._send(protocol.Time(cores=cores))
-        return self._expect(protocol.Timed).round
+        return self._expect(protocol.TimedRound).round
 
     def instrument(self, *, experts: bool) -> None:
         """Let the profile round run."""
-        self._send(protocol.Instrument(experts=experts))
+        self._send(protocol.Profile(experts=experts))
         self._expect(protocol.Instrumented)
 
     def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:
         """Return the record with the rounds of these numbers, and why the test did not pass after all, if so."""
         self._send(protocol.Finish(keep=keep))
-        finished = self._expect(protocol.Finished)
+        finished = self._expect(protocol.FinishedTest)
         self._verify(finished.foreign)
         ended = self._receive()
         if not isinstance(ended, protocol.Ended):
@@ -134,7 +134,7 @@ class Base:
             pass
         self._open = None
 
-    def _send(self, message: protocol.Message) -> None:
+    def _send(self, message: protocol.WireMessage) -> None:
         if self._broken is not None:
             raise AgainstError(self._broken)
         # A child that is gone is told from what it last sent, in _receive.

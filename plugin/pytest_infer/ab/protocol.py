@@ -16,14 +16,14 @@ ENVIRONMENT = "PYTEST_INFER_AGAINST"
 """The variable that gives the child the number of its end of the connection."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One message; its type's name is the tag."""
 
 
 # from the parent
 
 
-class Hello(Message, frozen=True, kw_only=True):
+class Hello(WireMessage, frozen=True, kw_only=True):
     """The first message: what is planned, and the folder whose code the child must not run (None: it may).
 
     `worktree` is excepted from `checkout`, in which it may lie.
@@ -35,48 +35,48 @@ class Hello(Message, frozen=True, kw_only=True):
     worktree: str | None = None
 
 
-class Go(Message, frozen=True, kw_only=True):
+class Go(WireMessage, frozen=True, kw_only=True):
     """Run this test, as far as its `infer(prompt)`; those before it that have not run are skipped."""
 
     nodeid: str
 
 
-class WarmUp(Message, frozen=True, kw_only=True):
+class WarmUp(WireMessage, frozen=True, kw_only=True):
     """Run a round that does not count."""
 
 
-class Time(Message, frozen=True, kw_only=True):
+class Time(WireMessage, frozen=True, kw_only=True):
     """Run a timed round."""
 
     cores: tuple[int, ...] = ()
 
 
-class Instrument(Message, frozen=True, kw_only=True):
+class Profile(WireMessage, frozen=True, kw_only=True):
     """Run the profile round."""
 
     experts: bool
 
 
-class Finish(Message, frozen=True, kw_only=True):
+class Finish(WireMessage, frozen=True, kw_only=True):
     """Return from `infer(prompt)` with these rounds, by number."""
 
     keep: tuple[int, ...]
 
 
-class Abandon(Message, frozen=True, kw_only=True):
+class Abandon(WireMessage, frozen=True, kw_only=True):
     """Leave `infer(prompt)`: the parent failed in its own."""
 
 
 # from the child
 
 
-class Refusal(Message, frozen=True, kw_only=True):
+class Refusal(WireMessage, frozen=True, kw_only=True):
     """The child speaks another protocol."""
 
     protocol: int
 
 
-class Ready(Message, frozen=True, kw_only=True):
+class Ready(WireMessage, frozen=True, kw_only=True):
     """The suite is collected. `new` are planned tests that it lacks, `missing` are measuring ones not planned.
 
     `foreign` are modules that were imported from the parent's checkout, each with its file.
@@ -87,41 +87,41 @@ class Ready(Message, frozen=True, kw_only=True):
     foreign: dict[str, str]
 
 
-class Begun(Message, frozen=True, kw_only=True):
+class Begun(WireMessage, frozen=True, kw_only=True):
     """The model is loaded and the prompt encoded: rounds can be asked for."""
 
 
-class Warmed(Message, frozen=True, kw_only=True):
+class Warmed(WireMessage, frozen=True, kw_only=True):
     """The warm-up round is over."""
 
 
-class Timed(Message, frozen=True, kw_only=True):
+class TimedRound(WireMessage, frozen=True, kw_only=True):
     """A timed round."""
 
     round: Round
 
 
-class Instrumented(Message, frozen=True, kw_only=True):
+class Instrumented(WireMessage, frozen=True, kw_only=True):
     """The profile round is over; the record will hold it."""
 
 
-class Finished(Message, frozen=True, kw_only=True):
+class FinishedTest(WireMessage, frozen=True, kw_only=True):
     """The record of the prompt, and what was imported from the parent's checkout."""
 
     record: PromptRecord
     foreign: dict[str, str]
 
 
-class Ended(Message, frozen=True, kw_only=True):
+class Ended(WireMessage, frozen=True, kw_only=True):
     """The test is over, torn down and all; `why` says in a line why it did not pass, if it did not."""
 
     nodeid: str
     why: str | None = None
 
 
-FromParent = Union[Hello, Go, WarmUp, Time, Instrument, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromParent = Union[Hello, Go, WarmUp, Time, Profile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
 FromChild = Union[  # noqa: UP007 - as above
-    Refusal, Ready, Begun, Warmed, Timed, Instrumented, Finished, Ended
+    Refusal, Ready, Begun, Warmed, TimedRound, Instrumented, FinishedTest, Ended
 ]
 
 Received = TypeVar("Received")
@@ -134,7 +134,7 @@ class Channel(Generic[Received]):
         self._connection = connection
         self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(expects)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: WireMessage) -> None:
         """Send a message; raise OSError when the other end is gone."""
         self._connection.send_bytes(msgspec.json.encode(message))
 

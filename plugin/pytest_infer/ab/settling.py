@@ -20,7 +20,7 @@ def settle() -> None:
     time.sleep(SETTLE_S)
 
 
-class Cores:
+class CoreSchedule:
     """Which cores a pair of rounds runs on: the same for both sides, and other ones two pairs later.
 
     A process stays on the core where it ran last. With fewer threads than cores the two sides would keep to different

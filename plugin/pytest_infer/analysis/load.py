@@ -14,7 +14,7 @@ ASKED = (CacheState.COLD, CacheState.WARM)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class LoadMetric:
     """One figure of a load round."""
 
     key: str
@@ -52,16 +52,16 @@ def _extra_s(of: LoadRound) -> float | None:
 
 
 FIGURES = (
-    Figure("cached_percent", "cached before", Unit.PERCENT, lambda of: loads.cached_percent(of.load)),
-    Figure("load_s", "load", Unit.SECONDS, lambda of: of.load_s),
-    Figure("first_token_s", "first token", Unit.SECONDS, _first_s),
-    Figure("ready_s", "load + first token", Unit.SECONDS, _ready_s),
-    Figure("first_run_extra_s", "first-run extra", Unit.SECONDS, _extra_s),
-    Figure("load_read_bytes", "read by the load", Unit.BYTES, lambda of: of.load.read_bytes),
-    Figure("read_bytes", "read in all", Unit.BYTES, lambda of: of.whole.read_bytes),
-    Figure("rss_anon_bytes", "anonymous", Unit.BYTES, lambda of: of.whole.rss_anon_bytes),
-    Figure("rss_file_bytes", "file-backed", Unit.BYTES, lambda of: of.whole.rss_file_bytes),
-    Figure("peak_rss_bytes", "peak memory", Unit.BYTES, lambda of: of.whole.peak_rss_bytes),
+    LoadMetric("cached_percent", "cached before", Unit.PERCENT, lambda of: loads.cached_percent(of.load)),
+    LoadMetric("load_s", "load", Unit.SECONDS, lambda of: of.load_s),
+    LoadMetric("first_token_s", "first token", Unit.SECONDS, _first_s),
+    LoadMetric("ready_s", "load + first token", Unit.SECONDS, _ready_s),
+    LoadMetric("first_run_extra_s", "first-run extra", Unit.SECONDS, _extra_s),
+    LoadMetric("load_read_bytes", "read by the load", Unit.BYTES, lambda of: of.load.read_bytes),
+    LoadMetric("read_bytes", "read in all", Unit.BYTES, lambda of: of.whole.read_bytes),
+    LoadMetric("rss_anon_bytes", "anonymous", Unit.BYTES, lambda of: of.whole.rss_anon_bytes),
+    LoadMetric("rss_file_bytes", "file-backed", Unit.BYTES, lambda of: of.whole.rss_file_bytes),
+    LoadMetric("peak_rss_bytes", "peak memory", Unit.BYTES, lambda of: of.whole.peak_rss_bytes),
 )
 """`ready_s` and those below `load_read_bytes` span the load and the first token: what is mapped is read by that one."""
 
@@ -71,13 +71,13 @@ def asked_for(state: CacheState, rounds: Sequence[LoadRound]) -> list[LoadRound]
     return [of for of in rounds if of.asked is state]
 
 
-def value(figure: Figure, of: LoadRound) -> float | None:
+def value(figure: LoadMetric, of: LoadRound) -> float | None:
     """Return a figure of a round, None where it is absent."""
     read = figure.read(of)
     return read.value if isinstance(read, Reading) else read
 
 
-def spread(figure: Figure, rounds: Sequence[LoadRound]) -> Spread:
+def spread(figure: LoadMetric, rounds: Sequence[LoadRound]) -> Spread:
     """Return a figure over rounds."""
     values = []
     for of in rounds:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.doctor import pitfalls, requirements
-from pytest_infer.analysis.doctor.requirements import Requirements, Room, Verdict
+from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import InferError
@@ -70,7 +70,7 @@ def doctor(
         disk_free_bytes=None if found is None else found[1],
     )
     out(report.as_json(checked) if form is Form.JSON else report.render(checked, width=width(), color=color()))
-    if found is not None and found[0].chosen.verdict is Verdict.TOO_LARGE:
+    if found is not None and found[0].chosen.verdict is Fit.TOO_LARGE:
         raise typer.Exit(1)
 
 

@@ -20,7 +20,7 @@ from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
-    from pytest_infer.analysis.placement.planning import Memory, Plan
+    from pytest_infer.analysis.placement.planning import Memory, PlacementPlan
     from pytest_infer.analysis.placement.sizes import Sizes
 
 _KV_CACHE = "kv_cache_bytes"
@@ -179,7 +179,7 @@ def _memory(
     return Memory(total=memory, dense=(sizes.dense or 0) if dense_on_gpu else 0, kv_cache=cache, reserve=held_back)
 
 
-def _written(plan: Plan, run: Run, form: Form, model: str | None) -> str:
+def _written(plan: PlacementPlan, run: Run, form: Form, model: str | None) -> str:
     if form is Form.JSON:
         return exports.as_json(plan, run=run.label, model=model)
     if form is Form.TERMINAL:

@@ -42,7 +42,7 @@ def show(
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
     recommended, curves = _swept(chosen) if any(r.config or r.curve for r in stored.results) else (None, ())
-    shown = summary.Run(
+    shown = summary.RunSummary(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,

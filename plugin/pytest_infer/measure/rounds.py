@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RoundPlan:
     """How often a prompt runs: untimed first, then timed, then perhaps once with instruments."""
 
     warmup: int
@@ -116,7 +116,7 @@ def quiet_gc() -> Iterator[None]:
             gc.enable()
 
 
-def measure(runner: Runner, plan: Plan, watch: Watcher) -> Measured:
+def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
     """Run one prompt as planned and return its rounds, in order."""
     first: Round | None = None
     last: TokenTrace | None = None

@@ -102,7 +102,9 @@ class Gate:
                 continue
             before = row_of(test, test, base)
             spread = comparison.block_spread(before, after) if info.sequential else None
-            pairs.append(comparison.Pair(before=before, after=after, paired=not info.sequential, block_spread=spread))
+            pairs.append(
+                comparison.RowPair(before=before, after=after, paired=not info.sequential, block_spread=spread)
+            )
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
         self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
 

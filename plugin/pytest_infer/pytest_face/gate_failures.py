@@ -15,7 +15,7 @@ from pytest_infer.report.compare import terminal as comparison
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _CrashLocation:
     """Where a failure lies, in the form that pytest's summary line asks for."""
 
     path: str
@@ -26,7 +26,7 @@ class _Place:
 class GateFailure:
     """What a failed test shows: every figure that got worse, both values, the interval, and what to do."""
 
-    def __init__(self, judgements: Sequence[Judgement], against: str, place: _Place, advice: str) -> None:
+    def __init__(self, judgements: Sequence[Judgement], against: str, place: _CrashLocation, advice: str) -> None:
         self.reprcrash = place
         self._lines = [f"the gate failed, against {against}:", *map(_line, judgements), "", advice]
 
@@ -73,7 +73,7 @@ def report_failures(session: pytest.Session, gating: Gate) -> None:
         path, _, name = nodeid.partition("::")
         location, keywords = places.get(nodeid, ((path, None, name), {}))
         message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
-        place = _Place(location[0], location[1] or 0, message)
+        place = _CrashLocation(location[0], location[1] or 0, message)
         advice = _ADVICE_PAIRED if gating.paired else _ADVICE
         longrepr: Any = GateFailure(judgements, against or "its bounds", place, advice)
         _withdraw(session, nodeid)

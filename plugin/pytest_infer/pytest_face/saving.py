@@ -36,7 +36,7 @@ _MATTER = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class MeasuredTest:
     """One measured test; `failed` when it failed after its measurement."""
 
     record: PromptRecord
@@ -49,7 +49,7 @@ class Keeper:
 
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()
-        self.finished: dict[str, Finished] = {}
+        self.finished: dict[str, MeasuredTest] = {}
         self.save_failed = False
         self._run_file: Path | None = None
         self._settings = settings
@@ -118,7 +118,7 @@ class Keeper:
         self._write_journal(record, settings)
         data = block.build(record)
         hand_over(phases(record), data)
-        self.finished[record.nodeid] = Finished(record=record, block=data)
+        self.finished[record.nodeid] = MeasuredTest(record=record, block=data)
 
     def drifted(self, record: PromptRecord, drift: Drift, settings: Settings) -> PromptRecord:
         """Add the drift of its load to a record that is kept already, in the journal and the block, and return it."""

@@ -39,7 +39,7 @@ from pytest_infer.records import (
     TokenTrace,
 )
 from pytest_infer.report.show.live import LiveLine
-from pytest_infer.report.show.summary import NamedFloor, Run
+from pytest_infer.report.show.summary import NamedFloor, RunSummary
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
 
@@ -133,14 +133,14 @@ class InferSession:
         else:
             self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
-    def summary(self) -> Run:
+    def summary(self) -> RunSummary:
         """Return what the terminal shows at the end."""
         finished = self.keeper.finished.values()
         disabled = bool(self.keeper.planned) and self.bridge.disabled
         recommended, curves = results.found(
             {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(self.settings)
         )
-        return Run(
+        return RunSummary(
             results=tuple(result.of_record(f.record) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
@@ -174,7 +174,7 @@ class InferSession:
         ids, tokenize_s = encoding.encode(engine, prompt, configuration.settings)
         limits = encoding.limits_of(prompt, configuration.settings)
         once = self.bridge.disabled
-        plan = rounds.Plan(
+        plan = rounds.RoundPlan(
             warmup=0 if once else self.settings.warmup,
             rounds=1 if once else self.settings.rounds,
             profile=self.settings.profile and not once,

@@ -16,9 +16,9 @@ from pytest_infer.analysis.doctor.requirements import (
     GOOD_RATE,
     RUNTIME_BYTES,
     USABLE_RATE,
+    Fit,
     Need,
     Requirements,
-    Verdict,
     cores_for_prefill,
 )
 from pytest_infer.measure.machine.host import Host
@@ -28,7 +28,7 @@ from pytest_infer.report import text
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
-_STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.NOT_NOW: "yellow", Verdict.TOO_LARGE: "red"}
+_STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.TOO_LARGE: "red"}
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
@@ -176,12 +176,12 @@ def _conclusion(found: Checkup, model: Requirements) -> str:
     needs = f"{model.name} in {chosen.dtype} takes {size(chosen.minimum_bytes)}"
     if chosen.kv_bytes is None:
         needs += " without its KV cache, whose size is not known"
-    if chosen.verdict is Verdict.TOO_LARGE:
+    if chosen.verdict is Fit.TOO_LARGE:
         others = ", ".join(model.fitting)
         return f"{needs} and does not fit {size(limit)}; " + (f"{others} would" if others else "no dtype here would")
-    if chosen.verdict is Verdict.NOT_NOW:
+    if chosen.verdict is Fit.NOT_NOW:
         free = size(found.host.available_bytes or 0)
         return f"{needs} and {free} are free now of {size(limit)}: end what holds the rest"
-    if chosen.verdict is Verdict.TIGHT:
+    if chosen.verdict is Fit.TIGHT:
         return f"{needs}, more than four fifths of {size(limit)}: a longer context may not fit"
     return f"{needs} and fits {size(limit)}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis import load
-from pytest_infer.analysis.load import Figure, Spread
+from pytest_infer.analysis.load import LoadMetric, Spread
 from pytest_infer.records import LoadRound
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
@@ -65,7 +65,7 @@ def render(rounds: Sequence[LoadRound], *, width: int, color: bool) -> str:
     return text.collected(console)
 
 
-def _cell(figure: Figure, spread: Spread) -> str:
+def _cell(figure: LoadMetric, spread: Spread) -> str:
     shown = show(spread.median, figure.unit)
     if spread.least is None or spread.least == spread.most:
         return shown

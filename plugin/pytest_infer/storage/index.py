@@ -18,7 +18,7 @@ FOLDER = "history"
 _FIELDS = tuple(field.name for field in fields(Run) if field.name != "path")
 
 
-class _Known(msgspec.Struct, array_like=True):
+class _KnownRun(msgspec.Struct, array_like=True):
     """A head, and the size and time of change of the file that it was read from."""
 
     size: int
@@ -30,7 +30,7 @@ class _Kept(msgspec.Struct):
     """One storage folder's heads by path; `fields` are those of a head when it was written."""
 
     fields: tuple[str, ...] = _FIELDS
-    heads: dict[str, _Known] = {}
+    heads: dict[str, _KnownRun] = {}
 
 
 class Index:
@@ -46,7 +46,7 @@ class Index:
         except ModelError:
             self._path = None
         self._kept = self._read()
-        self._seen: dict[str, _Known] = {}
+        self._seen: dict[str, _KnownRun] = {}
         self._new = False
 
     def _read(self) -> _Kept:
@@ -69,7 +69,7 @@ class Index:
     def put(self, run: Run, size: int, mtime_ns: int) -> None:
         """Keep a head that was read."""
         head = {name: getattr(run, name) for name in _FIELDS}
-        self._seen[str(run.path)] = _Known(size, mtime_ns, head)
+        self._seen[str(run.path)] = _KnownRun(size, mtime_ns, head)
         self._new = True
 
     def save(self) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_infer.analysis.advice import cpu, speed, trust
-from pytest_infer.analysis.advice.evidence import Block, Facts, Finding, Rule, Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Block, Facts, Finding, Severity
 
-RULES: tuple[Rule, ...] = (*trust.RULES, *cpu.RULES, *speed.RULES)
+RULES: tuple[AdviceRule, ...] = (*trust.RULES, *cpu.RULES, *speed.RULES)
 """All rules, those first that say whether the others' evidence can be trusted."""
 
 _ORDER = tuple(Severity)
@@ -29,7 +29,7 @@ class Advice:
     tests: int
 
 
-def advise(blocks: Iterable[Block], rules: Sequence[Rule] = RULES) -> tuple[Advice, ...]:
+def advise(blocks: Iterable[Block], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
     """Return the advice on a run's tests: the most serious first, good signs last.
 
     On the tests of a sweep there is none: it measures what to choose.
@@ -41,7 +41,7 @@ def advise(blocks: Iterable[Block], rules: Sequence[Rule] = RULES) -> tuple[Advi
     return tuple(sorted(found, key=lambda a: (a.suggestion is None, _ORDER.index(a.severity))))
 
 
-def _merged(rule: Rule, facts: Sequence[Facts]) -> Advice | None:
+def _merged(rule: AdviceRule, facts: Sequence[Facts]) -> Advice | None:
     seen = [(finding, test) for test in facts if (finding := rule.find(test)) is not None]
     if not seen or (seen[0][0].suggestion is None and len(seen) < len(facts)):
         return None
@@ -61,7 +61,7 @@ def _plainness(finding: Finding) -> tuple[int, float]:
     return _ORDER.index(finding.severity), -finding.weight
 
 
-def rules_table(rules: Iterable[Rule] = RULES) -> str:
+def rules_table(rules: Iterable[AdviceRule] = RULES) -> str:
     """Return the table of docs/advice.md."""
     lines = ["| rule | evidence it needs | threshold, source | what to try |", "|---|---|---|---|"]
     lines += [f"| `{r.key}` | {r.needs} | {r.threshold} | {r.what_to_try} |" for r in rules]

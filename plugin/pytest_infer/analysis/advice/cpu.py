@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_infer.analysis.advice.evidence import Facts, Finding, Rule, Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
 from pytest_infer.units import percent, rate, significant, size
 
 LOW, HIGH = 50.0, 90.0
@@ -191,70 +191,70 @@ def _waited(facts: Facts) -> float | None:
 
 
 RULES = (
-    Rule(
+    AdviceRule(
         key="threads_over_cores",
         needs="`model.threads`, `machine.usable_cores`; `run_queue_wait_s` for the severity",
         threshold="more threads than usable cores; critical when they waited > 5 % (system counters, repeat limit)",
         what_to_try="as many threads as cores",
         find=threads_over_cores,
     ),
-    Rule(
+    AdviceRule(
         key="threads_under_cores",
         needs="`model.threads`, `machine.usable_cores`, `cores_used`",
         threshold="fewer threads than usable physical cores, each busy ≥ 90 % of the time (own choice)",
         what_to_try="compare with a thread a core",
         find=threads_under_cores,
     ),
-    Rule(
+    AdviceRule(
         key="crowded_threads",
         needs="`model.threads`, `run_queue_wait_s`, `cpu_s`",
         threshold="waited > 5 % of the time (a two-thread matmul was 17× slower beside neighbours, measured)",
         what_to_try="an idle machine; passive waiting, or a thread less",
         find=crowded_threads,
     ),
-    Rule(
+    AdviceRule(
         key="slow_dtype",
         needs="`machine.probe.flops` of the dtype in use and of float32",
         threshold="less than 0.8 of float32's GEMM rate, measured by the probe; silent if float32 does not fit",
         what_to_try="compare with float32",
         find=slow_dtype,
     ),
-    Rule(
+    AdviceRule(
         key="faster_dtype",
         needs="`machine.probe.flops` of float32 and of a half-size dtype",
         threshold="float32 below 0.8 of the other's GEMM rate, measured by the probe",
         what_to_try="compare with that dtype (the guide: lower precision)",
         find=faster_dtype,
     ),
-    Rule(
+    AdviceRule(
         key="experts_implementation",
         needs="`model.experts_implementation`, `model.device`, `expert_selections`, `cores_used`; `mbu` where known",
         threshold="eager on the processor, ≤ 1.2 cores used of 2 or more, MBU < 0.5",
         what_to_try="compare with grouped_mm and batched_mm",
         find=experts_implementation,
     ),
-    Rule(
+    AdviceRule(
         key="stalled_on_io",
         needs="`cpu_utilization`, `read_bytes`; `pressure_io_s` where known",
         threshold="< 50 % of the usable cores (the guide), ≥ 1 MiB a round from the device, I/O pressure > 1 %",
         what_to_try="memory for the page cache, or fewer bytes",
         find=stalled_on_io,
     ),
-    Rule(
+    AdviceRule(
         key="one_core",
         needs="`model.threads`, `machine.usable_cores`, `cores_used`; `mbu` where known",
         threshold="0.85 to 1.2 cores used of 2 or more, with 2 threads or more, MBU < 0.5",
         what_to_try="compare with one thread, and with compilation",
         find=one_core,
     ),
-    Rule(
+    AdviceRule(
         key="memory_bound",
         needs="`mbu`, `step_bytes`",
         threshold="MBU ≥ 0.5 (float32 kernels reach 0.57 of the probed bandwidth, measured)",
         what_to_try="fewer bytes a step",
         find=memory_bound,
     ),
-    Rule(
+    AdviceRule(
         key="cores_busy",
         needs="`cpu_utilization`",
         threshold="≥ 90 % (the guide: near 100 % is good)",

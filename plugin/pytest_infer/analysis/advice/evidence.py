@@ -32,7 +32,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class AdviceRule:
     """One rule, as docs/advice.md shows it. `caution` is the caution of a record that says the same."""
 
     key: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_infer.analysis.advice.evidence import Facts, Finding, Rule, Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
 from pytest_infer.units import percent, rate, seconds, size
 
 SLOW, GOOD_ON_CPU, GOOD = 5.0, 15.0, 20.0
@@ -145,63 +145,63 @@ def memory_room(facts: Facts) -> Finding | None:
 
 
 RULES = (
-    Rule(
+    AdviceRule(
         key="swapping",
         needs="`swap_bytes`; `major_faults` for the severity",
         threshold="any; critical with major faults in a round",
         what_to_try="free memory; a smaller model or dtype",
         find=swapping,
     ),
-    Rule(
+    AdviceRule(
         key="memory_pressure",
         needs="`pressure_memory_s`, `total_s`",
         threshold="> 1 % of the time (system counters, disturbance limit)",
         what_to_try="free memory; a higher limit; a smaller model or dtype",
         find=memory_pressure,
     ),
-    Rule(
+    AdviceRule(
         key="memory_full",
         needs="`memory_percent` or `system_memory_percent`; `kv_cache_bytes` where known",
         threshold="> 90 % (the guide: risk of swapping)",
         what_to_try="a smaller model or dtype; a shorter text if the KV cache is > 10 %",
         find=memory_full,
     ),
-    Rule(
+    AdviceRule(
         key="slow_decode",
         needs="`decode_throughput`; `decode_ceiling` where known",
         threshold="< 5 tok/s (the guide: needs optimisation or a GPU)",
         what_to_try="a smaller or quantised model where the memory is the limit; else what the other rules say",
         find=slow_decode,
     ),
-    Rule(
+    AdviceRule(
         key="slow_first_token",
         needs="`ttft_s`; `prompt_tokens`, `mfu` where known",
         threshold="≥ 2 s (the guide)",
         what_to_try="shorter prompts; a kept KV cache",
         find=slow_first_token,
     ),
-    Rule(
+    AdviceRule(
         key="idle_accelerator",
         needs="`machine.accelerators`, `model.device`, `ttft_s` or `decode_throughput`",
         threshold="on the processor, TTFT ≥ 2 s or decode < 5 tok/s (the guide)",
         what_to_try="compare with the accelerator (the guide: GPU for prefill)",
         find=idle_accelerator,
     ),
-    Rule(
+    AdviceRule(
         key="good_decode",
         needs="`decode_throughput`",
         threshold="≥ 15 tok/s on a CPU, ≥ 20 tok/s elsewhere (the guide)",
         what_to_try="nothing: a good sign",
         find=good_decode,
     ),
-    Rule(
+    AdviceRule(
         key="short_first_token",
         needs="`ttft_s`",
         threshold="< 2 s (the guide)",
         what_to_try="nothing: a good sign",
         find=short_first_token,
     ),
-    Rule(
+    AdviceRule(
         key="memory_room",
         needs="`memory_percent`",
         threshold="< 80 % (the guide)",

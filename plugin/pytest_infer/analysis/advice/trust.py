@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from pytest_infer.analysis.advice.evidence import Facts, Finding, Rule, Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
 from pytest_infer.records import CautionKind
 from pytest_infer.units import percent
 
@@ -101,7 +101,7 @@ def _spread(values: tuple[float, ...]) -> float | None:
 
 
 RULES = (
-    Rule(
+    AdviceRule(
         key="output_differs",
         needs="`output.equal`",
         threshold="any difference (exact)",
@@ -109,7 +109,7 @@ RULES = (
         find=output_differs,
         caution=CautionKind.OUTPUT_DIFFERS,
     ),
-    Rule(
+    AdviceRule(
         key="cold_start",
         needs="three rounds or more of `total_s`; `ttft_s` where known",
         threshold="first round ≥ 1.5 × the median of the others (own choice, as the caution)",
@@ -117,7 +117,7 @@ RULES = (
         find=cold_start,
         caution=CautionKind.COLD_FIRST_ROUND,
     ),
-    Rule(
+    AdviceRule(
         key="rounds_disturbed",
         needs="`rounds.disturbed`",
         threshold="any counted round beyond the disturbance limits (system counters: 1 %)",
@@ -125,7 +125,7 @@ RULES = (
         find=rounds_disturbed,
         caution=CautionKind.DISTURBED,
     ),
-    Rule(
+    AdviceRule(
         key="too_few_rounds",
         needs="`rounds.timed`, or three rounds or more of `ttft_s` or `tpot_s`",
         threshold="fewer than (2 × relative spread / 5 %)²: two standard errors are then within the gate's 5 %",

@@ -31,7 +31,7 @@ THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class RowPair:
     """One test on both sides. `paired` rounds were measured next to each other, round i with round i.
 
     `history` holds earlier rows of the test that `before` is comparable with, itself included; `block_spread` is the
@@ -85,7 +85,7 @@ def all_metrics(only: Collection[Metric] | None = None) -> tuple[Wanted, ...]:
 
 
 def judge(
-    pairs: Sequence[Pair],
+    pairs: Sequence[RowPair],
     wanted: Callable[[Row], Iterable[Wanted]],
     *,
     allowed: Collection[str] = (),
@@ -109,7 +109,7 @@ def judge(
 
 
 def _without_noise(
-    pair: Pair, want: Wanted, found: Sequence[fingerprint.Difference], allowed: Collection[str]
+    pair: RowPair, want: Wanted, found: Sequence[fingerprint.Mismatch], allowed: Collection[str]
 ) -> Judgement | Question:
     """Return what can be said without statistics, or the question for them."""
     metric = want.metric
@@ -144,7 +144,7 @@ _BY_CACHE = {"load_s", "load_read_bytes", "first_run_extra_s", "first_run_read_b
 """What depends on whether the page cache held the model's files."""
 
 
-def _caches(metric: Metric, pair: Pair) -> list[str]:
+def _caches(metric: Metric, pair: RowPair) -> list[str]:
     """Return how a cold and a warm load differ, for a figure that follows from it."""
     if metric.key not in _BY_CACHE:
         return []
@@ -172,7 +172,7 @@ def _exact(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgemen
     return replace(draft, verdict=verdict, reason="differs, and must not")
 
 
-def _question(draft: Judgement, want: Wanted, pair: Pair, before: Values, after: Values) -> Judgement | Question:
+def _question(draft: Judgement, want: Wanted, pair: RowPair, before: Values, after: Values) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
     if len({*a, *b}) == 1:
@@ -190,7 +190,7 @@ def _question(draft: Judgement, want: Wanted, pair: Pair, before: Values, after:
 
 
 def _evidence(
-    pair: Pair, want: Wanted, a: tuple[float, ...], b: tuple[float, ...]
+    pair: RowPair, want: Wanted, a: tuple[float, ...], b: tuple[float, ...]
 ) -> tuple[list[Evidence], str | None]:
     metric = want.metric
     if metric.repeatable:
@@ -210,7 +210,7 @@ def _evidence(
     return _with_history(pair, metric, evidence)
 
 
-def _with_history(pair: Pair, metric: Metric, evidence: list[Evidence]) -> tuple[list[Evidence], str | None]:
+def _with_history(pair: RowPair, metric: Metric, evidence: list[Evidence]) -> tuple[list[Evidence], str | None]:
     """Add what earlier runs say of the spread from run to run, or assume the worst where they are too few."""
     values = [row.metrics[metric.key].value for row in pair.history if metric.key in row.metrics]
     earlier = [float(v) for v in values if not isinstance(v, str) and v > 0]

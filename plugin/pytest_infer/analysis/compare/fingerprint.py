@@ -41,7 +41,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Mismatch:
     """A fact in which two rows differ."""
 
     key: str
@@ -130,7 +130,7 @@ def check_allowed(allowed: Collection[str]) -> None:
             raise OptionError(f"--allow-different: {alternatives('key', name, known)}")
 
 
-def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Difference, ...]:
+def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Mismatch, ...]:
     """Return in what two rows differ that matters; a fact that one of them does not know is no difference."""
     if before.plain or after.plain:
         return ()
@@ -138,7 +138,7 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
     for fact in FACTS:
         a, b = fact.read(before), fact.read(after)
         if fact.differ(a, b) and fact.key not in allowed and fact.kind not in allowed:
-            found.append(Difference(key=fact.key, kind=fact.kind, before=fact.text(a), after=fact.text(b)))
+            found.append(Mismatch(key=fact.key, kind=fact.kind, before=fact.text(a), after=fact.text(b)))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from pytest_infer.analysis.compare import comparison, fingerprint, stats
-from pytest_infer.analysis.compare.comparison import Pair, Wanted
+from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
 from pytest_infer.analysis.experts import drift
@@ -64,16 +64,16 @@ def _other_setting(old: Row, new: Row, allowed: Collection[str]) -> bool:
     return any(d.kind not in ("workload", fingerprint.OUTPUT) for d in found)
 
 
-def stored_pairs(before: Run, after: Sequence[Row], history: History) -> tuple[list[Pair], list[Row], list[Row]]:
+def stored_pairs(before: Run, after: Sequence[Row], history: History) -> tuple[list[RowPair], list[Row], list[Row]]:
     """Return the tests of a run beside those of its baseline with their history, those missing, and those new."""
     earlier = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
-    pairs = [Pair(before=a, after=b, history=comparison.comparable_history(a, earlier)) for a, b in both]
+    pairs = [RowPair(before=a, after=b, history=comparison.comparable_history(a, earlier)) for a, b in both]
     return pairs, gone, new
 
 
 def judge(
-    pairs: Sequence[Pair],
+    pairs: Sequence[RowPair],
     rules: Sequence[Rule],
     *,
     missing: Sequence[Row | str] = (),
@@ -155,7 +155,7 @@ def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]
     return math.exp(low), math.exp(high)
 
 
-def _drift(pair: Pair, rule: Rule) -> Judgement:
+def _drift(pair: RowPair, rule: Rule) -> Judgement:
     layers = drift.between(pair.before.experts, pair.after.experts)
     draft = Judgement(
         test=pair.after.test,

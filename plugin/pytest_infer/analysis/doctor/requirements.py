@@ -13,7 +13,7 @@ from typing import Any
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.analysis.doctor.kv_cache import KvCache
 from pytest_infer.engines.base import TOWER
-from pytest_infer.engines.checkpoint.source import Checkpoint, Source
+from pytest_infer.engines.checkpoint.source import Checkpoint, ModelFiles
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
 
@@ -52,7 +52,7 @@ _TOP_K_KEYS = (
 )
 
 
-class Verdict(str, Enum):
+class Fit(str, Enum):
     """Whether a model runs in the memory there is."""
 
     FITS = "fits"
@@ -86,7 +86,7 @@ class Need:
     minimum_bytes: int
     recommended_bytes: int
     step_bytes: int | None
-    verdict: Verdict
+    verdict: Fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Requirements:
     @property
     def fitting(self) -> tuple[str, ...]:
         """Return the dtypes that fit, the most exact first."""
-        return tuple(need.dtype for need in self.needs if need.verdict is not Verdict.TOO_LARGE)
+        return tuple(need.dtype for need in self.needs if need.verdict is not Fit.TOO_LARGE)
 
 
 def of(checkpoint: Checkpoint, room: Room, *, context: int | None = None, dtype: str = AUTO) -> Requirements:
@@ -159,12 +159,12 @@ def _need(dtype: str, held: _Held, weights: int, kv: KvCache, room: Room) -> Nee
     )
 
 
-def _verdict(minimum: int, room: Room) -> Verdict:
+def _verdict(minimum: int, room: Room) -> Fit:
     if minimum > room.limit_bytes:
-        return Verdict.TOO_LARGE
+        return Fit.TOO_LARGE
     if room.available_bytes is not None and minimum > room.available_bytes:
-        return Verdict.NOT_NOW
-    return Verdict.TIGHT if minimum > COMFORTABLE * room.limit_bytes else Verdict.FITS
+        return Fit.NOT_NOW
+    return Fit.TIGHT if minimum > COMFORTABLE * room.limit_bytes else Fit.FITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,11 +182,11 @@ class _Held:
     @classmethod
     def of(cls, checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Held:
         tensors = _loaded(checkpoint.tensors, config)
-        packed = _packed(tensors) or checkpoint.source is Source.GGUF
+        packed = _packed(tensors) or checkpoint.source is ModelFiles.GGUF
         stored = sum(t.bytes for t in tensors) if packed else None
         own = STORED if packed else _own_dtype(config, tensors)
         plain = tensors
-        if not tensors or (packed and checkpoint.source is not Source.GGUF):
+        if not tensors or (packed and checkpoint.source is not ModelFiles.GGUF):
             try:
                 plain = shapes.of_config(config)
             except ModelError as error:

@@ -15,7 +15,7 @@ _Shape = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
+class _LayerKind:
     """What a model type adds to the common decoder: embeddings, grouped attention, gated feed-forward, two norms."""
 
     experts: str | None = None
@@ -39,24 +39,26 @@ class _Kind:
 
 
 _KINDS = {
-    "llama": _Kind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-    "mistral": _Kind(),
-    "mixtral": _Kind(experts="num_local_experts"),
-    "olmoe": _Kind(experts="num_experts", qkv_bias="attention_bias", output_bias="attention_bias", query_norm="whole"),
-    "phi3": _Kind(),
-    "phimoe": _Kind(
+    "llama": _LayerKind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
+    "mistral": _LayerKind(),
+    "mixtral": _LayerKind(experts="num_local_experts"),
+    "olmoe": _LayerKind(
+        experts="num_experts", qkv_bias="attention_bias", output_bias="attention_bias", query_norm="whole"
+    ),
+    "phi3": _LayerKind(),
+    "phimoe": _LayerKind(
         experts="num_local_experts",
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         head_bias="lm_head_bias",
         norm_bias=True,
     ),
-    "qwen2": _Kind(qkv_bias=True),
-    "qwen2_moe": _Kind(
+    "qwen2": _LayerKind(qkv_bias=True),
+    "qwen2_moe": _LayerKind(
         experts="num_experts", width="moe_intermediate_size", qkv_bias="qkv_bias", sparse_step=True, shared=True
     ),
-    "qwen3": _Kind(qkv_bias="attention_bias", output_bias="attention_bias", query_norm="head", head_dim_told=True),
-    "qwen3_moe": _Kind(
+    "qwen3": _LayerKind(qkv_bias="attention_bias", output_bias="attention_bias", query_norm="head", head_dim_told=True),
+    "qwen3_moe": _LayerKind(
         experts="num_experts",
         width="moe_intermediate_size",
         qkv_bias="attention_bias",
@@ -65,7 +67,7 @@ _KINDS = {
         sparse_step=True,
         head_dim_told=True,
     ),
-    "smollm3": _Kind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", tied=True),
+    "smollm3": _LayerKind(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", tied=True),
 }
 
 
@@ -97,7 +99,7 @@ def _wants(config: Mapping[str, Any], bias: str | bool) -> bool:
     return bool(config.get(bias)) if isinstance(bias, str) else bias
 
 
-def _model(config: Mapping[str, Any], kind: _Kind) -> Iterator[_Shape]:
+def _model(config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:
     hidden, vocabulary = _size(config, "hidden_size"), _size(config, "vocab_size")
     yield "model.embed_tokens.weight", (vocabulary, hidden)
     for number in range(_size(config, "num_hidden_layers")):
@@ -120,13 +122,13 @@ def _linear(name: str, inputs: int, outputs: int, *, bias: bool) -> Iterator[_Sh
         yield f"{name}.bias", (outputs,)
 
 
-def _norm(name: str, width: int, kind: _Kind) -> Iterator[_Shape]:
+def _norm(name: str, width: int, kind: _LayerKind) -> Iterator[_Shape]:
     yield f"{name}.weight", (width,)
     if kind.norm_bias:
         yield f"{name}.bias", (width,)
 
 
-def _attention(name: str, config: Mapping[str, Any], kind: _Kind) -> Iterator[_Shape]:
+def _attention(name: str, config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     groups = kv_cache.number(config, "num_key_value_heads") or heads
     head = _size(config, "head_dim") if kind.head_dim_told else kv_cache.number(config, "head_dim") or hidden // heads
@@ -141,14 +143,14 @@ def _attention(name: str, config: Mapping[str, Any], kind: _Kind) -> Iterator[_S
         yield f"{name}.k_norm.weight", (groups * head if whole else head,)
 
 
-def _is_sparse(config: Mapping[str, Any], kind: _Kind, number: int) -> bool:
+def _is_sparse(config: Mapping[str, Any], kind: _LayerKind, number: int) -> bool:
     if not kind.sparse_step:
         return True
     step = kv_cache.number(config, "decoder_sparse_step") or 1
     return number not in (config.get("mlp_only_layers") or ()) and (number + 1) % step == 0
 
 
-def _experts(name: str, config: Mapping[str, Any], kind: _Kind) -> Iterator[_Shape]:
+def _experts(name: str, config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:
     hidden, width, count = _size(config, "hidden_size"), _size(config, kind.width), _size(config, str(kind.experts))
     yield f"{name}.gate.weight", (count, hidden)
     yield f"{name}.experts.gate_up_proj", (count, 2 * width, hidden)
@@ -158,7 +160,7 @@ def _experts(name: str, config: Mapping[str, Any], kind: _Kind) -> Iterator[_Sha
         yield f"{name}.shared_expert_gate.weight", (1, hidden)
 
 
-def _mlp(name: str, hidden: int, width: int, config: Mapping[str, Any], kind: _Kind) -> Iterator[_Shape]:
+def _mlp(name: str, hidden: int, width: int, config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:
     bias = _wants(config, kind.mlp_bias)
     yield from _linear(f"{name}.gate_proj", hidden, width, bias=bias)
     yield from _linear(f"{name}.up_proj", hidden, width, bias=bias)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.experts import naming
-from pytest_infer.analysis.experts.overlap import Group, Suite
+from pytest_infer.analysis.experts.overlap import PromptGroup, Suite
 
 Array = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ _CELLS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class UsageDifference:
     """How far apart two groups' use of experts is: total variation, averaged over the layers, beside its null.
 
     `distance` is the share of selections that goes to other experts: 0 the same use, 1 nothing in common. `null` is its
@@ -60,7 +60,7 @@ def distance(of: Suite, a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) 
         return np.asarray(np.where(known, every, 0).sum(axis=0) / known.sum(axis=0))
 
 
-def between(of: Suite, groups: Sequence[Group], draws: int = DRAWS) -> tuple[Difference, ...]:
+def between(of: Suite, groups: Sequence[PromptGroup], draws: int = DRAWS) -> tuple[UsageDifference, ...]:
     """Return the difference of every pair of groups, largest excess over the null first.
 
     Prompts that are in both groups say nothing about a difference and are left out; a pair that has no others, or no
@@ -71,7 +71,7 @@ def between(of: Suite, groups: Sequence[Group], draws: int = DRAWS) -> tuple[Dif
     found = [pair for a, b in pairs if (pair := _pair(of, a, b, affordable)) is not None]
     differs = naming.holm(np.array([pair.p for pair in found])) if found else ()
     judged = [
-        Difference(
+        UsageDifference(
             first=x.first, second=x.second, distance=x.distance, null=x.null, p=x.p, by=x.by, differs=bool(verdict)
         )
         for x, verdict in zip(found, differs, strict=True)
@@ -79,7 +79,7 @@ def between(of: Suite, groups: Sequence[Group], draws: int = DRAWS) -> tuple[Dif
     return tuple(sorted(judged, key=lambda x: (x.null - x.distance, x.first, x.second)))
 
 
-def _pair(of: Suite, a: Group, b: Group, draws: int) -> Difference | None:
+def _pair(of: Suite, a: PromptGroup, b: PromptGroup, draws: int) -> UsageDifference | None:
     shared = {*a.members} & {*b.members}
     first = [n for n in a.members if n not in shared and of.table[n].any()]
     second = [n for n in b.members if n not in shared and of.table[n].any()]
@@ -93,7 +93,9 @@ def _pair(of: Suite, a: Group, b: Group, draws: int) -> Difference | None:
     as_far = int((null >= seen - 1e-12).sum())
     # The split that was seen is one of the draws, unless all of them were tried (Phipson & Smyth 2010).
     p = as_far / len(null) if exact else (as_far + 1) / (len(null) + 1)
-    return Difference(first=a.name, second=b.name, distance=seen, null=float(null.mean()), p=p, by=by, differs=False)
+    return UsageDifference(
+        first=a.name, second=b.name, distance=seen, null=float(null.mean()), p=p, by=by, differs=False
+    )
 
 
 def _dealt(of: Suite, first: Sequence[int], second: Sequence[int], draws: int) -> tuple[Array, bool]:

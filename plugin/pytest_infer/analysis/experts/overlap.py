@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class PromptGroup:
     """A named part of the suite: the numbers of its prompts; one prompt may be in several groups."""
 
     name: str
@@ -101,7 +101,7 @@ class Overlap:
     even: float
 
 
-def overlap(of: Suite, groups: Sequence[Group], part: float = skew.HOT_SHARE) -> Overlap:
+def overlap(of: Suite, groups: Sequence[PromptGroup], part: float = skew.HOT_SHARE) -> Overlap:
     """Return how much the hottest `part` of each layer's experts in one group serves the others."""
     members = [frozenset(group.members) for group in groups]
     everyone = frozenset(range(len(of.table)))

@@ -92,7 +92,7 @@ def need(counts: CountsLike, part: float = MUCH) -> Array:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class SkewMetric:
     """One figure of skew: how it is called, what it is, where the formula comes from, and how it is worked out."""
 
     key: str
@@ -103,46 +103,48 @@ class Figure:
 
 
 FIGURES = (
-    Figure(
+    SkewMetric(
         key="imbalance",
         label="imbalance",
         definition="E · max p: the busiest expert's load / the mean load",
         source="load imbalance factor, Pearce et al. 2012",
         of=imbalance,
     ),
-    Figure(
+    SkewMetric(
         key="cv",
         label="cv",
         definition="standard deviation of the counts / their mean",
         source="coefficient of variation, Pearson 1896; as MoE loss: Shazeer et al. 2017",
         of=cv,
     ),
-    Figure(
+    SkewMetric(
         key="gini",
         label="Gini",
         definition="2 Σ i·p₍ᵢ₎ / E − (E + 1) / E, p ascending",
         source="Gini 1912, in the form of Sen 1973",
         of=gini,
     ),
-    Figure(
+    SkewMetric(
         key="entropy", label="entropy", definition="−Σ p ln p / ln E", source="Shannon 1948; Pielou 1966", of=entropy
     ),
-    Figure(
+    SkewMetric(
         key="effective",
         label="effective",
         definition="exp(−Σ p ln p): so many equally used experts",
         source="Hill number of order 1, Hill 1973",
         of=effective,
     ),
-    Figure(key="unused", label="unused", definition="experts that were never selected", source="a count", of=unused),
-    Figure(
+    SkewMetric(
+        key="unused", label="unused", definition="experts that were never selected", source="a count", of=unused
+    ),
+    SkewMetric(
         key="coverage",
         label="top ¼ serves",
         definition="share of selections that the most used quarter of the experts serves",
         source="Lorenz 1905, read from the top",
         of=coverage,
     ),
-    Figure(
+    SkewMetric(
         key="need",
         label="80 % need",
         definition="the smallest number of experts that serves 80 % of the selections",

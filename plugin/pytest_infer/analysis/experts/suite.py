@@ -11,8 +11,8 @@ import numpy as np
 from pytest_infer.analysis.experts import census as taking
 from pytest_infer.analysis.experts import difference, overlap, traces, usage
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.analysis.experts.difference import Difference
-from pytest_infer.analysis.experts.overlap import Group, Overlap
+from pytest_infer.analysis.experts.difference import UsageDifference
+from pytest_infer.analysis.experts.overlap import Overlap, PromptGroup
 from pytest_infer.analysis.experts.traces import Reuse, StepBytes, Together, Trace
 from pytest_infer.analysis.experts.usage import Expert, Sample, SiteUsage
 from pytest_infer.storage.rows import Site, Weights
@@ -30,7 +30,7 @@ class By(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class PromptUsage:
     """The usage of one test: its census, its gate weights, and its trace, one array a site, where these were kept."""
 
     name: str
@@ -42,7 +42,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class ExpertPair:
     """Two experts of one site that tokens choose together."""
 
     site: Site
@@ -66,14 +66,14 @@ class View:
     experts: tuple[Expert, ...]
     sample: Sample
     overlap: Overlap
-    differences: tuple[Difference, ...]
+    differences: tuple[UsageDifference, ...]
     across: float | None
     steps: tuple[StepBytes, ...]
     reuse: tuple[Reuse | None, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ExpertPair, ...]
 
 
-def view(prompts: Sequence[Prompt], phase: Phase, by: By) -> View:
+def view(prompts: Sequence[PromptUsage], phase: Phase, by: By) -> View:
     """Return the view of at least one prompt; raise StorageError where the prompts are of different models."""
     merged = taking.merged([prompt.census for prompt in prompts])
     found = usage.of_census(merged, phase)
@@ -99,7 +99,7 @@ def view(prompts: Sequence[Prompt], phase: Phase, by: By) -> View:
     )
 
 
-def _gates(prompts: Sequence[Prompt], phase: Phase) -> list[list[float]] | None:
+def _gates(prompts: Sequence[PromptUsage], phase: Phase) -> list[list[float]] | None:
     """Return the sums of the gate weights of each site's slots; None where a prompt has none."""
     parts = [
         rows
@@ -113,14 +113,14 @@ def _gates(prompts: Sequence[Prompt], phase: Phase) -> list[list[float]] | None:
     return [np.sum(np.asarray(site), axis=0).tolist() for site in zip(*parts, strict=True)]
 
 
-def _groups(prompts: Sequence[Prompt], by: By) -> list[Group]:
+def _groups(prompts: Sequence[PromptUsage], by: By) -> list[PromptGroup]:
     members: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
         if by is By.PROMPT:
             members[prompt.name] = [number]
         for name in prompt.tags if by is By.TAG else (prompt.group,) if by is By.GROUP and prompt.group else ():
             members.setdefault(name, []).append(number)
-    return [Group(name=name, members=tuple(numbers)) for name, numbers in members.items()]
+    return [PromptGroup(name=name, members=tuple(numbers)) for name, numbers in members.items()]
 
 
 def _across(merged: Census) -> float | None:
@@ -130,7 +130,7 @@ def _across(merged: Census) -> float | None:
     return overlap.served(overlap.hot_by_budget(prefill, prefill.table[0]), decode.table[0])
 
 
-def _traced(prompts: Sequence[Prompt], phase: Phase) -> tuple[tuple[Reuse | None, ...], tuple[Pair, ...]]:
+def _traced(prompts: Sequence[PromptUsage], phase: Phase) -> tuple[tuple[Reuse | None, ...], tuple[ExpertPair, ...]]:
     """Return each site's reuse, averaged over the prompts by their tokens, and the pairs of all."""
     parts = [
         [traces.of_phase(rows, prompt.census.prefill_tokens, phase) for rows in prompt.trace]
@@ -142,7 +142,7 @@ def _traced(prompts: Sequence[Prompt], phase: Phase) -> tuple[tuple[Reuse | None
     sites = prompts[0].census.sites
     reuse = tuple(_mean_reuse([part[n] for part in parts], site.slots) for n, site in enumerate(sites))
     every = [
-        Pair(site=site, together=pair)
+        ExpertPair(site=site, together=pair)
         for n, site in enumerate(sites)
         for pair in traces.together(traces.joined([part[n] for part in parts]), site.slots)
     ]

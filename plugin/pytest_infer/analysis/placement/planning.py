@@ -38,7 +38,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class BudgetRow:
     """What a budget of bytes for experts gives. `held` experts lie on the GPU in the placement by frequency.
 
     `in_sample` and `held_out` are shares by the strategy's name, `random` among them. `expected` is what a token
@@ -59,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PlacementPlan:
     """All of it: the census planned from, the sizes, the sweep, and the budget asked for with its placements."""
 
     phase: Phase
@@ -69,9 +69,9 @@ class Plan:
     experts: Experts
     bandwidths: Bandwidths
     dense_on_gpu: bool
-    sweep: tuple[Row, ...]
+    sweep: tuple[BudgetRow, ...]
     memory: Memory | None = None
-    chosen: Row | None = None
+    chosen: BudgetRow | None = None
     placed: Placed | None = None
     whole: Placed | None = None
     traced: int = 0
@@ -123,7 +123,7 @@ class _Planner:
     def place(self, strategy: Strategy, budget: int) -> Placed:
         return strategies.place(strategy, self.experts, self.read, budget)
 
-    def row(self, budget: int) -> Row:
+    def row(self, budget: int) -> BudgetRow:
         placed = {strategy: self.place(strategy, budget) for strategy in COMPARED}
         served = {s.value: strategies.serve(self.experts, p, self.read, self.tokens) for s, p in placed.items()}
         held_out = {s.value: heldout.score(s, self.experts, self.pairs, budget) for s in COMPARED}
@@ -134,7 +134,7 @@ class _Planner:
         expected = best if best is None or outside is None else _at(best, outside.mean)
         slots = budget // sum(self.sizes.experts)
         known = expected is not None and self.phase is Phase.DECODE
-        return Row(
+        return BudgetRow(
             budget=budget,
             held=int(placed[Strategy.FREQUENCY].sum()),
             in_sample={**shares, RANDOM: None if drawn is None else drawn[0]},
@@ -170,7 +170,7 @@ def plan(
     bandwidths: Bandwidths | None = None,
     dense_on_gpu: bool = True,
     traces: Sequence[Traced] = (),
-) -> Plan:
+) -> PlacementPlan:
     """Return the plan for the censuses of several prompts, one each, within a GPU's memory.
 
     Raises:
@@ -187,7 +187,7 @@ def plan(
     chosen = None if budget is None else common.row(budget)
     if chosen is not None and traces:
         chosen = replace(chosen, lfu=common.lfu(chosen.slots))
-    return Plan(
+    return PlacementPlan(
         phase=phase,
         prompts=len(prompts),
         census=common.census,

@@ -21,7 +21,7 @@ _Between = Callable[[str, int, int], "Ratio | None"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class RelativeValue:
     """One metric of a configuration: the geometric mean over the prompts, and its ratio to the first configuration."""
 
     value: float
@@ -29,14 +29,14 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class ConfigurationSummary:
     """One configuration of a sweep. `figures` are by metric key, of the prompts that it shares with the first one."""
 
     config: dict[str, str]
     label: str
     options: str
     workloads: int
-    figures: dict[str, Figure]
+    figures: dict[str, RelativeValue]
     pareto: bool = False
 
 
@@ -58,7 +58,7 @@ class Recommendation:
     again after the last, by metric: intervals between different loads hold it.
     """
 
-    configurations: tuple[Configuration, ...]
+    configurations: tuple[ConfigurationSummary, ...]
     goals: tuple[Goal, ...]
     options: str
     confidence: float = CONFIDENCE
@@ -127,7 +127,7 @@ def _recommendation(
     front = _pareto(len(samples), metrics, ratio)
     front |= {goal.best for goal in goals} if not front else set()
     configurations = tuple(
-        Configuration(
+        ConfigurationSummary(
             config=dict(config),
             label=axes.label(dict(config)),
             options=axes.options(dict(config)),
@@ -189,13 +189,13 @@ def _drift(drifts: Iterable[Drift], metrics: Iterable[str]) -> dict[str, tuple[f
 
 def _figures(
     samples: Sequence[Mapping[str, Samples]], number: int, metrics: Iterable[str], between: _Between
-) -> dict[str, Figure]:
+) -> dict[str, RelativeValue]:
     figures = {}
     first, own = samples[0], samples[number]
     for metric in metrics:
         logs = [mean_log(values) for key, values in own[metric].items() if key in first[metric]]
         if logs:
-            figures[metric] = Figure(value=math.exp(fmean(logs)), ratio=between(metric, number, 0))
+            figures[metric] = RelativeValue(value=math.exp(fmean(logs)), ratio=between(metric, number, 0))
     return figures
 
 

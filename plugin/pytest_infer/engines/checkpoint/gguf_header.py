@@ -53,7 +53,7 @@ BLOCKS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TensorPlace:
     """Where a tensor lies in its file: shape (rows first, as torch has them), storage type, first byte."""
 
     shape: tuple[int, ...]
@@ -66,7 +66,7 @@ class Header:
     """The metadata of a file, and the place of each tensor by name, in the order of the file."""
 
     metadata: dict[str, Any]
-    places: dict[str, Place]
+    places: dict[str, TensorPlace]
 
 
 def parse(data: bytes | mmap.mmap) -> Header:
@@ -96,7 +96,8 @@ def parse(data: bytes | mmap.mmap) -> Header:
     return Header(
         metadata=metadata,
         places={
-            name: Place(shape=shape, kind=kind, start=start + offset) for name, (shape, kind, offset) in places.items()
+            name: TensorPlace(shape=shape, kind=kind, start=start + offset)
+            for name, (shape, kind, offset) in places.items()
         },
     )
 

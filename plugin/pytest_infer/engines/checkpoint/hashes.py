@@ -33,7 +33,7 @@ def sha256(folder: Path, progress: Callable[[str], None]) -> str | None:
         paths = files(folder)
         if not paths:
             return None
-        known = _Known()
+        known = _KnownHash()
         hashes = {path.name: known.sha256(path, progress) for path in paths}
     except OSError:
         return None
@@ -73,7 +73,7 @@ def _of_blob(path: Path) -> str | None:
     return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
 
 
-class _Known:
+class _KnownHash:
     """The hashes that this machine has already worked out, by path, size and time of the last change."""
 
     def __init__(self) -> None:

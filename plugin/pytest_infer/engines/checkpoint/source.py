@@ -17,7 +17,7 @@ from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
 
 
-class Source(str, Enum):
+class ModelFiles(str, Enum):
     """Where the sizes come from."""
 
     SAFETENSORS = "safetensors headers"
@@ -36,7 +36,7 @@ class Checkpoint:
     """
 
     name: str
-    source: Source
+    source: ModelFiles
     config: Mapping[str, Any]
     tensors: tuple[Tensor, ...] = ()
     files: tuple[Path, ...] = ()
@@ -85,7 +85,7 @@ def of_folder(folder: Path) -> Checkpoint:
     stored = sum(path.stat().st_size for path in found) or None
     known = Checkpoint(
         name=models.display_name(str(folder)),
-        source=Source.FILES if found else Source.CONFIG,
+        source=ModelFiles.FILES if found else ModelFiles.CONFIG,
         config=config,
         files=tuple(found),
         stored_bytes=stored,
@@ -93,10 +93,10 @@ def of_folder(folder: Path) -> Checkpoint:
     )
     kinds = {path.suffix for path in found}
     if kinds == {".safetensors"}:
-        return replace(known, source=Source.SAFETENSORS, tensors=tensors.of_folder(folder))
+        return replace(known, source=ModelFiles.SAFETENSORS, tensors=tensors.of_folder(folder))
     if kinds == {".gguf"}:
         inner = of_gguf(found[0])
-        return replace(known, source=Source.GGUF, tensors=inner.tensors, config={**inner.config, **config})
+        return replace(known, source=ModelFiles.GGUF, tensors=inner.tensors, config={**inner.config, **config})
     return known
 
 
@@ -142,7 +142,7 @@ def of_gguf(path: Path) -> Checkpoint:
     config.update({key: metadata[f"{kind}.{own}"] for own, key in _GGUF_KEYS.items() if f"{kind}.{own}" in metadata})
     return Checkpoint(
         name=path.stem,
-        source=Source.GGUF,
+        source=ModelFiles.GGUF,
         config=config,
         tensors=tuple(tensor for _, found in read for tensor in found),
         files=tuple(parts),
@@ -177,7 +177,7 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
         told = HfApi().get_safetensors_metadata(name, revision=revision)
     except NotASafetensorsRepoError:
-        return Checkpoint(name=name, source=Source.CONFIG, config=config)
+        return Checkpoint(name=name, source=ModelFiles.CONFIG, config=config)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name}: the hub does not tell: {reason}; give a folder instead") from error
@@ -187,4 +187,4 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         for key, t in file.tensors.items()
     )
     stored = sum(tensor.bytes for tensor in found)
-    return Checkpoint(name=name, source=Source.SAFETENSORS, config=config, tensors=found, stored_bytes=stored)
+    return Checkpoint(name=name, source=ModelFiles.SAFETENSORS, config=config, tensors=found, stored_bytes=stored)

@@ -26,7 +26,7 @@ EXPERT = re.compile(
 SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _HeaderEntry(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
@@ -71,7 +71,7 @@ def _of_file(path: Path) -> list[Tensor]:
                 raise ModelError(f"{path}: not a safetensors file: its header would be {length} bytes long")
             entries = _HEADER.decode(file.read(length))
         entries.pop(_METADATA, None)
-        found = {name: msgspec.convert(entry, _Entry) for name, entry in entries.items()}
+        found = {name: msgspec.convert(entry, _HeaderEntry) for name, entry in entries.items()}
         end = 8 + length + max((entry.data_offsets[1] for entry in found.values()), default=0)
         if path.stat().st_size < end:
             raise ModelError(f"{path}: cut short: {path.stat().st_size} of {end} bytes; fetch it again")

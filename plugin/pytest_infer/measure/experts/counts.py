@@ -48,7 +48,7 @@ class Counted:
     beyond: int
 
 
-class Group:
+class SiteGroup:
     """The counts of sites whose ids can be stacked: a flat row of S + 2 a site, for ids below 0, 0 to S-1, and above.
 
     The two ends are there because an id beyond a site's slots would otherwise count for the next site.
@@ -136,10 +136,10 @@ class Group:
             parts.append(one.reshape(-1, self._k))
 
 
-def grouped(sites: Sequence[Site], first: Piece, *, trace: bool) -> list[Group]:
+def grouped(sites: Sequence[Site], first: Piece, *, trace: bool) -> list[SiteGroup]:
     """Group sites by the device and shape of their ids: a split model has several devices, some have several k."""
     keys: dict[object, list[int]] = {}
     for number, (index, weight) in enumerate(zip(first.index, first.weights, strict=True)):
         shape = None if weight is None else (weight.dtype, weight.device)
         keys.setdefault((index.device, index.dtype, index.shape, shape), []).append(number)
-    return [Group(numbers, [sites[n] for n in numbers], first, trace=trace) for numbers in keys.values()]
+    return [SiteGroup(numbers, [sites[n] for n in numbers], first, trace=trace) for numbers in keys.values()]

@@ -10,7 +10,7 @@ import torch
 
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure.experts import sites as expert_sites
-from pytest_infer.measure.experts.counts import DECODE, PREFILL, Counted, Group, Piece, grouped
+from pytest_infer.measure.experts.counts import DECODE, PREFILL, Counted, Piece, SiteGroup, grouped
 from pytest_infer.records import ExpertUsage
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class _Log:
         self._trace = trace
         self._kept: list[Any] = [None] * len(sites)
         self._pending: list[Piece] = []
-        self._groups: list[Group] = []
+        self._groups: list[SiteGroup] = []
         self._top_k: tuple[int, ...] = ()
         self._counted = 0  # positions 0 to here are counted
         self._problem: str | None = None

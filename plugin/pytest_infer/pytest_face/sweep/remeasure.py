@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.measure.rounds import Plan, Runner, measure, still_heap
+from pytest_infer.measure.rounds import RoundPlan, Runner, measure, still_heap
 from pytest_infer.metrics import timing
 from pytest_infer.records import Drift, Round, TokenTrace
 from pytest_infer.report.text import printable
@@ -28,7 +28,7 @@ class Visit:
     name: str
     runner: Runner
     options: EngineOptions
-    plan: Plan
+    plan: RoundPlan
     rounds: Sequence[Round]
     at_ns: int = field(default_factory=time.monotonic_ns)
 

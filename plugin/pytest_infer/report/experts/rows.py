@@ -14,7 +14,7 @@ from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
-    from pytest_infer.analysis.experts.suite import Prompt
+    from pytest_infer.analysis.experts.suite import PromptUsage
 
 
 def recorded(
@@ -58,13 +58,13 @@ def _reason(row: Row) -> str:
     return usage.absent or "not recorded"
 
 
-def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
+def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
     """Return what is worked with: each test's census, and its trace from the run's sidecar where it kept one.
 
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
     from pytest_infer.analysis.experts import census  # noqa: PLC0415
-    from pytest_infer.analysis.experts.suite import Prompt  # noqa: PLC0415
+    from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
 
     arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
     times = Counter(row.name for row in rows)
@@ -74,7 +74,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[Prompt]:
         if taken is None:
             continue
         found.append(
-            Prompt(
+            PromptUsage(
                 name=row.name if times[row.name] == 1 else row.test,
                 census=taken,
                 tags=row.tags,
@@ -93,7 +93,7 @@ def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any,
     return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)
 
 
-def distinct(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Census]:
+def distinct(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Census]:
     """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
     from pytest_infer.analysis.experts import census  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.report.html.parts import Cell, Chart, Head, Table, anchor, points, short
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Table, anchor, points, short
 from pytest_infer.report.html.stored import Test
 from pytest_infer.units import Unit, count, scale_of, seconds
 
@@ -88,7 +88,10 @@ def _stretches(band: Band, what: str, unit: str, scale: float) -> Table:
         )
     return Table(
         caption=f"Gaps before the {what}s, {unit}",
-        heads=(Head(text=f"{what}s", number=False), *(Head(text=t, unit=unit) for t in ("median", "least", "most"))),
+        heads=(
+            ColumnHead(text=f"{what}s", number=False),
+            *(ColumnHead(text=t, unit=unit) for t in ("median", "least", "most")),
+        ),
         rows=tuple(rows),
     )
 
@@ -125,7 +128,7 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
         data={"kind": "histogram", "unit": unit, "edges": edges, "counts": list(found.counts), "marks": marks},
         table=Table(
             caption=f"Gaps of all rounds by length, {unit}",
-            heads=(Head(text="length", unit=unit, number=False), Head(text="gaps")),
+            heads=(ColumnHead(text="length", unit=unit, number=False), ColumnHead(text="gaps")),
             rows=tuple(rows),
         ),
         define=tuple((name, anchor(f"itl_{name}_s")) for name in ("p50", "p90", "p99")),
@@ -193,7 +196,7 @@ def _curve(
         },
         table=Table(
             caption=f"{title}, every {step}. point",
-            heads=(Head(text="time", unit=time), Head(text=key, unit=name)),
+            heads=(ColumnHead(text="time", unit=time), ColumnHead(text=key, unit=name)),
             rows=tuple(rows),
         ),
         define=(("memory", anchor("timeline")) if key == "memory" else ("busy cores", anchor("timeline")),),

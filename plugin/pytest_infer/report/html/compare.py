@@ -13,7 +13,7 @@ from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdic
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.compare import terminal as comparison
-from pytest_infer.report.html.parts import Cell, Head, Interval, Item, Section, Table, anchor
+from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
 _WIDTH = 120.0
@@ -52,7 +52,7 @@ class _Flat(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class _Gate(msgspec.Struct, frozen=True):
+class _StoredGate(msgspec.Struct, frozen=True):
     against: str | None = None
     judgements: tuple[_Flat, ...] = ()
 
@@ -60,7 +60,7 @@ class _Gate(msgspec.Struct, frozen=True):
 def of_gate(mark: Mapping[str, Any] | None, after: str) -> Compared | None:
     """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
     try:
-        gate = msgspec.convert(mark or {}, _Gate)
+        gate = msgspec.convert(mark or {}, _StoredGate)
     except msgspec.ValidationError:
         return None
     if not gate.judgements:
@@ -189,13 +189,13 @@ def _table(caption: str, judgements: Sequence[Judgement], title: Mapping[str, st
         last = name
     scale = f"± {100 * widest:.3g} %"
     heads = (
-        Head(text="prompt", number=False),
-        Head(text="figure", number=False),
-        Head(text="before → after"),
-        Head(text="change", unit="%", define=anchor("interval")),
-        Head(text="drawn", unit=scale, define=anchor("interval"), number=False),
-        Head(text="p", define=anchor("p")),
-        Head(text="verdict", define=anchor("verdict"), number=False),
+        ColumnHead(text="prompt", number=False),
+        ColumnHead(text="figure", number=False),
+        ColumnHead(text="before → after"),
+        ColumnHead(text="change", unit="%", define=anchor("interval")),
+        ColumnHead(text="drawn", unit=scale, define=anchor("interval"), number=False),
+        ColumnHead(text="p", define=anchor("p")),
+        ColumnHead(text="verdict", define=anchor("verdict"), number=False),
     )
     return Table(caption=caption, heads=heads, rows=tuple(rows))
 

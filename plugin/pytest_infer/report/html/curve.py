@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Table, anchor, head, points, short
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, head, points, short
 from pytest_infer.report.sweep import curve as sentences
 from pytest_infer.storage.rows import Row
 from pytest_infer.units import count, scale_of
@@ -84,7 +84,11 @@ def _chart(
         )
         for x, y in zip(xs, ys, strict=True)
     )
-    heads = (Head(text=over, unit="tokens"), head(metric, unit), *([Head(text="fit", unit=unit)] if fitted else []))
+    heads = (
+        ColumnHead(text=over, unit="tokens"),
+        head(metric, unit),
+        *([ColumnHead(text="fit", unit=unit)] if fitted else []),
+    )
     return Chart(
         key=key,
         title=f"{metric.label} by {over}, {unit}",

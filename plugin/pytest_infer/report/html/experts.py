@@ -9,14 +9,25 @@ from pytest_infer.errors import InferError
 from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.experts import terminal as experts
 from pytest_infer.report.html import placement
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, percent, points, unique
-from pytest_infer.report.html.stored import Stored
+from pytest_infer.report.html.parts import (
+    Cell,
+    Chart,
+    ColumnHead,
+    Item,
+    Section,
+    Table,
+    anchor,
+    percent,
+    points,
+    unique,
+)
+from pytest_infer.report.html.stored import StoredRun
 from pytest_infer.storage.rows import Row, Site
 from pytest_infer.units import NONE, count, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.coverage import Coverage
-    from pytest_infer.analysis.experts.suite import Prompt, View
+    from pytest_infer.analysis.experts.suite import PromptUsage, View
 
 MOST_NUMBERS = 500_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
@@ -24,7 +35,7 @@ _TOP = 8
 _REMEDY = "see those of one with `pytest-infer experts -k TEXT`"
 
 
-def section(stored: Stored) -> Section:
+def section(stored: StoredRun) -> Section:
     """Return what a run tells of its experts, or why it tells nothing."""
     title = "Experts"
     try:
@@ -40,7 +51,7 @@ def section(stored: Stored) -> Section:
     return Section(key="experts", title=title, items=tuple(items))
 
 
-def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
+def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Item]:
     from pytest_infer.analysis.experts import coverage, suite  # noqa: PLC0415 - numpy is loaded where it is needed
     from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
@@ -58,7 +69,7 @@ def _items(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[Item]:
     return items
 
 
-def _heat(view: View, prompts: Sequence[Prompt]) -> Chart:
+def _heat(view: View, prompts: Sequence[PromptUsage]) -> Chart:
     sites, census = view.census.sites, view.census
     titles = experts.site_titles(sites)
     names = unique(["all prompts", *(prompt.name for prompt in prompts)])
@@ -98,7 +109,7 @@ def _heat(view: View, prompts: Sequence[Prompt]) -> Chart:
 
 def _counts(view: View, titles: Sequence[str], whose: str) -> Table:
     most = max(len(usage.counts) for usage in view.usages)
-    heads = (Head(text="layer", number=False), *(Head(text=f"E{number}") for number in range(most)))
+    heads = (ColumnHead(text="layer", number=False), *(ColumnHead(text=f"E{number}") for number in range(most)))
     rows = tuple(
         (
             Cell(text=title),
@@ -130,13 +141,13 @@ def _list(view: View) -> Table:
         for expert in (*hottest, *reversed(coldest))
     )
     heads = (
-        Head(text="expert", number=False),
-        Head(text="selections", define=anchor("selections")),
-        Head(text="share", unit="%", define=anchor("share")),
-        Head(text="95 % interval", unit="%", define=anchor("share")),
-        Head(text="× fair", define=anchor("fair")),
-        *([Head(text="mean gate", define=anchor("gate"))] if gates else []),
-        Head(text="hot or cold", number=False, define=anchor("hot")),
+        ColumnHead(text="expert", number=False),
+        ColumnHead(text="selections", define=anchor("selections")),
+        ColumnHead(text="share", unit="%", define=anchor("share")),
+        ColumnHead(text="95 % interval", unit="%", define=anchor("share")),
+        ColumnHead(text="× fair", define=anchor("fair")),
+        *([ColumnHead(text="mean gate", define=anchor("gate"))] if gates else []),
+        ColumnHead(text="hot or cold", number=False, define=anchor("hot")),
     )
     return Table(caption="Experts by their share of their layer's selections", quiet=True, heads=heads, rows=rows)
 
@@ -169,7 +180,7 @@ def _coverage(curve: Coverage) -> Chart:
         table=Table(
             caption="Share of selections served",
             heads=tuple(
-                Head(text=text, unit="%", define=anchor("coverage") if number else None)
+                ColumnHead(text=text, unit="%", define=anchor("coverage") if number else None)
                 for number, text in enumerate(("experts", "mean", "least layer", "most layer"))
             ),
             rows=rows,
@@ -191,9 +202,9 @@ def _layers(view: View) -> Table:
         for title, usage in zip(titles, view.usages, strict=True)
     )
     heads = (
-        Head(text="layer", number=False),
-        Head(text="experts"),
-        *(Head(text=figure.label, define=anchor(f"skew-{figure.key}")) for figure in skew.FIGURES),
+        ColumnHead(text="layer", number=False),
+        ColumnHead(text="experts"),
+        *(ColumnHead(text=figure.label, define=anchor(f"skew-{figure.key}")) for figure in skew.FIGURES),
     )
     return Table(caption="Skew of each layer, beside what uniform routing would show by chance", heads=heads, rows=rows)
 

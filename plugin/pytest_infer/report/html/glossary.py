@@ -10,7 +10,7 @@ from pytest_infer.report.html.parts import anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Definition:
     """One definition; a metric has its unit, key, direction and source too."""
 
     anchor: str
@@ -76,10 +76,10 @@ _TERMS = {
 }
 
 
-def entries() -> Iterator[Entry]:
+def entries() -> Iterator[Definition]:
     """Yield all definitions: metrics in the table's order, then terms, then figures of skew."""
     for metric in METRICS:
-        yield Entry(
+        yield Definition(
             anchor=anchor(metric.key),
             term=metric.label,
             definition=metric.definition,
@@ -89,10 +89,10 @@ def entries() -> Iterator[Entry]:
             key=metric.key,
         )
     for key, (term, definition) in _TERMS.items():
-        yield Entry(anchor=anchor(key), term=term, definition=definition)
+        yield Definition(anchor=anchor(key), term=term, definition=definition)
     from pytest_infer.analysis.experts import skew  # noqa: PLC0415 - numpy is loaded where it is needed
 
     for figure in skew.FIGURES:
-        yield Entry(
+        yield Definition(
             anchor=anchor(f"skew-{figure.key}"), term=figure.label, definition=figure.definition, source=figure.source
         )

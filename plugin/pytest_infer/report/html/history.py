@@ -11,7 +11,19 @@ from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.compare.terminal import PRIMARY, p_value, share
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short, unique
+from pytest_infer.report.html.parts import (
+    Cell,
+    Chart,
+    ColumnHead,
+    Item,
+    Section,
+    Table,
+    anchor,
+    head,
+    points,
+    short,
+    unique,
+)
 from pytest_infer.storage.code import subjects
 from pytest_infer.storage.heads import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
@@ -97,13 +109,13 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
         )
         last = shift.run
     heads = (
-        Head(text="since", number=False, define=anchor("change-point")),
-        Head(text="commit message", number=False),
-        Head(text="figure", number=False),
-        Head(text="prompt", number=False),
-        *([Head(text="before → after")] if single else []),
-        Head(text="change", unit="%"),
-        Head(text="p", define=anchor("p")),
+        ColumnHead(text="since", number=False, define=anchor("change-point")),
+        ColumnHead(text="commit message", number=False),
+        ColumnHead(text="figure", number=False),
+        ColumnHead(text="prompt", number=False),
+        *([ColumnHead(text="before → after")] if single else []),
+        ColumnHead(text="change", unit="%"),
+        ColumnHead(text="p", define=anchor("p")),
     )
     return Table(caption=caption, quiet=True, heads=heads, rows=tuple(rows))
 
@@ -187,7 +199,10 @@ def _table(
         (Cell(text=run.label), *(Cell(text=short(columns[test][number], scale)) for test in tests))
         for number, run in enumerate(runs)
     )
-    heads = (Head(text="run", number=False), *(Head(text=names[test], unit=head(metric, unit).unit) for test in tests))
+    heads = (
+        ColumnHead(text="run", number=False),
+        *(ColumnHead(text=names[test], unit=head(metric, unit).unit) for test in tests),
+    )
     return Table(caption=f"{metric.label}, a row a run", heads=heads, rows=rows)
 
 
@@ -206,5 +221,5 @@ def _runs(runs: Sequence[Run], messages: Mapping[str, str]) -> Table:
         for run in reversed(runs)
     )
     texts = ("run", "time (UTC)", "commit", "message", "branch", "tests", "model", "gate")
-    heads = tuple(Head(text=text, number=text == "tests") for text in texts)
+    heads = tuple(ColumnHead(text=text, number=text == "tests") for text in texts)
     return Table(caption="The runs, newest first; + marks uncommitted changes", heads=heads, rows=rows)

@@ -6,15 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_infer.metrics import by_key
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, percent, points, short
-from pytest_infer.report.html.stored import Stored, Test
+from pytest_infer.report.html.parts import (
+    Cell,
+    Chart,
+    ColumnHead,
+    Item,
+    Section,
+    Table,
+    anchor,
+    head,
+    percent,
+    points,
+    short,
+)
+from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.units import NONE, Unit, bandwidth, flops, seconds, show, size
 from pytest_infer.units import percent as shown_percent
 
 _ROOFLINE = ("mbu", "mfu")
 
 
-def section(stored: Stored) -> Section:
+def section(stored: StoredRun) -> Section:
     """Return model, machine and roofline of a run, of its first test where they differ."""
     if not stored.tests:
         return Section(key="machine", title="Machine and roofline", absent=stored.nothing)
@@ -30,7 +42,9 @@ def section(stored: Stored) -> Section:
 
 def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
     rows = tuple((Cell(text=name), Cell(text=str(value))) for name, value in facts.items() if value not in (None, ""))
-    return Table(caption=caption, heads=(Head(text="", number=False), Head(text="", number=False)), rows=rows)
+    return Table(
+        caption=caption, heads=(ColumnHead(text="", number=False), ColumnHead(text="", number=False)), rows=rows
+    )
 
 
 def _model(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,11 +165,11 @@ def _table(tests: Sequence[Test]) -> Table:
         )
         rows.append((Cell(text=test.title, link=test.key), *figures))
     heads = (
-        Head(text="prompt", number=False),
-        Head(text="MBU", unit="%", define=anchor("mbu")),
+        ColumnHead(text="prompt", number=False),
+        ColumnHead(text="MBU", unit="%", define=anchor("mbu")),
         head(by_key("decode_throughput")),
         head(by_key("decode_ceiling")),
-        Head(text=by_key("step_bytes").label, define=anchor("step_bytes")),
-        Head(text="prefill MFU", unit="%", define=anchor("mfu")),
+        ColumnHead(text=by_key("step_bytes").label, define=anchor("step_bytes")),
+        ColumnHead(text="prefill MFU", unit="%", define=anchor("mfu")),
     )
     return Table(caption="Utilisation of the machine's limits", heads=heads, rows=tuple(rows))

@@ -7,8 +7,20 @@ from collections.abc import Sequence
 
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.metrics import by_key
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Note, Section, Table, anchor, head, points, short
-from pytest_infer.report.html.stored import Stored, Test
+from pytest_infer.report.html.parts import (
+    Cell,
+    Chart,
+    ColumnHead,
+    Item,
+    Note,
+    Section,
+    Table,
+    anchor,
+    head,
+    points,
+    short,
+)
+from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.units import NONE, Unit, column, scale_of, seconds, show
 
 COLUMNS = ("ttft_s", "itl_p50_s", "itl_p99_s", "decode_throughput", "peak_rss_bytes", "cpu_utilization")
@@ -16,7 +28,7 @@ COLUMNS = ("ttft_s", "itl_p50_s", "itl_p99_s", "decode_throughput", "peak_rss_by
 _PHASES = {"tokenize_s": "tokenise", "prefill_s": "prefill", "decode_s": "decode"}
 
 
-def section(stored: Stored, advice: Sequence[Advice]) -> Section:
+def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
     """Return the overview of a run."""
     missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
     missing += [f"{test} was not measured." for test in stored.run.unmeasured]
@@ -46,8 +58,8 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
     """
     columns: list[list[str]] = []
     heads = [
-        Head(text="prompt", number=False),
-        Head(text="tokens", unit="in + out", define=anchor("total_tokens")),
+        ColumnHead(text="prompt", number=False),
+        ColumnHead(text="tokens", unit="in + out", define=anchor("total_tokens")),
     ]
     for key in COLUMNS:
         values = [test.value(key) for test in tests]
@@ -56,7 +68,7 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
         unit, figures = column(values, by_key(key).unit)
         heads.append(head(by_key(key), unit))
         columns.append(figures)
-    heads.append(Head(text="hottest experts", define=anchor("hottest_experts"), number=False))
+    heads.append(ColumnHead(text="hottest experts", define=anchor("hottest_experts"), number=False))
     rows = []
     for number, test in enumerate(tests):
         hottest = test.row.metrics.get("hottest_experts")
@@ -89,7 +101,7 @@ def _absent(test: Test, key: str) -> str | None:
     return test.part("absent", key) if key not in test.row.metrics else None
 
 
-def _tiles(tests: Sequence[Test]) -> list[tuple[Head, str, str]]:
+def _tiles(tests: Sequence[Test]) -> list[tuple[ColumnHead, str, str]]:
     """Return the few figures that say most: (what, figure with unit, of what)."""
     found = []
     for key, how in (
@@ -129,7 +141,10 @@ def _times(tests: Sequence[Test]) -> Chart | None:
         },
         table=Table(
             caption=f"Phases in {unit}",
-            heads=(Head(text="prompt", number=False), *(head(by_key(key), unit) for key in (*_PHASES, "total_s"))),
+            heads=(
+                ColumnHead(text="prompt", number=False),
+                *(head(by_key(key), unit) for key in (*_PHASES, "total_s")),
+            ),
             rows=tuple(
                 (Cell(text=test.title), *(Cell(text=short(test.value(key), scale)) for key in (*_PHASES, "total_s")))
                 for test in shown

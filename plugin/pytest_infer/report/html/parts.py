@@ -13,7 +13,7 @@ from pytest_infer.units import NONE, Unit, significant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class ColumnHead:
     """The head of a column or row: what it is, its unit, and the anchor of its definition in the glossary."""
 
     text: str
@@ -53,7 +53,7 @@ class Table:
     """A table: every row has a cell for each head; the first cell heads its row."""
 
     caption: str
-    heads: tuple[Head, ...]
+    heads: tuple[ColumnHead, ...]
     rows: tuple[tuple[Cell, ...], ...]
     foot: int = 0
     """So many of the last rows sum the others up."""
@@ -135,10 +135,10 @@ def unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def head(metric: Metric, unit: str | None = None) -> Head:
+def head(metric: Metric, unit: str | None = None) -> ColumnHead:
     """Return the head of a metric's column, in the unit that its figures are shown in."""
     shown = metric.unit.value if unit is None else unit
-    return Head(
+    return ColumnHead(
         text=metric.label,
         unit="" if metric.unit in (Unit.TEXT, Unit.RATIO, Unit.COUNT) else shown,
         define=anchor(metric.key),

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.errors import InferError
 from pytest_infer.report.experts import rows as expert_rows
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Table, anchor, percent, points
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, percent, points
 from pytest_infer.storage.rows import Row
 from pytest_infer.units import Unit, count, scale_of, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Phase
-    from pytest_infer.analysis.experts.suite import Prompt
-    from pytest_infer.analysis.placement.planning import Plan
-    from pytest_infer.analysis.placement.planning import Row as Budget
+    from pytest_infer.analysis.experts.suite import PromptUsage
+    from pytest_infer.analysis.placement.planning import BudgetRow, PlacementPlan
 
 _STRATEGIES = ("frequency", "whole layers", "first layers", "random")
 _TITLE = "Placement"
 
 
-def item(rows: Sequence[Row], prompts: Sequence[Prompt], phase: Phase) -> Item:
+def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> Item:
     """Return the curve of placements over budgets, or why there is none."""
     from pytest_infer.analysis.placement import planning, sizes  # noqa: PLC0415 - numpy is loaded where it is needed
 
@@ -38,12 +37,12 @@ def item(rows: Sequence[Row], prompts: Sequence[Prompt], phase: Phase) -> Item:
     return Item(charts=(_chart(plan),))
 
 
-def _share(budget: Budget, name: str) -> float | None:
+def _share(budget: BudgetRow, name: str) -> float | None:
     held_out = budget.held_out.get(name)
     return budget.in_sample.get(name) if held_out is None else held_out.mean
 
 
-def _chart(plan: Plan) -> Chart:
+def _chart(plan: PlacementPlan) -> Chart:
     held_out = plan.sweep[0].held_out["frequency"] is not None
     names = [name for name in _STRATEGIES if any(_share(row, name) is not None for row in plan.sweep)]
     budgets = [row.budget for row in plan.sweep]
@@ -80,13 +79,13 @@ def _look(name: str) -> str:
     return {"frequency": "strong", "random": "dashed"}.get(name, "")
 
 
-def _table(plan: Plan, names: Sequence[str], unit: str, scale: float) -> Table:
+def _table(plan: PlacementPlan, names: Sequence[str], unit: str, scale: float) -> Table:
     heads = (
-        Head(text="budget", unit=unit, define=anchor("placement")),
-        Head(text="experts held"),
-        *(Head(text=name, unit="%", define=anchor("placement")) for name in names),
-        Head(text="range of frequency", unit="%"),
-        Head(text="LRU cache", unit="%"),
+        ColumnHead(text="budget", unit=unit, define=anchor("placement")),
+        ColumnHead(text="experts held"),
+        *(ColumnHead(text=name, unit="%", define=anchor("placement")) for name in names),
+        ColumnHead(text="range of frequency", unit="%"),
+        ColumnHead(text="LRU cache", unit="%"),
     )
     rows = []
     for row in plan.sweep:

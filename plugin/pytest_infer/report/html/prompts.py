@@ -7,14 +7,14 @@ from typing import Any
 
 from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report.html import charts as drawings
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, short
-from pytest_infer.report.html.stored import Stored, Test
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, short
+from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.units import NONE, Unit, column, scale_of, show
 
 _ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_bytes", "cpu_utilization", "energy_j")
 
 
-def section(stored: Stored) -> Section:
+def section(stored: StoredRun) -> Section:
     """Return all prompts of a run."""
     if not stored.tests:
         return Section(key="prompts", title="Prompts", absent=stored.nothing)
@@ -90,7 +90,7 @@ def _rounds(test: Test) -> list[Table]:
     if not counts or max(counts) < 2:
         return []
     disturbed = test.part("rounds", "disturbed") or {}
-    heads: list[Head] = [Head(text="round")]
+    heads: list[ColumnHead] = [ColumnHead(text="round")]
     columns = []
     for key in _ROUNDS:
         found = test.row.metrics.get(key)
@@ -107,7 +107,7 @@ def _rounds(test: Test) -> list[Table]:
         )
         for number in range(max(counts))
     ]
-    heads.append(Head(text="disturbed by", number=False))
+    heads.append(ColumnHead(text="disturbed by", number=False))
     return [Table(caption="Every timed round", heads=tuple(heads), rows=tuple(rows))]
 
 
@@ -138,13 +138,13 @@ def _figures(test: Test) -> list[Table]:
             )
         )
     heads = (
-        Head(text="figure", number=False),
-        Head(text="median"),
-        Head(text="± sd", define=anchor("sd")),
-        Head(text="quality", define=anchor("quality"), number=False),
-        Head(text="source", number=False),
+        ColumnHead(text="figure", number=False),
+        ColumnHead(text="median"),
+        ColumnHead(text="± sd", define=anchor("sd")),
+        ColumnHead(text="quality", define=anchor("quality"), number=False),
+        ColumnHead(text="source", number=False),
     )
-    why = (Head(text="figure", number=False), Head(text="why there is none", number=False))
+    why = (ColumnHead(text="figure", number=False), ColumnHead(text="why there is none", number=False))
     return [
         Table(caption="All figures", heads=heads, rows=tuple(there)),
         *([Table(caption="Absent", heads=why, rows=tuple(absent))] if absent else []),

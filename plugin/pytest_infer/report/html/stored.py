@@ -44,7 +44,7 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredRun:
     """A run with its tests; those that pytest-benchmark measured without us are counted as `plain`."""
 
     run: Run
@@ -87,7 +87,7 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def read(run: Run) -> Stored:
+def read(run: Run) -> StoredRun:
     """Return a run with all that its file holds; raise StorageError where it cannot be read."""
     rows = [row for row in run.rows if not row.plain]
     found = blocks.of_run(run.path)
@@ -96,4 +96,4 @@ def read(run: Run) -> Stored:
         Test(row=row, block=block, title=titles[row.test], number=number)
         for number, (row, block) in enumerate(zip(rows, found, strict=True), 1)
     )
-    return Stored(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))
+    return StoredRun(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.html import curve
-from pytest_infer.report.html.parts import Cell, Chart, Head, Item, Section, Table, anchor, head, points, short
-from pytest_infer.report.html.stored import Stored
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, points, short
+from pytest_infer.report.html.stored import StoredRun
 from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.units import Unit, column, scale_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.ratios import Ratio
-    from pytest_infer.analysis.sweep.recommend import Configuration, Recommendation
+    from pytest_infer.analysis.sweep.recommend import ConfigurationSummary, Recommendation
 
 _TITLE = "Recommendation"
 
 
-def section(stored: Stored) -> Section:
+def section(stored: StoredRun) -> Section:
     """Return the sweep of a run, with its curves over lengths, or why there is none."""
     from pytest_infer.analysis.sweep import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
         recommend,
@@ -66,7 +66,7 @@ def _metrics(found: Recommendation) -> list[Metric]:
     return [by_key(goal.metric) for goal in found.goals]
 
 
-def _figure(configuration: Configuration, metric: Metric) -> float | None:
+def _figure(configuration: ConfigurationSummary, metric: Metric) -> float | None:
     figure = configuration.figures.get(metric.key)
     return None if figure is None else figure.value
 
@@ -75,11 +75,11 @@ def _table(found: Recommendation) -> Table:
     metrics, configurations = _metrics(found), found.configurations
     columns = [column([_figure(c, metric) for c in configurations], metric.unit) for metric in metrics]
     heads = [
-        Head(text="configuration", number=False, define=anchor("configuration")),
-        Head(text="best in", number=False, define=anchor("pareto")),
+        ColumnHead(text="configuration", number=False, define=anchor("configuration")),
+        ColumnHead(text="best in", number=False, define=anchor("pareto")),
     ]
     for metric, (unit, _) in zip(metrics, columns, strict=True):
-        heads += [head(metric, unit), Head(text="× first", define=anchor("interval"))]
+        heads += [head(metric, unit), ColumnHead(text="× first", define=anchor("interval"))]
     rows = []
     for number, one in enumerate(configurations):
         best = [by_key(goal.metric).label for goal in found.goals if goal.best == number]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
     from pytest_infer.analysis.placement.device_map import DeviceMap
     from pytest_infer.analysis.placement.heldout import HeldOut
-    from pytest_infer.analysis.placement.planning import Plan, Row
+    from pytest_infer.analysis.placement.planning import BudgetRow, PlacementPlan
 
 SCHEMA = 1
 _TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -44,7 +44,7 @@ def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | 
     return _json({"schema": SCHEMA, "run": run, "model": model, "tokens": tokens, "experts": rows})
 
 
-def as_json(plan: Plan, *, run: str, model: str | None) -> str:
+def as_json(plan: PlacementPlan, *, run: str, model: str | None) -> str:
     """Return everything that the terminal shows, and which experts lie on the GPU, as JSON."""
     return _json({
         "schema": SCHEMA,
@@ -79,7 +79,7 @@ def as_json(plan: Plan, *, run: str, model: str | None) -> str:
     })  # fmt: skip
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: BudgetRow) -> dict[str, Any]:
     served, speed = row.expected, row.speed
     return {
         "budget_bytes": row.budget,
@@ -107,7 +107,7 @@ def _held_out(scores: Mapping[str, HeldOut | None]) -> dict[str, dict[str, float
     }
 
 
-def on_gpu(plan: Plan) -> list[tuple[int, int]]:
+def on_gpu(plan: PlacementPlan) -> list[tuple[int, int]]:
     """Return (layer, expert) of what the placement by frequency keeps on the GPU, the most selected first."""
     if plan.placed is None:
         return []
@@ -119,12 +119,12 @@ def on_gpu(plan: Plan) -> list[tuple[int, int]]:
     return [(layer, expert) for layer, expert, _ in sorted(found, key=lambda one: (-one[2], one[0], one[1]))]
 
 
-def _selected(plan: Plan, site: int, expert: int) -> int:
+def _selected(plan: PlacementPlan, site: int, expert: int) -> int:
     prefill, decode = int(plan.census.prefill[site][expert]), int(plan.census.decode[site][expert])
     return {"prefill": prefill, "decode": decode}.get(plan.phase.value, prefill + decode)
 
 
-def expert_list(plan: Plan) -> str:
+def expert_list(plan: PlacementPlan) -> str:
     """Return a line `layer expert` for each expert on the GPU, the most selected first.
 
     Raises:
@@ -138,7 +138,7 @@ def expert_list(plan: Plan) -> str:
     return "".join(f"{layer} {expert}\n" for layer, expert in on_gpu(plan))
 
 
-def layers_on_cpu(plan: Plan) -> list[int]:
+def layers_on_cpu(plan: PlacementPlan) -> list[int]:
     """Return the layers that the split by whole layers leaves on the CPU, in order."""
     if plan.whole is None:
         return []
@@ -146,7 +146,7 @@ def layers_on_cpu(plan: Plan) -> list[int]:
     return sorted(outside)
 
 
-def llama_cpp(plan: Plan) -> str:
+def llama_cpp(plan: PlacementPlan) -> str:
     r"""Return llama.cpp's options for the split by whole layers, quoted for a shell, on one line.
 
     `--override-tensor` takes a regular expression that is searched in the tensors' names, and the buffer that those it

@@ -13,7 +13,7 @@ from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show,
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.placement.heldout import HeldOut
-    from pytest_infer.analysis.placement.planning import Plan, Row
+    from pytest_infer.analysis.placement.planning import BudgetRow, PlacementPlan
     from pytest_infer.analysis.placement.speed import Speed
 
 _BAR, _SHORTEST = 16, 6
@@ -23,7 +23,7 @@ _FREQUENCY, _RANDOM = "frequency", "random"
 _ORDER = (_FREQUENCY, "per layer", "whole layers", "first layers", _RANDOM)
 
 
-def render(plan: Plan, label: str, *, width: int, color: bool) -> str:
+def render(plan: PlacementPlan, label: str, *, width: int, color: bool) -> str:
     """Return the plan in at most `width` columns: the budget asked for, a sweep of budgets, and what to know."""
     console = text.console(width, color=color)
     for number, line in enumerate(_heading(plan, label)):
@@ -39,7 +39,7 @@ def render(plan: Plan, label: str, *, width: int, color: bool) -> str:
     return text.collected(console)
 
 
-def _heading(plan: Plan, label: str) -> Iterator[str]:
+def _heading(plan: PlacementPlan, label: str) -> Iterator[str]:
     tokens = {
         "prefill": plan.census.prefill_tokens,
         "decode": plan.census.decode_tokens,
@@ -63,14 +63,14 @@ def _heading(plan: Plan, label: str) -> Iterator[str]:
     yield f"GPU memory {size(memory.total)}{less} = {size(memory.left)} for experts: {_held(plan, plan.chosen)}"
 
 
-def _held(plan: Plan, row: Row) -> str:
+def _held(plan: PlacementPlan, row: BudgetRow) -> str:
     total = len(plan.experts.bytes)
     if plan.everything_fits:
         return f"all {count(total)} fit"
     return f"{count(row.held)} of {count(total)}"
 
 
-def _strategies(plan: Plan, row: Row) -> Table:
+def _strategies(plan: PlacementPlan, row: BudgetRow) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("expert reads from the GPU")
     for heading in ("in-sample", "held out", "range"):
@@ -95,7 +95,7 @@ def _named(name: str) -> str:
     }[name]
 
 
-def _reading(plan: Plan, row: Row) -> Iterator[str]:
+def _reading(plan: PlacementPlan, row: BudgetRow) -> Iterator[str]:
     served = row.expected
     if served is None or plan.phase.value != "decode":
         return
@@ -113,7 +113,7 @@ def _rates(speed: Speed) -> str:
     return ", ".join(f"{rate(value)} ({name})" for value, name in known if value is not None)
 
 
-def _sweep(plan: Plan, width: int) -> Table:
+def _sweep(plan: PlacementPlan, width: int) -> Table:
     rows = plan.sweep
     fast = any(row.speed is not None and row.speed.in_turns is not None for row in rows)
     budget, budgets = column([row.budget for row in rows], Unit.BYTES)
@@ -148,11 +148,11 @@ def bar(share: float, width: int = _BAR) -> str:
     return "█" * full + (_EIGHTHS[part] if part else "")
 
 
-def _likely(row: Row) -> float:
+def _likely(row: BudgetRow) -> float:
     return _compared(row, _FREQUENCY) or 0.0
 
 
-def _compared(row: Row, name: str) -> float | None:
+def _compared(row: BudgetRow, name: str) -> float | None:
     """Return the held-out share of a strategy, or the one in-sample where nothing could be held out."""
     return row.in_sample[name] if row.held_out[name] is None else _mean(row.held_out[name])
 
@@ -173,7 +173,7 @@ def _range(held_out: HeldOut | None) -> str:
     return NONE if held_out is None else f"{100 * held_out.low:.0f}–{100 * held_out.high:.0f} %"
 
 
-def _notes(plan: Plan) -> Iterator[str]:
+def _notes(plan: PlacementPlan) -> Iterator[str]:
     row = plan.chosen if plan.chosen is not None else plan.sweep[0]
     held_out = row.held_out[_FREQUENCY]
     if held_out is None:
@@ -200,7 +200,7 @@ def _notes(plan: Plan) -> Iterator[str]:
         yield "no LRU or LFU rates: they need a trace, which pytest bench --infer-experts=trace records"
 
 
-def _about_speed(plan: Plan) -> Iterator[str]:
+def _about_speed(plan: PlacementPlan) -> Iterator[str]:
     bandwidths = plan.bandwidths
     lacking = [f"--{side}-bandwidth" for side in ("cpu", "gpu") if getattr(bandwidths, side) is None]
     if lacking:

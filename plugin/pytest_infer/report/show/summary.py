@@ -60,7 +60,7 @@ class NamedFloor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunSummary:
     """What the summary shows; `failed` names tests whose assertion failed after the measurement."""
 
     results: tuple[Result, ...]
@@ -76,7 +76,7 @@ class Run:
     curves: tuple[Curve, ...] = ()
 
 
-def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
+def write_summary(reporter: pytest.TerminalReporter, run: RunSummary) -> None:
     """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
     quiet = reporter.verbosity < 0
     judged = run.gated is not None or bool(run.noise)
@@ -94,7 +94,7 @@ def write_summary(reporter: pytest.TerminalReporter, run: Run) -> None:
     reporter.write(text)
 
 
-def render(run: Run, *, width: int, color: bool, outputs: bool = False) -> str:
+def render(run: RunSummary, *, width: int, color: bool, outputs: bool = False) -> str:
     """Return the summary as text of at most `width` columns, with ANSI colours or without any escape."""
     console = new_console(width, color=color)
     told = run.recommended is not None or bool(run.curves)
@@ -255,7 +255,7 @@ def _cautions(results: Sequence[Result]) -> Iterator[str]:
             yield f"! {kind.value} in {where}. {found[0][0]}: {found[0][1]}"
 
 
-def _write_remarks(console: Console, run: Run) -> None:
+def _write_remarks(console: Console, run: RunSummary) -> None:
     for line in _cautions(run.results):
         console.print(Text(printable(line), style="yellow"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
@@ -279,7 +279,7 @@ def _write_remarks(console: Console, run: Run) -> None:
         console.print(Text(printable(note)))
 
 
-def _write_advice(console: Console, run: Run) -> None:
+def _write_advice(console: Console, run: RunSummary) -> None:
     if run.all_advice:
         advice.write(console, run.advice)
         return

@@ -15,7 +15,7 @@ from pytest_infer.units import Unit, column, show, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.ratios import Ratio
-    from pytest_infer.analysis.sweep.recommend import Configuration, Goal, Recommendation
+    from pytest_infer.analysis.sweep.recommend import ConfigurationSummary, Goal, Recommendation
 
 WIDE = 110
 """From so many columns on, the table holds the intervals too."""
@@ -104,7 +104,7 @@ def _ratio(ratio: Ratio, *, wide: bool) -> str:
     return interval(ratio).replace("×", "") if wide else significant(ratio.value)
 
 
-def _name(configuration: Configuration, *, best: bool) -> Text:
+def _name(configuration: ConfigurationSummary, *, best: bool) -> Text:
     mark = " *" if configuration.pareto else ""
     return Text(printable(configuration.label) + mark, style="bold" if best else "")
 
