@@ -118,7 +118,7 @@ def _one_cpu():
 @pytest.fixture(autouse=True)
 def _plain_environment(pytester, monkeypatch):
     """Keep the outer run's own options and colours, and what depends on the machine, out of the inner ones."""
-    # A disturbed round is measured again, which no test can foresee that counts rounds or looks for cautions.
+    # A disturbed round is measured again, which no test can foresee that counts rounds or looks for warnings.
     # After `pytester`, which takes the variable away.
     monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-repeat-disturbed=0")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -176,7 +176,7 @@ def test_a_long_name_is_cut_and_the_figures_are_not(suite, monkeypatch, columns)
     monkeypatch.setenv("COLUMNS", str(columns))
     prompts = f'[[prompt]]\nname = "{"long " * 40}"\ntext = "x y"\nmax_new_tokens = 3\n'
     lines = summary(suite(engine=SLOW, prompts=prompts).runpytest("--infer-rounds=1", "--benchmark-quiet"))
-    # A caution of a busy machine names the prompt too, and goes on in a second line.
+    # A warning of a busy machine names the prompt too, and goes on in a second line.
     (row,) = [line for line in lines if line.startswith("long") and "2+3" in line]
     assert len(row) <= columns
     assert "…" in row
@@ -207,7 +207,7 @@ def test_escapes_in_the_output_never_reach_the_terminal(suite, wide, args):
     assert (r"a\x1b]0;owned\x07b\rover\nnext\u202e\x9b2J\x1b[31m" in text) == ("-v" in args or "-vv" in args)
 
 
-def test_a_caution_marks_its_prompt(suite, wide):
+def test_a_warning_marks_its_prompt(suite, wide):
     # The warm-up and the first timed round of a prompt agree; every later one differs in its second token.
     engine = """
     def generate(self, prompt_ids, limits, clock):

@@ -11,7 +11,7 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import RULES, Advice, advise
 from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
-from pytest_infer.records import CautionKind
+from pytest_infer.records import WarningKind
 from pytest_infer.report import advice as shown
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -199,10 +199,10 @@ def piece(rule="r", severity=Severity.INFO, suggestion="do it", evidence="1", pr
     return Advice(rule=rule, severity=severity, evidence=evidence, suggestion=suggestion, prompts=prompts, tests=tests)
 
 
-def test_the_shortlist_leaves_out_good_signs_and_what_cautions_tell():
+def test_the_shortlist_leaves_out_good_signs_and_what_warnings_tell():
     given = [piece("rounds_disturbed"), *(piece(f"r{n}") for n in range(5)), piece("good", suggestion=None)]
     assert [a.rule for a in shown.shortlist(given)] == ["rounds_disturbed", "r0", "r1"]
-    assert [a.rule for a in shown.shortlist(given, {CautionKind.DISTURBED})] == ["r0", "r1", "r2"]
+    assert [a.rule for a in shown.shortlist(given, {WarningKind.DISTURBED})] == ["r0", "r1", "r2"]
     assert shown.shortlist([piece(suggestion=None)]) == ()
 
 

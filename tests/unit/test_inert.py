@@ -193,7 +193,7 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
             model=dataclasses.replace(record.model, name=NASTY, dtype=NASTY, experts_implementation=NASTY),
             machine=dataclasses.replace(record.machine, cpu=NASTY, accelerators=(NASTY,)),
             output=dataclasses.replace(record.output, text=NASTY),
-            cautions=tuple(dataclasses.replace(caution, text=NASTY) for caution in record.cautions),
+            warnings=tuple(dataclasses.replace(warning, text=NASTY) for warning in record.warnings),
         )
     )
     run = terminal.RunSummary(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))

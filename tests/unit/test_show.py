@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
-from pytest_infer.records import Caution, CautionKind, MachineProbe, PromptRecord, Work
+from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, WarningKind, Work
 from pytest_infer.report.show import summary
 from pytest_infer.storage import block, results
 
@@ -35,7 +35,7 @@ def record():
         golden,
         model=dataclasses.replace(golden.model, work=work, generation=generation),
         machine=dataclasses.replace(golden.machine, probe=probe, cpu=None),
-        cautions=(Caution(kind=CautionKind.FREQUENCY, text="the cores slowed down"),),
+        warnings=(MeasurementWarning(kind=WarningKind.FREQUENCY, text="the cores slowed down"),),
     )
 
 

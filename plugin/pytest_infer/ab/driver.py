@@ -9,7 +9,7 @@ from pytest_infer.ab.opponent import Opponent
 from pytest_infer.ab.other_side import Base
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.errors import AgainstError
-from pytest_infer.measure import cautions, rounds
+from pytest_infer.measure import rounds, warnings
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
 
@@ -194,12 +194,12 @@ class Sequential:
 def joined(first: PromptRecord, second: PromptRecord) -> PromptRecord:
     """Return one record of the rounds of two; what is not of a round is the first one's."""
     both, repeated = first.rounds + second.rounds, first.repeated + second.repeated
-    difference = cautions.first_difference(both)
+    difference = warnings.first_difference(both)
     output = replace(first.output, equal=difference is None, first_difference=difference)
     return replace(
         first,
         rounds=both,
         repeated=repeated,
         output=output,
-        cautions=cautions.find(both, first.profile, output, repeated),
+        warnings=warnings.find(both, first.profile, output, repeated),
     )

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_infer.metrics.summary import Summary, summarize
-from pytest_infer.records import Caution, CurvePoint, ExpertUsage, MachineInfo, ModelInfo, PromptInfo, PromptRecord
+from pytest_infer.records import (
+    CurvePoint,
+    ExpertUsage,
+    MachineInfo,
+    MeasurementWarning,
+    ModelInfo,
+    PromptInfo,
+    PromptRecord,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +31,7 @@ class Result:
     figures: Mapping[str, Summary]
     timed_rounds: int
     output: str
-    cautions: tuple[Caution, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
     experts: ExpertUsage | None = None
     experts_absent: str | None = None
     config: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +50,7 @@ def of_record(record: PromptRecord) -> Result:
         figures=summarize(record),
         timed_rounds=len(record.rounds),
         output=record.output.text,
-        cautions=record.cautions,
+        warnings=record.warnings,
         experts=None if usage is None else replace(usage, trace=None),
         experts_absent=profile.experts_absent if profile is not None else None,
         config=record.config,

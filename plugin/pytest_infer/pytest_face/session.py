@@ -10,7 +10,7 @@ import pytest
 from pytest_infer.ab import sides
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import cautions, rounds
+from pytest_infer.measure import rounds, warnings
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import timed
@@ -209,10 +209,10 @@ class InferSession:
         )
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
-        difference = cautions.first_difference(measured.rounds)
+        difference = warnings.first_difference(measured.rounds)
         output = Output(
             text=engine.decode(token_ids),
-            sha256=cautions.hash_ids(token_ids),
+            sha256=warnings.hash_ids(token_ids),
             equal=difference is None,
             first_difference=difference,
         )
@@ -233,7 +233,7 @@ class InferSession:
             else None
             if measured.profile
             else "left out with --infer-no-profile",
-            cautions=cautions.find(measured.rounds, measured.profile, output, measured.repeated),
+            warnings=warnings.find(measured.rounds, measured.profile, output, measured.repeated),
             config=dict(configuration.values),
             curve=configuration.curve,
         )

@@ -11,20 +11,18 @@ from pytest_infer.records.model import ModelInfo, Work
 from pytest_infer.records.reading import Quality, Reading, absent
 from pytest_infer.records.results import (
     AgainstInfo,
-    Caution,
-    CautionKind,
     CurvePoint,
     Drift,
+    MeasurementWarning,
     PromptRecord,
     SystemRecord,
+    WarningKind,
 )
 from pytest_infer.records.rounds import Profile, Round, Timeline
 
 __all__ = [
     "AgainstInfo",
     "CacheState",
-    "Caution",
-    "CautionKind",
     "Counters",
     "CurvePoint",
     "Drift",
@@ -35,6 +33,7 @@ __all__ = [
     "LoadRound",
     "MachineInfo",
     "MachineProbe",
+    "MeasurementWarning",
     "ModelInfo",
     "Output",
     "Profile",
@@ -47,6 +46,7 @@ __all__ = [
     "SystemRecord",
     "Timeline",
     "TokenTrace",
+    "WarningKind",
     "Work",
     "absent",
 ]

@@ -12,7 +12,7 @@ from pytest_infer.records.model import ModelInfo
 from pytest_infer.records.rounds import Profile, Round
 
 
-class CautionKind(str, Enum):
+class WarningKind(str, Enum):
     """Why a reader should look twice at a record."""
 
     OUTPUT_DIFFERS = "output differs between rounds"
@@ -25,10 +25,10 @@ class CautionKind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caution:
+class MeasurementWarning:
     """One doubt about a record, with its numbers and what to do about it."""
 
-    kind: CautionKind
+    kind: WarningKind
     text: str
 
 
@@ -75,7 +75,7 @@ class PromptRecord:
     first_run: Round | None = None
     profile: Profile | None = None
     profile_absent: str | None = None
-    cautions: tuple[Caution, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
     resumed: bool = False
     config: dict[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None

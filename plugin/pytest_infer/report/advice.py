@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pytest_infer.analysis.advice.advice import RULES, Advice
 from pytest_infer.analysis.advice.evidence import Severity
-from pytest_infer.records import CautionKind
+from pytest_infer.records import WarningKind
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 
@@ -18,9 +18,9 @@ MOST = 3
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: ""}
 
 
-def shortlist(advice: Sequence[Advice], told: Collection[CautionKind] = ()) -> tuple[Advice, ...]:
-    """Return the most serious pieces of advice: no good signs, and nothing that a caution above them tells already."""
-    known = {rule.key for rule in RULES if rule.caution in told}
+def shortlist(advice: Sequence[Advice], reported: Collection[WarningKind] = ()) -> tuple[Advice, ...]:
+    """Return the most serious pieces of advice: no good signs, and nothing that a warning above reports already."""
+    known = {rule.key for rule in RULES if rule.warning in reported}
     return tuple(a for a in advice if a.suggestion is not None and a.rule not in known)[:MOST]
 
 

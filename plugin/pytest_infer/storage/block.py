@@ -50,7 +50,7 @@ def build(record: PromptRecord) -> dict[str, Any]:
         "timeline": _timeline(record),
         "output": _output(record),
         "rounds": _rounds(record),
-        "cautions": [msgspec.to_builtins(caution) for caution in record.cautions],
+        "cautions": [msgspec.to_builtins(warning) for warning in record.warnings],
     }
 
 

@@ -13,11 +13,11 @@ from pytest_infer.errors import StorageError
 from pytest_infer.metrics import METRICS, Summary
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import (
-    Caution,
     CurvePoint,
     ExpertSite,
     ExpertUsage,
     MachineInfo,
+    MeasurementWarning,
     ModelInfo,
     PromptInfo,
     Quality,
@@ -81,7 +81,7 @@ def of_block(nodeid: str, block: Mapping[str, Any]) -> Result:
         figures=_figures(_table(block, "metrics"), _table(block, "absent")),
         timed_rounds=int(rounds.get("timed", 1)),
         output=str(_table(block, "output").get("text", "")),
-        cautions=msgspec.convert(block.get("cautions", []), tuple[Caution, ...]),
+        warnings=msgspec.convert(block.get("cautions", []), tuple[MeasurementWarning, ...]),
         experts=usage,
         # Where there was no profile round at all, nobody asked for experts.
         experts_absent=experts_absent if rounds.get("profile", True) else None,

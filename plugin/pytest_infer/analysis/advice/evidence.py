@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from pytest_infer.records import CautionKind
+from pytest_infer.records import WarningKind
 
 Block = Mapping[str, Any]
 """The block of a test's `total` row, as `storage.block.build` makes it and a run file holds it."""
@@ -33,14 +33,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdviceRule:
-    """One rule, as docs/advice.md shows it. `caution` is the caution of a record that says the same."""
+    """One rule, as docs/advice.md shows it. `warning` is the warning of a record that says the same."""
 
     key: str
     needs: str
     threshold: str
     what_to_try: str
     find: Callable[[Facts], Finding | None]
-    caution: CautionKind | None = None
+    warning: WarningKind | None = None
 
 
 class Facts:

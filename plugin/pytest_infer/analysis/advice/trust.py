@@ -6,11 +6,11 @@ import math
 import statistics
 
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
-from pytest_infer.records import CautionKind
+from pytest_infer.records import WarningKind
 from pytest_infer.units import percent
 
 COLD = 1.5
-"""A first timed round this many times slower than the median of the others was not warm (as the caution says)."""
+"""A first timed round this many times slower than the median of the others was not warm (as the warning says)."""
 WANTED = 0.05
 """The change that a gate looks for by default."""
 MOST_ROUNDS = 30
@@ -107,15 +107,15 @@ RULES = (
         threshold="any difference (exact)",
         what_to_try="a seed; one thread; a deterministic kernel",
         find=output_differs,
-        caution=CautionKind.OUTPUT_DIFFERS,
+        warning=WarningKind.OUTPUT_DIFFERS,
     ),
     AdviceRule(
         key="cold_start",
         needs="three rounds or more of `total_s`; `ttft_s` where known",
-        threshold="first round ≥ 1.5 × the median of the others (own choice, as the caution)",
+        threshold="first round ≥ 1.5 × the median of the others (own choice, as the warning)",
         what_to_try="one warm-up round more",
         find=cold_start,
-        caution=CautionKind.COLD_FIRST_ROUND,
+        warning=WarningKind.COLD_FIRST_ROUND,
     ),
     AdviceRule(
         key="rounds_disturbed",
@@ -123,7 +123,7 @@ RULES = (
         threshold="any counted round beyond the disturbance limits (system counters: 1 %)",
         what_to_try="an idle machine; a comparison in turns",
         find=rounds_disturbed,
-        caution=CautionKind.DISTURBED,
+        warning=WarningKind.DISTURBED,
     ),
     AdviceRule(
         key="too_few_rounds",

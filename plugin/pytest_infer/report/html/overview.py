@@ -45,7 +45,7 @@ def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
         items.append(Item(charts=(times,)))
     nothing = () if advice else ("No rule of today's saw its evidence in this run.",)
     items.append(Item(title="Advice", text=nothing, notes=tuple(map(_advice, advice))))
-    if doubts := _cautions(tests):
+    if doubts := _warnings(tests):
         items.append(Item(title="Look twice", notes=doubts))
     extra = {"tiles": [] if swept else _tiles(tests)}
     return Section(key="overview", title="Overview", items=(*items, *left_out), extra=extra)
@@ -154,12 +154,12 @@ def _times(tests: Sequence[Test]) -> Chart | None:
     )
 
 
-def _cautions(tests: Sequence[Test]) -> tuple[Note, ...]:
+def _warnings(tests: Sequence[Test]) -> tuple[Note, ...]:
     """Return one note for each kind of doubt: the figures of the first prompt that has it, and all prompts' names."""
     kinds: dict[str, list[tuple[Test, str]]] = {}
     for test in tests:
-        for caution in test.part("cautions") or ():
-            kinds.setdefault(str(caution.get("kind", "")), []).append((test, str(caution.get("text", ""))))
+        for warning in test.part("cautions") or ():
+            kinds.setdefault(str(warning.get("kind", "")), []).append((test, str(warning.get("text", ""))))
     return tuple(
         Note(
             mark="look twice",

@@ -59,7 +59,7 @@ def _about(test: Test) -> dict[str, Any]:
         "output": None if text is None else str(text),
         "equal": output.get("equal"),
         "first_difference": output.get("first_difference"),
-        "cautions": [str(caution.get("text", "")) for caution in test.part("cautions") or ()],
+        "warnings": [str(warning.get("text", "")) for warning in test.part("cautions") or ()],
     }
 
 

@@ -14,7 +14,7 @@ from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, loads
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import CacheState, CautionKind, ModelInfo
+from pytest_infer.records import CacheState, ModelInfo, WarningKind
 from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.experts import summary
@@ -203,7 +203,7 @@ def _write_wide(console: Console, results: Sequence[Result], suite: Mapping[str,
     table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
     for number, result in enumerate(results):
         name = Text(printable(result.prompt.name))
-        mark = " !" if result.cautions else ""
+        mark = " !" if result.warnings else ""
         name.truncate(max(10, console.width - 66) - len(mark), overflow="ellipsis")
         name.append(mark)
         figures = [figures[number] for figures in columns]
@@ -217,7 +217,7 @@ def _write_wide(console: Console, results: Sequence[Result], suite: Mapping[str,
 def _write_narrow(console: Console, results: Sequence[Result], suite: Mapping[str, Average]) -> None:
     for result in results:
         hottest = _value(result.figures, "hottest_experts")
-        head = f"{result.prompt.name}{' !' if result.cautions else ''}  {_tokens(result.figures)} tokens"
+        head = f"{result.prompt.name}{' !' if result.warnings else ''}  {_tokens(result.figures)} tokens"
         console.print(Text(printable(head + (f"  {hottest}" if hottest != NONE else "")), style="bold"))
         console.print(Text("  " + _line({key: _value(result.figures, key) for key in _COLUMNS})))
     console.print(Text("mean", style="bold"))
@@ -242,10 +242,10 @@ def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
     return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in _COLUMNS}
 
 
-def _cautions(results: Sequence[Result]) -> Iterator[str]:
-    """Yield a line per caution, and a single one for a kind that several prompts share."""
-    for kind in CautionKind:
-        found = [(_name(r), c.text) for r in results for c in r.cautions if c.kind is kind]
+def _warnings(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line per warning, and a single one for a kind that several prompts share."""
+    for kind in WarningKind:
+        found = [(_name(r), c.text) for r in results for c in r.warnings if c.kind is kind]
         if len(found) == 1:
             yield f"! {found[0][0]}: {found[0][1]}"
         elif found:
@@ -256,7 +256,7 @@ def _cautions(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _write_remarks(console: Console, run: RunSummary) -> None:
-    for line in _cautions(run.results):
+    for line in _warnings(run.results):
         console.print(Text(printable(line), style="yellow"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
         console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
@@ -283,8 +283,8 @@ def _write_advice(console: Console, run: RunSummary) -> None:
     if run.all_advice:
         advice.write(console, run.advice)
         return
-    cautions = frozenset(caution.kind for result in run.results for caution in result.cautions)
-    advice.write(console, advice.shortlist(run.advice, cautions))
+    warnings = frozenset(warning.kind for result in run.results for warning in result.warnings)
+    advice.write(console, advice.shortlist(run.advice, warnings))
 
 
 def _write_noise(console: Console, noise: tuple[NamedFloor, ...]) -> None:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from pytest_infer.metrics import timing
-from pytest_infer.records import Caution, CautionKind, Output, Profile, Round
+from pytest_infer.records import MeasurementWarning, Output, Profile, Round, WarningKind
 from pytest_infer.units import hertz
 
 COLD = 1.5
@@ -35,49 +35,49 @@ def first_difference(rounds: Sequence[Round]) -> tuple[int, int] | None:
 
 def find(
     rounds: Sequence[Round], profile: Profile | None, output: Output, repeated: Sequence[Round] = ()
-) -> tuple[Caution, ...]:
-    """Return the cautions of one prompt, most serious first."""
-    return tuple(_cautions(rounds, profile, output, repeated))
+) -> tuple[MeasurementWarning, ...]:
+    """Return the warnings of one prompt, most serious first."""
+    return tuple(_warnings(rounds, profile, output, repeated))
 
 
-def _cautions(
+def _warnings(
     rounds: Sequence[Round], profile: Profile | None, output: Output, repeated: Sequence[Round]
-) -> Iterable[Caution]:
+) -> Iterable[MeasurementWarning]:
     if output.first_difference is not None:
         number, position = output.first_difference
-        yield Caution(
-            kind=CautionKind.OUTPUT_DIFFERS,
+        yield MeasurementWarning(
+            kind=WarningKind.OUTPUT_DIFFERS,
             text=f"round {number + 1} differs from round 1 at generated token {position + 1}: "
             "timings are of different work; set one thread, a seed, or a deterministic kernel",
         )
     if profile is not None and not profile.tokens_equal:
-        yield Caution(
-            kind=CautionKind.PROFILE_DIFFERS,
+        yield MeasurementWarning(
+            kind=WarningKind.PROFILE_DIFFERS,
             text="the profile round generated other tokens than the timed rounds: "
             "its expert usage and memory growth are those of another output",
         )
     if profile is not None and profile.experts is not None and profile.experts.check != "passed":
-        yield Caution(
-            kind=CautionKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}"
+        yield MeasurementWarning(
+            kind=WarningKind.EXPERTS_DO_NOT_ADD_UP, text=f"do not use the expert counts: {profile.experts.check}"
         )
     if profile is not None and profile.experts is not None and profile.experts.note is not None:
-        yield Caution(kind=CautionKind.EXPERTS_UNCHECKED, text=profile.experts.note)
+        yield MeasurementWarning(kind=WarningKind.EXPERTS_UNCHECKED, text=profile.experts.note)
     cold = _cold_first_round(rounds)
     if cold is not None:
-        yield Caution(
-            kind=CautionKind.COLD_FIRST_ROUND,
+        yield MeasurementWarning(
+            kind=WarningKind.COLD_FIRST_ROUND,
             text=f"the first timed round took {cold:.1f}× the others: raise --infer-warmup",
         )
     slowest = _frequencies(rounds)
     if slowest is not None:
-        yield Caution(
-            kind=CautionKind.FREQUENCY,
+        yield MeasurementWarning(
+            kind=WarningKind.FREQUENCY,
             text=f"the cores ran at {hertz(slowest[0])} in one round and at {hertz(slowest[1])} in another: "
             "let the machine cool, or fix its frequency (governor, turbo)",
         )
     disturbed = _disturbed(rounds, repeated)
     if disturbed is not None:
-        yield Caution(kind=CautionKind.DISTURBED, text=disturbed)
+        yield MeasurementWarning(kind=WarningKind.DISTURBED, text=disturbed)
 
 
 def _disturbed(rounds: Sequence[Round], repeated: Sequence[Round]) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_infer.measure import cautions
-from pytest_infer.records import CautionKind, PromptRecord, Reading, absent
+from pytest_infer.measure import warnings
+from pytest_infer.records import PromptRecord, Reading, WarningKind, absent
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -34,8 +34,8 @@ def lasting(record, *totals_ms):
 
 
 def test_a_clean_record_has_none(record):
-    assert cautions.find(record.rounds, record.profile, record.output) == ()
-    assert cautions.find(record.rounds, None, record.output) == ()
+    assert warnings.find(record.rounds, record.profile, record.output) == ()
+    assert warnings.find(record.rounds, None, record.output) == ()
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,28 @@ def test_a_clean_record_has_none(record):
     ],
 )
 def test_the_first_token_that_differs(record, rounds, expected):
-    assert cautions.first_difference(with_ids(record, *rounds)) == expected
+    assert warnings.first_difference(with_ids(record, *rounds)) == expected
 
 
 def test_the_hash_of_the_ids():
-    assert cautions.hash_ids([1, 22, 333]) == hashlib.sha256(b"1,22,333").hexdigest()
-    assert cautions.hash_ids([1, 2]) != cautions.hash_ids([12])
+    assert warnings.hash_ids([1, 22, 333]) == hashlib.sha256(b"1,22,333").hexdigest()
+    assert warnings.hash_ids([1, 2]) != warnings.hash_ids([12])
 
 
 def test_output_that_differs_is_said_first_and_counted_from_one(record):
     output = dataclasses.replace(record.output, equal=False, first_difference=(2, 1))
     profile = dataclasses.replace(record.profile, tokens_equal=False)
-    first, second = cautions.find(record.rounds, profile, output)
-    assert first.kind is CautionKind.OUTPUT_DIFFERS
+    first, second = warnings.find(record.rounds, profile, output)
+    assert first.kind is WarningKind.OUTPUT_DIFFERS
     assert "round 3 differs from round 1 at generated token 2" in first.text
-    assert second.kind is CautionKind.PROFILE_DIFFERS
+    assert second.kind is WarningKind.PROFILE_DIFFERS
 
 
 def test_experts_that_do_not_add_up(record):
     usage = dataclasses.replace(record.profile.experts, check="layer 3: 19, not 20")
-    (caution,) = cautions.find(record.rounds, dataclasses.replace(record.profile, experts=usage), record.output)
-    assert caution.kind is CautionKind.EXPERTS_DO_NOT_ADD_UP
-    assert "layer 3: 19, not 20" in caution.text
+    (warning,) = warnings.find(record.rounds, dataclasses.replace(record.profile, experts=usage), record.output)
+    assert warning.kind is WarningKind.EXPERTS_DO_NOT_ADD_UP
+    assert "layer 3: 19, not 20" in warning.text
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_experts_that_do_not_add_up(record):
     ],
 )
 def test_a_cold_first_round(record, totals, said):
-    found = cautions.find(lasting(record, *totals), None, record.output)
-    assert [c.kind for c in found] == ([CautionKind.COLD_FIRST_ROUND] if said else [])
+    found = warnings.find(lasting(record, *totals), None, record.output)
+    assert [c.kind for c in found] == ([WarningKind.COLD_FIRST_ROUND] if said else [])
     if said:
         assert said in found[0].text
         assert "--infer-warmup" in found[0].text
@@ -95,9 +95,9 @@ def test_a_cold_first_round(record, totals, said):
 def test_disturbed_rounds_are_counted_and_the_first_is_explained(record):
     why = {1: ("steal 12 %", "waited 3 ms"), 3: ("steal 9 %",)}
     rounds = tuple(dataclasses.replace(r, disturbed=why.get(n, ())) for n, r in enumerate(record.rounds))
-    (caution,) = cautions.find(rounds, None, record.output)
-    assert caution.kind is CautionKind.DISTURBED
-    assert "2 of 4 rounds were disturbed (round 2: steal 12 %; waited 3 ms)" in caution.text
+    (warning,) = warnings.find(rounds, None, record.output)
+    assert warning.kind is WarningKind.DISTURBED
+    assert "2 of 4 rounds were disturbed (round 2: steal 12 %; waited 3 ms)" in warning.text
 
 
 def test_the_most_serious_comes_first(record):
@@ -105,32 +105,32 @@ def test_the_most_serious_comes_first(record):
     usage = dataclasses.replace(record.profile.experts, check="layer 3: 19, not 20")
     profile = dataclasses.replace(record.profile, tokens_equal=False, experts=usage)
     rounds = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in lasting(record, 300, 100, 100, 100))
-    assert [c.kind for c in cautions.find(rounds, profile, output)] == [
-        CautionKind.OUTPUT_DIFFERS,
-        CautionKind.PROFILE_DIFFERS,
-        CautionKind.EXPERTS_DO_NOT_ADD_UP,
-        CautionKind.COLD_FIRST_ROUND,
-        CautionKind.DISTURBED,
+    assert [c.kind for c in warnings.find(rounds, profile, output)] == [
+        WarningKind.OUTPUT_DIFFERS,
+        WarningKind.PROFILE_DIFFERS,
+        WarningKind.EXPERTS_DO_NOT_ADD_UP,
+        WarningKind.COLD_FIRST_ROUND,
+        WarningKind.DISTURBED,
     ]
 
 
-def test_each_caution_says_what_to_do(record):
+def test_each_warning_says_what_to_do(record):
     output = dataclasses.replace(record.output, equal=False, first_difference=(1, 0))
-    (differs,) = cautions.find(record.rounds, None, output)
+    (differs,) = warnings.find(record.rounds, None, output)
     assert "set one thread, a seed, or a deterministic kernel" in differs.text
     rounds = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in record.rounds)
-    (disturbed,) = cautions.find(rounds, None, record.output)
+    (disturbed,) = warnings.find(rounds, None, record.output)
     assert "stop what else runs, or trust medians only" in disturbed.text
 
 
 def test_rounds_that_were_measured_again_are_told_and_those_still_disturbed(record):
     again = tuple(dataclasses.replace(r, disturbed=("steal 9 %",)) for r in record.rounds[:2])
-    (caution,) = cautions.find(record.rounds, None, record.output, again)
-    assert caution.text == "2 rounds were disturbed and measured again"
-    (one,) = cautions.find(record.rounds, None, record.output, again[:1])
+    (warning,) = warnings.find(record.rounds, None, record.output, again)
+    assert warning.text == "2 rounds were disturbed and measured again"
+    (one,) = warnings.find(record.rounds, None, record.output, again[:1])
     assert one.text == "1 round was disturbed and measured again"
     rounds = (*again[:1], *record.rounds[1:])
-    (both,) = cautions.find(rounds, None, record.output, again)
+    (both,) = warnings.find(rounds, None, record.output, again)
     assert both.text.startswith("2 rounds were disturbed and measured again; still 1 of 4 rounds were disturbed")
 
 
@@ -143,11 +143,11 @@ def at(record, *hertz):
 
 
 def test_rounds_at_different_frequencies(record):
-    (caution,) = cautions.find(at(record, 3.5e9, 3.4e9, 2.8e9, 3.5e9), None, record.output)
-    assert caution.kind is CautionKind.FREQUENCY
-    assert "2.80 GHz in one round and at 3.50 GHz" in caution.text
+    (warning,) = warnings.find(at(record, 3.5e9, 3.4e9, 2.8e9, 3.5e9), None, record.output)
+    assert warning.kind is WarningKind.FREQUENCY
+    assert "2.80 GHz in one round and at 3.50 GHz" in warning.text
 
 
 @pytest.mark.parametrize("hertz", [(3.5e9, 3.4e9, 3.2e9, 3.5e9), (None, None, None, None), (None, 3e9, None, None)])
 def test_frequencies_that_say_nothing(record, hertz):
-    assert cautions.find(at(record, *hertz), None, record.output) == ()
+    assert warnings.find(at(record, *hertz), None, record.output) == ()
