@@ -13,7 +13,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.engines.bundled import cache
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import ModelError, OptionError
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 
@@ -109,7 +109,7 @@ def test_a_probe_made_now_gives_the_ceiling_and_is_kept(monkeypatch):
 
 
 def test_a_probe_that_cannot_be_made_is_one_line(monkeypatch):
-    monkeypatch.setattr(probe, "measure", lambda threads: Missing("too little memory is free"))
+    monkeypatch.setattr(probe, "measure", lambda threads: Unavailable("too little memory is free"))
     done = run(monkeypatch, "--probe")
     assert done.exit_code == 2
     assert "too little memory is free" in done.output

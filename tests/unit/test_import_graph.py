@@ -234,7 +234,7 @@ def test_nothing_is_imported_by_a_name_made_up_at_run_time():
         if isinstance(node, ast.Call) and re.search(r"\b(import_module|__import__)$", ast.unparse(node.func))
     }
     # NVML is there with an NVIDIA driver only.
-    assert made_up <= {"measure.counters.nvml", "measure.counters.peakwatch"}
+    assert made_up <= {"measure.counters.nvml", "measure.counters.peak_helper"}
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module or "package")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_infer.engines.bundled import cache
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.pytest_face import probing
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.records import MachineProbe, ModelInfo
@@ -124,7 +124,7 @@ def test_a_bandwidth_that_moved_is_told(measured, after, spread, said):
 
 def test_a_machine_that_cannot_be_probed_says_why_once(measured):
     notes = []
-    measured.answers = (Missing("too little memory"),)
+    measured.answers = (Unavailable("too little memory"),)
     run = Probing(notes.append, wanted=True)
     assert run.before(MODEL) is None
     assert run.before(MODEL) is None

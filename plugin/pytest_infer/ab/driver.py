@@ -78,11 +78,11 @@ class LockStep:
         disturbed: list[bool] = []
         wanted, left = settings.min_pairs, task.plan.repeat
         while True:
-            while rounds.wants_more(disturbed, wanted, left):
+            while rounds.needs_more(disturbed, wanted, left):
                 task.watch("pair", min(len(pairs), wanted - 1), wanted, pairs[-1][1].trace if pairs else None)
                 pairs.append(self._pair(task, base, cores.of(len(pairs)), ours_first=len(pairs) % 2 == 1))
                 disturbed.append(any(r.disturbed for r in pairs[-1]))
-            kept = rounds.kept_of(disturbed, wanted)
+            kept = rounds.rounds_to_keep(disturbed, wanted)
             before, after = (tuple(pairs[n][side] for n in kept) for side in (0, 1))
             if wanted >= settings.max_rounds or self._session.settled(task.prompt, before, after):
                 return pairs, kept
@@ -181,11 +181,11 @@ class Sequential:
         for _ in range(settings.warmup):
             base.warm_up()
         disturbed: list[bool] = []
-        while rounds.wants_more(disturbed, count, repeat):
+        while rounds.needs_more(disturbed, count, repeat):
             disturbed.append(bool(base.time().disturbed))
         if settings.profile and first:
             base.instrument(experts=settings.experts)
-        record, why = base.finish(rounds.kept_of(disturbed, count))
+        record, why = base.finish(rounds.rounds_to_keep(disturbed, count))
         if why is not None:
             self._session.note(f"! {nodeid} was measured in {self._opponent.name}, but then {why}")
         return record

@@ -15,7 +15,7 @@ from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
 from pytest_infer.cli.shared import color, out, refuse, width
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import InferError
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import doctor as report
@@ -96,6 +96,6 @@ def _kept(described: MachineInfo, now: host.Host) -> MachineProbe | None:
 def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
     """Probe the machine with the threads that torch would start, and keep that for later."""
     made = probe.measure(pitfalls.torch_threads(described, now) or 1)
-    if isinstance(made, Missing):
+    if isinstance(made, Unavailable):
         refuse(made.reason)
     return probes.save(made)

@@ -125,12 +125,12 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
         warmed = runner.timed()
         first, last = first or warmed, warmed.trace
     rounds: list[Round] = []
-    while wants_more([bool(r.disturbed) for r in rounds], plan.rounds, plan.repeat):
+    while needs_more([bool(r.disturbed) for r in rounds], plan.rounds, plan.repeat):
         again = len(rounds) - plan.rounds
         watch(*(("round", len(rounds), plan.rounds) if again < 0 else ("repeat", again, plan.repeat)), last)
         rounds.append(runner.timed())
         last = rounds[-1].trace
-    kept = kept_of([bool(r.disturbed) for r in rounds], plan.rounds)
+    kept = rounds_to_keep([bool(r.disturbed) for r in rounds], plan.rounds)
     profile = None
     if plan.profile:
         watch("profile", 0, 1, last)
@@ -144,12 +144,12 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
     )
 
 
-def wants_more(disturbed: Sequence[bool], wanted: int, repeat: int) -> bool:
+def needs_more(disturbed: Sequence[bool], wanted: int, repeat: int) -> bool:
     """Return whether another round is due: until enough are undisturbed, but no more than `repeat` beyond `wanted`."""
     return disturbed.count(False) < wanted and len(disturbed) < wanted + repeat
 
 
-def kept_of(disturbed: Sequence[bool], wanted: int) -> tuple[int, ...]:
+def rounds_to_keep(disturbed: Sequence[bool], wanted: int) -> tuple[int, ...]:
     """Return the numbers of the rounds to keep, in order: undisturbed ones, then the first disturbed ones to fill up.
 
     Raises no error for fewer than wanted: all are kept.

@@ -81,14 +81,14 @@ def _warnings(
 
 
 def _disturbed(rounds: Sequence[Round], repeated: Sequence[Round]) -> str | None:
-    kept = [number for number, r in enumerate(rounds, 1) if r.disturbed]
+    doubtful = [number for number, r in enumerate(rounds, 1) if r.disturbed]
     # Of a pair both are repeated, and only one of them need have been disturbed.
     again = f"{len(repeated)} round{'s were' if len(repeated) > 1 else ' was'} disturbed and measured again"
-    if kept:
+    if doubtful:
         before = f"{again}; still " if repeated else ""
         return (
-            f"{before}{len(kept)} of {len(rounds)} rounds were disturbed (round {kept[0]}: "
-            f"{'; '.join(rounds[kept[0] - 1].disturbed)}): stop what else runs, or trust medians only"
+            f"{before}{len(doubtful)} of {len(rounds)} rounds were disturbed (round {doubtful[0]}: "
+            f"{'; '.join(rounds[doubtful[0] - 1].disturbed)}): stop what else runs, or trust medians only"
         )
     return again if repeated else None
 
@@ -103,7 +103,7 @@ def _cold_first_round(rounds: Sequence[Round]) -> float | None:
 
 def _frequencies(rounds: Sequence[Round]) -> tuple[float, float] | None:
     """Return the lowest and the highest frequency of the rounds, Hz, if they are far apart."""
-    told = [value for r in rounds if (value := r.counters.frequency_hz.value) is not None]
-    if len(told) < 2 or min(told) >= (1 - FREQUENCY) * max(told):
+    frequencies = [value for r in rounds if (value := r.counters.frequency_hz.value) is not None]
+    if len(frequencies) < 2 or min(frequencies) >= (1 - FREQUENCY) * max(frequencies):
         return None
-    return min(told), max(told)
+    return min(frequencies), max(frequencies)

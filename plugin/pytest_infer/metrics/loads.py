@@ -24,7 +24,7 @@ def state(cached: Reading) -> CacheState | None:
     return CacheState.WARM if cached.value > WARM_ABOVE else CacheState.MIXED
 
 
-def kept(cached: Reading) -> str:
+def stayed_cached(cached: Reading) -> str:
     """Return the line for files whose pages were dropped and are there still, or cannot be seen."""
     if cached.value is None:
         return f"whether the load was cold is not known: {cached.reason}"

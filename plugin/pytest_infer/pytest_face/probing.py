@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.measure.counters import memory
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import probe
 from pytest_infer.records import MachineProbe, ModelInfo
 from pytest_infer.storage import probes
@@ -66,7 +66,7 @@ class Probing:
 
     def _probe(self, threads: int, device: str, known: MachineProbe | None) -> MachineProbe | None:
         made = probe.measure(threads, device, known.flops if known is not None else None)
-        if isinstance(made, Missing):
+        if isinstance(made, Unavailable):
             self._note(f"no probe of the machine: {made.reason}")
             return None
         memory.trim_heap()  # what the kernels took must not show in the peak of the first round

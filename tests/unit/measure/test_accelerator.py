@@ -53,7 +53,7 @@ def test_the_peak_of_a_window_is_its_own(cuda: Backend) -> None:
     before = memory.read()
     cuda.allocate(50)
     cuda.allocate(-50)
-    reading = memory.figures(before, memory.read())["device_peak_bytes"]
+    reading = memory.readings(before, memory.read())["device_peak_bytes"]
     assert (reading.value, reading.quality) == (150, Quality.EXACT)
 
 
@@ -66,8 +66,8 @@ def test_a_window_within_another_takes_nothing_from_it(cuda: Backend) -> None:
     cuda.allocate(20)
     inner_end = memory.read()
     outer_end = memory.read()
-    assert memory.figures(inner, inner_end)["device_peak_bytes"].value == 20
-    assert memory.figures(outer, outer_end)["device_peak_bytes"].value == 700
+    assert memory.readings(inner, inner_end)["device_peak_bytes"].value == 20
+    assert memory.readings(outer, outer_end)["device_peak_bytes"].value == 700
 
 
 def test_several_devices_are_added_which_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_several_devices_are_added_which_is_an_estimate(monkeypatch: pytest.Monk
     before = memory.read()
     backend.allocate(10, 0)
     backend.allocate(30, 1)
-    reading = memory.figures(before, memory.read())["device_peak_bytes"]
+    reading = memory.readings(before, memory.read())["device_peak_bytes"]
     assert (reading.value, reading.quality) == (40, Quality.ESTIMATED)
     assert accelerator.names() == ("Fast 0", "Fast 1")
 
@@ -86,7 +86,7 @@ def test_torch_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     off = SimpleNamespace(is_available=lambda: False, max_memory_allocated=None)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=off))
     memory = DeviceMemory()
-    reading = memory.figures(memory.read(), memory.read())["device_peak_bytes"]
+    reading = memory.readings(memory.read(), memory.read())["device_peak_bytes"]
     assert reading.value is None
     assert "no accelerator" in str(reading.reason)
     assert accelerator.names() == ()
@@ -104,12 +104,12 @@ def test_torch_is_not_loaded_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     memory = DeviceMemory()
     before = memory.read()
-    assert "not loaded" in str(memory.figures(before, memory.read())["device_peak_bytes"].reason)
+    assert "not loaded" in str(memory.readings(before, memory.read())["device_peak_bytes"].reason)
     assert accelerator.names() == ()
     assert "torch" not in sys.modules
     # Loaded within a window, it has no peak of all of it.
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=Backend()))
-    assert "not loaded" in str(memory.figures(before, memory.read())["device_peak_bytes"].reason)
+    assert "not loaded" in str(memory.readings(before, memory.read())["device_peak_bytes"].reason)
 
 
 def test_a_driver_that_fails_is_a_reason(cuda: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,4 +118,4 @@ def test_a_driver_that_fails_is_a_reason(cuda: Backend, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(cuda, "max_memory_allocated", fail)
     memory = DeviceMemory()
-    assert "the device is lost" in str(memory.figures(memory.read(), memory.read())["device_peak_bytes"].reason)
+    assert "the device is lost" in str(memory.readings(memory.read(), memory.read())["device_peak_bytes"].reason)

@@ -5,12 +5,12 @@ import os
 import pytest
 
 from pytest_infer.measure.counters import cgroup, contention
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.records import Quality, Reading
 
 
 def waited(instrument: contention.RunQueue, before: object, after: object) -> Reading:
-    return instrument.figures(before, after)["run_queue_wait_s"]  # type: ignore[arg-type]
+    return instrument.readings(before, after)["run_queue_wait_s"]  # type: ignore[arg-type]
 
 
 def test_run_queue_wait_is_summed_over_threads_old_and_new(proc) -> None:
@@ -23,7 +23,7 @@ def test_run_queue_wait_is_summed_over_threads_old_and_new(proc) -> None:
     assert reading.value == pytest.approx(0.004)
     assert "ended" not in reading.source
     instrument.close()
-    assert isinstance(instrument.read(), Missing)
+    assert isinstance(instrument.read(), Unavailable)
 
 
 def test_threads_that_vanish_are_left_out_and_said(proc) -> None:
@@ -66,7 +66,7 @@ def test_many_threads_do_not_use_up_descriptors(proc) -> None:
         proc.write(f"self/task/{number}/schedstat", f"1 {number} 1\n")
     instrument = contention.RunQueue(proc.root)
     sample = instrument.read()
-    assert not isinstance(sample, Missing)
+    assert not isinstance(sample, Unavailable)
     assert len(sample) == 102
     assert sample["150"] == 150
     assert len(instrument._fds) == 64
@@ -98,12 +98,12 @@ def test_other_cpu_is_the_machine_less_own(proc, monkeypatch: pytest.MonkeyPatch
     instrument = contention.MachineTime(proc.root)
     before = instrument.read()
     proc.write("stat", "cpu  200 10 50 9000 5 1 4 30 7 3\n")
-    figures = instrument.figures(before, instrument.read())
+    readings = instrument.readings(before, instrument.read())
     ticks_per_s = os.sysconf("SC_CLK_TCK")
-    assert figures["other_cpu_s"].value == pytest.approx(100 / ticks_per_s - 0.5)
-    assert figures["other_cpu_s"].quality is Quality.SAMPLED
-    assert figures["steal_s"].value == pytest.approx(10 / ticks_per_s)
-    assert instrument.figures(before, instrument.read())["other_cpu_s"].value == 0
+    assert readings["other_cpu_s"].value == pytest.approx(100 / ticks_per_s - 0.5)
+    assert readings["other_cpu_s"].quality is Quality.SAMPLED
+    assert readings["steal_s"].value == pytest.approx(10 / ticks_per_s)
+    assert instrument.readings(before, instrument.read())["other_cpu_s"].value == 0
     instrument.close()
 
 
@@ -112,7 +112,7 @@ def test_pressure_of_the_machine(proc) -> None:
     before = instrument.read()
     assert before == {"some": 8827004}
     proc.write("pressure/cpu", "some avg10=0.06 avg60=0.65 avg300=0.59 total=9827004\n")
-    reading = instrument.figures(before, instrument.read())["pressure_cpu_s"]
+    reading = instrument.readings(before, instrument.read())["pressure_cpu_s"]
     assert (reading.value, reading.source) == (1.0, "/proc/pressure/cpu some")
     instrument.close()
 
@@ -123,7 +123,7 @@ def test_pressure_of_the_own_group_comes_first(proc, groups) -> None:
     (top / "a/io.pressure").write_text("some avg10=0 avg60=0 avg300=0 total=3\nfull total=1\n")
     instrument = contention.Pressure("io", cgroup.discover(proc.root), proc.root)
     assert instrument.read() == {"some": 3}
-    reading = instrument.figures(instrument.read(), instrument.read())["pressure_io_s"]
+    reading = instrument.readings(instrument.read(), instrument.read())["pressure_io_s"]
     assert (reading.value, reading.source) == (0, "io.pressure some, whole cgroup")
     instrument.close()
 
@@ -131,7 +131,7 @@ def test_pressure_of_the_own_group_comes_first(proc, groups) -> None:
 def test_no_pressure_has_the_reason(proc) -> None:
     proc.remove("pressure/memory")
     instrument = contention.Pressure("memory", cgroup.ControlGroups(), proc.root)
-    reading = instrument.figures(instrument.read(), instrument.read())["pressure_memory_s"]
+    reading = instrument.readings(instrument.read(), instrument.read())["pressure_memory_s"]
     assert reading.value is None
     assert "psi=1" in (reading.reason or "")
     with pytest.raises(ValueError, match="some"):

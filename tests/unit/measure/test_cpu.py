@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pytest_infer.measure.counters import cgroup, cpu
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.records import Quality
 
 
@@ -36,19 +36,19 @@ def test_cpu_time_is_the_difference_of_the_process_clock(monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "process_time_ns", lambda: next(now))
     instrument = cpu.CpuTime()
     before, after = instrument.read(), instrument.read()
-    figures = instrument.figures(before, after)
-    assert figures["cpu_s"].value == 2.5
-    assert figures["cpu_user_s"].quality is Quality.ESTIMATED
-    assert figures["minor_faults"].value is not None
+    readings = instrument.readings(before, after)
+    assert readings["cpu_s"].value == 2.5
+    assert readings["cpu_user_s"].quality is Quality.ESTIMATED
+    assert readings["minor_faults"].value is not None
 
 
 def test_without_getrusage_only_times_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "resource", None)
     instrument = cpu.CpuTime()
-    figures = instrument.figures(instrument.read(), instrument.read())
-    assert figures["cpu_user_s"].value is not None
-    assert figures["cpu_children_s"].value is None
-    assert figures["major_faults"].value is None
+    readings = instrument.readings(instrument.read(), instrument.read())
+    assert readings["cpu_user_s"].value is not None
+    assert readings["cpu_children_s"].value is None
+    assert readings["major_faults"].value is None
     assert cpu.children_s() == 0.0
     assert cpu.peak_rss_bytes() is None
 
@@ -66,15 +66,15 @@ def test_frequency_is_the_mean_before_and_after(tmp_path: Path, proc) -> None:
     instrument = cpu.Frequency(sys, proc.root)
     before = instrument.read()
     (sys / "devices/system/cpu/cpufreq/policy0/scaling_cur_freq").write_text("3000000\n")
-    reading = instrument.figures(before, instrument.read())["frequency_hz"]
+    reading = instrument.readings(before, instrument.read())["frequency_hz"]
     assert (reading.value, reading.quality) == (2.5e9, Quality.SAMPLED)
     instrument.close()
-    assert isinstance(instrument.read(), Missing)
+    assert isinstance(instrument.read(), Unavailable)
 
 
 def test_of_many_policies_a_few_stand_for_all(tmp_path: Path, proc) -> None:
     instrument = cpu.Frequency(policies(tmp_path / "sys", *[2_000_000] * 20), proc.root)
-    reading = instrument.figures(instrument.read(), instrument.read())["frequency_hz"]
+    reading = instrument.readings(instrument.read(), instrument.read())["frequency_hz"]
     assert reading.value == 2e9
     assert "mean of 7 policies" in reading.source
     instrument.close()
@@ -84,7 +84,7 @@ def test_an_unreadable_frequency_has_the_reason(tmp_path: Path, proc) -> None:
     instrument = cpu.Frequency(policies(tmp_path / "sys", 1_000_000), proc.root)
     before = instrument.read()
     instrument.close()
-    reading = instrument.figures(before, instrument.read())["frequency_hz"]
+    reading = instrument.readings(before, instrument.read())["frequency_hz"]
     assert reading.value is None
     assert reading.reason is not None
     assert "closed" in reading.reason
@@ -95,7 +95,7 @@ def test_no_policy_has_the_reason(tmp_path: Path, proc, flags: str, reason: str)
     proc.write("cpuinfo", f"flags : {flags}\n")
     (tmp_path / "sys/devices/system/cpu/cpufreq").mkdir(parents=True)
     instrument = cpu.Frequency(tmp_path / "sys", proc.root)
-    reading = instrument.figures(instrument.read(), instrument.read())["frequency_hz"]
+    reading = instrument.readings(instrument.read(), instrument.read())["frequency_hz"]
     assert reading.value is None
     assert reason in (reading.reason or "")
     proc.remove("cpuinfo")

@@ -16,8 +16,8 @@ def test_physical_bytes_chars_and_calls(proc) -> None:
         "self/io",
         f"rchar: {6976 + own + 100}\nwchar: 25\nsyscr: 13\nsyscw: 3\nread_bytes: 8192\nwrite_bytes: 8192\n",
     )
-    figures = instrument.figures(before, instrument.read())
-    assert {name: reading.value for name, reading in figures.items()} == {
+    readings = instrument.readings(before, instrument.read())
+    assert {name: reading.value for name, reading in readings.items()} == {
         "read_bytes": 4096,
         "write_bytes": 0,
         "read_chars": 100,  # without the instrument's own read
@@ -38,9 +38,9 @@ def test_denied_io_has_the_reason(proc, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(os, "open", denied)
     instrument = disk.ProcessIo(proc.root)
-    figures = instrument.figures(instrument.read(), instrument.read())
-    assert {reading.value for reading in figures.values()} == {None}
-    assert figures["read_bytes"].reason == f"permission denied: {proc.root}/self/io"
+    readings = instrument.readings(instrument.read(), instrument.read())
+    assert {reading.value for reading in readings.values()} == {None}
+    assert readings["read_bytes"].reason == f"permission denied: {proc.root}/self/io"
 
 
 def test_device_operations_are_those_of_the_whole_group(proc, groups) -> None:
@@ -51,15 +51,15 @@ def test_device_operations_are_those_of_the_whole_group(proc, groups) -> None:
     instrument = disk.GroupIo(cgroup.discover(proc.root))
     before = instrument.read()
     stat.write_text("8:0 rbytes=1 wbytes=2 rios=5 wios=4 dbytes=0 dios=0\n253:0 rbytes=1 rios=10 wios=2\n")
-    figures = instrument.figures(before, instrument.read())
-    assert (figures["read_ops"].value, figures["write_ops"].value) == (2, 1)
-    assert "whole cgroup" in figures["read_ops"].source
+    readings = instrument.readings(before, instrument.read())
+    assert (readings["read_ops"].value, readings["write_ops"].value) == (2, 1)
+    assert "whole cgroup" in readings["read_ops"].source
     instrument.close()
 
 
 def test_no_group_has_the_reason() -> None:
     instrument = disk.GroupIo(cgroup.ControlGroups())
-    reading = instrument.figures(instrument.read(), instrument.read())["read_ops"]
+    reading = instrument.readings(instrument.read(), instrument.read())["read_ops"]
     assert reading.value is None
     assert reading.reason == "the kernel counts device operations per control group only; no cgroup v2"
     instrument.close()

@@ -35,7 +35,7 @@ def test_packages_and_memory_are_added_once(tmp_path: Path, proc) -> None:
     rapl = Rapl(server(tmp_path, 1_000_000, 5_000_000, 300), proc.root)
     before = rapl.read()
     server(tmp_path, 3_500_000, 6_000_000, 500_300)
-    reading = rapl.figures(before, rapl.read())["energy_j"]
+    reading = rapl.readings(before, rapl.read())["energy_j"]
     assert reading.value == pytest.approx(2.5 + 1.0 + 0.5)
     rapl.close()
 
@@ -44,13 +44,13 @@ def test_a_counter_that_starts_again(tmp_path: Path, proc) -> None:
     rapl = Rapl(server(tmp_path, RANGE - 2_000_000, 0, 0), proc.root)
     before = rapl.read()
     server(tmp_path, 1_000_000, 0, 0)
-    assert rapl.figures(before, rapl.read())["energy_j"].value == pytest.approx(3.0)
+    assert rapl.readings(before, rapl.read())["energy_j"].value == pytest.approx(3.0)
     rapl.close()
 
 
 def test_no_energy_is_no_joules_and_not_absent(tmp_path: Path, proc) -> None:
     rapl = Rapl(server(tmp_path, 5, 5, 5), proc.root)
-    assert rapl.figures(rapl.read(), rapl.read())["energy_j"].value == 0
+    assert rapl.readings(rapl.read(), rapl.read())["energy_j"].value == 0
     rapl.close()
 
 
@@ -62,7 +62,7 @@ def test_only_root_may_read_it(tmp_path: Path, proc, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(kernel_files.os, "open", refuse)
     rapl = Rapl(tmp_path, proc.root)
-    reading = rapl.figures(rapl.read(), rapl.read())["energy_j"]
+    reading = rapl.readings(rapl.read(), rapl.read())["energy_j"]
     assert reading.value is None
     assert "permission denied" in str(reading.reason)
     assert "root reads it" in str(reading.reason)
@@ -72,7 +72,7 @@ def test_only_root_may_read_it(tmp_path: Path, proc, monkeypatch: pytest.MonkeyP
 def test_machines_without_it(tmp_path: Path, proc, flags: str, said: str) -> None:
     proc.write("cpuinfo", f"flags : {flags}\n")
     rapl = Rapl(tmp_path, proc.root)
-    reading = rapl.figures(rapl.read(), rapl.read())["energy_j"]
+    reading = rapl.readings(rapl.read(), rapl.read())["energy_j"]
     assert reading.value is None
     assert said in str(reading.reason)
 
@@ -81,4 +81,4 @@ def test_a_broken_tree_is_a_reason(tmp_path: Path, proc) -> None:
     server(tmp_path, 1, 1, 1)
     (tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj").write_text("none\n")
     rapl = Rapl(tmp_path, proc.root)
-    assert "not in the expected form" in str(rapl.figures(rapl.read(), rapl.read())["energy_j"].reason)
+    assert "not in the expected form" in str(rapl.readings(rapl.read(), rapl.read())["energy_j"].reason)

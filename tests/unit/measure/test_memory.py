@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from pytest_infer.measure.counters import cgroup, memory
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 
 MIB = 2**20
 ROLLUP = b"""560e3a380000-7ffc85670000 ---p 00000000 00:00 0                          [rollup]
@@ -35,11 +35,11 @@ def test_resident_memory_figures(proc) -> None:
     before = instrument.read()
     status = (proc.root / "self/status").read_text()
     proc.write("self/status", status.replace("204800", "409600").replace("RssAnon", "RssOther"))
-    figures = instrument.figures(before, instrument.read())
-    assert figures["rss_before_bytes"].value == 200 * MIB
-    assert figures["rss_bytes"].value == 400 * MIB
-    assert figures["swap_bytes"].value == MIB
-    assert (figures["rss_anon_bytes"].value, figures["rss_anon_bytes"].reason) == (
+    readings = instrument.readings(before, instrument.read())
+    assert readings["rss_before_bytes"].value == 200 * MIB
+    assert readings["rss_bytes"].value == 400 * MIB
+    assert readings["swap_bytes"].value == MIB
+    assert (readings["rss_anon_bytes"].value, readings["rss_anon_bytes"].reason) == (
         None,
         "this system does not tell /proc/self/status RssAnon",
     )
@@ -48,10 +48,10 @@ def test_resident_memory_figures(proc) -> None:
 
 def test_machine_percent_is_of_what_is_not_available(proc) -> None:
     instrument = memory.SystemMemory(proc.root, cgroup.ControlGroups())
-    figures = instrument.figures(Missing("not needed"), instrument.read())
-    assert figures["system_memory_percent"].value == 60
-    assert figures["memory_limit_bytes"].value == 1000 * 1024
-    assert figures["memory_limit_bytes"].source == "/proc/meminfo"
+    readings = instrument.readings(Unavailable("not needed"), instrument.read())
+    assert readings["system_memory_percent"].value == 60
+    assert readings["memory_limit_bytes"].value == 1000 * 1024
+    assert readings["memory_limit_bytes"].source == "/proc/meminfo"
     instrument.close()
 
 
@@ -59,18 +59,18 @@ def test_machine_percent_is_of_what_is_not_available(proc) -> None:
 def test_the_limit_is_the_least_of_group_and_machine(proc, groups, limit: str, expected: int) -> None:
     groups.limit(groups.mount("cgroup2", "", "/"), memory_max=limit)
     instrument = memory.SystemMemory(proc.root)
-    figures = instrument.figures(Missing("not needed"), instrument.read())
-    assert figures["memory_limit_bytes"].value == expected
-    assert ("control group" in figures["memory_limit_bytes"].source) == (expected == 4096)
+    readings = instrument.readings(Unavailable("not needed"), instrument.read())
+    assert readings["memory_limit_bytes"].value == expected
+    assert ("control group" in readings["memory_limit_bytes"].source) == (expected == 4096)
     instrument.close()
 
 
 def test_no_meminfo_has_the_reason(proc) -> None:
     proc.remove("meminfo")
     instrument = memory.SystemMemory(proc.root, cgroup.ControlGroups())
-    figures = instrument.figures(instrument.read(), instrument.read())
-    assert [figure.value for figure in figures.values()] == [None, None]
-    assert "has no" in (figures["memory_limit_bytes"].reason or "")
+    readings = instrument.readings(instrument.read(), instrument.read())
+    assert [reading.value for reading in readings.values()] == [None, None]
+    assert "has no" in (readings["memory_limit_bytes"].reason or "")
 
 
 def test_footprint(proc) -> None:

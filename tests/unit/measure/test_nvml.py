@@ -63,12 +63,12 @@ def test_energy_power_and_use_of_all_devices() -> None:
     nvml = Nvml(library)
     before = nvml.read()
     library.mj = [3000, 550]
-    figures = nvml.figures(before, nvml.read())
-    assert figures["device_energy_j"].value == 2.5
-    assert figures["device_energy_j"].quality is Quality.EXACT
-    assert figures["device_power_w"].value == 180
-    assert figures["device_utilization"].value == 50
-    assert figures["device_utilization"].quality is Quality.SAMPLED
+    readings = nvml.readings(before, nvml.read())
+    assert readings["device_energy_j"].value == 2.5
+    assert readings["device_energy_j"].quality is Quality.EXACT
+    assert readings["device_power_w"].value == 180
+    assert readings["device_utilization"].value == 50
+    assert readings["device_utilization"].quality is Quality.SAMPLED
     nvml.close()
     assert library.down
 
@@ -85,7 +85,7 @@ def test_numbers_of_unlike_devices_count_only_in_nvmls_order(
     library = Library()
     library.names = ["A", "B"]
     nvml = Nvml(library)
-    power = nvml.figures(nvml.read(), nvml.read())["device_power_w"]
+    power = nvml.readings(nvml.read(), nvml.read())["device_power_w"]
     assert (power.value is not None) is told
     assert told or "CUDA_DEVICE_ORDER=PCI_BUS_ID" in (power.reason or "")
 
@@ -94,14 +94,14 @@ def test_numbers_of_unlike_devices_count_only_in_nvmls_order(
 def test_the_devices_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch, visible: str, watts: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     nvml = Nvml(Library())
-    assert nvml.figures(nvml.read(), nvml.read())["device_power_w"].value == watts
+    assert nvml.readings(nvml.read(), nvml.read())["device_power_w"].value == watts
 
 
 def test_no_device_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     nvml = Nvml(Library())
-    figures = nvml.figures(nvml.read(), nvml.read())
-    assert {reading.reason for reading in figures.values()} == {"no NVIDIA device is visible"}
+    readings = nvml.readings(nvml.read(), nvml.read())
+    assert {reading.reason for reading in readings.values()} == {"no NVIDIA device is visible"}
 
 
 def test_a_device_without_an_energy_counter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +111,10 @@ def test_a_device_without_an_energy_counter(monkeypatch: pytest.MonkeyPatch) -> 
     library = Library()
     monkeypatch.setattr(library, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
     nvml = Nvml(library)
-    figures = nvml.figures(nvml.read(), nvml.read())
-    assert figures["device_energy_j"].value is None
-    assert figures["device_energy_j"].reason
-    assert figures["device_power_w"].value == 180
+    readings = nvml.readings(nvml.read(), nvml.read())
+    assert readings["device_energy_j"].value is None
+    assert readings["device_energy_j"].reason
+    assert readings["device_power_w"].value == 180
 
 
 def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     monkeypatch.setattr(library, "nvmlInit", fail)
     nvml = Nvml(library)
-    assert nvml.figures(nvml.read(), nvml.read())["device_power_w"].reason == "no NVML: Driver Not Loaded"
+    assert nvml.readings(nvml.read(), nvml.read())["device_power_w"].reason == "no NVML: Driver Not Loaded"
     nvml.close()
     assert not library.down
 
@@ -132,4 +132,4 @@ def test_a_driver_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_binding_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)  # an import of it then fails
     nvml = Nvml()
-    assert "not installed" in str(nvml.figures(nvml.read(), nvml.read())["device_energy_j"].reason)
+    assert "not installed" in str(nvml.readings(nvml.read(), nvml.read())["device_energy_j"].reason)

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_infer.measure.counters import peak, peakwatch
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters import peak, peak_helper
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.records import Quality
 
 MEMORY = {"rss": 10.0, "peak": 50.0}
@@ -25,11 +25,11 @@ class Scripted:
     source = "scripted"
     quality = Quality.EXACT
 
-    def __init__(self, values: Iterable[float | Missing]) -> None:
+    def __init__(self, values: Iterable[float | Unavailable]) -> None:
         self._values = iter(values)
         self.closed = False
 
-    def take(self) -> float | Missing:
+    def take(self) -> float | Unavailable:
         return next(self._values)
 
     def close(self) -> None:
@@ -63,8 +63,8 @@ def test_a_window_that_never_ends_is_forgotten() -> None:
     assert meter.end(window, MEMORY, MEMORY).value == 3
 
 
-@pytest.mark.parametrize("values", [[Missing("refused"), 5.0], [1.0, Missing("refused")]])
-def test_a_source_that_fails_leaves_the_unreset_peak(values: list[float | Missing]) -> None:
+@pytest.mark.parametrize("values", [[Unavailable("refused"), 5.0], [1.0, Unavailable("refused")]])
+def test_a_source_that_fails_leaves_the_unreset_peak(values: list[float | Unavailable]) -> None:
     meter = peak.Peak(Scripted(values), "no clear_refs")
     reading = meter.end(meter.begin(), MEMORY, {"rss": 10.0, "peak": 60.0})
     assert (reading.value, reading.quality) == (60, Quality.EXACT)
@@ -72,12 +72,12 @@ def test_a_source_that_fails_leaves_the_unreset_peak(values: list[float | Missin
 
 
 def test_an_unreset_peak_that_did_not_rise_is_absent() -> None:
-    reading = peak.Peak(Scripted([Missing("refused")] * 2), "no clear_refs")
+    reading = peak.Peak(Scripted([Unavailable("refused")] * 2), "no clear_refs")
     window = reading.begin()
     figure = reading.end(window, MEMORY, MEMORY)
     assert figure.value is None
     assert figure.reason == "no clear_refs; refused; the peak since the start did not rise"
-    assert peak.unreset_peak(MEMORY, Missing("gone"), "x").value is None
+    assert peak.unreset_peak(MEMORY, Unavailable("gone"), "x").value is None
     assert peak.unreset_peak({"rss": 1.0}, MEMORY, "x").reason == "x; the system tells no peak since the start"
 
 
@@ -102,7 +102,7 @@ def test_a_reset_that_the_kernel_refuses_is_missing(proc, monkeypatch: pytest.Mo
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "write", refuse)
-    assert kernel.take() == Missing(f"permission denied: {proc.root}/self/clear_refs")
+    assert kernel.take() == Unavailable(f"permission denied: {proc.root}/self/clear_refs")
     kernel.close()
 
 
@@ -119,20 +119,20 @@ def test_without_a_mark_the_helper_is_chosen_but_not_started(proc) -> None:
 
 def test_the_helpers_maximum_between_marks() -> None:
     sizes = iter([5, 9, 7, 8, 3])
-    requests = iter([None, None, peakwatch.MARK, peakwatch.MARK, b""])
+    requests = iter([None, None, peak_helper.MARK, peak_helper.MARK, b""])
     answers: list[bytes] = []
-    peakwatch.watch(lambda: next(sizes), lambda: next(requests), answers.append)
+    peak_helper.watch(lambda: next(sizes), lambda: next(requests), answers.append)
     assert answers == [b"9\n", b"8\n"]
 
 
 def test_requests_come_through_the_pipe_and_end_with_it() -> None:
     reading, writing = os.pipe()
-    wait = peakwatch.requests(reading, 0.01)
+    wait = peak_helper.requests(reading, 0.01)
     assert wait() is None
-    os.write(writing, peakwatch.MARK)
+    os.write(writing, peak_helper.MARK)
     os.close(writing)
     asked = [request for request in (wait(), wait(), wait()) if request is not None]
-    assert asked[0] == peakwatch.MARK
+    assert asked[0] == peak_helper.MARK
     assert wait() in {b"", None}
     os.close(reading)
 
@@ -140,7 +140,7 @@ def test_requests_come_through_the_pipe_and_end_with_it() -> None:
 def test_psutil_tells_the_helper_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=12))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert peakwatch.psutil_reader(os.getpid(), "/folder")() == 12
+    assert peak_helper.psutil_reader(os.getpid(), "/folder")() == 12
     assert sys.path[-1] == "/folder"
 
 
@@ -148,7 +148,7 @@ def test_a_helper_that_cannot_start_has_the_reason(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     helper = peak.HelperPeak(0.01, linux=True)
     taken = helper.take()
-    assert isinstance(taken, Missing)
+    assert isinstance(taken, Unavailable)
     assert "No such file" in taken.reason
     assert helper.take() == taken
     helper.close()
@@ -157,12 +157,12 @@ def test_a_helper_that_cannot_start_has_the_reason(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_helper_that_was_killed_has_the_reason() -> None:
     helper = peak.HelperPeak(0.01, linux=True)
-    assert not isinstance(helper.take(), Missing)
+    assert not isinstance(helper.take(), Unavailable)
     process = helper._process
     assert process is not None
     process.kill()
     process.wait()
-    assert isinstance(helper.take(), Missing)
+    assert isinstance(helper.take(), Unavailable)
     helper.close()
 
 
@@ -170,7 +170,7 @@ def test_a_helper_that_was_killed_has_the_reason() -> None:
 def test_the_helper_asks_psutil_elsewhere() -> None:
     helper = peak.HelperPeak(0.01, linux=False)
     taken = helper.take()
-    assert not isinstance(taken, Missing)
+    assert not isinstance(taken, Unavailable)
     assert taken > 2**20
     helper.close()
 

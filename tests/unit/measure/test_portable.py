@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pytest_infer.measure.counters import cpu, peak, portable
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Counters
 
@@ -22,8 +22,8 @@ class NoHelper:
     def __init__(self, interval_s: float, *, linux: bool) -> None:
         assert not linux
 
-    def take(self) -> Missing:
-        return Missing("no helper in this test")
+    def take(self) -> Unavailable:
+        return Unavailable("no helper in this test")
 
     def close(self) -> None:
         pass

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.measure.counters.kernel_files import Missing
+from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import host, probe
 from pytest_infer.measure.machine.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
 
@@ -111,7 +111,7 @@ def test_what_a_container_leaves_is_the_limit_of_the_buffer(monkeypatch: pytest.
     # 300 MiB are free, a quarter of which is less than the smallest buffer.
     monkeypatch.setattr(host, "available_bytes", lambda: 300 << 20)
     made = probe.measure(1)
-    assert isinstance(made, Missing)
+    assert isinstance(made, Unavailable)
     assert "256 MiB" in made.reason
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_infer.measure.counters import cgroup
-from pytest_infer.measure.counters.kernel_files import Missing, Sample
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable
 from pytest_infer.measure.counters.snapshot import (
     Instrument,
     SystemCounters,
@@ -63,12 +63,12 @@ def test_the_instruments_nearest_the_window_are_read_nearest(proc, monkeypatch: 
         def __init__(self, inner: Instrument) -> None:
             self._inner = inner
 
-        def read(self) -> Sample | Missing:
+        def read(self) -> Sample | Unavailable:
             order.append(type(self._inner).__name__)
             return self._inner.read()
 
-        def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
-            return self._inner.figures(before, after)
+        def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
+            return self._inner.readings(before, after)
 
         def close(self) -> None:
             self._inner.close()
@@ -104,7 +104,7 @@ def test_no_file_stays_open(proc) -> None:
 
 def test_no_figure_comes_from_two_instruments(proc) -> None:
     for instruments in (linux_instruments(proc.root, cgroup.ControlGroups()), portable_instruments()):
-        names = [name for i in instruments for name in i.figures(i.read(), i.read())]
+        names = [name for i in instruments for name in i.readings(i.read(), i.read())]
         assert len(names) == len(set(names))
         assert set(names) <= {field.name for field in fields(Counters)}
         for instrument in instruments:

@@ -24,7 +24,7 @@ def test_events_are_counted_once_a_package(tmp_path: Path, proc) -> None:
     throttling = Throttling(tree(tmp_path, 100, 7), proc.root)
     before = throttling.read()
     tree(tmp_path, 102, 8)
-    reading = throttling.figures(before, throttling.read())["thermal_throttles"]
+    reading = throttling.readings(before, throttling.read())["thermal_throttles"]
     assert reading.value == 3
     throttling.close()
 
@@ -33,6 +33,6 @@ def test_events_are_counted_once_a_package(tmp_path: Path, proc) -> None:
 def test_machines_that_do_not_tell(tmp_path: Path, proc, flags: str, said: str) -> None:
     proc.write("cpuinfo", f"flags : {flags}\n")
     throttling = Throttling(tmp_path, proc.root)
-    reading = throttling.figures(throttling.read(), throttling.read())["thermal_throttles"]
+    reading = throttling.readings(throttling.read(), throttling.read())["thermal_throttles"]
     assert reading.value is None
     assert said in str(reading.reason)

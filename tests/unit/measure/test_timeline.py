@@ -14,7 +14,7 @@ import pytest
 
 import pytest_infer
 from pytest_infer.measure.timeline import cost as timeline_cost
-from pytest_infer.measure.timeline import helper as timewatch
+from pytest_infer.measure.timeline import helper
 from pytest_infer.measure.timeline.recorder import TimelineSampler, timeline_of
 
 MB = 1_000_000
@@ -146,7 +146,7 @@ time.sleep(60)
 @pytest.mark.parametrize("children", ["alone", "forked"])
 @pytest.mark.parametrize("state", ["idle", "sampling"])
 def test_the_helper_dies_with_its_parent(state, children):
-    if children == "forked" and not timewatch.parent_watch(os.getpid()):
+    if children == "forked" and not helper.parent_watch(os.getpid()):
         pytest.skip("this kernel has no pidfd")
     folder = str(Path(pytest_infer.__file__).parents[1])
     parent = subprocess.Popen(
@@ -156,10 +156,10 @@ def test_the_helper_dies_with_its_parent(state, children):
         start_new_session=True,
     )
     try:
-        helper = int(parent.stdout.readline())
-        assert alive(helper)
+        helper_pid = int(parent.stdout.readline())
+        assert alive(helper_pid)
         parent.kill()
-        wait_until(lambda: not alive(helper))
+        wait_until(lambda: not alive(helper_pid))
     finally:
         # Its forked child too.
         os.killpg(parent.pid, signal.SIGKILL)
@@ -211,8 +211,8 @@ def test_the_answer_by_columns():
 
 def test_thinning_keeps_the_peak_and_the_later_counts():
     rows = array("q", [1, 50, 10, 2, 40, 20, 3, 30, 30, 4, 90, 40])
-    assert list(timewatch.thinned(rows, 3, 1)) == [2, 50, 20, 4, 90, 40]
-    assert list(timewatch.thinned(rows, 3, None)) == [2, 40, 20, 4, 90, 40]
+    assert list(helper.thinned(rows, 3, 1)) == [2, 50, 20, 4, 90, 40]
+    assert list(helper.thinned(rows, 3, None)) == [2, 40, 20, 4, 90, 40]
 
 
 def test_a_long_round_is_merged_and_not_cut(monkeypatch):
@@ -224,8 +224,8 @@ def test_a_long_round_is_merged_and_not_cut(monkeypatch):
             self.now += 1
             return [10**6 if self.now == 3 else self.now]
 
-    monkeypatch.setattr(timewatch, "MOST", 8)
-    recording = timewatch.Recording([Counting()], {}, 0.01)
+    monkeypatch.setattr(helper, "MOST", 8)
+    recording = helper.Recording([Counting()], {}, 0.01)
     for _ in range(21):
         recording.sample()
     head, _, data = recording.answer().partition(b"\n")

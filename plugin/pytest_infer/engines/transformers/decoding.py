@@ -35,7 +35,7 @@ SAMPLED_SHAPES: dict[str, Any] = {
 }
 
 
-def kept(own: GenerationConfig, options: EngineOptions) -> dict[str, Any]:
+def score_settings(own: GenerationConfig, options: EngineOptions) -> dict[str, Any]:
     """Return what a model's own generation config says about scores, where it says anything."""
     shapes = SHAPES | (SAMPLED_SHAPES if options.sampling else {})
     values = {name: getattr(own, name, None) for name in shapes}
@@ -49,7 +49,7 @@ def configuration(own: GenerationConfig, options: EngineOptions) -> GenerationCo
         ValueError: transformers refuses a value that the model's own config holds.
     """
     # A new one instead of a copy: what transformers adds some day is then off as well.
-    config = GenerationConfig(**{name: getattr(own, name, None) for name in TOKENS}, **kept(own, options))
+    config = GenerationConfig(**{name: getattr(own, name, None) for name in TOKENS}, **score_settings(own, options))
     sampling = options.sampling
     config.num_beams = config.num_return_sequences = 1
     config.do_sample = sampling is not None
@@ -97,7 +97,7 @@ def described(own: GenerationConfig, options: EngineOptions) -> dict[str, str | 
         "seed": sampling.seed if sampling else 0,
         "use_cache": options.use_cache,
         "compile": options.compile,
-        **{k: v if isinstance(v, (str, int, float, bool)) else str(v) for k, v in kept(own, options).items()},
+        **{k: v if isinstance(v, (str, int, float, bool)) else str(v) for k, v in score_settings(own, options).items()},
     }
 
 

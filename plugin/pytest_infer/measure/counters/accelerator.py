@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pytest_infer.measure.counters.kernel_files import Missing, Sample
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable
 from pytest_infer.records import Quality, Reading, absent
 
 SOURCE = "torch max_memory_allocated, reset before it"
@@ -48,26 +48,26 @@ class DeviceMemory:
         self._backends: list[Any] = []
         self._peaks: list[int] = []
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Note the peak since the last read, bytes over all devices, and set it back."""
         if self._torch is None:
             self._torch = loaded_torch()
             if self._torch is None:
-                return Missing("no accelerator: torch is not loaded")
+                return Unavailable("no accelerator: torch is not loaded")
             self._backends = backends(self._torch)
         if not self._backends:
-            return Missing("torch has no accelerator that counts its memory")
+            return Unavailable("torch has no accelerator that counts its memory")
         try:
             self._peaks.append(sum(map(_peak, self._backends)))
         except RuntimeError as error:
-            return Missing(f"torch: {error}")
+            return Unavailable(f"torch: {error}")
         return {"piece": len(self._peaks)}
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the highest peak between two reads; devices that peak at different times are added all the same."""
-        if isinstance(before, Missing):
+        if isinstance(before, Unavailable):
             return {"device_peak_bytes": absent(before.reason, SOURCE)}
-        if isinstance(after, Missing):
+        if isinstance(after, Unavailable):
             return {"device_peak_bytes": absent(after.reason, SOURCE)}
         peak = max(self._peaks[int(before["piece"]) : int(after["piece"])])
         several = sum(backend.device_count() for backend in self._backends) > 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_infer.measure.counters import cgroup
 from pytest_infer.measure.counters.cpu import children_s
-from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, difference, why
+from pytest_infer.measure.counters.kernel_files import FAILURES, KernelFile, Sample, Unavailable, difference, why
 from pytest_infer.records import Quality, Reading, absent
 
 _NS = 1e9
@@ -29,34 +29,34 @@ class RunQueue:
         self._tasks = proc / "self/task"
         self._fds: dict[str, int] = {}
         self._directory: int | None = None
-        self._missing = Missing("")
+        self._unavailable = Unavailable("")
         try:
             if (proc / "self/schedstat").read_text().split()[0] == "0":
-                self._missing = Missing("this kernel does not count how long threads wait for a core")
+                self._unavailable = Unavailable("this kernel does not count how long threads wait for a core")
                 return
             self._directory = os.open(self._tasks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FAILURES as error:
-            self._missing = Missing(why(error, f"{self._tasks}/*/schedstat"))
+            self._unavailable = Unavailable(why(error, f"{self._tasks}/*/schedstat"))
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the nanoseconds that each thread has waited since its start, by thread id."""
         if self._directory is None:
-            return self._missing
+            return self._unavailable
         try:
             threads = os.listdir(self._directory)  # noqa: PTH208  # pathlib lists no kept descriptor
             sample: Sample = {tid: wait for tid in threads if (wait := self._wait_ns(tid)) is not None}
         except FAILURES as error:
-            return Missing(why(error, f"{self._tasks}/*/schedstat"))
+            return Unavailable(why(error, f"{self._tasks}/*/schedstat"))
         for tid in self._fds.keys() - sample.keys():
             os.close(self._fds.pop(tid))
-        return sample or Missing(f"no thread in {self._tasks} could be read")
+        return sample or Unavailable(f"no thread in {self._tasks} could be read")
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the seconds waited by all threads that lived to the end of the window, together."""
         source = "/proc/self/task/*/schedstat"
-        if isinstance(before, Missing):
+        if isinstance(before, Unavailable):
             return {"run_queue_wait_s": absent(before.reason, source)}
-        if isinstance(after, Missing):
+        if isinstance(after, Unavailable):
             return {"run_queue_wait_s": absent(after.reason, source)}
         waited = 0.0
         for tid, total in after.items():
@@ -76,7 +76,7 @@ class RunQueue:
         if self._directory is not None:
             os.close(self._directory)
         self._directory = None
-        self._missing = Missing(f"{self._tasks} was closed")
+        self._unavailable = Unavailable(f"{self._tasks} was closed")
 
     def _wait_ns(self, tid: str) -> int | None:
         """Return the thread's wait, or None when it has ended."""
@@ -113,7 +113,7 @@ def parse_stat(text: bytes, ticks_per_s: int) -> Sample:
     return {"busy": (user + nice + system + irq + softirq) / ticks_per_s, "steal": steal / ticks_per_s}
 
 
-def other_cpu(before: Sample | Missing, after: Sample | Missing, source: str) -> Reading:
+def other_cpu(before: Sample | Unavailable, after: Sample | Unavailable, source: str) -> Reading:
     """Return the seconds that all cores were busy (`busy`) with something else than this process (`own`)."""
     busy = difference(before, after, "busy", f"{source} less own CPU time", quality=Quality.SAMPLED)
     own = difference(before, after, "own", source)
@@ -134,16 +134,16 @@ class MachineTime:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         ticks_per_s = os.sysconf("SC_CLK_TCK")
-        self._file = KeptFile(proc / "stat", lambda text: parse_stat(text, ticks_per_s), size=256)
+        self._file = KernelFile(proc / "stat", lambda text: parse_stat(text, ticks_per_s), size=256)
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return busy and stolen seconds of all cores since boot, and this process's own at the same moment."""
         sample = self._file.read()
-        if not isinstance(sample, Missing):
+        if not isinstance(sample, Unavailable):
             sample["own"] = own_cpu_s()
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the seconds stolen by the host, and those that other processes used."""
         return {
             "steal_s": difference(before, after, "steal", "/proc/stat steal, all cores"),
@@ -169,18 +169,18 @@ class Pressure:
     def __init__(self, resource: str, groups: cgroup.ControlGroups, proc: Path = Path("/proc")) -> None:
         own = groups.unified[0] / f"{resource}.pressure" if groups.unified else None
         in_group = own is not None and own.exists()
-        self._file = KeptFile(own if own and in_group else proc / "pressure" / resource, parse_pressure, size=256)
+        self._file = KernelFile(own if own and in_group else proc / "pressure" / resource, parse_pressure, size=256)
         self._figure = f"pressure_{resource}_s"
         self._source = f"{resource}.pressure some, whole cgroup" if in_group else f"/proc/pressure/{resource} some"
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return microseconds stalled since the group was made, or since boot."""
         sample = self._file.read()
-        if isinstance(sample, Missing):
-            return Missing(f"{sample.reason} (pressure stall information is off: boot with psi=1)")
+        if isinstance(sample, Unavailable):
+            return Unavailable(f"{sample.reason} (pressure stall information is off: boot with psi=1)")
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the seconds stalled between two samples."""
         return {self._figure: difference(before, after, "some", self._source, per_unit=_US)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from pytest_infer.measure.counters import cgroup
-from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, difference, now
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, difference, now
 from pytest_infer.records import Quality, Reading
 
 try:
@@ -70,7 +70,7 @@ def children_s() -> float:
 class CpuTime:
     """CPU time, page faults and context switches of all threads of this process (getrusage(2))."""
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the process clock in ns, and getrusage's seconds and counts where the system has it."""
         sample: Sample = {"process_ns": time.process_time_ns()}
         if resource is None:
@@ -89,7 +89,7 @@ class CpuTime:
         )
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return CPU seconds, page faults and context switches between two samples."""
 
         def grown(key: str, source: str, quality: Quality = Quality.EXACT) -> Reading:
@@ -118,26 +118,26 @@ class Frequency:
     def __init__(self, sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
         policies = sorted((sys / "devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
         step = max(1, -(-len(policies) // _POLICIES_READ))
-        self._files = [KeptFile(policy, _parse_khz, size=32) for policy in policies[::step]]
+        self._files = [KernelFile(policy, _parse_khz, size=32) for policy in policies[::step]]
         self._reason = _no_frequency(proc)
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the mean over the policies in Hz."""
         if not self._files:
-            return Missing(self._reason)
+            return Unavailable(self._reason)
         total = 0.0
         for file in self._files:
             sample = file.read()
-            if isinstance(sample, Missing):
+            if isinstance(sample, Unavailable):
                 return sample
             total += sample["hz"]
         return {"hz": total / len(self._files)}
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the mean of the two samples."""
         source = f"scaling_cur_freq before and after, mean of {len(self._files)} policies"
-        if isinstance(before, Missing) or isinstance(after, Missing):
-            return {"frequency_hz": now(before if isinstance(before, Missing) else after, "hz", "cpufreq")}
+        if isinstance(before, Unavailable) or isinstance(after, Unavailable):
+            return {"frequency_hz": now(before if isinstance(before, Unavailable) else after, "hz", "cpufreq")}
         mean = (before["hz"] + after["hz"]) / 2
         return {"frequency_hz": Reading(value=mean, source=source, quality=Quality.SAMPLED)}
 

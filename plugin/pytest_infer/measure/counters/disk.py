@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_infer.measure.counters import cgroup
-from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, difference
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, difference
 from pytest_infer.records import Reading
 
 _FIELDS = {
@@ -51,15 +51,15 @@ class ProcessIo:
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._file = KeptFile(proc / "self/io", parse_io)
+        self._file = KernelFile(proc / "self/io", parse_io)
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the file's counts since the process started."""
         return self._file.read()
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return bytes and calls between two samples."""
-        if not isinstance(before, Missing):
+        if not isinstance(before, Unavailable):
             before = before | {name: before[name] + before[own] for name, own in _OWN.items() if name in before}
         return {figure: difference(before, after, field, source) for figure, field, source in _FIGURES}
 
@@ -72,16 +72,16 @@ class GroupIo:
     """Device operations of the whole control group of this process: the kernel counts none for a process."""
 
     def __init__(self, groups: cgroup.ControlGroups) -> None:
-        self._file = KeptFile(groups.unified[0] / "io.stat", parse_io_stat) if groups.unified else None
+        self._file = KernelFile(groups.unified[0] / "io.stat", parse_io_stat) if groups.unified else None
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the operations since the group was made."""
-        sample = Missing("no cgroup v2") if self._file is None else self._file.read()
-        if isinstance(sample, Missing):
-            return Missing(f"the kernel counts device operations per control group only; {sample.reason}")
+        sample = Unavailable("no cgroup v2") if self._file is None else self._file.read()
+        if isinstance(sample, Unavailable):
+            return Unavailable(f"the kernel counts device operations per control group only; {sample.reason}")
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return device operations between two samples."""
         source = "io.stat, whole cgroup"
         return {

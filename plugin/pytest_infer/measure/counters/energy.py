@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_infer.measure.counters.cpu import has_hypervisor_flag
-from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, why
+from pytest_infer.measure.counters.kernel_files import FAILURES, KernelFile, Sample, Unavailable, why
 from pytest_infer.records import Reading, absent
 
 SOURCE = "/sys/class/powercap intel-rapl energy_uj"
@@ -18,7 +18,7 @@ class _Zone:
     """One counter of microjoules, which starts again at 0 beyond `range_uj`."""
 
     place: str
-    file: KeptFile
+    file: KernelFile
     range_uj: int
 
 
@@ -33,29 +33,29 @@ class Rapl:
     def __init__(self, sys_folder: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
         self._zones: tuple[_Zone, ...] = ()
         virtual = "a virtual machine has no RAPL" if has_hypervisor_flag(proc) else "this kernel offers no RAPL"
-        self._missing = Missing(virtual)
+        self._unavailable = Unavailable(virtual)
         folder = sys_folder / "class/powercap"
         try:
             self._zones = tuple(_zone(zone) for zone in sorted(folder.glob("intel-rapl:*")) if _added(zone))
         except FAILURES as error:
-            self._missing = Missing(why(error, folder))
+            self._unavailable = Unavailable(why(error, folder))
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return each zone's counter in microjoules; one that cannot be read leaves the sum unknown."""
         sample: Sample = {}
         for zone in self._zones:
             value = zone.file.read()
-            if isinstance(value, Missing):
+            if isinstance(value, Unavailable):
                 # A kernel keeps it from others than root because it tells secrets (CVE-2020-8694).
-                return Missing(f"{value.reason} (root reads it)" if "denied" in value.reason else value.reason)
+                return Unavailable(f"{value.reason} (root reads it)" if "denied" in value.reason else value.reason)
             sample[zone.place] = value["uj"]
-        return sample or self._missing
+        return sample or self._unavailable
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the joules between two samples."""
-        if isinstance(before, Missing):
+        if isinstance(before, Unavailable):
             return {"energy_j": absent(before.reason, SOURCE)}
-        if isinstance(after, Missing):
+        if isinstance(after, Unavailable):
             return {"energy_j": absent(after.reason, SOURCE)}
         used_uj = [(after[zone.place] - before[zone.place], zone.range_uj) for zone in self._zones]
         joules = sum(used if used >= 0 else used + range_uj for used, range_uj in used_uj) / _UJ
@@ -76,7 +76,7 @@ def _added(zone: Path) -> bool:
 def _zone(zone: Path) -> _Zone:
     return _Zone(
         place=zone.name,
-        file=KeptFile(zone / "energy_uj", _parse, size=32),
+        file=KernelFile(zone / "energy_uj", _parse, size=32),
         range_uj=int((zone / "max_energy_range_uj").read_text()),
     )
 

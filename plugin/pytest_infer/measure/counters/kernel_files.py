@@ -20,7 +20,7 @@ _READ_SIZE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class Unavailable:
     """A source that gave nothing, and why."""
 
     reason: str
@@ -37,7 +37,7 @@ def why(error: Exception, path: Path | str) -> str:
     return f"{path} is not in the expected form"
 
 
-class KeptFile:
+class KernelFile:
     """One file of /proc or /sys, opened once; `pread` at offset 0 makes the kernel write it anew (2 µs, proc(5))."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Sample], *, size: int = _READ_SIZE) -> None:
@@ -45,32 +45,32 @@ class KeptFile:
         self._parse = parse
         self._size = size
         self._fd: int | None = None
-        self._missing = Missing("")
+        self._unavailable = Unavailable("")
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            self._missing = Missing(why(error, path))
+            self._unavailable = Unavailable(why(error, path))
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return what the file says now, or why it says nothing; never raises."""
         if self._fd is None:
-            return self._missing
+            return self._unavailable
         try:
             return self._parse(os.pread(self._fd, self._size, 0))
         except FAILURES as error:
-            return Missing(why(error, self.path))
+            return Unavailable(why(error, self.path))
 
     def close(self) -> None:
         """Give the file descriptor back."""
         if self._fd is not None:
             os.close(self._fd)
         self._fd = None
-        self._missing = Missing(f"{self.path} was closed")
+        self._unavailable = Unavailable(f"{self.path} was closed")
 
 
-def now(sample: Sample | Missing, key: str, source: str, quality: Quality = Quality.EXACT) -> Reading:
+def now(sample: Sample | Unavailable, key: str, source: str, quality: Quality = Quality.EXACT) -> Reading:
     """Return one value of a sample as it stands."""
-    if isinstance(sample, Missing):
+    if isinstance(sample, Unavailable):
         return absent(sample.reason, source)
     if key not in sample:
         return absent(f"this system does not tell {source}", source)
@@ -78,8 +78,8 @@ def now(sample: Sample | Missing, key: str, source: str, quality: Quality = Qual
 
 
 def difference(
-    before: Sample | Missing,
-    after: Sample | Missing,
+    before: Sample | Unavailable,
+    after: Sample | Unavailable,
     key: str,
     source: str,
     *,
@@ -87,9 +87,9 @@ def difference(
     quality: Quality = Quality.EXACT,
 ) -> Reading:
     """Return how much one value grew, divided by `per_unit` when the source counts in smaller units (ticks, ns)."""
-    if isinstance(before, Missing):
+    if isinstance(before, Unavailable):
         return absent(before.reason, source)
-    if isinstance(after, Missing):
+    if isinstance(after, Unavailable):
         return absent(after.reason, source)
     if key not in before or key not in after:
         return absent(f"this system does not tell {source}", source)

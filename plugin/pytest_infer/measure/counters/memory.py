@@ -12,7 +12,7 @@ from typing import cast
 import psutil
 
 from pytest_infer.measure.counters import cgroup
-from pytest_infer.measure.counters.kernel_files import FAILURES, KeptFile, Missing, Sample, now, why
+from pytest_infer.measure.counters.kernel_files import FAILURES, KernelFile, Sample, Unavailable, now, why
 from pytest_infer.records import Reading, absent
 
 _STATUS_LINE = re.compile(rb"(VmHWM|VmRSS|RssAnon|RssFile|RssShmem|VmSwap):\s+(\d+) kB")
@@ -60,13 +60,13 @@ class ResidentMemory:
     """Resident and swapped bytes of this process, and its high-water mark, from /proc/self/status."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._file = KeptFile(proc / "self/status", parse_status)
+        self._file = KernelFile(proc / "self/status", parse_status)
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return bytes as `parse_status` names them."""
         return self._file.read()
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the sizes at the end of the window, and the resident size before it."""
         return {
             "rss_before_bytes": now(before, "rss", "/proc/self/status VmRSS"),
@@ -85,14 +85,14 @@ class SystemMemory:
     """The memory that this process may use at all, and how full the machine is."""
 
     def __init__(self, proc: Path = Path("/proc"), groups: cgroup.ControlGroups | None = None) -> None:
-        self._file = KeptFile(proc / "meminfo", parse_meminfo, size=512)
+        self._file = KernelFile(proc / "meminfo", parse_meminfo, size=512)
         self._limit = cgroup.memory_limit_bytes(cgroup.discover(proc) if groups is None else groups)
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return total and available bytes of the machine."""
         return self._file.read()
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the limit, and the machine's percent as psutil defines it: (total - available) / total."""
         del before  # both are states at the end of the window
         return system_memory(after, self._limit, "/proc/meminfo")
@@ -102,9 +102,9 @@ class SystemMemory:
         self._file.close()
 
 
-def system_memory(sample: Sample | Missing, limit: int | None, source: str) -> dict[str, Reading]:
+def system_memory(sample: Sample | Unavailable, limit: int | None, source: str) -> dict[str, Reading]:
     """Return the two figures of the machine's memory; `limit` is the control group's, if it has one."""
-    if isinstance(sample, Missing):
+    if isinstance(sample, Unavailable):
         return {name: absent(sample.reason, source) for name in ("memory_limit_bytes", "system_memory_percent")}
     total = sample["total"]
     limited = limit is not None and limit < total
@@ -141,9 +141,9 @@ def footprint(proc: Path = Path("/proc"), platform: str = sys.platform) -> tuple
     if platform == "linux":
         path = proc / "self/smaps_rollup"
         try:
-            sample: Sample | Missing = parse_smaps_rollup(path.read_bytes())
+            sample: Sample | Unavailable = parse_smaps_rollup(path.read_bytes())
         except FAILURES as error:
-            sample = Missing(why(error, path))
+            sample = Unavailable(why(error, path))
         source = "/proc/self/smaps_rollup"
         return now(sample, "pss", f"{source} Pss"), now(sample, "uss", f"{source} Private_*")
     pss = absent("only Linux divides shared pages among the processes that share them", "psutil")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_infer.measure.counters.kernel_files import Missing, Sample, difference, now
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
 from pytest_infer.records import Quality, Reading
 
 _MJ, _MW = 1e3, 1e3
@@ -23,33 +23,33 @@ class Nvml:
     def __init__(self, nvml: Any = None) -> None:
         self._nvml = nvml
         self._handles: list[Any] = []
-        self._missing = Missing("")
+        self._unavailable = Unavailable("")
         if nvml is None:
             try:
                 import pynvml  # type: ignore[import-not-found]  # noqa: PLC0415  # optional, and there on few machines
 
                 self._nvml = pynvml
             except ImportError:
-                self._missing = Missing("no NVML: nvidia-ml-py is not installed")
+                self._unavailable = Unavailable("no NVML: nvidia-ml-py is not installed")
                 return
         try:
             self._nvml.nvmlInit()
             self._handles = _visible(self._nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
         except self._nvml.NVMLError as error:
-            self._missing = Missing(f"no NVML: {error}")
+            self._unavailable = Unavailable(f"no NVML: {error}")
             return
         if not self._handles:
-            self._missing = Missing("no NVIDIA device is visible")
+            self._unavailable = Unavailable("no NVIDIA device is visible")
         elif _ambiguous(self._nvml, os.environ):
             self._handles = []
-            self._missing = Missing(
+            self._unavailable = Unavailable(
                 "CUDA numbers the fastest device 0 and NVML goes by the bus: set CUDA_DEVICE_ORDER=PCI_BUS_ID"
             )
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return what each call gives, devices together; a call that a device does not know leaves its figure out."""
         if not self._handles:
-            return self._missing
+            return self._unavailable
         sample: Sample = {}
         for key, call in (
             ("mj", self._nvml.nvmlDeviceGetTotalEnergyConsumption),
@@ -62,7 +62,7 @@ class Nvml:
                 continue
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the joules between two samples, and power (W) and use (percent) at the second."""
         use = now(after, "use", _USE, Quality.SAMPLED)
         power = now(after, "mw", _POWER, Quality.SAMPLED)
@@ -76,7 +76,7 @@ class Nvml:
         """Let go of the library."""
         if self._handles:
             self._handles = []
-            self._missing = Missing("NVML was closed")
+            self._unavailable = Unavailable("NVML was closed")
             self._nvml.nvmlShutdown()
 
 

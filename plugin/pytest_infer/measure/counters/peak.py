@@ -12,8 +12,8 @@ from typing import IO, Protocol
 
 import psutil
 
-from pytest_infer.measure.counters import peakwatch
-from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, why
+from pytest_infer.measure.counters import peak_helper
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, why
 from pytest_infer.measure.counters.memory import parse_status
 from pytest_infer.records import Quality, Reading, absent
 
@@ -34,7 +34,7 @@ class PeakSource(Protocol):
     def quality(self) -> Quality:
         """Tell whether a short peak can be missed."""
 
-    def take(self) -> float | Missing:
+    def take(self) -> float | Unavailable:
         """Return the highest bytes since the last call, and begin anew."""
 
     def close(self) -> None:
@@ -50,18 +50,18 @@ class KernelPeak:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._path = proc / "self/clear_refs"
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        self._status = KeptFile(proc / "self/status", parse_status)
+        self._status = KernelFile(proc / "self/status", parse_status)
 
-    def take(self) -> float | Missing:
+    def take(self) -> float | Unavailable:
         """Return the mark and set it back to the present size."""
         sample = self._status.read()
         try:
             os.write(self._fd, _RESET)
         except OSError as error:
-            return Missing(why(error, self._path))
-        if isinstance(sample, Missing):
+            return Unavailable(why(error, self._path))
+        if isinstance(sample, Unavailable):
             return sample
-        return sample.get("peak", Missing("/proc/self/status has no VmHWM"))
+        return sample.get("peak", Unavailable("/proc/self/status has no VmHWM"))
 
     def close(self) -> None:
         """Give the file descriptors back."""
@@ -75,9 +75,9 @@ class KernelPeak:
         with mmap.mmap(-1, _PROBE_BYTES) as probe:
             probe.write(b"\1" * _PROBE_BYTES)
         spike, fallen = self.take(), self.take()
-        if isinstance(spike, Missing):
+        if isinstance(spike, Unavailable):
             return spike.reason
-        if isinstance(fallen, Missing):
+        if isinstance(fallen, Unavailable):
             return fallen.reason
         return None if spike - fallen > _PROBE_BYTES / 2 else f"writing to {self._path} does not reset the peak here"
 
@@ -91,23 +91,23 @@ class HelperPeak:
         self.source = f"resident size sampled by a helper process every {1000 * interval_s:g} ms"
         # Isolated and without site-packages it starts fast; psutil, where there is no /proc, is found by its folder.
         extra = [] if linux else [str(Path(psutil.__file__).parents[1])]
-        program = [sys.executable, "-I", "-S", peakwatch.__file__]
+        program = [sys.executable, "-I", "-S", peak_helper.__file__]
         self._command = [*program, str(os.getpid()), str(interval_s), *extra]
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: str | None = None
 
-    def take(self) -> float | Missing:
+    def take(self) -> float | Unavailable:
         """Ask the helper for the maximum since it was last asked; starts it at the first call (about 30 ms)."""
         if self._ended is not None:
-            return Missing(self._ended)
+            return Unavailable(self._ended)
         try:
             if self._process is None:
                 self._process = self._start()
-            os.write(_pipe(self._process.stdin), peakwatch.MARK)
+            os.write(_pipe(self._process.stdin), peak_helper.MARK)
             return int(os.read(_pipe(self._process.stdout), _ANSWER_BYTES))
         except (OSError, ValueError) as error:
             self._end(f"the sampling helper process does not answer: {error}")
-            return Missing(f"the sampling helper process does not answer: {error}")
+            return Unavailable(f"the sampling helper process does not answer: {error}")
 
     def close(self) -> None:
         """End the helper."""
@@ -151,9 +151,9 @@ class PeakWindow:
         self.highest: float = 0
         self.missing = missing
 
-    def note(self, taken: float | Missing) -> None:
+    def note(self, taken: float | Unavailable) -> None:
         """Take one part of the window into account; a missing part makes the whole unknown."""
-        if isinstance(taken, Missing):
+        if isinstance(taken, Unavailable):
             self.missing = self.missing or taken.reason
         else:
             self.highest = max(self.highest, taken)
@@ -172,11 +172,11 @@ class Peak:
     def begin(self) -> PeakWindow:
         """Open a window whose peak starts at the present size."""
         taken = self._take()
-        window = PeakWindow(taken.reason if isinstance(taken, Missing) else None)
+        window = PeakWindow(taken.reason if isinstance(taken, Unavailable) else None)
         self._open.add(window)
         return window
 
-    def end(self, window: PeakWindow, before: Sample | Missing, after: Sample | Missing) -> Reading:
+    def end(self, window: PeakWindow, before: Sample | Unavailable, after: Sample | Unavailable) -> Reading:
         """Close the window; the memory samples serve where the source fails."""
         self._take()
         self._open.discard(window)
@@ -189,16 +189,16 @@ class Peak:
         """Close the source."""
         self._source.close()
 
-    def _take(self) -> float | Missing:
+    def _take(self) -> float | Unavailable:
         taken = self._source.take()
         for window in self._open:
             window.note(taken)
         return taken
 
 
-def unreset_peak(before: Sample | Missing, after: Sample | Missing, reasons: str) -> Reading:
+def unreset_peak(before: Sample | Unavailable, after: Sample | Unavailable, reasons: str) -> Reading:
     """Return the peak since the process started, if it rose in the window: then it was reached within."""
-    if isinstance(before, Missing) or isinstance(after, Missing) or "peak" not in before or "peak" not in after:
+    if isinstance(before, Unavailable) or isinstance(after, Unavailable) or "peak" not in before or "peak" not in after:
         return absent(f"{reasons}; the system tells no peak since the start", "peak since the process started")
     if after["peak"] <= before["peak"]:
         return absent(f"{reasons}; the peak since the start did not rise", "peak since the process started")

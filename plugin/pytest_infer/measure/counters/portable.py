@@ -6,7 +6,7 @@ import psutil
 
 from pytest_infer.measure.counters.contention import other_cpu, own_cpu_s
 from pytest_infer.measure.counters.cpu import peak_rss_bytes
-from pytest_infer.measure.counters.kernel_files import Missing, Sample, difference, now
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
 from pytest_infer.measure.counters.memory import system_memory
 from pytest_infer.records import Reading, absent
 
@@ -45,7 +45,7 @@ _OTHERS = dict.fromkeys(
 )
 
 
-def untold(platform: str) -> dict[str, Reading]:
+def unavailable_on(platform: str) -> dict[str, Reading]:
     """Return the figures that a system (a `sys.platform`) does not tell, each with the reason; none on Linux."""
     if platform == "linux":
         return {}
@@ -59,19 +59,19 @@ class PsutilMemory:
     def __init__(self) -> None:
         self._process = psutil.Process()
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return resident bytes, and the most since the process started."""
         try:
             memory = self._process.memory_info()
         except _FAILURES as error:
-            return Missing(f"psutil: {error}")
+            return Unavailable(f"psutil: {error}")
         sample: Sample = {"rss": memory.rss}
         peak = getattr(memory, "peak_wset", None) or peak_rss_bytes()
         if peak is not None:
             sample["peak"] = peak
         return sample
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the resident size before and after."""
         return {
             "rss_before_bytes": now(before, "rss", "psutil rss"),
@@ -85,15 +85,15 @@ class PsutilMemory:
 class PsutilSystemMemory:
     """How full the machine is."""
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return total and available bytes of the machine."""
         try:
             memory = psutil.virtual_memory()
         except _FAILURES as error:
-            return Missing(f"psutil: {error}")
+            return Unavailable(f"psutil: {error}")
         return {"total": memory.total, "available": memory.available}
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the machine's memory and its percent; these systems have no control groups."""
         del before  # both are states at the end of the window
         return system_memory(after, None, "psutil")
@@ -108,12 +108,12 @@ class PsutilIo:
     def __init__(self) -> None:
         self._process = psutil.Process()
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return bytes and calls since the process started."""
         try:
             io = self._process.io_counters()
         except _FAILURES as error:
-            return Missing(f"psutil: {error}")
+            return Unavailable(f"psutil: {error}")
         return {
             "read_chars": io.read_bytes,
             "write_chars": io.write_bytes,
@@ -121,7 +121,7 @@ class PsutilIo:
             "write_calls": io.write_count,
         }
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return bytes and calls between two samples."""
         names = ("read_chars", "write_chars", "read_calls", "write_calls")
         return {name: difference(before, after, name, "psutil io_counters") for name in names}
@@ -133,16 +133,16 @@ class PsutilIo:
 class PsutilMachineTime:
     """CPU time of the whole machine."""
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return busy seconds of all cores since boot, and this process's own at the same moment."""
         try:
             times = psutil.cpu_times()
         except _FAILURES as error:
-            return Missing(f"psutil: {error}")
+            return Unavailable(f"psutil: {error}")
         # Windows counts interrupts within system time already.
         return {"busy": times.user + times.system + getattr(times, "nice", 0.0), "own": own_cpu_s()}
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the seconds that other processes used."""
         return {"other_cpu_s": other_cpu(before, after, "psutil cpu_times")}
 

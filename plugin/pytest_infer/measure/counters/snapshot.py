@@ -15,7 +15,7 @@ from pytest_infer.measure.counters.contention import MachineTime, Pressure, RunQ
 from pytest_infer.measure.counters.cpu import CpuTime, Frequency, cores
 from pytest_infer.measure.counters.disk import GroupIo, ProcessIo
 from pytest_infer.measure.counters.energy import Rapl
-from pytest_infer.measure.counters.kernel_files import Missing, Sample
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable
 from pytest_infer.measure.counters.memory import ResidentMemory, SystemMemory
 from pytest_infer.measure.counters.nvml import Nvml
 from pytest_infer.measure.counters.thermal import Throttling
@@ -27,10 +27,10 @@ _NS = 1e9
 class Instrument(Protocol):
     """One source of counters. `read` never raises: a source that fails marks its own figures absent."""
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the source's raw values now, or why there are none."""
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the fields of `Counters` that two samples tell."""
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Snapshot:
     """Raw counters at the begin of a window; only `SystemCounters.end` reads it."""
 
     window: peak.PeakWindow
-    samples: tuple[Sample | Missing, ...]
+    samples: tuple[Sample | Unavailable, ...]
     start_ns: int
 
 
@@ -56,7 +56,7 @@ class SystemCounters:
     def __init__(self, *, platform: str = sys.platform, proc: Path = Path("/proc")) -> None:
         self._platform = platform
         self._proc = proc
-        self._untold = portable.untold(platform)
+        self._not_on_this_system = portable.unavailable_on(platform)
         self._open()
 
     def begin(self) -> Snapshot:
@@ -74,13 +74,13 @@ class SystemCounters:
         end_ns = time.perf_counter_ns()
         samples = [instrument.read() for instrument in self._instruments]
         peak_reading = self._peak.end(before.window, before.samples[self._memory], samples[self._memory])
-        figures = {"peak_rss_bytes": peak_reading}
+        readings = {"peak_rss_bytes": peak_reading}
         for instrument, sample_before, sample_after in zip(self._instruments, before.samples, samples, strict=True):
-            figures.update(instrument.figures(sample_before, sample_after))
-        for name, reading in self._untold.items():
-            if name not in figures or figures[name].value is None:
-                figures[name] = reading
-        return Counters(wall_s=(end_ns - before.start_ns) / _NS, **figures)
+            readings.update(instrument.readings(sample_before, sample_after))
+        for name, reading in self._not_on_this_system.items():
+            if name not in readings or readings[name].value is None:
+                readings[name] = reading
+        return Counters(wall_s=(end_ns - before.start_ns) / _NS, **readings)
 
     def close(self) -> None:
         """Give back every file, and end the helper process if there is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_infer.measure.counters.cpu import has_hypervisor_flag
-from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, Sample, difference
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, difference
 from pytest_infer.records import Reading
 
 
@@ -19,26 +19,26 @@ class Throttling:
         packages: dict[str, Path] = {}
         for folder in sorted((sys_folder / "devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")):
             packages.setdefault(_package(folder.parent), folder / "package_throttle_count")
-        self._files = [KeptFile(path, _parse, size=32) for path in packages.values()]
+        self._files = [KernelFile(path, _parse, size=32) for path in packages.values()]
         self._reason = (
             "a virtual machine is not told how hot its processor is"
             if has_hypervisor_flag(proc)
             else "this processor does not count thermal throttling"
         )
 
-    def read(self) -> Sample | Missing:
+    def read(self) -> Sample | Unavailable:
         """Return the events of all packages since boot."""
         if not self._files:
-            return Missing(self._reason)
+            return Unavailable(self._reason)
         events = 0
         for file in self._files:
             sample = file.read()
-            if isinstance(sample, Missing):
+            if isinstance(sample, Unavailable):
                 return sample
             events += int(sample["events"])
         return {"events": events}
 
-    def figures(self, before: Sample | Missing, after: Sample | Missing) -> dict[str, Reading]:
+    def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the events between two samples."""
         source = "/sys thermal_throttle package_throttle_count"
         return {"thermal_throttles": difference(before, after, "events", source)}

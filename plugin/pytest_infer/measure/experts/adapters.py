@@ -14,6 +14,8 @@ from pytest_infer.measure.experts.taps import (
     Site,
     Tap,
     bytes_of_one,
+    capture_output,
+    module_bytes,
     numbered_layer,
     shared_beside,
     stored_bytes,
@@ -59,15 +61,6 @@ def _site(
     )
 
 
-def _size(module: torch.nn.Module) -> int:
-    return sum(stored_bytes(tensor) for tensor in tensors_of(module))
-
-
-def _after(module: torch.nn.Module, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
-    """Keep what a module returns."""
-    return [module.register_forward_hook(lambda _module, _args, output: put(output))]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama4:
     """The experts get states only, and each computes every token, scaled by 0 unless selected: the router is tapped."""
@@ -85,11 +78,11 @@ class Llama4:
 
     def attach(self, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
         """Keep the scores of every expert and the logits."""
-        return _after(self.router, put)
+        return capture_output(self.router, put)
 
-    def read(self, kept: Any, rows: int) -> Selected:  # noqa: ARG002 - all rows are there
+    def read(self, captured: Any, rows: int) -> Selected:  # noqa: ARG002 - all rows are there
         """Return what the router took: the same operator on the same logits (scores may underflow to a tie at 0)."""
-        scores, logits = kept
+        scores, logits = captured
         ids = torch.topk(logits, self.router.top_k, dim=1).indices
         return ids, scores.gather(1, ids)
 
@@ -110,11 +103,11 @@ class JetMoe:
 
     def attach(self, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
         """Keep the order, the sizes of the experts' parts (on the host already), and the gates."""
-        return _after(self.router, put)
+        return capture_output(self.router, put)
 
-    def read(self, kept: Any, rows: int) -> Selected:
+    def read(self, captured: Any, rows: int) -> Selected:
         """Return ids and gates in the order of the tokens."""
-        order, _, gates, sizes, _ = kept
+        order, _, gates, sizes, _ = captured
         numbers = torch.tensor([expert for expert, size in enumerate(sizes) for _ in range(size)], device=order.device)
         ids = torch.empty_like(order).index_copy_(0, order, numbers)
         weights = torch.empty_like(gates).index_copy_(0, order, gates)
@@ -135,16 +128,16 @@ class Doge:
         """Return the site; the dense MLP in the same block is its shared expert."""
         experts = int(module.num_experts)
         size = bytes_of_one([module.down_embed.weight, module.up_embed.weight], experts)
-        dense = sum(_size(part) for part in (module.gate_proj, module.up_proj, module.down_proj))
+        dense = sum(module_bytes(part) for part in (module.gate_proj, module.up_proj, module.down_proj))
         return [_site(name, experts, cls(lookup=module.down_embed), size, shared=(1, dense))]
 
     def attach(self, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
         """Keep the rows that are looked up."""
         return [self.lookup.register_forward_pre_hook(lambda _module, args: put(args[0]))]
 
-    def read(self, kept: Any, rows: int) -> Selected:
+    def read(self, captured: Any, rows: int) -> Selected:
         """Return them."""
-        return kept.view(rows, -1), None
+        return captured.view(rows, -1), None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +151,11 @@ class Switch(ExpertsCall):
     def sites(cls, model: torch.nn.Module, name: str, module: Any) -> Sequence[Site]:  # noqa: ARG003 - as Adapter says
         """Return the site, whose experts are modules of their own."""
         experts = int(module.num_experts)
-        return [_site(name, experts, cls(module=module), _size(module) // experts, misses="dropped")]
+        return [_site(name, experts, cls(module=module), module_bytes(module) // experts, misses="dropped")]
 
-    def read(self, kept: Any, rows: int) -> Selected:
+    def read(self, captured: Any, rows: int) -> Selected:
         """Return the expert of each row, -1 where it was dropped."""
-        mask, weights = kept
+        mask, weights = captured
         mask = mask.reshape(rows, -1)
         ids = torch.where(mask.any(dim=-1), mask.argmax(dim=-1), -1)
         return ids.view(rows, 1), weights
@@ -185,9 +178,9 @@ class Zaya(ExpertsCall):
         size = bytes_of_one(list(tensors_of(module)), experts)
         return [_site(name, experts, cls(module=module, experts=experts), size, slots=slots)]
 
-    def read(self, kept: Any, rows: int) -> Selected:  # noqa: ARG002 - all rows are there
+    def read(self, captured: Any, rows: int) -> Selected:  # noqa: ARG002 - all rows are there
         """Give the skipped ones the last slot."""
-        ids, weights = kept
+        ids, weights = captured
         return torch.where((ids == 0) & (weights == 0), self.experts, ids), weights
 
 
@@ -244,9 +237,9 @@ class ErnieVl:
             self.block.register_forward_hook(close, with_kwargs=True),
         ]
 
-    def read(self, kept: Any, rows: int) -> Selected:
+    def read(self, captured: Any, rows: int) -> Selected:
         """Spread the ids over all rows, -1 where a row belongs to the other set."""
-        ids, weights, types = kept
+        ids, weights, types = captured
         if ids is None:
             device = next(self.experts.parameters()).device
             return torch.full((rows, self.top_k), -1, device=device), torch.zeros(rows, self.top_k, device=device)
@@ -267,7 +260,7 @@ class Dbrx:
     def sites(cls, model: torch.nn.Module, name: str, module: Any) -> Sequence[Site]:  # noqa: ARG003 - as Adapter says
         """Return the site."""
         experts = int(module.num_experts)
-        return [_site(name, experts, ExpertsCall(module=module), _size(module) // experts)]
+        return [_site(name, experts, ExpertsCall(module=module), module_bytes(module) // experts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ class _Log:
         self._sites = sites
         self._prompt = prompt
         self._trace = trace
-        self._kept: list[Any] = [None] * len(sites)
+        self._captured: list[Any] = [None] * len(sites)
         self._pending: list[Piece] = []
         self._groups: list[SiteGroup] = []
         self._top_k: tuple[int, ...] = ()
@@ -134,12 +134,12 @@ class _Log:
 
     def keeper(self, number: int) -> Callable[[object], None]:
         """Return what takes a site's selections: it keeps the reference, nothing else may happen there."""
-        kept = self._kept
+        captured = self._captured
 
         def keep(selected: object) -> None:
-            if kept[number] is not None:
+            if captured[number] is not None:
                 self._doubt(f"{self._sites[number].name} ran twice within one forward of the model")
-            kept[number] = selected
+            captured[number] = selected
 
         return keep
 
@@ -149,12 +149,12 @@ class _Log:
 
     def close(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: object) -> None:
         """End a forward of the model: the hook after it."""
-        kept = tuple(self._kept)
-        self._kept[:] = [None] * len(kept)
-        if self._problem is not None or not kept:
+        captured = tuple(self._captured)
+        self._captured[:] = [None] * len(captured)
+        if self._problem is not None or not captured:
             return
         try:
-            self._take(kept, dict(zip(self._parameters, args, strict=False)) | kwargs)
+            self._take(captured, dict(zip(self._parameters, args, strict=False)) | kwargs)
         except (ExpertCaptureError, RuntimeError, AttributeError, TypeError, ValueError) as error:
             # From torch, a cache without a length, a module that is called otherwise: generation must not fail for it.
             self._doubt(str(error))
@@ -166,10 +166,10 @@ class _Log:
             self._flush()
         except (ExpertCaptureError, RuntimeError) as error:
             self._doubt(str(error))
-        for site, index in zip(self._sites, self._kept, strict=True):
+        for site, index in zip(self._sites, self._captured, strict=True):
             if index is not None:
                 self._doubt(f"{site.name} ran outside the forward of the model that is recorded")
-        self._kept[:] = [None] * len(self._kept)
+        self._captured[:] = [None] * len(self._captured)
 
     def result(self) -> tuple[tuple[int, ...], _Phases, dict[int, bytes]]:
         """Return k of every site, what it selected in prefill and in decode, and its trace if there is one."""
@@ -194,7 +194,7 @@ class _Log:
         self._problem = self._problem or problem
         self._pending.clear()
 
-    def _take(self, kept: tuple[object, ...], call: dict[str, Any]) -> None:
+    def _take(self, captured: tuple[object, ...], call: dict[str, Any]) -> None:
         """Queue what is new in a forward: all of it, or without a KV cache its last columns."""
         ids = call.get("input_ids")
         ids = call.get("inputs_embeds") if ids is None else ids
@@ -206,7 +206,7 @@ class _Log:
         start = self._start(call.get("past_key_values"), mask, width)
         if self._trace and (batch > 1 or (mask is not None and not self._counted and width > 1 and not mask.all())):
             raise ExpertCaptureError("a trace is of one sequence without padding: record the counts of a batch only")
-        read = [site.read(one, batch * width) for site, one in zip(self._sites, kept, strict=True)]
+        read = [site.read(one, batch * width) for site, one in zip(self._sites, captured, strict=True)]
         index, weights = tuple(ids for ids, _ in read), tuple(gates for _, gates in read)
         first, last = self._counted - start, width
         prompt_end = min(max(self._prompt - start, first), last)

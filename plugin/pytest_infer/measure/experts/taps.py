@@ -30,8 +30,13 @@ class Tap(Protocol):
     def attach(self, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
         """Hook the modules so that `put` takes what a forward selected, exactly once a forward."""
 
-    def read(self, kept: Any, rows: int) -> Selected:
+    def read(self, captured: Any, rows: int) -> Selected:
         """Return the ids and gate weights from what was put, on the device and without synchronising."""
+
+
+def capture_output(module: torch.nn.Module, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
+    """Put what a module returns."""
+    return [module.register_forward_hook(lambda _module, _args, output: put(output))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,9 @@ class ExpertsCall:
 
         return [self.module.register_forward_pre_hook(keep, with_kwargs=True)]
 
-    def read(self, kept: Any, rows: int) -> Selected:  # noqa: ARG002 - other taps need the number of rows
+    def read(self, captured: Any, rows: int) -> Selected:  # noqa: ARG002 - other taps need the number of rows
         """Return them as they are."""
-        index, weights = kept
+        index, weights = captured
         return index, weights
 
 
@@ -80,14 +85,14 @@ class Site:
     shared_bytes: int | None = None
     misses: str | None = None
 
-    def read(self, kept: object, rows: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def read(self, captured: object, rows: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the expert ids that a forward selected, (rows, k) or (batch, rows / batch, k), and their weights.
 
         Raises:
             ExpertCaptureError: there are no such ids, or not those of every row.
 
         """
-        ids, weights = (None, None) if kept is None else self.tap.read(kept, rows)
+        ids, weights = (None, None) if captured is None else self.tap.read(captured, rows)
         if ids is None:
             raise ExpertCaptureError(f"{self.name} did not run in a forward of the model, or got no expert ids")
         if not isinstance(ids, torch.Tensor) or ids.dtype not in _ID_TYPES or ids.ndim < 2:
@@ -139,7 +144,7 @@ def shared_beside(model: torch.nn.Module, name: str) -> tuple[int | None, int | 
     places = [block] if layer_of(outer) is None else [block, outer]
     for place in places:
         for child, module in model.get_submodule(place).named_children():
-            size = sum(stored_bytes(tensor) for tensor in tensors_of(module))
+            size = module_bytes(module)
             if _SHARED.fullmatch(child) and size:
                 return _shared_count(model, module), size
     return None, None
@@ -172,6 +177,11 @@ def tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     """Yield every parameter and buffer."""
     yield from module.parameters()
     yield from module.buffers()
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    """Return the stored size of all parameters and buffers."""
+    return sum(stored_bytes(tensor) for tensor in tensors_of(module))
 
 
 def leading(tensors: Sequence[torch.Tensor]) -> set[int]:

@@ -24,7 +24,7 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     problem = page_cache.drop(files) if cold else None
     cached = page_cache.cached(files)
     if cold and loads.state(cached) is not CacheState.COLD:
-        note(f"! --infer-cold-load: {problem or loads.kept(cached)}")
+        note(f"! --infer-cold-load: {problem or loads.stayed_cached(cached)}")
     before = system.begin()
     started = time.perf_counter_ns()
     info = engine.load()

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from pytest_infer.measure.counters.kernel_files import FAILURES, Missing
+from pytest_infer.measure.counters.kernel_files import FAILURES, Unavailable
 from pytest_infer.measure.machine import host
 from pytest_infer.measure.machine.description import governor
 from pytest_infer.metrics import timing
@@ -33,7 +33,7 @@ _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 Clock = Callable[[], int]
 
 
-def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Missing:
+def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Unavailable:
     """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` of before.
 
     Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over 1 GiB at once.
@@ -41,17 +41,17 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
     torch's threads are set for the probe and given back.
     """
     levels, free = cache_sizes(), host.available_bytes()
-    wanted = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
-    if wanted is None:
-        return Missing(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
+    size = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
+    if size is None:
+        return Unavailable(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
     import torch  # noqa: PLC0415  # the plugin alone must not load it
 
     try:
         with _set_threads(torch, threads), torch.inference_mode():
-            rates = _read_rates(torch, device, wanted)
+            rates = _read_rates(torch, device, size)
             known = dict(flops) if flops else _gemm_rates(torch, device)
     except (RuntimeError, MemoryError) as error:
-        return Missing(f"the probe failed: {error}")
+        return Unavailable(f"the probe failed: {error}")
     level, spread = summarized(rates)
     return MachineProbe(
         threads=threads,
@@ -69,8 +69,8 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
 
 def instructions(torch: Any) -> tuple[str, ...]:
     """Return the instruction sets that torch found in the processor; none before torch tells them (2.6 does not)."""
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return tuple(sorted(name for name, there in told.items() if there is True))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return tuple(sorted(name for name, there in capabilities.items() if there is True))
 
 
 def summarized(rates: list[float]) -> tuple[float, float]:

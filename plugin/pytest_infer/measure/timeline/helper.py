@@ -1,6 +1,6 @@
 """The timeline helper's program: samples another process's memory, I/O and every core's time between two marks."""
 
-# Run by path (`python -I -S timewatch.py PID INTERVAL_S PROC`), so it imports the standard library only.
+# Run by path (`python -I -S helper.py PID INTERVAL_S PROC`), so it imports the standard library only.
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_infer.measure.timeline import helper as timewatch
+from pytest_infer.measure.timeline import helper
 from pytest_infer.records import Timeline
 
 INTERVAL_S, FEW_CORES_INTERVAL_S, FEW_CORES = 0.01, 0.05, 2
@@ -54,11 +54,11 @@ class TimelineSampler:
     def sampling(self) -> Iterator[Window]:
         """Sample until the block ends; a helper that fails leaves the reason, never an error."""
         window = Window()
-        self._tell(timewatch.BEGIN)
+        self._send(helper.BEGIN)
         try:
             yield window
         finally:
-            self._tell(timewatch.END)
+            self._send(helper.END)
             window.timeline = self._take()
             window.absent = None if window.timeline is not None else self._absent
 
@@ -71,7 +71,7 @@ class TimelineSampler:
         """Return the helper's process id while it runs."""
         return None if self._process is None else self._process.pid
 
-    def _tell(self, mark: bytes) -> None:
+    def _send(self, mark: bytes) -> None:
         if self._owner != os.getpid():
             # After a fork the helper watches the parent still, and answers it.
             self._process, self._owner = None, os.getpid()
@@ -90,7 +90,7 @@ class TimelineSampler:
         # Isolated and without site-packages it starts fast. Its own session: Ctrl-C ends the tests, and the helper
         # ends with this process.
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", timewatch.__file__, str(pid), str(self.interval_s), str(self._proc)],
+            [sys.executable, "-I", "-S", helper.__file__, str(pid), str(self.interval_s), str(self._proc)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

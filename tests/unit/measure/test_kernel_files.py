@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from pytest_infer.measure.counters.kernel_files import KeptFile, Missing, difference, now, why
+from pytest_infer.measure.counters.kernel_files import KernelFile, Unavailable, difference, now, why
 from pytest_infer.records import Quality
 
 
@@ -12,28 +12,28 @@ def number(text: bytes) -> dict[str, float]:
     return {"n": int(text)}
 
 
-def test_a_kept_file_reads_what_it_says_now(tmp_path: Path) -> None:
+def test_a_kernel_file_reads_what_it_says_now(tmp_path: Path) -> None:
     path = tmp_path / "n"
     path.write_text("1")
-    file = KeptFile(path, number)
+    file = KernelFile(path, number)
     assert file.read() == {"n": 1}
     path.write_text("22")
     assert file.read() == {"n": 22}
     file.close()
-    assert file.read() == Missing(f"{path} was closed")
+    assert file.read() == Unavailable(f"{path} was closed")
     file.close()
 
 
 def test_an_absent_file_is_missing_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "none"
-    assert KeptFile(path, number).read() == Missing(f"this kernel or container has no {path}")
+    assert KernelFile(path, number).read() == Unavailable(f"this kernel or container has no {path}")
 
 
 def test_another_form_is_missing_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "n"
     path.write_text("many")
-    file = KeptFile(path, number)
-    assert file.read() == Missing(f"{path} is not in the expected form")
+    file = KernelFile(path, number)
+    assert file.read() == Unavailable(f"{path} is not in the expected form")
     file.close()
 
 
@@ -52,7 +52,7 @@ def test_difference_keeps_counts_whole_and_divides_times() -> None:
 
 
 def test_a_sample_that_is_missing_or_lacks_the_value_is_never_zero() -> None:
-    gone = Missing("denied")
+    gone = Unavailable("denied")
     for before, after in (({"n": 1.0}, gone), (gone, {"n": 1.0})):
         reading = difference(before, after, "n", "here")
         assert (reading.value, reading.reason) == (None, "denied")

@@ -1,6 +1,6 @@
 """The helper process's program: watches another process's resident size, and tells its maximum between marks."""
 
-# Run by path (`python -I -S peakwatch.py PID INTERVAL_S [PSUTIL_FOLDER]`), so it imports the standard library only.
+# Run by path (`python -I -S peak_helper.py PID INTERVAL_S [PSUTIL_FOLDER]`), so it imports the standard library only.
 
 from __future__ import annotations
 
