@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class InferError(Exception):
-    """Base of all errors that are the user's to mend; its text is shown without a traceback."""
+    """Base of all errors that the user can fix; the text is shown without a traceback."""
 
 
 class SuiteError(InferError):
@@ -22,7 +22,7 @@ class ModelError(InferError):
 
 
 class UnknownValueError(ModelError):
-    """A name that no model would take: a typing error, unlike a choice that this model or machine cannot run."""
+    """A name that no model accepts: a typing error, unlike a choice that this model or machine cannot run."""
 
 
 class EngineError(InferError):

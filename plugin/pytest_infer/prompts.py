@@ -104,7 +104,7 @@ def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
 
 
 def check(prompt: Prompt, where: str) -> None:
-    """Raise SuiteError unless a Prompt that was made in Python could stand in a suite file as well."""
+    """Raise SuiteError unless a Prompt made in Python would also be valid in a suite file."""
     given = {key: getattr(prompt, key) for key in _KEYS if hasattr(prompt, key)}
     try:
         raw = msgspec.to_builtins({key: value for key, value in given.items() if value is not None and value != ()})
@@ -198,7 +198,7 @@ def _checked(entry: _PromptTable, where: str, folder: Path) -> Prompt:
 
 
 def _check_text(entry: _PromptTable, where: str) -> None:
-    """Refuse half a surrogate pair, which JSON and Python can write, but neither the model nor a file can take."""
+    """Refuse half a surrogate pair: JSON and Python can write it, but neither the model nor a file can take it."""
     turns = [part for m in entry.messages or () for part in (m.role, m.content)]
     given = (entry.name, entry.text, entry.file, entry.group, *turns, *entry.stop, *entry.tags)
     for part in (part for part in given if part is not None):

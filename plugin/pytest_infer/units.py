@@ -10,7 +10,7 @@ NONE = "—"
 
 
 class Unit(str, Enum):
-    """What a figure is counted in; the value is what the JSON and the docs call it."""
+    """A metric's unit; the value is its name in the JSON and the docs."""
 
     SECONDS = "s"
     BYTES = "B"
@@ -34,7 +34,7 @@ _FLOPS = ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return the value with so many significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1234."""
+    """Return the value with this many significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1234."""
     if value == 0:
         return "0"
     # Rounded first: 9.999 is 10.0, not 10.00.
@@ -113,7 +113,7 @@ _SCALED = {
 
 
 def scale_of(values: Sequence[float | None], unit: Unit) -> tuple[str, float]:
-    """Return the one unit that suits figures (that of their median), and how much of the base unit it is."""
+    """Return the unit that suits a set of values (that of their median), and how much of the base unit it is."""
     known = [abs(value) for value in values if value]
     if not known or unit not in _SCALED:
         return unit.value, 1.0
@@ -122,13 +122,13 @@ def scale_of(values: Sequence[float | None], unit: Unit) -> tuple[str, float]:
 
 
 def column(values: Sequence[float | None], unit: Unit) -> tuple[str, list[str]]:
-    """Return the one unit that suits a column of figures (that of their median), and the figures in it."""
+    """Return the unit that suits a column of values (that of their median), and the values in it."""
     name, scale = scale_of(values, unit)
     return name, [NONE if value is None else significant(value / scale) for value in values]
 
 
 def show(value: float | str | None, unit: Unit) -> str:
-    """Return a figure for people; a dash for one that is absent."""
+    """Return a value for people; a dash for one that is absent."""
     if value is None:
         return NONE
     return value if isinstance(value, str) else _FORMATS[unit](value)

@@ -26,7 +26,7 @@ class Clock(Protocol):
         """Stamp the moment at which these ids became available."""
 
     def prefilled(self) -> None:
-        """Stamp the end of the prompt's forward pass, where an engine can tell it from the first token's arrival."""
+        """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +39,14 @@ class Sampling:
 
 
 def _silent(_line: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What the options say about the model and how it runs; None leaves the engine's own default.
 
-    `progress` is told in one line what takes long (a model that is built first).
+    `progress` is called with one line about what takes long (a model that is built first).
     """
 
     model: str
@@ -65,7 +65,7 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """Generates tokens and tells the clock; it never measures itself.
+    """Generates tokens and ticks the clock; it never measures itself.
 
     Subclass it, so that the methods with a body below are inherited, and write the four
     without one. A constructor that is found through the entry-point group `pytest_infer.engines` takes one argument,
@@ -90,23 +90,23 @@ class Engine(Protocol):
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` as each is available.
 
-        With `limits.sequences` above 1, of which only an engine that says `batches()` is asked: feed the prompt so
-        many times at once, tick with the tokens of the first sequence, and go on with all until that one ends.
+        With `limits.sequences` above 1, which only an engine with `batches()` receives: run so many copies of
+        the prompt at once, tick with the tokens of the first sequence, and continue with all until that one ends.
         """
         ...
 
     def batches(self) -> bool:
-        """Return whether `generate` heeds `limits.sequences`."""
+        """Return whether `generate` supports `limits.sequences`."""
         return False
 
     def adapts(self) -> bool:
-        """Return whether `adapt` can be asked: by default, whether an engine has one of its own."""
+        """Return whether `adapt` is supported: by default, whether the engine overrides it."""
         return type(self).adapt is not Engine.adapt
 
     def adapt(self, options: EngineOptions) -> ModelInfo:  # noqa: ARG002 - for those that override it
-        """Go on with the loaded model as these options say, which differ in `threads` and `use_cache` only.
+        """Apply these options, which differ only in `threads` and `use_cache`, to the loaded model.
 
-        A sweep over these asks for it, so that the model is not loaded again. Raise EngineError if it cannot be done.
+        A sweep over these calls it, so that the model is not reloaded. Raise EngineError if that is impossible.
         """
         raise EngineError("this engine cannot change threads or the cache once its model is loaded: sweep other axes")
 
@@ -115,16 +115,16 @@ class Engine(Protocol):
         return None
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return what the files say of the model before it is loaded, known after `check`, or None.
+        """Return what the files say about the model before it is loaded, known after `check`, or None.
 
-        The memory that it will take is worked out from this, for a model on the CPU.
+        The memory that it requires is computed from this, for a model on the CPU.
         """
         return None
 
     def files(self) -> Sequence[Path]:
         """Return the files from which `load` takes the weights, as far as they are here; known after `check`.
 
-        Whether a load is cold or warm is told by how much of them the page cache holds.
+        How much of them the page cache holds decides whether a load is cold or warm.
         """
         return ()
 
@@ -132,14 +132,14 @@ class Engine(Protocol):
         """Bring the engine to the same state before every round: seed, caches. Never timed."""
 
     def weights_sha256(self) -> str | None:
-        """Return a hash of the loaded weights, or None where there are no files of them. Called once after `load`."""
+        """Return a hash of the loaded weights, or None where they have no files. Called once after `load`."""
         return None
 
     def synchronize(self) -> None:
         """Wait until the device is idle. Called right before the clock starts."""
 
     def cache_bytes(self) -> int | None:
-        """Return the bytes of the KV cache's tensors after the last generation, or None where it cannot be told."""
+        """Return the bytes of the KV cache's tensors after the last generation, or None where it is unknown."""
         return None
 
     def experts_module(self) -> object | None:

@@ -1,4 +1,4 @@
-"""The models that come with the package, by name, and where any model is to be found."""
+"""The models that come with the package, by name, and where to find any model."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the local folder that a name means, if it is there."""
-    # Unlike Path.expanduser, this raises nothing for the home of somebody who does not exist.
+    """Return the local folder that a name refers to, if it exists."""
+    # Unlike Path.expanduser, this raises nothing for the home of an unknown user.
     folder = Path(os.path.expanduser(name))  # noqa: PTH111
     return folder if name and name not in BUNDLED and folder.is_dir() else None
 
 
 def check_name(name: str, revision: str | None = None) -> None:
-    """Refuse what cannot name a model, without torch and without the network.
+    """Reject what cannot name a model, without torch and without the network.
 
     Raises:
         UnknownValueError: a path that is no model folder, a bare name that is neither bundled nor a folder, or a
@@ -127,7 +127,7 @@ def commit(folder: Path | None) -> str | None:
 
 
 def display_name(name: str) -> str:
-    """Return how results name a model: a hub id as it is, a folder without the path, which is the user's own affair."""
+    """Return how results name a model: a hub id as it is, a folder without its path, which is private."""
     if _folder(name) is None and not _looks_like_path(name):
         return name
     return PureWindowsPath(Path(name).absolute()).name

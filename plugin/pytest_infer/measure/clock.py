@@ -1,4 +1,4 @@
-"""The token clock: engines tick it, it stamps; one trace of nanosecond stamps a round."""
+"""The token clock: engines tick it, it stamps; one trace of nanosecond stamps per round."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pytest_infer.records import StopReason, TokenTrace
 class TokenClock:
     """Stamps the moments when tokens become available.
 
-    An engine calls `tick` with the ids the moment it has them, and nothing else is asked of it. `now` is a parameter
-    for tests with a fake clock.
+    An engine calls `tick` with the ids the moment it has them, and does nothing else for the timing. `now` is a
+    parameter for tests with a fake clock.
     """
 
     __slots__ = ("_ids", "_now", "_prefill_end_ns", "_stamps", "_start_ns")
@@ -38,7 +38,7 @@ class TokenClock:
         self._ids.append(token_ids)
 
     def prefilled(self) -> None:
-        """Stamp the end of the prompt's forward pass, where an engine can tell it from the first token's arrival."""
+        """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
         self._prefill_end_ns = self._now()
 
     def trace(self, *, prompt_tokens: int, requested_tokens: int, stopped_by: StopReason | None) -> TokenTrace:

@@ -1,4 +1,4 @@
-"""Why a window should be doubted: the thresholds beyond which something else than the workload took part in it."""
+"""Why a window counts as disturbed: the thresholds beyond which something other than the workload affected it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pytest_infer.records import Counters, Reading
 
 SHARE = 0.01
-"""Wait, pressure and steal beyond this share are told: it spots rounds that are 2 % slow with an AUC of .82 to .97."""
+"""Wait, pressure and steal beyond this share are reported: this spots rounds 2 % slow with an AUC of .82 to .97."""
 
 SWITCHES_PER_S = 50
-"""Involuntary switches per second of CPU time: only asked where the run-queue wait, a better measure, is absent."""
+"""Involuntary switches per second of CPU time: only used where the run-queue wait, a better measure, is absent."""
 
 OTHER_SHARE = 0.05
-"""Share of the usable cores that other processes used; only where neither wait nor involuntary switches are told."""
+"""Share of the usable cores that other processes used; used only where neither wait nor switches are known."""
 
 _TICK_S = 0.01
 
 
 def reasons(counters: Counters, usable_cores: float) -> tuple[str, ...]:
-    """Return why the window should be doubted, a short line each, or nothing."""
+    """Return why the window counts as disturbed, one short line per reason, or nothing."""
     wall_s = counters.wall_s
     return tuple(_waited(counters, usable_cores)) + tuple(
         line
@@ -57,14 +57,14 @@ def _pressed(pressure: Reading, wall_s: float, what: str) -> str | None:
 
 
 def _stolen(steal: Reading, available_s: float) -> str | None:
-    # One tick can belong to time before the window: only more than one tells something.
+    # One tick can belong to time before the window: only more than one is evidence.
     if steal.value is None or steal.value <= max(SHARE * available_s, _TICK_S * 1.5):
         return None
     return f"the host took {_percent(steal.value, available_s)} of its cores' time"
 
 
 def _throttled(throttles: Reading) -> str | None:
-    # The processor's own count of the times when it slowed itself down: it is not an estimate, so one is enough.
+    # The processor's own count of thermal throttling is not an estimate, so one event is enough.
     if not throttles.value:
         return None
     return f"the processor slowed down {throttles.value} time{'' if throttles.value == 1 else 's'} because of its heat"

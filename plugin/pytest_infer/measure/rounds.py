@@ -32,14 +32,14 @@ class RoundPlan:
     profile: bool
     experts: bool
     trace: bool = False
-    """Whether the selections of each token are kept, not only their counts."""
+    """Whether the selections of each token are recorded, not only their counts."""
     repeat: int = 0
     """How many rounds may be added for disturbed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the loop saw of one prompt; `repeated` are disturbed rounds in whose place others were measured.
+    """What the loop saw of one prompt; `repeated` are disturbed rounds that were re-measured.
 
     `first` is the first warm-up round.
     """
@@ -63,7 +63,7 @@ class Runner:
     timeline: TimelineSampler | None = None
 
     def timed(self) -> Round:
-        """Run a timed round and say whether it should be doubted."""
+        """Run a timed round and say whether it was disturbed."""
         raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
@@ -82,7 +82,7 @@ class Runner:
 
 
 class Watcher(Protocol):
-    """Is told between rounds where the loop is; never called inside one."""
+    """Called between rounds with the loop's progress; never inside one."""
 
     def __call__(self, phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
         """Take `phase` ("warm-up", "round", "repeat", "profile"), how many of it are done, and the newest trace."""
@@ -90,10 +90,10 @@ class Watcher(Protocol):
 
 @contextmanager
 def still_heap() -> Iterator[None]:
-    """Set all that is alive aside from the garbage collector until the block ends.
+    """Exclude all living objects from garbage collection until the block ends.
 
-    With torch and transformers loaded a full collection takes 0.2 s. Around the rounds of a prompt this leaves each of
-    them only what came since.
+    With torch and transformers loaded a full collection takes 0.2 s. Around the rounds of a prompt, each round then
+    collects only objects created since.
     """
     gc.collect()
     gc.freeze()
@@ -152,14 +152,14 @@ def needs_more(disturbed: Sequence[bool], wanted: int, repeat: int) -> bool:
 def rounds_to_keep(disturbed: Sequence[bool], wanted: int) -> tuple[int, ...]:
     """Return the numbers of the rounds to keep, in order: undisturbed ones, then the first disturbed ones to fill up.
 
-    Raises no error for fewer than wanted: all are kept.
+    With fewer than `wanted`, all are kept.
     """
     best = sorted(range(len(disturbed)), key=lambda n: disturbed[n])  # stable: in order within each kind
     return tuple(sorted(best[:wanted]))
 
 
 def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, system: SystemCounters) -> Round:
-    """Run one generation with nothing beside it; the kernel's counters are read just before and just after."""
+    """Run one generation and nothing else; the kernel's counters are read just before and just after."""
     clock = TokenClock()
     engine.reset()
     with quiet_gc():

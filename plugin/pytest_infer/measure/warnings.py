@@ -1,4 +1,4 @@
-"""What is doubtful about a record, found in its own rounds, each with what to do about it."""
+"""Warnings about a record, found in its own rounds, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytest_infer.records import MeasurementWarning, Output, Profile, Round, War
 from pytest_infer.units import hertz
 
 COLD = 1.5
-"""A first timed round this many times slower than the median of the others says that the warm-up was too short."""
+"""A first timed round this many times slower than the median of the others shows that the warm-up was too short."""
 
 FREQUENCY = 0.1
-"""Rounds whose cores ran at frequencies further apart than this share of the highest did not run on one machine."""
+"""Rounds whose cores ran at frequencies further apart than this share of the highest did not run alike."""
 
 
 def hash_ids(token_ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of expert usage that the table of metrics shows, derived from the counts."""
+"""Metrics of expert usage in the table of metrics, derived from the counts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def selections(usage: ExpertUsage) -> int:
 
 
 def _averaged(usage: ExpertUsage, figure: Callable[[list[int]], float]) -> float | None:
-    """Return a figure of the experts with weights, averaged over the sites that selected any."""
+    """Return a metric of the experts with weights, averaged over the sites that selected any."""
     rows = [row[: site.experts] for site, row in zip(usage.sites, counts(usage), strict=True)]
     values = [figure(row) for row in rows if sum(row)]
     return sum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""Figures of loading the model, and what its first run took on top."""
+"""Metrics of loading the model, and the extra time of its first run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_LOADED = absent("the run did not load the model itself")
 
 
 def state(cached: Reading) -> CacheState | None:
-    """Return what a load from that share of cached pages may be called; None where the share is not known."""
+    """Return the state of a load with that share of cached pages; None where the share is not known."""
     if cached.value is None:
         return None
     if cached.value < COLD_BELOW:
@@ -25,7 +25,7 @@ def state(cached: Reading) -> CacheState | None:
 
 
 def stayed_cached(cached: Reading) -> str:
-    """Return the line for files whose pages were dropped and are there still, or cannot be seen."""
+    """Return the line for files whose pages are still cached after dropping them, or whose state is unknown."""
     if cached.value is None:
         return f"whether the load was cold is not known: {cached.reason}"
     return (
@@ -35,7 +35,7 @@ def stayed_cached(cached: Reading) -> str:
 
 
 def figure(read: Callable[[Load], Reading]) -> Callable[[PromptRecord], Reading]:
-    """Read a figure of the load, or why there is none."""
+    """Read a value of the load, or why there is none."""
     return lambda record: _NOT_LOADED if record.model.load is None else read(record.model.load)
 
 
@@ -55,7 +55,7 @@ def cached_percent(load: Load) -> Reading:
 
 
 def first_run_extra(record: PromptRecord) -> Reading | float:
-    """Return the first warm-up's total less the rounds' median total, seconds; noise can make it negative."""
+    """Return the first warm-up's total minus the rounds' median total, seconds; noise can make it negative."""
     first = _first(record)
     if isinstance(first, Reading):
         return first

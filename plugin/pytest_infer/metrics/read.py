@@ -1,4 +1,4 @@
-"""Where a metric's figures lie in a record: one figure a timed round, or a single one for the prompt."""
+"""Where a metric's values lie in a record: one value per timed round, or a single one for the prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Read = Callable[[PromptRecord], list[Figure]]
 
 
 def trace(read: Callable[[TokenTrace], float | None]) -> Read:
-    """Read a figure from each timed round's trace."""
+    """Read a value from each timed round's trace."""
     return lambda record: [read(r.trace) for r in record.rounds]
 
 
@@ -40,12 +40,12 @@ def counter(read: Callable[[Counters], Reading]) -> Read:
 
 
 def once(read: Callable[[PromptRecord], Figure]) -> Read:
-    """Read one figure of the prompt as a whole."""
+    """Read one value of the prompt as a whole."""
     return lambda record: [read(record)]
 
 
 def profile(read: Callable[[Profile], Figure]) -> Read:
-    """Read one figure of the profile round, or why there was none."""
+    """Read one value of the profile round, or why there was none."""
 
     def figure(record: PromptRecord) -> Figure:
         if record.profile is None:
@@ -56,7 +56,7 @@ def profile(read: Callable[[Profile], Figure]) -> Read:
 
 
 def experts(read: Callable[[ExpertUsage], float | str | None]) -> Read:
-    """Read one figure of the expert usage, or why it was not recorded."""
+    """Read one value of the expert usage, or why it was not recorded."""
 
     def figure(profile: Profile) -> Figure:
         if profile.experts is None:
@@ -67,7 +67,7 @@ def experts(read: Callable[[ExpertUsage], float | str | None]) -> Read:
 
 
 def derived(value: float, *readings: Reading) -> Reading:
-    """Return a figure made of readings: no more exact than the least exact of them, with the sources of all."""
+    """Return a value derived from readings: no more exact than the least exact of them, with the sources of all."""
     quality = next((r.quality for r in readings if r.quality is not Quality.EXACT), Quality.EXACT)
     return Reading(value=value, source=", ".join(dict.fromkeys(r.source for r in readings)), quality=quality)
 
@@ -93,7 +93,7 @@ def memory_percent(_record: PromptRecord, r: Round) -> Reading:
 
 
 def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
-    """Read a figure from each timed round and the record it belongs to."""
+    """Read a value from each timed round and the record it belongs to."""
     return lambda record: [read(record, r) for r in record.rounds]
 
 
@@ -110,7 +110,7 @@ def all_sequences(rate: Callable[[TokenTrace], float | None]) -> Read:
 
 
 def rest(record: PromptRecord, r: Round) -> Reading:
-    """Return peak less weights, buffers and cache: activations, the interpreter, libraries."""
+    """Return peak minus weights, buffers and cache: activations, the interpreter, libraries."""
     peak = r.counters.peak_rss_bytes
     cache = record.profile.kv_cache_bytes if record.profile is not None else None
     if cache is None or cache.value is None or record.model.parameter_bytes is None:

@@ -1,4 +1,4 @@
-"""What a run showed of one test: read from its record, or restored from the block that was stored of it."""
+"""What a run shows of one test: read from its record, or restored from its stored block."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pytest_infer.records import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A test's figures and what they are of; `figures` holds every metric of the table by its key.
+    """A test's metrics and what they belong to; `figures` holds every metric of the table by its key.
 
-    `experts` are without their trace; without counts where they were not recorded, for the reason `experts_absent`.
+    `experts` has no trace; where usage was not recorded, it has no counts, for the reason in `experts_absent`.
     """
 
     nodeid: str

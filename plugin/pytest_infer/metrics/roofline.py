@@ -26,7 +26,7 @@ def step_bytes(dense_bytes: float, expert_reads: Iterable[tuple[float, float]], 
     """Return the bytes that a decode step must read.
 
     `expert_reads` are (distinct experts read in a step, bytes of one expert) of each site, `dense_bytes` all weights
-    that are no routed experts', `kv_bytes` the keys and values of the positions before it.
+    except the routed experts', `kv_bytes` the keys and values of the positions before it.
     """
     return dense_bytes + sum(distinct * size for distinct, size in expert_reads) + kv_bytes
 
@@ -56,7 +56,7 @@ def mean_cache_bytes(cache_bytes: float, prompt_tokens: int, generated_tokens: i
     """Return the bytes of a KV cache that a decode step reads on average, from those it holds after the last one.
 
     After n tokens it holds prompt + n - 1 positions, as the last token is not fed back. Step i of the n - 1 reads
-    prompt + i positions, in the mean prompt + n / 2.
+    prompt + i positions, on average prompt + n / 2.
     """
     return cache_bytes * (prompt_tokens + generated_tokens / 2) / (prompt_tokens + generated_tokens - 1)
 
@@ -71,7 +71,7 @@ def attended_pairs(tokens: int, window: int | None = None) -> int:
 
 
 def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int, sequences: int = 1) -> float | None:
-    """Return the operations of a prompt's forward pass, 2 for each multiplication with a weight; None if not told.
+    """Return the operations of a prompt's forward pass, 2 for each multiplication with a weight; None if unknown.
 
     `usage` and the result are of all sequences of a batch, `prompt_tokens` of one.
 
@@ -91,7 +91,7 @@ def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int, seq
     return 2 * multiplied + sequences * attention
 
 
-# a record's figures
+# a record's values
 
 
 def step(record: PromptRecord) -> Reading:
@@ -121,7 +121,7 @@ def step(record: PromptRecord) -> Reading:
 
 
 def _refusal(record: PromptRecord, profile: Profile, work: Work) -> str | None:
-    """Return why the bytes of a step cannot be told."""
+    """Return why the bytes of a step are unknown."""
     sizes = profile.trace.tick_sizes
     if len(sizes) < 2:
         return "all tokens came at once: there is no decode step"
@@ -144,9 +144,9 @@ def _unusable(profile: Profile) -> str | None:
 
 
 def _read(usage: ExpertUsage, number: int) -> float:
-    """Return the experts with weights that a step reads at one site: one token a step selects no expert twice.
+    """Return the experts with weights that a step reads at one site: one token selects no expert twice.
 
-    Where every expert is computed, whatever is selected, it is all of them.
+    Where every expert is computed, whatever is selected, these are all experts.
     """
     site = usage.sites[number]
     if site.computes_all:
@@ -155,7 +155,7 @@ def _read(usage: ExpertUsage, number: int) -> float:
 
 
 def bandwidth(record: PromptRecord) -> Reading:
-    """Return the bandwidth that the machine was probed to have for the model's device, bytes/s."""
+    """Return the probed bandwidth of the model's device, bytes/s."""
     probe = _probe(record)
     if probe is None:
         return absent(_not_probed(record))

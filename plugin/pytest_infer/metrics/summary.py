@@ -44,7 +44,7 @@ def _summary(metric: Metric, figures: list[Figure]) -> Summary:
     if not values or len(values) < len(readings):
         reason = next((r.reason for r in readings if r.value is None), "not a finite number")
         return Summary(value=None, reason=reason or metric.absent)
-    # The one that says most about the figure: rounds may be read in different ways.
+    # The least exact one: rounds may be read in different ways.
     least_exact = next((r for r in readings if r.quality is not Quality.EXACT), readings[0])
     return Summary(
         # Equal counts stay whole numbers, which a median of an even number of them would not.

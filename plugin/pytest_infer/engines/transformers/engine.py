@@ -1,4 +1,4 @@
-"""The transformers engine: finds, loads or adopts a model; torch is imported when the model's name has proved good."""
+"""The transformers engine: finds, loads or adopts a model; torch is imported once the model's name is accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 class TransformersEngine(Engine):
-    """Runs what users run: `model.generate()`, greedy unless told to sample, one sequence or a batch of one prompt."""
+    """Runs what users run: `model.generate()`, greedy or sampled, one sequence or a batch of one prompt."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
@@ -37,7 +37,7 @@ class TransformersEngine(Engine):
     # finding and loading
 
     def check(self) -> None:
-        """Resolve the model, read its config and tokenizer, and see that it can be run as the options say."""
+        """Resolve the model, read its config and tokenizer, and check that it can run as the options say."""
         if self.options.dtype not in DTYPES:
             raise UnknownValueError(alternatives("dtype", self.options.dtype, DTYPES))
         models.check_name(self.options.model, self.options.revision)
@@ -69,7 +69,7 @@ class TransformersEngine(Engine):
         """Take a transformers model that is already loaded (patched, quantised, built by a test) and its tokenizer.
 
         Override the `model` fixture with it: `return engine.adopt(my_model, my_tokenizer, name="mine")`. Without a
-        name, results bear that of the model's folder or hub id, else that of its class.
+        name, results use that of the model's folder or hub id, else that of its class.
         """
         if getattr(model, "generation_config", None) is None:
             raise ModelError(f"{type(model).__name__} has no generation config, so it cannot generate")
@@ -95,7 +95,7 @@ class TransformersEngine(Engine):
         return self._running.describe(*self._named)
 
     def adapt(self, options: EngineOptions) -> ModelInfo:
-        """Go on with the loaded model, with other threads and with or without a cache."""
+        """Change the threads and the use of the cache of the loaded model."""
         model = self.running.model
         self.options = options
         self._set_threads()
@@ -116,14 +116,14 @@ class TransformersEngine(Engine):
             self._threads_before = before
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return what the files say, without the network; None where they are not here or do not go on the CPU."""
+        """Return what the files say, without the network; None if they are not here or not for the CPU."""
         if (self.options.device or "cpu") != "cpu":
             return None
         folder = models.local_folder(str(self._source), self.options.revision)
         try:
             return None if folder is None else checkpoint.of_folder(folder)
         except ModelError:
-            # Whatever is wrong with the files, loading says it better.
+            # Loading reports better what is wrong with the files.
             return None
 
     def files(self) -> Sequence[Path]:
@@ -192,7 +192,7 @@ class TransformersEngine(Engine):
         return "not with --infer-compile: a compiled model runs past the hooks"
 
     def close(self) -> None:
-        """Drop the model, as it came, and give back the thread count."""
+        """Drop the model, restored to its original state, and restore the thread count."""
         if self._running is not None:
             self._running.release()
             self._running = None

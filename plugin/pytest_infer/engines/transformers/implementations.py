@@ -1,4 +1,4 @@
-"""Which device, attention and experts implementations a model can run with here, asked before its weights are read."""
+"""Which device, attention and experts implementations a model can run with here, checked before weights are read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_device(device: str | None) -> None:
 
 
 def check(source: str, config: Any, options: EngineOptions) -> None:
-    """Build the model without memory (on torch's meta device), and refuse what it cannot be built or run with."""
+    """Build the model without memory (on torch's meta device), and reject what it cannot be built or run with."""
     with explained(source):
         model = _skeleton(config, options)
     device = torch.device(options.device or "cpu").type

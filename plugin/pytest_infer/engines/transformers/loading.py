@@ -1,4 +1,4 @@
-"""Config, tokenizer and weights through transformers, and one line for whatever it cannot load."""
+"""Config, tokenizer and weights through transformers, and a one-line error for whatever it cannot load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_infer.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# A config of wrong values ends in any of these, wherever a model's code first trips over one.
+# A config of wrong values raises any of these, wherever a model's code first fails.
 _UNLOADABLE = (
     ArithmeticError,
     AssertionError,
@@ -63,7 +63,7 @@ def weights(source: str, options: EngineOptions) -> Any:
         given["attn_implementation"] = options.attention
     given |= quantization.given(options)
     with explained(source):
-        # Sizes are let pass here so that the line below can name what does not fit.
+        # Wrong sizes are accepted here so that the line below can name them.
         model, info = AutoModelForCausalLM.from_pretrained(
             source, **given, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -73,7 +73,7 @@ def weights(source: str, options: EngineOptions) -> Any:
 
 
 def _check_complete(source: str, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that leaves tensors to chance; tied weights are not among the missing ones."""
+    """Refuse a checkpoint that would leave tensors random; tied weights are not among the missing ones."""
     if missing := info.get("missing_keys"):
         raise ModelError(f"{source}: tensors of the config that the weights lack: {_some(missing)}")
     if mismatched := info.get("mismatched_keys"):
@@ -110,6 +110,6 @@ def _reason(error: BaseException) -> str:
         return "needs code that comes with the model: read that code, then add --infer-trust-remote-code"
     if text.startswith("Unrecognized configuration class"):
         return "is no causal language model that transformers knows"
-    # These say only a name or a number, which means nothing without their own.
+    # The text of these is only a name or a number, meaningless without their type.
     kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, ArithmeticError, AttributeError)) else ""
     return f"cannot be loaded: {kind}{text[:400]}"

@@ -28,7 +28,7 @@ def check(config: Any, options: EngineOptions) -> None:
         raise UnknownValueError(alternatives("quantization", wanted, QUANTIZATIONS))
     on_cpu = torch.device(options.device or "cpu").type == "cpu"
     if wanted == INT4 and on_cpu:
-        # Its kernels for the CPU are prototypes, which move with each version.
+        # Its kernels for the CPU are prototypes that change with each version.
         raise ModelError(f"quantization {INT4}: torchao has it for accelerators only; take {INT8} or {DYNAMIC}")
     if wanted in (INT8, INT4) and find_spec("torchao") is None:
         raise ModelError(f"quantization {wanted} needs torchao: pip install torchao; {DYNAMIC} is torch's own")
@@ -61,7 +61,7 @@ def given(options: EngineOptions) -> dict[str, Any]:
 
 
 def applied(model: Any, options: EngineOptions) -> Any:
-    """Return a loaded model with its linear layers quantised in place, if that is torch's own to do."""
+    """Return a loaded model with its linear layers quantised in place, if torch itself does that."""
     if options.quantization != DYNAMIC:
         return model
     with warnings.catch_warnings():

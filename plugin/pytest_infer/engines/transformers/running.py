@@ -35,7 +35,7 @@ class TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no
 
 
 class BatchStreamer(TickStreamer):
-    """Ticks the clock with the new token of the first sequence: each step brings one to all of them."""
+    """Ticks the clock with the new token of the first sequence: each step generates one for all of them."""
 
     def put(self, value: torch.Tensor) -> None:
         """Tick, unless it is the prompt."""
@@ -43,7 +43,7 @@ class BatchStreamer(TickStreamer):
 
 
 class Running:
-    """Generations, one after the other, through a model, whose own generation config is put aside until `release`.
+    """Generations, one after the other, through a model, whose own generation config is replaced until `release`.
 
     Raises:
         ValueError: the model's own generation config holds what transformers refuses.
@@ -59,7 +59,7 @@ class Running:
         model.generation_config = copy.deepcopy(self.config)
 
     def release(self) -> None:
-        """Give the model its own generation config back."""
+        """Restore the model's own generation config."""
         self.model.generation_config = self._own
         self.cache = None
 
@@ -76,7 +76,7 @@ class Running:
     def limited(self, limits: Limits) -> Any:
         """Return the configuration of one generation."""
         config = decoding.limited(self.config, limits)
-        # generate() fills what is None from the model's own configuration, so that one must not know an end either.
+        # generate() fills what is None from the model's own configuration, so that one must not define an end either.
         self.model.generation_config.eos_token_id = config.eos_token_id
         return config
 

@@ -17,7 +17,7 @@ WITHOUT = frozenset({"linear_attention", "mamba", "conv", "moe", "mlp"})
 def of(model: Any) -> Work | None:
     """Return the work of a transformers model that only decodes; None for an encoder with a decoder.
 
-    Modules are told apart by what they have, never by their class, so quantised ones are counted too: a table has
+    Modules are distinguished by what they have, never by their class, so quantised ones are counted too: a table has
     `num_embeddings`, a linear layer `in_features` and `out_features` (its number of weights, however they are packed).
     Towers for images and sound, which no text runs through, are left out.
     """
@@ -116,7 +116,7 @@ def _multiplying(model: Any) -> Iterator[Any]:
 
 
 def _weights(module: Any) -> int | None:
-    """Return the weights of a module itself; None where they are packed in whole numbers and no shape tells more."""
+    """Return the weights of a module itself; None where they are packed in whole numbers and no shape says more."""
     inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(inputs, int) and isinstance(outputs, int):
         return inputs * outputs

@@ -12,20 +12,20 @@ SOURCE = "torch max_memory_allocated, reset before it"
 
 
 def loaded_torch() -> Any:
-    """Return torch if something has imported it, else None: measuring alone must not cost its seconds."""
+    """Return torch if something has imported it, else None: measuring must not pay the seconds of its import."""
     return sys.modules.get("torch")
 
 
 def backends(torch: Any) -> list[Any]:
-    """Return the parts of torch (`torch.cuda`, `torch.xpu`) whose devices are there and count their memory."""
+    """Return the parts of torch (`torch.cuda`, `torch.xpu`) that have devices and count their memory."""
     found = (getattr(torch, name, None) for name in ("cuda", "xpu"))
     return [b for b in found if b is not None and hasattr(b, "max_memory_allocated") and b.is_available()]
 
 
 def names() -> tuple[str, ...]:
-    """Return the accelerators' names as torch tells them; none before torch is loaded, or of one that cannot be used.
+    """Return the accelerators' names as torch gives them; none before torch is loaded, or for one that cannot be used.
 
-    Asking starts the driver, which a device in another process's exclusive use refuses.
+    Asking starts the driver, which fails for a device in exclusive use by another process.
     """
     torch = loaded_torch()
     if torch is None:
@@ -39,8 +39,8 @@ def names() -> tuple[str, ...]:
 class DeviceMemory:
     """The peak of torch's own allocations on all accelerators, exact (torch.cuda.memory).
 
-    Torch keeps one peak a device. Each read notes it and sets it back, so that windows within one another may each
-    take the highest of the pieces that they span.
+    Torch keeps one peak per device. Each read notes it and resets it, so that nested windows each take the highest of
+    the pieces that they span.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class DeviceMemory:
         self._peaks: list[int] = []
 
     def read(self) -> Sample | Unavailable:
-        """Note the peak since the last read, bytes over all devices, and set it back."""
+        """Note the peak since the last read, bytes over all devices, and reset it."""
         if self._torch is None:
             self._torch = loaded_torch()
             if self._torch is None:
@@ -64,7 +64,7 @@ class DeviceMemory:
         return {"piece": len(self._peaks)}
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
-        """Return the highest peak between two reads; devices that peak at different times are added all the same."""
+        """Return the highest peak between two reads; several devices' peaks are added, even if at different times."""
         if isinstance(before, Unavailable):
             return {"device_peak_bytes": absent(before.reason, SOURCE)}
         if isinstance(after, Unavailable):

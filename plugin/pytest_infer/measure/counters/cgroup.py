@@ -18,7 +18,7 @@ _NO_LIMIT = 2**60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlGroups:
-    """The directories of this process's groups, its own first, then its ancestors as far as they can be seen."""
+    """The directories of this process's groups: its own first, then its visible ancestors."""
 
     unified: tuple[Path, ...] = ()
     memory_v1: tuple[Path, ...] = ()
@@ -70,7 +70,7 @@ def discover(proc: Path = Path("/proc")) -> ControlGroups:
 def _upward(mount_point: Path, root: str, membership: str) -> Iterator[Path]:
     """Yield the group's directory and its ancestors up to the mount point.
 
-    A container mounts only its own part of the hierarchy (`root`), while v1 tells the path as the host sees it.
+    A container mounts only its own part of the hierarchy (`root`), while v1 gives the path as the host sees it.
     """
     try:
         inside = PurePosixPath(membership).relative_to(root)
@@ -86,7 +86,7 @@ def _upward(mount_point: Path, root: str, membership: str) -> Iterator[Path]:
 
 
 def quota_cores(groups: ControlGroups) -> float | None:
-    """Return the CPU quota in cores, the least of all levels, or None without one.
+    """Return the CPU quota in cores, the lowest of all levels, or None without one.
 
     Sources: `cpu.max` (cgroup-v2.rst), `cpu.cfs_quota_us` over `cpu.cfs_period_us` (sched-bwc.rst).
     """
@@ -103,7 +103,7 @@ def quota_cores(groups: ControlGroups) -> float | None:
 
 
 def memory_limit_bytes(groups: ControlGroups) -> int | None:
-    """Return the memory limit in bytes, the least of all levels, or None without one.
+    """Return the memory limit in bytes, the lowest of all levels, or None without one.
 
     Sources: `memory.max` (cgroup-v2.rst), `memory.limit_in_bytes` (cgroup-v1/memory.rst).
     """
@@ -112,7 +112,7 @@ def memory_limit_bytes(groups: ControlGroups) -> int | None:
 
 
 def memory_left_bytes(groups: ControlGroups) -> int | None:
-    """Return what the groups still allow, the least of all levels with a limit, or None without one.
+    """Return how many bytes the groups still allow, the lowest of all levels with a limit, or None without one.
 
     Pages of files are given back when others need them, so they do not count as used. Sources: `memory.current` and
     `memory.stat` (cgroup-v2.rst), `memory.usage_in_bytes` and `total_` of `memory.stat` (cgroup-v1/memory.rst).

@@ -1,4 +1,4 @@
-"""Who else wanted the cores: run-queue wait, the whole machine's CPU time, pressure stalls."""
+"""Who else used the cores: run-queue wait, the whole machine's CPU time, pressure stalls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_infer.records import Quality, Reading, absent
 
 _NS = 1e9
 _US = 1e6
-# Beyond so many threads their files are opened anew each time (6 µs instead of 2) rather than use up descriptors.
+# Beyond so many threads their files are reopened each time (6 µs instead of 2), to save descriptors.
 _KEPT_THREADS = 64
 _SOME = re.compile(rb"^some .*total=(\d+)", re.MULTILINE)
 
@@ -43,7 +43,7 @@ class RunQueue:
         if self._directory is None:
             return self._unavailable
         try:
-            threads = os.listdir(self._directory)  # noqa: PTH208  # pathlib lists no kept descriptor
+            threads = os.listdir(self._directory)  # noqa: PTH208  # pathlib cannot list an open descriptor
             sample: Sample = {tid: wait for tid in threads if (wait := self._wait_ns(tid)) is not None}
         except FAILURES as error:
             return Unavailable(why(error, f"{self._tasks}/*/schedstat"))
@@ -61,7 +61,7 @@ class RunQueue:
         waited = 0.0
         for tid, total in after.items():
             earlier = before.get(tid, 0)
-            # A number can be given again to a new thread, which starts from 0.
+            # A thread id can be reused by a new thread, which starts from 0.
             waited += total - earlier if total >= earlier else total
         ended = len(before.keys() - after.keys())
         if ended:
@@ -114,12 +114,12 @@ def parse_stat(text: bytes, ticks_per_s: int) -> Sample:
 
 
 def other_cpu(before: Sample | Unavailable, after: Sample | Unavailable, source: str) -> Reading:
-    """Return the seconds that all cores were busy (`busy`) with something else than this process (`own`)."""
+    """Return the seconds that all cores were busy (`busy`) with something other than this process (`own`)."""
     busy = difference(before, after, "busy", f"{source} less own CPU time", quality=Quality.SAMPLED)
     own = difference(before, after, "own", source)
     if busy.value is None or own.value is None:
         return busy if busy.value is None else own
-    # Ticks lag behind the exact clock of the process: what is left can fall below nothing by a tick.
+    # Ticks lag behind the exact clock of the process: the difference can be negative by a tick.
     value = max(0.0, busy.value - own.value)
     return Reading(value=value, source=busy.source, quality=busy.quality)
 

@@ -21,13 +21,13 @@ except ImportError:  # Windows has no getrusage
 
 _NS = 1e9
 
-# Reading one policy can take tens of µs, and servers have hundreds: these few, evenly spread, stand for all.
+# Reading one policy can take tens of µs, and servers have hundreds: these few, evenly spread, represent all.
 _POLICIES_READ = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cores:
-    """How many cores there are, and how many of them this process may use (`usable`: least of affinity and quota)."""
+    """How many cores there are, and how many this process may use (`usable`: the lower of affinity and quota)."""
 
     logical: int | None
     physical: int | None
@@ -158,7 +158,7 @@ def _no_frequency(proc: Path) -> str:
 
 
 def has_hypervisor_flag(proc: Path = Path("/proc")) -> bool:
-    """Return whether the processor says that it is a virtual machine's (x86, cpuid leaf 1)."""
+    """Return whether the processor reports a virtual machine (x86, cpuid leaf 1)."""
     try:
         text = (proc / "cpuinfo").read_text()
     except OSError:

@@ -26,7 +26,7 @@ _OWN = {"rchar": _OWN_CHARS, "syscr": _OWN_CALLS}
 def parse_io(text: bytes) -> Sample:
     """Return the counts of /proc/<pid>/io by name (proc(5), filesystems/proc.rst), and what reading it will add."""
     sample: Sample = {name.decode(): int(count) for name, count in (line.split(b":") for line in text.splitlines())}
-    # The kernel adds this very read once it is done: what follows must leave it out.
+    # The kernel adds this very read once it is done: what follows must subtract it.
     sample[_OWN_CHARS], sample[_OWN_CALLS] = len(text), 1
     return sample
 

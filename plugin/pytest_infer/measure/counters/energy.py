@@ -1,4 +1,4 @@
-"""The energy of the processor packages, where the kernel lets it be read (RAPL through powercap)."""
+"""The energy of the processor packages, where the kernel allows reading it (RAPL through powercap)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UJ = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Zone:
-    """One counter of microjoules, which starts again at 0 beyond `range_uj`."""
+    """One counter of microjoules, which wraps to 0 beyond `range_uj`."""
 
     place: str
     file: KernelFile
@@ -27,7 +27,7 @@ class Rapl:
 
     A package's zone holds its cores and graphics; its zone dram is beside it. The platform's zone (psys) holds the
     packages once more, and so do the zones of intel-rapl-mmio: neither is added. A counter may wrap once in a window
-    (the range lasts tens of minutes at full load), which is told by its going backwards.
+    (the range lasts tens of minutes at full load), which shows as a decrease.
     """
 
     def __init__(self, sys_folder: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
@@ -46,7 +46,7 @@ class Rapl:
         for zone in self._zones:
             value = zone.file.read()
             if isinstance(value, Unavailable):
-                # A kernel keeps it from others than root because it tells secrets (CVE-2020-8694).
+                # Kernels allow only root to read it, because it leaks secrets (CVE-2020-8694).
                 return Unavailable(f"{value.reason} (root reads it)" if "denied" in value.reason else value.reason)
             sample[zone.place] = value["uj"]
         return sample or self._unavailable
@@ -68,7 +68,7 @@ class Rapl:
 
 
 def _added(zone: Path) -> bool:
-    """Return whether a zone's energy is in no other zone's."""
+    """Return whether a zone's energy is not part of another zone's."""
     name = (zone / "name").read_text().strip()
     return name.startswith("package") or name == "dram"
 

@@ -1,4 +1,4 @@
-"""Kernel files held open and read again with one `pread`, and the reasons when they cannot be read."""
+"""Kernel files kept open and re-read with one `pread`, and the reasons when they cannot be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_infer.records import Quality, Reading, absent
 # Raw values of one source at one moment. Counts stay `int`: a difference of ints is exact at any size.
 Sample = dict[str, float]
 
-# What a kernel file can do wrong: refuse to be read, hold something else than numbers, or lack a line.
+# What a kernel file can do wrong: refuse to be read, hold something other than numbers, or lack a line.
 FAILURES = (OSError, ValueError, LookupError)
 
 # Room for every file read here; `Groups:` in /proc/self/status can be long and stands before the memory lines.
@@ -21,7 +21,7 @@ _READ_SIZE = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A source that gave nothing, and why."""
+    """A source that could not be read, and why."""
 
     reason: str
 
@@ -38,7 +38,7 @@ def why(error: Exception, path: Path | str) -> str:
 
 
 class KernelFile:
-    """One file of /proc or /sys, opened once; `pread` at offset 0 makes the kernel write it anew (2 µs, proc(5))."""
+    """One file of /proc or /sys, opened once; `pread` at offset 0 makes the kernel write it again (2 µs, proc(5))."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Sample], *, size: int = _READ_SIZE) -> None:
         self.path = path
@@ -52,7 +52,7 @@ class KernelFile:
             self._unavailable = Unavailable(why(error, path))
 
     def read(self) -> Sample | Unavailable:
-        """Return what the file says now, or why it says nothing; never raises."""
+        """Return the file's values now, or why there are none; never raises."""
         if self._fd is None:
             return self._unavailable
         try:

@@ -1,4 +1,4 @@
-"""What is resident of this process and of the machine, and how to give freed memory back."""
+"""Resident memory of this process and of the machine, and how to return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SystemMemory:
 
 
 def system_memory(sample: Sample | Unavailable, limit: int | None, source: str) -> dict[str, Reading]:
-    """Return the two figures of the machine's memory; `limit` is the control group's, if it has one."""
+    """Return the two readings of the machine's memory; `limit` is the control group's, if it has one."""
     if isinstance(sample, Unavailable):
         return {name: absent(sample.reason, source) for name in ("memory_limit_bytes", "system_memory_percent")}
     total = sample["total"]
@@ -119,7 +119,7 @@ def system_memory(sample: Sample | Unavailable, limit: int | None, source: str) 
 
 
 def trim_heap() -> bool:
-    """Give freed heap memory back to the system, so that a peak can be seen to rise (about 23 ms).
+    """Return freed heap memory to the system, so that a rising peak becomes visible (about 23 ms).
 
     Without it glibc serves the next round from memory that never left the resident size. Returns whether the
     allocator could be asked; what then follows faults its pages in again, so it must not be a timed round.

@@ -14,10 +14,10 @@ _ENERGY, _POWER, _USE = "NVML total energy consumption", "NVML power usage", "NV
 
 
 class Nvml:
-    """All devices that CUDA_VISIBLE_DEVICES lets this process use; the figures are of whole devices.
+    """All devices that CUDA_VISIBLE_DEVICES lets this process use; the values cover whole devices.
 
     Read through `nvidia-ml-py` (module pynvml, NVML API reference). The energy counter moves every 20 to 100 ms, so it
-    says something for windows of a second and more; use means that any kernel ran. `nvml` is a parameter for tests.
+    is meaningful for windows of a second or more; use means that any kernel ran. `nvml` is a parameter for tests.
     """
 
     def __init__(self, nvml: Any = None) -> None:
@@ -47,7 +47,7 @@ class Nvml:
             )
 
     def read(self) -> Sample | Unavailable:
-        """Return what each call gives, devices together; a call that a device does not know leaves its figure out."""
+        """Return what each call gives, devices together; a call that a device does not support leaves its value out."""
         if not self._handles:
             return self._unavailable
         sample: Sample = {}

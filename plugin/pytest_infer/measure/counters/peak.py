@@ -24,25 +24,25 @@ _ANSWER_BYTES = 64
 
 
 class PeakSource(Protocol):
-    """Something that knows the highest resident size since it was last asked."""
+    """A source of the highest resident size since the last call."""
 
     @property
     def source(self) -> str:
-        """Name where the figure comes from."""
+        """Name the source of the value."""
 
     @property
     def quality(self) -> Quality:
-        """Tell whether a short peak can be missed."""
+        """Return whether a short peak can be missed."""
 
     def take(self) -> float | Unavailable:
-        """Return the highest bytes since the last call, and begin anew."""
+        """Return the highest bytes since the last call, and start over."""
 
     def close(self) -> None:
         """Give back what is held open."""
 
 
 class KernelPeak:
-    """The kernel's own high-water mark, VmHWM, set back through /proc/self/clear_refs: exact, 6 to 14 µs."""
+    """The kernel's own high-water mark, VmHWM, reset through /proc/self/clear_refs: exact, 6 to 14 µs."""
 
     source = "/proc/self/status VmHWM, reset before"
     quality = Quality.EXACT
@@ -53,7 +53,7 @@ class KernelPeak:
         self._status = KernelFile(proc / "self/status", parse_status)
 
     def take(self) -> float | Unavailable:
-        """Return the mark and set it back to the present size."""
+        """Return the mark and reset it to the present size."""
         sample = self._status.read()
         try:
             os.write(self._fd, _RESET)
@@ -97,7 +97,7 @@ class HelperPeak:
         self._ended: str | None = None
 
     def take(self) -> float | Unavailable:
-        """Ask the helper for the maximum since it was last asked; starts it at the first call (about 30 ms)."""
+        """Ask the helper for the maximum since it was last asked; starts the helper at the first call (about 30 ms)."""
         if self._ended is not None:
             return Unavailable(self._ended)
         try:
@@ -152,7 +152,7 @@ class PeakWindow:
         self.missing = missing
 
     def note(self, taken: float | Unavailable) -> None:
-        """Take one part of the window into account; a missing part makes the whole unknown."""
+        """Add one part of the window; a missing part makes the whole unknown."""
         if isinstance(taken, Unavailable):
             self.missing = self.missing or taken.reason
         else:
@@ -160,7 +160,7 @@ class PeakWindow:
 
 
 class Peak:
-    """Peaks of windows that may lie within one another: what a window takes is noted in all that enclose it."""
+    """Peaks of windows that may be nested: what a window takes is noted in all windows that enclose it."""
 
     def __init__(self, source: PeakSource, fallback_reason: str | None = None) -> None:
         """Take `source`, and why it had to be that one if it is not the kernel's."""
@@ -217,5 +217,5 @@ def choose(proc: Path, *, linux: bool, usable_cores: float) -> Peak:
             kernel.close()
         except OSError as error:
             reason = why(error, proc / "self/clear_refs")
-    # With few cores a sample every 10 ms would be felt by the workload (+0.3 % measured).
+    # With few cores a sample every 10 ms would slow the workload down (+0.3 % measured).
     return Peak(HelperPeak(0.05 if usable_cores <= 2 else 0.01, linux=linux), reason)

@@ -1,4 +1,4 @@
-"""The helper process's program: watches another process's resident size, and tells its maximum between marks."""
+"""The helper process's program: watches another process's resident size, and reports its maximum between marks."""
 
 # Run by path (`python -I -S peak_helper.py PID INTERVAL_S [PSUTIL_FOLDER]`), so it imports the standard library only.
 
@@ -34,7 +34,7 @@ def statm_reader(pid: int) -> Callable[[], int]:
 
 
 def psutil_reader(pid: int, folder: str) -> Callable[[], int]:
-    """Return a function that asks psutil, found in `folder` as this interpreter runs without site-packages."""
+    """Return a function that asks psutil, imported from `folder` as this interpreter runs without site-packages."""
     sys.path.append(folder)
     process = importlib.import_module("psutil").Process(pid)
     return lambda: int(process.memory_info().rss)

@@ -1,4 +1,4 @@
-"""The same figures on systems without /proc, as far as psutil tells them, and the reasons for those it cannot."""
+"""The same counters on systems without /proc, as far as psutil has them, and the reasons for those it lacks."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _OTHERS = dict.fromkeys(
 
 
 def unavailable_on(platform: str) -> dict[str, Reading]:
-    """Return the figures that a system (a `sys.platform`) does not tell, each with the reason; none on Linux."""
+    """Return the counters that a system (a `sys.platform`) lacks, each with the reason; none on Linux."""
     if platform == "linux":
         return {}
     reasons = _EVERYWHERE | (_WINDOWS if platform == "win32" else _OTHERS)
-    return {figure: absent(reason) for figure, reason in reasons.items()}
+    return {name: absent(reason) for name, reason in reasons.items()}
 
 
 class PsutilMemory:
@@ -103,7 +103,7 @@ class PsutilSystemMemory:
 
 
 class PsutilIo:
-    """What this process asked to read and write, where psutil tells it (Windows, FreeBSD)."""
+    """What this process asked to read and write, where psutil has it (Windows, FreeBSD)."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()

@@ -43,7 +43,7 @@ class SampledBlock:
 
 
 class SystemSampler:
-    """Call it for a block: `with system_sampler() as s: ...`, as often as needed, one within another too."""
+    """Call it for a block: `with system_sampler() as s: ...`, as often as required, also nested."""
 
     def __init__(self, counters: SystemCounters, machine: MachineInfo) -> None:
         self._counters = counters

@@ -25,13 +25,13 @@ _NS = 1e9
 
 
 class Instrument(Protocol):
-    """One source of counters. `read` never raises: a source that fails marks its own figures absent."""
+    """One source of counters. `read` never raises: a source that fails marks its own readings absent."""
 
     def read(self) -> Sample | Unavailable:
         """Return the source's raw values now, or why there are none."""
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
-        """Return the fields of `Counters` that two samples tell."""
+        """Return the fields of `Counters` that follow from two samples."""
 
     def close(self) -> None:
         """Give back what is held open."""
@@ -39,7 +39,7 @@ class Instrument(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Raw counters at the begin of a window; only `SystemCounters.end` reads it."""
+    """Raw counters at the beginning of a window; only `SystemCounters.end` reads it."""
 
     window: peak.PeakWindow
     samples: tuple[Sample | Unavailable, ...]
@@ -47,9 +47,9 @@ class Snapshot:
 
 
 class SystemCounters:
-    """All counters of this system, opened once a session.
+    """All counters of this system, opened once per session.
 
-    `begin` costs some 80 µs and `end` some 120 µs, neither within the window. Windows may lie within one another.
+    `begin` costs some 80 µs and `end` some 120 µs, neither within the window. Windows may be nested.
     `platform` and `proc` are parameters for tests.
     """
 
@@ -60,9 +60,9 @@ class SystemCounters:
         self._open()
 
     def begin(self) -> Snapshot:
-        """Set the peak back and read everything, the CPU clock last: the window starts when this returns."""
+        """Reset the peak and read everything, the CPU clock last: the window starts when this returns."""
         if os.getpid() != self._pid:
-            # After a fork the kept files still tell about the parent.
+            # After a fork the open files still describe the parent.
             self.close()
             self._open()
         window = self._peak.begin()
@@ -83,7 +83,7 @@ class SystemCounters:
         return Counters(wall_s=(end_ns - before.start_ns) / _NS, **readings)
 
     def close(self) -> None:
-        """Give back every file, and end the helper process if there is one."""
+        """Close every file, and end the helper process if there is one."""
         for instrument in self._instruments:
             instrument.close()
         self._peak.close()
@@ -104,7 +104,7 @@ class SystemCounters:
 def linux_instruments(
     proc: Path, groups: cgroup.ControlGroups, sys_folder: Path = Path("/sys")
 ) -> tuple[Instrument, ...]:
-    """Return what reads /proc, /sys and the control groups, those that must be closest to the window first."""
+    """Return what reads /proc, /sys and the control groups, those closest to the window first."""
     return (
         CpuTime(),
         # Right behind the clock, as it counts the other instruments' reads as well.

@@ -198,7 +198,7 @@ class LongcatFlash:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErnieVl:
-    """Text and image tokens have experts of their own: each set sees its rows only, told by the block's token types."""
+    """Text and image tokens have experts of their own: each set sees only its rows, identified by token types."""
 
     block: torch.nn.Module
     experts: torch.nn.Module

@@ -1,4 +1,4 @@
-"""Records which experts a model's routers selected, exactly and at next to no cost."""
+"""Records which experts a model's routers selected, exactly and at almost no cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ExpertRecorder:
     """Counts the selections of every experts module while text is generated; the output stays bit-identical.
 
     Hooks on the experts modules keep references to the tensors of expert ids and gate weights, without a kernel, a
-    copy or a device synchronisation; they exist only inside `recording`. Costs some microseconds a layer and forward.
+    copy or a device synchronisation; they exist only inside `recording`. Costs some microseconds per layer and forward.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -50,7 +50,7 @@ class ExpertRecorder:
 
     @contextmanager
     def recording(self, *, prompt_tokens: int, trace: bool = False) -> Iterator[None]:
-        """Record one generation, forgetting the one before. Generation is never disturbed: doubts wait for `usage`.
+        """Record one generation, forgetting the one before. Generation is never disturbed: `usage` raises.
 
         `prompt_tokens` is the length of a row of the prompt batch in positions, padding included: what is executed at
         a position below it is prefill, however the prompt is cut into forwards; the rest is decode. `trace` keeps each
@@ -83,7 +83,7 @@ class ExpertRecorder:
         and expected; there is then no trace. Sites for images, which no row of a text reaches, are left out.
 
         Raises:
-            ExpertCaptureError: nothing was recorded, a site did not run, or the forwards cannot be told apart.
+            ExpertCaptureError: nothing was recorded, a site did not run, or the forwards cannot be distinguished.
 
         """
         if not self._sites:
@@ -117,7 +117,7 @@ class ExpertRecorder:
 
 
 class _Log:
-    """The forwards of one recording: where each begins and ends, what of it is new, and what is wrong with it."""
+    """The forwards of one recording: where each begins and ends, which positions are new, and what is wrong with it."""
 
     def __init__(self, module: torch.nn.Module, sites: Sequence[Site], prompt: int, *, trace: bool) -> None:
         self._module = module
@@ -260,7 +260,7 @@ class _Log:
 
 
 def _weights(rows: Sequence[Counted]) -> tuple[tuple[float, ...], ...] | None:
-    """Return the sums of gate weights, or None unless every site tells them."""
+    """Return the sums of gate weights, or None unless every site has them."""
     known = tuple(one.weights for one in rows if one.weights is not None)
     return known if len(known) == len(rows) else None
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The second and third argument of an experts module; gpt_oss and openai_privacy_filter have names of their own.
 _INDEX_NAMES = frozenset({"top_k_index", "router_indices"})
 _WEIGHT_NAMES = frozenset({"top_k_weights", "routing_weights"})
-# Attributes by which a module that is no site gives away that it holds experts all the same.
+# Attributes that show that a module holds experts although it is no site.
 _COUNT_NAMES = ("num_experts", "num_local_experts", "num_routed_experts", "n_routed_experts")
 _INTERFACE = "forward(hidden_states, top_k_index, top_k_weights)"
 
@@ -71,7 +71,7 @@ def model_type(model: torch.nn.Module) -> str | None:
 
 
 def note(model: torch.nn.Module) -> str | None:
-    """Return what to tell about counts of a model of this type: None where they were checked."""
+    """Return the note on counts of a model of this type; None where they were checked."""
     kind = model_type(model)
     if kind is None or kind in types.CHECKED:
         return None

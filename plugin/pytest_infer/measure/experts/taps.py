@@ -25,7 +25,7 @@ _SHARED_COUNTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_expe
 
 
 class Tap(Protocol):
-    """Where selections are seen. Hooks only keep references; what must be computed from them waits for the end."""
+    """Where selections are seen. Hooks only keep references; computations on them wait for the end."""
 
     def attach(self, put: Callable[[object], None]) -> Sequence[RemovableHandle]:
         """Hook the modules so that `put` takes what a forward selected, exactly once a forward."""
@@ -70,8 +70,8 @@ class Site:
     """A place where tokens are routed to experts. Its top-k is known only when it runs: `index.shape[-1]`.
 
     `experts` have weights; `slots` is what the router chooses among. `expert_bytes` is the size of one expert's
-    weights as they are stored, scales and biases included; None when they are packed otherwise than one row an
-    expert. `misses` says why a row may reach no expert here ("dropped", "elsewhere"); None where each must.
+    weights as they are stored, scales and biases included; None when they are not packed as one row per
+    expert. `misses` says why a row may reach no expert here ("dropped", "elsewhere"); None where each row must.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The model types that recording was checked with, and those that it cannot be right for."""
+"""The model types that recording was checked with, and those that are refused."""
 
 from __future__ import annotations
 
@@ -108,4 +108,4 @@ REFUSED = {
     "router selects: there is nothing true to record",
     "openai_privacy_filter": _NO_TEXT,
 }
-"""Why nothing is recorded of these."""
+"""Why these are not recorded."""

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(engine: Engine, cache: CacheState) -> LoadRound:
-    """Bring the page cache into the state asked for, load the model, and generate one token twice."""
+    """Bring the page cache into the requested state, load the model, and generate one token twice."""
     engine.check()
     files = engine.files()
     problem = (page_cache.drop if cache is CacheState.COLD else page_cache.fill)(files)

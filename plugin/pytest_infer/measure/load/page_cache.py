@@ -13,7 +13,7 @@ from pytest_infer.measure.counters.kernel_files import why
 from pytest_infer.records import Reading, absent
 
 _SOURCE = "mincore(2)"
-# A private mapping of a whole model would be refused where memory may not be overcommitted.
+# A private mapping of a whole model is refused where memory may not be overcommitted.
 _WINDOW = 2**28
 # The other bits of mincore's bytes are reserved.
 _LOW_BIT = bytes(value & 1 for value in range(256))
@@ -21,10 +21,10 @@ _CHUNK = 2**20
 
 
 def cached(paths: Sequence[Path], *, platform: str = sys.platform) -> Reading:
-    """Return the share of the files' pages that the page cache holds, 0 to 1; some 5 ms a GB.
+    """Return the share of the files' pages that the page cache holds, 0 to 1; some 5 ms per GB.
 
-    Nothing is read, and nothing stays mapped. Since Linux 5.2 mincore(2) calls every page resident to whoever neither
-    owns a file nor may write it: the figure is then absent.
+    Nothing is read, and nothing stays mapped. Since Linux 5.2 mincore(2) calls every page resident for a process that
+    neither owns a file nor may write it: the value is then absent.
     """
     if platform != "linux":
         return absent("only Linux tells what the page cache holds", _SOURCE)
@@ -63,10 +63,10 @@ def _counts(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def drop(paths: Iterable[Path]) -> str | None:
-    """Write the files' changes out and drop their pages from the page cache; return why it cannot be asked for.
+    """Write the files' changes out and drop their pages from the page cache; return why that is impossible.
 
-    The kernel may keep pages all the same: those that a process has mapped, all of a file system in memory, and no
-    one says so. Ask `cached`. Source: posix_fadvise(2), POSIX_FADV_DONTNEED.
+    The kernel may keep pages without reporting it: those that a process has mapped, and all of a file system in memory.
+    Check with `cached`. Source: posix_fadvise(2), POSIX_FADV_DONTNEED.
     """
     if not hasattr(os, "posix_fadvise"):
         return "this system has no posix_fadvise"

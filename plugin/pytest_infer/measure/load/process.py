@@ -1,4 +1,4 @@
-"""Loads in fresh processes: what is asked of one, what it answers, and how it is started."""
+"""Loads in fresh processes: the request, the answer, and how a process is started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The round, or in one line why there is none."""
+    """The round, or one line saying why there is none."""
 
     round: LoadRound | None = None
     error: str | None = None

@@ -1,4 +1,4 @@
-"""Loading the model: cold where asked for, timed, with what the kernel counted and what was cached before."""
+"""Loading the model: cold if requested, timed, with the kernel's counters and what was cached before."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pytest_infer.records import CacheState, Load, ModelInfo
 
 
 def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callable[[str], None]) -> ModelInfo:
-    """Load the engine's model and return its description with the load's figures.
+    """Load the engine's model and return its description with the load's measurements.
 
-    `cold`: drop the page cache of the model's files first, and note it where they stay. What raises for a wrong model
-    raises before anything is dropped.
+    `cold`: drop the page cache of the model's files first, and report it if they stay. Errors for a wrong model
+    are raised before anything is dropped.
     """
     engine.check()
     files = engine.files()
@@ -48,8 +48,8 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
 def weights_sha256(engine: Engine) -> str | None:
     """Return the engine's hash of the weights, after a load that was timed.
 
-    A file is hashed once in its life, which reads all of it. What the load left unread the first run has to read, and
-    must not find there: pages that the load has mapped stay when the others are dropped again.
+    A file is hashed once in its life, which reads all of it. What the load left unread must be read by the first
+    run, so pages that hashing brought in are dropped again; pages that the load has mapped stay.
     """
     files = engine.files()
     before = page_cache.cached(files)

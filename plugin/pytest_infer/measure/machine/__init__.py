@@ -1,1 +1,1 @@
-"""The machine: what it is, the state it is in, and what it was probed to do."""
+"""The machine: what it is, its state now, and its probed rates."""

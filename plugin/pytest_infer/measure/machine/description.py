@@ -1,4 +1,4 @@
-"""The machine as far as it matters to the figures."""
+"""The machine, as far as it affects the measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CLOCKS = (("kvm-clock", "kvm"), ("hyperv", "hyper-v"), ("xen", "xen"))
 def describe(
     *, platform: str = sys.platform, proc: Path = Path("/proc"), sys_folder: Path = Path("/sys")
 ) -> MachineInfo:
-    """Describe this machine; a few ms, once a session. What cannot be found out is None."""
+    """Describe this machine; a few ms, once per session. What cannot be determined is None."""
     linux = platform == "linux"
     groups = cgroup.discover(proc) if linux else cgroup.ControlGroups()
     counted = cores(groups)
@@ -65,10 +65,10 @@ def governor(sys_folder: Path = Path("/sys")) -> str | None:
 
 
 def virtualization(proc: Path = Path("/proc"), sys_folder: Path = Path("/sys")) -> str | None:
-    """Return the hypervisor's name, "unknown hypervisor" when only its presence is told, or None on bare metal.
+    """Return the hypervisor's name, "unknown hypervisor" when only its presence is known, or None on bare metal.
 
-    Asked in turn: /sys/hypervisor, the processor's flag with the clocks offered, and the firmware's name (on Arm there
-    is no such flag).
+    Sources, in this order: /sys/hypervisor, the processor's flag with the clocks offered, and the firmware's name (on
+    Arm there is no such flag).
     """
     hypervisor = _text(sys_folder / "hypervisor/type")
     if hypervisor is not None:

@@ -1,4 +1,4 @@
-"""The state of the machine now: memory that is free, swap, what else runs, and the threads asked for."""
+"""The state of the machine now: memory that is free, swap, other load, and the requested threads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _KIB = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """What changes from minute to minute; None where it is not told.
+    """What changes from minute to minute; None where it is unknown.
 
-    `available_bytes` can be had without swapping, within the control group's limit. `busy_cores` is the CPU time of
-    all other processes over a moment, in cores. `threads` is what OMP_NUM_THREADS asks for.
+    `available_bytes` can be allocated without swapping, within the control group's limit. `busy_cores` is the CPU time
+    of all other processes over a moment, in cores. `threads` is the value of OMP_NUM_THREADS.
     """
 
     available_bytes: int | None = None
@@ -54,7 +54,7 @@ def describe(
 
 
 def available_bytes(*, platform: str = sys.platform, proc: Path = Path("/proc")) -> int | None:
-    """Return the bytes that a process can still have: the machine's, and what its control groups leave."""
+    """Return the bytes that a process can still allocate: the machine's, limited by its control groups."""
     if platform != "linux":
         return int(psutil.virtual_memory().available)
     machine = _meminfo(proc).get("MemAvailable")

@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 SLICE_BYTES = 32 << 20
 LEAST_BYTES, MOST_BYTES = 256 << 20, 1 << 30
 CACHES = 8
-"""The buffer is this many times as large as the last caches together, so that next to nothing of it stays there."""
+"""The buffer is this many times as large as the last caches together, so that almost none of it stays there."""
 LEAST_WIDTH, MOST_WIDTH = 512, 8192
 _BANDWIDTH_S, _GEMM_S = 0.25, 0.2
 _LONG_ENOUGH_S = 0.02
@@ -34,11 +34,11 @@ Clock = Callable[[], int]
 
 
 def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Unavailable:
-    """Probe the machine, or say why it cannot be; below 2 s, below 0.5 s with `flops` of before.
+    """Probe the machine, or say why that is impossible; below 2 s, below 0.5 s with `flops` from before.
 
     Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over 1 GiB at once.
     Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.
-    torch's threads are set for the probe and given back.
+    torch's threads are set for the probe and restored.
     """
     levels, free = cache_sizes(), host.available_bytes()
     size = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
@@ -68,7 +68,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
 
 
 def instructions(torch: Any) -> tuple[str, ...]:
-    """Return the instruction sets that torch found in the processor; none before torch tells them (2.6 does not)."""
+    """Return the instruction sets that torch found in the processor; none where torch has no such list (2.6)."""
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(sorted(name for name, there in capabilities.items() if there is True))
 
@@ -87,10 +87,10 @@ def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
 
 
 def cache_sizes(sys_folder: Path = Path("/sys"), cpus: set[int] | None = None) -> dict[str, int]:
-    """Return bytes by level ("L1d", "L1i", "L2", "L3"), a cache that cores share counted once; {} where not told.
+    """Return bytes by level ("L1d", "L1i", "L2", "L3"), a cache that cores share counted once; {} where unknown.
 
-    `cpus` are the cores that count, by default those that this process may run on. In a virtual machine the figures
-    are what the host tells its guest. Source: Documentation/ABI/testing/sysfs-devices-system-cpu, cpu/cache.
+    `cpus` are the cores that count, by default those that this process may run on. In a virtual machine these
+    are the values that the host shows its guest. Source: Documentation/ABI/testing/sysfs-devices-system-cpu, cpu/cache.
     """
     if cpus is None:
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -139,7 +139,7 @@ def _set_threads(torch: Any, threads: int) -> Iterator[None]:
 
 
 def _waiter(torch: Any, device: str) -> Callable[[], None]:
-    """Return what waits for the device."""
+    """Return a function that waits for the device."""
     return (lambda: None) if device == "cpu" else (lambda: torch.accelerator.synchronize(device))
 
 
@@ -160,7 +160,7 @@ def _read_rates(torch: Any, device: str, size: int) -> list[float]:
 def slice_size(device: str, size: int) -> int:
     """Return how much of a buffer of `size` bytes is read at a time.
 
-    An accelerator reads it at once: it has 32 MiB in the time that starting a kernel and waiting for it takes.
+    An accelerator reads all of it at once: it reads 32 MiB in the time that starting a kernel and waiting for it takes.
     """
     return SLICE_BYTES if device == "cpu" else size
 
@@ -168,7 +168,7 @@ def slice_size(device: str, size: int) -> int:
 def timed_reads(
     reads: list[Callable[[], object]], size: int, wait: Callable[[], None], now: Clock = time.perf_counter_ns
 ) -> list[float]:
-    """Return size / time of each read, all of them in turn for a quarter of a second, the first pass left out."""
+    """Return size / time of each read, cycling through them for a quarter of a second, the first pass left out."""
     for read in reads:
         read()
     wait()

@@ -1,4 +1,4 @@
-"""What the timeline costs: the same work with the sampler on and off in turns, and the helper's own CPU time."""
+"""What the timeline costs: the same work with the sampler on and off, interleaved, and the helper's own CPU time."""
 
 # Run it with `python -m pytest_infer.measure.timeline.cost`.
 
@@ -18,7 +18,7 @@ from pytest_infer.measure.timeline.recorder import TimelineSampler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Times with the sampler / without it, a ratio a pair, and the helper's CPU time / the time sampled."""
+    """Times with the sampler / without it, one ratio per pair, and the helper's CPU time / the time sampled."""
 
     ratios: tuple[float, ...]
     helper_share: float
@@ -35,7 +35,7 @@ class Cost:
 
 
 def self_test(pairs: int = 30, work_s: float = 0.1, *, sampler: TimelineSampler | None = None) -> Cost:
-    """Run a loop of Python, about `work_s` seconds long, with the sampler on and off in turns (A B B A).
+    """Run a loop of Python, about `work_s` seconds long, with the sampler on and off, interleaved (A B B A).
 
     Raises:
         InferError: there is no timeline here.

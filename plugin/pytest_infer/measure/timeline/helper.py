@@ -17,11 +17,11 @@ BEGIN, END = b"b", b"e"
 """Marks. After BEGIN it samples; after END it answers with a line of JSON and the samples as 64-bit integers."""
 
 MOST = 4096
-"""More samples are merged two by two, and the interval doubles: a long round has a coarser timeline, not a larger."""
+"""More samples are merged two by two, and the interval doubles: long rounds have coarser timelines, not larger ones."""
 
 
 class KernelFile:
-    """One kernel file, kept open and read with one `pread` a sample."""
+    """One kernel file, kept open and read with one `pread` per sample."""
 
     def __init__(self, path: str, columns: Sequence[str], parse: Callable[[bytes], Sequence[int]], size: int) -> None:
         self.columns = tuple(columns)
@@ -136,9 +136,9 @@ class Recording:
 
 
 def parent_watch(pid: int) -> list[int]:
-    """Return a descriptor that becomes readable when the parent ends, where the kernel has such; else nothing.
+    """Return a descriptor that becomes readable when the parent ends, where the kernel offers that; else nothing.
 
-    The end of the pipe tells it too, but not while a child that the parent forked still holds the other end.
+    The end of the pipe shows this too, but not while a child that the parent forked still holds the other end.
     """
     try:
         return [os.pidfd_open(pid)]

@@ -18,7 +18,7 @@ from pytest_infer.measure.timeline import helper
 from pytest_infer.records import Timeline
 
 INTERVAL_S, FEW_CORES_INTERVAL_S, FEW_CORES = 0.01, 0.05, 2
-"""With few cores a sample every 10 ms would be felt by the workload (+0.3 % measured with all cores busy)."""
+"""With few cores a sample every 10 ms would slow the workload down (+0.3 % measured with all cores busy)."""
 
 PATIENCE_S = 10.0
 """How long the helper may take to answer: it needs milliseconds, on a machine that is not starved."""
@@ -35,7 +35,7 @@ class Window:
 
 
 class TimelineSampler:
-    """Starts the helper at the first round, tells it where each begins and ends, and takes its samples.
+    """Starts the helper at the first round, marks the beginning and end of each, and takes its samples.
 
     Nothing is done within the round by this process: the marks are sent before and after it, and the phases' times
     are the clock's own stamps, which come from the same clock as the samples'. `platform` and `proc` are for tests.
@@ -144,7 +144,7 @@ class TimelineSampler:
 
 
 def timeline_of(head: Mapping[str, Any], values: Sequence[int]) -> Timeline:
-    """Return the timeline that the helper's answer tells: a row of `head["columns"]` a sample."""
+    """Return the timeline from the helper's answer: one row of `head["columns"]` per sample."""
     columns: list[str] = head["columns"]
     column = {name: tuple(values[number :: len(columns)]) for number, name in enumerate(columns)}
     cores = [column[name] for name in columns if name.startswith("cpu")]
