@@ -29,10 +29,23 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A metric's column in the summary of a run: its heading.
+
+    Where a terminal is narrow, a figure that is `bare` stands without it, and neighbours whose headings begin with the
+    same word (ITL p50, ITL p99) stand behind that word together.
+    """
+
+    heading: str
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One row of the table. `absent` says why there may be no figure where the reading itself does not.
 
     `repeatable` figures are the same whenever the same work is done: any difference is a change, without statistics.
+    `column` is there for what the summary of a run shows, on the terminal and in HTML, in the order of the table.
     """
 
     key: str
@@ -45,6 +58,7 @@ class Metric:
     source: str
     absent: str = "not measured"
     repeatable: bool = False
+    column: Column | None = None
 
 
 _CLOCK = "time.perf_counter_ns"
@@ -82,19 +96,22 @@ METRICS: tuple[Metric, ...] = (
     _count("requested_tokens", "requested", Unit.TOKENS, _EXACT, read.trace(lambda t: t.requested_tokens),
            "the limit on generated tokens", "suite"),
     # times
-    _time("ttft_s", "TTFT", read.trace(timing.ttft_s),
-          "first tick − start; start is read when the ids are ready and the device is idle"),
+    replace(_time("ttft_s", "TTFT", read.trace(timing.ttft_s),
+                  "first tick − start; start is read when the ids are ready and the device is idle"),
+            column=Column("TTFT")),
     _time("prefill_s", "prefill", read.trace(timing.prefill_s),
           "the prompt's forward pass and the choice of the first token: TTFT, unless the engine tells them apart"),
     _time("decode_s", "decode", read.trace(timing.decode_s), "last tick − first tick", _ONE_TICK),
     _time("total_s", "total", read.trace(timing.total_s), "last tick − start"),
     _time("tpot_s", "TPOT", read.trace(timing.tpot_s),
           "decode / (n − 1); n less the first tick's tokens when ticks bring several", _ONE_TICK),
-    _time("itl_p50_s", "ITL p50", read.percentile(50), "median gap between ticks", _ONE_TICK),
+    replace(_time("itl_p50_s", "ITL p50", read.percentile(50), "median gap between ticks", _ONE_TICK),
+            column=Column("ITL p50")),
     _time("itl_p90_s", "ITL p90", read.percentile(90),
           "90th percentile of the gaps, linear between order statistics", _ONE_TICK),
     _time("itl_p95_s", "ITL p95", read.percentile(95), "95th percentile of the gaps", _ONE_TICK),
-    _time("itl_p99_s", "ITL p99", read.percentile(99), "99th percentile of the gaps", _ONE_TICK),
+    replace(_time("itl_p99_s", "ITL p99", read.percentile(99), "99th percentile of the gaps", _ONE_TICK),
+            column=Column("ITL p99")),
     _time("itl_max_s", "ITL max", read.trace(lambda t: max(timing.inter_token_latencies_s(t), default=None)),
           "longest gap between ticks", _ONE_TICK),
     _time("tokenize_s", "tokenise", read.once(lambda record: record.tokenize_s),
@@ -126,16 +143,16 @@ METRICS: tuple[Metric, ...] = (
     # rates
     _rate("overall_throughput", "overall", read.trace(timing.overall_throughput), "(prompt + generated) / total"),
     _rate("prefill_throughput", "prefill", read.trace(timing.prefill_throughput), "prompt / prefill"),
-    _rate("decode_throughput", "decode", read.trace(timing.decode_throughput), "(n − 1) / decode = 1 / TPOT",
-          _ONE_TICK),
+    replace(_rate("decode_throughput", "decode", read.trace(timing.decode_throughput), "(n − 1) / decode = 1 / TPOT",
+                  _ONE_TICK), column=Column("decode", bare=True)),
     _rate("total_prefill_throughput", "total prefill", read.all_sequences(timing.prefill_throughput),
           "sequences of the batch × prefill throughput"),
     _rate("total_decode_throughput", "total decode", read.all_sequences(timing.decode_throughput),
           "sequences of the batch × decode throughput: each step brings a token to each of them", _ONE_TICK),
     # memory
-    _count("peak_rss_bytes", "peak memory", _B, _LOWER, read.counter(lambda c: c.peak_rss_bytes),
-           "high-water mark of resident memory over the round, reset before it",
-           f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"),
+    replace(_count("peak_rss_bytes", "peak memory", _B, _LOWER, read.counter(lambda c: c.peak_rss_bytes),
+                   "high-water mark of resident memory over the round, reset before it",
+                   f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"), column=Column("peak", bare=True)),
     _count("rss_bytes", "memory used", _B, _LOWER, read.counter(lambda c: c.rss_bytes),
            "resident memory after the round", f"{_STATUS} VmRSS"),
     _count("rss_anon_bytes", "anonymous", _B, _LOWER, read.counter(lambda c: c.rss_anon_bytes),
@@ -170,8 +187,8 @@ METRICS: tuple[Metric, ...] = (
            "CPU time of children that ended in the round", _CHILDREN),
     _count("cores_used", "cores used", Unit.CORES, _NEUTRAL, read.per_round(read.cores_used),
            "CPU time / wall time of the round", _CPU),
-    _count("cpu_utilization", "CPU", Unit.PERCENT, _NEUTRAL, read.per_round(read.utilization),
-           "cores used / usable cores (affinity and container quota)", _CPU),
+    replace(_count("cpu_utilization", "CPU", Unit.PERCENT, _NEUTRAL, read.per_round(read.utilization),
+                   "cores used / usable cores (affinity and container quota)", _CPU), column=Column("CPU")),
     Metric("frequency_hz", "frequency", Unit.HERTZ, _NEUTRAL, Kind.SAMPLED, read.counter(lambda c: c.frequency_hz),
            "mean over the cores, before and after the round", "/sys cpufreq scaling_cur_freq"),
     # disk
@@ -258,6 +275,11 @@ METRICS: tuple[Metric, ...] = (
            "SHA-256 of the generated ids in decimal, commas between them", "clock"),
 )
 # fmt: on
+
+
+def columns() -> dict[str, Column]:
+    """Return the columns of the summary by the keys of their metrics, in order."""
+    return {metric.key: metric.column for metric in METRICS if metric.column is not None}
 
 
 def by_key(key: str) -> Metric:

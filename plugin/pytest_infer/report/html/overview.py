@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from pytest_infer.analysis.advice.advice import Advice
-from pytest_infer.metrics import by_key
+from pytest_infer.metrics import by_key, columns
 from pytest_infer.report.html.parts import (
     Cell,
     Chart,
@@ -23,8 +23,6 @@ from pytest_infer.report.html.parts import (
 from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.units import NONE, Unit, column, scale_of, seconds, show
 
-COLUMNS = ("ttft_s", "itl_p50_s", "itl_p99_s", "decode_throughput", "peak_rss_bytes", "cpu_utilization")
-"""The figures of the suite's table, as on the terminal."""
 _PHASES = {"tokenize_s": "tokenise", "prefill_s": "prefill", "decode_s": "decode"}
 
 
@@ -56,35 +54,36 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
 
     Over the configurations of a sweep a mean would say nothing.
     """
-    columns: list[list[str]] = []
+    shown = columns()
+    cells: list[list[str]] = []
     heads = [
         ColumnHead(text="prompt", number=False),
         ColumnHead(text="tokens", unit="in + out", define=anchor("total_tokens")),
     ]
-    for key in COLUMNS:
+    for key in shown:
         values = [test.value(key) for test in tests]
         known = [value for value in values if value is not None]
         values += [statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None]
         unit, figures = column(values, by_key(key).unit)
         heads.append(head(by_key(key), unit))
-        columns.append(figures)
+        cells.append(figures)
     heads.append(ColumnHead(text="hottest experts", define=anchor("hottest_experts"), number=False))
     rows = []
     for number, test in enumerate(tests):
         hottest = test.row.metrics.get("hottest_experts")
-        notes = [_absent(test, key) for key in COLUMNS]
+        notes = [_absent(test, key) for key in shown]
         rows.append(
             (
                 Cell(text=test.title, link=test.key, note="look twice" if test.part("cautions") else None),
                 Cell(text=f"{_whole(test, 'prompt_tokens')} + {_whole(test, 'generated_tokens')}"),
-                *(Cell(text=figures[number], note=why) for figures, why in zip(columns, notes, strict=True)),
+                *(Cell(text=figures[number], note=why) for figures, why in zip(cells, notes, strict=True)),
                 Cell(text=NONE, note=_absent(test, "hottest_experts"))
                 if hottest is None
                 else Cell(text=str(hottest.value)),
             )
         )
     for row, title in ((len(tests), "mean"), (len(tests) + 1, "± sd")) if summed else ():
-        rows.append((Cell(text=title), Cell(text=""), *(Cell(text=figures[row]) for figures in columns), Cell(text="")))
+        rows.append((Cell(text=title), Cell(text=""), *(Cell(text=figures[row]) for figures in cells), Cell(text="")))
     return Table(
         caption="Median of the timed rounds, a row a prompt",
         heads=tuple(heads),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,8 +14,9 @@ from rich.text import Text
 
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.analysis.sweep.axes import label
-from pytest_infer.metrics import Summary, by_key, loads
+from pytest_infer.metrics import Summary, by_key, columns, loads
 from pytest_infer.metrics.result import Result
+from pytest_infer.metrics.table import Column
 from pytest_infer.records import CacheState, ModelInfo, WarningKind
 from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
@@ -39,15 +42,6 @@ NARROW = 64
 
 _NAMED = 3
 """So many tests of a sweep are named in a remark that they share."""
-
-_COLUMNS = {
-    "ttft_s": "TTFT",
-    "itl_p50_s": "ITL p50",
-    "itl_p99_s": "ITL p99",
-    "decode_throughput": "decode",
-    "peak_rss_bytes": "peak",
-    "cpu_utilization": "CPU",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +118,7 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     if results[0].config:
         console.print(Text(printable(label(results[0].config)), style="bold"))
     _write_head(console, results[0])
-    suite = averages((result.figures for result in results), _COLUMNS)
+    suite = averages((result.figures for result in results), columns())
     (_write_narrow if console.width < NARROW else _write_wide)(console, results, suite)
     limit = roofline.limit_line(results)
     if limit is not None:
@@ -192,25 +186,25 @@ def _write_wide(console: Console, results: Sequence[Result], suite: Mapping[str,
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("prompt\n", overflow="ellipsis", no_wrap=True)
     table.add_column("tokens\nin+out", justify="right", no_wrap=True)
-    columns: list[list[str]] = []
-    for key, heading in _COLUMNS.items():
+    cells: list[list[str]] = []
+    for key, shown in columns().items():
         average = suite.get(key)
         values = [_number(result.figures[key].value) for result in results]
         values += [average.mean, average.stdev] if average is not None else [None, None]
         unit, figures = column(values, by_key(key).unit)
-        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
-        columns.append(figures)
+        table.add_column(f"{shown.heading}\n{unit}", justify="right", no_wrap=True)
+        cells.append(figures)
     table.add_column("hottest\nexperts", no_wrap=True, overflow="ellipsis")
     for number, result in enumerate(results):
         name = Text(printable(result.prompt.name))
         mark = " !" if result.warnings else ""
         name.truncate(max(10, console.width - 66) - len(mark), overflow="ellipsis")
         name.append(mark)
-        figures = [figures[number] for figures in columns]
+        figures = [figures[number] for figures in cells]
         table.add_row(name, _tokens(result.figures), *figures, printable(_value(result.figures, "hottest_experts")))
     table.add_section()
     for row, title in ((len(results), "mean"), (len(results) + 1, "± sd")):
-        table.add_row(title, "", *(figures[row] for figures in columns), "", style="bold")
+        table.add_row(title, "", *(figures[row] for figures in cells), "", style="bold")
     console.print(table)
 
 
@@ -219,7 +213,7 @@ def _write_narrow(console: Console, results: Sequence[Result], suite: Mapping[st
         hottest = _value(result.figures, "hottest_experts")
         head = f"{result.prompt.name}{' !' if result.warnings else ''}  {_tokens(result.figures)} tokens"
         console.print(Text(printable(head + (f"  {hottest}" if hottest != NONE else "")), style="bold"))
-        console.print(Text("  " + _line({key: _value(result.figures, key) for key in _COLUMNS})))
+        console.print(Text("  " + _line({key: _value(result.figures, key) for key in columns()})))
     console.print(Text("mean", style="bold"))
     console.print(Text("  " + _line(_mean(suite))))
     console.print(Text("± sd", style="bold"))
@@ -227,19 +221,25 @@ def _write_narrow(console: Console, results: Sequence[Result], suite: Mapping[st
 
 
 def _line(figures: Mapping[str, str]) -> str:
-    itl = _pair(figures["itl_p50_s"], figures["itl_p99_s"])
-    return (
-        f"TTFT {figures['ttft_s']} · ITL {itl} · {figures['decode_throughput']} · "
-        f"{figures['peak_rss_bytes']} · CPU {figures['cpu_utilization']}"
-    )
+    """Return the columns in one line; those of one name stand together behind it."""
+    return " · ".join(_joined(list(found), figures) for _, found in groupby(columns().items(), key=_first_word))
+
+
+def _first_word(column: tuple[str, Column]) -> str:
+    return column[1].heading.partition(" ")[0]
+
+
+def _joined(found: Sequence[tuple[str, Column]], figures: Mapping[str, str]) -> str:
+    values = reduce(_pair, (figures[key] for key, _ in found))
+    return values if found[0][1].bare else f"{_first_word(found[0])} {values}"
 
 
 def _mean(suite: Mapping[str, Average]) -> dict[str, str]:
-    return {key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in _COLUMNS}
+    return {key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in columns()}
 
 
 def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
-    return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in _COLUMNS}
+    return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in columns()}
 
 
 def _warnings(results: Sequence[Result]) -> Iterator[str]:
