@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import RULES, Advice, advise
 from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
@@ -215,7 +214,7 @@ def test_lines_are_escaped():
 def test_the_table_of_rules_is_that_of_the_code():
     page = (DOCS / "advice.md").read_text(encoding="utf-8")
     table = page.partition("<!-- rules:begin -->\n")[2].partition("<!-- rules:end -->")[0]
-    assert table == advice.rules_table(), "run: pytest-infer advice --rules"
+    assert table == shown.rules_table(), "run: pytest-infer advice --rules"
 
 
 def run(*arguments):
@@ -234,7 +233,7 @@ def test_the_command_shows_a_stored_run(storage, make_block):
 
 
 def test_the_command_prints_the_rules_and_refuses_no_run(storage):
-    assert run("--rules").output == advice.rules_table()
+    assert run("--rules").output == shown.rules_table()
     result = run("7", f"--storage={storage.folder}")
     assert result.exit_code == 2
     assert "no run '7'" in result.output

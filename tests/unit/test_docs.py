@@ -12,7 +12,7 @@ from pytest_infer.engines.models import BUNDLED
 from pytest_infer.errors import ModelError
 from pytest_infer.metrics import METRICS
 from pytest_infer.pytest_face.options import OPTIONS
-from pytest_infer.report.markdown import metrics_table
+from pytest_infer.report.metrics import as_markdown as metrics_table
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
-import msgspec
 import typer
 
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
+from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
-from pytest_infer.report.advice import render
+from pytest_infer.report.formats import ADVICE, ADVICE_RULES, AdvisedRun, Format
 from pytest_infer.storage import blocks
 
 
@@ -27,7 +25,7 @@ def show_advice(
 ) -> None:
     """Show all advice on a stored run, by today's rules: the evidence, and what to try; good signs last."""
     if rules:
-        out(advice.rules_table())
+        out(ADVICE_RULES[Format.MARKDOWN](advice.RULES, screen()))
         return
     try:
         chosen = open_history(storage).select(run)
@@ -37,10 +35,5 @@ def show_advice(
     if not found:
         say(f"run {chosen.label} holds no measurements of pytest-infer")
         raise typer.Exit(Exit.NOTHING.value)
-    given = advice.advise(found)
-    if as_json:
-        told = {"run": str(chosen.path), "advice": msgspec.to_builtins(given)}
-        out(json.dumps(told, indent=2) + "\n")
-    else:
-        heading = " · ".join(part for part in (chosen.label, chosen.model) if part)
-        out(render(given, heading=heading, width=width(), color=color()))
+    given = AdvisedRun(advice=advice.advise(found), run=chosen)
+    out(ADVICE[Format.JSON if as_json else Format.TERMINAL](given, screen()))

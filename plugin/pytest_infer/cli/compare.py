@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,29 +14,26 @@ from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, 
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
-    As,
     Confidence,
-    Format,
     Storage,
-    color,
+    offered,
     open_history,
     out,
     refuse,
     say,
-    width,
+    screen,
 )
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report.compare import exports
-from pytest_infer.report.compare import terminal as comparison
-from pytest_infer.report.experts import drift as moved
+from pytest_infer.report.compare.runs import ComparedRuns
+from pytest_infer.report.formats import COMPARE, GATE, GATE_ON_GITHUB, Format, GatedRun
 from pytest_infer.storage import marks
 from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
-    from pytest_infer.analysis.experts.drift import LayerDrift
 
 _MOST_RUNS = 26
 
@@ -56,12 +52,15 @@ def compare(
         list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this metric (repeat it); all for all.")
     ] = None,
     by_metric: Annotated[bool, typer.Option("--by-metric", help="Group by metric instead of by prompt.")] = False,
-    form: As = Format.TERMINAL,
+    form: Annotated[Format, offered(COMPARE)] = Format.TERMINAL,
     allow_different: AllowDifferent = None,
     confidence: Confidence = CONFIDENCE,
     storage: Storage = None,
 ) -> None:
     """Compare two runs, or several with the first: every metric with its interval and verdict."""
+    # Imported late, here and below: other commands and --help need neither numpy nor scipy.
+    from pytest_infer.analysis.experts import drift  # noqa: PLC0415
+
     try:
         fingerprint.check_allowed(allow_different or ())
         history = open_history(storage)
@@ -76,11 +75,13 @@ def compare(
             judged(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
             for other in chosen[1:]
         ]
-        drifts = [_drift(chosen[0], other, keyword) for other in chosen[1:]]
+        drifts = [drift.of_runs(chosen[0], other, keyword) for other in chosen[1:]]
     except InferError as error:
         refuse(str(error))
-    shown = [comparison.worth_showing(judgements, only) for judgements in compared]
-    _write(chosen, compared, shown, drifts, form, by_metric=by_metric, confidence=confidence)
+    found = ComparedRuns(
+        runs=chosen, judgements=compared, drifts=drifts, confidence=confidence, only=only, by_metric=by_metric
+    )
+    out(COMPARE[form](found, screen()))
     if not any(compared):
         raise typer.Exit(Exit.NOTHING.value)
 
@@ -101,7 +102,6 @@ def judged(
     confidence: float = CONFIDENCE,
 ) -> list[Judgement]:
     """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
-    # Imported late, here and below: other commands and --help need neither numpy nor scipy.
     from pytest_infer.analysis.compare import comparison as comparing  # noqa: PLC0415
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
@@ -117,54 +117,6 @@ def judged(
         if keyword is None or keyword in row.test
     ]
     return found
-
-
-def _drift(before: Run, after: Run, keyword: str | None) -> dict[str, tuple[LayerDrift, ...]]:
-    """Return how far the experts' shares of each test that both runs recorded them for have moved.
-
-    Tests go by their prompts' names, or by their own where several have one prompt.
-    """
-    from pytest_infer.analysis.experts import drift  # noqa: PLC0415
-
-    found = {}
-    times = Counter(row.name for row in after.rows)
-    for row in after.rows:
-        old = before.row(row.test)
-        if old is not None and (keyword is None or keyword in row.test):
-            layers = drift.between(old.experts, row.experts)
-            if layers is not None:
-                found[row.name if times[row.name] == 1 else row.test] = layers
-    return found
-
-
-def _write(
-    runs: Sequence[Run],
-    compared: Sequence[Sequence[Judgement]],
-    shown: Sequence[Sequence[Judgement]],
-    drifts: Sequence[Mapping[str, Sequence[LayerDrift]]],
-    form: Format,
-    *,
-    by_metric: bool,
-    confidence: float,
-) -> None:
-    heading = [f"{runs[0].label} → {', '.join(run.label for run in runs[1:])}", f"{100 * confidence:g} % intervals"]
-    names = [str(run.path) for run in runs]
-    every = [{"run": name, **exports.flat(j)} for name, js in zip(names[1:], compared, strict=True) for j in js]
-    if form is Format.JSON:
-        usage = dict(zip(names[1:], map(moved.flat, drifts), strict=True))
-        out(exports.as_json_rows(every, runs=names, confidence=confidence, expert_drift=usage))
-    elif form is Format.CSV:
-        out(exports.as_csv(every, ("run",)))
-    elif form is Format.MARKDOWN:
-        heads = [[f"{runs[0].label} → {run.label}", heading[1]] for run in runs[1:]]
-        out("\n".join(exports.as_markdown(js, head) for js, head in zip(shown, heads, strict=True)))
-    elif len(compared) == 1:
-        out(comparison.render_judgements(shown[0], heading=heading, width=width(), color=color(), by_metric=by_metric))
-    else:
-        out(comparison.render_many(runs, shown, width=width(), color=color()))
-    if form is Format.TERMINAL:
-        labels = [run.label for run in runs[1:]]
-        out(moved.render(list(zip(labels, drifts, strict=True)), width=width(), color=color()))
 
 
 def run_gate(
@@ -185,7 +137,7 @@ def run_gate(
     ] = None,
     github: Annotated[bool, typer.Option("--github", help="Also write GitHub's annotations and step summary.")] = False,
     mark: Annotated[bool, typer.Option(help="Keep the result in the run's file.")] = True,
-    form: As = Format.TERMINAL,
+    form: Annotated[Format, offered(GATE)] = Format.TERMINAL,
     allow_different: AllowDifferent = None,
     confidence: Confidence = CONFIDENCE,
     storage: Storage = None,
@@ -208,15 +160,16 @@ def run_gate(
         refuse(str(error))
     nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
     heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
-    _write_gate(gated, heading, form)
+    found = GatedRun(gated=gated, heading=heading)
+    out(GATE[form](found, screen()))
     if before is None and nothing == "no stored run":
         say("no stored run to compare with (same machine and software, clean code, not failed)")
     if github:
-        _write_github(gated, heading, form)
+        _write_github(found, form)
     if mark:
-        found = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
+        result = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
         try:
-            marks.write(candidate.path, found)
+            marks.write(candidate.path, result)
         except StorageError as error:
             say(str(error))
     raise typer.Exit(gated.exit.value)
@@ -246,22 +199,11 @@ def _gated(
     )
 
 
-def _write_gate(gated: Gated, heading: Sequence[str], form: Format) -> None:
-    if form is Format.JSON:
-        out(exports.as_json_rows([exports.flat(j) for j in gated.judgements], result=gated.exit.word))
-    elif form is Format.CSV:
-        out(exports.as_csv([exports.flat(j) for j in gated.judgements]))
-    elif form is Format.MARKDOWN:
-        out(exports.as_markdown(gated.judgements, [*heading, gated.exit.word]))
-    else:
-        out(comparison.render_judgements(gated.judgements, heading=heading, width=width(), color=color()))
-        out(f"gate: {gated.exit.word}\n")
-
-
-def _write_github(gated: Gated, heading: Sequence[str], form: Format) -> None:
-    # GitHub reads workflow commands from both streams; JSON and CSV on stdout stay what they are.
-    typer.echo(exports.github_annotations(gated.judgements), nl=False, err=form in (Format.JSON, Format.CSV))
+def _write_github(of: GatedRun, form: Format) -> None:
+    # GitHub reads workflow commands from both streams; what is read by a program stays what it is on stdout.
+    beside = form in (Format.TERMINAL, Format.MARKDOWN)
+    typer.echo(GATE_ON_GITHUB[Format.GITHUB](of, screen()), nl=False, err=not beside)
     try:
-        exports.write_summary(gated, heading, os.environ)
+        exports.write_summary(of.gated, of.heading, os.environ)
     except OSError as error:
         say(f"the step summary cannot be written: {error.strerror}")

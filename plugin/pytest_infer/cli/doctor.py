@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pytest_infer.analysis.doctor import pitfalls, requirements
+from pytest_infer.analysis.doctor.checkup import Checkup
 from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
-from pytest_infer.cli.shared import color, out, refuse, width
+from pytest_infer.cli.shared import offered, out, refuse, screen
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import InferError
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
-from pytest_infer.report import doctor as report
+from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
-
-
-class Form(str, Enum):
-    """How the findings are written."""
-
-    TERMINAL = "terminal"
-    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +45,7 @@ def doctor(
     measure: Annotated[
         bool, typer.Option("--probe", help="Measure memory bandwidth and GEMM rates now: 2 s, and loads PyTorch.")
     ] = False,
-    form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
+    form: Annotated[Format, offered(DOCTOR)] = Format.TERMINAL,
 ) -> None:
     """Check this machine, and whether a model fits it; nothing is loaded. Exit code 1 when it cannot fit."""
     described, now = description.describe(), host.describe()
@@ -61,7 +54,7 @@ def doctor(
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
         refuse(str(error))
-    checked = report.Checkup(
+    checked = Checkup(
         machine=described,
         host=now,
         pitfalls=pitfalls.find(described, now),
@@ -69,7 +62,7 @@ def doctor(
         model=None if found is None else found[0],
         disk_free_bytes=None if found is None else found[1],
     )
-    out(report.as_json(checked) if form is Form.JSON else report.render(checked, width=width(), color=color()))
+    out(DOCTOR[form](checked, screen()))
     if found is not None and found[0].chosen.verdict is Fit.TOO_LARGE:
         raise typer.Exit(1)
 

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import As, Format, Storage, color, open_history, out, refuse, say, width
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.experts.rows import prompts_of, why_nothing
+from pytest_infer.report.formats import EXPERTS, Format, UsedExperts
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
@@ -46,7 +47,7 @@ def show_experts(
     ),
     by: Annotated[Division, typer.Option("--by", help="What the overlap is between.")] = Division.PROMPT,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Hottest and coldest experts listed.")] = 8,
-    form: As = Format.TERMINAL,
+    form: Annotated[Format, offered(EXPERTS)] = Format.TERMINAL,
     storage: Storage = None,
 ) -> None:
     """Show the experts a run used: hottest and coldest, a map, skew beside chance, and who shares a hot set."""
@@ -65,8 +66,6 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
     # Imported late: other commands and --help need no numpy.
     from pytest_infer.analysis.experts import suite  # noqa: PLC0415
     from pytest_infer.analysis.experts.census import Phase, tokens  # noqa: PLC0415
-    from pytest_infer.report.experts import exports  # noqa: PLC0415
-    from pytest_infer.report.experts import terminal as experts  # noqa: PLC0415
 
     view = suite.view(prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
     if not tokens(view.census, view.phase):
@@ -74,15 +73,7 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
         raise StorageError(f"run {run.label} has no {phase.value} tokens; try --phase {other}")
     if by is not Division.PROMPT and not view.overlap.names:
         raise StorageError(f"no prompt of run {run.label} has a {by.value}; give them some in the suite file")
-    heading = " · ".join(part for part in (run.label, run.model) if part)
-    if form is Format.JSON:
-        out(exports.as_json(view, run=str(run.path), model=run.model))
-    elif form is Format.CSV:
-        out(exports.as_csv(view))
-    elif form is Format.MARKDOWN:
-        out(exports.as_markdown(view, heading=heading, top=top))
-    else:
-        out(experts.render(view, heading=heading, top=top, width=width(), color=color()))
+    out(EXPERTS[form](UsedExperts(view=view, run=run, top=top), screen()))
 
 
 def recorded(run: Run, keyword: str | None = None) -> list[Row]:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.history import table
-from pytest_infer.cli.shared import Storage, open_history, refuse, say
+from pytest_infer.cli.shared import Storage, offered, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS
+from pytest_infer.report.formats import EXPORT, FlatTable, Format
 from pytest_infer.report.history import tables
 from pytest_infer.storage.files import publishing
 from pytest_infer.storage.heads import Run
-
-
-class Form(str, Enum):
-    """How the table is written."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
 
 
 def export(
@@ -40,7 +32,7 @@ def export(
     *,
     every: Annotated[bool, typer.Option("--all", help="Every stored run.")] = False,
     form: Annotated[
-        Form | None, typer.Option("--format", help="csv, jsonl or parquet; default: what FILE ends with, else csv.")
+        Format | None, offered(EXPORT, "csv, jsonl or parquet; default: what FILE ends with, else csv.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of the standard output.")
@@ -54,7 +46,7 @@ def export(
     """Write runs as one flat table: a row a run, test and metric, with the value in the metric's unit."""
     try:
         written_as = form or _by_suffix(file)
-        if written_as is Form.PARQUET:
+        if written_as is Format.PARQUET:
             tables.check_parquet()
             if file is None:
                 raise OptionError("parquet is no text: name a file with -o")
@@ -72,32 +64,24 @@ def export(
         refuse(str(error))
 
 
-def _by_suffix(file: Path | None) -> Form:
+def _by_suffix(file: Path | None) -> Format:
     if file is None:
-        return Form.CSV
-    for form in Form:
+        return Format.CSV
+    for form in EXPORT:
         if file.suffix == f".{form.value}":
             return form
     raise OptionError(f"{file}: csv, jsonl or parquet? say so with --format")
 
 
-def _write(runs: Sequence[Run], shape: table.Shape, form: Form, file: Path | None) -> None:
-    columns, rows = table.columns(runs, shape), table.table(runs, shape)
+def _write(runs: Sequence[Run], shape: table.Shape, form: Format, file: Path | None) -> None:
+    found = FlatTable(columns=table.columns(runs, shape), rows=table.table(runs, shape))
     if file is None:
         sys.stdout.flush()
-        for line in _lines(form, columns, rows):
-            sys.stdout.buffer.write(line)
+        EXPORT[form](found, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     try:
         with publishing(file) as stream:
-            if form is Form.PARQUET:
-                tables.write_parquet(columns, rows, stream)
-            else:
-                stream.writelines(_lines(form, columns, rows))
+            EXPORT[form](found, stream)
     except OSError as error:
         raise OptionError(f"{file} cannot be written: {error.strerror or error}") from error
-
-
-def _lines(form: Form, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
-    return tables.as_jsonl(columns, rows) if form is Form.JSONL else tables.as_csv(columns, rows)

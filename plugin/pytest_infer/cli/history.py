@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.compare import rules
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
+from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.compare.terminal import PRIMARY
-from pytest_infer.report.history.terminal import render_history, render_shifts
+from pytest_infer.report.formats import CHANGE_POINTS, HISTORY, Format, ListedRuns
 from pytest_infer.report.text import printable
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
@@ -49,7 +49,7 @@ def list_history(
         say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
         raise typer.Exit(4)
     if not change_points:
-        out(render_history(runs, names, width=width(), color=color()))
+        out(HISTORY[Format.TERMINAL](ListedRuns(runs=runs, names=names), screen()))
         return
     # Imported late: only this needs numpy and scipy.
     from pytest_infer.analysis.history import trends  # noqa: PLC0415
@@ -58,7 +58,7 @@ def list_history(
         found = trends.shifts(runs, _metrics(metric), keyword)
     except InferError as error:
         refuse(str(error))
-    out(render_shifts(found, width=width(), color=color()))
+    out(CHANGE_POINTS[Format.TERMINAL](found, screen()))
 
 
 def _metrics(names: Sequence[str] | None) -> list[Metric]:

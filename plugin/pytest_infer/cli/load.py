@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from typing import Annotated
 
 import msgspec
 import typer
 
-from pytest_infer.cli.shared import color, out, refuse, width
+from pytest_infer.cli.shared import offered, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError
 from pytest_infer.measure.load import process
 from pytest_infer.measure.load.process import LoadRequest
 from pytest_infer.records import CacheState, LoadRound
-from pytest_infer.report import load as report
+from pytest_infer.report.formats import LOAD, Format
 from pytest_infer.report.text import printable
-
-
-class Form(str, Enum):
-    """How the figures are written."""
-
-    TERMINAL = "terminal"
-    JSON = "json"
 
 
 def load(
@@ -40,7 +32,7 @@ def load(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
-    form: Annotated[Form, typer.Option("--format", help="terminal or json.")] = Form.TERMINAL,
+    form: Annotated[Format, offered(LOAD)] = Format.TERMINAL,
 ) -> None:
     """Measure how long a model takes to load, from a cold and from a warm page cache, and the memory it takes.
 
@@ -64,7 +56,7 @@ def load(
         found = _measure(request, rounds)
     except InferError as error:
         refuse(str(error))
-    out(report.as_json(found) if form is Form.JSON else report.render(found, width=width(), color=color()))
+    out(LOAD[form](found, screen()))
 
 
 def _measure(request: LoadRequest, number: int) -> list[LoadRound]:

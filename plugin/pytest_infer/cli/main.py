@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pytest_infer.cli import advice, compare, doctor, experts, export, history, init, load, placement, report, show
-from pytest_infer.cli.shared import refuse
+from pytest_infer.cli.shared import out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
 from pytest_infer.metrics import METRICS
-from pytest_infer.report.markdown import metrics_table
+from pytest_infer.report.formats import METRICS as METRICS_LISTED
+from pytest_infer.report.formats import Format
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Exact benchmarks of language-model inference.")
 
@@ -29,15 +27,7 @@ def metrics(
     *, markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/metrics.md.")] = False
 ) -> None:
     """List every metric: key, unit, which way is better, definition, source."""
-    if markdown:
-        sys.stdout.write(metrics_table(METRICS))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("key", "unit", "better", "definition"):
-        table.add_column(heading, overflow="fold")
-    for metric in METRICS:
-        table.add_row(metric.key, metric.unit.value, metric.direction.value, metric.definition)
-    Console().print(table)
+    out(METRICS_LISTED[Format.MARKDOWN if markdown else Format.TERMINAL](METRICS, screen()))
 
 
 @app.command(name="models")

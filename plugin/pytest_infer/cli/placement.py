@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_infer.cli import experts, quantities
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report.experts import rows as expert_rows
+from pytest_infer.report.formats import PLACEMENT, Format, PlannedRun
 from pytest_infer.report.placement import exports
-from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
-    from pytest_infer.analysis.placement.planning import Memory, PlacementPlan
+    from pytest_infer.analysis.placement.planning import Memory
     from pytest_infer.analysis.placement.sizes import Sizes
 
 _KV_CACHE = "kv_cache_bytes"
@@ -31,16 +31,6 @@ class Side(str, Enum):
 
     GPU = "gpu"
     CPU = "cpu"
-
-
-class Form(str, Enum):
-    """How a placement is written."""
-
-    TERMINAL = "terminal"
-    JSON = "json"
-    LLAMA_CPP = "llama.cpp"
-    DEVICE_MAP = "device-map"
-    EXPERTS = "experts"
 
 
 def placement(
@@ -85,12 +75,12 @@ def placement(
         str | None, typer.Option(metavar="RATE", help="Of the bus: predicts copying experts to the GPU instead.")
     ] = None,
     form: Annotated[
-        Form,
-        typer.Option(
-            "--format",
-            help="terminal; json; llama.cpp and device-map (whole layers); experts (a line `layer expert` for each).",
+        Format,
+        offered(
+            PLACEMENT,
+            "terminal; json; llama.cpp and device-map (whole layers); experts (a line `layer expert` for each).",
         ),
-    ] = Form.TERMINAL,
+    ] = Format.TERMINAL,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the census as JSON: counts an expert.")
     ] = None,
@@ -132,7 +122,7 @@ def placement(
         name = rows[0].model.get("name")
         if export is not None:
             _write(export, exports.census(found.census, sizes.experts, run=chosen.label, model=name))
-        out(_written(found, chosen, form, name))
+        out(PLACEMENT[form](PlannedRun(plan=found, run=chosen, model=name), screen()))
     except InferError as error:
         refuse(str(error))
 
@@ -177,50 +167,6 @@ def _memory(
     if dense_on_gpu and sizes.dense is None:
         raise OptionError("the run does not know the size of the model: name it with --model, or give --dense-on cpu")
     return Memory(total=memory, dense=(sizes.dense or 0) if dense_on_gpu else 0, kv_cache=cache, reserve=held_back)
-
-
-def _written(plan: PlacementPlan, run: Run, form: Form, model: str | None) -> str:
-    if form is Form.JSON:
-        return exports.as_json(plan, run=run.label, model=model)
-    if form is Form.TERMINAL:
-        from pytest_infer.report.placement import terminal as report  # noqa: PLC0415
-
-        return report.render(
-            plan, f"{run.label} · {run.model or model or 'unknown model'}", width=width(), color=color()
-        )
-    if plan.memory is None or plan.chosen is None:
-        raise OptionError(f"--format {form.value} is for one budget: give --gpu-memory")
-    share = plan.chosen.held_out["frequency"]
-    by_expert = plan.chosen.in_sample["frequency"] if share is None else share.mean
-    if form is Form.EXPERTS:
-        text = exports.expert_list(plan)
-        say(f"{plan.chosen.held} of {len(plan.experts.bytes)} experts, {_percent(by_expert)} of expert reads")
-        return text
-    if not plan.dense_on_gpu:
-        raise OptionError(f"--format {form.value} puts all other weights on the GPU: leave out --dense-on cpu")
-    layers = len({site.layer for site in plan.census.sites})
-    if form is Form.LLAMA_CPP:
-        left = layers - len(exports.layers_on_cpu(plan))
-        whole = plan.chosen.in_sample["whole layers"]
-        say(
-            f"experts of {left} of {layers} layers on the GPU, {_percent(whole)} of expert reads; "
-            f"split by expert, which llama.cpp cannot, it would be {_percent(by_expert)}"
-        )
-        return exports.llama_cpp(plan)
-    from pytest_infer.analysis.placement import device_map  # noqa: PLC0415
-    from pytest_infer.units import size  # noqa: PLC0415
-
-    memory = plan.memory
-    split = device_map.split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
-    say(
-        f"{split.gpu_layers} of {split.layers} whole layers on the GPU ({size(split.gpu_bytes)}); each forward copies "
-        f"the others to it, all experts included: {size(split.copied_bytes)}"
-    )
-    return exports.device_map(split)
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.1f} %"
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,8 +10,9 @@ import typer
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli import compare
-from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say
+from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
+from pytest_infer.report.formats import REPORT, Format, ReportedRun
 from pytest_infer.report.text import printable
 
 
@@ -57,7 +58,8 @@ def report(
             )
             for other in chosen[1:]
         ]
-        page.write(output, chosen[-1], history.runs, compared)
+        found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared)
+        page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:
         refuse(str(error))
     out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")

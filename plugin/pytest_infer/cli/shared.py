@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from pytest_infer.cli import inifile
+from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History
 
 DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
-
-
-class Format(str, Enum):
-    """How a comparison is written."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    JSON = "json"
-    CSV = "csv"
-
 
 Storage = Annotated[
     Path | None,
@@ -44,7 +36,28 @@ AllowDifferent = Annotated[
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")]
-As = Annotated[Format, typer.Option("--format", help="terminal, markdown, json or csv.")]
+
+
+def offered(view: Mapping[Format, object], told: str | None = None) -> Any:
+    """Return the option `--format` of a command: it takes the formats that its view is written in, and no other."""
+    names = [form.value for form in view]
+    one = f"<{'|'.join(names)}>"
+    return typer.Option(
+        "--format",
+        parser=lambda text: _format(view, text),
+        metavar=one,
+        autocompletion=lambda: names,
+        help=told or f"{', '.join(names[:-1])} or {names[-1]}.",
+    )
+
+
+def _format(view: Mapping[Format, object], text: str) -> Format:
+    # A default comes as a member already, which is its own text.
+    for form in view:
+        if form.value == text:
+            return form
+    known = ", ".join(repr(form.value) for form in view)
+    raise typer.BadParameter(f"{text!r} is not one of {known}.")
 
 
 def refuse(line: str) -> NoReturn:
@@ -80,16 +93,13 @@ def _usual() -> Path:
     return next(holding, next(iter(there), DEFAULT_STORAGE[0]))
 
 
-def width() -> int:
-    """Return the columns of the terminal, or a width that suits a log."""
-    return shutil.get_terminal_size((120, 24)).columns
-
-
-def color() -> bool:
-    """Return whether stdout shows colours."""
-    import os  # noqa: PLC0415 - asked once, at the end
-
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def screen() -> Screen:
+    """Return stdout, of so many columns as the terminal has or as suit a log, with stderr for remarks."""
+    return Screen(
+        width=shutil.get_terminal_size((120, 24)).columns,
+        color=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+        remark=say,
+    )
 
 
 def out(text: str) -> None:

@@ -9,10 +9,10 @@ import typer
 
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import Storage, color, open_history, out, refuse, say, width
+from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
+from pytest_infer.report.formats import SHOW, Format, ShownRun
 from pytest_infer.report.show import summary
-from pytest_infer.report.text import printable
 from pytest_infer.storage import results, rows
 from pytest_infer.storage.heads import Mark, Run
 
@@ -51,8 +51,7 @@ def show(
         recommended=recommended,
         curves=curves,
     )
-    out(printable(f"{chosen.label} · {chosen.time:%Y-%m-%d %H:%M} UTC") + "\n")
-    out(summary.render(shown, width=width(), color=color(), outputs=outputs))
+    out(SHOW[Format.TERMINAL](ShownRun(run=chosen, summary=shown, outputs=outputs), screen()))
 
 
 def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:

@@ -1,14 +1,16 @@
-"""Advice as lines of a terminal: the most serious ones at the end of a run, or all of them."""
+"""Advice as lines of a terminal, the most serious at the end of a run or all of it, as JSON, and the table of rules."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterable, Sequence
 
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
 from pytest_infer.analysis.advice.advice import RULES, Advice
-from pytest_infer.analysis.advice.evidence import Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Severity
 from pytest_infer.records import WarningKind
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
@@ -52,3 +54,15 @@ def render(advice: Sequence[Advice], *, heading: str, width: int, color: bool) -
     if not advice:
         console.print(Text("no advice: no rule saw its evidence"))
     return collected(console)
+
+
+def as_json(advice: Sequence[Advice], *, run: str) -> str:
+    """Return all of it as JSON."""
+    return json.dumps({"run": run, "advice": msgspec.to_builtins(advice)}, indent=2) + "\n"
+
+
+def rules_table(rules: Iterable[AdviceRule] = RULES) -> str:
+    """Return the table of docs/advice.md."""
+    lines = ["| rule | evidence it needs | threshold, source | what to try |", "|---|---|---|---|"]
+    lines += [f"| `{r.key}` | {r.needs} | {r.threshold} | {r.what_to_try} |" for r in rules]
+    return "\n".join(lines) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.analysis.doctor.pitfalls import Pitfall
+from pytest_infer.analysis.doctor.checkup import Checkup
 from pytest_infer.analysis.doctor.requirements import (
     GOOD_RATE,
     RUNTIME_BYTES,
@@ -19,42 +18,13 @@ from pytest_infer.analysis.doctor.requirements import (
     Fit,
     Need,
     Requirements,
-    cores_for_prefill,
 )
-from pytest_infer.measure.machine.host import Host
-from pytest_infer.metrics import roofline
-from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
 _STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.TOO_LARGE: "red"}
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkup:
-    """All that was found; without a model only the machine."""
-
-    machine: MachineInfo
-    host: Host
-    pitfalls: tuple[Pitfall, ...]
-    probe: MachineProbe | None = None
-    model: Requirements | None = None
-    disk_free_bytes: int | None = None
-
-    def ceiling(self, need: Need) -> float | None:
-        """Return the most tokens per second that the measured bandwidth allows, None where either is not known."""
-        if self.probe is None or not need.step_bytes:
-            return None
-        return roofline.ceiling(self.probe.read_bandwidth, need.step_bytes)
-
-    def cores(self, model: Requirements) -> int | None:
-        """Return the cores for a good TTFT in the chosen dtype, None where no rate was measured for it."""
-        flops = None if self.probe is None else self.probe.flops.get(model.chosen.dtype)
-        if self.probe is None or flops is None or model.active_parameters is None:
-            return None
-        return cores_for_prefill(model.active_parameters, flops / self.probe.threads)
 
 
 def as_json(found: Checkup) -> str:

@@ -59,10 +59,3 @@ def _merged(rule: AdviceRule, facts: Sequence[Facts]) -> Advice | None:
 def _plainness(finding: Finding) -> tuple[int, float]:
     """Return what sorts the most serious finding first, then the strongest."""
     return _ORDER.index(finding.severity), -finding.weight
-
-
-def rules_table(rules: Iterable[AdviceRule] = RULES) -> str:
-    """Return the table of docs/advice.md."""
-    lines = ["| rule | evidence it needs | threshold, source | what to try |", "|---|---|---|---|"]
-    lines += [f"| `{r.key}` | {r.needs} | {r.threshold} | {r.what_to_try} |" for r in rules]
-    return "\n".join(lines) + "\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Usage
 
 
@@ -57,6 +59,22 @@ def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
         return None
     layers = [_layer(site.layer, site.name, p, q) for site, p, q in zip(after.sites, a, b, strict=True)]
     return tuple(sorted(layers, key=lambda layer: (-layer.distance, layer.layer)))
+
+
+def of_runs(before: Run, after: Run, keyword: str | None = None) -> dict[str, tuple[LayerDrift, ...]]:
+    """Return how far the experts' shares of each test that both runs recorded them for have moved.
+
+    Tests go by their prompts' names, or by their own where several have one prompt.
+    """
+    found = {}
+    times = Counter(row.name for row in after.rows)
+    for row in after.rows:
+        old = before.row(row.test)
+        if old is not None and (keyword is None or keyword in row.test):
+            layers = between(old.experts, row.experts)
+            if layers is not None:
+                found[row.name if times[row.name] == 1 else row.test] = layers
+    return found
 
 
 def _layer(layer: int, site: str, p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> LayerDrift:

@@ -57,6 +57,11 @@ class BudgetRow:
     lru: float | None
     lfu: float | None = None
 
+    def likely(self, name: str) -> float | None:
+        """Return the held-out share of a strategy, or the one in-sample where nothing could be held out."""
+        held_out = self.held_out[name]
+        return self.in_sample[name] if held_out is None else held_out.mean
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPlan:
@@ -80,6 +85,28 @@ class PlacementPlan:
     def everything_fits(self) -> bool:
         """Return whether all experts fit into the budget asked for."""
         return self.chosen is not None and self.chosen.budget >= self.experts.total
+
+    def on_gpu(self) -> list[tuple[int, int]]:
+        """Return (layer, expert) of what the placement by frequency keeps on the GPU, the most selected first."""
+        if self.placed is None:
+            return []
+        sites, of = self.census.sites, self.experts
+        found = [
+            (sites[of.site[n]].layer, int(of.expert[n]), self._selected(int(of.site[n]), int(of.expert[n])))
+            for n in self.placed.nonzero()[0].tolist()
+        ]
+        return [(layer, expert) for layer, expert, _ in sorted(found, key=lambda one: (-one[2], one[0], one[1]))]
+
+    def _selected(self, site: int, expert: int) -> int:
+        prefill, decode = int(self.census.prefill[site][expert]), int(self.census.decode[site][expert])
+        return {Phase.PREFILL: prefill, Phase.DECODE: decode, Phase.BOTH: prefill + decode}[self.phase]
+
+    def layers_on_cpu(self) -> list[int]:
+        """Return the layers that the split by whole layers leaves on the CPU, in order."""
+        if self.whole is None:
+            return []
+        outside = {self.census.sites[site].layer for site in self.experts.site[~self.whole].tolist()}
+        return sorted(outside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

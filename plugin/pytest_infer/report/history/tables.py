@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import IO, Any
@@ -19,16 +19,17 @@ _WHOLE = ("threads", "n", "round")
 _TEXTS = {*RUN, *TEST, "metric", "unit", "better", "text", "quality"} - {"time", "tags", *_BOOLEANS, *_WHOLE}
 
 
-def as_csv(columns: Sequence[str], rows: Rows) -> Iterator[bytes]:
-    """Yield UTF-8 with a heading; text is made harmless as `csvs.cell` says."""
-    return (line.encode() for line in csvs.lines(columns, rows))
+def write_csv(columns: Sequence[str], rows: Rows, file: IO[bytes]) -> None:
+    """Write UTF-8 with a heading; text is made harmless as `csvs.cell` says."""
+    for line in csvs.lines(columns, rows):
+        file.write(line.encode())
 
 
-def as_jsonl(columns: Sequence[str], rows: Rows) -> Iterator[bytes]:
-    """Yield an object a line, verbatim; what is not ASCII is escaped, so that a terminal is safe of it too."""
+def write_jsonl(columns: Sequence[str], rows: Rows, file: IO[bytes]) -> None:
+    """Write an object a line, verbatim; what is not ASCII is escaped, so that a terminal is safe of it too."""
     for row in rows:
         cells = {column: _plain(row.get(column)) for column in columns}
-        yield json.dumps(cells, allow_nan=False).encode() + b"\n"
+        file.write(json.dumps(cells, allow_nan=False).encode() + b"\n")
 
 
 def _plain(value: Any) -> Any:

@@ -38,7 +38,11 @@ def write(path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared
 
     Raises StorageError where a run cannot be read or the file not be written.
     """
-    page = render(run, runs, compared)
+    publish(path, render(run, runs, compared))
+
+
+def publish(path: Path, page: str) -> None:
+    """Write a page to its file; raise StorageError where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.publishing(path) as file:

@@ -6,14 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.errors import OptionError
+from pytest_infer.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pytest_infer.analysis.experts.census import Census
-    from pytest_infer.analysis.placement.device_map import DeviceMap
     from pytest_infer.analysis.placement.heldout import HeldOut
-    from pytest_infer.analysis.placement.planning import BudgetRow, PlacementPlan
+    from pytest_infer.analysis.placement.planning import BudgetRow, Memory, PlacementPlan
+
+    Remark = Callable[[str], None]
 
 SCHEMA = 1
 _TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -26,7 +28,7 @@ def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | 
     Prefill and decode together make the share. Slots without weights have 0 `bytes`.
     """
     rows = []
-    for site, size, prefill, decode in zip(of.sites, expert_bytes, of.prefill, of.decode, strict=True):
+    for site, held, prefill, decode in zip(of.sites, expert_bytes, of.prefill, of.decode, strict=True):
         total = int(prefill.sum() + decode.sum())
         rows += [
             {
@@ -36,7 +38,7 @@ def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | 
                 "prefill": int(a),
                 "decode": int(b),
                 "share": round(int(a + b) / total, 6) if total else 0.0,
-                "bytes": size if number < site.experts else 0,
+                "bytes": held if number < site.experts else 0,
             }
             for number, (a, b) in enumerate(zip(prefill, decode, strict=True))
         ]
@@ -74,7 +76,7 @@ def as_json(plan: PlacementPlan, *, run: str, model: str | None) -> str:
             "probed": plan.bandwidths.probed,
         },
         "chosen": None if plan.chosen is None else _row(plan.chosen),
-        "gpu": [{"layer": layer, "expert": expert} for layer, expert in on_gpu(plan)],
+        "gpu": [{"layer": layer, "expert": expert} for layer, expert in plan.on_gpu()],
         "sweep": [_row(row) for row in plan.sweep],
     })  # fmt: skip
 
@@ -107,52 +109,36 @@ def _held_out(scores: Mapping[str, HeldOut | None]) -> dict[str, dict[str, float
     }
 
 
-def on_gpu(plan: PlacementPlan) -> list[tuple[int, int]]:
-    """Return (layer, expert) of what the placement by frequency keeps on the GPU, the most selected first."""
-    if plan.placed is None:
-        return []
-    sites, of = plan.census.sites, plan.experts
-    found = [
-        (sites[of.site[n]].layer, int(of.expert[n]), _selected(plan, int(of.site[n]), int(of.expert[n])))
-        for n in plan.placed.nonzero()[0].tolist()
-    ]
-    return [(layer, expert) for layer, expert, _ in sorted(found, key=lambda one: (-one[2], one[0], one[1]))]
-
-
-def _selected(plan: PlacementPlan, site: int, expert: int) -> int:
-    prefill, decode = int(plan.census.prefill[site][expert]), int(plan.census.decode[site][expert])
-    return {"prefill": prefill, "decode": decode}.get(plan.phase.value, prefill + decode)
-
-
-def expert_list(plan: PlacementPlan) -> str:
+def expert_list(plan: PlacementPlan, remark: Remark) -> str:
     """Return a line `layer expert` for each expert on the GPU, the most selected first.
 
     Raises:
-        OptionError: a layer has several places with experts, which such a line cannot tell apart.
+        OptionError: a layer has several places with experts, which such a line cannot tell apart; no budget is chosen.
     """
+    _, row = _chosen(plan, "experts")
     layers = [site.layer for site in plan.census.sites]
     if len(set(layers)) < len(layers):
         raise OptionError(
             "this model has several sets of experts in a layer, which a plain list cannot name: take json"
         )
-    return "".join(f"{layer} {expert}\n" for layer, expert in on_gpu(plan))
+    remark(f"{row.held} of {len(plan.experts.bytes)} experts, {_percent(row.likely('frequency'))} of expert reads")
+    return "".join(f"{layer} {expert}\n" for layer, expert in plan.on_gpu())
 
 
-def layers_on_cpu(plan: PlacementPlan) -> list[int]:
-    """Return the layers that the split by whole layers leaves on the CPU, in order."""
-    if plan.whole is None:
-        return []
-    outside = {plan.census.sites[site].layer for site in plan.experts.site[~plan.whole].tolist()}
-    return sorted(outside)
-
-
-def llama_cpp(plan: PlacementPlan) -> str:
+def llama_cpp(plan: PlacementPlan, remark: Remark) -> str:
     r"""Return llama.cpp's options for the split by whole layers, quoted for a shell, on one line.
 
     `--override-tensor` takes a regular expression that is searched in the tensors' names, and the buffer that those it
     is found in go to; `blk\.3\.` cannot be found in `blk.13.`. All else goes to the GPU by `-ngl`.
+    Raises OptionError where no budget is chosen, or the plan puts other weights on the CPU.
     """
-    layers = layers_on_cpu(plan)
+    _, row = _chosen(plan, "llama.cpp")
+    _check_dense(plan, "llama.cpp")
+    layers, every = plan.layers_on_cpu(), len({site.layer for site in plan.census.sites})
+    remark(
+        f"experts of {every - len(layers)} of {every} layers on the GPU, {_percent(row.in_sample['whole layers'])} of "
+        f"expert reads; split by expert, which llama.cpp cannot, it would be {_percent(row.likely('frequency'))}"
+    )
     everything = "--n-gpu-layers 999"
     if not layers:
         return everything + "\n"
@@ -164,9 +150,37 @@ def pattern(layers: list[int]) -> str:
     return rf"blk\.({'|'.join(map(str, layers))})\.{_TENSORS}"
 
 
-def device_map(split: DeviceMap) -> str:
-    """Return the mapping for `from_pretrained(device_map=…)` as JSON."""
-    return _json(split.devices)
+def device_map(plan: PlacementPlan, remark: Remark) -> str:
+    """Return the mapping for `from_pretrained(device_map=…)` as JSON.
+
+    Raises OptionError where no budget is chosen, the plan puts other weights on the CPU, or no such map can be made.
+    """
+    # Imported late: other commands and --help need no numpy.
+    from pytest_infer.analysis.placement.device_map import split  # noqa: PLC0415
+
+    memory = _chosen(plan, "device-map")[0]
+    _check_dense(plan, "device-map")
+    found = split(plan.census.sites, plan.sizes, memory.total - memory.kv_cache - memory.reserve)
+    remark(
+        f"{found.gpu_layers} of {found.layers} whole layers on the GPU ({size(found.gpu_bytes)}); each forward copies "
+        f"the others to it, all experts included: {size(found.copied_bytes)}"
+    )
+    return _json(found.devices)
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f} %"
+
+
+def _chosen(plan: PlacementPlan, form: str) -> tuple[Memory, BudgetRow]:
+    if plan.memory is None or plan.chosen is None:
+        raise OptionError(f"--format {form} is for one budget: give --gpu-memory")
+    return plan.memory, plan.chosen
+
+
+def _check_dense(plan: PlacementPlan, form: str) -> None:
+    if not plan.dense_on_gpu:
+        raise OptionError(f"--format {form} puts all other weights on the GPU: leave out --dense-on cpu")
 
 
 def _json(content: object) -> str:

@@ -123,8 +123,8 @@ def _sweep(plan: PlacementPlan, width: int) -> Table:
         ("in-\nsample", [_bare(row.in_sample[_FREQUENCY]) for row in rows]),
         ("held\nout", [_bare(_mean(row.held_out[_FREQUENCY])) for row in rows]),
         ("range\n%", [_range(row.held_out[_FREQUENCY]).removesuffix(" %") for row in rows]),
-        (_RANDOM, [_bare(_compared(row, _RANDOM)) for row in rows]),
-        ("first\nlayers", [_bare(_compared(row, "first layers")) for row in rows]),
+        (_RANDOM, [_bare(row.likely(_RANDOM)) for row in rows]),
+        ("first\nlayers", [_bare(row.likely("first layers")) for row in rows]),
     ]
     if plan.traced:
         columns.append(("LRU", [_bare(row.lru) for row in rows]))
@@ -133,7 +133,9 @@ def _sweep(plan: PlacementPlan, width: int) -> Table:
         columns.append((f"CPU {unit}\na token", read))
     if fast:
         columns.append(("tok/s", [NONE if r.speed is None else show(r.speed.in_turns, Unit.RATIO) for r in rows]))
-    columns.append(("", [bar(_likely(row), max(_SHORTEST, min(_BAR, width - _COLUMNS))) for row in rows]))
+    columns.append(
+        ("", [bar(row.likely(_FREQUENCY) or 0.0, max(_SHORTEST, min(_BAR, width - _COLUMNS))) for row in rows])
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for number, (heading, _) in enumerate(columns, start=1):
         table.add_column(heading, justify="right" if number < len(columns) else "left")
@@ -146,15 +148,6 @@ def bar(share: float, width: int = _BAR) -> str:
     """Return a bar whose length is a share between 0 and 1 of so many columns, to an eighth of one."""
     full, part = divmod(round(share * width * 8), 8)
     return "█" * full + (_EIGHTHS[part] if part else "")
-
-
-def _likely(row: BudgetRow) -> float:
-    return _compared(row, _FREQUENCY) or 0.0
-
-
-def _compared(row: BudgetRow, name: str) -> float | None:
-    """Return the held-out share of a strategy, or the one in-sample where nothing could be held out."""
-    return row.in_sample[name] if row.held_out[name] is None else _mean(row.held_out[name])
 
 
 def _bare(share: float | None) -> str:

@@ -1,0 +1,249 @@
+"""Every output format, and the one table that says which writer writes a command's view in which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from pytest_infer.analysis.advice.advice import Advice
+from pytest_infer.analysis.advice.evidence import AdviceRule
+from pytest_infer.analysis.doctor.checkup import Checkup
+from pytest_infer.metrics import Metric
+from pytest_infer.records import LoadRound
+from pytest_infer.report import advice, doctor, load, metrics
+from pytest_infer.report.compare import exports as judgements
+from pytest_infer.report.compare import runs as comparison
+from pytest_infer.report.compare.runs import ComparedRuns
+from pytest_infer.report.compare.terminal import render_judgements
+from pytest_infer.report.experts import exports as usages
+from pytest_infer.report.experts import terminal as usage
+from pytest_infer.report.history import tables
+from pytest_infer.report.history import terminal as history
+from pytest_infer.report.placement import exports as placements
+from pytest_infer.report.placement import terminal as placement
+from pytest_infer.report.show import summary
+from pytest_infer.report.show.summary import RunSummary
+from pytest_infer.report.text import printable
+from pytest_infer.storage.heads import Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.experts.suite import View
+    from pytest_infer.analysis.history.trends import Shift
+    from pytest_infer.analysis.placement.planning import PlacementPlan
+    from pytest_infer.report.html.compare import Compared
+
+
+class Format(str, Enum):
+    """How a view is written, as `--format` takes it."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    HTML = "html"
+    GITHUB = "github"
+    LLAMA_CPP = "llama.cpp"
+    DEVICE_MAP = "device-map"
+    EXPERTS = "experts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """Where a text is read: its columns, and whether it shows colours; `remark` tells a line that is not part of it."""
+
+    width: int
+    color: bool
+    remark: Callable[[str], None]
+
+
+_T = TypeVar("_T")
+Writers = Mapping[Format, Callable[[_T, Screen], str]]
+"""The formats of a view, in the order in which its command offers them, each with what writes it."""
+
+
+# what the views are of, where that is more than one thing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedRun:
+    """A gate's judgements under its heading."""
+
+    gated: Gated
+    heading: Sequence[str]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every judgement as a row of a table."""
+        return [judgements.flat(judgement) for judgement in self.gated.judgements]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedExperts:
+    """The experts that a run used, `top` of them at either end of a list."""
+
+    view: View
+    run: Run
+    top: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A plan of experts, and the run and the model that it is for."""
+
+    plan: PlacementPlan
+    run: Run
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvisedRun:
+    """The advice on a run."""
+
+    advice: Sequence[Advice]
+    run: Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRun:
+    """A stored run as the end of it showed it; with `outputs` also what it generated."""
+
+    run: Run
+    summary: RunSummary
+    outputs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRuns:
+    """Runs, oldest first, and the baselines that each file is."""
+
+    runs: Sequence[Run]
+    names: Mapping[Path, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedRun:
+    """A run, those of its storage, and those that it is compared with."""
+
+    run: Run
+    runs: Sequence[Run]
+    compared: Sequence[Compared]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatTable:
+    """Stored runs as one table."""
+
+    columns: Sequence[str]
+    rows: Iterable[Mapping[str, Any]]
+
+
+def _named(run: Run) -> str:
+    return " · ".join(part for part in (run.label, run.model) if part)
+
+
+# the table
+
+COMPARE: Writers[ComparedRuns] = {
+    Format.TERMINAL: lambda of, on: comparison.render(of, width=on.width, color=on.color),
+    Format.MARKDOWN: lambda of, _: comparison.as_markdown(of),
+    Format.JSON: lambda of, _: comparison.as_json(of),
+    Format.CSV: lambda of, _: comparison.as_csv(of),
+}
+GATE: Writers[GatedRun] = {
+    Format.TERMINAL: lambda of, on: (
+        render_judgements(of.gated.judgements, heading=of.heading, width=on.width, color=on.color)
+        + f"gate: {of.gated.exit.word}\n"
+    ),
+    Format.MARKDOWN: lambda of, _: judgements.as_markdown(of.gated.judgements, [*of.heading, of.gated.exit.word]),
+    Format.JSON: lambda of, _: judgements.as_json_rows(of.rows(), result=of.gated.exit.word),
+    Format.CSV: lambda of, _: judgements.as_csv(of.rows()),
+}
+GATE_ON_GITHUB: Writers[GatedRun] = {
+    Format.GITHUB: lambda of, _: judgements.github_annotations(of.gated.judgements),
+}
+EXPERTS: Writers[UsedExperts] = {
+    Format.TERMINAL: lambda of, on: usage.render(
+        of.view, heading=_named(of.run), top=of.top, width=on.width, color=on.color
+    ),
+    Format.MARKDOWN: lambda of, _: usages.as_markdown(of.view, heading=_named(of.run), top=of.top),
+    Format.JSON: lambda of, _: usages.as_json(of.view, run=str(of.run.path), model=of.run.model),
+    Format.CSV: lambda of, _: usages.as_csv(of.view),
+}
+PLACEMENT: Writers[PlannedRun] = {
+    Format.TERMINAL: lambda of, on: placement.render(
+        of.plan, f"{of.run.label} · {of.run.model or of.model or 'unknown model'}", width=on.width, color=on.color
+    ),
+    Format.JSON: lambda of, _: placements.as_json(of.plan, run=of.run.label, model=of.model),
+    Format.LLAMA_CPP: lambda of, on: placements.llama_cpp(of.plan, on.remark),
+    Format.DEVICE_MAP: lambda of, on: placements.device_map(of.plan, on.remark),
+    Format.EXPERTS: lambda of, on: placements.expert_list(of.plan, on.remark),
+}
+DOCTOR: Writers[Checkup] = {
+    Format.TERMINAL: lambda of, on: doctor.render(of, width=on.width, color=on.color),
+    Format.JSON: lambda of, _: doctor.as_json(of),
+}
+LOAD: Writers[Sequence[LoadRound]] = {
+    Format.TERMINAL: lambda of, on: load.render(of, width=on.width, color=on.color),
+    Format.JSON: lambda of, _: load.as_json(of),
+}
+ADVICE: Writers[AdvisedRun] = {
+    Format.TERMINAL: lambda of, on: advice.render(of.advice, heading=_named(of.run), width=on.width, color=on.color),
+    Format.JSON: lambda of, _: advice.as_json(of.advice, run=str(of.run.path)),
+}
+ADVICE_RULES: Writers[Sequence[AdviceRule]] = {Format.MARKDOWN: lambda of, _: advice.rules_table(of)}
+SHOW: Writers[ShownRun] = {
+    Format.TERMINAL: lambda of, on: (
+        f"{printable(f'{of.run.label} · {of.run.time:%Y-%m-%d %H:%M} UTC')}\n"
+        + summary.render(of.summary, width=on.width, color=on.color, outputs=of.outputs)
+    ),
+}
+HISTORY: Writers[ListedRuns] = {
+    Format.TERMINAL: lambda of, on: history.render_history(of.runs, of.names, width=on.width, color=on.color),
+}
+CHANGE_POINTS: Writers[Sequence[Shift]] = {
+    Format.TERMINAL: lambda of, on: history.render_shifts(of, width=on.width, color=on.color),
+}
+METRICS: Writers[Sequence[Metric]] = {
+    Format.TERMINAL: lambda of, on: metrics.render(of, width=on.width, color=on.color),
+    Format.MARKDOWN: lambda of, _: metrics.as_markdown(of),
+}
+
+
+def _html(of: ReportedRun, _on: Screen) -> str:
+    # Imported late: nothing else needs templates.
+    from pytest_infer.report.html import page  # noqa: PLC0415
+
+    return page.render(of.run, of.runs, of.compared)
+
+
+REPORT: Writers[ReportedRun] = {Format.HTML: _html}
+EXPORT: Mapping[Format, Callable[[FlatTable, IO[bytes]], None]] = {
+    Format.CSV: lambda of, file: tables.write_csv(of.columns, of.rows, file),
+    Format.JSONL: lambda of, file: tables.write_jsonl(of.columns, of.rows, file),
+    Format.PARQUET: lambda of, file: tables.write_parquet(of.columns, of.rows, file),
+}
+"""Written as it goes: a table may be long."""
+
+VIEWS: Mapping[str, Mapping[Format, Callable[..., Any]]] = {
+    "show": SHOW,
+    "compare": COMPARE,
+    "gate": GATE,
+    "gate --github": GATE_ON_GITHUB,
+    "history": HISTORY,
+    "history --change-points": CHANGE_POINTS,
+    "advice": ADVICE,
+    "advice --rules": ADVICE_RULES,
+    "experts": EXPERTS,
+    "placement": PLACEMENT,
+    "doctor": DOCTOR,
+    "load": LOAD,
+    "export": EXPORT,
+    "report": REPORT,
+    "metrics": METRICS,
+}
+"""Every view by its command. What a command offers as --format is what stands here."""
