@@ -55,6 +55,7 @@ ROOMS = {
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": GROUND
     | {
+        "engines.base",
         "engines.checkpoint",
         "engines.models",
         "measure.counters.kernel_files",

@@ -14,6 +14,7 @@ from pytest_infer.analysis.compare import comparison
 from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.cli import load as command
 from pytest_infer.cli.main import app
+from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import process
@@ -280,7 +281,9 @@ def test_loads_are_cold_and_warm_in_turns_after_one_that_does_not_count(asked):
     result = run("--model", "some/model", "--rounds=2", "--dtype=bfloat16", "--threads=1", "--format=json")
     assert result.exit_code == 0, result.output
     assert [request.cache for request in asked] == [WARM, COLD, WARM, COLD, WARM]
-    assert {(r.model, r.dtype, r.threads, r.engine) for r in asked} == {("some/model", "bfloat16", 1, "transformers")}
+    assert {(r.options, r.engine) for r in asked} == {
+        (EngineOptions(model="some/model", dtype="bfloat16", threads=1), "transformers")
+    }
     found = json.loads(result.stdout)
     assert (found["cold"]["load_s"]["median"], found["warm"]["load_s"]["median"]) == (2.0, 1.0)
     assert len(found["rounds"]) == 4
@@ -289,7 +292,7 @@ def test_loads_are_cold_and_warm_in_turns_after_one_that_does_not_count(asked):
 def test_the_default_is_three_rounds_of_the_model_in_the_package(asked):
     result = run()
     assert len(asked) == 7
-    assert asked[0].model == "reference-moe"
+    assert asked[0].options.model == "reference-moe"
     assert "median of 3 loads each" in result.stdout
 
 
@@ -310,7 +313,7 @@ def test_another_system_is_refused_before_anything_is_loaded(asked, monkeypatch)
     assert "a cold load takes Linux" in result.output
 
 
-REQUEST = LoadRequest(cache=COLD, model="m", engine="e", dtype="float32")
+REQUEST = LoadRequest(cache=COLD, engine="e", options=EngineOptions(model="m"))
 
 
 def child(code):
@@ -340,4 +343,4 @@ def test_a_process_that_fails_says_why(code, says):
 
 def test_the_process_itself_says_what_is_wrong_with_the_request():
     with pytest.raises(ModelError, match=r"^unknown engine 'nope'; known: .*transformers"):
-        process.ask(LoadRequest(cache=COLD, model="m", engine="nope"))
+        process.ask(LoadRequest(cache=COLD, engine="nope", options=EngineOptions(model="m")))

@@ -10,6 +10,7 @@ import typer
 
 from pytest_infer.cli.shared import offered, out, refuse, screen
 from pytest_infer.engines import models
+from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import InferError
 from pytest_infer.measure.load import process
 from pytest_infer.measure.load.process import LoadRequest
@@ -28,6 +29,11 @@ def load(
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="As --infer-dtype.")] = "auto",
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="As --infer-device.")] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="As --infer-threads.")] = None,
+    quantization: Annotated[str | None, typer.Option(metavar="NAME", help="As --infer-quantization.")] = None,
+    experts_implementation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As --infer-experts-implementation.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(metavar="NAME", help="As --infer-attention.")] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="As --infer-engine.")] = "transformers",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
@@ -40,20 +46,21 @@ def load(
     """
     if not sys.platform.startswith("linux"):
         refuse("a cold load takes Linux: nothing else lets a program drop a file from the page cache and see it gone")
-    request = LoadRequest(
-        cache=CacheState.WARM,
+    options = EngineOptions(
         model=model,
-        engine=engine,
         revision=revision,
         dtype=dtype,
         device=device,
         threads=threads,
+        quantization=quantization,
+        experts_implementation=experts_implementation,
+        attention=attention,
         trust_remote_code=trust_remote_code,
     )
     try:
         if model in models.BUNDLED:
             models.resolve(model, _tell)
-        found = _measure(request, rounds)
+        found = _measure(LoadRequest(cache=CacheState.WARM, engine=engine, options=options), rounds)
     except InferError as error:
         refuse(str(error))
     out(LOAD[form](found, screen()))
@@ -61,7 +68,7 @@ def load(
 
 def _measure(request: LoadRequest, number: int) -> list[LoadRound]:
     # One that does not count: it finds what is wrong, and the libraries' pages get into no round's figures.
-    _tell(f"loading {request.model} once, untimed …")
+    _tell(f"loading {request.options.model} once, untimed …")
     process.ask(request)
     found = []
     for place in range(number):

@@ -62,6 +62,11 @@ def _model(key: str) -> Callable[[Row], object]:
     return lambda row: row.model.get(key)
 
 
+def _unless_none(key: str) -> Callable[[Row], object]:
+    """Read what a model has only where it was asked for: without it, "none" is known."""
+    return lambda row: (row.model.get(key) or "none") if row.model else None
+
+
 def _version(key: str) -> Callable[[Row], object]:
     return lambda row: row.model.get("versions", {}).get(key)
 
@@ -108,10 +113,12 @@ FACTS: tuple[Fact, ...] = (
     Fact("threads", "software", _model("threads")),
     Fact("attention", "software", _model("attention")),
     Fact("experts_implementation", "software", _model("experts_implementation")),
+    Fact("remote_code", "software", _unless_none("remote_code")),
     Fact("weights", "model", _model("weights_sha256")),
     Fact("parameters", "model", _model("parameters")),
     Fact("parameter_bytes", "model", _model("parameter_bytes")),
     Fact("dtype", "model", _model("dtype")),
+    Fact("quantization", "model", _unless_none("quantization")),
     Fact("device", "model", _model("device")),
     Fact("prompt", "workload", lambda row: row.prompt.get("content_sha256")),
     Fact("prompt_tokens", "workload", _metric("prompt_tokens")),

@@ -15,6 +15,8 @@ from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import decoding, work
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
+_REMOTE = "transformers_modules."
+
 
 class TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
     """Ticks the clock with each new token; the first `put` of generate() is the prompt."""
@@ -149,6 +151,7 @@ class Running:
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
             quantization=None if self._options.quantization == "none" else self._options.quantization,
+            remote_code=_remote_code(model),
             work=work.of(model),
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),
@@ -165,6 +168,12 @@ def _experts_implementation(model: Any) -> str | None:
     """Return which implementation of its experts the model runs; None for a dense one, whose config names one too."""
     has_experts = getattr(type(model), "_can_set_experts_implementation", lambda: False)()
     return getattr(model.config, "_experts_implementation", None) if has_experts else None
+
+
+def _remote_code(model: Any) -> str | None:
+    """Return the module of a class that transformers took from beside the weights; its name holds their commit."""
+    module = type(model).__module__
+    return module.removeprefix(_REMOTE) if module.startswith(_REMOTE) else None
 
 
 def set_threads(count: int) -> int:

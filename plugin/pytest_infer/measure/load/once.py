@@ -8,12 +8,12 @@ import sys
 import msgspec
 
 from pytest_infer.engines import lookup
-from pytest_infer.engines.base import Engine, EngineOptions
+from pytest_infer.engines.base import Engine
 from pytest_infer.errors import InferError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import page_cache, timed
-from pytest_infer.measure.load.process import LoadAnswer, LoadRequest
+from pytest_infer.measure.load import page_cache, process, timed
+from pytest_infer.measure.load.process import LoadAnswer
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import CacheState, Limits, LoadRound
 
@@ -26,9 +26,9 @@ def main() -> None:
     # Stdout is for the answer, whatever the libraries print.
     answer_to = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadRequest)
+    request = process.decode(sys.stdin.buffer.read())
     try:
-        engine = lookup.create(request.engine, _options(request))
+        engine = lookup.create(request.engine, request.options)
         answer = LoadAnswer(round=run(engine, request.cache))
     except InferError as error:
         answer = LoadAnswer(error=str(error))
@@ -68,17 +68,6 @@ def run(engine: Engine, cache: CacheState) -> LoadRound:
 
 def _silent(_line: str) -> None:
     """Say nothing: the page cache's state is in the answer."""
-
-
-def _options(request: LoadRequest) -> EngineOptions:
-    return EngineOptions(
-        model=request.model,
-        revision=request.revision,
-        dtype=request.dtype,
-        device=request.device,
-        threads=request.threads,
-        trust_remote_code=request.trust_remote_code,
-    )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
 import msgspec
 
+from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
 from pytest_infer.records import CacheState, LoadRound
 
@@ -16,16 +18,11 @@ _SHOWN = 300
 
 
 class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load, as the engine options name it, and the state of the page cache before it."""
+    """What to load, and the state of the page cache before it."""
 
     cache: CacheState
-    model: str
     engine: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
-    threads: int | None = None
-    trust_remote_code: bool = False
+    options: EngineOptions
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,16 +32,28 @@ class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+def encode(request: LoadRequest) -> bytes:
+    """Return a request as JSON: all engine options but `progress`, which is a function of this process."""
+    told = {field.name: getattr(request.options, field.name) for field in fields(request.options)}
+    del told["progress"]
+    return msgspec.json.encode({"cache": request.cache, "engine": request.engine, "options": told})
+
+
+def decode(data: bytes) -> LoadRequest:
+    """Return the request that `encode` wrote."""
+    return msgspec.json.decode(data, type=LoadRequest)
+
+
 def ask(request: LoadRequest, program: Sequence[str] = (sys.executable, "-m", _MODULE)) -> LoadRound:
     """Load once in a process that ends with it; raise ModelError with the process's own reason where it fails."""
-    done = subprocess.run([*program], input=msgspec.json.encode(request), capture_output=True, check=False)
+    done = subprocess.run([*program], input=encode(request), capture_output=True, check=False)
     try:
         answer = msgspec.json.decode(done.stdout, type=LoadAnswer)
     except msgspec.DecodeError:
         answer = LoadAnswer()
     if answer.round is not None:
         return answer.round
-    raise ModelError(answer.error or f"{request.model}: the process that loads it {_end(done)}")
+    raise ModelError(answer.error or f"{request.options.model}: the process that loads it {_end(done)}")
 
 
 def _end(done: subprocess.CompletedProcess[bytes]) -> str:
