@@ -28,7 +28,7 @@ def test_the_table_of_metrics_is_that_of_the_code():
 
 @in_the_source_tree
 def test_links_lead_to_files():
-    pages = [ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
     for page in pages:
         links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
         assert links or page != ROOT / "README.md"
@@ -39,7 +39,7 @@ def test_links_lead_to_files():
 @in_the_source_tree
 def test_pages_name_only_options_that_exist():
     known = {option.command_line for option in OPTIONS}
-    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         named = set(re.findall(r"--infer-[a-z-]+", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name}: {named - known}"
 
