@@ -34,10 +34,10 @@ def selections(usage: ExpertUsage) -> int:
     return sum(map(sum, counts(usage)))
 
 
-def _averaged(usage: ExpertUsage, figure: Callable[[list[int]], float]) -> float | None:
+def _averaged(usage: ExpertUsage, metric: Callable[[list[int]], float]) -> float | None:
     """Return a metric of the experts with weights, averaged over the sites that selected any."""
     rows = [row[: site.experts] for site, row in zip(usage.sites, counts(usage), strict=True)]
-    values = [figure(row) for row in rows if sum(row)]
+    values = [metric(row) for row in rows if sum(row)]
     return sum(values) / len(values) if values else None
 
 

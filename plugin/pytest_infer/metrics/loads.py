@@ -34,7 +34,7 @@ def stayed_cached(cached: Reading) -> str:
     )
 
 
-def figure(read: Callable[[Load], Reading]) -> Callable[[PromptRecord], Reading]:
+def reading(read: Callable[[Load], Reading]) -> Callable[[PromptRecord], Reading]:
     """Read a value of the load, or why there is none."""
     return lambda record: _NOT_LOADED if record.model.load is None else read(record.model.load)
 

@@ -18,10 +18,10 @@ from pytest_infer.records import (
     absent,
 )
 
-Figure = Reading | float | str | None
+MetricValue = Reading | float | str | None
 """What a metric reads: a reading with its source, or a bare value whose source is the table's."""
 
-Read = Callable[[PromptRecord], list[Figure]]
+Read = Callable[[PromptRecord], list[MetricValue]]
 
 
 def trace(read: Callable[[TokenTrace], float | None]) -> Read:
@@ -39,31 +39,31 @@ def counter(read: Callable[[Counters], Reading]) -> Read:
     return lambda record: [read(r.counters) for r in record.rounds]
 
 
-def once(read: Callable[[PromptRecord], Figure]) -> Read:
+def once(read: Callable[[PromptRecord], MetricValue]) -> Read:
     """Read one value of the prompt as a whole."""
     return lambda record: [read(record)]
 
 
-def profile(read: Callable[[Profile], Figure]) -> Read:
+def profile(read: Callable[[Profile], MetricValue]) -> Read:
     """Read one value of the profile round, or why there was none."""
 
-    def figure(record: PromptRecord) -> Figure:
+    def value(record: PromptRecord) -> MetricValue:
         if record.profile is None:
             return absent(record.profile_absent or "no profile round")
         return read(record.profile)
 
-    return once(figure)
+    return once(value)
 
 
 def experts(read: Callable[[ExpertUsage], float | str | None]) -> Read:
     """Read one value of the expert usage, or why it was not recorded."""
 
-    def figure(profile: Profile) -> Figure:
+    def value(profile: Profile) -> MetricValue:
         if profile.experts is None:
             return absent(profile.experts_absent or "not recorded")
         return read(profile.experts)
 
-    return profile(figure)
+    return profile(value)
 
 
 def derived(value: float, *readings: Reading) -> Reading:
@@ -92,7 +92,7 @@ def memory_percent(_record: PromptRecord, r: Round) -> Reading:
     return derived(100 * rss.value / limit.value, rss, limit) if limit.value else absent("the limit reads 0")
 
 
-def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
+def per_round(read: Callable[[PromptRecord, Round], MetricValue]) -> Read:
     """Read a value from each timed round and the record it belongs to."""
     return lambda record: [read(record, r) for r in record.rounds]
 
@@ -100,13 +100,13 @@ def per_round(read: Callable[[PromptRecord, Round], Figure]) -> Read:
 def all_sequences(rate: Callable[[TokenTrace], float | None]) -> Read:
     """Read a rate of all sequences of a batch together: that of the trace, which is of one, times their number."""
 
-    def figure(record: PromptRecord, r: Round) -> Figure:
+    def value(record: PromptRecord, r: Round) -> MetricValue:
         sequences, own = record.prompt.limits.sequences, rate(r.trace)
         if sequences == 1:
             return absent("one sequence at a time: its own rate is the total")
         return None if own is None else sequences * own
 
-    return per_round(figure)
+    return per_round(value)
 
 
 def rest(record: PromptRecord, r: Round) -> Reading:

@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from pytest_infer.metrics.read import Figure
+from pytest_infer.metrics.read import MetricValue
 from pytest_infer.metrics.table import METRICS, Metric
 from pytest_infer.records import PromptRecord, Quality, Reading
 
@@ -28,18 +28,18 @@ class Summary:
     reason: str | None = None
 
 
-def _reading(metric: Metric, figure: Figure) -> Reading:
-    if isinstance(figure, Reading):
-        return figure
-    if isinstance(figure, str):
+def _reading(metric: Metric, value: MetricValue) -> Reading:
+    if isinstance(value, Reading):
+        return value
+    if isinstance(value, str):
         raise TypeError(f"{metric.key}: text is not a reading")
-    return Reading(value=figure, source=metric.source, reason=metric.absent if figure is None else None)
+    return Reading(value=value, source=metric.source, reason=metric.absent if value is None else None)
 
 
-def _summary(metric: Metric, figures: list[Figure]) -> Summary:
-    if len(figures) == 1 and isinstance(figures[0], str):
-        return Summary(value=figures[0])
-    readings = [_reading(metric, figure) for figure in figures]
+def _summary(metric: Metric, found: list[MetricValue]) -> Summary:
+    if len(found) == 1 and isinstance(found[0], str):
+        return Summary(value=found[0])
+    readings = [_reading(metric, value) for value in found]
     values = [r.value for r in readings if r.value is not None and math.isfinite(r.value)]
     if not values or len(values) < len(readings):
         reason = next((r.reason for r in readings if r.value is None), "not a finite number")

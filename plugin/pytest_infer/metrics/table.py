@@ -12,7 +12,7 @@ from pytest_infer.units import Unit
 
 
 class Direction(str, Enum):
-    """Which way is better; EXACT figures have no noise and any difference counts."""
+    """Which way is better; EXACT metrics have no noise and any difference counts."""
 
     LOWER = "lower"
     HIGHER = "higher"
@@ -21,7 +21,7 @@ class Direction(str, Enum):
 
 
 class Kind(str, Enum):
-    """How a figure comes about: from stamps of the clock, from a count, or from samples of a changing quantity."""
+    """How a value is obtained: from stamps of the clock, from a count, or from samples of a changing quantity."""
 
     TIMED = "timed"
     COUNTED = "counted"
@@ -32,7 +32,7 @@ class Kind(str, Enum):
 class Column:
     """A metric's column in the summary of a run: its heading.
 
-    Where a terminal is narrow, a figure that is `bare` stands without it, and neighbours whose headings begin with the
+    Where a terminal is narrow, a value that is `bare` stands without it, and neighbours whose headings begin with the
     same word (ITL p50, ITL p99) stand behind that word together.
     """
 
@@ -42,9 +42,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the table. `absent` says why there may be no figure where the reading itself does not.
+    """One row of the table. `absent` says why there may be no value where the reading itself does not.
 
-    `repeatable` figures are the same whenever the same work is done: any difference is a change, without statistics.
+    `repeatable` metrics are the same whenever the same work is done: any difference is a change, without statistics.
     `column` is there for what the summary of a run shows, on the terminal and in HTML, in the order of the table.
     """
 
@@ -125,19 +125,19 @@ METRICS: tuple[Metric, ...] = (
            "cold: under 1 % of the weight files' pages were in the page cache before; warm: over 99 %; else mixed",
            "mincore(2)"),
     _count("load_cached_percent", "cached before load", Unit.PERCENT, _NEUTRAL,
-           read.once(loads.figure(loads.cached_percent)),
+           read.once(loads.reading(loads.cached_percent)),
            "pages of the weight files that were in the page cache before the load", "mincore(2)"),
-    _count("load_read_bytes", "load read", _B, _LOWER, read.once(loads.figure(lambda load: load.read_bytes)),
+    _count("load_read_bytes", "load read", _B, _LOWER, read.once(loads.reading(lambda load: load.read_bytes)),
            "bytes that came from the device during the load", f"{_IO} read_bytes"),
     _count("first_run_read_bytes", "first-run read", _B, _LOWER, read.once(loads.first_run_read),
            "bytes that came from the device during the first warm-up round", f"{_IO} read_bytes"),
-    _count("load_peak_rss_bytes", "load peak", _B, _LOWER, read.once(loads.figure(lambda load: load.peak_rss_bytes)),
+    _count("load_peak_rss_bytes", "load peak", _B, _LOWER, read.once(loads.reading(lambda load: load.peak_rss_bytes)),
            "high-water mark of resident memory over the load", f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"),
     _count("load_rss_anon_bytes", "anonymous after load", _B, _LOWER,
-           read.once(loads.figure(lambda load: load.rss_anon_bytes)),
+           read.once(loads.reading(lambda load: load.rss_anon_bytes)),
            "resident right after the load: heap, copied weights", f"{_STATUS} RssAnon"),
     _count("load_rss_file_bytes", "file-backed after load", _B, _NEUTRAL,
-           read.once(loads.figure(lambda load: load.rss_file_bytes)),
+           read.once(loads.reading(lambda load: load.rss_file_bytes)),
            "resident right after the load: libraries, weights that are mapped and were touched",
            f"{_STATUS} RssFile + RssShmem"),
     # rates

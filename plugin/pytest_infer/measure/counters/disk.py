@@ -16,9 +16,7 @@ _FIELDS = {
     "read_calls": "syscr",
     "write_calls": "syscw",
 }
-_FIGURES = tuple(
-    (figure, field, f"/proc/self/io {field}, with waited-for children") for figure, field in _FIELDS.items()
-)
+_COUNTS = tuple((name, field, f"/proc/self/io {field}, with waited-for children") for name, field in _FIELDS.items())
 _OWN_CHARS, _OWN_CALLS = "own rchar", "own syscr"
 _OWN = {"rchar": _OWN_CHARS, "syscr": _OWN_CALLS}
 
@@ -61,7 +59,7 @@ class ProcessIo:
         """Return bytes and calls between two samples."""
         if not isinstance(before, Unavailable):
             before = before | {name: before[name] + before[own] for name, own in _OWN.items() if name in before}
-        return {figure: difference(before, after, field, source) for figure, field, source in _FIGURES}
+        return {name: difference(before, after, field, source) for name, field, source in _COUNTS}
 
     def close(self) -> None:
         """Give the file descriptor back."""
