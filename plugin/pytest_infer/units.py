@@ -1,12 +1,17 @@
-"""Formatting of seconds, bytes, rates, shares and counts for people."""
+"""Seconds, bytes, rates, shares and counts as people read them, and sizes and bandwidths as they write them."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from enum import Enum
 
+from pytest_infer.errors import OptionError
+
 NONE = "—"
+_WRITTEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kKMGT]?)(i?)B(/s)?\s*")
+_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 class Unit(str, Enum):
@@ -132,3 +137,23 @@ def show(value: float | str | None, unit: Unit) -> str:
     if value is None:
         return NONE
     return value if isinstance(value, str) else _FORMATS[unit](value)
+
+
+def parse_size(text: str, option: str) -> int:
+    """Return bytes: GiB is 1024³, GB 1000³ (IEC 80000-13); raise OptionError for anything else."""
+    return round(_parsed(text, option, "8GiB, 24GB, 512MiB", rate=False))
+
+
+def parse_bandwidth(text: str | None, option: str) -> float | None:
+    """Return bytes per second, None for None; raise OptionError for what is no bandwidth, or is 0."""
+    return None if text is None else _parsed(text, option, "40GB/s, 1.2TB/s, 12GiB/s", rate=True)
+
+
+def _parsed(text: str, option: str, examples: str, *, rate: bool) -> float:
+    found = _WRITTEN.fullmatch(text)
+    if found is not None and bool(found[4]) is rate and (found[2] or not found[3]):
+        value: float = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]]
+        # 0 is a size (no reserve), but no bandwidth.
+        if value or not rate:
+            return value
+    raise OptionError(f"{option} {text!r}: write a number with its unit, for example {examples}")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.history import table as tidy
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
-from pytest_infer.report import csvs
+from pytest_infer.report import text
 from pytest_infer.report.history import tables
 from pytest_infer.storage import history
 
@@ -237,7 +237,7 @@ def test_a_run_of_plain_pytest_benchmark_has_its_time(storage):
     ],
 )
 def test_no_cell_is_a_formula(value, written):
-    assert csvs.cell(value) == written
+    assert text.csv_cell(value) == written
 
 
 def test_names_are_verbatim_where_nothing_can_run_them(storage, make_block):

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import PromptRecord
-from pytest_infer.report.experts import summary
+from pytest_infer.report.show import experts
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -19,7 +19,7 @@ def record():
 
 
 def lines(record):
-    return [line.plain for line in summary.lines([of_record(record)], width=100, drawn=False)]
+    return [line.plain for line in experts.lines([of_record(record)], width=100, drawn=False)]
 
 
 def test_the_hottest_and_coldest_beside_chance(record):

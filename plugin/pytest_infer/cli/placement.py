@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_infer.cli import experts, quantities
+from pytest_infer import units
+from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
@@ -100,9 +101,9 @@ def placement(
         prompts = experts.prompts_of(chosen, rows)
         sizes = _sizes(prompts[0].census, rows[0], model)
         given = {
-            "cpu": quantities.bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
-            "gpu": quantities.bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
-            "pcie": quantities.bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
+            "cpu": units.parse_bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
+            "gpu": units.parse_bandwidth(gpu_bandwidth, "--gpu-bandwidth"),
+            "pcie": units.parse_bandwidth(pcie_bandwidth, "--pcie-bandwidth"),
         }
         probed = {side: rate for side, rate in _probed(rows).items() if given[side] is None}
         bandwidths = Bandwidths(**(given | probed), probed=tuple(probed))
@@ -157,13 +158,13 @@ def _memory(
 ) -> Memory | None:
     from pytest_infer.analysis.placement.planning import Memory  # noqa: PLC0415
 
-    held_back = quantities.size(reserve, "--reserve")
+    held_back = units.parse_size(reserve, "--reserve")
     measured = [row.metrics[_KV_CACHE].value for row in rows if _KV_CACHE in row.metrics]
     largest = max((int(value) for value in measured if not isinstance(value, str)), default=0)
-    cache = (largest if dense_on_gpu else 0) if kv_cache is None else quantities.size(kv_cache, "--kv-cache")
+    cache = (largest if dense_on_gpu else 0) if kv_cache is None else units.parse_size(kv_cache, "--kv-cache")
     if total is None:
         return None
-    memory = quantities.size(total, "--gpu-memory")
+    memory = units.parse_size(total, "--gpu-memory")
     if dense_on_gpu and sizes.dense is None:
         raise OptionError("the run does not know the size of the model: name it with --model, or give --dense-on cpu")
     return Memory(total=memory, dense=(sizes.dense or 0) if dense_on_gpu else 0, kv_cache=cache, reserve=held_back)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
-from pytest_infer.report import csvs
 from pytest_infer.report.compare.terminal import change, label, p_value, titles, values, verdict
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import csv_lines, printable
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
@@ -76,7 +75,7 @@ def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
 
 def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
     """Return flat judgements as CSV with a heading; `first` are columns that they have before their own."""
-    return "".join(csvs.lines((*first, *_FIELDS), rows))
+    return "".join(csv_lines((*first, *_FIELDS), rows))
 
 
 def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:

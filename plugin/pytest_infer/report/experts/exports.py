@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.report import csvs
 from pytest_infer.report.compare.exports import escape
 from pytest_infer.report.experts import terminal as shown
 from pytest_infer.report.experts.overlap import percent, verdict
+from pytest_infer.report.text import csv_lines
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.suite import View
@@ -85,7 +85,7 @@ def rows(view: View) -> list[dict[str, Any]]:
 
 def as_csv(view: View) -> str:
     """Return a row an expert with a heading."""
-    return "".join(csvs.lines(_FIELDS, rows(view)))
+    return "".join(csv_lines(_FIELDS, rows(view)))
 
 
 def as_markdown(view: View, *, heading: str, top: int) -> str:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from pytest_infer.analysis.history.table import CONFIG, RUN, TEST, is_text
 from pytest_infer.errors import OptionError
-from pytest_infer.report import csvs
+from pytest_infer.report.text import csv_lines
 
 Rows = Iterable[Mapping[str, Any]]
 _BATCH = 10_000
@@ -20,8 +20,8 @@ _TEXTS = {*RUN, *TEST, "metric", "unit", "better", "text", "quality"} - {"time",
 
 
 def write_csv(columns: Sequence[str], rows: Rows, file: IO[bytes]) -> None:
-    """Write UTF-8 with a heading; text is made harmless as `csvs.cell` says."""
-    for line in csvs.lines(columns, rows):
+    """Write UTF-8 with a heading; text is made harmless as `text.csv_cell` says."""
+    for line in csv_lines(columns, rows):
         file.write(line.encode())
 
 

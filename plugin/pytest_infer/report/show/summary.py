@@ -20,8 +20,7 @@ from pytest_infer.metrics.table import Column
 from pytest_infer.records import CacheState, ModelInfo, WarningKind
 from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
-from pytest_infer.report.experts import summary
-from pytest_infer.report.show import roofline
+from pytest_infer.report.show import experts, roofline
 from pytest_infer.report.sweep import curve
 from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.report.text import collected, printable
@@ -123,7 +122,7 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     limit = roofline.limit_line(results)
     if limit is not None:
         console.print(Text(limit))
-    for line in summary.lines(results, width=console.width, drawn=outputs):
+    for line in experts.lines(results, width=console.width, drawn=outputs):
         console.print(line)
     for result in results if outputs else ():
         console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
