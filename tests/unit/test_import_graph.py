@@ -51,7 +51,8 @@ ROOMS = {
     # A program of its own, started in a fresh process.
     "measure.load.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},
-    "analysis": GROUND | {"engines", "measure", "storage.heads", "storage.history", "storage.rows"},
+    "analysis": GROUND
+    | {"engines", "measure", *(f"storage.{name}" for name in ("heads", "history", "rows", "sidecar"))},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": GROUND
     | {

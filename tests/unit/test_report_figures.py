@@ -7,6 +7,7 @@ import pytest
 
 from pytest_infer.analysis import latency, samples
 from pytest_infer.analysis.experts import coverage, usage
+from pytest_infer.analysis.history import trends
 from pytest_infer.storage.code import subjects
 from pytest_infer.storage.rows import Site
 from pytest_infer.units import Unit, scale_of
@@ -34,6 +35,22 @@ def test_more_positions_than_entries_are_put_together_and_lose_no_peak():
     assert found.low == pytest.approx((0.001, 0.001))
     # Of 50 and 1: the missing sixth gap counts for nothing.
     assert found.median == pytest.approx((0.001, 0.0255))
+
+
+def test_stretches_of_a_curve_keep_its_extremes():
+    found = latency.Band(
+        position=(2, 4, 6), median=(3.0, 1.0, 5.0), low=(1.0, 0.5, 4.0), high=(4.0, 9.0, 6.0), width=2, last=6
+    )
+    first, second = found.stretches(2)
+    assert (first.first, first.last, first.median, first.low, first.high) == (2, 5, 2.0, 0.5, 9.0)
+    assert (second.first, second.last, second.median, second.low, second.high) == (6, 6, 5.0, 4.0, 6.0)
+
+
+def test_levels_are_the_medians_between_change_points():
+    values = [1.0, None, 3.0, 7.0, None, None, 9.0]
+    assert trends.levels(values, [3]) == [(0, 2, 2.0), (3, 6, 8.0)]
+    assert trends.levels(values, [4, 6]) == [(0, 3, 3.0), (6, 6, 9.0)]
+    assert trends.levels([], []) == []
 
 
 @pytest.mark.parametrize("rounds", [[], [stamps()], [np.asarray([], dtype=np.int64)]], ids=["none", "one", "no token"])

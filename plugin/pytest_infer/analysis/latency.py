@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,31 @@ class Band:
     high: tuple[float, ...]
     width: int
     last: int
+
+    def stretches(self, most: int) -> list[Stretch]:
+        """Return the band in at most so many stretches of equal length."""
+        step = -(-len(self.position) // most)
+        return [self._stretch(n, min(n + step, len(self.position))) for n in range(0, len(self.position), step)]
+
+    def _stretch(self, start: int, end: int) -> Stretch:
+        return Stretch(
+            first=self.position[start],
+            last=min(self.position[end - 1] + self.width - 1, self.last),
+            median=statistics.median(self.median[start:end]),
+            low=min(self.low[start:end]),
+            high=max(self.high[start:end]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Gaps, seconds, of the ticks from `first` to `last`: the median of a band's medians, its least and its most."""
+
+    first: int
+    last: int
+    median: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A suite as a whole: means and standard deviations over its prompts."""
+"""A suite as a whole: means and deviations over its prompts, and what they used of the machine's limit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_infer.metrics import Summary
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import MachineProbe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +20,55 @@ class Average:
     prompts: int
 
 
+def average(values: Iterable[float | None]) -> Average | None:
+    """Return the average of the known values, None for none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    stdev = statistics.stdev(known) if len(known) > 1 else None
+    return Average(mean=statistics.fmean(known), stdev=stdev, prompts=len(known))
+
+
 def averages(suite: Iterable[Mapping[str, Summary]], keys: Iterable[str]) -> dict[str, Average]:
     """Return the average of each metric over the prompts that have it; a metric that none has is left out."""
     rows = list(suite)
-    found: dict[str, Average] = {}
-    for key in keys:
-        values = [float(v) for row in rows if isinstance(v := row[key].value, int | float)]
-        if values:
-            stdev = statistics.stdev(values) if len(values) > 1 else None
-            found[key] = Average(mean=statistics.fmean(values), stdev=stdev, prompts=len(values))
-    return found
+    found = {key: average(_number(row[key]) for row in rows) for key in keys}
+    return {key: of for key, of in found.items() if of is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedLimit:
+    """How much of the machine's limit a suite's prompts used: the least and the most of `mbu` and `mfu`.
+
+    `step_bytes` and `ceiling` are the prompts' medians: what a decode step reads, and how many tokens per second that
+    allows.
+    """
+
+    mbu: tuple[float, float]
+    step_bytes: float
+    ceiling: float
+    mfu: tuple[float, float] | None
+    probe: MachineProbe | None
+
+
+def used_limit(results: Iterable[Result]) -> UsedLimit | None:
+    """Return what the prompts used of the limit, None where none tells it."""
+    known = [result for result in results if _number(result.figures["mbu"]) is not None]
+    if not known:
+        return None
+
+    def values(key: str) -> list[float]:
+        return [value for result in known if (value := _number(result.figures[key])) is not None]
+
+    multiplied = values("mfu")
+    return UsedLimit(
+        mbu=(min(values("mbu")), max(values("mbu"))),
+        step_bytes=statistics.median(values("step_bytes")),
+        ceiling=statistics.median(values("decode_ceiling")),
+        mfu=(min(multiplied), max(multiplied)) if multiplied else None,
+        probe=known[0].machine.probe,
+    )
+
+
+def _number(summary: Summary) -> float | None:
+    return float(summary.value) if isinstance(summary.value, int | float) else None

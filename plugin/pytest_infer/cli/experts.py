@@ -9,15 +9,12 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.compare.verdicts import Exit
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report.experts import rows as expert_rows
-from pytest_infer.report.experts.rows import prompts_of, why_nothing
 from pytest_infer.report.formats import EXPERTS, Format, UsedExperts
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
-
-__all__ = ["Whose", "prompts_of", "recorded", "show_experts", "why_nothing"]
 
 
 class Whose(str, Enum):
@@ -53,9 +50,9 @@ def show_experts(
     """Show the experts a run used: hottest and coldest, a map, skew beside chance, and who shares a hot set."""
     try:
         chosen = open_history(storage).select(run)
-        rows = recorded(chosen, keyword)
+        rows = rows_of(chosen, keyword)
         if not rows:
-            say(why_nothing(chosen, keyword))
+            say(recorded.why_nothing(chosen, keyword))
             raise typer.Exit(Exit.NOTHING.value)
         _write(chosen, rows, phase, by, top, form)
     except InferError as error:
@@ -67,7 +64,7 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
     from pytest_infer.analysis.experts import suite  # noqa: PLC0415
     from pytest_infer.analysis.experts.census import Phase, tokens  # noqa: PLC0415
 
-    view = suite.view(prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
+    view = suite.view(recorded.prompts_of(run, rows), Phase(phase.value), suite.By(by.value))
     if not tokens(view.census, view.phase):
         other = "decode" if phase is Whose.PREFILL else "prefill"
         raise StorageError(f"run {run.label} has no {phase.value} tokens; try --phase {other}")
@@ -76,12 +73,12 @@ def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, 
     out(EXPERTS[form](UsedExperts(view=view, run=run, top=top), screen()))
 
 
-def recorded(run: Run, keyword: str | None = None) -> list[Row]:
+def rows_of(run: Run, keyword: str | None = None) -> list[Row]:
     """Return the tests of a run whose expert usage adds up, naming on stderr those that do not.
 
     Raises StorageError where they are of several models.
     """
-    found, left_out = expert_rows.recorded(run, keyword)
+    found, left_out = recorded.recorded(run, keyword)
     for line in left_out:
         say(f"left out: {line}")
     return found

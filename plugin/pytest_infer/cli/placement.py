@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_infer import units
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
-from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.formats import PLACEMENT, Format, PlannedRun
 from pytest_infer.report.placement import exports
 from pytest_infer.storage.rows import Row
@@ -95,10 +95,10 @@ def placement(
 
     try:
         chosen = open_history(storage).select(run)
-        rows = experts.recorded(chosen, keyword)
+        rows = experts.rows_of(chosen, keyword)
         if not rows:
-            raise StorageError(experts.why_nothing(chosen, keyword))
-        prompts = experts.prompts_of(chosen, rows)
+            raise StorageError(recorded.why_nothing(chosen, keyword))
+        prompts = recorded.prompts_of(chosen, rows)
         sizes = _sizes(prompts[0].census, rows[0], model)
         given = {
             "cpu": units.parse_bandwidth(cpu_bandwidth, "--cpu-bandwidth"),
@@ -108,7 +108,7 @@ def placement(
         probed = {side: rate for side, rate in _probed(rows).items() if given[side] is None}
         bandwidths = Bandwidths(**(given | probed), probed=tuple(probed))
         found = planning.plan(
-            expert_rows.distinct(rows, prompts),
+            recorded.distinct(rows, prompts),
             sizes,
             phase=Phase(phase.value),
             memory=_memory(gpu_memory, rows, sizes, kv_cache, reserve, dense_on_gpu=dense_on is Side.GPU),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.history import changepoints
@@ -59,6 +61,19 @@ def of_series(
         for shift in _of(found.get((test, metric.key), []), test, name, metric)
     ]
     return tuple(sorted(shifted, key=lambda shift: shift.run.time))
+
+
+def levels(values: Sequence[float | None], starts: Sequence[int]) -> list[tuple[int, int, float]]:
+    """Return the stretches of values that begin at 0 and at each of `starts`: first, last, and the median of the known.
+
+    A stretch without a known value is left out.
+    """
+    found = []
+    for start, end in pairwise([0, *starts, len(values)]):
+        known = [value for value in values[start:end] if value is not None]
+        if known:
+            found.append((start, end - 1, statistics.median(known)))
+    return found
 
 
 def series(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,20 +71,13 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart
 
 def _stretches(band: Band, what: str, unit: str, scale: float) -> Table:
     """Return the curve as a table: of each stretch of tokens the median, least and most gap."""
-    position = band.position
-    step = -(-len(position) // _TABLE)
-    rows = []
-    for start in range(0, len(position), step):
-        end = min(start + step, len(position))
-        last = min(position[end - 1] + band.width - 1, band.last)
-        first = position[start]
-        figures = (statistics.median(band.median[start:end]), min(band.low[start:end]), max(band.high[start:end]))
-        rows.append(
-            (
-                Cell(text=f"{first}–{last}" if last > first else str(first)),
-                *(Cell(text=short(f, scale)) for f in figures),
-            )
+    rows = [
+        (
+            Cell(text=f"{one.first}–{one.last}" if one.last > one.first else str(one.first)),
+            *(Cell(text=short(figure, scale)) for figure in (one.median, one.low, one.high)),
         )
+        for one in band.stretches(_TABLE)
+    ]
     return Table(
         caption=f"Gaps before the {what}s, {unit}",
         heads=(

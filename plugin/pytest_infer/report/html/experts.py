@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import InferError
-from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.experts import terminal as experts
 from pytest_infer.report.html import placement
 from pytest_infer.report.html.parts import (
@@ -39,10 +39,10 @@ def section(stored: StoredRun) -> Section:
     """Return what a run tells of its experts, or why it tells nothing."""
     title = "Experts"
     try:
-        rows, left_out = expert_rows.recorded(stored.run, remedy=_REMEDY)
+        rows, left_out = recorded.recorded(stored.run, remedy=_REMEDY)
         if not rows:
-            return Section(key="experts", title=title, absent=expert_rows.why_nothing(stored.run))
-        prompts = expert_rows.prompts_of(stored.run, rows)
+            return Section(key="experts", title=title, absent=recorded.why_nothing(stored.run))
+        prompts = recorded.prompts_of(stored.run, rows)
         items = _items(rows, prompts)
     except InferError as error:
         return Section(key="experts", title=title, absent=str(error))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +127,8 @@ def _trend(
     messages: Mapping[str, str],
 ) -> Chart | None:
     """Return the chart of a metric: one test at a time, chosen for all metrics together."""
+    from pytest_infer.analysis.history import trends  # noqa: PLC0415 - as above
+
     tests = [test for test in names if len(series.get((test, metric.key), ())) > 1]
     if not tests:
         return None
@@ -142,12 +142,15 @@ def _trend(
     for test in tests:
         unit, scale = scale_of(columns[test], metric.unit)
         mine = [s for s in shifts if s.metric.key == metric.key and s.test == test]
+        levels = trends.levels(columns[test], [place[s.run.path] for s in mine]) if mine else []
         choices.append(
             {
                 "name": names[test],
                 "unit": unit,
                 "values": points(columns[test], scale, 5),
-                "levels": _levels(columns[test], mine, place, scale),
+                "levels": [
+                    {"from": start, "to": end, "value": points([level], scale, 5)[0]} for start, end, level in levels
+                ],
                 "changes": [{"at": place[s.run.path], "name": share(s.point.change), "worse": s.worse} for s in mine],
             }
         )
@@ -163,19 +166,6 @@ def _trend(
         define=((metric.label, anchor(metric.key)), ("change points", anchor("change-point"))),
         group="history",
     )
-
-
-def _levels(
-    values: Sequence[float | None], shifts: Sequence[Shift], place: Mapping[Any, int], scale: float
-) -> list[dict[str, Any]]:
-    """Return the stretches between change points, each with the median of its runs."""
-    bounds = [0, *(place[shift.run.path] for shift in shifts), len(values)]
-    found = []
-    for start, end in itertools.pairwise(bounds):
-        known = [value for value in values[start:end] if value is not None]
-        if known and shifts:
-            found.append({"from": start, "to": end - 1, "value": points([statistics.median(known)], scale, 5)[0]})
-    return found
 
 
 def _run(run: Run, messages: Mapping[str, str]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from pytest_infer.analysis.advice.advice import Advice
+from pytest_infer.analysis.suite import average
 from pytest_infer.metrics import by_key, columns
 from pytest_infer.report.html.parts import (
     Cell,
@@ -62,8 +62,8 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
     ]
     for key in shown:
         values = [test.value(key) for test in tests]
-        known = [value for value in values if value is not None]
-        values += [statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None]
+        of = average(values)
+        values += [None, None] if of is None else [of.mean, of.stdev]
         unit, figures = column(values, by_key(key).unit)
         heads.append(head(by_key(key), unit))
         cells.append(figures)
@@ -109,10 +109,10 @@ def _tiles(tests: Sequence[Test]) -> list[tuple[ColumnHead, str, str]]:
         ("itl_p99_s", "mean"),
         ("peak_rss_bytes", "largest"),
     ):
-        values = [value for test in tests if (value := test.value(key)) is not None]
-        if values:
-            value = max(values) if how == "largest" else statistics.fmean(values)
-            of = f"{how} of {len(values)} prompts" if len(values) > 1 else "one prompt"
+        values = [test.value(key) for test in tests]
+        if (whole := average(values)) is not None:
+            value = max(value for value in values if value is not None) if how == "largest" else whole.mean
+            of = f"{how} of {whole.prompts} prompts" if whole.prompts > 1 else "one prompt"
             found.append((head(by_key(key)), show(value, by_key(key).unit), of))
     return found
 

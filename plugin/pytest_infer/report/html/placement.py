@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import InferError
-from pytest_infer.report.experts import rows as expert_rows
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, percent, points
 from pytest_infer.storage.rows import Row
 from pytest_infer.units import Unit, count, scale_of, significant
@@ -31,7 +31,7 @@ def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> I
             for one in prompts
             if one.trace is not None
         ]
-        plan = planning.plan(expert_rows.distinct(rows, prompts), held, phase=phase, traces=traces)
+        plan = planning.plan(recorded.distinct(rows, prompts), held, phase=phase, traces=traces)
     except InferError as error:
         return Item(title=_TITLE, text=(f"No placement: {error}",))
     return Item(charts=(_chart(plan),))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 
+from pytest_infer.analysis.suite import used_limit
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import MachineInfo
 from pytest_infer.units import bandwidth, flops, rate, significant, size
@@ -31,32 +31,20 @@ def machine_line(machine: MachineInfo, dtype: str | None = None) -> str | None:
 
 def limit_line(results: Iterable[Result]) -> str | None:
     """Return how much of the machine's limit the prompts used, the lowest and the highest; None where none tells it."""
-    known = [result for result in results if _value(result, "mbu") is not None]
-    if not known:
+    used = used_limit(results)
+    if used is None:
         return None
-    probe = known[0].machine.probe
-    read = statistics.median(_values(known, "step_bytes"))
-    line = f"decode: {_range(_values(known, 'mbu'))} of what this machine's memory allows"
-    line += f" ({size(read)} a step, at most {rate(statistics.median(_values(known, 'decode_ceiling')))}"
-    line += f", bandwidth ± {_percent(probe.read_bandwidth_spread)})" if probe is not None else ")"
-    multiplied = _values(known, "mfu")
-    if multiplied:
-        line += f" · prefill: {_range(multiplied)} of its GEMM rate"
-        line += " (above 100 %: something else slowed the probe)" if max(multiplied) > 1 else ""
+    line = f"decode: {_range(used.mbu)} of what this machine's memory allows"
+    line += f" ({size(used.step_bytes)} a step, at most {rate(used.ceiling)}"
+    line += f", bandwidth ± {_percent(used.probe.read_bandwidth_spread)})" if used.probe is not None else ")"
+    if used.mfu is not None:
+        line += f" · prefill: {_range(used.mfu)} of its GEMM rate"
+        line += " (above 100 %: something else slowed the probe)" if used.mfu[1] > 1 else ""
     return line
 
 
-def _value(result: Result, key: str) -> float | None:
-    value = result.figures[key].value
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _values(results: Iterable[Result], key: str) -> list[float]:
-    return [value for result in results if (value := _value(result, key)) is not None]
-
-
-def _range(shares: list[float]) -> str:
-    low, high = _percent(min(shares)), _percent(max(shares))
+def _range(shares: tuple[float, float]) -> str:
+    low, high = map(_percent, shares)
     return low if low == high else f"{low.removesuffix(' %')}–{high}"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.errors import StorageError
-from pytest_infer.report.text import printable
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.heads import Run
 from pytest_infer.storage.rows import Row
@@ -35,7 +34,7 @@ def recorded(
             found.append(row)
     models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
     if len(models) > 1:
-        names = ", ".join(sorted(printable(str(name)) for name, _ in models))
+        names = ", ".join(sorted(str(name) for name, _ in models))
         raise StorageError(f"run {run.label} holds expert usage of several models ({names}); {remedy}")
     return found, left_out
 
@@ -44,9 +43,9 @@ def why_nothing(run: Run, keyword: str | None = None) -> str:
     """Return the line that says why a run has no expert usage to show."""
     rows = [row for row in run.rows if keyword is None or keyword in row.test]
     if not rows:
-        return f"run {run.label} has no test whose name holds {printable(keyword or '')!r}"
+        return f"run {run.label} has no test whose name holds {keyword!r}"
     reasons = Counter(_reason(row) for row in rows)
-    return f"no expert usage in run {run.label}: {'; '.join(printable(reason) for reason, _ in reasons.most_common(3))}"
+    return f"no expert usage in run {run.label}: {'; '.join(reason for reason, _ in reasons.most_common(3))}"
 
 
 def _reason(row: Row) -> str:
@@ -63,6 +62,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
 
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
+    # Imported late, here and below: whether there is usage is told without numpy.
     from pytest_infer.analysis.experts import census  # noqa: PLC0415
     from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
 
