@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.compare.stats import Array, Certain, Student
-from pytest_infer.errors import OptionError
 
 MIN_RUNS = 3
 """A level needs so many runs: of two that lie close by chance nobody can tell how far they scatter."""
@@ -99,18 +98,32 @@ def _candidates(logs: Array, noise: float) -> list[int]:
     """Return where the partition of least squares cuts, at a price of 2·log(n) noise variances a cut.
 
     That is Schwarz's criterion with two parameters a cut, its place and its level (Yao 1988); without the division by
-    the noise a price would mean something else for every metric. PELT finds it (Killick et al. 2012). Least squares
-    will do: outliers are gone by now. `KernelCPD` is ruptures' PELT in C and looks at every run; its `Pelt` is Python
-    and by default looks at every fifth.
+    the noise a price would mean something else for every metric. Least squares will do: outliers are gone by now.
     """
-    scaled = ((logs - np.median(logs)) / noise).reshape(-1, 1)
-    try:
-        import ruptures  # noqa: PLC0415 - there is no release of it for Python 3.14 yet
-    except ImportError:
-        raise OptionError("change points need the package ruptures, which has no release for this Python") from None
-    search = ruptures.KernelCPD(kernel="linear", min_size=MIN_RUNS).fit(scaled)
-    ends: list[int] = search.predict(pen=2 * float(np.log(len(logs))))
-    return ends[:-1]  # the last is the end of the series
+    return _partition((logs - np.median(logs)) / noise, 2 * float(np.log(len(logs))))
+
+
+def _partition(values: Array, price: float) -> list[int]:
+    """Return where segments begin, but for the first: the least sum of squares about their means + `price` a segment.
+
+    Optimal partitioning (Jackson et al. 2005), exact, O(n²) in n calls of numpy: 20 ms for a thousand runs. Of equal
+    sums the earliest start wins.
+    """
+    count = len(values)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(values**power)]) for power in (1, 2))
+    best = np.full(count + 1, np.inf)  # of the first n values
+    best[0] = 0.0
+    last = np.zeros(count + 1, dtype=int)  # where the last segment of that partition begins
+    for end in range(MIN_RUNS, count + 1):
+        starts = np.arange(end - MIN_RUNS + 1)
+        spread = squares[end] - squares[starts] - (sums[end] - sums[starts]) ** 2 / (end - starts)
+        prices = best[starts] + np.maximum(spread, 0.0) + price
+        last[end] = np.argmin(prices)
+        best[end] = prices[last[end]]
+    cuts, end = [], count
+    while (end := int(last[end])) > 0:
+        cuts.append(end)
+    return cuts[::-1]
 
 
 def _compare(before: Array, after: Array) -> Student | Certain:
