@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 
 import pytest
@@ -373,7 +374,9 @@ def test_reused_cache_prefix_is_refused():
         cache = model(torch.tensor([PROMPT[:6]]), use_cache=True).past_key_values
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=len(PROMPT)):
-        generate(model, PROMPT, 4, past_key_values=cache)
+        # Up to transformers 5.23 it is called past_key_values.
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        generate(model, PROMPT, 4, **{name: cache})
     with pytest.raises(ExpertCaptureError, match="began at position 6"):
         recorder.usage(prompt_tokens=len(PROMPT), generated_tokens=4)
 

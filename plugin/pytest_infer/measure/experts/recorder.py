@@ -203,7 +203,8 @@ class _Log:
         batch, width = ids.shape[:2]
         mask = call.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
-        start = self._start(call.get("past_key_values"), mask, width)
+        # Up to transformers 5.23 a forward calls it past_key_values.
+        start = self._start(call.get("cache", call.get("past_key_values")), mask, width)
         if self._trace and (batch > 1 or (mask is not None and not self._counted and width > 1 and not mask.all())):
             raise ExpertCaptureError("a trace is of one sequence without padding: record the counts of a batch only")
         read = [site.read(one, batch * width) for site, one in zip(self._sites, captured, strict=True)]
