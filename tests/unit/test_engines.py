@@ -2,19 +2,14 @@
 
 import importlib
 import inspect
-import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 from test_import_graph import PACKAGE, modules
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.engines.lookup import GROUP
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "engines.md"

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -468,10 +467,8 @@ def test_points_of_a_curve_are_drawn_over_their_lengths(storage, make_block):
 
 
 def test_the_library_is_the_published_one():
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
+
     about = tomllib.loads(page.ECHARTS.joinpath("VERSION.toml").read_text(encoding="utf-8"))
     library = page.ECHARTS.joinpath("echarts.min.js").read_bytes()
     assert hashlib.sha256(library).hexdigest() == about["sha256"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import iniconfig
+import tomllib
 
 from pytest_infer.errors import OptionError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 GATE, ADDOPTS = "infer_gate", "addopts"
 STORAGE_OPTION = "--benchmark-storage"

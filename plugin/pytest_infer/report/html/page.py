@@ -6,12 +6,12 @@ import base64
 import hashlib
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import tomllib
 from markupsafe import Markup
 
 from pytest_infer.analysis.advice import advice
@@ -22,11 +22,6 @@ from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
 from pytest_infer.storage.heads import Run
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _TEMPLATES = Path(__file__).parent / "templates"
 ECHARTS = Path(__file__).parent / "vendor" / "echarts"
