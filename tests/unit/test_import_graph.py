@@ -212,6 +212,19 @@ def test_the_report_uses_pytest_for_types_only():
     assert all(i.typing for i in found)
 
 
+@pytest.mark.parametrize("word", ["compare", "history", "advice", "experts", "placement", "doctor", "load", "sweep"])
+def test_a_subject_has_one_word_in_analysis_report_and_cli(word):
+    # What a sweep found is shown by `show`, `compare` and `report`.
+    rooms = ("analysis", "report") if word == "sweep" else ("analysis", "report", "cli")
+    assert [room for room in rooms if f"{room}.{word}" not in modules()] == []
+
+
+def test_the_report_and_the_commands_compute_nothing():
+    # Whoever needs these computes a figure, which analysis/ and metrics/ are for.
+    found = {i.module for i in IMPORTS if i.target.partition(".")[0] in {"numpy", "scipy", "statistics", "math"}}
+    assert not [module for module in found if room_of(module) in ("report", "cli")]
+
+
 def test_torch_is_imported_where_models_run_only():
     wrong = [
         f"{i.module}:{i.line}"

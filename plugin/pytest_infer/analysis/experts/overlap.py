@@ -100,6 +100,11 @@ class Overlap:
     rest: tuple[float | None, ...]
     even: float
 
+    def by_others(self, number: int) -> tuple[float, float, float] | None:
+        """Return what the hot sets of the others serve of one: the least, the median, the most; None without others."""
+        found = sorted(x for n, row in enumerate(self.matrix) if n != number and (x := row[number]) is not None)
+        return (found[0], found[len(found) // 2], found[-1]) if found else None
+
 
 def overlap(of: Suite, groups: Sequence[PromptGroup], part: float = skew.HOT_SHARE) -> Overlap:
     """Return how much the hottest `part` of each layer's experts in one group serves the others."""

@@ -72,6 +72,11 @@ class View:
     reuse: tuple[Reuse | None, ...]
     pairs: tuple[ExpertPair, ...]
 
+    @property
+    def weightless(self) -> float:
+        """Return the mean share of a layer's selections that need no weights."""
+        return sum(used.weightless for used in self.usages) / len(self.usages)
+
 
 def view(prompts: Sequence[PromptUsage], phase: Phase, by: By) -> View:
     """Return the view of at least one prompt; raise StorageError where the prompts are of different models."""

@@ -65,8 +65,7 @@ def _each(console: Console, view: View, names: Sequence[str], room: int) -> None
     for head in ("worst", "median", "best", "all others", "itself"):
         table.add_column(head, justify="right", no_wrap=True)
     for number, name in enumerate(names):
-        others = sorted(x for n, row in enumerate(found.matrix) if n != number and (x := row[number]) is not None)
-        of = [others[0], others[len(others) // 2], others[-1]] if others else [None] * 3
+        of = found.by_others(number) or (None, None, None)
         table.add_row(name, *map(percent, (*of, found.rest[number], found.itself[number])))
     console.print(table)
 

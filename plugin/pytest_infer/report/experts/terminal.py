@@ -201,9 +201,8 @@ def remarks(view: View) -> Iterable[str]:
             f"the prompts' hot quarter serves {percent(view.across)} % of the generated tokens' selections "
             f"(even routing: {percent(view.overlap.even)} %)"
         )
-    weightless = [usage.weightless for usage in view.usages if usage.weightless]
-    if weightless:
-        yield f"{100 * sum(weightless) / len(view.usages):.1f} % of the selections need no weights"
+    if view.weightless:
+        yield f"{100 * view.weightless:.1f} % of the selections need no weights"
     if view.steps:
         parts = (f"{size(s.measured)} (even: {size(s.uniform)}) for {s.batch}" for s in view.steps)
         yield f"expert weights a decode step reads, by sequences at a time: {', '.join(parts)}"
