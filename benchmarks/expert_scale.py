@@ -23,7 +23,7 @@ import numpy as np
 from pytest_infer.analysis.experts import census, suite
 from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.analysis.experts.suite import By, PromptUsage
-from pytest_infer.storage import block, files, heads
+from pytest_infer.storage import files, runs, schema
 
 LAYERS, EXPERTS, K = 64, 256, 8
 
@@ -65,13 +65,13 @@ def run_file(folder: Path, prompts: int, prefill: int, decode: int) -> Path:
         shares = base * rng.gamma(10, 0.1, size=base.shape)
         shares /= shares.sum(axis=1, keepdims=True)
         made = {
-            "schema": block.SCHEMA,
+            "schema": schema.SCHEMA,
             "phase": "total",
             "prompt": {"name": f"p{n}", "tags": ["even", "odd"][n % 2 : n % 2 + 1]},
             "experts": usage(rng, shares, prefill, decode),
         }
         name = f"test[p{n}]"
-        rows.append({"fullname": name, "name": name, "stats": {"median": 1.0}, "extra_info": {block.KEY: made}})
+        rows.append({"fullname": name, "name": name, "stats": {"median": 1.0}, "extra_info": {schema.KEY: made}})
     path = folder / "0001_large.json"
     path.write_text(files.dumps({"datetime": "2026-01-01T00:00:00", "benchmarks": rows}), encoding="utf-8")
     return path
@@ -90,7 +90,7 @@ def timed(what: Callable[[], Any], repeat: int) -> tuple[Any, list[float]]:
 
 def merge(path: Path) -> tuple[list[Census], Census]:
     """Read a run and merge the usage of its prompts."""
-    parts = [taken for row in heads.read(path).rows if (taken := census.of(row.experts)) is not None]
+    parts = [taken for row in runs.read(path).rows if (taken := census.of(row.experts)) is not None]
     return parts, census.merged(parts)
 
 

@@ -32,9 +32,9 @@ from typing import Any
 from scipy import stats
 
 from pytest_infer.analysis.compare import gate, rules
-from pytest_infer.storage import heads
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage import runs
 from pytest_infer.storage.history import History
+from pytest_infer.storage.runs import Run
 
 SHARES = (0, 3, 5, 10)
 FIGURE = "itl_p50"
@@ -153,7 +153,7 @@ def pytest_run(repository: Path, tag: str, *options: str) -> None:
 def stored(repository: Path, tag: str, path: Path) -> Run:
     """Measure a run of five rounds and return it."""
     pytest_run(repository, tag, f"--benchmark-json={path}", "--infer-rounds=5")
-    return heads.read(path)
+    return runs.read(path)
 
 
 def stored_verdicts(before: Run, base: list[Run], run: Run) -> tuple[list[str], list[str]]:

@@ -27,8 +27,8 @@ from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.analysis.placement import heldout, planning, sizes, strategies
 from pytest_infer.analysis.placement.heldout import HeldOut
 from pytest_infer.analysis.placement.strategies import Strategy
-from pytest_infer.storage import rows
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
+from pytest_infer.storage import runs
 
 BUDGETS = range(10, 100, 10)
 MODELS = ("smollm2-moe", "reference-moe")
@@ -103,7 +103,7 @@ def measured(model: str, folder: Path, new: int, threads: int) -> list[Census]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{model}: pytest failed\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
-    found = [census.of(row.experts) for row in rows.rows(path)]
+    found = [census.of(row.experts) for row in runs.rows(path)]
     return [one for one in found if one is not None]
 
 
@@ -155,7 +155,7 @@ def scale() -> None:
     """Print how long a full plan, with its sweep, takes for 50 prompts of 64 layers of 256 experts, top 8."""
     draws = np.random.default_rng(0)
     sites = tuple(
-        Site(name=f"layers.{n}", layer=n, kind="mlp", experts=256, slots=256, k=8, expert_bytes=1 << 20)
+        ExpertSite(name=f"layers.{n}", layer=n, kind="mlp", experts=256, slots=256, k=8, expert_bytes=1 << 20)
         for n in range(64)
     )
     prompts = []

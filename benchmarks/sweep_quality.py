@@ -33,7 +33,7 @@ from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.ratios import ratio_of
 from pytest_infer.analysis.sweep.recommend import DECODE, Recommendation, recommend
 from pytest_infer.engines.models import resolve
-from pytest_infer.storage import rows
+from pytest_infer.storage import runs
 
 BOTH = {"dtype": ("float32", "bfloat16"), "experts": ("eager", "grouped_mm")}
 THIRD = {"threads": ("1", "2"), "cache": ("on", "off")}
@@ -121,7 +121,7 @@ def swept(
     command += ["--infer-ignore-eos", "--infer-no-profile", "--infer-no-probe"]
     command += ["--benchmark-json=run.json", *([] if "threads" in swept_axes else ["--infer-threads=1"])]
     output, peak = watched(command, folder)
-    found = recommend(rows.rows(folder / "run.json"))
+    found = recommend(runs.rows(folder / "run.json"))
     if found is None:
         raise SystemExit(output)
     return found, peak, output
@@ -194,7 +194,7 @@ def main() -> None:
         found, peak, output = swept(folder, swept_axes, given.model, given.tokens, given.rounds)
         print(output[output.index("= inference") :])
         loads = folder.joinpath("loads.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        measured = rows.rows(folder / "run.json")
+        measured = runs.rows(folder / "run.json")
     after = [scripted(configurations, source, given.tokens, n) for n in range(given.passes // 2, given.passes)]
     one_load = sorted(loads) == sorted(" ".join(pair) for pair in itertools.product(*BOTH.values()))
     print(f"loads: {', '.join(loads)}: {'each once' if one_load else 'NOT each once'}")

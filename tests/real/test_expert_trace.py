@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pytest_infer.storage import rows, sidecar
+from pytest_infer.storage import runs, sidecar
 
 pytestmark = pytest.mark.real
 
@@ -31,7 +31,7 @@ def run(folder, *options):
         check=True,
         capture_output=True,
     )
-    (row,) = rows.rows(folder / "run.json")
+    (row,) = runs.rows(folder / "run.json")
     return row, sidecar.read(folder / "run.json")
 
 

@@ -12,7 +12,7 @@ import pytest
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import block, rows
+from pytest_infer.storage import block, runs
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -46,7 +46,7 @@ def stored(folder, **options):
         made = block.build(dataclasses.replace(record, model=engine.load()))
     finally:
         engine.close()
-    return rows.row_of("t", "t", made)
+    return runs.row_of("t", "t", made)
 
 
 @pytest.fixture

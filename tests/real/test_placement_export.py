@@ -11,10 +11,12 @@ from accelerate.utils import check_device_map
 from pytest_infer.analysis.placement import device_map, sizes
 from pytest_infer.engines import models
 from pytest_infer.engines.checkpoint import tensors
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 FOLDER = Path(models.resolve("reference-moe", print))
-SITES = [Site(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(4)]
+SITES = [
+    ExpertSite(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(4)
+]
 
 pytestmark = pytest.mark.real
 

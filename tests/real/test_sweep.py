@@ -14,7 +14,7 @@ from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Limits, StopReason
-from pytest_infer.storage import rows
+from pytest_infer.storage import runs
 
 pytestmark = pytest.mark.real
 IDS = [5, 9, 60, 71, 8]
@@ -63,7 +63,7 @@ def test_two_by_two_on_the_bundled_model(pytester):
     loads = [line.split("LOADED ")[1] for line in result.stdout.lines if "LOADED" in line]
     assert loads == ["float32", "bfloat16"]
     (path,) = pytester.path.glob(".benchmarks/*/*.json")
-    found = {row.test.partition("[")[2]: row for row in rows.rows(path)}
+    found = {row.test.partition("[")[2]: row for row in runs.rows(path)}
     one, three = found["p-dtype=float32-batch=1]"], found["p-dtype=float32-batch=3]"]
     # The same text, whose experts and cache are counted for each sequence.
     assert one.metrics["output_sha256"] == three.metrics["output_sha256"]

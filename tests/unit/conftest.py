@@ -11,7 +11,7 @@ import pytest
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import block, history, rows
+from pytest_infer.storage import block, history, runs, schema
 
 DATA = Path(__file__).parents[1] / "data"
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -53,7 +53,7 @@ def make_row(make_block):
 
     def make(name="guide", **changes):
         test = changes.pop("test", f"bench/t.py::t[{name}]")
-        return rows.row_of(test, test, make_block(name, **changes))
+        return runs.row_of(test, test, make_block(name, **changes))
 
     return make
 
@@ -92,7 +92,7 @@ def native(made, test=None):
     name = f"t[{made['prompt']['name']}]"
     stats = {"median": 0.3815, "data": [0.381, 0.382]}
     fullname = test or f"bench/t.py::{name}"
-    return {"group": "total", "name": name, "fullname": fullname, "stats": stats, "extra_info": {block.KEY: made}}
+    return {"group": "total", "name": name, "fullname": fullname, "stats": stats, "extra_info": {schema.KEY: made}}
 
 
 @pytest.fixture

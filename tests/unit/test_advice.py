@@ -1,6 +1,5 @@
 """Every rule: a block that triggers it, one that must not, and silence without its evidence."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
 from pytest_infer.records import WarningKind
 from pytest_infer.report import advice as shown
+from pytest_infer.storage import schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 BY_KEY = {rule.key: rule for rule in RULES}
@@ -19,7 +19,7 @@ MIB, GIB = 2**20, 2**30
 PROBE = {"threads": 2, "device": "cpu", "flops": {"float32": 180e9, "bfloat16": 21e9}}
 
 
-def block(*, model=None, machine=None, output=None, rounds=None, name="guide", **metrics):
+def block(*, model=None, machine=None, output=None, rounds=None, name="guide", config=None, **metrics):
     """Return a block with these figures and nothing else; a list is the rounds' values."""
     told = {
         key: {"value": sorted(v)[len(v) // 2], "rounds": v} if isinstance(v, list) else {"value": v}
@@ -28,7 +28,11 @@ def block(*, model=None, machine=None, output=None, rounds=None, name="guide", *
     }
     tables = {"model": {"device": "cpu", **(model or {})}, "machine": machine or {}}
     tables |= {"output": output or {}, "rounds": rounds or {}, "metrics": told, "prompt": {"name": name}}
-    return {"schema": 1, "phase": "total", **copy.deepcopy(tables)}
+    return stored({"phase": "total", "config": config or {}, **tables})
+
+
+def stored(tables):
+    return schema.of_block({"schema": 1, **tables}, schema.WHOLE_BLOCK)
 
 
 T2, C2 = {"threads": 2}, {"usable_cores": 2.0}
@@ -135,10 +139,13 @@ def test_it_speaks_when_it_should_and_only_then(key):
     assert find(Facts(absent)) is None
 
 
+NOTHING = {"metrics": None, "machine": {"probe": None}, "rounds": {}, "model": {}}
+
+
 @pytest.mark.parametrize("key", CASES)
 def test_a_block_that_says_nothing_is_met_with_silence(key):
-    assert BY_KEY[key].find(Facts({})) is None
-    assert BY_KEY[key].find(Facts({"metrics": None, "machine": {"probe": None}, "rounds": {}, "model": {}})) is None
+    assert BY_KEY[key].find(Facts(stored({}))) is None
+    assert BY_KEY[key].find(Facts(stored(NOTHING))) is None
 
 
 def finding(key, **changes):
@@ -188,7 +195,7 @@ def test_a_run_is_sorted_and_merged():
 
 
 def test_there_is_none_on_the_tests_of_a_sweep():
-    slow = {**block(name="a", decode_throughput=4.0), "config": {"threads": "1"}}
+    slow = block(name="a", decode_throughput=4.0, config={"threads": "1"})
     assert advise([slow]) == ()
     (room,) = advise([slow, block(name="b", memory_percent=12.0)])
     assert (room.rule, room.tests) == ("memory_room", 1)

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_infer.metrics import METRICS
 from pytest_infer.records import CurvePoint, ExpertUsage, PromptRecord
-from pytest_infer.storage import block, rows
+from pytest_infer.storage import block, runs, schema
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -27,7 +27,7 @@ def golden():
 
 
 def test_the_golden_is_of_this_schema(golden):
-    assert golden["schema"] == block.SCHEMA == 1
+    assert golden["schema"] == schema.SCHEMA == 1
 
 
 def test_a_record_gives_exactly_the_golden(record):
@@ -169,7 +169,7 @@ def test_what_is_swept_is_kept_and_read_again(record):
     built = block.build(dataclasses.replace(record, config=config, curve=point))
     assert built["config"] == config
     assert built["curve"] == {"axis": "prompt_tokens", "value": 16}
-    row = rows.row_of("t", "n", built)
+    row = runs.row_of("t", "n", built)
     assert (row.config, row.curve) == (config, point)
     # Order is part of it: the axes stand as they were given.
     assert list(row.config) == ["threads", "dtype"]
@@ -179,5 +179,5 @@ def test_a_test_that_is_not_swept_has_neither(record):
     built = block.build(record)
     assert "config" not in built
     assert "curve" not in built
-    row = rows.row_of("t", "n", built)
+    row = runs.row_of("t", "n", built)
     assert (row.config, row.curve) == ({}, None)

@@ -5,7 +5,7 @@ import pytest
 
 from pytest_infer.analysis.experts.census import Phase
 from pytest_infer.analysis.placement import caching
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 
 def column(*slots):
@@ -13,7 +13,7 @@ def column(*slots):
 
 
 def site(experts):
-    return Site(name="s", layer=0, kind="mlp", experts=experts, slots=experts, k=1)
+    return ExpertSite(name="s", layer=0, kind="mlp", experts=experts, slots=experts, k=1)
 
 
 def simulated(trace, experts, slots, prefill, policy):

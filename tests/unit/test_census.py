@@ -6,7 +6,7 @@ import pytest
 from pytest_infer.analysis.experts import census
 from pytest_infer.analysis.experts.census import Phase
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import rows
+from pytest_infer.storage import schema
 
 
 def site(layer=0, **changes):
@@ -57,7 +57,7 @@ def test_weightless_slots_and_shared_experts_are_kept_apart(taken):
     (found,) = taken(block([[1, 1, 1, 3]], [[0, 0, 0, 2]], sites)).sites
     assert (found.experts, found.slots, found.shared, found.shared_bytes) == (3, 4, 1, 300)
     (plain,) = taken(block([[4, 1, 1]], [[0, 1, 1]])).sites
-    assert (plain.shared, plain.shared_bytes) == (0, None)
+    assert (plain.shared, plain.shared_bytes) == (None, None)
 
 
 @pytest.mark.parametrize("experts", [{}, {"absent": "the model is dense"}])
@@ -79,8 +79,8 @@ def test_the_optional_parts_of_the_block_are_read(make_row):
             trace=True,
         )
     ).experts
-    assert usage.weights == rows.Weights(prefill=((2.5, 0.25, 0.5),), decode=((0.0, 0.5, 0.5),))
-    assert usage.dropped == rows.Dropped(prefill=(2,), decode=(0,))
+    assert usage.weights == schema.Weights(prefill=((2.5, 0.25, 0.5),), decode=((0.0, 0.5, 0.5),))
+    assert usage.dropped == schema.Dropped(prefill=(2,), decode=(0,))
     assert (usage.trace, usage.check) == (True, "passed")
 
 

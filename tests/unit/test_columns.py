@@ -12,7 +12,7 @@ from pytest_infer.metrics.table import Column
 from pytest_infer.records import PromptRecord
 from pytest_infer.report.html import overview, stored
 from pytest_infer.report.show.summary import NARROW, RunSummary, render
-from pytest_infer.storage import block, heads
+from pytest_infer.storage import block, runs
 from pytest_infer.units import Unit
 
 DATA = Path(__file__).parents[1] / "data"
@@ -56,7 +56,7 @@ def terminal(record, width):
 
 def html(record, storage):
     run = storage.add([block.build(record)])
-    return overview.suite(stored.read(heads.read(run)).tests, summed=True)
+    return overview.suite(stored.read(runs.read(run)).tests, summed=True)
 
 
 def test_the_columns_are_those_of_the_table():

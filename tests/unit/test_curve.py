@@ -8,7 +8,8 @@ from pytest_infer.analysis.sweep.curve import Attention, Point
 from pytest_infer.records import CurvePoint
 from pytest_infer.report.sweep import curve as report
 from pytest_infer.report.text import collected, console
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Values
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2032)
 NOISE = (1.01, 0.99, 1.005, 1.0, 0.992, 1.004, 0.998, 1.002)
@@ -87,7 +88,7 @@ def row(tokens, *, ttft, tpot=2e-3, config=None, prompt="long"):
     }
     point = CurvePoint(axis="prompt_tokens", value=tokens)
     return Row(
-        test=f"t.py::t[{prompt}-{part}]", name=prompt, metrics=metrics, prompt={}, model={}, machine={},
+        test=f"t.py::t[{prompt}-{part}]", name=prompt, metrics=metrics,
         config=config, curve=point,
     )  # fmt: skip
 

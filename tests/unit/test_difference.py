@@ -6,9 +6,9 @@ import pytest
 from pytest_infer.analysis.experts import difference, overlap, uniform
 from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.analysis.experts.overlap import PromptGroup
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
-SITES = tuple(Site(name=f"layers.{n}", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(2))
+SITES = tuple(ExpertSite(name=f"layers.{n}", layer=n, kind="mlp", experts=8, slots=8, k=2) for n in range(2))
 
 
 def prompt(*layers):

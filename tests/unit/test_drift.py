@@ -6,12 +6,13 @@ from pytest_infer.analysis.compare import gate, rules
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.analysis.experts import drift
-from pytest_infer.storage.rows import Counts, Site, Usage
+from pytest_infer.records import ExpertSite
+from pytest_infer.storage.schema import Counts, Usage
 
 
 def usage(*layers, names=None):
     """Return the usage of layers, each of (prefill counts, decode counts)."""
-    sites = tuple(Site(name=(names or {}).get(n, f"layers.{n}"), layer=n) for n in range(len(layers)))
+    sites = tuple(ExpertSite(name=(names or {}).get(n, f"layers.{n}"), layer=n) for n in range(len(layers)))
     return Usage(sites=sites, counts=Counts(*(tuple(map(tuple, phase)) for phase in zip(*layers, strict=True))))
 
 

@@ -16,8 +16,8 @@ from pytest_infer.analysis.experts.census import Phase
 from pytest_infer.analysis.experts.suite import By, PromptUsage
 from pytest_infer.metrics import experts
 from pytest_infer.records import ExpertSite, ExpertUsage, PromptRecord
-from pytest_infer.storage import block, files, heads
-from pytest_infer.storage.rows import Usage
+from pytest_infer.storage import block, files, runs, schema
+from pytest_infer.storage.schema import Usage
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "block-64x256x8.json.gz"
@@ -72,17 +72,17 @@ def test_the_block_is_exactly_the_golden(record):
 
 def test_a_prompt_stays_under_400_kb_in_a_run_file(record):
     built = block.build(record)
-    inside = files.dumps({"benchmarks": [{"extra_info": {block.KEY: built}}]})
+    inside = files.dumps({"benchmarks": [{"extra_info": {schema.KEY: built}}]})
     assert "weights" in built["experts"]
     assert len(inside.encode()) < 400_000
     # What it is without our own layout.
-    assert len(files.safe_dumps({"benchmarks": [{"extra_info": {block.KEY: built}}]}, indent=4)) > 2_000_000
+    assert len(files.safe_dumps({"benchmarks": [{"extra_info": {schema.KEY: built}}]}, indent=4)) > 2_000_000
 
 
 def test_from_the_run_file_to_the_view(record, storage):
     golden = json.loads(gzip.decompress(GOLDEN.read_bytes()))
     path = storage.add([{**golden, "prompt": {**golden["prompt"], "name": name}} for name in ("a", "b", "c")])
-    rows = heads.read(path).rows
+    rows = runs.read(path).rows
     parts = [census.of(row.experts) for row in rows]
     merged = census.merged(parts)
     assert (merged.prefill_tokens, merged.decode_tokens) == (3 * PREFILL, 3 * DECODE)

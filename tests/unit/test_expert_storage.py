@@ -14,7 +14,7 @@ import pytest
 
 from pytest_infer.errors import StorageError
 from pytest_infer.records import ExpertSite, ExpertUsage, PromptRecord
-from pytest_infer.storage import block, rows, sidecar
+from pytest_infer.storage import block, runs, schema, sidecar
 
 DATA = Path(__file__).parents[1] / "data"
 SITES = (
@@ -52,13 +52,13 @@ def test_block_and_what_is_read_from_it(record):
     assert experts["weights"]["prefill"][0] == [1.235, 0.5, 0.0, 0.0]
     assert experts["weights"]["decode"][0] == [0.0, 12350.0, 0.25, 0.0]
     assert (experts["dropped"], experts["trace"]) == ({"prefill": [0, 0], "decode": [0, 2]}, True)
-    usage = rows.row_of("t", "t", json.loads(json.dumps(built))).experts
-    assert (usage.tokens, usage.trace, usage.check, usage.note) == (rows.Tokens(2, 1), True, "passed", "unheard of")
-    assert usage.sites[0] == rows.Site("l.0", 0, "mlp", 3, 4, 2, 10, 1, 7)
-    assert (usage.sites[1].shared, usage.sites[1].expert_bytes) == (0, None)
+    usage = runs.row_of("t", "t", json.loads(json.dumps(built))).experts
+    assert (usage.tokens, usage.trace, usage.check, usage.note) == (schema.Tokens(2, 1), True, "passed", "unheard of")
+    assert usage.sites[0] == SITES[0]
+    assert (usage.sites[1].shared, usage.sites[1].expert_bytes) == (None, None)
     assert usage.counts.decode[0] == (0, 1, 1, 0)
     assert usage.weights.decode[0] == (0.0, 12350.0, 0.25, 0.0)
-    assert usage.dropped == rows.Dropped(prefill=(0, 0), decode=(0, 2))
+    assert usage.dropped == schema.Dropped(prefill=(0, 0), decode=(0, 2))
 
 
 def test_what_was_not_recorded_is_left_out(record):
@@ -73,7 +73,7 @@ def test_what_was_not_recorded_is_left_out(record):
     )
     built = block.build(replace(record, profile=replace(record.profile, experts=plain)))
     assert set(built["experts"]) == {"check", "tokens", "sites", "counts"}
-    usage = rows.row_of("t", "t", built).experts
+    usage = runs.row_of("t", "t", built).experts
     assert (usage.weights, usage.dropped, usage.trace, usage.note) == (None, None, False, None)
 
 

@@ -126,12 +126,21 @@ def test_what_the_page_reads_with_pandas_has_the_columns_that_it_asks_for(two, t
     assert asked <= set(row)
 
 
-@pytest.mark.parametrize("tags", [None, 5, "one"])
-def test_tags_that_are_no_list_are_none(storage, make_block, tags):
+def test_tags_that_are_null_are_none(storage, make_block):
     made = make_block("guide", only=ONLY)
-    made["prompt"]["tags"] = tags
+    made["prompt"]["tags"] = None
     storage.add([made])
     assert {row["tags"] for row in table(storage)} == {""}
+
+
+@pytest.mark.parametrize("tags", [5, "one"])
+def test_tags_that_are_no_list_are_one_line(storage, make_block, tags):
+    made = make_block("guide", only=ONLY)
+    made["prompt"]["tags"] = tags
+    path = storage.add([made])
+    result = export(storage)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert f"{path}: not a run of pytest-benchmark: Expected `array | null`" in result.output
 
 
 def test_a_run_that_is_exported_is_not_kept_in_memory(two):

@@ -4,7 +4,8 @@ import pytest
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.errors import OptionError
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Machine, Values
 
 OTHER = {
     "cpu": ({"machine": {"cpu": "Xeon"}}, {"machine": {"cpu": "EPYC"}}),
@@ -73,14 +74,14 @@ def test_a_difference_is_accepted_by_its_key_or_its_kind_only(make_row, key):
 @pytest.mark.parametrize("key", OTHER)
 def test_what_one_side_does_not_know_is_no_difference(make_row, key):
     before, after = (make_row(**changes) for changes in OTHER[key])
-    bare = Row(test="t", name="t", metrics={}, prompt={}, model={}, machine={})
+    bare = Row(test="t", name="t", metrics={})
     for row in (before, after):
         assert fingerprint.differences(bare, row) == fingerprint.differences(row, bare) == ()
 
 
 def test_plain_rows_are_not_held_against_anything(make_row):
     metrics = {"output_sha256": Values(value="c" * 64)}
-    plain = Row(test="t", name="t", metrics=metrics, prompt={}, model={}, machine={"cpu": "Z80"}, plain=True)
+    plain = Row(test="t", name="t", metrics=metrics, machine=Machine(cpu="Z80"), plain=True)
     assert fingerprint.differences(plain, make_row()) == fingerprint.differences(make_row(), plain) == ()
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.cli.main import app
-from pytest_infer.storage import marks
+from pytest_infer.storage import files
 
 STEADY = (1.0, 1.004, 0.996, 1.002, 0.998, 1.001)
 ROUNDS = (1.0, 1.001, 0.999, 1.002, 0.998, 1.0)
@@ -295,7 +295,7 @@ def test_a_file_that_cannot_be_marked_is_told_and_the_verdict_stands(infer, add,
     def read_only(file):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(marks, "replacing", read_only)
+    monkeypatch.setattr(files, "replacing", read_only)
     result = infer("gate", "--rule=tpot:5%")
     assert result.exit_code == 1
     assert "could not be marked with the gate's result: [Errno 13] Permission denied" in result.stderr

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import baselines, heads, history
+from pytest_infer.storage import baselines, history, runfile, runs
 
 PLAIN = {"name": "t", "fullname": "other.py::t", "stats": {"median": 0.5, "data": [0.4, 0.5, 0.6]}, "extra_info": {}}
 
@@ -56,7 +56,7 @@ def test_outside_git_there_is_no_commit(storage, make_block):
     path = storage.add([make_block()], commit="unversioned", branch="(unknown)")
     (run,) = storage.load().runs
     assert (run.commit, run.branch, run.label) == (None, None, "0001")
-    assert heads.read(path) == run
+    assert runs.read(path) == run
 
 
 def test_plain_rows_are_timing_only(storage, make_block):
@@ -277,14 +277,14 @@ def test_runs_before_another(four):
 
 
 def test_a_mark_is_written_into_the_file_and_read_again(storage, make_block):
-    from pytest_infer.storage import marks
+    from pytest_infer.storage import files
 
     path = storage.add([make_block()], unmeasured=["x"])
     before = json.loads(path.read_text())
     path.chmod(0o640)
-    marks.write(path, heads.Mark(result="regressed", against="0001", rules=("ttft:5%",)))
+    files.mark(path, runfile.Mark(result="regressed", against="0001", rules=("ttft:5%",)))
     (run,) = storage.load().runs
-    assert run.gate == heads.Mark(result="regressed", against="0001", rules=("ttft:5%",))
+    assert run.gate == runfile.Mark(result="regressed", against="0001", rules=("ttft:5%",))
     after = json.loads(path.read_text())
     assert after["pytest_infer"].pop("gate")["result"] == "regressed"
     assert after == before
@@ -292,20 +292,26 @@ def test_a_mark_is_written_into_the_file_and_read_again(storage, make_block):
 
 
 def test_a_plain_run_can_be_marked_too(storage):
-    from pytest_infer.storage import marks
+    from pytest_infer.storage import files
 
     path = storage.add([PLAIN])
-    marks.write(path, heads.Mark(result="passed"))
+    files.mark(path, runfile.Mark(result="passed"))
     assert storage.load().runs[0].gate.result == "passed"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"pytest_infer": 3}', '{"pytest_infer": []}'])
 def test_what_cannot_be_marked_is_one_line_and_unchanged(tmp_path, content):
-    from pytest_infer.storage import marks
+    from pytest_infer.storage import files
 
     path = tmp_path / "run.json"
     path.write_text(content)
     with pytest.raises(StorageError, match="could not be marked"):
-        marks.write(path, heads.Mark(result="passed"))
+        files.mark(path, runfile.Mark(result="passed"))
     assert path.read_text() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_data_of_a_plain_row_are_one_line(storage):
+    path = storage.add([{**PLAIN, "stats": {"median": 0.5, "data": "many"}}])
+    with pytest.raises(StorageError, match=f"{path}: not a run of pytest-benchmark: Expected `array`, got `str`"):
+        _ = storage.load().runs[0].rows

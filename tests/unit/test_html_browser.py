@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_infer.report.html import page
-from pytest_infer.storage import heads
+from pytest_infer.storage import runs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -70,7 +70,7 @@ def report(storage, make_block, tmp_path):
         }
     np.savez_compressed(path.with_suffix(".npz"), **arrays)
     out = tmp_path / "report.html"
-    page.write(out, heads.read(path), storage.load().runs)
+    page.write(out, runs.read(path), storage.load().runs)
     return out
 
 

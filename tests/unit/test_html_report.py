@@ -16,7 +16,7 @@ from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report.compare import exports
 from pytest_infer.report.html import page
 from pytest_infer.report.html.compare import Compared
-from pytest_infer.storage import heads
+from pytest_infer.storage.runs import read
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202eevil\u2066\u2028\x00\x7f"
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u2028\u2029"
@@ -84,7 +84,7 @@ def sidecar(path, tests, *, rounds=3, tokens=30, timeline=True, seed=1):
 
 
 def render(path, runs=(), compared=()):
-    return page.render(heads.read(path), runs, compared)
+    return page.render(read(path), runs, compared)
 
 
 def test_the_heat_map_holds_the_run_files_own_counts(storage, make_block):

@@ -52,7 +52,7 @@ ROOMS = {
     "measure.load.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},
     "analysis": GROUND
-    | {"engines", "measure", *(f"storage.{name}" for name in ("heads", "history", "rows", "sidecar"))},
+    | {"engines", "measure", *(f"storage.{name}" for name in ("history", "runs", "schema", "sidecar"))},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": GROUND
     | {

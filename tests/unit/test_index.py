@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from pytest_infer.storage import heads, history, marks
+from pytest_infer.storage import files, history, runfile, runs
 
 
 @pytest.fixture
 def reads(monkeypatch):
     """Return the files whose heads were read."""
     found = []
-    read = heads.read
+    read = runs.read
 
     def counted(path):
         found.append(path.name)
@@ -34,7 +34,7 @@ def test_a_head_is_read_once_and_is_the_same_from_the_cache(storage, make_block,
     second = storage.load()
     assert len(reads) == 2
     assert second == first
-    assert second.runs[0].gate == heads.Mark(result="regressed", against="0001", rules=("ttft:5%",))
+    assert second.runs[0].gate == runfile.Mark(result="regressed", against="0001", rules=("ttft:5%",))
     assert (second.runs[0].failed, second.runs[0].unmeasured) == (("x",), ("y",))
     assert [row.name for row in second.runs[0].rows] == ["guide"]
     assert second.runs[0].regressed
@@ -44,7 +44,7 @@ def test_a_changed_file_is_read_again(storage, make_block, reads):
     path = storage.add([make_block()])
     storage.add([make_block()])
     storage.load()
-    marks.write(path, heads.Mark(result="regressed"))
+    files.mark(path, runfile.Mark(result="regressed"))
     assert [run.regressed for run in storage.load().runs] == [True, False]
     assert len(reads) == 3
 

@@ -1,12 +1,13 @@
 """What is said of expert usage that moved."""
 
 from pytest_infer.analysis.experts import drift
+from pytest_infer.records import ExpertSite
 from pytest_infer.report.experts import drift as moved
-from pytest_infer.storage.rows import Counts, Site, Usage
+from pytest_infer.storage.schema import Counts, Usage
 
 
 def usage(*layers):
-    sites = tuple(Site(name=f"layers.{n}", layer=n) for n in range(len(layers)))
+    sites = tuple(ExpertSite(name=f"layers.{n}", layer=n) for n in range(len(layers)))
     return Usage(sites=sites, counts=Counts(prefill=layers, decode=tuple((0,) * len(layer) for layer in layers)))
 
 

@@ -7,11 +7,11 @@ from pytest_infer.analysis.experts import overlap
 from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.analysis.experts.overlap import PromptGroup
 from pytest_infer.errors import StorageError
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 
 def site(layer=0, experts=4, slots=None):
-    return Site(name=f"layers.{layer}", layer=layer, kind="mlp", experts=experts, slots=slots or experts, k=1)
+    return ExpertSite(name=f"layers.{layer}", layer=layer, kind="mlp", experts=experts, slots=slots or experts, k=1)
 
 
 def prompt(*layers, sites=None, prefill=None):

@@ -7,17 +7,17 @@ import random
 import numpy as np
 import pytest
 
-from pytest_infer.analysis.experts import census
 from pytest_infer.analysis.experts.census import Census, Phase
 from pytest_infer.analysis.placement import heldout, strategies
 from pytest_infer.analysis.placement.strategies import Strategy
+from pytest_infer.records import ExpertSite
 
 DECODE = ([6, 3, 1], [2, 2, 6])
 
 
 def site(layer, experts=3, slots=None, **changes):
     fields = {"name": f"layers.{layer}.experts", "kind": "mlp", "k": 2, **changes}
-    return census.Site(layer=layer, experts=experts, slots=slots or experts, **fields)
+    return ExpertSite(layer=layer, experts=experts, slots=slots or experts, **fields)
 
 
 def taken(decode=DECODE, prefill=None, sites=None):

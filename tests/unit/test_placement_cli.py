@@ -12,10 +12,10 @@ from pytest_infer.analysis.placement import device_map
 from pytest_infer.analysis.placement import sizes as model_sizes
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
+from pytest_infer.records import ExpertSite
 from pytest_infer.report.placement import exports
 from pytest_infer.report.placement import terminal as report
 from pytest_infer.storage import sidecar
-from pytest_infer.storage.rows import Site
 
 MIB = 2**20
 # Two layers of four experts, top 1; the first expert of the first layer and the last of the second are hot.
@@ -282,7 +282,9 @@ def test_a_bar_is_as_long_as_its_share():
 
 
 def split(budget, **changes):
-    sites = [Site(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=4, slots=4, k=1) for n in (1, 2)]
+    sites = [
+        ExpertSite(name=f"model.layers.{n}.mlp.experts", layer=n, kind="mlp", experts=4, slots=4, k=1) for n in (1, 2)
+    ]
     fields = {
         "experts": (10, 10),
         "shared": (0, 0),

@@ -13,7 +13,8 @@ from pytest_infer.analysis.sweep.recommend import DECODE, PEAK, TOTAL_DECODE, TT
 from pytest_infer.records import Drift
 from pytest_infer.report.sweep import terminal as report
 from pytest_infer.report.text import collected, console
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Values
 
 
 def row(config, *, prompt="chat", decode=(), ttft=(), peak=(), test=None, **more):
@@ -24,8 +25,8 @@ def row(config, *, prompt="chat", decode=(), ttft=(), peak=(), test=None, **more
         test=test or f"bench/t.py::t[{prompt}-{part}]",
         name=prompt,
         metrics={k: Values(value=sorted(v)[len(v) // 2], rounds=tuple(v)) for k, v in figures.items() if v},
-        prompt={}, model={}, machine={}, config=config,
-    )  # fmt: skip
+        config=config,
+    )
 
 
 def test_nothing_to_compare_is_no_recommendation():

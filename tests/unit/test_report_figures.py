@@ -8,8 +8,8 @@ import pytest
 from pytest_infer.analysis import latency, samples
 from pytest_infer.analysis.experts import coverage, usage
 from pytest_infer.analysis.history import trends
+from pytest_infer.records import ExpertSite
 from pytest_infer.storage.code import subjects
-from pytest_infer.storage.rows import Site
 from pytest_infer.units import Unit, scale_of
 
 MS = 1_000_000
@@ -92,7 +92,7 @@ def test_a_running_total_becomes_a_rate():
 
 
 def layer(number, counts, experts=None):
-    site = Site(name=f"l{number}", layer=number, experts=experts or len(counts), slots=len(counts), k=1)
+    site = ExpertSite(name=f"l{number}", layer=number, experts=experts or len(counts), slots=len(counts), k=1)
     return usage.of_site(site, np.asarray(counts), sum(counts))
 
 

@@ -1,7 +1,6 @@
 """A stored run printed again: figure by figure what the end of the run printed."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, WarningKind, Work
 from pytest_infer.report.show import summary
-from pytest_infer.storage import block, results
+from pytest_infer.storage import block, runs, schema
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -41,7 +40,7 @@ def record():
 
 def through_a_file(record):
     """Return the result of a record after its block was written as JSON and read back."""
-    return results.of_block(record.nodeid, json.loads(json.dumps(block.build(record))))
+    return runs.result_of(record.nodeid, schema.of_block(block.build(record), schema.WHOLE_BLOCK))
 
 
 def test_what_is_restored_is_what_was_recorded(record):
@@ -140,7 +139,7 @@ def test_a_part_of_a_block_that_is_no_table_is_tolerated_or_one_line(storage, ma
     made = make_block("guide")
     made[key] = value
     if value is None:
-        assert results.of_block("t", made).prompt.name == "guide"
+        assert runs.result_of("t", schema.of_block(made, schema.WHOLE_BLOCK)).prompt.name == "guide"
     storage.add([made])
     result = show(storage)
     assert isinstance(result.exception, SystemExit | None), result.exception

@@ -10,7 +10,7 @@ import pytest_infer
 from pytest_infer.analysis.placement import sizes
 from pytest_infer.engines.checkpoint import tensors
 from pytest_infer.errors import ModelError
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 REFERENCE = Path(pytest_infer.__file__).parent / "engines" / "data" / "reference-moe"
 BYTES = {"F32": 4, "BF16": 2, "U8": 1}
@@ -18,7 +18,7 @@ BYTES = {"F32": 4, "BF16": 2, "U8": 1}
 
 def site(layer, experts=2, **changes):
     fields = {"name": f"model.layers.{layer}.mlp.experts", "kind": "mlp", "slots": experts, "k": 1, **changes}
-    return Site(layer=layer, experts=experts, **fields)
+    return ExpertSite(layer=layer, experts=experts, **fields)
 
 
 def write(path, dtype="F32", **shapes):

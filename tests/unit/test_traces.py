@@ -5,7 +5,7 @@ import pytest
 
 from pytest_infer.analysis.experts import traces, uniform
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 
 def test_reuse_counts_what_two_tokens_share():
@@ -94,7 +94,7 @@ def census(*sites, decode=((8, 4, 4, 0),)):
 
 def site(**changes):
     shape = {"name": "a", "layer": 0, "kind": "mlp", "experts": 4, "slots": 4, "k": 2, "expert_bytes": 100}
-    return Site(**{**shape, **changes})
+    return ExpertSite(**{**shape, **changes})
 
 
 def test_bytes_of_a_step():

@@ -6,12 +6,12 @@ from scipy import stats
 
 from pytest_infer.analysis.experts import usage
 from pytest_infer.analysis.experts.census import Census, Phase
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 
 def site(layer=0, **changes):
     shape = {"kind": "mlp", "experts": 4, "slots": 4, "k": 2, "expert_bytes": 100}
-    return Site(name=f"layers.{layer}", layer=layer, **{**shape, **changes})
+    return ExpertSite(name=f"layers.{layer}", layer=layer, **{**shape, **changes})
 
 
 def of(counts, tokens, **changes):

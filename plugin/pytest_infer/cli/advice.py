@@ -11,7 +11,7 @@ from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.report.formats import ADVICE, ADVICE_RULES, AdvisedRun, Format
-from pytest_infer.storage import blocks
+from pytest_infer.storage import runfile
 
 
 def show_advice(
@@ -29,7 +29,7 @@ def show_advice(
         return
     try:
         chosen = open_history(storage).select(run)
-        found = blocks.of_run(chosen.path)
+        found = [block for _, block in runfile.read(chosen.path, runfile.ALL).tests()]
     except InferError as error:
         refuse(str(error))
     if not found:

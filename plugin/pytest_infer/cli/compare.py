@@ -28,9 +28,10 @@ from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report.compare import exports
 from pytest_infer.report.compare.runs import ComparedRuns
 from pytest_infer.report.formats import COMPARE, GATE, GATE_ON_GITHUB, Format, GatedRun
-from pytest_infer.storage import marks
-from pytest_infer.storage.heads import Mark, Run
+from pytest_infer.storage import files
 from pytest_infer.storage.history import History
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
@@ -169,7 +170,7 @@ def run_gate(
     if mark:
         result = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
         try:
-            marks.write(candidate.path, result)
+            files.mark(candidate.path, result)
         except StorageError as error:
             say(str(error))
     raise typer.Exit(gated.exit.value)

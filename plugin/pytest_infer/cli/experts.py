@@ -13,8 +13,7 @@ from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.formats import EXPERTS, Format, UsedExperts
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row, Run
 
 
 class Whose(str, Enum):

@@ -18,7 +18,7 @@ from pytest_infer.metrics import METRICS
 from pytest_infer.report.formats import EXPORT, FlatTable, Format
 from pytest_infer.report.history import tables
 from pytest_infer.storage.files import publishing
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 
 
 def export(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report.formats import PLACEMENT, Format, PlannedRun
 from pytest_infer.report.placement import exports
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
@@ -120,7 +120,7 @@ def placement(
                 if one.trace is not None
             ],
         )
-        name = rows[0].model.get("name")
+        name = rows[0].model.name
         if export is not None:
             _write(export, exports.census(found.census, sizes.experts, run=chosen.label, model=name))
         out(PLACEMENT[form](PlannedRun(plan=found, run=chosen, model=name), screen()))
@@ -131,9 +131,9 @@ def placement(
 def _probed(rows: Sequence[Row]) -> dict[str, float]:
     """Return the memory bandwidth that the run's probe measured on the side where the model ran, bytes/s."""
     for row in rows:
-        probe = row.machine.get("probe")
-        if isinstance(probe, Mapping) and isinstance(rate := probe.get("read_bandwidth"), int | float):
-            return {"cpu" if str(probe.get("device", "cpu")).startswith("cpu") else "gpu": float(rate)}
+        probe = row.machine.probe
+        if probe is not None and probe.read_bandwidth is not None:
+            return {"cpu" if (probe.device or "cpu").startswith("cpu") else "gpu": probe.read_bandwidth}
     return {}
 
 
@@ -141,7 +141,8 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.analysis.placement import sizes  # noqa: PLC0415
 
     if model is None:
-        return sizes.of_run(of.sites, row.model.get("parameter_bytes"), (row.model.get("work") or {}).get("read_bytes"))
+        work = row.model.work
+        return sizes.of_run(of.sites, row.model.parameter_bytes, None if work is None else work.read_bytes)
     from pytest_infer.engines.checkpoint import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)

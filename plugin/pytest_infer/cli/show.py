@@ -13,8 +13,9 @@ from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, scr
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.formats import SHOW, Format, ShownRun
 from pytest_infer.report.show import summary
-from pytest_infer.storage import results, rows
-from pytest_infer.storage.heads import Mark, Run
+from pytest_infer.storage import runs
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.curve import Curve
@@ -34,7 +35,7 @@ def show(
     """Print a stored run again, as the summary at its end: a row a prompt, cautions, and the advice of that day."""
     try:
         chosen = open_history(storage).select(run)
-        stored = results.of_run(chosen.path)
+        stored = runs.shown(chosen.path)
         advice = _advice(stored, chosen)
     except InferError as error:
         refuse(str(error))
@@ -60,13 +61,12 @@ def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:
     from pytest_infer.analysis.sweep.curve import curves  # noqa: PLC0415
     from pytest_infer.analysis.sweep.recommend import recommend  # noqa: PLC0415
 
-    found = rows.rows(run.path)
-    return recommend(found), curves(found)
+    return recommend(run.rows), curves(run.rows)
 
 
-def _advice(stored: results.Stored, run: Run) -> tuple[Advice, ...]:
+def _advice(stored: runs.Shown, run: Run) -> tuple[Advice, ...]:
     try:
-        return msgspec.convert(stored.whole.get("advice", []), tuple[Advice, ...])
+        return msgspec.json.decode(stored.advice, type=tuple[Advice, ...])
     except msgspec.ValidationError as error:
         raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
 

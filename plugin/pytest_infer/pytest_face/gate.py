@@ -14,9 +14,9 @@ from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import AgainstInfo, PromptInfo, Round
 from pytest_infer.report.compare import exports
 from pytest_infer.storage import history
-from pytest_infer.storage.heads import Mark, Run
 from pytest_infer.storage.history import History
-from pytest_infer.storage.rows import Row, row_of
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runs import Row, Run, row_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.storage import files, history
-from pytest_infer.storage.heads import read
+from pytest_infer.storage.runs import read
 
 
 def check(session: InferSession) -> None:

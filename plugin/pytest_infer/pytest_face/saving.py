@@ -20,6 +20,7 @@ from pytest_infer.records import Drift, Limits, PromptRecord
 from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state
+from pytest_infer.storage.schema import KEY, SCHEMA, WHOLE_BLOCK, of_block
 
 _MATTER = (
     "engine",
@@ -153,14 +154,14 @@ class Keeper:
             return
         self._bridge.complete(output_json)
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
-        whole = {"schema": block.SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
+        whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
         whole["advice"] = msgspec.to_builtins(self.advice())
-        output_json[block.KEY] = whole if gate is None else {**whole, "gate": gate}
+        output_json[KEY] = whole if gate is None else {**whole, "gate": gate}
 
     def advice(self) -> tuple[Advice, ...]:
         """Return the advice on the tests that passed."""
-        return advice.advise(f.block for f in self.finished.values() if not f.failed)
+        return advice.advise(of_block(f.block, WHOLE_BLOCK) for f in self.finished.values() if not f.failed)
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""

@@ -18,14 +18,15 @@ class ExpertSite:
     have none). `kind` is "mlp", "attention", or "mlp-all" where every expert is computed whatever is selected.
     `expert_bytes` is the size of one expert's weights. `shared` experts beside them run for every token and are never
     counted as routed; `shared_bytes` is the size of all of them.
+    `experts`, `slots` and `k` are 0 where an older run does not say.
     """
 
     name: str
     layer: int
-    kind: str
-    experts: int
-    slots: int
-    k: int
+    kind: str = "mlp"
+    experts: int = 0
+    slots: int = 0
+    k: int = 0
     expert_bytes: int | None = None
     shared: int | None = None
     shared_bytes: int | None = None

@@ -31,14 +31,14 @@ class MachineProbe:
 class MachineInfo:
     """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota."""
 
-    cpu: str | None
-    logical_cores: int | None
-    physical_cores: int | None
-    affinity_cores: int | None
-    quota_cores: float | None
+    cpu: str | None = None
+    logical_cores: int | None = None
+    physical_cores: int | None = None
+    affinity_cores: int | None = None
+    quota_cores: float | None = None
     usable_cores: float
-    memory_bytes: int | None
-    memory_limit_bytes: int | None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
     system: str
     kernel: str
     architecture: str

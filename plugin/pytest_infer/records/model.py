@@ -22,7 +22,7 @@ class Work:
     """
 
     read_bytes: int
-    parameters: int | None
+    parameters: int | None = None
     head_parameters: int
     expert_parameters: dict[str, int]
     pair_flops: int | None = None

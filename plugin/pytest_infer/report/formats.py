@@ -27,7 +27,7 @@ from pytest_infer.report.placement import terminal as placement
 from pytest_infer.report.show import summary
 from pytest_infer.report.show.summary import RunSummary
 from pytest_infer.report.text import printable
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated

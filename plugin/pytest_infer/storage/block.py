@@ -9,10 +9,7 @@ import msgspec
 
 from pytest_infer.metrics import METRICS, summarize
 from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round
-
-SCHEMA = 1
-KEY = "pytest_infer"
-"""Where the block lies: `extra_info["pytest_infer"]` of a row, and `["pytest_infer"]` of a run file."""
+from pytest_infer.storage.schema import SCHEMA, TOTAL
 
 
 def build(record: PromptRecord) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def build(record: PromptRecord) -> dict[str, Any]:
     swept |= {"drift": msgspec.to_builtins(record.drift)} if record.drift is not None else {}
     return {
         "schema": SCHEMA,
-        "phase": "total",
+        "phase": TOTAL,
         **swept,
         "prompt": _without_none(msgspec.to_builtins(record.prompt)),
         # Without the load: its figures are metrics, with their sources.

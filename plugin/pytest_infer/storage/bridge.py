@@ -13,8 +13,7 @@ from pytest_benchmark.stats import Stats
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import block as blocks
-
-MAIN_PHASE = "total"
+from pytest_infer.storage.schema import KEY, TOTAL
 
 
 class ReplayClock:
@@ -114,10 +113,10 @@ class Bridge:
             StorageError: the `benchmark` fixture is not pytest-benchmark's, or was already used by the test.
         """
         fixture = checked(benchmark)
-        fixture.group = group_name(MAIN_PHASE, group)
-        fixture.params = {**params, "phase": MAIN_PHASE}
-        fixture.extra_info[blocks.KEY] = block
-        durations = phases[MAIN_PHASE]
+        fixture.group = group_name(TOTAL, group)
+        fixture.params = {**params, "phase": TOTAL}
+        fixture.extra_info[KEY] = block
+        durations = phases[TOTAL]
         clock.load(durations)
         fixture.pedantic(clock.step, setup=clock.rewind, rounds=len(durations))
         if list(fixture.stats.stats.data) != durations:
@@ -125,7 +124,7 @@ class Bridge:
                 "pytest-benchmark did not record the replayed durations; is another plugin changing its timer?"
             )
         for phase, values in phases.items():
-            if phase != MAIN_PHASE and values:
+            if phase != TOTAL and values:
                 self._add_row(fixture, phase, values, params, group)
 
     def check(self, benchmark: object) -> None:
@@ -187,7 +186,7 @@ def _phase_fields(name: str, fullname: str, phase: str, params: dict[str, Any], 
         "fullname": f"{fullname}:{phase}",
         "group": group_name(phase, group),
         "params": {**params, "phase": phase},
-        "extra_info": {blocks.KEY: blocks.of_phase(phase, fullname)},
+        "extra_info": {KEY: blocks.of_phase(phase, fullname)},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -13,10 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
 from pytest_infer.errors import StorageError
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.schema import KEY, SCHEMA
 
 NEEDED_BYTES = 16 * 2**20
 _DEEPEST = 100
@@ -196,3 +200,19 @@ def safe_save(
         saved(path)
 
     return save
+
+
+def mark(run_file: Path, mark: Mark) -> None:
+    """Put a gate's mark into a run file, so that a run that failed is never taken as a baseline.
+
+    The file is replaced as a whole or not at all. Raises StorageError if it cannot be.
+    """
+    try:
+        run = json.loads(run_file.read_text(encoding="utf-8"))
+        run.setdefault(KEY, {"schema": SCHEMA})["gate"] = msgspec.to_builtins(mark)
+        mode = run_file.stat().st_mode
+        with replacing(run_file) as file:
+            file.write(dumps(run).encode())
+        run_file.chmod(mode)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise StorageError(f"{run_file} could not be marked with the gate's result: {error}") from error

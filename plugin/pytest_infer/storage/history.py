@@ -10,8 +10,8 @@ from pathlib import Path
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines
 from pytest_infer.storage.code import resolve
-from pytest_infer.storage.heads import Run, read
 from pytest_infer.storage.index import Index
+from pytest_infer.storage.runs import Run, read
 
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
 _HEX = re.compile(r"[0-9a-f]{4,40}")
@@ -63,7 +63,7 @@ def _is_file(path: str) -> bool:
 
 
 def load(folder: Path) -> History:
-    """Read the heads of all runs under a storage folder; damaged files are left out with one warning each."""
+    """Read all runs under a storage folder; damaged files are left out with one warning each."""
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
     index = Index(folder)

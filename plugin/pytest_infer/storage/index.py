@@ -1,4 +1,4 @@
-"""The heads of run files in the user's cache folder, so that each file is parsed once, not at every command."""
+"""Runs as they are listed, in the user's cache folder, so that each file is parsed once, not at every command."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import msgspec
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.files import replacing
-from pytest_infer.storage.heads import Mark, Run
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runs import Run
 
 FOLDER = "history"
 _FIELDS = tuple(field.name for field in fields(Run) if field.name != "path")
 
 
 class _KnownRun(msgspec.Struct, array_like=True):
-    """A head, and the size and time of change of the file that it was read from."""
+    """A run, and the size and time of change of the file that it was read from."""
 
     size: int
     mtime_ns: int
-    head: dict[str, Any]
+    run: dict[str, Any]
 
 
 class _Kept(msgspec.Struct):
-    """One storage folder's heads by path; `fields` are those of a head when it was written."""
+    """One storage folder's runs by path; `fields` are those of a run when it was written."""
 
     fields: tuple[str, ...] = _FIELDS
-    heads: dict[str, _KnownRun] = {}
+    runs: dict[str, _KnownRun] = {}
 
 
 class Index:
-    """Heads of one storage folder: `get` what is known of a file, `put` what was read, `save` at the end.
+    """Runs of one storage folder: `get` what is known of a file, `put` what was read, `save` at the end.
 
     It only saves time: whatever is wrong with it, files are read instead.
     """
@@ -57,28 +58,28 @@ class Index:
         return kept if kept.fields == _FIELDS else _Kept()
 
     def get(self, path: Path, size: int, mtime_ns: int) -> Run | None:
-        """Return the head of a file that has not changed since it was read."""
-        known = self._kept.heads.get(str(path))
+        """Return the run of a file that has not changed since it was read."""
+        known = self._kept.runs.get(str(path))
         if known is None or (known.size, known.mtime_ns) != (size, mtime_ns):
             return None
         self._seen[str(path)] = known
-        head: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.head.items()}
-        head["gate"] = None if head["gate"] is None else msgspec.convert(head["gate"], Mark)
-        return Run(path=path, **head)
+        run: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.run.items()}
+        run["gate"] = None if run["gate"] is None else msgspec.convert(run["gate"], Mark)
+        return Run(path=path, **run)
 
     def put(self, run: Run, size: int, mtime_ns: int) -> None:
-        """Keep a head that was read."""
-        head = {name: getattr(run, name) for name in _FIELDS}
-        self._seen[str(run.path)] = _KnownRun(size, mtime_ns, head)
+        """Keep a run that was read."""
+        known = {name: getattr(run, name) for name in _FIELDS}
+        self._seen[str(run.path)] = _KnownRun(size, mtime_ns, known)
         self._new = True
 
     def save(self) -> None:
         """Write what is known, if there is anything new; a cache that cannot be written is left as it is."""
-        if self._path is None or not (self._new or len(self._seen) < len(self._kept.heads)):
+        if self._path is None or not (self._new or len(self._seen) < len(self._kept.runs)):
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path) as file:
-                file.write(msgspec.msgpack.encode(_Kept(heads=self._seen)))
+                file.write(msgspec.msgpack.encode(_Kept(runs=self._seen)))
         except OSError:
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_benchmark import plugin as native
 
-from pytest_infer.storage.block import KEY
+from pytest_infer.storage.schema import KEY
 
 Row = dict[str, Any]
 

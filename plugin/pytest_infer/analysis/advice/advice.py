@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_infer.analysis.advice import cpu, speed, trust
-from pytest_infer.analysis.advice.evidence import AdviceRule, Block, Facts, Finding, Severity
+from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
+from pytest_infer.storage.schema import WholeBlock
 
 RULES: tuple[AdviceRule, ...] = (*trust.RULES, *cpu.RULES, *speed.RULES)
 """All rules, those first that say whether the others' evidence can be trusted."""
@@ -29,14 +30,14 @@ class Advice:
     tests: int
 
 
-def advise(blocks: Iterable[Block], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
+def advise(blocks: Iterable[WholeBlock], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
     """Return the advice on a run's tests: the most serious first, good signs last.
 
     On the tests of a sweep there is none: it measures what to choose.
     A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it is left
     out unless every test shows it, and then told of the test where it is weakest.
     """
-    facts = [Facts(block) for block in blocks if not block.get("config")]
+    facts = [Facts(block) for block in blocks if not block.config]
     found = [advice for rule in rules if (advice := _merged(rule, facts)) is not None]
     return tuple(sorted(found, key=lambda a: (a.suggestion is None, _ORDER.index(a.severity))))
 

@@ -43,8 +43,8 @@ def threads_under_cores(facts: Facts) -> Finding | None:
     threads, cores, used = facts.threads, facts.usable_cores, facts.figure("cores_used")
     if threads is None or cores is None or used is None or not facts.on_cpu:
         return None
-    physical = facts.machine("physical_cores")
-    useful = int(min(cores, physical)) if isinstance(physical, int) else int(cores)
+    physical = facts.machine.physical_cores
+    useful = int(min(cores, physical)) if physical is not None else int(cores)
     if threads >= useful or used < BUSY_THREAD * threads:
         return None
     return Finding(
@@ -70,10 +70,10 @@ def crowded_threads(facts: Facts) -> Finding | None:
 
 def slow_dtype(facts: Facts) -> Finding | None:
     """A dtype that this processor emulates: measured by the probe, not assumed."""
-    dtype, own, full = facts.model("dtype"), facts.gemm_rate(facts.model("dtype")), facts.gemm_rate("float32")
+    dtype, own, full = facts.model.dtype, facts.gemm_rate(facts.model.dtype), facts.gemm_rate("float32")
     if own is None or full is None or dtype == "float32" or own >= SLOWER * full:
         return None
-    weights, limit = facts.figure("model_bytes"), facts.machine("memory_limit_bytes")
+    weights, limit = facts.figure("model_bytes"), facts.machine.memory_limit_bytes
     held = max(weights or 0, facts.figure("peak_rss_bytes") or 0)
     if weights is not None and limit is not None and weights + held > limit:
         return None  # float32 would not fit: the weights once more beside all that there was
@@ -90,7 +90,7 @@ def slow_dtype(facts: Facts) -> Finding | None:
 def faster_dtype(facts: Facts) -> Finding | None:
     """A half-size dtype that multiplies faster here: half the bytes, and less time."""
     full = facts.gemm_rate("float32")
-    if facts.model("dtype") != "float32" or full is None:
+    if facts.model.dtype != "float32" or full is None:
         return None
     known = [(found, dtype) for dtype in ("bfloat16", "float16") if (found := facts.gemm_rate(dtype)) is not None]
     best, name = max(known, default=(0.0, ""))
@@ -108,7 +108,7 @@ def faster_dtype(facts: Facts) -> Finding | None:
 
 def experts_implementation(facts: Facts) -> Finding | None:
     """Experts run one after the other from Python while cores and memory bandwidth are left over."""
-    name, cores, used = facts.model("experts_implementation"), facts.usable_cores, facts.figure("cores_used")
+    name, cores, used = facts.model.experts_implementation, facts.usable_cores, facts.figure("cores_used")
     routed = facts.figure("expert_selections")
     if name != "eager" or not routed or cores is None or used is None or cores < 2 or not facts.on_cpu:
         return None

@@ -103,7 +103,7 @@ def slow_first_token(facts: Facts) -> Finding | None:
 
 def idle_accelerator(facts: Facts) -> Finding | None:
     """A slow figure on the processor, while the machine has an accelerator."""
-    names, ttft, speed = facts.machine("accelerators"), facts.figure("ttft_s"), facts.figure("decode_throughput")
+    names, ttft, speed = facts.machine.accelerators, facts.figure("ttft_s"), facts.figure("decode_throughput")
     if not names or not facts.on_cpu:
         return None
     slow = [f"time to first token {seconds(ttft)}"] if ttft is not None and ttft >= GOOD_TTFT_S else []
@@ -112,7 +112,7 @@ def idle_accelerator(facts: Facts) -> Finding | None:
         return None
     return Finding(
         severity=Severity.INFO,
-        evidence=f"{' and '.join(slow)} on the processor; {', '.join(map(str, names))} is not used",
+        evidence=f"{' and '.join(slow)} on the processor; {', '.join(names)} is not used",
         suggestion="compare with --infer-device (cuda, mps, …)",
     )
 

@@ -19,10 +19,10 @@ MOST_ROUNDS = 30
 
 def output_differs(facts: Facts) -> Finding | None:
     """Rounds that generated different tokens did different work."""
-    if facts.table("output").get("equal") is not False:
+    if facts.output.equal is not False:
         return None
-    where = facts.table("output").get("first_difference")
-    seen = f" (round {where[0] + 1} from generated token {where[1] + 1})" if isinstance(where, list | tuple) else ""
+    where = facts.output.first_difference
+    seen = "" if where is None else f" (round {where[0] + 1} from generated token {where[1] + 1})"
     return Finding(
         severity=Severity.CRITICAL,
         evidence=f"the rounds generated different tokens{seen}: their times are of different work",
@@ -42,21 +42,20 @@ def cold_start(facts: Facts) -> Finding | None:
     if len(firsts) == len(totals):
         extra = (firsts[0] - statistics.median(firsts[1:])) / (totals[0] - statistics.median(totals[1:]))
         part = f", {percent(100 * min(1.0, max(0.0, extra)))} of the difference before the first token"
-    compiled = facts.table("model").get("generation")
-    why = "compilation" if isinstance(compiled, dict) and compiled.get("compile") else "lazy initialisation"
-    warmup = facts.table("rounds").get("warmup")
+    why = "compilation" if (facts.model.generation or {}).get("compile") else "lazy initialisation"
+    warmup = facts.counted.warmup
     return Finding(
         severity=Severity.WARNING,
         evidence=f"the first timed round took {ratio:.1f}× the others{part}: {why}",
-        suggestion=f"--infer-warmup {warmup + 1}" if isinstance(warmup, int) else "a higher --infer-warmup",
+        suggestion=f"--infer-warmup {warmup + 1}" if warmup is not None else "a higher --infer-warmup",
         weight=ratio,
     )
 
 
 def rounds_disturbed(facts: Facts) -> Finding | None:
     """Something else took part in rounds that count."""
-    disturbed, timed = facts.table("rounds").get("disturbed"), facts.table("rounds").get("timed")
-    if not disturbed or not isinstance(disturbed, dict) or not isinstance(timed, int):
+    disturbed, timed = facts.counted.disturbed, facts.counted.timed
+    if not disturbed or timed is None:
         return None
     number, reasons = next(iter(disturbed.items()))
     return Finding(
@@ -69,7 +68,7 @@ def rounds_disturbed(facts: Facts) -> Finding | None:
 
 def too_few_rounds(facts: Facts) -> Finding | None:
     """The rounds scatter more than their number can average out."""
-    timed = facts.table("rounds").get("timed")
+    timed = facts.counted.timed
     if timed in (1, 2):
         return Finding(
             severity=Severity.INFO,

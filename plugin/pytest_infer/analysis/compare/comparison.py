@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pytest_infer.analysis.compare import fingerprint, stats
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
 
 HISTORY = 10

@@ -6,8 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Model
 from pytest_infer.units import size
 
 OUTPUT = "output"
@@ -55,25 +58,25 @@ class Mismatch:
 
 
 def _machine(key: str) -> Callable[[Row], object]:
-    return lambda row: row.machine.get(key)
+    return lambda row: getattr(row.machine, key)
 
 
 def _model(key: str) -> Callable[[Row], object]:
-    return lambda row: row.model.get(key)
+    return lambda row: getattr(row.model, key)
 
 
 def _unless_none(key: str) -> Callable[[Row], object]:
     """Read what a model has only where it was asked for: without it, "none" is known."""
-    return lambda row: (row.model.get(key) or "none") if row.model else None
+    return lambda row: (getattr(row.model, key) or "none") if row.model != Model() else None
 
 
 def _version(key: str) -> Callable[[Row], object]:
-    return lambda row: row.model.get("versions", {}).get(key)
+    return lambda row: (row.model.versions or {}).get(key)
 
 
 def _kernel(row: Row) -> object:
-    release = row.machine.get("kernel")
-    return None if release is None else ".".join(str(release).split(".")[:2])
+    release = row.machine.kernel
+    return None if release is None else ".".join(release.split(".")[:2])
 
 
 def _metric(key: str) -> Callable[[Row], object]:
@@ -81,15 +84,16 @@ def _metric(key: str) -> Callable[[Row], object]:
 
 
 def _generation(row: Row) -> object:
-    return _flat(row.model.get("generation"))
+    return _flat(row.model.generation)
 
 
 def _limits(row: Row) -> object:
-    return _flat(row.prompt.get("limits"))
+    limits = row.prompt.limits
+    return None if limits is None else _flat(msgspec.to_builtins(limits))
 
 
-def _flat(table: object) -> str | None:
-    if not isinstance(table, Mapping):
+def _flat(table: Mapping[str, object] | None) -> str | None:
+    if table is None:
         return None
     return ", ".join(f"{key}={table[key]}" for key in sorted(table)) or "none"
 
@@ -120,7 +124,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("dtype", "model", _model("dtype")),
     Fact("quantization", "model", _unless_none("quantization")),
     Fact("device", "model", _model("device")),
-    Fact("prompt", "workload", lambda row: row.prompt.get("content_sha256")),
+    Fact("prompt", "workload", lambda row: row.prompt.content_sha256),
     Fact("prompt_tokens", "workload", _metric("prompt_tokens")),
     Fact("limits", "workload", _limits),
     Fact("generation", "workload", _generation),

@@ -16,9 +16,8 @@ from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, 
 from pytest_infer.analysis.experts import drift
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Round
-from pytest_infer.storage.heads import Run
 from pytest_infer.storage.history import History
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row, Run
 
 if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord

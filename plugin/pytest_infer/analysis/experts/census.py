@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage.rows import Site, Usage
+from pytest_infer.records import ExpertSite
+from pytest_infer.storage.schema import Usage
 
 Counts = npt.NDArray[np.int64]
 """Selections of one site, one number a slot."""
@@ -28,7 +29,7 @@ class Phase(str, Enum):
 class Census:
     """Selections per site and slot with the tokens that made them; `prefill[i]` has `sites[i].slots` numbers."""
 
-    sites: tuple[Site, ...]
+    sites: tuple[ExpertSite, ...]
     prefill: tuple[Counts, ...]
     decode: tuple[Counts, ...]
     prefill_tokens: int

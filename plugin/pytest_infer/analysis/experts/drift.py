@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Usage
+from pytest_infer.storage.runs import Run
+from pytest_infer.storage.schema import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

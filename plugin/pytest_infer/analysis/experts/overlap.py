@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pytest_infer.analysis.experts import skew
 from pytest_infer.analysis.experts.census import Census, Phase, counts, tokens
 from pytest_infer.errors import StorageError
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ class Suite:
     `bounds[i]` to `bounds[i + 1]`.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[ExpertSite, ...]
     table: npt.NDArray[np.int64]
     bounds: tuple[int, ...]
     tokens: tuple[int, ...]

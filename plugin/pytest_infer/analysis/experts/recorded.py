@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import sidecar
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row, Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.census import Census
@@ -32,7 +31,7 @@ def recorded(
             left_out.append(f"{row.test}: {usage.check}")
         else:
             found.append(row)
-    models = {(row.model.get("name"), row.model.get("weights_sha256")): row for row in found}
+    models = {(row.model.name, row.model.weights_sha256): row for row in found}
     if len(models) > 1:
         names = ", ".join(sorted(str(name) for name, _ in models))
         raise StorageError(f"run {run.label} holds expert usage of several models ({names}); {remedy}")
@@ -78,7 +77,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
                 name=row.name if times[row.name] == 1 else row.test,
                 census=taken,
                 tags=row.tags,
-                group=row.prompt.get("group"),
+                group=row.prompt.group,
                 weights=row.experts.weights,
                 trace=_trace(arrays, row, [site.name for site in taken.sites]),
             )
@@ -99,5 +98,5 @@ def distinct(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Census
 
     found: dict[str, list[Census]] = {}
     for row, prompt in zip(rows, prompts, strict=True):
-        found.setdefault(str(row.prompt.get("content_sha256", row.name)), []).append(prompt.census)
+        found.setdefault(row.prompt.content_sha256 or row.name, []).append(prompt.census)
     return [census.merged(parts) for parts in found.values()]

@@ -15,7 +15,8 @@ from pytest_infer.analysis.experts.difference import UsageDifference
 from pytest_infer.analysis.experts.overlap import Overlap, PromptGroup
 from pytest_infer.analysis.experts.traces import Reuse, StepBytes, Together, Trace
 from pytest_infer.analysis.experts.usage import Expert, Sample, SiteUsage
-from pytest_infer.storage.rows import Site, Weights
+from pytest_infer.records import ExpertSite
+from pytest_infer.storage.schema import Weights
 
 BATCHES = (1, 4, 16)
 _MOST_PAIRS = 5
@@ -45,7 +46,7 @@ class PromptUsage:
 class ExpertPair:
     """Two experts of one site that tokens choose together."""
 
-    site: Site
+    site: ExpertSite
     together: Together
 
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from pytest_infer.analysis.experts.census import Census, Counts, Phase, tokens
 from pytest_infer.analysis.experts.census import counts as counts_of
-from pytest_infer.records.experts import computes_all
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 Trace = npt.NDArray[Any]
 """The slots that each token selected in one layer, in order of position; whole numbers, shape (tokens, k)."""
@@ -138,12 +137,12 @@ def step_bytes(census: Census, phase: Phase, batch: int) -> StepBytes | None:
     for site, row in zip(census.sites, counts_of(census, phase), strict=True):
         size, own = site.expert_bytes or 0, row[: site.experts]
         shared = site.shared_bytes or 0
-        every = site.experts if computes_all(site.kind) else 0
+        every = site.experts if site.computes_all else 0
         measured += max(every, distinct_expected(own, t, batch)) * size + shared
         uniform += max(every, distinct_uniform(site.experts, _per_token(site, own, t), batch)) * size + shared
     return StepBytes(batch=batch, measured=measured, uniform=uniform)
 
 
-def _per_token(site: Site, own: Counts, tokens_: int) -> float:
+def _per_token(site: ExpertSite, own: Counts, tokens_: int) -> float:
     """Return how many experts with weights a token selects on average: k, less what goes to weightless slots."""
     return min(float(own.sum()) / tokens_, site.experts)

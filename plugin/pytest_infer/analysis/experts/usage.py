@@ -12,7 +12,7 @@ from pytest_infer.analysis.experts import census as taking
 from pytest_infer.analysis.experts import naming, skew, uniform
 from pytest_infer.analysis.experts.census import Census, Counts, Phase
 from pytest_infer.analysis.experts.uniform import Expected
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class SiteUsage:
     `more_tokens` is how many more it takes to name a hot one: 0 when there is one, None when none stands out.
     """
 
-    site: Site
+    site: ExpertSite
     counts: Counts
     tokens: int
     figures: Mapping[str, float]
@@ -51,7 +51,7 @@ class Expert:
     `gate` is its mean gate weight; None where weights were not recorded or it was never selected.
     """
 
-    site: Site
+    site: ExpertSite
     expert: int
     times: int
     share: float
@@ -80,7 +80,7 @@ class Sample:
         return 2 * self.unnamed > self.layers
 
 
-def of_site(site: Site, counts: Counts, tokens: int) -> SiteUsage:
+def of_site(site: ExpertSite, counts: Counts, tokens: int) -> SiteUsage:
     """Return the usage of one layer: `counts` of its slots over so many tokens.
 
     The null is over the selections of experts with weights, k at a time: without weightless slots, just the tokens.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row, Values, rows
+from pytest_infer.storage.runs import Row, Run, rows
+from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
 
 RUN = ("run", "file", "time", "commit", "branch", "dirty", "gate")
@@ -76,14 +76,14 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 def _of_test(row: Row) -> dict[str, Any]:
     found = (
-        row.model.get("name"),
-        row.model.get("dtype"),
-        row.model.get("device"),
-        row.model.get("threads"),
-        row.machine.get("cpu"),
+        row.model.name,
+        row.model.dtype,
+        row.model.device,
+        row.model.threads,
+        row.machine.cpu,
         row.test,
         row.name,
-        row.prompt.get("group"),
+        row.prompt.group,
         row.tags,
     )
     about = dict(zip(TEST, found, strict=True))

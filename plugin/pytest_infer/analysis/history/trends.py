@@ -12,8 +12,7 @@ from pytest_infer.analysis.history import changepoints
 from pytest_infer.analysis.history.changepoints import ChangePoint
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.metrics import Direction, Metric
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row, rows
+from pytest_infer.storage.runs import Row, Run, rows
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 """Over time these are what one looks for, as much as code: only another machine or other work starts a new series."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.experts.census import Phase
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 Trace = npt.NDArray[np.integer]
 """The slots that each token selected at one site, in order of position; shape (tokens, k)."""
@@ -126,7 +126,9 @@ def lfu(traces: Sequence[Trace], experts: Sequence[int], slots: int, prefill_tok
     return hits, reads
 
 
-def rates(sites: Sequence[Site], counted: Sequence[Distances], phase: Phase, slots: Sequence[int]) -> float | None:
+def rates(
+    sites: Sequence[ExpertSite], counted: Sequence[Distances], phase: Phase, slots: Sequence[int]
+) -> float | None:
     """Return the share of reads that LRU caches of `slots[i]` experts at site i hit; None where nothing was read."""
     hits = reads = 0
     for site, one, held in zip(sites, counted, slots, strict=True):

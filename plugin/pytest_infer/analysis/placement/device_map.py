@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_infer.analysis.placement.sizes import Sizes, stack
 from pytest_infer.errors import OptionError
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 from pytest_infer.units import size
 
 GPU, CPU = 0, "cpu"
@@ -27,7 +27,7 @@ class DeviceMap:
     copied_bytes: int
 
 
-def split(sites: Sequence[Site], sizes: Sizes, budget: int) -> DeviceMap:
+def split(sites: Sequence[ExpertSite], sizes: Sizes, budget: int) -> DeviceMap:
     """Return the map that fills `budget` bytes of the GPU: what is outside the layers, then layers from the first on.
 
     Usage cannot help here: accelerate moves modules, and the experts of a layer are one module with stacked tensors.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pytest_infer.engines.base import TOWER
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 _IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.(.*)$")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
@@ -38,12 +38,12 @@ class Sizes:
     prefix: str | None = None
     tied: bool | None = None
 
-    def experts_total(self, sites: Sequence[Site]) -> int:
+    def experts_total(self, sites: Sequence[ExpertSite]) -> int:
         """Return the bytes of all routed experts."""
         return sum(one * site.experts for one, site in zip(self.experts, sites, strict=True))
 
 
-def of_run(sites: Sequence[Site], parameter_bytes: int | None, read_bytes: int | None = None) -> Sizes:
+def of_run(sites: Sequence[ExpertSite], parameter_bytes: int | None, read_bytes: int | None = None) -> Sizes:
     """Return the sizes that a run stored: those of the tensors in memory while it was measured.
 
     `read_bytes` are those of the parameters that a forward pass reads, every expert included (`records.Work`); without
@@ -67,7 +67,7 @@ def of_run(sites: Sequence[Site], parameter_bytes: int | None, read_bytes: int |
     )
 
 
-def of_tensors(tensors: Sequence[Tensor], sites: Sequence[Site], folder: str) -> Sizes:
+def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: str) -> Sizes:
     """Return the sizes of a checkpoint's tensors, routed experts told by `experts` in their names.
 
     Raises:
@@ -108,7 +108,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[Site], folder: str) ->
     )
 
 
-def stack(site: Site) -> str | None:
+def stack(site: ExpertSite) -> str | None:
     """Return the name of the stack of layers that a site is in: "model.layers" for "model.layers.3.mlp.experts"."""
     found = _IN_LAYER.match(site.name + ".")
     return found[1].rstrip(".") if found else None
@@ -117,7 +117,7 @@ def stack(site: Site) -> str | None:
 class _Names:
     """Which site or layer a tensor belongs to. Checkpoints may name the way to a site otherwise than the model does."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(self, sites: Sequence[ExpertSite]) -> None:
         self._sites = sites
         self._by_layer: dict[int, list[int]] = defaultdict(list)
         for number, site in enumerate(sites):
@@ -150,7 +150,7 @@ def _is_expert(name: str) -> bool:
     return EXPERT.search(name) is not None and SHARED.search(name) is None
 
 
-def _one(tensors: Sequence[Tensor], site: Site, folder: str) -> int:
+def _one(tensors: Sequence[Tensor], site: ExpertSite, folder: str) -> int:
     """Return the bytes of one expert from all tensors of its site: one set an expert, or stacked over the experts."""
     if not tensors:
         raise ModelError(

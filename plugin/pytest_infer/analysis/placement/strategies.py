@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.experts.census import Census, Phase, counts, tokens
-from pytest_infer.storage.rows import Site
+from pytest_infer.records import ExpertSite
 
 Ints = npt.NDArray[np.int64]
 Placed = npt.NDArray[np.bool_]
@@ -63,7 +63,7 @@ class Served:
     cpu_bytes: float
 
 
-def experts(sites: Sequence[Site], expert_bytes: Sequence[int]) -> Experts:
+def experts(sites: Sequence[ExpertSite], expert_bytes: Sequence[int]) -> Experts:
     """Return the experts of the sites; slots without weights are left out."""
     numbers = [np.arange(site.experts, dtype=np.int64) for site in sites]
     return Experts(

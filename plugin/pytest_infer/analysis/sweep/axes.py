@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_infer.storage.rows import Row
+    from pytest_infer.storage.runs import Row
 
 FEWEST_WORKLOADS = 3
 """From so many prompts on, how their ratios differ from each other counts as an error of a comparison too."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import special
 
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row
 
 CONFIDENCE = 0.95
 FEWEST_SPARE = 2

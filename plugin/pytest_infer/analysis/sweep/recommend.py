@@ -11,7 +11,8 @@ from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.ratios import CONFIDENCE, Key, Ratio, Samples, mean_log, of_memory, ratio_of
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.records import Drift
-from pytest_infer.storage.rows import Row, Values
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Values
 
 DECODE, TOTAL_DECODE, TTFT, PEAK = "decode_throughput", "total_decode_throughput", "ttft_s", "peak_rss_bytes"
 

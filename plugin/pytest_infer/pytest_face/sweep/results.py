@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.storage.rows import row_of
+from pytest_infer.storage.runs import row_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.curve import Curve

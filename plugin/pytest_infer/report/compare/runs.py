@@ -10,7 +10,7 @@ from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.metrics import Metric
 from pytest_infer.report.compare import exports, terminal
 from pytest_infer.report.experts import drift
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.drift import LayerDrift

@@ -14,7 +14,7 @@ from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report import text
 from pytest_infer.report.text import printable
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def _layer(view: View, number: int, usage: SiteUsage) -> dict[str, Any]:
         "experts": site.experts,
         "slots": site.slots,
         "k": site.k,
-        "shared": site.shared,
+        "shared": site.shared or 0,
         "selections": usage.selections,
         "weightless": usage.weightless,
         "figures": dict(usage.figures),

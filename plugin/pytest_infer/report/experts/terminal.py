@@ -19,7 +19,7 @@ from pytest_infer.units import NONE, count, significant, size
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.suite import View
     from pytest_infer.analysis.experts.usage import Expert, SiteUsage
-    from pytest_infer.storage.rows import Site
+    from pytest_infer.records import ExpertSite
 
 _PERCENT = ("coverage",)
 _WHOLE = ("unused", "need")
@@ -29,13 +29,13 @@ _COLUMNS = ("imbalance", "gini", "entropy", "unused", "coverage", "need", "effec
 _WHOSE = {"prefill": "prompt tokens", "decode": "generated tokens", "both": "prompt and generated tokens"}
 
 
-def site_titles(sites: Sequence[Site]) -> list[str]:
+def site_titles(sites: Sequence[ExpertSite]) -> list[str]:
     """Return a short name a site: `L3`; with what the model calls it where a layer has several."""
     times = Counter(site.layer for site in sites)
     return [f"L{s.layer}" if times[s.layer] == 1 else f"L{s.layer} {printable(s.name)} " for s in sites]
 
 
-def labels(sites: Sequence[Site]) -> dict[str, str]:
+def labels(sites: Sequence[ExpertSite]) -> dict[str, str]:
     """Return the title of each site by its name."""
     return {site.name: title for site, title in zip(sites, site_titles(sites), strict=True)}
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from pytest_infer.report import text
 from pytest_infer.report.compare.terminal import p_value, share
 from pytest_infer.report.text import printable
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:

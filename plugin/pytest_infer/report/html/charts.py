@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Table, anchor, points, short
 from pytest_infer.report.html.stored import Test
+from pytest_infer.storage.schema import Timeline
 from pytest_infer.units import Unit, count, scale_of, seconds
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _stamps(test: Test, arrays: Mapping[str, Any]) -> list[Any]:
 def _absent(test: Test, arrays: Mapping[str, Any], why: str | None) -> str:
     if why is not None or not _stamps(test, arrays):
         return f"No latencies token by token: {why or 'the stamps of this test are not beside the run file'}."
-    return f"No latencies token by token: {test.part('absent', 'itl_p50_s') or 'no round has two tokens'}."
+    return f"No latencies token by token: {test.absent('itl_p50_s') or 'no round has two tokens'}."
 
 
 def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart | str:
@@ -135,8 +136,9 @@ def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Cha
         return arrays.get(f"{test.row.test}|timeline|{what}")
 
     at = of("at_ns")
+    told = test.block.timeline or Timeline()
     if at is None:
-        return [f"No timeline of the profile round: {test.part('timeline', 'absent') or why or 'this run kept none'}."]
+        return [f"No timeline of the profile round: {told.absent or why or 'this run kept none'}."]
     marks = [
         {"name": name, "at": float(of(key)) / 1e9}
         for name, key in (("first token", "first_token_ns"), ("last token", "end_ns"))
@@ -158,8 +160,7 @@ def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Cha
     if (busy := of("core_busy_s")) is not None and len(busy) > 1:
         cores = samples.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
         found.append(_curve(test, "cores", "Busy cores in the profile round", Unit.CORES, cores, marks, len(at)))
-    not_read = test.part("timeline", "not_read") or {}
-    found += [f"No {name} in the timeline: {reason}." for name, reason in not_read.items()]
+    found += [f"No {name} in the timeline: {reason}." for name, reason in told.not_read.items()]
     return found
 
 
@@ -171,9 +172,9 @@ def _curve(
     time, ticks = scale_of(at[len(at) // 2 :], Unit.SECONDS)
     step = -(-len(at) // _TABLE) if at else 1
     rows = [(Cell(text=short(at[n], ticks)), Cell(text=short(values[n], scale, 4))) for n in range(0, len(at), step)]
-    interval = test.part("timeline", "interval_s")
+    interval = None if test.block.timeline is None else test.block.timeline.interval_s
     ends = " to ".join(short(end, scale, 4) for end in (min(values), max(values)))
-    every = f", a sample every {seconds(interval)}" if isinstance(interval, int | float) else ""
+    every = f", a sample every {seconds(interval)}" if interval is not None else ""
     return Chart(
         key=f"{test.key}-{key}",
         title=f"{title}, {name}",

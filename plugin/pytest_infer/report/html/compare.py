@@ -14,6 +14,7 @@ from pytest_infer.errors import OptionError
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
+from pytest_infer.storage.runfile import JudgedMark
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
 _WIDTH = 120.0
@@ -52,21 +53,15 @@ class _Flat(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class _StoredGate(msgspec.Struct, frozen=True):
-    against: str | None = None
-    judgements: tuple[_Flat, ...] = ()
-
-
-def of_gate(mark: Mapping[str, Any] | None, after: str) -> Compared | None:
+def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
+    if mark is None:
+        return None
     try:
-        gate = msgspec.convert(mark or {}, _StoredGate)
+        found = tuple(map(_judgement, msgspec.json.decode(mark.judgements, type=tuple[_Flat, ...])))
     except msgspec.ValidationError:
         return None
-    if not gate.judgements:
-        return None
-    found = tuple(map(_judgement, gate.judgements))
-    return Compared(before=gate.against or "bounds only", after=after, judgements=found)
+    return Compared(before=mark.against or "bounds only", after=after, judgements=found) if found else None
 
 
 def _judgement(flat: _Flat) -> Judgement:

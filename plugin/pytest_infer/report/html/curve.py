@@ -9,7 +9,7 @@ from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, head, points, short
 from pytest_infer.report.sweep import curve as sentences
-from pytest_infer.storage.rows import Row
+from pytest_infer.storage.runs import Row
 from pytest_infer.units import count, scale_of
 
 if TYPE_CHECKING:

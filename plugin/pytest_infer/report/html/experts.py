@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import InferError
+from pytest_infer.records import ExpertSite
 from pytest_infer.report.experts import terminal as experts
 from pytest_infer.report.html import placement
 from pytest_infer.report.html.parts import (
@@ -22,7 +23,7 @@ from pytest_infer.report.html.parts import (
     unique,
 )
 from pytest_infer.report.html.stored import StoredRun
-from pytest_infer.storage.rows import Row, Site
+from pytest_infer.storage.runs import Row
 from pytest_infer.units import NONE, count, significant
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _layers(view: View) -> Table:
     return Table(caption="Skew of each layer, beside what uniform routing would show by chance", heads=heads, rows=rows)
 
 
-def _shape(site: Site) -> str:
+def _shape(site: ExpertSite) -> str:
     return f"{site.experts}, top {site.k}"
 
 

@@ -23,7 +23,7 @@ from pytest_infer.report.html.parts import (
     unique,
 )
 from pytest_infer.storage.code import subjects
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
 
 if TYPE_CHECKING:

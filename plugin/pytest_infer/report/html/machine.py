@@ -20,6 +20,7 @@ from pytest_infer.report.html.parts import (
     short,
 )
 from pytest_infer.report.html.stored import StoredRun, Test
+from pytest_infer.storage.schema import Machine, Model, Probe
 from pytest_infer.units import NONE, Unit, bandwidth, flops, seconds, show, size
 from pytest_infer.units import percent as shown_percent
 
@@ -31,10 +32,9 @@ def section(stored: StoredRun) -> Section:
     if not stored.tests:
         return Section(key="machine", title="Machine and roofline", absent=stored.nothing)
     test = stored.tests[0]
-    machine, model = test.part("machine") or {}, test.part("model") or {}
-    probe = machine.get("probe")
-    tables = [_facts("Model and engine", _model(model)), _facts("Machine", _machine(machine))]
-    if isinstance(probe, Mapping):
+    machine, probe = test.block.machine, test.block.machine.probe
+    tables = [_facts("Model and engine", _model(test.block.model)), _facts("Machine", _machine(machine))]
+    if probe is not None:
         tables.append(_facts("What the machine was probed to do", _probe(probe)))
     items = [_roofline(stored.tests, probe), Item(title="What was measured with", tables=tuple(tables), beside=True)]
     return Section(key="machine", title="Machine and roofline", items=tuple(items))
@@ -47,80 +47,78 @@ def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
     )
 
 
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    versions = model.get("versions") or {}
-    parameters, load_s = model.get("parameters"), model.get("load_s")
+def _model(model: Model) -> dict[str, Any]:
+    parameters, load_s = model.parameters, model.load_s
     return {
-        "name": model.get("name"),
-        "source": model.get("source"),
-        "revision": model.get("revision"),
-        "architecture": model.get("architecture"),
+        "name": model.name,
+        "source": model.source,
+        "revision": model.revision,
+        "architecture": model.architecture,
         "parameters": None if parameters is None else f"{parameters:,}",
-        "size in memory": _size(model.get("parameter_bytes")),
-        "dtype": model.get("dtype"),
-        "device": model.get("device"),
-        "engine": model.get("engine"),
-        "threads": model.get("threads"),
-        "attention": model.get("attention"),
-        "experts implementation": model.get("experts_implementation"),
-        "context length": _tokens(model.get("context_length")),
-        "vocabulary": _tokens(model.get("vocabulary")),
+        "size in memory": _size(model.parameter_bytes),
+        "dtype": model.dtype,
+        "device": model.device,
+        "engine": model.engine,
+        "threads": model.threads,
+        "attention": model.attention,
+        "experts implementation": model.experts_implementation,
+        "context length": _tokens(model.context_length),
+        "vocabulary": _tokens(model.vocabulary),
         "load time": None if load_s is None else seconds(load_s),
-        "read from the device to load": _size(model.get("load_read_bytes")),
-        "generation": ", ".join(f"{key} = {value}" for key, value in (model.get("generation") or {}).items()),
-        "weights' SHA-256": model.get("weights_sha256"),
-        **{f"{name} version": version for name, version in versions.items()},
+        "read from the device to load": _size(model.load_read_bytes),
+        "generation": ", ".join(f"{key} = {value}" for key, value in (model.generation or {}).items()),
+        "weights' SHA-256": model.weights_sha256,
+        **{f"{name} version": version for name, version in (model.versions or {}).items()},
     }
 
 
-def _machine(machine: Mapping[str, Any]) -> dict[str, Any]:
-    cores = machine.get("usable_cores")
+def _machine(machine: Machine) -> dict[str, Any]:
+    cores = machine.usable_cores
     return {
-        "CPU": machine.get("cpu"),
+        "CPU": machine.cpu,
         "usable cores": None if cores is None else f"{cores:g}",
         "logical / physical cores": " / ".join(
-            str(machine.get(key, NONE)) for key in ("logical_cores", "physical_cores")
+            NONE if number is None else str(number) for number in (machine.logical_cores, machine.physical_cores)
         ),
-        "container's quota of cores": machine.get("quota_cores"),
-        "memory": _size(machine.get("memory_bytes")),
-        "memory that the process may use": _size(machine.get("memory_limit_bytes")),
-        "accelerators": ", ".join(map(str, machine.get("accelerators") or ())) or "none",
-        "system": " ".join(str(machine.get(key, "")) for key in ("system", "kernel", "architecture")),
-        "Python": machine.get("python"),
-        "virtualisation": machine.get("virtualization"),
-        "governor": machine.get("governor"),
+        "container's quota of cores": machine.quota_cores,
+        "memory": _size(machine.memory_bytes),
+        "memory that the process may use": _size(machine.memory_limit_bytes),
+        "accelerators": ", ".join(machine.accelerators or ()) or "none",
+        "system": " ".join(part or "" for part in (machine.system, machine.kernel, machine.architecture)),
+        "Python": machine.python,
+        "virtualisation": machine.virtualization,
+        "governor": machine.governor,
     }
 
 
-def _probe(probe: Mapping[str, Any]) -> dict[str, Any]:
-    spread, read = probe.get("read_bandwidth_spread"), probe.get("read_bandwidth")
-    caches = probe.get("caches") or {}
+def _probe(probe: Probe) -> dict[str, Any]:
+    spread, read = probe.read_bandwidth_spread, probe.read_bandwidth
     return {
-        "threads": probe.get("threads"),
+        "threads": probe.threads,
         "read bandwidth": None if read is None else f"{bandwidth(read)} ± {shown_percent(100 * (spread or 0))}",
-        **{f"GEMM rate, {dtype}": flops(rate) for dtype, rate in (probe.get("flops") or {}).items()},
-        "caches": ", ".join(f"{name} {size(held)}" for name, held in caches.items()),
-        "instructions": ", ".join(map(str, probe.get("instructions") or ())),
-        "device": probe.get("device"),
+        **{f"GEMM rate, {dtype}": flops(rate) for dtype, rate in (probe.flops or {}).items()},
+        "caches": ", ".join(f"{name} {size(held)}" for name, held in (probe.caches or {}).items()),
+        "instructions": ", ".join(probe.instructions or ()),
+        "device": probe.device,
     }
 
 
-def _size(value: Any) -> str | None:
-    return size(value) if isinstance(value, int | float) else None
+def _size(value: int | None) -> str | None:
+    return None if value is None else size(value)
 
 
-def _tokens(value: Any) -> str | None:
-    return f"{value:,} tokens" if isinstance(value, int) else None
+def _tokens(value: int | None) -> str | None:
+    return None if value is None else f"{value:,} tokens"
 
 
-def _roofline(tests: Sequence[Test], probe: Any) -> Item:
+def _roofline(tests: Sequence[Test], probe: Probe | None) -> Item:
     shown = [test for test in tests if any(test.value(key) is not None for key in _ROOFLINE)]
     if not shown:
-        why = next((str(reason) for test in tests if (reason := test.part("absent", "mbu"))), None)
+        why = next((reason for test in tests if (reason := test.absent("mbu"))), None)
         return Item(
             title="Roofline", text=(f"No utilisation of the machine's limits: {why or 'this run did not measure it'}.",)
         )
-    spread = probe.get("read_bandwidth_spread") if isinstance(probe, Mapping) else None
+    spread = None if probe is None else probe.read_bandwidth_spread
     doubt = f", whose bandwidth is known to ± {shown_percent(100 * spread)}" if spread else ""
     chart = Chart(
         key="roofline",
@@ -157,11 +155,11 @@ def _table(tests: Sequence[Test]) -> Table:
     rows = []
     for test, ceiling in zip(tests, ceilings, strict=True):
         figures = (
-            Cell(text=percent(test.value("mbu")), note=test.part("absent", "mbu")),
+            Cell(text=percent(test.value("mbu")), note=test.absent("mbu")),
             Cell(text=short(test.value("decode_throughput"))),
             Cell(text=short(ceiling)),
             Cell(text=show(test.value("step_bytes"), Unit.BYTES)),
-            Cell(text=percent(test.value("mfu")), note=test.part("absent", "mfu")),
+            Cell(text=percent(test.value("mfu")), note=test.absent("mfu")),
         )
         rows.append((Cell(text=test.title, link=test.key), *figures))
     heads = (

@@ -74,7 +74,7 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
         notes = [_absent(test, key) for key in shown]
         rows.append(
             (
-                Cell(text=test.title, link=test.key, note="look twice" if test.part("cautions") else None),
+                Cell(text=test.title, link=test.key, note="look twice" if test.block.warnings else None),
                 Cell(text=f"{_whole(test, 'prompt_tokens')} + {_whole(test, 'generated_tokens')}"),
                 *(Cell(text=figures[number], note=why) for figures, why in zip(cells, notes, strict=True)),
                 Cell(text=NONE, note=_absent(test, "hottest_experts"))
@@ -97,7 +97,7 @@ def _whole(test: Test, key: str) -> str:
 
 
 def _absent(test: Test, key: str) -> str | None:
-    return test.part("absent", key) if key not in test.row.metrics else None
+    return test.absent(key) if key not in test.row.metrics else None
 
 
 def _tiles(tests: Sequence[Test]) -> list[tuple[ColumnHead, str, str]]:
@@ -157,8 +157,8 @@ def _warnings(tests: Sequence[Test]) -> tuple[Note, ...]:
     """Return one note for each kind of doubt: the figures of the first prompt that has it, and all prompts' names."""
     kinds: dict[str, list[tuple[Test, str]]] = {}
     for test in tests:
-        for warning in test.part("cautions") or ():
-            kinds.setdefault(str(warning.get("kind", "")), []).append((test, str(warning.get("text", ""))))
+        for warning in test.block.warnings:
+            kinds.setdefault(warning.kind, []).append((test, warning.text))
     return tuple(
         Note(
             mark="look twice",

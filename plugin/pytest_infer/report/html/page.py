@@ -21,7 +21,7 @@ from pytest_infer.report.html.compare import Compared
 from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
-from pytest_infer.storage.heads import Run
+from pytest_infer.storage.runs import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 ECHARTS = Path(__file__).parent / "vendor" / "echarts"

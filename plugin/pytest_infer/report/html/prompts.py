@@ -9,6 +9,7 @@ from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, short
 from pytest_infer.report.html.stored import StoredRun, Test
+from pytest_infer.storage.schema import Limits, Output
 from pytest_infer.units import NONE, Unit, column, scale_of, show
 
 _ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_bytes", "cpu_utilization", "energy_j")
@@ -42,24 +43,24 @@ def _item(test: Test, arrays: Mapping[str, Any], why: str | None) -> Item:
 
 def _about(test: Test) -> dict[str, Any]:
     """Return what stands above a prompt's charts: its phases as a bar, its limits, output, and doubts."""
-    limits, output = test.part("prompt", "limits") or {}, test.part("output") or {}
+    prompt, output = test.block.prompt, test.block.output or Output()
+    limits = prompt.limits or Limits()
     facts = {
-        "limit": f"{limits.get('max_new_tokens', NONE)} new tokens",
-        "stop strings": " · ".join(map(repr, limits.get("stop") or ())),
-        "group": test.part("prompt", "group"),
+        "limit": f"{NONE if limits.max_new_tokens is None else limits.max_new_tokens} new tokens",
+        "stop strings": " · ".join(map(repr, limits.stop or ())),
+        "group": prompt.group,
         "tags": ", ".join(test.row.tags),
-        "ended by": output.get("stopped_by"),
-        "prompt's SHA-256": str(test.part("prompt", "content_sha256") or "")[:12],
+        "ended by": output.stopped_by,
+        "prompt's SHA-256": (prompt.content_sha256 or "")[:12],
         "test": test.row.test,
     }
-    text = output.get("text")
     return {
         "facts": {name: value for name, value in facts.items() if value},
         "phases": _phases(test),
-        "output": None if text is None else str(text),
-        "equal": output.get("equal"),
-        "first_difference": output.get("first_difference"),
-        "warnings": [str(warning.get("text", "")) for warning in test.part("cautions") or ()],
+        "output": output.text,
+        "equal": output.equal,
+        "first_difference": output.first_difference,
+        "warnings": [warning.text for warning in test.block.warnings],
     }
 
 
@@ -89,7 +90,7 @@ def _rounds(test: Test) -> list[Table]:
     counts = [len(test.row.metrics[key].rounds) for key in _ROUNDS if key in test.row.metrics]
     if not counts or max(counts) < 2:
         return []
-    disturbed = test.part("rounds", "disturbed") or {}
+    disturbed = test.block.rounds.disturbed if test.block.rounds is not None else {}
     heads: list[ColumnHead] = [ColumnHead(text="round")]
     columns = []
     for key in _ROUNDS:
@@ -103,7 +104,7 @@ def _rounds(test: Test) -> list[Table]:
         (
             Cell(text=str(number + 1)),
             *(Cell(text=figures[number]) for figures in columns),
-            Cell(text="; ".join(map(str, disturbed.get(str(number), ())))),
+            Cell(text="; ".join(disturbed.get(str(number), ()))),
         )
         for number in range(max(counts))
     ]
@@ -116,25 +117,23 @@ def _figures(test: Test) -> list[Table]:
     there, absent = [], []
     for metric in METRICS:
         name = Cell(text=metric.label, link=anchor(metric.key))
-        found = test.row.metrics.get(metric.key)
+        found = (test.block.metrics or {}).get(metric.key)
         if found is None:
-            why = test.part("absent", metric.key) or "this run's version of pytest-infer did not measure it"
-            absent.append((name, Cell(text=str(why))))
+            why = test.absent(metric.key) or "this run's version of pytest-infer did not measure it"
+            absent.append((name, Cell(text=why)))
             continue
-        spread, stored = NONE, test.part("metrics", metric.key) or {}
+        spread = NONE
         if len(found.rounds) > 1:
             _, scale = scale_of([float(found.value)] if not isinstance(found.value, str) else [], metric.unit)
-            deviation = stored.get("stdev")
-            spread = short(deviation, scale) if isinstance(deviation, int | float) else NONE
+            spread = NONE if found.stdev is None else short(found.stdev, scale)
         quality = "" if found.quality == "exact" else found.quality
-        source = stored.get("source") or metric.source
         there.append(
             (
                 name,
                 Cell(text=_shown(found.value, metric.unit)),
                 Cell(text=spread),
                 Cell(text=quality),
-                Cell(text=str(source)),
+                Cell(text=found.source or metric.source),
             )
         )
     heads = (
@@ -144,10 +143,10 @@ def _figures(test: Test) -> list[Table]:
         ColumnHead(text="quality", define=anchor("quality"), number=False),
         ColumnHead(text="source", number=False),
     )
-    why = (ColumnHead(text="figure", number=False), ColumnHead(text="why there is none", number=False))
+    reasons = (ColumnHead(text="figure", number=False), ColumnHead(text="why there is none", number=False))
     return [
         Table(caption="All figures", heads=heads, rows=tuple(there)),
-        *([Table(caption="Absent", heads=why, rows=tuple(absent))] if absent else []),
+        *([Table(caption="Absent", heads=reasons, rows=tuple(absent))] if absent else []),
     ]
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import blocks, sidecar
-from pytest_infer.storage.heads import Run
-from pytest_infer.storage.rows import Row
-
-Block = Mapping[str, Any]
+from pytest_infer.storage import runfile, sidecar
+from pytest_infer.storage.runfile import JudgedMark
+from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.schema import Machine, Model, WholeBlock
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Test:
     """One measured test: its row, its whole block, and how people call it."""
 
     row: Row
-    block: Block
+    block: WholeBlock
     title: str
     number: int
 
@@ -35,12 +34,9 @@ class Test:
         found = self.row.metrics.get(key)
         return None if found is None or isinstance(found.value, str) else float(found.value)
 
-    def part(self, *keys: str) -> Any:
-        """Return a part of the block, None where any of the keys is missing."""
-        found: Any = self.block
-        for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+    def absent(self, key: str) -> str | None:
+        """Return why the test has no such metric, if the run says so."""
+        return (self.block.absent or {}).get(key)
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class StoredRun:
     run: Run
     tests: tuple[Test, ...]
     plain: int
-    gate: Mapping[str, Any] | None = None
+    gate: JudgedMark | None = None
 
     @property
     def nothing(self) -> str:
@@ -60,8 +56,8 @@ class StoredRun:
     @property
     def cores_known(self) -> bool:
         """Return whether the run's machine is told with its usable cores; without a CPU it is but the host's name."""
-        told = next((test.row.machine for test in self.tests if test.row.model), {})
-        return told.get("cpu") is not None and told.get("usable_cores") is not None
+        told = next((test.block.machine for test in self.tests if test.block.model != Model()), Machine())
+        return told.cpu is not None and told.usable_cores is not None
 
     @property
     def size(self) -> str:
@@ -69,7 +65,7 @@ class StoredRun:
         tests = len(self.tests)
         if not tests:
             return _many(self.plain, "test") if self.plain else "no test"
-        prompts = len({(test.row.name, test.row.prompt.get("content_sha256")) for test in self.tests})
+        prompts = len({(test.row.name, test.row.prompt.content_sha256) for test in self.tests})
         return _many(prompts, "prompt") if prompts == tests else f"{tests} tests of {_many(prompts, 'prompt')}"
 
     @cached_property
@@ -90,10 +86,10 @@ def _many(number: int, what: str) -> str:
 def read(run: Run) -> StoredRun:
     """Return a run with all that its file holds; raise StorageError where it cannot be read."""
     rows = [row for row in run.rows if not row.plain]
-    found = blocks.of_run(run.path)
+    file = runfile.read(run.path, runfile.ALL)
     titles = axes.titles(rows)
     tests = tuple(
         Test(row=row, block=block, title=titles[row.test], number=number)
-        for number, (row, block) in enumerate(zip(rows, found, strict=True), 1)
+        for number, (row, (_, block)) in enumerate(zip(rows, file.tests(), strict=True), 1)
     )
-    return StoredRun(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=blocks.gate_of(run.path))
+    return StoredRun(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=file.pytest_infer.gate)

@@ -1,0 +1,288 @@
+"""Stored runs: what a file says of its run as a whole, its tests for comparisons, and what the end of it showed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pytest_infer.metrics import METRICS, Summary
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import (
+    CurvePoint,
+    Drift,
+    ExpertUsage,
+    MachineInfo,
+    MeasurementWarning,
+    ModelInfo,
+    PromptInfo,
+    Quality,
+)
+from pytest_infer.storage import runfile, schema
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.schema import Block, HeadMachine, Machine, Model, Prompt, Usage, Values, WholeBlock
+
+_NUMBER = re.compile(r"(\d+)_")
+_UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
+_NOT_STORED = "this run did not store it"
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One test of one run. `plain` rows are pytest-benchmark's own, without our block: timing only.
+
+    `prompt`, `model` and `machine` are those of the block, `config` the swept options by axis as they were given, and
+    `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
+    `disturbed` are the numbers of the rounds that were, counted from 0.
+    """
+
+    test: str
+    name: str
+    metrics: Mapping[str, Values]
+    prompt: Prompt = Prompt()  # noqa: RUF009 - frozen
+    model: Model = Model()  # noqa: RUF009
+    machine: Machine = Machine()  # noqa: RUF009
+    experts: Usage = Usage()  # noqa: RUF009
+    plain: bool = False
+    config: Mapping[str, str] = field(default_factory=dict)
+    curve: CurvePoint | None = None
+    drift: Drift | None = None
+    disturbed: tuple[int, ...] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Return the prompt's tags."""
+        return self.prompt.tags or ()
+
+
+def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
+    """Return the row of a block that is not stored yet."""
+    return _row(test, name, schema.of_block(block, schema.BLOCK))
+
+
+def _row(test: str, name: str, block: Block) -> Row:
+    disturbed = block.rounds.disturbed if block.rounds is not None else ()
+    return Row(
+        test=test,
+        name=name if block.prompt.name is None else block.prompt.name,
+        metrics=block.metrics or {},
+        prompt=block.prompt,
+        model=block.model,
+        machine=block.machine,
+        experts=block.experts or Usage(),
+        config=block.config,
+        curve=block.curve,
+        drift=block.drift,
+        disturbed=tuple(int(number) for number in disturbed if number.isdecimal()),
+    )
+
+
+def rows(path: Path) -> tuple[Row, ...]:
+    """Return the tests of a run file, rows without our block as timing only.
+
+    Raises StorageError for a file that is none.
+    """
+    file = runfile.read(path, runfile.ROWS)
+    try:
+        return tuple(_rows_of(file))
+    except msgspec.MsgspecError as error:
+        raise runfile.damaged(path, error) from error
+
+
+def _rows_of(file: runfile.RunFile[Block]) -> Iterator[Row]:
+    for native in file.benchmarks:
+        block = native.block
+        if block is None:
+            total = Values(value=native.stats.median, rounds=native.stats.rounds())
+            yield Row(test=native.fullname, name=native.name, metrics={"total_s": total}, plain=True)
+        elif block.phase == schema.TOTAL:
+            yield _row(native.fullname, native.name, block)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run: what its file says of it as a whole; `rows` are read when they are asked for."""
+
+    path: Path
+    time: datetime
+    commit: str | None = None
+    branch: str | None = None
+    dirty: bool | None = None
+    model: str | None = None
+    machine: str | None = None
+    tests: int = 0
+    plain: bool = False
+    gate: Mark | None = None
+    failed: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> str | None:
+        """Return the run number that pytest-benchmark put in front of the name, as written there."""
+        found = _NUMBER.match(self.path.name)
+        return found.group(1) if found else None
+
+    @property
+    def label(self) -> str:
+        """Return how people call it: "0007 1a2b3c4d (main)", or the file's name."""
+        name = self.number or self.path.name
+        commit = f" {self.commit[:8]}{'+' if self.dirty else ''}" if self.commit else ""
+        return f"{name}{commit}{f' ({self.branch})' if self.branch else ''}"
+
+    @property
+    def regressed(self) -> bool:
+        """Return whether its gate failed: then it is no baseline. One that was inconclusive, or the first, may be."""
+        return self.gate is not None and self.gate.result == "regressed"
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Return the tests of the run; raise StorageError when the file cannot be read any more."""
+        return rows(self.path)
+
+    @cached_property
+    def _by_test(self) -> dict[str, Row]:
+        return {row.test: row for row in self.rows}
+
+    def row(self, test: str) -> Row | None:
+        """Return the row of that test."""
+        return self._by_test.get(test)
+
+
+def read(path: Path) -> Run:
+    """Return a run without its tests; raise StorageError with one line for a file that is none."""
+    file = runfile.read(path, runfile.HEAD)
+    try:
+        time = _moment(file.datetime)
+    except (ValueError, OverflowError) as error:
+        raise runfile.damaged(path, error) from error
+    blocks = [native.block for native in file.benchmarks]
+    ours = [(block.model, block.machine) for block in blocks if block is not None and block.model is not None]
+    model, machine = ours[0] if ours else (None, None)
+    commit, whole = file.commit_info, file.pytest_infer
+    return Run(
+        path=path,
+        time=time,
+        commit=None if commit.id == _UNVERSIONED else commit.id,
+        branch=None if commit.branch == "(unknown)" else commit.branch,
+        dirty=commit.dirty,
+        model=" ".join(part for part in (model.name, model.dtype) if part) if model else None,
+        machine=_machine(machine) or file.machine_info.node,
+        tests=len(ours) or len(file.benchmarks),
+        plain=not any(block is not None for block in blocks) and bool(file.benchmarks),
+        gate=whole.gate,
+        failed=tuple(whole.failed),
+        unmeasured=whole.unmeasured,
+    )
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _machine(machine: HeadMachine | None) -> str | None:
+    if machine is None or machine.cpu is None:
+        return None
+    cores = machine.usable_cores
+    return machine.cpu if cores is None else f"{machine.cpu} × {cores:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the end of a run showed: its tests in the order of its file, those that failed after measurement last."""
+
+    results: tuple[Result, ...]
+    failed: tuple[str, ...]
+    advice: msgspec.Raw
+
+
+def shown(path: Path) -> Shown:
+    """Return what the end of a run showed, figure by figure as stored; raise StorageError where it cannot be read."""
+    file = runfile.read(path, runfile.ALL)
+    try:
+        failed = {test: schema.WHOLE_BLOCK.decode(block) for test, block in file.pytest_infer.failed.items()}
+        for block in failed.values():
+            runfile.refuse_newer(path, block.schema)
+        tests = [*file.tests(), *((test, block) for test, block in failed.items() if block.phase == schema.TOTAL)]
+        results = tuple(result_of(test, block) for test, block in tests)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise runfile.damaged(path, error) from error
+    return Shown(results=results, failed=tuple(failed), advice=file.pytest_infer.advice)
+
+
+def result_of(nodeid: str, block: WholeBlock) -> Result:
+    """Return the result that a `total` row's block was built of; raise msgspec.ValidationError where it is none."""
+    rounds = block.rounds or schema.Rounds()
+    usage = block.experts or Usage()
+    return Result(
+        nodeid=nodeid,
+        prompt=_record(block.prompt, PromptInfo),
+        model=_record(block.model, ModelInfo),
+        machine=_record(block.machine, MachineInfo),
+        figures=_figures(block),
+        timed_rounds=1 if rounds.timed is None else rounds.timed,
+        output=(block.output.text or "") if block.output is not None else "",
+        warnings=msgspec.convert(msgspec.to_builtins(block.warnings), tuple[MeasurementWarning, ...]),
+        experts=_usage(usage),
+        # Where there was no profile round at all, nobody asked for experts.
+        experts_absent=usage.absent if rounds.profile else None,
+        config=block.config,
+        curve=block.curve,
+    )
+
+
+def _record(part: msgspec.Struct, kind: type[_Record]) -> _Record:
+    """Return the record that a part of a block was stored of: what was None is left out there."""
+    return msgspec.convert(msgspec.to_builtins(part), kind)
+
+
+def _figures(block: WholeBlock) -> dict[str, Summary]:
+    stored, absent = block.metrics or {}, block.absent or {}
+    found = {}
+    for metric in METRICS:
+        figure = stored.get(metric.key)
+        if figure is None:
+            found[metric.key] = Summary(value=None, reason=absent.get(metric.key, _NOT_STORED))
+            continue
+        single = () if isinstance(figure.value, str) else (figure.value,)
+        found[metric.key] = Summary(
+            value=figure.value,
+            mean=figure.mean,
+            stdev=figure.stdev,
+            rounds=figure.rounds or single,
+            quality=Quality(figure.quality),
+            source=figure.source,
+        )
+    return found
+
+
+def _usage(usage: Usage) -> ExpertUsage | None:
+    """Return the expert usage; None where it was not recorded."""
+    counts, tokens = usage.counts, usage.tokens
+    if counts is None or tokens is None:
+        return None
+    weights, dropped = usage.weights, usage.dropped
+    return ExpertUsage(
+        # An older run does not say how many experts a site has.
+        sites=tuple(
+            replace(site, experts=site.experts or len(row), slots=site.slots or len(row))
+            for site, row in zip(usage.sites, counts.decode, strict=True)
+        ),
+        prefill_tokens=tokens.prefill,
+        decode_tokens=tokens.decode,
+        prefill=counts.prefill,
+        decode=counts.decode,
+        check=usage.check or "not checked",
+        prefill_weights=None if weights is None else weights.prefill,
+        decode_weights=None if weights is None else weights.decode,
+        prefill_dropped=None if dropped is None else dropped.prefill,
+        decode_dropped=None if dropped is None else dropped.decode,
+        note=usage.note,
+    )

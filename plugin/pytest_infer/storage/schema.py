@@ -1,0 +1,288 @@
+"""THE schema of the stored block of a test: every part, and three depths to which a reader may ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from pytest_infer.records import CurvePoint, Drift, ExpertSite
+
+SCHEMA = 1
+KEY = "pytest_infer"
+"""Where the block lies: `extra_info["pytest_infer"]` of a row, and `["pytest_infer"]` of a run file."""
+TOTAL = "total"
+"""The phase whose row holds the block; those of the others point to it."""
+
+Scalar = str | int | float | bool | None
+
+
+class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of a block: all of it may be missing, as older versions did not write it, or did not know the figure."""
+
+
+# what was measured, and with what
+
+
+class Limits(_Part, frozen=True):
+    """`records.Limits` as stored."""
+
+    max_new_tokens: int | None = None
+    stop: list[str] | None = None
+    ignore_eos: bool | None = None
+    batch: int | None = None
+
+
+class Prompt(_Part, frozen=True):
+    """`records.PromptInfo` as stored."""
+
+    name: str | None = None
+    content_sha256: str | None = None
+    limits: Limits | None = None
+    group: str | None = None
+    tags: tuple[str, ...] | None = None
+
+
+class Work(_Part, frozen=True):
+    """`records.Work` as stored."""
+
+    read_bytes: int | None = None
+    parameters: int | None = None
+    head_parameters: int | None = None
+    expert_parameters: dict[str, int] | None = None
+    pair_flops: int | None = None
+    window_pair_flops: int | None = None
+    window: int | None = None
+
+
+class Model(_Part, frozen=True):
+    """`records.ModelInfo` as stored: without the load, whose figures are metrics."""
+
+    name: str | None = None
+    engine: str | None = None
+    architecture: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    parameters: int | None = None
+    parameter_bytes: int | None = None
+    buffer_bytes: int | None = None
+    context_length: int | None = None
+    vocabulary: int | None = None
+    attention: str | None = None
+    experts_implementation: str | None = None
+    threads: int | None = None
+    load_s: float | None = None
+    load_read_bytes: int | None = None
+    weights_sha256: str | None = None
+    work: Work | None = None
+    quantization: str | None = None
+    remote_code: str | None = None
+    versions: dict[str, str] | None = None
+    generation: dict[str, Scalar] | None = None
+
+
+class Probe(_Part, frozen=True):
+    """`records.MachineProbe` as stored."""
+
+    threads: int | None = None
+    read_bandwidth: float | None = None
+    read_bandwidth_spread: float | None = None
+    flops: dict[str, float] | None = None
+    caches: dict[str, int] | None = None
+    at_ns: int | None = None
+    boot: str | None = None
+    governor: str | None = None
+    device: str | None = None
+    instructions: tuple[str, ...] | None = None
+
+
+class Machine(_Part, frozen=True):
+    """`records.MachineInfo` as stored."""
+
+    cpu: str | None = None
+    logical_cores: int | None = None
+    physical_cores: int | None = None
+    affinity_cores: int | None = None
+    quota_cores: float | None = None
+    usable_cores: float | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    system: str | None = None
+    kernel: str | None = None
+    architecture: str | None = None
+    python: str | None = None
+    virtualization: str | None = None
+    governor: str | None = None
+    accelerators: list[str] | None = None
+    probe: Probe | None = None
+
+
+# figures
+
+
+class Values(msgspec.Struct, frozen=True):
+    """One metric of one test: the median, and the rounds' values where there were several."""
+
+    value: float | str
+    rounds: tuple[float, ...] = ()
+    quality: str = "exact"
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return the values of all rounds, or the single one; nothing for text."""
+        return self.rounds or ((float(self.value),) if not isinstance(self.value, str) else ())
+
+
+class Figure(Values, frozen=True):
+    """A metric with all that is stored of it; whole numbers stay whole."""
+
+    value: int | float | str
+    rounds: tuple[int | float, ...] = ()
+    mean: float | None = None
+    stdev: float | None = None
+    source: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Selections per site and slot."""
+
+    prefill: tuple[tuple[int, ...], ...]
+    decode: tuple[tuple[int, ...], ...]
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """Sums of gate weights per site and slot, to four significant digits."""
+
+    prefill: tuple[tuple[float, ...], ...]
+    decode: tuple[tuple[float, ...], ...]
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Selections that were refused for want of capacity, per site."""
+
+    prefill: tuple[int, ...]
+    decode: tuple[int, ...]
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """How many tokens went through each site."""
+
+    prefill: int
+    decode: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Expert usage of one test; without counts where it was not recorded, for the reason `absent` gives.
+
+    `check` is "passed", or the sums that are not tokens x k; `trace`: the sidecar holds each selection.
+    """
+
+    sites: tuple[ExpertSite, ...] = ()
+    counts: Counts | None = None
+    tokens: Tokens | None = None
+    weights: Weights | None = None
+    dropped: Dropped | None = None
+    check: str | None = None
+    note: str | None = None
+    trace: bool = False
+    absent: str | None = None
+
+
+class Rounds(msgspec.Struct, frozen=True):
+    """How many rounds there were of each kind; `disturbed` holds the reasons by the number of a timed round, from 0."""
+
+    warmup: int | None = None
+    timed: int | None = None
+    profile: bool = True
+    disturbed: dict[str, tuple[str, ...]] = {}
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """What the sidecar holds of the profile round's timeline, or why there is none."""
+
+    absent: str | None = None
+    interval_s: float | None = None
+    not_read: dict[str, str] = {}
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What was generated, and whether every round generated it."""
+
+    text: str | None = None
+    equal: bool | None = None
+    first_difference: tuple[int, int] | None = None
+    stopped_by: str | None = None
+
+
+class StoredWarning(msgspec.Struct, frozen=True):
+    """`records.MeasurementWarning` as stored: a later version may know more kinds."""
+
+    kind: str
+    text: str
+
+
+# the block of a test, three depths of it
+
+
+class HeadModel(msgspec.Struct, frozen=True):
+    """How the list of runs names a model."""
+
+    name: str | None = None
+    dtype: str | None = None
+
+
+class HeadMachine(msgspec.Struct, frozen=True):
+    """How the list of runs names a machine."""
+
+    cpu: str | None = None
+    usable_cores: float | None = None
+
+
+class HeadBlock(msgspec.Struct, frozen=True):
+    """As much of a block as the list of runs needs; those of the phases' rows have no model."""
+
+    schema: int
+    phase: str = ""
+    model: HeadModel | None = None
+    machine: HeadMachine | None = None
+
+
+class Block(msgspec.Struct, frozen=True):
+    """As much of a block as comparisons read."""
+
+    schema: int
+    phase: str = ""
+    prompt: Prompt = Prompt()
+    model: Model = Model()
+    machine: Machine = Machine()
+    metrics: Mapping[str, Values] | None = None
+    experts: Usage | None = None
+    config: dict[str, str] = {}
+    curve: CurvePoint | None = None
+    drift: Drift | None = None
+    rounds: Rounds | None = None
+
+
+class WholeBlock(Block, frozen=True):
+    """A block with all that any reader wants of it."""
+
+    metrics: Mapping[str, Figure] | None = None
+    absent: dict[str, str] | None = None
+    timeline: Timeline | None = None
+    output: Output | None = None
+    warnings: tuple[StoredWarning, ...] = msgspec.field(default=(), name="cautions")
+
+
+B = TypeVar("B", HeadBlock, Block, WholeBlock)
+A = TypeVar("A", Block, WholeBlock)
+
+BLOCK: msgspec.json.Decoder[Block] = msgspec.json.Decoder(Block)
+WHOLE_BLOCK: msgspec.json.Decoder[WholeBlock] = msgspec.json.Decoder(WholeBlock)
+
+
+def of_block(table: Mapping[str, Any], depth: msgspec.json.Decoder[A]) -> A:
+    """Return a block that is not stored yet, as it will be read."""
+    return depth.decode(msgspec.json.encode(table))
