@@ -31,7 +31,9 @@ def judgement(name="story", **changes):
         "rounds": (5, 6),
         "threshold": 0.03,
     }
-    return Judgement(**{**fields, **changes})
+    fields |= changes
+    metric = fields.pop("metric")
+    return Judgement(**fields, metric_key=metric and metric.key, unit=metric and metric.unit.value)
 
 
 PLAIN = {"before": None, "after": None, "low": None, "mid": None, "p": None, "p_adjusted": None, "threshold": None}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.main import app
-from pytest_infer.metrics import METRICS, by_key
+from pytest_infer.metrics import METRICS
 from pytest_infer.report.compare import exports
 from pytest_infer.report.html import page
 from pytest_infer.report.html.compare import Compared
@@ -114,7 +114,7 @@ def test_nothing_that_names_outputs_or_commits_hold_is_live(storage, make_block,
     made["cautions"] = [{"kind": EVIL, "text": EVIL}]
     made["absent"] = {"energy_j": EVIL}
     made["timeline"] = {"absent": EVIL}
-    judged = Judgement(test=EVIL, name=EVIL, verdict=Verdict.REGRESSED, metric=by_key("ttft_s"), reason=EVIL, rule=EVIL)
+    judged = Judgement(test=EVIL, name=EVIL, verdict=Verdict.REGRESSED, metric_key="ttft_s", reason=EVIL, rule=EVIL)
     monkeypatch.setattr("pytest_infer.report.html.history.subjects", lambda commits: dict.fromkeys(commits, EVIL))
     for _ in range(3):
         path = storage.add([made], branch=EVIL, failed={EVIL: {}}, unmeasured=[EVIL])
@@ -260,12 +260,12 @@ def test_twenty_prompts_of_two_thousand_tokens_stay_under_six_megabytes(storage,
 
 def test_verdicts_come_first(storage, make_block):
     rows = [
-        Judgement(test="t[a]", name="a", verdict=Verdict.UNCHANGED, metric=by_key("tpot_s"), before=0.01, after=0.01),
+        Judgement(test="t[a]", name="a", verdict=Verdict.UNCHANGED, metric_key="tpot_s", before=0.01, after=0.01),
         Judgement(
             test="t[a]",
             name="a",
             verdict=Verdict.REGRESSED,
-            metric=by_key("ttft_s"),
+            metric_key="ttft_s",
             before=0.1,
             after=0.12,
             low=0.15,

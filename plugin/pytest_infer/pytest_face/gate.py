@@ -141,7 +141,7 @@ class Gate:
         rules = tuple(rule.text for rule in self._settings.gate or ())
         mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
         judgements = self.result.judgements if self.result is not None else ()
-        return {**mark, "judgements": [exports.flat(judgement) for judgement in judgements]}
+        return {**mark, "judgements": msgspec.to_builtins(judgements)}
 
     def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
         """In a job of GitHub Actions, write its step summary and annotations."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import fingerprint, stats
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
@@ -117,7 +119,8 @@ def _without_noise(
     draft = Judgement(
         test=pair.after.test,
         name=pair.after.name,
-        metric=metric,
+        metric_key=metric.key,
+        unit=metric.unit.value,
         rule=want.rule,
         before=before.value if before else None,
         after=after.value if after else None,

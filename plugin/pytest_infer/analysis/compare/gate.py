@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import comparison, fingerprint, stats
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
@@ -124,7 +125,8 @@ def _bound(row: Row, rule: Rule, confidence: float) -> Judgement:
     draft = Judgement(
         test=row.test,
         name=row.name,
-        metric=rule.metric,
+        metric_key=rule.metric.key,
+        unit=rule.metric.unit.value,
         rule=rule.text,
         before=rule.limit,
         verdict=Verdict.INCOMPARABLE,

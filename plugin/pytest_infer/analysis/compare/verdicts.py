@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from pytest_infer.metrics import Direction, Metric
+import msgspec
+from msgspec.structs import replace
+
+from pytest_infer.metrics import METRICS, Direction, Metric
 
 if TYPE_CHECKING:
     # What renders verdicts must not load numpy.
     from pytest_infer.analysis.compare.stats import Estimate
+
+_METRICS = {metric.key: metric for metric in METRICS}
 
 CONFIDENCE = 0.99
 """Of every interval; 1 − CONFIDENCE is also the false-alarm rate that Holm's correction keeps over all rows."""
@@ -57,19 +62,21 @@ class Evidence:
     conclusive: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """One figure of one test, before and after, and what was decided.
+_STORED = {"name": "prompt", "metric_key": "metric", "low": "change_low", "mid": "change", "high": "change_high"}
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
+    """One figure of one test, before and after, and what was decided; encoded, it is what a run file keeps of it.
 
     `low`, `mid`, `high` are relative changes (0.024 is +2.4 %). `p` is two-sided; `p_adjusted` is corrected for all
     rows judged together, and decides. `rule` is the gate's line, if it was one; `reason` is for people. The verdict is
-    None where neither way is better.
+    None where neither way is better. `metric_key` and `unit` are the metric's, which a stored one may have had alone.
     """
 
     test: str
     name: str
-    verdict: Verdict | None
-    metric: Metric | None = None
+    metric_key: str | None = None
+    unit: str | None = None
     rule: str | None = None
     before: float | str | None = None
     after: float | str | None = None
@@ -78,9 +85,23 @@ class Judgement:
     high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
-    threshold: float | None = None
-    reason: str | None = None
     rounds: tuple[int, int] | None = None
+    threshold: float | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+
+    @property
+    def metric(self) -> Metric | None:
+        """Return the metric; None without one, and for one of a version that measured more than this one."""
+        return None if self.metric_key is None else _METRICS.get(self.metric_key)
+
+
+def restored(stored: msgspec.Raw) -> tuple[Judgement, ...]:
+    """Return the judgements that a run file keeps; none where they cannot be read."""
+    try:
+        return msgspec.json.decode(stored, type=tuple[Judgement, ...])
+    except msgspec.ValidationError:
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.report.compare.terminal import change, label, p_value, titles, values, verdict
 from pytest_infer.report.text import csv_lines, printable
@@ -15,24 +17,6 @@ from pytest_infer.report.text import csv_lines, printable
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
 
-_FIELDS = (
-    "test",
-    "prompt",
-    "metric",
-    "unit",
-    "rule",
-    "before",
-    "after",
-    "change_low",
-    "change",
-    "change_high",
-    "p",
-    "p_adjusted",
-    "rounds",
-    "threshold",
-    "verdict",
-    "reason",
-)
 _MARKS = {
     Verdict.REGRESSED: "🔴",
     Verdict.MISSING: "🔴",
@@ -46,26 +30,8 @@ _MARKS = {
 
 def flat(judgement: Judgement) -> dict[str, Any]:
     """Return a judgement as one table row; changes and thresholds are shares (0.05 is 5 %)."""
-    metric = judgement.metric
-    found = (
-        judgement.test,
-        judgement.name,
-        metric.key if metric else None,
-        metric.unit.value if metric else None,
-        judgement.rule,
-        judgement.before,
-        judgement.after,
-        judgement.low,
-        judgement.mid,
-        judgement.high,
-        judgement.p,
-        judgement.p_adjusted,
-        list(judgement.rounds) if judgement.rounds else None,
-        judgement.threshold,
-        judgement.verdict.value if judgement.verdict else None,
-        judgement.reason,
-    )
-    return dict(zip(_FIELDS, found, strict=True))
+    row: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(judgement))
+    return row
 
 
 def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
@@ -75,7 +41,7 @@ def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
 
 def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
     """Return flat judgements as CSV with a heading; `first` are columns that they have before their own."""
-    return "".join(csv_lines((*first, *_FIELDS), rows))
+    return "".join(csv_lines((*first, *Judgement.__struct_encode_fields__), rows))
 
 
 def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:

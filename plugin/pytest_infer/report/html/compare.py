@@ -7,11 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from pytest_infer.analysis.compare import verdicts
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdict
-from pytest_infer.errors import OptionError
-from pytest_infer.metrics import Metric, by_key
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
 from pytest_infer.storage.runfile import JudgedMark
@@ -33,62 +30,12 @@ class Compared:
     confidence: float = CONFIDENCE
 
 
-class _Flat(msgspec.Struct, frozen=True):
-    """A judgement as `report.exports.flat` stores it."""
-
-    test: str
-    prompt: str
-    metric: str | None = None
-    rule: str | None = None
-    before: float | str | None = None
-    after: float | str | None = None
-    change_low: float | None = None
-    change: float | None = None
-    change_high: float | None = None
-    p: float | None = None
-    p_adjusted: float | None = None
-    rounds: tuple[int, int] | None = None
-    threshold: float | None = None
-    verdict: Verdict | None = None
-    reason: str | None = None
-
-
 def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
-    if mark is None:
+    found = () if mark is None else verdicts.restored(mark.judgements)
+    if mark is None or not found:
         return None
-    try:
-        found = tuple(map(_judgement, msgspec.json.decode(mark.judgements, type=tuple[_Flat, ...])))
-    except msgspec.ValidationError:
-        return None
-    return Compared(before=mark.against or "bounds only", after=after, judgements=found) if found else None
-
-
-def _judgement(flat: _Flat) -> Judgement:
-    return Judgement(
-        test=flat.test,
-        name=flat.prompt,
-        verdict=flat.verdict,
-        metric=_metric(flat.metric),
-        rule=flat.rule,
-        before=flat.before,
-        after=flat.after,
-        low=flat.change_low,
-        mid=flat.change,
-        high=flat.change_high,
-        p=flat.p,
-        p_adjusted=flat.p_adjusted,
-        threshold=flat.threshold,
-        reason=flat.reason,
-        rounds=flat.rounds,
-    )
-
-
-def _metric(key: str | None) -> Metric | None:
-    try:
-        return None if key is None else by_key(key)
-    except OptionError:
-        return None  # of a version that measured more than this one
+    return Compared(before=mark.against or "bounds only", after=after, judgements=found)
 
 
 def section(compared: Sequence[Compared]) -> Section:
