@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_infer.metrics import by_key, summarize
+from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.records import AgainstInfo, PromptRecord
 from pytest_infer.report.show.summary import NamedFloor
@@ -34,20 +34,20 @@ def of(
             continue
         theirs = block.build(base)
         blocks[test] = (theirs, passed[test])
-        noise += _noise_of(base, ours) if info.rev == SELF else ()
+        if info.rev == SELF:
+            noise += _noise_of(ours.prompt.name, theirs["metrics"], passed[test]["metrics"])
         passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
     return blocks, noise
 
 
-def _noise_of(before: PromptRecord, after: PromptRecord) -> list[NamedFloor]:
+def _noise_of(prompt: str, before: Mapping[str, Block], after: Mapping[str, Block]) -> list[NamedFloor]:
     """Return the noise of the figures that gates are about, from rounds of the same code on both sides."""
     # Imported late: loading the plugin must not load numpy and scipy.
     from pytest_infer.analysis.compare import noise as floors  # noqa: PLC0415
 
     found = []
-    ours, theirs = summarize(after), summarize(before)
     for key in _NOISE_OF:
-        a, b = theirs[key].rounds, ours[key].rounds
+        a, b = (metrics.get(key, {}).get("rounds", ()) for metrics in (before, after))
         if len(a) == len(b) > 1 and min((*a, *b)) > 0:
-            found.append(NamedFloor(name=after.prompt.name, label=by_key(key).label, floor=floors.floor(a, b)))
+            found.append(NamedFloor(name=prompt, label=by_key(key).label, floor=floors.floor(a, b)))
     return found

@@ -38,8 +38,8 @@ class Result:
     curve: CurvePoint | None = None
 
 
-def of_record(record: PromptRecord) -> Result:
-    """Return what is shown of a record."""
+def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> Result:
+    """Return what is shown of a record; `figures` are its own, where they have been worked out already."""
     profile = record.profile
     usage = profile.experts if profile is not None else None
     return Result(
@@ -47,7 +47,7 @@ def of_record(record: PromptRecord) -> Result:
         prompt=record.prompt,
         model=record.model,
         machine=record.machine,
-        figures=summarize(record),
+        figures=summarize(record) if figures is None else figures,
         timed_rounds=len(record.rounds),
         output=record.output.text,
         warnings=record.warnings,

@@ -14,7 +14,7 @@ from pytest_benchmark.storage.file import FileStorage
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.errors import StorageError
-from pytest_infer.metrics import timing
+from pytest_infer.metrics import Summary, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, PromptRecord
 from pytest_infer.storage import block, files, journal, sidecar
@@ -38,9 +38,10 @@ _MATTER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredTest:
-    """One measured test; `failed` when it failed after its measurement."""
+    """One measured test, its figures worked out once; `failed` when it failed after its measurement."""
 
     record: PromptRecord
+    figures: Mapping[str, Summary]
     block: dict[str, Any]
     failed: bool = False
 
@@ -117,9 +118,10 @@ class Keeper:
     ) -> None:
         """Put a finished record into the journal, then into pytest-benchmark's rows."""
         self._write_journal(record, settings)
-        data = block.build(record)
+        figures = summarize(record)
+        data = block.build(record, figures)
         hand_over(phases(record), data)
-        self.finished[record.nodeid] = MeasuredTest(record=record, block=data)
+        self.finished[record.nodeid] = MeasuredTest(record=record, figures=figures, block=data)
 
     def drifted(self, record: PromptRecord, drift: Drift, settings: Settings) -> PromptRecord:
         """Add the drift of its load to a record that is kept already, in the journal and the block, and return it."""

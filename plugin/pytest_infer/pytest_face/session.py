@@ -141,7 +141,7 @@ class InferSession:
             {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(self.settings)
         )
         return RunSummary(
-            results=tuple(result.of_record(f.record) for f in finished),
+            results=tuple(result.of_record(f.record, f.figures) for f in finished),
             failed=tuple(f.record.nodeid for f in finished if f.failed),
             unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
             notes=tuple(self.notes),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from pytest_infer.metrics import METRICS, summarize
+from pytest_infer.metrics import METRICS, Summary, summarize
 from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round
 from pytest_infer.storage.schema import SCHEMA, TOTAL
 
 
-def build(record: PromptRecord) -> dict[str, Any]:
-    """Return the block of a prompt's `total` row; unknown figures are left out and named under `absent`."""
-    summaries = summarize(record)
+def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> dict[str, Any]:
+    """Return the block of a prompt's `total` row; unknown figures are left out and named under `absent`.
+
+    `figures` are the record's, where they have been worked out already.
+    """
+    summaries = summarize(record) if figures is None else figures
     metrics: dict[str, Any] = {}
     for metric in METRICS:
         summary = summaries[metric.key]
