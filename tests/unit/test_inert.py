@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli import doctor
 from pytest_infer.cli.main import app
 from pytest_infer.measure.load import process
@@ -196,7 +197,7 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
             warnings=tuple(dataclasses.replace(warning, text=NASTY) for warning in record.warnings),
         )
     )
-    run = terminal.RunSummary(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))
+    run = RunSummary(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))
     shown = terminal.render(run, width=width, color=False, outputs=verbose)
     assert "script" in shown
     inert(shown)

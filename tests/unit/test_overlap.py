@@ -55,13 +55,6 @@ def test_the_hot_quarter_is_the_same_part_of_every_layer():
     assert np.flatnonzero(overlap.hot_by_budget(found, found.table[0], 0.5)).tolist() == [0, 1, 6, 7]
 
 
-def test_the_smallest_set_that_covers():
-    found = suite(A)
-    assert np.flatnonzero(overlap.hot_by_cover(found, found.table[0], 0.8)).tolist() == [0, 6, 7]
-    assert np.flatnonzero(overlap.hot_by_cover(found, found.table[0], 0.95)).tolist() == [0, 1, 2, 6, 7]
-    assert not overlap.hot_by_cover(found, 0 * found.table[0]).any()
-
-
 def test_one_prompts_hot_set_serves_another():
     found = overlap.overlap(suite(A, B, C), [PromptGroup(name=n, members=(i,)) for i, n in enumerate("abc")])
     assert found.names == ("a", "b", "c")

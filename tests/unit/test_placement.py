@@ -138,10 +138,13 @@ def test_phases_are_apart():
     counts = taken(([0, 0, 8],), prefill=([8, 0, 0],))
     of = strategies.experts(counts.sites, [10])
     first = np.array([True, False, False])
-    assert strategies.serve_census(of, first, counts, Phase.PREFILL).share == 1
-    assert strategies.serve_census(of, first, counts, Phase.DECODE).share == 0
-    assert strategies.serve_census(of, first, counts, Phase.BOTH).share == 0.5
-    assert strategies.serve_census(of, first, taken(([0, 0, 0],)), Phase.DECODE) is None
+    served = {phase: strategies.serve(of, first, strategies.reads(counts, phase), 8) for phase in Phase}
+    assert {phase: found.share for phase, found in served.items()} == {
+        Phase.PREFILL: 1,
+        Phase.DECODE: 0,
+        Phase.BOTH: 0.5,
+    }
+    assert strategies.serve(of, first, strategies.reads(taken(([0, 0, 0],)), Phase.DECODE), 8) is None
 
 
 def test_prompts_that_share_no_expert_serve_each_other_nothing():

@@ -5,8 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from pytest_infer.analysis import latency, samples
-from pytest_infer.analysis.experts import coverage, usage
+from pytest_infer.analysis import series
+from pytest_infer.analysis.experts import usage
 from pytest_infer.analysis.history import trends
 from pytest_infer.records import ExpertSite
 from pytest_infer.storage.code import subjects
@@ -20,7 +20,7 @@ def stamps(*gaps_ms):
 
 
 def test_gaps_by_position_over_rounds_of_different_lengths():
-    found = latency.band([stamps(1, 2, 9), stamps(3, 2)], most=100)
+    found = series.band([stamps(1, 2, 9), stamps(3, 2)], most=100)
     assert found.position == (2, 3, 4)
     assert found.width == 1
     assert found.median == pytest.approx((0.002, 0.002, 0.009))
@@ -29,7 +29,7 @@ def test_gaps_by_position_over_rounds_of_different_lengths():
 
 
 def test_more_positions_than_entries_are_put_together_and_lose_no_peak():
-    found = latency.band([stamps(1, 1, 1, 50, 1)], most=2)
+    found = series.band([stamps(1, 1, 1, 50, 1)], most=2)
     assert (found.width, found.position, found.last) == (3, (2, 5), 6)
     assert found.high == pytest.approx((0.001, 0.050))
     assert found.low == pytest.approx((0.001, 0.001))
@@ -38,7 +38,7 @@ def test_more_positions_than_entries_are_put_together_and_lose_no_peak():
 
 
 def test_stretches_of_a_curve_keep_its_extremes():
-    found = latency.Band(
+    found = series.Band(
         position=(2, 4, 6), median=(3.0, 1.0, 5.0), low=(1.0, 0.5, 4.0), high=(4.0, 9.0, 6.0), width=2, last=6
     )
     first, second = found.stretches(2)
@@ -55,12 +55,12 @@ def test_levels_are_the_medians_between_change_points():
 
 @pytest.mark.parametrize("rounds", [[], [stamps()], [np.asarray([], dtype=np.int64)]], ids=["none", "one", "no token"])
 def test_without_a_second_tick_there_is_no_curve(rounds):
-    assert latency.band(rounds, most=10) is None
-    assert latency.histogram(rounds) is None
+    assert series.band(rounds, most=10) is None
+    assert series.histogram(rounds) is None
 
 
 def test_a_distribution_counts_every_gap_and_leaves_the_far_ones_beyond():
-    found = latency.histogram([stamps(*[2] * 600, *[3] * 398, 500, 900)], bins=4)
+    found = series.histogram([stamps(*[2] * 600, *[3] * 398, 500, 900)], bins=4)
     assert sum(found.counts) + found.beyond == 1000
     # Up to 1.5 × the 99th percentile of 3 ms.
     assert found.counts == (600, 398, 0, 0)
@@ -70,25 +70,25 @@ def test_a_distribution_counts_every_gap_and_leaves_the_far_ones_beyond():
 
 
 def test_gaps_that_are_all_equal_have_a_distribution():
-    found = latency.histogram([stamps(5, 5, 5)])
+    found = series.histogram([stamps(5, 5, 5)])
     assert sum(found.counts) == 3
     assert found.beyond == 0
 
 
 def test_peaks_keep_the_highest_of_each_stretch_at_its_moment():
     at = np.arange(6) * 1_000_000_000
-    assert samples.peaks(at, np.asarray([1, 9, 2, 3, 4, 8]), 2) == ([1.0, 5.0], [9.0, 8.0])
-    assert samples.peaks(at[:0], np.asarray([]), 2) == ([], [])
-    assert samples.peaks(at[:2], np.asarray([1, 2]), 5) == ([0.0, 1.0], [1.0, 2.0])
+    assert series.peaks(at, np.asarray([1, 9, 2, 3, 4, 8]), 2) == ([1.0, 5.0], [9.0, 8.0])
+    assert series.peaks(at[:0], np.asarray([]), 2) == ([], [])
+    assert series.peaks(at[:2], np.asarray([1, 2]), 5) == ([0.0, 1.0], [1.0, 2.0])
 
 
 def test_a_running_total_becomes_a_rate():
     at = np.asarray([0, 1, 3, 4]) * 1_000_000_000
-    assert samples.rates(at, np.asarray([0.0, 2.0, 3.0, 3.0]), 10) == ([1.0, 3.0, 4.0], [2.0, 0.5, 0.0])
+    assert series.rates(at, np.asarray([0.0, 2.0, 3.0, 3.0]), 10) == ([1.0, 3.0, 4.0], [2.0, 0.5, 0.0])
     # In one point: 3 in 4 seconds.
-    assert samples.rates(at, np.asarray([0.0, 2.0, 3.0, 3.0]), 1) == ([4.0], [0.75])
-    assert samples.rates(at[:1], np.asarray([1.0]), 10) == ([], [])
-    assert samples.rates(np.asarray([5, 5]), np.asarray([0.0, 1.0]), 10) == ([], [])
+    assert series.rates(at, np.asarray([0.0, 2.0, 3.0, 3.0]), 1) == ([4.0], [0.75])
+    assert series.rates(at[:1], np.asarray([1.0]), 10) == ([], [])
+    assert series.rates(np.asarray([5, 5]), np.asarray([0.0, 1.0]), 10) == ([], [])
 
 
 def layer(number, counts, experts=None):
@@ -97,7 +97,7 @@ def layer(number, counts, experts=None):
 
 
 def test_coverage_is_the_mean_of_the_layers_with_its_ends():
-    found = coverage.over_layers([layer(0, [1, 6, 2, 1]), layer(1, [5, 5, 5, 5])])
+    found = usage.coverage([layer(0, [1, 6, 2, 1]), layer(1, [5, 5, 5, 5])])
     assert found.part == (0, 0.25, 0.5, 0.75, 1)
     assert found.low == pytest.approx((0, 0.25, 0.5, 0.75, 1))
     assert found.high == pytest.approx((0, 0.6, 0.8, 0.9, 1))
@@ -105,9 +105,9 @@ def test_coverage_is_the_mean_of_the_layers_with_its_ends():
 
 
 def test_coverage_leaves_out_slots_without_weights_and_layers_without_selections():
-    found = coverage.over_layers([layer(0, [3, 1, 96], experts=2), layer(1, [0, 0])])
+    found = usage.coverage([layer(0, [3, 1, 96], experts=2), layer(1, [0, 0])])
     assert found.mean == pytest.approx((0, 0.75, 1))
-    assert coverage.over_layers([layer(0, [0, 0])]) is None
+    assert usage.coverage([layer(0, [0, 0])]) is None
 
 
 def test_the_unit_of_figures_is_that_of_their_median():

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, WarningKind, Work
@@ -67,7 +68,7 @@ def test_why_there_are_no_experts(record):
 @pytest.mark.parametrize("width", [50, 100])
 def test_it_prints_alike(record, width):
     texts = [
-        summary.render(summary.RunSummary(results=(result,)), width=width, color=True, outputs=True)
+        summary.render(RunSummary(results=(result,)), width=width, color=True, outputs=True)
         for result in (of_record(record), through_a_file(record))
     ]
     assert texts[0] == texts[1]

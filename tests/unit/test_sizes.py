@@ -190,7 +190,6 @@ def test_what_a_run_stored():
     sites = [site(0, expert_bytes=100), site(1, expert_bytes=50, shared=1, shared_bytes=30)]
     found = sizes.of_run(sites, 1000)
     assert (found.experts, found.shared, found.dense, found.read) == ((100, 50), (0, 30), 700, 700)
-    assert found.experts_total(sites) == 300
     # 200 of the other 700 are an embedding that is only looked up.
     assert sizes.of_run(sites, 1000, 800).read == 500
     assert sizes.of_run(sites, 1000, 800).dense == 700

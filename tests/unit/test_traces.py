@@ -72,16 +72,6 @@ def test_distinct_experts_of_a_batch():
     assert traces.distinct_expected(hits, tokens, 2) == pytest.approx(1 + 0.75 + 0.75)
 
 
-def test_distinct_experts_as_they_ran():
-    one, two = np.array([[0, 1], [0, 1], [5, 5]]), np.array([[1, 2], [0, 1]])
-    # Steps: {0,1,2} and {0,1}; the third has one sequence alone.
-    assert traces.distinct_measured([one, two], 4) == 2.5
-    # Slot 2 has no weights.
-    assert traces.distinct_measured([one, two], 2) == 2.0
-    assert traces.distinct_measured([one, two[:0]], 4) is None
-    assert traces.distinct_measured([], 4) is None
-
-
 def census(*sites, decode=((8, 4, 4, 0),)):
     return Census(
         sites=sites,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.records import AgainstInfo, PromptRecord
-from pytest_infer.report.show.summary import NamedFloor
 from pytest_infer.storage import block
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.noise import NamedFloor
 
 Block = dict[str, Any]
 _NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
@@ -49,5 +51,5 @@ def _noise_of(prompt: str, before: Mapping[str, Block], after: Mapping[str, Bloc
     for key in _NOISE_OF:
         a, b = (metrics.get(key, {}).get("rounds", ()) for metrics in (before, after))
         if len(a) == len(b) > 1 and min((*a, *b)) > 0:
-            found.append(NamedFloor(name=prompt, label=by_key(key).label, floor=floors.floor(a, b)))
+            found.append(floors.NamedFloor(name=prompt, label=by_key(key).label, floor=floors.floor(a, b)))
     return found

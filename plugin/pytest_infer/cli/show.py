@@ -9,10 +9,10 @@ import typer
 
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.compare.verdicts import Exit
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.formats import SHOW, Format, ShownRun
-from pytest_infer.report.show import summary
 from pytest_infer.storage import runs
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Run
@@ -43,7 +43,7 @@ def show(
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
     recommended, curves = _swept(chosen) if any(r.config or r.curve for r in stored.results) else (None, ())
-    shown = summary.RunSummary(
+    shown = RunSummary(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,

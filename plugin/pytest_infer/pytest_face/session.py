@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_infer.ab import sides
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds, warnings
 from pytest_infer.measure.counters import accelerator
@@ -39,9 +41,11 @@ from pytest_infer.records import (
     TokenTrace,
 )
 from pytest_infer.report.show.live import LiveLine
-from pytest_infer.report.show.summary import NamedFloor, RunSummary
 from pytest_infer.storage.bridge import Bridge, ReplayClock
 from pytest_infer.units import rate
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.noise import NamedFloor
 
 
 class InferSession:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.advice.evidence import AdviceRule
 from pytest_infer.analysis.doctor.checkup import Checkup
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.metrics import Metric
 from pytest_infer.records import LoadRound
 from pytest_infer.report import advice, doctor, load, metrics
@@ -25,7 +26,6 @@ from pytest_infer.report.history import terminal as history
 from pytest_infer.report.placement import exports as placements
 from pytest_infer.report.placement import terminal as placement
 from pytest_infer.report.show import summary
-from pytest_infer.report.show.summary import RunSummary
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runs import Run
 

@@ -29,6 +29,15 @@ class NoiseFloor:
     detectable: dict[int, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFloor:
+    """The noise of one figure of one prompt, from rounds of the same code on both sides."""
+
+    name: str
+    label: str
+    floor: NoiseFloor
+
+
 def floor(
     before: Sequence[float], after: Sequence[float], pairs: Sequence[int] = (10, 30, 100), power: float = POWER
 ) -> NoiseFloor:

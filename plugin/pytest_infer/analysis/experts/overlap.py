@@ -67,12 +67,6 @@ def hot_by_budget(of: Suite, row: npt.NDArray[np.int64], part: float = skew.HOT_
     return np.concatenate(found)
 
 
-def hot_by_cover(of: Suite, row: npt.NDArray[np.int64], part: float = skew.MUCH) -> Mask:
-    """Return the smallest set of each layer that serves at least that part of its selections; none where none were."""
-    found = [_top(layer, int(skew.need(layer, part)) if layer.sum() else 0) for layer in of.layers(row)]
-    return np.concatenate(found)
-
-
 def _top(layer: npt.NDArray[np.generic], most: int) -> Mask:
     chosen = np.zeros(len(layer), dtype=np.bool_)
     chosen[np.argsort(-np.asarray(layer, dtype=np.int64), kind="stable")[:most]] = True

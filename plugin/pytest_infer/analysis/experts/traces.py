@@ -96,24 +96,10 @@ def distinct_uniform(experts: int, k: float, batch: int) -> float:
 def distinct_expected(hits: Counts, tokens_: int, batch: int) -> float:
     """Return the same for tokens drawn independently from measured use: Σ 1 − (1 − q)^B, q = hits / tokens.
 
-    Tokens of a batch are rarely independent; `distinct_measured` needs a trace and no assumption.
+    Tokens of a batch are rarely independent.
     """
     q = np.minimum(hits / max(1, tokens_), 1.0)
     return float((1 - (1 - q) ** batch).sum())
-
-
-def distinct_measured(traces: Sequence[Trace], experts: int) -> float | None:
-    """Return the mean number of distinct experts with weights that a step runs, one trace a sequence of the batch.
-
-    Steps are lined up; those that not every sequence reaches are left out. None where there are none.
-    """
-    steps = min((len(trace) for trace in traces), default=0)
-    if steps == 0:
-        return None
-    ran = np.zeros((steps, experts), dtype=np.bool_)
-    for trace in traces:
-        ran |= chosen(trace[:steps], experts)
-    return float(ran.sum(axis=1).mean())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,10 +38,6 @@ class Sizes:
     prefix: str | None = None
     tied: bool | None = None
 
-    def experts_total(self, sites: Sequence[ExpertSite]) -> int:
-        """Return the bytes of all routed experts."""
-        return sum(one * site.experts for one, site in zip(self.experts, sites, strict=True))
-
 
 def of_run(sites: Sequence[ExpertSite], parameter_bytes: int | None, read_bytes: int | None = None) -> Sizes:
     """Return the sizes that a run stored: those of the tensors in memory while it was measured.

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.experts.census import Census, Phase, counts, tokens
+from pytest_infer.analysis.experts.census import Census, Phase, counts
 from pytest_infer.records import ExpertSite
 
 Ints = npt.NDArray[np.int64]
@@ -164,11 +164,6 @@ def serve(of: Experts, placed: Placed, read: Ints, tokens: int) -> Served | None
         return None
     gpu = int(cost[placed].sum())
     return Served(share=gpu / total, gpu_bytes=gpu / tokens, cpu_bytes=(total - gpu) / tokens)
-
-
-def serve_census(of: Experts, placed: Placed, census: Census, phase: Phase) -> Served | None:
-    """Return what a placement serves of a census in a phase."""
-    return serve(of, placed, reads(census, phase), tokens(census, phase))
 
 
 def bound(of: Experts, read: Ints, budget: int) -> float | None:

@@ -11,7 +11,7 @@ from pytest_infer.storage.schema import Timeline
 from pytest_infer.units import Unit, count, scale_of, seconds
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.latency import Band
+    from pytest_infer.analysis.series import Band
 
 MOST_TOKENS = 2000
 """Above so many tokens neighbours are drawn as one."""
@@ -35,10 +35,10 @@ def _absent(test: Test, arrays: Mapping[str, Any], why: str | None) -> str:
 
 def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart | str:
     """Return the gap before each token: the median of the rounds with their least and most."""
-    from pytest_infer.analysis import latency  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis import series  # noqa: PLC0415 - numpy is loaded where it is needed
 
     rounds = _stamps(test, arrays)
-    found = latency.band(rounds, MOST_TOKENS)
+    found = series.band(rounds, MOST_TOKENS)
     if found is None:
         return _absent(test, arrays, why)
     unit, scale = scale_of(found.median, Unit.SECONDS)
@@ -91,9 +91,9 @@ def _stretches(band: Band, what: str, unit: str, scale: float) -> Table:
 
 def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart | str:
     """Return how the gaps of all rounds are distributed, with the percentiles of the table of metrics."""
-    from pytest_infer.analysis import latency  # noqa: PLC0415
+    from pytest_infer.analysis import series  # noqa: PLC0415
 
-    found = latency.histogram(_stamps(test, arrays))
+    found = series.histogram(_stamps(test, arrays))
     if found is None:
         return _absent(test, arrays, why)
     unit, scale = scale_of([found.edges[len(found.edges) // 2]], Unit.SECONDS)
@@ -130,7 +130,7 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
 
 def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Chart | str]:
     """Return memory and busy cores over the profile round."""
-    from pytest_infer.analysis import samples  # noqa: PLC0415
+    from pytest_infer.analysis import series  # noqa: PLC0415
 
     def of(what: str) -> Any:
         return arrays.get(f"{test.row.test}|timeline|{what}")
@@ -152,13 +152,13 @@ def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Cha
                 "memory",
                 "Resident memory in the profile round",
                 Unit.BYTES,
-                samples.peaks(at, rss, MOST_SAMPLES),
+                series.peaks(at, rss, MOST_SAMPLES),
                 marks,
                 len(at),
             )
         )
     if (busy := of("core_busy_s")) is not None and len(busy) > 1:
-        cores = samples.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
+        cores = series.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
         found.append(_curve(test, "cores", "Busy cores in the profile round", Unit.CORES, cores, marks, len(at)))
     found += [f"No {name} in the timeline: {reason}." for name, reason in told.not_read.items()]
     return found

@@ -27,8 +27,8 @@ from pytest_infer.storage.runs import Row
 from pytest_infer.units import NONE, count, significant
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.experts.coverage import Coverage
     from pytest_infer.analysis.experts.suite import PromptUsage, View
+    from pytest_infer.analysis.experts.usage import Coverage
 
 MOST_NUMBERS = 500_000
 """Selections a prompt are left out above so many numbers: the whole report must stay small."""
@@ -53,7 +53,7 @@ def section(stored: StoredRun) -> Section:
 
 
 def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Item]:
-    from pytest_infer.analysis.experts import coverage, suite  # noqa: PLC0415 - numpy is loaded where it is needed
+    from pytest_infer.analysis.experts import suite, usage  # noqa: PLC0415 - numpy is loaded where it is needed
     from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
     phase = Phase.DECODE if any(prompt.census.decode_tokens for prompt in prompts) else Phase.PREFILL
@@ -62,7 +62,7 @@ def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Item]:
         Item(text=(experts.about(view), *experts.remarks(view)), charts=(_heat(view, prompts),)),
         Item(title="Hottest and coldest", tables=(_list(view),)),
     ]
-    curve = coverage.over_layers(view.usages)
+    curve = usage.coverage(view.usages)
     if curve is not None:
         items.append(Item(charts=(_coverage(curve),)))
     items.append(placement.item(rows, prompts, phase))

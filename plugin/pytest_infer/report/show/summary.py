@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.suite import Average, averages
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, columns, loads
@@ -30,43 +31,13 @@ from pytest_infer.units import NONE, Unit, column, show, significant
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_infer.analysis.advice.advice import Advice
-    from pytest_infer.analysis.compare.gate import Gated
-    from pytest_infer.analysis.compare.noise import NoiseFloor
-    from pytest_infer.analysis.sweep.curve import Curve
-    from pytest_infer.analysis.sweep.recommend import Recommendation
+    from pytest_infer.analysis.compare.noise import NamedFloor
 
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
 
 _NAMED = 3
 """So many tests of a sweep are named in a remark that they share."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedFloor:
-    """The noise of one figure of one prompt, from rounds of the same code on both sides."""
-
-    name: str
-    label: str
-    floor: NoiseFloor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """What the summary shows; `failed` names tests whose assertion failed after the measurement."""
-
-    results: tuple[Result, ...]
-    failed: tuple[str, ...] = ()
-    unmeasured: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    disabled: bool = False
-    gated: Gated | None = None
-    noise: tuple[NamedFloor, ...] = ()
-    advice: tuple[Advice, ...] = ()
-    all_advice: bool = False
-    recommended: Recommendation | None = None
-    curves: tuple[Curve, ...] = ()
 
 
 def write_summary(reporter: pytest.TerminalReporter, run: RunSummary) -> None:

@@ -1,0 +1,32 @@
+"""What the end of a run shows: its results, what was judged of them, and what they recommend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_infer.metrics.result import Result
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.advice.advice import Advice
+    from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.compare.noise import NamedFloor
+    from pytest_infer.analysis.sweep.curve import Curve
+    from pytest_infer.analysis.sweep.recommend import Recommendation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What the end of a run shows; `failed` names tests whose assertion failed after the measurement."""
+
+    results: tuple[Result, ...]
+    failed: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    disabled: bool = False
+    gated: Gated | None = None
+    noise: tuple[NamedFloor, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    all_advice: bool = False
+    recommended: Recommendation | None = None
+    curves: tuple[Curve, ...] = ()
