@@ -3,8 +3,8 @@
     python benchmarks/history_scale.py --template results/…/0001_….json      # or without: one is measured first
 
 It writes RUNS files of ROWS tests made from a real run, then times in turns (A B C A B C …) whole commands, each in a
-process of its own, with its peak memory. "cold" is the first time that these files are listed: their heads are read
-then, and kept in the user's cache folder.
+process of its own, with its peak memory. "cold" is the first time that these files are listed: each is read then,
+and what the list needs of it is kept in the user's cache folder.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def native(made, test=None):
 
 @pytest.fixture
 def storage(tmp_path, monkeypatch):
-    # The heads of runs are kept in the user's cache, which is not a test's to fill.
+    # Runs are kept in the user's cache, which is not a test's to fill.
     monkeypatch.setenv(cache.ENV, str(tmp_path / "cache"))
     folder = tmp_path / "results"
     folder.mkdir()
