@@ -8,6 +8,8 @@ import numpy  # noqa: F401 - in-process runs forget modules they import, and num
 import pytest
 import scipy.stats  # noqa: F401 - as numpy, of which it loads more
 
+import warm
+
 ENGINE = '''
 import time
 
@@ -113,6 +115,25 @@ def _one_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpuinfo, "get_cpu_info", functools.cache(cpuinfo.get_cpu_info))
         yield
+
+
+@pytest.fixture(scope="session")
+def _warm():
+    made = warm.Warm()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pytester(pytester, _warm, monkeypatch):
+    return warm.forking(pytester, _warm, monkeypatch)
+
+
+@pytest.fixture
+def cold(pytester, monkeypatch):
+    """`pytester` whose processes begin with nothing loaded, for what is said of the modules of a run."""
+    monkeypatch.setattr(pytester, "popen", type(pytester).popen.__get__(pytester))
+    return pytester
 
 
 @pytest.fixture(autouse=True)

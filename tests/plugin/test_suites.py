@@ -504,14 +504,14 @@ def test_collect_only_loads_nothing(suite):
     assert not [p for p in pytester.path.rglob(".benchmarks/**/*") if p.is_file()]
 
 
-def test_collect_only_with_the_default_engine_loads_no_torch(pytester):
-    write(pytester, "prompts.toml", ONE_PROMPT.format(name="ours"))
-    pytester.makeconftest(
+def test_collect_only_with_the_default_engine_loads_no_torch(cold):
+    write(cold, "prompts.toml", ONE_PROMPT.format(name="ours"))
+    cold.makeconftest(
         "import sys\n\ndef pytest_unconfigure():\n"
         "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
-    pytester.makepyfile("def test_it(infer, prompt):\n    infer(prompt)\n")
-    result = pytester.runpytest_subprocess("--collect-only", "-q", "--infer-model=/no/such")
+    cold.makepyfile("def test_it(infer, prompt):\n    infer(prompt)\n")
+    result = cold.runpytest_subprocess("--collect-only", "-q", "--infer-model=/no/such")
     assert result.ret == 0, said(result)
 
 

@@ -1,10 +1,12 @@
 """Small models of real architectures, made from their configs."""
 
 import pytest
+from lazily import Late, torch, transformers
+from shell import LOADED
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+import warm
+
+tokenizers = Late("tokenizers")
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
@@ -45,6 +47,20 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm_torch():
+    """A process that has torch and transformers loaded, for the processes that tests start."""
+    made = warm.Warm(*LOADED, environment={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def forked(pytester, warm_torch, monkeypatch):
+    """`pytester` whose processes of pytest are children of one that has torch loaded."""
+    return warm.forking(pytester, warm_torch, monkeypatch)
 
 
 def tokenizer():

@@ -1,19 +1,18 @@
 """The commands that a page shows, and a shell for them that starts in no time."""
 
-import json
 import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 SMALL = (
     "--infer-rounds=1 --infer-max-rounds=2 --infer-repeat-disturbed=0 --infer-warmup=0 --infer-max-new-tokens=2 "
     "-p no:cacheprovider"
 )
 """Options under which a run takes a moment; what the page says of its figures is not tested here."""
+LOADED = tuple(f"transformers:{name}" for name in ("AutoModelForCausalLM", "AutoTokenizer", "MixtralForCausalLM"))
+"""What every run of a model imports."""
 OURS = ("pytest", "pytest-infer", "pytest-benchmark")
 NOBODY = {f"GIT_{who}_{what}": "nobody@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -41,18 +40,12 @@ class Done:
 
 
 class Shell:
-    """Runs programs of ours as children of one process that has torch loaded, and everything else in bash."""
+    """Runs programs of ours as children of a warm process, and everything else in bash."""
 
-    def __init__(self, scratch, options=SMALL):
+    def __init__(self, warm, scratch, options=SMALL):
         self._out, self._err = scratch / "out", scratch / "err"
         self._environment = {**NOBODY, "PYTEST_ADDOPTS": options, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-        self._zygote = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._warm = warm
 
     def run(self, command, folder):
         program, *arguments = shlex.split(command)
@@ -68,20 +61,9 @@ class Shell:
             return Done(done.returncode, done.stdout, done.stderr)
         for path in (self._out, self._err):
             path.write_bytes(b"")
-        order = {
-            "program": program,
-            "arguments": arguments,
-            "folder": str(folder),
-            "environment": self._environment,
-            "out": str(self._out),
-            "err": str(self._err),
-        }
-        self._zygote.stdin.write(json.dumps(order) + "\n")
-        self._zygote.stdin.flush()
-        code = int(self._zygote.stdout.readline())
+        environment = {**os.environ, **self._environment}
+        started = self._warm.start(
+            program, arguments, folder=folder, environment=environment, out=self._out, err=self._err
+        )
+        code = started.wait()
         return Done(code, *(path.read_text(encoding="utf-8") for path in (self._out, self._err)))
-
-    def close(self):
-        self._zygote.kill()
-        with self._zygote:
-            pass

@@ -3,14 +3,12 @@
 import json
 
 import pytest
+from lazily import transformers
 
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, StopReason
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.real
 

@@ -20,10 +20,9 @@ def test_prompt(infer, prompt):
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory):
-    made = Shell(tmp_path_factory.mktemp("shell"), options="--infer-ignore-eos")
-    yield made
-    made.close()
+def shell(warm_torch, tmp_path_factory):
+    options = "--infer-ignore-eos --infer-no-probe --infer-rounds=2 --infer-max-rounds=2"
+    return Shell(warm_torch, tmp_path_factory.mktemp("shell"), options=options)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

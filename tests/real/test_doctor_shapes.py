@@ -3,8 +3,7 @@
 from math import prod
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from lazily import torch, transformers
 
 from pytest_infer.analysis.doctor import shapes
 
@@ -49,8 +48,8 @@ BIASED = {"attention_bias": True, "mlp_bias": True, "lm_head_bias": True}
 )
 def test_as_many_parameters_as_the_model_has(kind, more):
     sizes = {**SIZES, **more}
-    config = AutoConfig.for_model(kind, **sizes)
+    config = transformers.AutoConfig.for_model(kind, **sizes)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     told = shapes.of_config({"model_type": kind, **sizes})
     assert sum(prod(t.shape) for t in told) == sum(p.numel() for p in model.parameters())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import tiny_moe
-import torch
-from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+from lazily import Late, torch, transformers
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure.experts import sites
-from pytest_infer.measure.experts.recorder import ExpertRecorder
+
+sites = Late("pytest_infer.measure.experts.sites")
+ExpertRecorder = Late("pytest_infer.measure.experts.recorder:ExpertRecorder")
 
 pytestmark = pytest.mark.real
 
@@ -25,12 +25,12 @@ def forward(model, ids=PROMPT, **options):
 
 def switch(capacity):
     torch.manual_seed(0)
-    config = SwitchTransformersConfig(
+    config = transformers.SwitchTransformersConfig(
         vocab_size=96, d_model=32, d_kv=8, d_ff=16, num_layers=2, num_sparse_encoder_layers=2, num_decoder_layers=2,
         num_sparse_decoder_layers=2, num_heads=4, num_experts=4, expert_capacity=capacity, decoder_start_token_id=0,
         initializer_factor=1.0,
     )  # fmt: skip
-    return SwitchTransformersForConditionalGeneration(config).eval()
+    return transformers.SwitchTransformersForConditionalGeneration(config).eval()
 
 
 def switch_truth(stack, ids, expert_count):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import tiny_moe
-import torch
-import transformers
+from lazily import Late, torch, transformers
 
-from pytest_infer.measure.experts import sites as expert_sites
 from pytest_infer.measure.experts import types as expert_types
-from pytest_infer.measure.experts.recorder import ExpertRecorder
+
+expert_sites = Late("pytest_infer.measure.experts.sites")
+ExpertRecorder = Late("pytest_infer.measure.experts.recorder:ExpertRecorder")
 
 pytestmark = pytest.mark.real
 
@@ -88,10 +88,10 @@ def truth(kind, model, sites, ids, prompt):
         model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), use_cache=False)
     for hook in hooks:
         hook.remove()
-    return [rows_of(kind, model, site, *calls[block_of(kind, site.name)], len(ids), prompt) for site in sites]
+    with torch.no_grad():
+        return [rows_of(kind, model, site, *calls[block_of(kind, site.name)], len(ids), prompt) for site in sites]
 
 
-@torch.no_grad()
 def rows_of(kind, model, site, args, kwargs, rows, prompt):
     block, module = model.get_submodule(block_of(kind, site.name)), model.get_submodule(site.name)
     generator = torch.Generator().manual_seed(3)

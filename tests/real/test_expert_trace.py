@@ -1,9 +1,6 @@
 """The trace of a stored run agrees with its counts, token by token, and is there only when it was asked for."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,23 +17,24 @@ def test_story(infer):
 """
 
 
-def run(folder, *options):
+def run(pytester, *options):
+    folder = pytester.path
     folder.joinpath("test_suite.py").write_text(SUITE)
     folder.joinpath("pytest.ini").write_text("[pytest]\n")
-    small = ["--infer-rounds=1", "--infer-warmup=0", "--infer-max-new-tokens=9", "--infer-threads=1"]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--benchmark-json=run.json", *small, *options],
-        cwd=folder,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
-        check=True,
-        capture_output=True,
-    )
+    small = [
+        "--infer-rounds=1",
+        "--infer-warmup=0",
+        "--infer-max-new-tokens=9",
+        "--infer-threads=1",
+        "--infer-no-probe",
+    ]
+    pytester.runpytest_subprocess("-q", "--benchmark-json=run.json", *small, *options).assert_outcomes(passed=1)
     (row,) = runs.rows(folder / "run.json")
     return row, sidecar.read(folder / "run.json")
 
 
-def test_trace_adds_up_to_the_counts(tmp_path):
-    row, arrays = run(tmp_path, "--infer-experts=trace")
+def test_trace_adds_up_to_the_counts(forked):
+    row, arrays = run(forked, "--infer-experts=trace")
     usage = row.experts
     assert (usage.check, usage.trace, usage.tokens.decode) == ("passed", True, 8)
     for number, site in enumerate(usage.sites):
@@ -52,8 +50,8 @@ def test_trace_adds_up_to_the_counts(tmp_path):
             assert sum(weights) == pytest.approx(tokens, rel=1e-3)
 
 
-def test_counts_alone_leave_no_trace(tmp_path):
-    row, arrays = run(tmp_path)
+def test_counts_alone_leave_no_trace(forked):
+    row, arrays = run(forked)
     assert row.experts.trace is False
     assert not any("|experts|" in key for key in arrays)
-    assert "trace" not in json.dumps(json.loads((tmp_path / "run.json").read_text())["benchmarks"][0]["extra_info"])
+    assert "trace" not in json.dumps(json.loads((forked.path / "run.json").read_text())["benchmarks"][0]["extra_info"])

@@ -6,23 +6,12 @@ import inspect
 from dataclasses import dataclass, replace
 
 import pytest
-import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    OlmoeConfig,
-    OlmoeForCausalLM,
-    PhimoeConfig,
-    PhimoeForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from lazily import Late, torch, transformers
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure.experts import sites
-from pytest_infer.measure.experts.recorder import ExpertRecorder
+
+sites = Late("pytest_infer.measure.experts.sites")
+ExpertRecorder = Late("pytest_infer.measure.experts.recorder:ExpertRecorder")
 
 pytestmark = pytest.mark.real
 
@@ -39,29 +28,25 @@ COMMON = {
 }
 FAMILIES = {
     "mixtral": (
-        MixtralForCausalLM,
-        MixtralConfig(intermediate_size=24, num_hidden_layers=3, num_local_experts=8, num_experts_per_tok=2, **COMMON),
+        "Mixtral",
+        {"intermediate_size": 24, "num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 2},
     ),
     "qwen3_moe": (
-        Qwen3MoeForCausalLM,
-        Qwen3MoeConfig(
-            moe_intermediate_size=16,
-            intermediate_size=24,
-            head_dim=8,
-            num_hidden_layers=4,
-            num_experts=10,
-            num_experts_per_tok=3,
-            mlp_only_layers=[1],
-            **COMMON,
-        ),
+        "Qwen3Moe",
+        {
+            "moe_intermediate_size": 16,
+            "intermediate_size": 24,
+            "head_dim": 8,
+            "num_hidden_layers": 4,
+            "num_experts": 10,
+            "num_experts_per_tok": 3,
+            "mlp_only_layers": [1],
+        },
     ),
-    "olmoe": (
-        OlmoeForCausalLM,
-        OlmoeConfig(intermediate_size=16, num_hidden_layers=3, num_experts=12, num_experts_per_tok=4, **COMMON),
-    ),
+    "olmoe": ("Olmoe", {"intermediate_size": 16, "num_hidden_layers": 3, "num_experts": 12, "num_experts_per_tok": 4}),
     "phimoe": (
-        PhimoeForCausalLM,
-        PhimoeConfig(intermediate_size=24, num_hidden_layers=3, num_local_experts=6, num_experts_per_tok=2, **COMMON),
+        "Phimoe",
+        {"intermediate_size": 24, "num_hidden_layers": 3, "num_local_experts": 6, "num_experts_per_tok": 2},
     ),
 }
 LAYERS = {"mixtral": [0, 1, 2], "qwen3_moe": [0, 2, 3], "olmoe": [0, 1, 2], "phimoe": [0, 1, 2]}
@@ -91,9 +76,10 @@ class Run:
 
 
 def build(family, implementation="eager"):
-    kind, config = FAMILIES[family]
+    name, own = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**COMMON, **own)
     torch.manual_seed(7)
-    model = kind(config).eval()
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     model.set_experts_implementation(implementation)
     return model
 
@@ -382,8 +368,8 @@ def test_reused_cache_prefix_is_refused():
 
 
 def test_dense_model_has_no_sites():
-    config = LlamaConfig(num_hidden_layers=2, intermediate_size=24, **COMMON)
-    assert sites.find(LlamaForCausalLM(config)) == ()
+    config = transformers.LlamaConfig(num_hidden_layers=2, intermediate_size=24, **COMMON)
+    assert sites.find(transformers.LlamaForCausalLM(config)) == ()
 
 
 def test_hooks_are_gone_after_use_and_after_an_exception():

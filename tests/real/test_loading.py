@@ -6,13 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from lazily import Late, transformers
 
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-safetensors_torch = pytest.importorskip("safetensors.torch")
+safetensors_torch = Late("safetensors.torch")
 
 pytestmark = pytest.mark.real
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from shell import Shell, commands_of
+from shell import SMALL, Shell, commands_of
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -29,6 +29,9 @@ BY_CI = {
 }
 """Run word for word by .ci/run, in an environment of its own."""
 
+AGAIN = ("--infer-against origin/main", "--infer-against-sequential")
+"""Slow: two interpreters load torch. `--infer-against main` and `self` run here; test_against.py has the rest."""
+
 NOT_HERE = ("smollm2", "train.py", "base-venv")
 """Built models are slow tests; training takes half an hour; another interpreter is tested in test_against.py."""
 
@@ -40,11 +43,17 @@ def commands():
     return sorted(found - BY_CI)
 
 
+def runnable():
+    for command in commands():
+        if not any(word in command for word in NOT_HERE):
+            slow = [pytest.mark.slow] if any(word in command for word in AGAIN) else []
+            yield pytest.param(command, marks=slow, id=command)
+
+
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory):
-    made = Shell(tmp_path_factory.mktemp("shell"))
-    yield made
-    made.close()
+def shell(warm_torch, tmp_path_factory):
+    # The machine is probed by `doctor --probe`, by the tutorial and in test_roofline_count.py.
+    return Shell(warm_torch, tmp_path_factory.mktemp("shell"), options=f"{SMALL} --infer-no-probe")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +86,7 @@ def git(folder, *command):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("command", [c for c in commands() if not any(word in c for word in NOT_HERE)])
+@pytest.mark.parametrize("command", runnable())
 def test_command(command, clone, shell):
     if "baseline set" in command:
         # The newest run may be one that its gate, rightly or by noise, failed: that is refused as a baseline.

@@ -6,21 +6,20 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from lazily import Late, torch, transformers
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from pytest_infer.engines import models
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.measure import rounds
+from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.machine import description, probe
+from pytest_infer.metrics import roofline, summarize
+from pytest_infer.records import Limits, MachineProbe, PromptRecord
 
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from pytest_infer.engines import models  # noqa: E402
-from pytest_infer.engines.base import EngineOptions  # noqa: E402
-from pytest_infer.engines.transformers import running, work  # noqa: E402
-from pytest_infer.engines.transformers.engine import TransformersEngine  # noqa: E402
-from pytest_infer.measure import rounds  # noqa: E402
-from pytest_infer.measure.counters.snapshot import SystemCounters  # noqa: E402
-from pytest_infer.measure.machine import description, probe  # noqa: E402
-from pytest_infer.metrics import roofline, summarize  # noqa: E402
-from pytest_infer.records import Limits, MachineProbe, PromptRecord  # noqa: E402
+FlopCounterMode = Late("torch.utils.flop_counter:FlopCounterMode")
+running = Late("pytest_infer.engines.transformers.running")
+work = Late("pytest_infer.engines.transformers.work")
+TransformersEngine = Late("pytest_infer.engines.transformers.engine:TransformersEngine")
 
 pytestmark = pytest.mark.real
 DATA = Path(__file__).parents[1] / "data"
@@ -174,21 +173,23 @@ def test_the_operations_of_a_prefill_are_those_that_torch_counts(model_folder, k
 # how modules are counted
 
 
-class Packed(torch.nn.Module):
-    """A linear layer that keeps whole numbers as buffers, as GPTQ's does."""
+def packed_linear(inputs, outputs):
+    """Return a linear layer that keeps whole numbers as buffers, as GPTQ's does."""
 
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.in_features, self.out_features = inputs, outputs
-        self.register_buffer("qweight", torch.zeros(inputs // 8, outputs, dtype=torch.int32))
-        self.register_buffer("scales", torch.zeros(inputs // 8, outputs, dtype=torch.float16))
+    class Packed(torch.nn.Module):
+        in_features, out_features = inputs, outputs
+
+    made = Packed()
+    made.register_buffer("qweight", torch.zeros(inputs // 8, outputs, dtype=torch.int32))
+    made.register_buffer("scales", torch.zeros(inputs // 8, outputs, dtype=torch.float16))
+    return made
 
 
 def test_packed_weights_count_as_stored_and_multiply_in_full(other_model):
     model = other_model[0]
     plain = work.of(model)
     attention = model.model.layers[0].self_attn
-    attention.q_proj = Packed(32, 32)
+    attention.q_proj = packed_linear(32, 32)
     packed = work.of(model)
     assert packed.parameters == plain.parameters
     assert packed.read_bytes == plain.read_bytes - 32 * 32 * 4 + 4 * 32 * 4 + 4 * 32 * 2
@@ -246,7 +247,7 @@ def test_layers_that_attend_otherwise(kinds, pairs):
 def test_a_tower_for_images_is_not_read(other_model):
     model = other_model[0]
     plain = work.of(model)
-    model.model.vision_tower = torch.nn.ModuleDict({"experts": torch.nn.Linear(32, 64), "patch": Packed(32, 32)})
+    model.model.vision_tower = torch.nn.ModuleDict({"experts": torch.nn.Linear(32, 64), "patch": packed_linear(32, 32)})
     assert work.of(model) == plain
 
 
@@ -290,8 +291,9 @@ def test_the_real_probe():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_real_probe_and_memory_of_a_gpu(model_folder):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     engine, info = loaded(model_folder("mixtral"), device="cuda")
     made = probe.measure(1, info.device)
     assert made.read_bandwidth > 1e10

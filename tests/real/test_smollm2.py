@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from lazily import Late, torch, transformers
 
-from pytest_infer.engines.bundled import cache, smollm2, upcycle, wheel
+from pytest_infer.engines.bundled import cache, wheel
 from pytest_infer.errors import ModelError
 
-pytestmark = pytest.mark.real
+smollm2 = Late("pytest_infer.engines.bundled.smollm2")
+upcycle = Late("pytest_infer.engines.bundled.upcycle")
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -55,17 +57,19 @@ def moe(dense: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(dense: Path):
-    return AutoTokenizer.from_pretrained(dense, local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(dense, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def dense_model(dense: Path):
-    return AutoModelForCausalLM.from_pretrained(dense, dtype=torch.bfloat16, local_files_only=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(dense, dtype=torch.bfloat16, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def moe_model(moe: Path):
-    return AutoModelForCausalLM.from_pretrained(moe, experts_implementation="grouped_mm", local_files_only=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        moe, experts_implementation="grouped_mm", local_files_only=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +118,13 @@ def test_weights_are_those_of_the_gguf_package(dense, gguf_folder, stored, name)
         assert torch.equal(file.get_tensor(name), expected)
 
 
-@pytest.mark.slow
 def test_everything_is_what_transformers_reads_from_the_gguf(gguf_folder, tmp_path):
     pytest.importorskip("gguf")
     folder = tmp_path / "converted"
     folder.mkdir()
     smollm2.convert((gguf_folder / wheel.GGUF_FILE).read_bytes(), folder)
-    ours = AutoModelForCausalLM.from_pretrained(folder)
-    theirs = AutoModelForCausalLM.from_pretrained(gguf_folder, gguf_file=wheel.GGUF_FILE)
+    ours = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(gguf_folder, gguf_file=wheel.GGUF_FILE)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert [
         name for name, value in theirs.state_dict().items() if not torch.equal(value, ours.state_dict()[name])
@@ -204,7 +207,6 @@ def test_no_expert_is_idle(tokenizer, moe_model):
     assert (loads.max(dim=1).values / fair_share).mean().item() < 1.6
 
 
-@pytest.mark.slow
 def test_built_from_nothing_and_rebuilt_for_another_format(tmp_path, monkeypatch):
     said: list[str] = []
     with skip_without_package():

@@ -3,18 +3,19 @@
 import contextlib
 
 import pytest
-import torch
+from lazily import Late, torch
 
 from pytest_infer.analysis.sweep.recommend import recommend
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.transformers import quantization
-from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.errors import ModelError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.records import Limits, StopReason
 from pytest_infer.storage import runs
+
+quantization = Late("pytest_infer.engines.transformers.quantization")
+TransformersEngine = Late("pytest_infer.engines.transformers.engine:TransformersEngine")
 
 pytestmark = pytest.mark.real
 IDS = [5, 9, 60, 71, 8]
@@ -43,7 +44,8 @@ def loaded(model_folder):
         engine.close()
 
 
-def test_two_by_two_on_the_bundled_model(pytester):
+def test_two_by_two_on_the_bundled_model(forked):
+    pytester = forked
     pytester.makepyfile("def test_prompt(infer, prompt):\n    infer(prompt)\n")
     text = '[[prompt]]\nname = "p"\ntext = "It was a bright cold day"\nmax_new_tokens = 6\n'
     pytester.path.joinpath("prompts.toml").write_text(text, encoding="utf-8")
@@ -165,7 +167,7 @@ def test_what_cannot_be_quantised_is_refused_before_loading(model_folder, option
 
 
 def test_torchao_that_is_not_installed_is_named(model_folder, monkeypatch):
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    monkeypatch.setattr("pytest_infer.engines.transformers.quantization.find_spec", lambda name: None)
     engine = TransformersEngine(EngineOptions(model=str(model_folder("llama")), quantization="int8"))
     with pytest.raises(ModelError, match="needs torchao: pip install torchao; int8-dynamic is torch's own"):
         engine.check()

@@ -4,15 +4,13 @@ import json
 import re
 
 import pytest
+from lazily import torch, transformers
 
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.prompts import Message, Prompt
 from pytest_infer.records import Limits, StopReason
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.real
 
@@ -227,8 +225,9 @@ SUITE = '[[prompt]]\nname = "p"\ntext = "hello there"\nmax_new_tokens = 9\n'
 
 
 @pytest.fixture
-def suite(pytester, monkeypatch):
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+def suite(forked, monkeypatch):
+    pytester = forked
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-no-probe")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / "cache"))

@@ -14,7 +14,8 @@ JUDGED = ("gate", "--infer-against")
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")]
 
 
-def test_it_can_be_followed(tmp_path):
+@pytest.mark.slow
+def test_it_can_be_followed(tmp_path, warm_torch):
     text = PAGE.read_text(encoding="utf-8")
     commands = commands_of(text)
     assert commands[0] == "pytest-infer init"
@@ -22,21 +23,18 @@ def test_it_can_be_followed(tmp_path):
     folder, scratch = tmp_path / "empty", tmp_path / "scratch"
     folder.mkdir()
     scratch.mkdir()
-    shell = Shell(scratch)
-    try:
-        for command in commands:
-            done = shell.run(command, folder)
-            assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
-            fine = (0, 1, 3) if any(word in command for word in JUDGED) else (0,)
-            assert done.returncode in fine, f"{command}\n{done.stdout}\n{done.stderr}"
-            if command == "pytest-infer init":
-                (shown,) = re.findall(r"```text\n(wrote .*?)```", text, flags=re.DOTALL)
-                assert done.stdout == shown
-            if command == "pytest-infer history":
-                # What was saved is found without being told where.
-                assert "0001" in done.stdout
-    finally:
-        shell.close()
+    shell = Shell(warm_torch, scratch)
+    for command in commands:
+        done = shell.run(command, folder)
+        assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
+        fine = (0, 1, 3) if any(word in command for word in JUDGED) else (0,)
+        assert done.returncode in fine, f"{command}\n{done.stdout}\n{done.stderr}"
+        if command == "pytest-infer init":
+            (shown,) = re.findall(r"```text\n(wrote .*?)```", text, flags=re.DOTALL)
+            assert done.stdout == shown
+        if command == "pytest-infer history":
+            # What was saved is found without being told where.
+            assert "0001" in done.stdout
     assert len(list(folder.glob("results/*/*.json"))) == 2
     assert json.loads((folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[0])["run"] == "0002"
 

@@ -4,10 +4,10 @@ Every text config takes what it knows of TINY, every vision or audio config what
 architecture needs beside.
 """
 
-import torch
-import transformers
-from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from lazily import Late, torch, transformers
+
+modeling_auto = Late("transformers.models.auto.modeling_auto")
+auto_configs = Late("transformers.models.auto.configuration_auto")
 
 VOCABULARY, EXPERTS, K = 96, 8, 2
 TINY = {
@@ -174,7 +174,7 @@ def parts_of(config_class):
 
 def configuration(kind):
     """Return the tiny config of a type, towers included."""
-    config_class, extras = CONFIG_MAPPING[kind], EXTRAS.get(kind, {})
+    config_class, extras = auto_configs.CONFIG_MAPPING[kind], EXTRAS.get(kind, {})
     parts = parts_of(config_class)
     if "text_config" not in parts:
         return config_class(**text_part(config_class, extras))

@@ -3,6 +3,7 @@
 import copy
 import json
 import statistics
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from pytest_infer.storage import block, history, runs, schema
 
 DATA = Path(__file__).parents[1] / "data"
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_torch():
+    """Keep the inner loop short: no unit test imports torch."""
+    before = "torch" in sys.modules
+    yield
+    assert before or "torch" not in sys.modules, "a unit test of this file imported torch"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,40 @@
+"""The order of the tests, and how `pytest -n 2` spreads them: file by file, the longest of a folder first."""
+
+import os
+import sys
+
+import pytest
+
+ROOMS = ("unit", "plugin", "real")
+"""Last what loads torch: a full collection of garbage then takes 0.3 s, and every inner run makes some."""
+LONGEST = ("test_readme.py", "test_expert_matrix.py", "test_against.py", "test_safety.py", "test_sweeps.py")
+
+
+def place_of(path):
+    """Return the place of a test file in the order."""
+    room = next((place for place, room in enumerate(ROOMS) if room in path.parts), len(ROOMS))
+    return room, LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: place_of(item.path))
+
+
+def pytest_collection_finish(session):
+    """Hold collecting to seconds: what needs torch imports it when a test of it begins (real/lazily.py)."""
+    if loaded := {"torch", "transformers"} & set(sys.modules):
+        raise pytest.UsageError(f"collecting the tests imported {', '.join(sorted(loaded))}: see tests/real/lazily.py")
+
+
+def pytest_sessionstart():
+    """Let the runs that tests start be no workers of xdist's: pytest-benchmark goes by the environment."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        del os.environ[name]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
