@@ -1,6 +1,8 @@
 """A scripted engine in a suite of its own, so that the plugin is tested without a model."""
 
 import functools
+import importlib
+import pkgutil
 import textwrap
 
 import cpuinfo
@@ -8,7 +10,15 @@ import numpy  # noqa: F401 - in-process runs forget modules they import, and num
 import pytest
 import scipy.stats  # noqa: F401 - as numpy, of which it loads more
 
+import pytest_infer
 import warm
+
+HEAVY = tuple(f"pytest_infer.{room}" for room in ("engines.transformers", "engines.bundled", "measure.experts"))
+"""What needs torch, which no test here does in this process."""
+for _found in pkgutil.walk_packages(pytest_infer.__path__, "pytest_infer."):
+    # An in-process run forgets what it is the first to import, and would patch or import it anew each time.
+    if not _found.name.startswith(HEAVY):
+        importlib.import_module(_found.name)
 
 ENGINE = '''
 import time

@@ -482,8 +482,9 @@ def test_a_sweep_of_which_nothing_can_be_run_is_refused(swept):
 
 
 OF_THE_BUNDLED_MODEL = """
-from pytest_infer.engines import checkpoint, models
-Scripted.checkpoint = lambda self: checkpoint.of_folder(
+from pytest_infer.engines import models
+from pytest_infer.engines.checkpoint import source
+Scripted.checkpoint = lambda self: source.of_folder(
     models.local_folder(models.resolve("reference-moe", print), None)
 )
 """

@@ -63,7 +63,7 @@ def test_timed_rounds_are_never_sampled(suite):
 
 def test_without_a_profile_round_no_helper_is_started(suite):
     test = """
-    from pytest_infer import session
+    from pytest_infer.pytest_face import session
 
     def test_it(infer, prompt, request):
         infer(prompt)
