@@ -27,7 +27,9 @@ def pytest_collection_finish(session):
 
 
 def pytest_sessionstart():
-    """Let the runs that tests start be no workers of xdist's: pytest-benchmark goes by the environment."""
+    """Let the runs that tests start take one thread, and be no workers of xdist's, which the environment says."""
+    # On cores that tests share, the threads of small models wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
 

@@ -25,7 +25,7 @@ tags = ["code"]
 
 BY_CI = {
     "pip install -c constraints.txt -e . && pytest bench --benchmark-autosave",
-    "pip install -c constraints.txt -e '.[test]' && pytest",
+    "pip install -c constraints.txt -e '.[test]' && pytest -n 2",
 }
 """Run word for word by .ci/run, in an environment of its own."""
 
