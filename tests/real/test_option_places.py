@@ -8,14 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from lazily import torch
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.records import PromptRecord
 from pytest_infer.storage import block, runs
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.real
 

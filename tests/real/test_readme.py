@@ -86,7 +86,7 @@ def git(folder, *command):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("command", runnable())
+@pytest.mark.parametrize("command", list(runnable()))
 def test_command(command, clone, shell):
     if "baseline set" in command:
         # The newest run may be one that its gate, rightly or by noise, failed: that is refused as a baseline.
