@@ -5,45 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-import torch
-from torch import nn
+from lazily import Late, torch
 
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure.experts.recorder import ExpertRecorder
 
-EXPERTS, LAYERS = 5, 3
+pytestmark = pytest.mark.real
 
-
-class Experts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.up = nn.Parameter(torch.zeros(EXPERTS, 2, 2))
-
-    def forward(self, hidden_states, top_k_index, top_k_weights):
-        return hidden_states
-
-
-class Block(nn.Module):
-    """Selects the experts token + layer and token + layer + 1, modulo EXPERTS; `mangle` distorts what is selected."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        self.gate = nn.Linear(2, EXPERTS)
-        self.experts = Experts()
-        self.mangle = lambda index: index
-        self.gates = torch.zeros(2)
-        self.by_name = False
-        self.times = 1
-
-    def forward(self, ids):
-        index = self.mangle(selected(ids.reshape(-1), self.layer))
-        states = self.gates.expand(index.shape[0], 2)
-        for _ in range(self.times):
-            if self.by_name:
-                self.experts(hidden_states=states, top_k_index=index, top_k_weights=states)
-            else:
-                self.experts(states, index, states)
+ExpertRecorder = Late("pytest_infer.measure.experts.recorder:ExpertRecorder")
+nn = Late("torch.nn")
+toys = Late("toy_recorder")
 
 
 class Cache:
@@ -54,33 +24,13 @@ class Cache:
         return self.length
 
 
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(Block(layer) for layer in range(LAYERS))
-        self.fail = False
-
-    def forward(self, input_ids=None, attention_mask=None, past_key_values=None, cache=None):
-        for layer in self.layers:
-            layer(input_ids)
-        for held in (past_key_values, cache):
-            if held is not None:
-                held.length += input_ids.shape[1]
-        if self.fail:
-            raise ValueError("out of luck")
-
-
-def selected(ids, layer):
-    return torch.stack([(ids + layer) % EXPERTS, (ids + layer + 1) % EXPERTS], dim=-1)
-
-
 def counts(ids, layer):
-    found = Counter(selected(torch.tensor(ids, dtype=torch.int64), layer).flatten().tolist())
-    return tuple(found[expert] for expert in range(EXPERTS))
+    found = Counter(toys.selected(torch.tensor(ids, dtype=torch.int64), layer).flatten().tolist())
+    return tuple(found[expert] for expert in range(toys.EXPERTS))
 
 
 def rows(ids):
-    return tuple(counts(ids, layer) for layer in range(LAYERS))
+    return tuple(counts(ids, layer) for layer in range(toys.LAYERS))
 
 
 def record(model, forwards, *, prompt, generated=None, sequences=1, counted=None):
@@ -106,7 +56,7 @@ PROMPT, ANSWER = [7, 3, 3, 9, 12, 0], [4, 4, 1, 30]
 @pytest.mark.parametrize("name", ["past_key_values", "cache"])
 def test_prefill_and_decode_are_apart(name):
     # transformers 5.24 gave the argument another name.
-    usage = record(Model(), cached(PROMPT, *([token] for token in ANSWER), name=name), prompt=6)
+    usage = record(toys.Model(), cached(PROMPT, *([token] for token in ANSWER), name=name), prompt=6)
     assert usage.prefill == rows(PROMPT)
     assert usage.decode == rows(ANSWER)
     assert (usage.prefill_tokens, usage.decode_tokens, usage.check) == (6, 4, "passed")
@@ -119,36 +69,36 @@ def test_chunked_prefill_is_prefill(chunks):
     for size in chunks:
         parts.append(PROMPT[start : start + size])
         start += size
-    usage = record(Model(), cached(*parts, *([token] for token in ANSWER)), prompt=6)
+    usage = record(toys.Model(), cached(*parts, *([token] for token in ANSWER)), prompt=6)
     assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
 
 
 def test_forward_across_the_end_of_the_prompt_is_cut_there():
-    usage = record(Model(), cached(PROMPT[:4], PROMPT[4:] + ANSWER[:2], ANSWER[2:]), prompt=6)
+    usage = record(toys.Model(), cached(PROMPT[:4], PROMPT[4:] + ANSWER[:2], ANSWER[2:]), prompt=6)
     assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
 
 
 def test_one_token_prompt_is_prefill():
-    usage = record(Model(), cached([7], *([token] for token in ANSWER)), prompt=1)
+    usage = record(toys.Model(), cached([7], *([token] for token in ANSWER)), prompt=1)
     assert (usage.prefill, usage.decode, usage.check) == (rows([7]), rows(ANSWER), "passed")
 
 
 def test_one_generated_token_has_no_decode():
-    usage = record(Model(), cached(PROMPT), prompt=6)
+    usage = record(toys.Model(), cached(PROMPT), prompt=6)
     assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows([]), "passed")
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 200])
 def test_decode_forwards_are_counted_in_batches_without_loss(length):
     answer = [(3 * i * i + 1) % 50 for i in range(length)]
-    usage = record(Model(), cached(PROMPT, *([token] for token in answer)), prompt=6)
+    usage = record(toys.Model(), cached(PROMPT, *([token] for token in answer)), prompt=6)
     assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(answer), "passed")
 
 
 def test_without_a_cache_only_new_positions_count():
     text = PROMPT + ANSWER
     steps = [([text[:end]], {}) for end in range(6, 11)]
-    usage = record(Model(), steps, prompt=6, generated=5)
+    usage = record(toys.Model(), steps, prompt=6, generated=5)
     assert (usage.prefill, usage.decode, usage.check) == (rows(PROMPT), rows(ANSWER), "passed")
 
 
@@ -158,25 +108,25 @@ def test_padding_never_counts():
     more = {"attention_mask": mask, "past_key_values": cache}
     longer = {"attention_mask": nn.functional.pad(mask, (0, 1), value=1), "past_key_values": cache}
     batch = [([[2, 2, 7, 3, 9], [8, 7, 6, 5, 4]], more), ([[1], [3]], longer)]
-    usage = record(Model(), batch, prompt=5, counted=8, generated=4, sequences=2)
+    usage = record(toys.Model(), batch, prompt=5, counted=8, generated=4, sequences=2)
     assert usage.prefill == rows([7, 3, 9, 8, 7, 6, 5, 4])
     assert (usage.decode, usage.check) == (rows([1, 3]), "passed")
 
 
 def test_padding_that_no_mask_tells_fails_the_check():
     batch = [([[2, 2, 7, 3, 9], [8, 7, 6, 5, 4]], {})]
-    usage = record(Model(), batch, prompt=5, counted=8, generated=2, sequences=2)
+    usage = record(toys.Model(), batch, prompt=5, counted=8, generated=2, sequences=2)
     expected = "layers.0.experts: 20 prefill selections, expected 16 (8 tokens x 2)"
     assert usage.check.startswith(expected)
 
 
 def test_fewer_tokens_than_the_harness_counted_fail_the_check():
-    usage = record(Model(), cached(PROMPT, [4]), prompt=6, generated=5)
+    usage = record(toys.Model(), cached(PROMPT, [4]), prompt=6, generated=5)
     assert usage.check == "layers.0.experts: 2 decode selections, expected 8 (4 tokens x 2)"
 
 
 def test_ids_given_by_name_and_in_int32_are_the_same():
-    model = Model()
+    model = toys.Model()
     for layer in model.layers:
         layer.by_name, layer.mangle = True, lambda index: index.int()
     usage = record(model, cached(PROMPT, *([token] for token in ANSWER)), prompt=6)
@@ -184,7 +134,7 @@ def test_ids_given_by_name_and_in_int32_are_the_same():
 
 
 def test_sites_of_different_k_are_each_held_to_their_own():
-    model = Model()
+    model = toys.Model()
     model.layers[1].mangle = lambda index: index[:, :1]
     usage = record(model, cached(PROMPT, *([token] for token in ANSWER)), prompt=6)
     assert [site.k for site in usage.sites] == [2, 1, 2]
@@ -193,7 +143,7 @@ def test_sites_of_different_k_are_each_held_to_their_own():
 
 
 def test_positional_arguments_of_the_model_are_understood():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=3):
         model(torch.tensor([[5, 7, 3]]), torch.tensor([[0, 1, 1]]))
@@ -201,7 +151,7 @@ def test_positional_arguments_of_the_model_are_understood():
 
 
 def test_inference_mode_counts_after_it_ended():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=6), torch.inference_mode():
         for ids, more in cached(PROMPT, *([token] for token in ANSWER)):
@@ -212,7 +162,7 @@ def test_inference_mode_counts_after_it_ended():
 
 @pytest.mark.parametrize("shift", [-6, 1])
 def test_ids_beyond_the_experts_are_refused_and_count_for_no_neighbour(shift):
-    model = Model()
+    model = toys.Model()
     model.layers[1].mangle = lambda index: index + shift
     with pytest.raises(ExpertCaptureError, match=r"layers\.1\.experts was given \d+ expert ids outside 0 to 4"):
         record(model, cached(PROMPT, [4]), prompt=6)
@@ -228,7 +178,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_cannot_be_counted_is_refused_by_name(line):
-    model = Model()
+    model = toys.Model()
     REFUSED[line](model.layers[1])
     with pytest.raises(ExpertCaptureError, match=rf"layers\.1\.experts .*{line}"):
         record(model, cached(PROMPT), prompt=6)
@@ -239,21 +189,21 @@ def test_rejected_drafts_are_refused():
     forwards = [([PROMPT], {"attention_mask": torch.ones(1, 6), "past_key_values": cache})]
     forwards += [([[1, 2, 3]], {"attention_mask": torch.ones(1, end), "past_key_values": cache}) for end in (9, 10)]
     with pytest.raises(ExpertCaptureError, match=r"went back to position 7 after 9 .* assisted decoding"):
-        record(Model(), forwards, prompt=6)
+        record(toys.Model(), forwards, prompt=6)
 
 
 def test_second_generation_in_one_recording_is_refused():
     with pytest.raises(ExpertCaptureError, match="record one generation"):
-        record(Model(), [([PROMPT], {}), ([PROMPT], {})], prompt=6)
+        record(toys.Model(), [([PROMPT], {}), ([PROMPT], {})], prompt=6)
 
 
 def test_reused_prefix_is_refused():
     with pytest.raises(ExpertCaptureError, match="began at position 4, but only 0 were recorded"):
-        record(Model(), [([PROMPT], {"past_key_values": Cache(4)})], prompt=6)
+        record(toys.Model(), [([PROMPT], {"past_key_values": Cache(4)})], prompt=6)
 
 
 def test_experts_outside_the_model_forward_are_refused():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=2):
         model.layers[0](torch.tensor([[1, 2]]))
@@ -262,7 +212,7 @@ def test_experts_outside_the_model_forward_are_refused():
 
 
 def test_model_that_was_never_called_is_refused():
-    recorder = ExpertRecorder(Model())
+    recorder = ExpertRecorder(toys.Model())
     with recorder.recording(prompt_tokens=2):
         pass
     with pytest.raises(ExpertCaptureError, match="no forward of the model was seen"):
@@ -270,7 +220,7 @@ def test_model_that_was_never_called_is_refused():
 
 
 def test_model_compiled_during_the_recording_is_refused():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=2):
         model(torch.tensor([[1, 2]]))
@@ -295,28 +245,28 @@ def test_trace_is_the_selections_in_order_of_position(chunks):
         parts.append(PROMPT[start : start + size])
         start += size
     answer = [(5 * i * i + 2) % 40 for i in range(70)]
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=6, trace=True):
         for ids, more in cached(*parts, *([token] for token in answer)):
             model(torch.tensor(ids), **more)
     usage = recorder.usage(prompt_tokens=6, generated_tokens=71)
     for layer, trace in enumerate(usage.trace):
-        assert list(trace) == selected(torch.tensor(PROMPT + answer), layer).flatten().tolist()
+        assert list(trace) == toys.selected(torch.tensor(PROMPT + answer), layer).flatten().tolist()
 
 
 def test_trace_without_a_cache_has_each_position_once():
-    text, model = PROMPT + ANSWER, Model()
+    text, model = PROMPT + ANSWER, toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=6, trace=True):
         for end in range(6, 11):
             model(torch.tensor([text[:end]]))
     usage = recorder.usage(prompt_tokens=6, generated_tokens=5)
-    assert list(usage.trace[2]) == selected(torch.tensor(text), 2).flatten().tolist()
+    assert list(usage.trace[2]) == toys.selected(torch.tensor(text), 2).flatten().tolist()
 
 
 def test_trace_is_dropped_when_the_check_fails():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=6, trace=True):
         model(torch.tensor([PROMPT]))
@@ -326,11 +276,11 @@ def test_trace_is_dropped_when_the_check_fails():
 
 
 def test_no_trace_unless_asked_for():
-    assert record(Model(), cached(PROMPT), prompt=6).trace is None
+    assert record(toys.Model(), cached(PROMPT), prompt=6).trace is None
 
 
 def test_gate_weights_are_summed_in_both_phases_without_padding():
-    cache, model = Cache(), Model()
+    cache, model = Cache(), toys.Model()
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     more = {"attention_mask": mask, "past_key_values": cache}
     longer = {"attention_mask": nn.functional.pad(mask, (0, 1), value=1), "past_key_values": cache}
@@ -340,16 +290,16 @@ def test_gate_weights_are_summed_in_both_phases_without_padding():
     usage = record(model, batch, prompt=5, counted=8, generated=4, sequences=2)
     for found, ids in ((usage.prefill_weights, [7, 3, 9, 8, 7, 6, 5, 4]), (usage.decode_weights, [1, 3])):
         for layer, row in enumerate(found):
-            expected = [0.0] * EXPERTS
-            for first, second in selected(torch.tensor(ids), layer).tolist():
+            expected = [0.0] * toys.EXPERTS
+            for first, second in toys.selected(torch.tensor(ids), layer).tolist():
                 expected[first] += 0.25
                 expected[second] += 0.75
             assert list(row) == expected
 
 
 def test_experts_of_a_tower_that_run_are_refused():
-    model = Model()
-    model.visual = nn.ModuleList([Block(0)])
+    model = toys.Model()
+    model.visual = nn.ModuleList([toys.Block(0)])
     recorder = ExpertRecorder(model)
     with recorder.recording(prompt_tokens=2):
         model(torch.tensor([[1, 2]]))
@@ -362,7 +312,7 @@ def test_experts_of_a_tower_that_run_are_refused():
 
 
 def test_each_recording_starts_from_nothing():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     for _ in range(2):
         with recorder.recording(prompt_tokens=2):
@@ -371,7 +321,7 @@ def test_each_recording_starts_from_nothing():
 
 
 def test_error_in_the_model_leaves_no_hooks_and_no_usage():
-    model = Model()
+    model = toys.Model()
     recorder = ExpertRecorder(model)
     model.fail = True
     with pytest.raises(ValueError, match="out of luck"), recorder.recording(prompt_tokens=2):
