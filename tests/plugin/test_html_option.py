@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+# Here and not by its name: what a pytester run imports first is forgotten after it, and a patch of it with that.
+from pytest_infer.report.html import page
+
 
 def shown(path):
     return re.sub(r"<[^>]*>", "", path.read_text(encoding="utf-8"))
@@ -61,7 +64,7 @@ def test_a_report_that_breaks_costs_neither_the_summary_nor_what_is_published(su
     def broken(*_):
         raise KeyError("tpot_s")
 
-    monkeypatch.setattr("pytest_infer.report.html.page.write", broken)
+    monkeypatch.setattr(page, "write", broken)
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
