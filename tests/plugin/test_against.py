@@ -63,7 +63,7 @@ class Keep:
     """A plugin that keeps what the session knows at the end."""
 
     def pytest_sessionfinish(self, session):
-        self.run = sessions.of(session.config)
+        self.run = session.config.stash[sessions.KEY]
 
 
 class Repository:
@@ -191,7 +191,7 @@ def test_pairs_go_on_until_they_are_settled(repository):
                 asked.append((prompt.name, len(before), len(after)))
                 return len(before) >= (6 if prompt.name == "first" else 3)
 
-            sessions.of(session.config).settled = settled
+            session.config.stash[sessions.KEY].settled = settled
 
     keep = Keep()
     args = ("--infer-min-pairs=3", "--infer-max-rounds=9", "--infer-no-profile")

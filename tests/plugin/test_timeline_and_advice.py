@@ -63,11 +63,11 @@ def test_timed_rounds_are_never_sampled(suite):
 
 def test_without_a_profile_round_no_helper_is_started(suite):
     test = """
-    from pytest_infer.pytest_face import session
+    from pytest_infer.pytest_face.session import KEY
 
     def test_it(infer, prompt, request):
         infer(prompt)
-        assert session.of(request.config).timeline.helper is None
+        assert request.config.stash[KEY].timeline.helper is None
     """
     suite(test=textwrap.dedent(test)).runpytest("--infer-no-profile").assert_outcomes(passed=2)
 

@@ -4,6 +4,8 @@ import pytest
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.axes import AXES
+from pytest_infer.engines import models
+from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.options import OPTIONS
 
 
@@ -14,8 +16,14 @@ def test_each_axis_stands_for_an_option_that_exists():
         assert known[axis.option].flag is (axis.flag is not None)
 
 
+def test_the_help_names_the_axes_and_models_that_there_are():
+    assert tuple(AXES) == options.SWEEP_AXES
+    assert tuple(models.BUNDLED) == options.BUNDLED_MODELS
+    assert options.DEFAULT_MODEL == models.DEFAULT
+
+
 @pytest.mark.parametrize(
-    ("config", "options"),
+    ("config", "written"),
     [
         ({"threads": "2", "dtype": "bfloat16"}, "--infer-threads 2 --infer-dtype bfloat16"),
         ({"cache": "off", "compile": "off"}, "--infer-no-cache"),
@@ -25,8 +33,8 @@ def test_each_axis_stands_for_an_option_that_exists():
         ({"of a later version": "1"}, ""),
     ],
 )  # fmt: skip
-def test_the_options_of_a_configuration(config, options):
-    assert axes.options(config) == options
+def test_the_options_of_a_configuration(config, written):
+    assert axes.options(config) == written
 
 
 def test_a_configuration_in_an_id_and_for_people():

@@ -17,31 +17,32 @@ PACKAGE = Path(pytest_infer.__file__).parent
 GROUND = {"errors", "metrics", "prompts", "records", "units"}
 FACE = (
     "pytest_face.options",
+    "pytest_face.fixtures",
     "pytest_face.sweep.lengths",
     "pytest_face.settings",
     "pytest_face.sweep.configurations",
-    "pytest_face.encoding",
+    "pytest_face.prompt_tokens",
     "pytest_face.parametrize",
     "pytest_face.sweep.ordering",
     "pytest_face.saving",
     "pytest_face.gate",
-    "pytest_face.selection",
-    "pytest_face.gate_failures",
     "pytest_face.failures",
     "pytest_face.probing",
     "pytest_face.model_in_use",
-    "pytest_face.sweep.results",
     "pytest_face.sweep.remeasure",
-    "ab.sides",
     "ab.loop",
     "pytest_face.session",
-    "pytest_face.html_report",
+    "pytest_face.summary",
+    "pytest_face.infer",
     "pytest_face.preflight",
-    "pytest_face.fixtures",
     "ab",
+    "pytest_face.hooks",
     "plugin",
 )
 """The pytest face and A/B in their own order: a module uses those before it."""
+
+LIGHT = {"plugin", "pytest_face.options", "pytest_face.fixtures"}
+"""What every pytest run of an environment loads: other modules of ours and of others within functions only."""
 
 ROOMS = {
     **{name: set() for name in ("", "pytest_face", "pytest_face.sweep")},
@@ -71,6 +72,8 @@ ROOMS = {
         for number, name in enumerate(FACE)
     },
 }
+# A fixture's body takes what it needs, when a test asks for it.
+ROOMS["pytest_face.fixtures"] |= {*FACE} - {"plugin"}
 """What each room may use beside itself."""
 
 SUMMARY = "report.show.summary"
@@ -187,6 +190,14 @@ def test_the_walk_sees_every_kind_of_import(tmp_path):
 )
 def test_the_arrows_themselves(module, target, allowed):
     assert within(target, ROOMS[room_of(module)] | {room_of(module)}) is allowed
+
+
+@pytest.mark.parametrize("module", sorted(LIGHT))
+def test_what_every_pytest_run_loads_loads_nothing_else(module):
+    found = {i.target for i in IMPORTS if i.module == module and not i.lazy and not i.typing}
+    ours = {target.removeprefix("pytest_infer.") for target in found if target.startswith("pytest_infer")}
+    assert not [target for target in ours if not within(target, LIGHT)]
+    assert not {target.partition(".")[0] for target in found} - sys.stdlib_module_names - {"pytest", "pytest_infer"}
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS), ids=lambda room: room or "package")

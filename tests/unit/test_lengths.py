@@ -3,7 +3,8 @@
 import pytest
 
 from pytest_infer.errors import OptionError
-from pytest_infer.pytest_face.sweep.lengths import Lengths, resized
+from pytest_infer.pytest_face.prompt_tokens import resized
+from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pytest_infer.ab.arguments import PACKAGE, installed_in, neutralise
 from pytest_infer.ab.loop import Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.measure import rounds
+from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
@@ -27,7 +28,7 @@ _GONE = "the run that compares with this one is over"
 
 def adopt(config: pytest.Config) -> protocol.Channel[protocol.FromParent] | None:
     """Return the connection to the parent, if this run is a child, after undoing what a child must not do."""
-    number = os.environ.pop(protocol.ENVIRONMENT, None)
+    number = os.environ.pop(options.CHILD, None)
     if number is None:
         return None
     # Neither a test's own pytest nor a program that it starts is the child.

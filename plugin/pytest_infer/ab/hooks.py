@@ -12,18 +12,29 @@ from pytest_infer.ab.opponent import Opponent
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.session import InferSession
 
+ToParent = protocol.Channel[protocol.FromParent]
 
-def attach(config: pytest.Config, session: InferSession, channel: protocol.Channel[protocol.FromParent] | None) -> None:
-    """Make this run one side of a comparison, if it is one: the child by its channel, the parent by its options."""
+
+def side(
+    config: pytest.Config, session: InferSession, channel: ToParent | None, *, collecting: bool
+) -> child.Child | Parent | None:
+    """Return the hooks of one side of a comparison, if this run is one: a child has a channel, a parent its option.
+
+    `collecting` says that pytest's session has started. Raises AgainstError for what cannot be compared then.
+    """
     if channel is not None or session.settings.against is not None:
         # The parent judges pairs between rounds. What it needs for that is loaded on both sides, and before any round:
         # else its memory would grow by scipy, and only its.
         from pytest_infer.analysis.compare import gate, noise  # noqa: F401, PLC0415
     if channel is not None:
-        side = session.loop = child.Child(session, channel)
-        config.pluginmanager.register(side, "pytest_infer.ab.child")
-    elif session.settings.against is not None and not config.option.collectonly:
-        config.pluginmanager.register(Parent(session), "pytest_infer.against.parent")
+        found = session.loop = child.Child(session, channel)
+        return found
+    if session.settings.against is None or config.option.collectonly:
+        return None
+    parent = Parent(session)
+    if collecting:
+        parent.find(config)
+    return parent
 
 
 class Parent:
@@ -36,16 +47,22 @@ class Parent:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Refuse what cannot be compared, and find the commit, before anything is collected."""
-        bridge = self._session.bridge
-        if bridge.available and bridge.parallel:
-            raise pytest.UsageError("pytest-infer: --infer-against measures one process at a time: use -n 0")
-        if bridge.available and bridge.disabled:
-            raise pytest.UsageError("pytest-infer: --infer-against compares nothing with --benchmark-disable")
+        """Find the commit before anything is collected."""
+        if self._opponent is not None:
+            return
         try:
-            self._opponent = Opponent(session.config, self._session)
+            self.find(session.config)
         except AgainstError as error:
             raise pytest.UsageError(f"pytest-infer: {error}") from error
+
+    def find(self, config: pytest.Config) -> None:
+        """Find the commit; raise AgainstError for what cannot be compared."""
+        bridge = self._session.bridge
+        if bridge.available and bridge.parallel:
+            raise AgainstError("--infer-against measures one process at a time: use -n 0")
+        if bridge.available and bridge.disabled:
+            raise AgainstError("--infer-against compares nothing with --benchmark-disable")
+        self._opponent = Opponent(config, self._session)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from pytest_infer.ab import protocol
 from pytest_infer.errors import AgainstError
+from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.records import PromptRecord, Round
 
 START_TIMEOUT_S = 600
@@ -56,7 +57,7 @@ class Base:
             self._process = subprocess.Popen(
                 command.arguments,
                 cwd=command.cwd,
-                env={**command.environment, protocol.ENVIRONMENT: str(theirs.fileno())},
+                env={**command.environment, CHILD: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,

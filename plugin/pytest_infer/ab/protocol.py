@@ -12,9 +12,6 @@ from pytest_infer.records import PromptRecord, Round
 PROTOCOL = 1
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
-ENVIRONMENT = "PYTEST_INFER_AGAINST"
-"""The variable that gives the child the number of its end of the connection."""
-
 
 class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One message; its type's name is the tag."""

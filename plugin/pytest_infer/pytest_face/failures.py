@@ -1,13 +1,18 @@
-"""What a test shows when it cannot be measured: one line, and no traceback that would keep the model alive."""
+"""What a failed test shows: in one line why it cannot be measured, or what the gate found to be worse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
 
+from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.errors import InferError
+from pytest_infer.pytest_face.gate import Gate
+from pytest_infer.report.compare import terminal as comparison
 
 _Made = TypeVar("_Made")
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
@@ -25,8 +30,11 @@ def out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def told(call: Callable[[], _Made], before: Callable[[], None] = lambda: None) -> _Made:
-    """Return what `call` does, or let the test fail with one line for what is the user's to mend or for no memory."""
+def or_fail(call: Callable[[], _Made], before: Callable[[], None] = lambda: None) -> _Made:
+    """Return what `call` does, or let the test fail with one line for what is the user's to mend or for no memory.
+
+    `before` is called before it fails. There is no traceback, which would keep the model alive.
+    """
     try:
         return call()
     except InferError as error:
@@ -38,3 +46,98 @@ def told(call: Callable[[], _Made], before: Callable[[], None] = lambda: None) -
     # Outside the handler: a chained error would be shown twice, and its frames hold what was loaded so far.
     before()
     pytest.fail(refusal, pytrace=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _CrashLocation:
+    """Where a failure lies, in the form that pytest's summary line asks for."""
+
+    path: str
+    lineno: int
+    message: str
+
+
+class GateFailure:
+    """What a failed test shows: every figure that got worse, both values, the interval, and what to do."""
+
+    def __init__(self, judgements: Sequence[Judgement], against: str, place: _CrashLocation, advice: str) -> None:
+        self.reprcrash = place
+        self._lines = [f"the gate failed, against {against}:", *map(_line, judgements), "", advice]
+
+    def __str__(self) -> str:
+        """Return it as text, as JUnit's XML holds it."""
+        return "\n".join(self._lines)
+
+    def toterminal(self, tw: Any) -> None:
+        """Write it into pytest's section of failures."""
+        for line in self._lines:
+            tw.line(line, red=line.startswith("  "))
+
+
+_ADVICE = (
+    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: run without the gate and "
+    "`pytest-infer baseline set NAME latest`."
+)
+_ADVICE_PAIRED = (
+    "Both commits were measured in turns, in this run. --infer-against=self shows the noise of this machine. If it is "
+    "wanted: say so in --infer-gate or infer_gate."
+)
+
+
+def _line(judgement: Judgement) -> str:
+    parts = (
+        comparison.label(judgement),
+        comparison.values(judgement),
+        comparison.change(judgement),
+        comparison.p_value(judgement.p),
+        comparison.verdict(judgement),
+        judgement.reason or "",
+    )
+    return "  " + "  ".join(part for part in parts if part)
+
+
+def report_gated(session: pytest.Session, gating: Gate) -> None:
+    """Report each test that the gate fails as a failed test, in place of its passing report."""
+    failing = gating.failing()
+    places: dict[str, tuple[tuple[str, int | None, str], Mapping[str, Any]]] = {
+        item.nodeid: (item.location, dict.fromkeys(item.keywords, 1)) for item in session.items
+    }
+    against = gating.result.against if gating.result is not None else None
+    for nodeid, judgements in failing.items():
+        path, _, name = nodeid.partition("::")
+        location, keywords = places.get(nodeid, ((path, None, name), {}))
+        message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
+        place = _CrashLocation(location[0], location[1] or 0, message)
+        advice = _ADVICE_PAIRED if gating.paired else _ADVICE
+        longrepr: Any = GateFailure(judgements, against or "its bounds", place, advice)
+        _withdraw(session, nodeid)
+        now = time.time()
+        report = pytest.TestReport(nodeid, location, keywords, "failed", longrepr, "call", (), 0.0, now, now)
+        session.config.hook.pytest_runtest_logreport(report=report)
+
+
+def _withdraw(session: pytest.Session, nodeid: str) -> None:
+    """Take back that the test passed, where it was counted: in the terminal's line and in JUnit's XML.
+
+    pytest has no public way to. Where these names are gone the test is counted twice, as passed and as failed.
+    """
+    plugins = session.config.pluginmanager
+    reporter = plugins.get_plugin("terminalreporter")
+    passed = getattr(reporter, "stats", {}).get("passed", [])
+    passed[:] = [report for report in passed if report.nodeid != nodeid]
+    for xml in plugins.get_plugins():
+        ordered = getattr(xml, "node_reporters_ordered", None)
+        stats = getattr(xml, "stats", None)
+        if isinstance(ordered, list) and isinstance(stats, dict):
+            kept = [r for r in ordered if not _is_of(r, nodeid)]
+            stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
+            ordered[:] = kept
+
+
+def _is_of(reporter: Any, nodeid: str) -> bool:
+    """Return whether a finished entry of the XML is that test's: its class and name are the node id's parts."""
+    element = reporter.to_xml()
+    path, _, name = nodeid.partition("::")
+    owner = path.removesuffix(".py").replace("/", ".")
+    found = f"{element.get('classname')}.{element.get('name')}"
+    return found == f"{owner}.{name.replace('::', '.')}"

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics import by_key
+from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.records import AgainstInfo, PromptInfo, Round
+from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
 from pytest_infer.report.compare import exports
-from pytest_infer.storage import history
+from pytest_infer.storage import block, history
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Row, Run, row_of
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.compare.noise import NamedFloor
 
 Block = Mapping[str, Any]
+_NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
 
 
 class Gate:
@@ -161,3 +168,61 @@ class Gate:
             if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
                 found.setdefault(judgement.test, []).append(judgement)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The paths and node ids that pytest was given, and the tests that -k, -m or another plugin took out again."""
+
+    config: pytest.Config
+    deselected: Collection[str]
+
+    def covers(self, nodeid: str) -> bool:
+        """Return whether a test that is not there any more would have been part of this run."""
+        if nodeid in self.deselected:
+            return False
+        base, root = self.config.invocation_params.dir, self.config.rootpath
+        for argument in self.config.args:
+            path, _, inner = argument.partition("::")
+            place = os.path.relpath(base / path, root).replace(os.sep, "/")
+            wanted = f"{place}::{inner}" if inner else place
+            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
+                return True
+        return False
+
+
+def both_sides(
+    pairs: Mapping[str, tuple[PromptRecord | None, PromptRecord]],
+    passed: Mapping[str, dict[str, Any]],
+    info: AgainstInfo,
+) -> tuple[dict[str, tuple[Block | None, Block]], list[NamedFloor]]:
+    """Return the blocks of both sides, the other side's first, of each test that passed, and the noise between them.
+
+    Keeps the other side's figures in our block. There is noise to tell only where a checkout meets itself.
+    """
+    blocks: dict[str, tuple[Block | None, Block]] = {}
+    noise: list[NamedFloor] = []
+    for test, (base, ours) in pairs.items():
+        if test not in passed:
+            continue
+        if base is None:
+            blocks[test] = (None, passed[test])
+            continue
+        theirs = block.build(base)
+        blocks[test] = (theirs, passed[test])
+        if info.rev == SELF:
+            noise += _noise_of(ours.prompt.name, theirs["metrics"], passed[test]["metrics"])
+        passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
+    return blocks, noise
+
+
+def _noise_of(prompt: str, before: Mapping[str, Block], after: Mapping[str, Block]) -> list[NamedFloor]:
+    """Return the noise of the metrics that gates are about, from rounds of the same code on both sides."""
+    from pytest_infer.analysis.compare import noise as floors  # noqa: PLC0415
+
+    found = []
+    for key in _NOISE_OF:
+        a, b = (metrics.get(key, {}).get("rounds", ()) for metrics in (before, after))
+        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
+            found.append(floors.NamedFloor(name=prompt, label=by_key(key).label, floor=floors.floor(a, b)))
+    return found

@@ -12,7 +12,7 @@ from pytest_infer.measure.counters import memory
 from pytest_infer.records import ModelInfo
 
 
-class InUse:
+class ModelInUse:
     """Makes the engines that the options name.
 
     `progress` is told what takes long, and `closing` is called before an engine is closed: nobody may hold it then.

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.analysis.sweep.axes import AXES
-from pytest_infer.engines.models import BUNDLED, DEFAULT
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -35,6 +32,23 @@ class Option:
         return "infer_" + self.name.replace("-", "_")
 
 
+# Copies of what names the models and the axes, which would take long to import: a test holds them equal.
+DEFAULT_MODEL = "reference-moe"
+BUNDLED_MODELS = ("reference-moe", "smollm2-moe", "smollm2")
+SWEEP_AXES = (
+    "model",
+    "dtype",
+    "quantization",
+    "experts",
+    "attention",
+    "compile",
+    "cache",
+    "threads",
+    "batch",
+    "prompt-tokens",
+    "max-new-tokens",
+)
+
 OPTIONS = (
     Option(
         name="prompts",
@@ -43,7 +57,9 @@ OPTIONS = (
     ),
     Option(name="engine", metavar="NAME", help="what generates tokens; default: transformers"),
     Option(
-        name="model", metavar="MODEL", help=f"hub id, local folder, or one of {', '.join(BUNDLED)}; default: {DEFAULT}"
+        name="model",
+        metavar="MODEL",
+        help=f"hub id, local folder, or one of {', '.join(BUNDLED_MODELS)}; default: {DEFAULT_MODEL}",
     ),
     Option(name="revision", metavar="REV", help="branch, tag or commit of a hub model"),
     Option(name="dtype", metavar="DTYPE", help="auto (the model's own), float32, bfloat16, float16; default: auto"),
@@ -81,7 +97,7 @@ OPTIONS = (
         name="sweep",
         metavar="AXIS=V1,V2",
         lines=True,
-        help=f"measure every prompt with each value, and every combination of several sweeps: {', '.join(AXES)}",
+        help=f"measure every prompt with each value, and every combination of several sweeps: {', '.join(SWEEP_AXES)}",
     ),
     Option(
         name="order",
@@ -184,6 +200,9 @@ BARE, OFF = "default", "off"
 """What --infer-gate takes in place of rules: those of the ini file, or none; --infer-curve alone takes BARE too."""
 SELF = "self"
 """The revision that compares this checkout with itself."""
+MARKER = "infer_prompts"
+CHILD = "PYTEST_INFER_AGAINST"
+"""The variable that tells a run that it is the other side of a comparison, and where its parent listens."""
 
 
 def register(parser: pytest.Parser) -> None:
@@ -196,3 +215,8 @@ def register(parser: pytest.Parser) -> None:
         group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
         kind: dict[str, Any] = {"type": "linelist", "default": []} if option.lines else {"default": ""}
         parser.addini(option.key, f"default of {option.command_line}: {option.help}", **kind)
+
+
+def given(config: pytest.Config) -> bool:
+    """Return whether any of them stands on the command line."""
+    return any(config.getoption(option.key) is not None for option in OPTIONS)

@@ -13,7 +13,8 @@ from pytest_infer import prompts as suites
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import InferError, OptionError, SuiteError
 from pytest_infer.prompts import Prompt
-from pytest_infer.pytest_face import encoding
+from pytest_infer.pytest_face import fixtures, prompt_tokens
+from pytest_infer.pytest_face.options import MARKER
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep import configurations
 from pytest_infer.pytest_face.sweep.configurations import Configuration
@@ -22,8 +23,6 @@ from pytest_infer.pytest_face.sweep.lengths import Lengths
 ARGUMENT = "prompt"
 CONFIGURED = ("infer_load", "infer_configuration")
 """The fixtures that a sweep gives its parameters to."""
-MARKER = "infer_prompts"
-_OWN_FIXTURES = "pytest_infer.pytest_face.fixtures"
 
 Cache = dict[Path, tuple[Prompt, ...]]
 Context = Callable[[EngineOptions], int | None]
@@ -79,7 +78,7 @@ def _points(
             longest = context(load) if _has_our_engine(metafunc) else None
             if longest is None:
                 raise OptionError("--infer-curve: the model's context is not known; give the lengths: 16..1024")
-            most = longest - encoding.limits_of(prompt, configuration.settings).max_new_tokens
+            most = longest - prompt_tokens.limits_of(prompt, configuration.settings).max_new_tokens
             if most < 1:
                 raise SuiteError(f"prompt {prompt.name!r}: max_new_tokens leave no room in the context of {longest}")
         points += [configurations.at_length(configuration, tokens) for tokens in lengths.up_to(most)]
@@ -111,7 +110,7 @@ def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
             return False
     # pytest has no public way to ask which fixture a name resolves to, or what another plugin parametrized.
     definitions = metafunc._arg2fixturedefs.get(name) or ()
-    if not definitions or definitions[-1].func.__module__ != _OWN_FIXTURES:
+    if not definitions or not fixtures.is_ours(definitions[-1]):
         return False
     return not any(name in call.params for call in metafunc._calls)
 
@@ -120,4 +119,4 @@ def _has_our_engine(metafunc: pytest.Metafunc) -> bool:
     # Asked for late, it is not among the fixtures of the test itself; pytest has no public way to look it up.
     manager: Any = metafunc.definition.session._fixturemanager
     definitions: Any = manager.getfixturedefs("engine", metafunc.definition)
-    return bool(definitions) and definitions[-1].func.__module__ == _OWN_FIXTURES
+    return bool(definitions) and fixtures.is_ours(definitions[-1])

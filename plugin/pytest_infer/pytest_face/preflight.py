@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,17 +11,16 @@ from pytest_infer.analysis.doctor import requirements
 from pytest_infer.analysis.doctor.requirements import Room
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
-from pytest_infer.errors import InferError, ModelError, OptionError, UnknownValueError
+from pytest_infer.errors import InferError, ModelError, OptionError, StorageError, UnknownValueError
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
-from pytest_infer.pytest_face import encoding, html_report
+from pytest_infer.pytest_face import fixtures, prompt_tokens
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.report.text import printable
+from pytest_infer.storage import files
 from pytest_infer.units import size
-
-_OWN_FIXTURES = "pytest_infer.pytest_face.fixtures"
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -34,14 +34,7 @@ def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
 
 def _asks_ours(item: pytest.Item) -> bool:
     """Return whether `infer` is ours for a test, or another of that name that is made from ours."""
-    # pytest has no public way to ask.
-    manager: Any = item.session._fixturemanager
-    for definition in reversed(manager.getfixturedefs("infer", item) or ()):
-        if definition.func.__module__ == _OWN_FIXTURES:
-            return True
-        if "infer" not in definition.argnames:
-            return False
-    return False
+    return fixtures.made_from_ours("infer", _definitions(item, "infer"))
 
 
 def check(collected: pytest.Session, session: InferSession) -> None:
@@ -52,30 +45,45 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     if not items or session.config.option.collectonly or session.bridge.parallel:
         return
     for item in items:
-        _check_benchmark(collected, item)
+        _check_benchmark(item)
     try:
         session.keeper.prepare()
-        html_report.check(session)
+        _check_report(session)
         session.gate.prepare(session.keeper.storage)
-        _check_engine(collected, items, session)
+        _check_engine(items, session)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
     finally:
         session.live.clear()
     planned = measuring(items)
     session.keeper.planned = tuple(item.nodeid for item in planned)
-    session.returning.last = () if session.bridge.disabled else ordering.last_of_loads(planned)
+    session.remeasure.last = () if session.bridge.disabled else ordering.last_of_loads(planned)
 
 
-def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: InferSession) -> None:
+def _check_report(session: InferSession) -> None:
+    """Before anything is measured: raise OptionError where the report that is asked for could not be written."""
+    path = session.settings.report
+    if path is None or session.bridge.disabled:
+        return
+    if not session.bridge.saving:
+        raise OptionError("--infer-report shows a stored run: add --benchmark-autosave")
+    if path.is_dir():
+        raise OptionError(f"--infer-report {path} is a folder: name a file in it")
+    try:
+        files.check_writable(path.resolve().parent)  # a link's target is replaced
+    except StorageError as error:
+        raise OptionError(f"--infer-report {path}: nothing can be written there; choose another file") from error
+
+
+def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     """Find the models and see that every prompt fits, unless the tests bring their own engine or model.
 
     Of a sweep, what cannot be run is skipped, unless that is all of it.
     """
     loads: dict[EngineOptions, list[pytest.Item]] = {}
     for item in items:
-        own_engine = not _resolves_to_ours(collected, item, "engine")
-        own_model = own_engine or not _resolves_to_ours(collected, item, "model")
+        own_engine = not _resolves_to_ours(item, "engine")
+        own_model = own_engine or not _resolves_to_ours(item, "model")
         _check_axes(item, session, own_engine=own_engine, own_model=own_model)
         load, _ = ordering.swept(item) or (session.settings.engine_options, None)
         if not own_engine:
@@ -83,7 +91,7 @@ def _check_engine(collected: pytest.Session, items: list[pytest.Item], session: 
         if not own_model:
             loads[load].append(item)
     for load, own in loads.items():
-        engine = session.in_use.engine(load)
+        engine = session.model_in_use.engine(load)
         _check_adapts(engine, load, items)
         if own:
             _check_load(engine, load, own, session)
@@ -141,13 +149,13 @@ def _check_item(engine: Engine, item: pytest.Item, session: InferSession) -> int
     check_prompt(prompt, item.nodeid)
     settings = session.settings if found is None else found[1].settings
     try:
-        ids, _ = encoding.encode(engine, prompt, settings)
+        ids, _ = prompt_tokens.encode(engine, prompt, settings)
     except InferError as error:
         if found is None:
             raise
         _skip(item, str(error), session)
         return 0
-    limits = encoding.limits_of(prompt, settings)
+    limits = prompt_tokens.limits_of(prompt, settings)
     return limits.sequences * (len(ids) + limits.max_new_tokens)
 
 
@@ -204,9 +212,10 @@ def _lacking(engine: Engine, context: int, load: EngineOptions, session: InferSe
     )
 
 
-def _check_benchmark(collected: pytest.Session, item: pytest.Item) -> None:
+def _check_benchmark(item: pytest.Item) -> None:
     """Refuse a `benchmark` fixture that is not pytest-benchmark's, which would end in an internal error of its own."""
-    owner = _module_of(collected, item, "benchmark")
+    definitions = _definitions(item, "benchmark")
+    owner = definitions[-1].func.__module__ if definitions else None
     if owner is not None and owner != "pytest_benchmark.plugin":
         raise pytest.UsageError(
             f"pytest-infer: the `benchmark` fixture is {owner}'s, not pytest-benchmark's; "
@@ -220,13 +229,13 @@ def _prompt_of(item: pytest.Item) -> Prompt | None:
     return prompt if isinstance(prompt, Prompt) else None
 
 
-def _resolves_to_ours(collected: pytest.Session, item: pytest.Item, name: str) -> bool:
-    return _module_of(collected, item, name) == _OWN_FIXTURES
+def _resolves_to_ours(item: pytest.Item, name: str) -> bool:
+    definitions = _definitions(item, name)
+    return bool(definitions) and fixtures.is_ours(definitions[-1])
 
 
-def _module_of(collected: pytest.Session, item: pytest.Item, name: str) -> str | None:
-    """Return the module that defines the fixture to which a name resolves for a test."""
+def _definitions(item: pytest.Item, name: str) -> Sequence[Any]:
+    """Return the fixtures of a name that a test can see, the one that it gets last."""
     # pytest has no public way to ask.
-    manager: Any = collected._fixturemanager
-    definitions: Any = manager.getfixturedefs(name, item)
-    return str(definitions[-1].func.__module__) if definitions else None
+    manager: Any = item.session._fixturemanager
+    return manager.getfixturedefs(name, item) or ()

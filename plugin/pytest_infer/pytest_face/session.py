@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_infer.ab import sides
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
-from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds, warnings
 from pytest_infer.measure.counters import accelerator
@@ -18,19 +17,18 @@ from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.metrics import result, timing
+from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
-from pytest_infer.pytest_face import encoding
-from pytest_infer.pytest_face.gate import Gate
-from pytest_infer.pytest_face.model_in_use import InUse
+from pytest_infer.pytest_face import prompt_tokens
+from pytest_infer.pytest_face.gate import Gate, Selection, both_sides
+from pytest_infer.pytest_face.model_in_use import ModelInUse
 from pytest_infer.pytest_face.parametrize import Cache
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.pytest_face.saving import Keeper
-from pytest_infer.pytest_face.selection import Selection
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.pytest_face.sweep import configurations, results
+from pytest_infer.pytest_face.sweep import configurations
 from pytest_infer.pytest_face.sweep.configurations import Configuration
-from pytest_infer.pytest_face.sweep.remeasure import Returning, Visit
+from pytest_infer.pytest_face.sweep.remeasure import Measurement, Remeasure
 from pytest_infer.records import (
     AgainstInfo,
     MachineInfo,
@@ -61,7 +59,6 @@ class InferSession:
         self.configurations = configurations.of(self.settings)
         self.suites: Cache = {}
         self.notes: list[str] = []
-        self.live = LiveLine(None, nullcontext)
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
         self.gate = Gate(self.settings, self.note)
@@ -74,12 +71,26 @@ class InferSession:
         self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
-        # Asked for its live line late: it is another one once the terminal is known.
-        self.returning = Returning(self.note, lambda line: self.live.show(line))  # noqa: PLW0108
-        self.in_use = InUse(self.settings.engine, lambda line: self.live.show(line), self.returning.forget)  # noqa: PLW0108
+        # The live line is asked for late: now there may be no terminal yet.
+        self.remeasure = Remeasure(self.note, lambda line: self.live.show(line))  # noqa: PLW0108
+        self.model_in_use = ModelInUse(
+            self.settings.engine,
+            lambda line: self.live.show(line),  # noqa: PLW0108
+            self.remeasure.forget,
+        )
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
         self._machine: MachineInfo | None = None
+
+    @cached_property
+    def live(self) -> LiveLine:
+        """Return the live line of pytest's terminal, which is there once pytest is configured."""
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        if reporter is None or self.config.get_verbosity() < 0:
+            return LiveLine(None, nullcontext)
+        suspend = nullcontext if capture is None else capture.global_and_fixture_disabled
+        return LiveLine(reporter._tw._file, suspend, lambda: reporter._tw.width_of_current_line)
 
     def note(self, line: str) -> None:
         """Keep a line for the summary, once."""
@@ -131,32 +142,11 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            judged, noise = sides.of(self.pairs, passed, self.against)
+            judged, noise = both_sides(self.pairs, passed, self.against)
             self.noise += noise
             self.gate.judge_sides(judged, self.missing, self.against)
         else:
             self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
-
-    def summary(self) -> RunSummary:
-        """Return what the terminal shows at the end."""
-        finished = self.keeper.finished.values()
-        disabled = bool(self.keeper.planned) and self.bridge.disabled
-        recommended, curves = results.found(
-            {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(self.settings)
-        )
-        return RunSummary(
-            results=tuple(result.of_record(f.record, f.figures) for f in finished),
-            failed=tuple(f.record.nodeid for f in finished if f.failed),
-            unmeasured=() if disabled else tuple(self.keeper.unmeasured()),
-            notes=tuple(self.notes),
-            disabled=disabled,
-            gated=self.gate.result,
-            noise=tuple(self.noise),
-            advice=() if disabled else self.keeper.advice(),
-            all_advice=self.settings.advice,
-            recommended=recommended,
-            curves=curves,
-        )
 
     def close(self) -> None:
         """Give back what was opened."""
@@ -175,8 +165,8 @@ class InferSession:
         self, nodeid: str, prompt: Prompt, engine: Engine, model: ModelInfo, configuration: Configuration
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
-        ids, tokenize_s = encoding.encode(engine, prompt, configuration.settings)
-        limits = encoding.limits_of(prompt, configuration.settings)
+        ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
+        limits = prompt_tokens.limits_of(prompt, configuration.settings)
         once = self.bridge.disabled
         plan = rounds.RoundPlan(
             warmup=0 if once else self.settings.warmup,
@@ -208,8 +198,10 @@ class InferSession:
                 Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
             )
         options = configuration.settings.engine_options
-        self.returning.measured(
-            Visit(test=nodeid, name=prompt.name, runner=runner, options=options, plan=plan, rounds=measured.rounds)
+        self.remeasure.measured(
+            Measurement(
+                test=nodeid, name=prompt.name, runner=runner, options=options, plan=plan, rounds=measured.rounds
+            )
         )
         self.live.clear()
         token_ids = measured.rounds[0].trace.token_ids
@@ -262,8 +254,3 @@ class InferSession:
 KEY = pytest.StashKey[InferSession]()
 CLOCK = pytest.StashKey[ReplayClock]()
 BENCHMARK = pytest.StashKey[object]()
-
-
-def of(config: pytest.Config) -> InferSession:
-    """Return the state of this run."""
-    return config.stash[KEY]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_infer.errors import OptionError
@@ -53,10 +52,3 @@ class Lengths:
             found.append(length)
             length *= 2
         return (*found, end)
-
-
-def resized(ids: Sequence[int], tokens: int) -> list[int]:
-    """Return so many ids of a prompt: its beginning, or itself over and over, but its first id (often BOS) once."""
-    first, rest = ids[:1], list(ids[1:] or ids)
-    repeats = -(-tokens // len(rest))
-    return [*first, *(rest * repeats)][:tokens]

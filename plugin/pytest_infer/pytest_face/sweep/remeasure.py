@@ -21,7 +21,7 @@ _FIGURES: dict[str, Callable[[TokenTrace], float | None]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class Measurement:
     """One test that was measured: of which prompt, with what, as what was planned, and its rounds."""
 
     test: str
@@ -33,7 +33,7 @@ class Visit:
     at_ns: int = field(default_factory=time.monotonic_ns)
 
 
-class Returning:
+class Remeasure:
     """Goes back to the first test of each load when its last one is measured and kept.
 
     Configurations of one load are measured in turns, so what drifts meets them alike. Those of different loads are
@@ -45,12 +45,12 @@ class Returning:
         self.last: Collection[str] = ()
         """The last test of each load; empty where nothing is gone back to."""
         self._note, self._show = note, show
-        self._first: Visit | None = None
+        self._first: Measurement | None = None
 
-    def measured(self, visit: Visit) -> None:
+    def measured(self, measurement: Measurement) -> None:
         """Take a test that was measured: the first one since a model was loaded is the one to go back to."""
         if self.last and self._first is None:
-            self._first = visit
+            self._first = measurement
 
     def resumed(self) -> None:
         """Take a test that an earlier run measured: what the machine did since then cannot be measured any more."""
@@ -63,7 +63,7 @@ class Returning:
         """Let go of the engine, which is about to be closed."""
         self._first = None
 
-    def back(self, test: str, adapt: Callable[[EngineOptions], object]) -> Drift | None:
+    def after(self, test: str, adapt: Callable[[EngineOptions], object]) -> Drift | None:
         """Measure the first test of a load again, if `test` was its last: as often as then, without instruments.
 
         `adapt` lets the loaded model go on with other options. A failure is noted: `test` is measured, whatever comes.

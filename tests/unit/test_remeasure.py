@@ -8,7 +8,7 @@ import pytest
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.measure.rounds import Measured, RoundPlan
 from pytest_infer.pytest_face.sweep import remeasure
-from pytest_infer.pytest_face.sweep.remeasure import Returning, Visit
+from pytest_infer.pytest_face.sweep.remeasure import Measurement, Remeasure
 from pytest_infer.records import Round, TokenTrace
 
 MS = 1_000_000
@@ -37,7 +37,7 @@ PLAN = RoundPlan(warmup=1, rounds=2, profile=True, experts=True)
 
 def visit(test="first", rounds=ONE, plan=PLAN, threads=1):
     options = EngineOptions(model="m", threads=threads)
-    return Visit(test=test, name="chat", runner=Runner(Engine()), options=options, plan=plan, rounds=rounds)
+    return Measurement(test=test, name="chat", runner=Runner(Engine()), options=options, plan=plan, rounds=rounds)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def ran(monkeypatch):
 
 @pytest.fixture
 def going(said):
-    made = Returning(said.append, said.append)
+    made = Remeasure(said.append, said.append)
     made.last = {"last"}
     return made
 
@@ -71,7 +71,7 @@ def test_the_first_is_measured_again_after_the_last_as_it_was_measured(going, ra
     adapted = []
     for one in (first, visit("second"), visit("last")):
         going.measured(one)
-        drift = going.back(one.test, adapted.append)
+        drift = going.after(one.test, adapted.append)
         assert (drift is None) == (one.test != "last")
     assert drift.test == "first"
     assert drift.apart_s > 0
@@ -86,18 +86,18 @@ def test_the_first_is_measured_again_after_the_last_as_it_was_measured(going, ra
 def test_a_first_round_without_a_warm_up_is_left_out(going, ran):
     plan = RoundPlan(warmup=0, rounds=2, profile=False, experts=False)
     going.measured(visit(rounds=(round_of(1000, 500), round_of(10, 5)), plan=plan))
-    assert going.back("last", lambda _: None).ratios == pytest.approx({"ttft_s": 2.0, "decode_throughput": 0.5})
+    assert going.after("last", lambda _: None).ratios == pytest.approx({"ttft_s": 2.0, "decode_throughput": 0.5})
     going.measured(visit(rounds=ONE, plan=plan))
-    assert going.back("last", lambda _: None).ratios == {}
+    assert going.after("last", lambda _: None).ratios == {}
 
 
 def test_a_load_of_one_test_and_a_run_without_loads_go_nowhere(going, ran):
     going.measured(visit("last"))
-    assert going.back("last", lambda _: None) is None
+    assert going.after("last", lambda _: None) is None
     going.forget()
     going.last = ()
     going.measured(visit())
-    assert going.back("last", lambda _: None) is None
+    assert going.after("last", lambda _: None) is None
     assert ran == []
 
 
@@ -106,7 +106,7 @@ def test_after_a_resumed_test_there_is_no_going_back(going, ran, said):
     going.resumed()
     going.resumed()
     going.measured(visit("second"))
-    assert going.back("last", lambda _: None) is None
+    assert going.after("last", lambda _: None) is None
     assert ran == []
     assert [line[:40] for line in said] == ["! part of this sweep was measured by an e"[:40]]
 
@@ -130,9 +130,9 @@ def test_it_lets_go_after_a_failure_and_names_the_test(going, monkeypatch, said)
 
     monkeypatch.setattr(remeasure, "measure", torn)
     going.measured(visit())
-    assert going.back("last", lambda _: None) is None
+    assert going.after("last", lambda _: None) is None
     assert said == ["! drift was not measured: first failed when it was measured again: gone"]
-    assert going.back("last", lambda _: None) is None
+    assert going.after("last", lambda _: None) is None
 
 
 def test_an_interrupt_goes_through(going, monkeypatch):
@@ -142,4 +142,4 @@ def test_an_interrupt_goes_through(going, monkeypatch):
     monkeypatch.setattr(remeasure, "measure", stop)
     going.measured(visit())
     with pytest.raises(KeyboardInterrupt):
-        going.back("last", lambda _: None)
+        going.after("last", lambda _: None)

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.pytest_face import model_in_use
-from pytest_infer.pytest_face.model_in_use import InUse
+from pytest_infer.pytest_face.model_in_use import ModelInUse
 from pytest_infer.records import ModelInfo
 
 
@@ -28,7 +28,7 @@ def said():
 @pytest.fixture
 def uses(monkeypatch, said):
     monkeypatch.setattr(model_in_use.lookup, "create", lambda _name, _options: Fake(said))
-    return InUse("fake", said.append, lambda: said.append("closing"))
+    return ModelInUse("fake", said.append, lambda: said.append("closing"))
 
 
 def info(name, **more):

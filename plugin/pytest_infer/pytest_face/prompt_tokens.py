@@ -1,15 +1,15 @@
-"""What a test asks of a model: the limits and the ids of its prompt, as the settings have them."""
+"""The tokens of a prompt as the settings have them: the ids that go in, and the limits of what comes out."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError, SuiteError
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.pytest_face.sweep.lengths import resized
 from pytest_infer.records import Limits
 
 DEFAULT_MAX_NEW_TOKENS = 64
@@ -49,3 +49,10 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
     if limits.sequences > 1 and not engine.batches():
         raise EngineError("this engine runs one sequence at a time: leave out --infer-batch, and batch of the sweep")
     return ids, tokenize_s
+
+
+def resized(ids: Sequence[int], tokens: int) -> list[int]:
+    """Return so many ids of a prompt: its beginning, or itself over and over, but its first id (often BOS) once."""
+    first, rest = ids[:1], list(ids[1:] or ids)
+    repeats = -(-tokens // len(rest))
+    return [*first, *(rest * repeats)][:tokens]

@@ -1,0 +1,182 @@
+"""The hooks of a run in which a test asks for us; they are registered with pytest when the first such test is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_infer.ab import child
+from pytest_infer.ab import hooks as ab_hooks
+from pytest_infer.errors import InferError
+from pytest_infer.pytest_face import failures, parametrize, preflight, summary
+from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
+from pytest_infer.pytest_face.sweep import ordering
+from pytest_infer.report.show.summary import write_summary
+from pytest_infer.storage.bridge import ReplayClock
+from pytest_infer.storage.native import align_noise
+
+_REFUSED = pytest.StashKey[InferError]()
+
+
+def start_at_once(config: pytest.Config) -> None:
+    """Read the options while pytest is configured, and refuse wrong ones before anything is collected.
+
+    A child of a comparison drops what it must not do before other plugins act on it.
+    """
+    channel = child.adopt(config)
+    try:
+        _begin(config, channel, collecting=False)
+    except InferError as error:
+        raise pytest.UsageError(f"pytest-infer: {error}") from error
+
+
+def start(config: pytest.Config) -> InferSession | None:
+    """Return the state of this run, made now for the first test; None where the ini file's options are wrong.
+
+    pytest would take that for a fault of the test that it collects: it is said when all are collected.
+    """
+    if KEY in config.stash:
+        return config.stash[KEY]
+    if _REFUSED in config.stash:
+        return None
+    try:
+        return _begin(config, None, collecting=True)
+    except InferError as error:
+        config.stash[_REFUSED] = error
+        config.pluginmanager.register(Refusal(error), "pytest_infer.refusal")
+        return None
+
+
+def _begin(config: pytest.Config, channel: ab_hooks.ToParent | None, *, collecting: bool) -> InferSession:
+    session = InferSession(config, base=channel is not None)
+    side = ab_hooks.side(config, session, channel, collecting=collecting)
+    config.stash[KEY] = session
+    config.pluginmanager.register(Hooks(session), "pytest_infer.hooks")
+    if side is not None:
+        config.pluginmanager.register(side, "pytest_infer.ab")
+    return session
+
+
+def session_of(config: pytest.Config) -> InferSession:
+    """Return the state of this run for a fixture, which may be the first to ask if it is asked for late."""
+    session = start(config)
+    if session is None:
+        pytest.fail(f"pytest-infer: {config.stash[_REFUSED]}", pytrace=False)
+    return session
+
+
+def generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for `prompt` its suite, and one that measures its configurations."""
+    run = start(metafunc.config)
+    if run is not None:
+        parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.model_in_use.context)
+
+
+class Refusal:
+    """Ends a run with wrong options."""
+
+    def __init__(self, error: InferError) -> None:
+        self._error = error
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self) -> None:
+        """Say it in one line, before anything is measured."""
+        raise pytest.UsageError(f"pytest-infer: {self._error}") from self._error
+
+
+class Hooks:
+    """The hooks, one delegation each."""
+
+    def __init__(self, run: InferSession) -> None:
+        self._run = run
+
+    def pytest_unconfigure(self) -> None:
+        """Give back what was opened."""
+        self._run.close()
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Let -k find a test by what it is swept over."""
+        ordering.name(item)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Bring the tests of a sweep into the order that loads each model once."""
+        ordering.reorder(items, interleaved=self._run.settings.interleaved)
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """Remember which tests were left out on purpose: they are not missing."""
+        self._run.deselected.update(item.nodeid for item in items)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Refuse what cannot work before anything heavy is done."""
+        preflight.check(session, self._run)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
+        if "infer" in getattr(item, "fixturenames", ()):
+            clock = item.stash[CLOCK] = ReplayClock()
+            marker = item.get_closest_marker("benchmark")
+            given = dict(marker.kwargs) if marker is not None else {}
+            item.add_marker(pytest.mark.benchmark(**{**given, "timer": clock}), append=False)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Mark a measurement whose test did not pass in the end: it must not become a baseline."""
+        report = yield
+        # In whatever phase, as a fixture may measure or check; xfail and a skip after the measurement are "skipped".
+        if not report.passed:
+            self._run.fail(item)
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """When all is measured, gate it: the tests that got worse fail."""
+        result = yield
+        self._run.probing.after()
+        self._run.judge()
+        failures.report_gated(session, self._run.gate)
+        return result
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Add what concerns the run as a whole to its file."""
+        self._run.keeper.complete(output_json, self._run.gate.mark, self._run.probing.stored())
+
+    @pytest.hookimpl(wrapper=True, optionalhook=True)
+    def pytest_benchmark_compare_machine_info(
+        self, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+    ) -> Generator[None, Any, Any]:
+        """Keep noise and a storage outside the working folder from upsetting pytest-benchmark's comparison."""
+        align_noise(machine_info, compared_benchmark)
+        try:
+            return (yield)
+        except ValueError:
+            # pytest-benchmark words its warning with a path relative to the working folder, where there may be none.
+            self._run.note("the compared run was made on another machine, or with other software")
+            return None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
+        """After pytest-benchmark has saved the run, finish what lies beside it."""
+        yield
+        keeper, gated = self._run.keeper, self._run.gate.exit
+        keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
+        if exitstatus == pytest.ExitCode.OK and keeper.save_failed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif exitstatus == pytest.ExitCode.OK and gated is not None:
+            session.exitstatus = gated.value
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+        """Show the table, behind pytest-benchmark's own, and also when its gate raises."""
+        try:
+            yield
+        finally:
+            summary.write_report(self._run)
+            write_summary(terminalreporter, summary.of(self._run))
+            self._run.gate.publish(os.environ, terminalreporter.write)

@@ -1,0 +1,90 @@
+"""What a run comes to at its end: the summary on the terminal, and the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_infer.analysis.run_summary import RunSummary
+from pytest_infer.analysis.sweep import axes
+from pytest_infer.errors import InferError
+from pytest_infer.metrics import result
+from pytest_infer.pytest_face.session import InferSession
+from pytest_infer.pytest_face.sweep import configurations
+from pytest_infer.storage import history
+from pytest_infer.storage.runs import read, row_of
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.sweep.curve import Curve
+    from pytest_infer.analysis.sweep.recommend import Recommendation
+
+
+def of(run: InferSession) -> RunSummary:
+    """Return what the terminal shows at the end."""
+    finished = run.keeper.finished.values()
+    disabled = bool(run.keeper.planned) and run.bridge.disabled
+    recommended, curves = _swept(
+        {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(run.settings)
+    )
+    return RunSummary(
+        results=tuple(result.of_record(f.record, f.figures) for f in finished),
+        failed=tuple(f.record.nodeid for f in finished if f.failed),
+        unmeasured=() if disabled else tuple(run.keeper.unmeasured()),
+        notes=tuple(run.notes),
+        disabled=disabled,
+        gated=run.gate.result,
+        noise=tuple(run.noise),
+        advice=() if disabled else run.keeper.advice(),
+        all_advice=run.settings.advice,
+        recommended=recommended,
+        curves=curves,
+    )
+
+
+def write_report(run: InferSession) -> None:
+    """Write the HTML report, if one is asked for and the run was stored; a line of the summary says where it is."""
+    path = run.settings.report
+    if path is None or run.bridge.disabled:
+        return
+    run_file = run.keeper.stored()
+    if run_file is None:
+        run.note("! no report: the run was not stored")
+        return
+    try:
+        from pytest_infer.report.html import page  # noqa: PLC0415
+
+        storage = run.keeper.storage
+        runs = history.load(storage).runs if storage is not None and storage.is_dir() else ()
+        page.write(path, read(run_file), runs)
+    except InferError as error:
+        run.note(f"! no report: {error}")
+        return
+    except Exception as error:  # noqa: BLE001 - the summary and what is published come after this
+        run.note(f"! no report: {type(error).__name__}: {error}")
+        return
+    run.note(f"report: {path}")
+
+
+def _swept(
+    blocks: Mapping[str, Mapping[str, Any]], given: Mapping[str, str]
+) -> tuple[Recommendation | None, tuple[Curve, ...]]:
+    """Return what the tests that passed, their blocks by node id, recommend, and the curves that they are points of.
+
+    `given` are the models by how results name them: what is stored holds no paths, and what is to be typed needs them.
+    """
+    rows = [row_of(nodeid, nodeid, block) for nodeid, block in blocks.items() if block.get("config")]
+    if not rows:
+        return None, ()
+    from pytest_infer.analysis.sweep import curve, recommend  # noqa: PLC0415
+
+    return _typed(recommend.recommend(rows), given), curve.curves(rows)
+
+
+def _typed(found: Recommendation | None, given: Mapping[str, str]) -> Recommendation | None:
+    """Return a recommendation whose options name the model as it was given."""
+    if found is None or not found.goals:
+        return found
+    best = found.configurations[found.goals[0].best].config
+    model = given.get(best.get("model", ""))
+    return found if model is None else replace(found, options=axes.options({**best, "model": model}))
