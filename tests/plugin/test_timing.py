@@ -4,6 +4,7 @@ The engine reads the same clock right before each tick, so that the machine's ow
 cancels. No test asserts how long a sleep took at most.
 """
 
+import gc
 import json
 from itertools import pairwise
 
@@ -288,14 +289,24 @@ def test_nothing_collects_garbage_inside_a_round(suite):
     pytester = suite(
         engine="""
         import gc
-        SEEN = []
+        SEEN, COLLECTIONS = [], []
         generate = Scripted.generate
+        gc.callbacks.append(lambda phase, info: COLLECTIONS.append(phase))
 
         def watched(self, prompt_ids, limits, clock):
-            SEEN.append((gc.isenabled(), gc.get_freeze_count() > 0))
-            return generate(self, prompt_ids, limits, clock)
+            COLLECTIONS.clear()
+            aside = gc.get_freeze_count() > 5 * len(gc.get_objects())
+            try:
+                # Enough to start many collections, where they are not switched off.
+                self.garbage = [[[]] for _ in range(10_000)]
+                return generate(self, prompt_ids, limits, clock)
+            finally:
+                SEEN.append((gc.isenabled(), aside, *COLLECTIONS))
 
         Scripted.generate = watched
+
+        def pytest_unconfigure():
+            gc.callbacks.pop()
         """,
         test="""
         import gc
@@ -305,7 +316,35 @@ def test_nothing_collects_garbage_inside_a_round(suite):
             infer(prompt)
             assert set(conftest.SEEN) == {(False, True)}
             assert gc.isenabled()
-            assert gc.get_freeze_count() == 0
         """,
     )
     pytester.runpytest().assert_outcomes(passed=2)
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_a_module_held_is_gone_in_the_next(suite):
+    held = """
+        import weakref
+
+        import pytest
+
+        class Cycle:
+            def __init__(self): self.itself = self
+
+        @pytest.fixture(scope="module")
+        def held(request):
+            made = Cycle()
+            request.config.alive = weakref.ref(made)
+            return made
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(infer, number, held): infer("one two")
+    """
+    pytester = suite(prompts=None, test="def test_it(): pass\n")
+    later = """
+        def test_it(infer, request):
+            infer("one two")
+            assert request.config.alive() is None
+    """
+    pytester.makepyfile(test_a=held, test_b=later)
+    pytester.runpytest("test_a.py", "test_b.py").assert_outcomes(passed=4)

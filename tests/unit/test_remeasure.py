@@ -6,6 +6,7 @@ import weakref
 import pytest
 
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.rounds import Measured, RoundPlan
 from pytest_infer.pytest_face.sweep import remeasure
 from pytest_infer.pytest_face.sweep.remeasure import Measurement, Remeasure
@@ -61,7 +62,7 @@ def ran(monkeypatch):
 
 @pytest.fixture
 def going(said):
-    made = Remeasure(said.append, said.append)
+    made = Remeasure(said.append, said.append, Heap())
     made.last = {"last"}
     return made
 

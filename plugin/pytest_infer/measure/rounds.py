@@ -89,21 +89,6 @@ class Watcher(Protocol):
 
 
 @contextmanager
-def still_heap() -> Iterator[None]:
-    """Exclude all living objects from garbage collection until the block ends.
-
-    With torch and transformers loaded a full collection takes 0.2 s. Around the rounds of a prompt, each round then
-    collects only objects created since.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
 def quiet_gc() -> Iterator[None]:
     """Collect garbage now, and none until the block ends."""
     enabled = gc.isenabled()

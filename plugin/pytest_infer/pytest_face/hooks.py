@@ -119,10 +119,16 @@ class Hooks:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
         if "infer" in getattr(item, "fixturenames", ()):
+            self._run.heap.between_tests()
             clock = item.stash[CLOCK] = ReplayClock()
             marker = item.get_closest_marker("benchmark")
             given = dict(marker.kwargs) if marker is not None else {}
             item.add_marker(pytest.mark.benchmark(**{**given, "timer": clock}), append=False)
+
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Let the collector find what a fixture held that outlived a test."""
+        if fixturedef.scope != "function":
+            self._run.heap.release()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

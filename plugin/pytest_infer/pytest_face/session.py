@@ -14,6 +14,7 @@ from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds, warnings
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.timeline.recorder import TimelineSampler
@@ -72,11 +73,12 @@ class InferSession:
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
         # The live line is asked for late: now there may be no terminal yet.
-        self.remeasure = Remeasure(self.note, lambda line: self.live.show(line))  # noqa: PLW0108
+        self.heap = Heap()
+        self.remeasure = Remeasure(self.note, lambda line: self.live.show(line), self.heap)  # noqa: PLW0108
         self.model_in_use = ModelInUse(
             self.settings.engine,
             lambda line: self.live.show(line),  # noqa: PLW0108
-            self.remeasure.forget,
+            self._closing_model,
         )
         self._system: SystemCounters | None = None
         self._timeline: TimelineSampler | None = None
@@ -148,8 +150,13 @@ class InferSession:
         else:
             self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
+    def _closing_model(self) -> None:
+        self.remeasure.forget()
+        self.heap.release()
+
     def close(self) -> None:
         """Give back what was opened."""
+        self.heap.release()
         self.live.clear()
         self.keeper.close()
         if self._system is not None:
@@ -193,7 +200,7 @@ class InferSession:
             timeline=self.timeline,
         )
         watch = self._watcher(model, prompt)
-        with rounds.still_heap():
+        with self.heap.still():
             measured = self.loop.measure(
                 Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
             )

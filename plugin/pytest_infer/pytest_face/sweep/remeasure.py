@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.measure.rounds import RoundPlan, Runner, measure, still_heap
+from pytest_infer.measure.heap import Heap
+from pytest_infer.measure.rounds import RoundPlan, Runner, measure
 from pytest_infer.metrics import timing
 from pytest_infer.records import Drift, Round, TokenTrace
 from pytest_infer.report.text import printable
@@ -41,10 +42,10 @@ class Remeasure:
     very work that is compared.
     """
 
-    def __init__(self, note: Callable[[str], None], show: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None], show: Callable[[str], None], heap: Heap) -> None:
         self.last: Collection[str] = ()
         """The last test of each load; empty where nothing is gone back to."""
-        self._note, self._show = note, show
+        self._note, self._show, self._heap = note, show, heap
         self._first: Measurement | None = None
 
     def measured(self, measurement: Measurement) -> None:
@@ -78,7 +79,7 @@ class Remeasure:
 
         try:
             adapt(first.options)
-            with still_heap():
+            with self._heap.still():
                 again = measure(first.runner, replace(first.plan, profile=False), watch)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything
             self._note(f"! drift was not measured: {first.test} failed when it was measured again: {error}")
