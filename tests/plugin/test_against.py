@@ -476,7 +476,7 @@ def test_a_base_that_does_not_start_in_time(repository, monkeypatch):
     repository.path.joinpath("speed.py").write_text("import time; print('waiting', flush=True); time.sleep(600)\n")
     repository.commit()
     repository.path.joinpath("speed.py").write_text(good)
-    monkeypatch.setattr("pytest_infer.ab.other_side.START_TIMEOUT_S", 3)
+    monkeypatch.setattr("pytest_infer.ab.child_process.START_TIMEOUT_S", 3)
     result, _ = repository.run("--infer-against=HEAD", "-s", *FEW)
     refused(result, "HEAD", "has not collected its tests within 3 s")
     assert children(repository) == []

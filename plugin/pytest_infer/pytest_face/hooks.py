@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_infer.ab import child
-from pytest_infer.ab import hooks as ab_hooks
+from pytest_infer.ab import child, parent
 from pytest_infer.errors import InferError
 from pytest_infer.pytest_face import failures, parametrize, preflight, summary
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
@@ -50,9 +49,9 @@ def start(config: pytest.Config) -> InferSession | None:
         return None
 
 
-def _begin(config: pytest.Config, channel: ab_hooks.ToParent | None, *, collecting: bool) -> InferSession:
+def _begin(config: pytest.Config, channel: parent.ToParent | None, *, collecting: bool) -> InferSession:
     session = InferSession(config, base=channel is not None)
-    side = ab_hooks.side(config, session, channel, collecting=collecting)
+    side = parent.side(config, session, channel, collecting=collecting)
     config.stash[KEY] = session
     config.pluginmanager.register(Hooks(session), "pytest_infer.hooks")
     if side is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_infer.ab import arguments, protocol
-from pytest_infer.ab.other_side import Base, Command
+from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.ab.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.options import SELF
@@ -20,7 +20,7 @@ from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
 
 
-class Opponent:
+class OtherCommit:
     """The commit to compare with: found before anything is collected, checked out and started when it is needed."""
 
     def __init__(self, config: pytest.Config, session: InferSession) -> None:
@@ -36,7 +36,7 @@ class Opponent:
         commit = "" if repository is None else repository.commit("HEAD" if self._self else rev)
         self._worktree: Worktree | None = None
         self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
-        self.base: Base | None = None
+        self.process: ChildProcess | None = None
         self.new: frozenset[str] = frozenset()
         self.info = AgainstInfo(
             rev=rev,
@@ -58,12 +58,12 @@ class Opponent:
         """Return how errors name the other side."""
         return "the other side" if self._self else f"{self._rev} ({self.info.commit[:12]})"
 
-    def start(self, planned: tuple[str, ...]) -> Base:
+    def start(self, planned: tuple[str, ...]) -> ChildProcess:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
         self._session.live.show(f"collecting {self.name} …")
         checkout, worktree = self._checked_out()
-        self.base = Base(self._command(arguments.Move(checkout, worktree)))
-        ready = self.base.greet(
+        self.process = ChildProcess(self._command(arguments.Move(checkout, worktree)))
+        ready = self.process.greet(
             protocol.Hello(
                 planned=planned,
                 checkout=None if self._self else str(checkout),
@@ -79,7 +79,7 @@ class Opponent:
         by_id = any("::" in name for name in arguments.selects(self._given, self._options))
         # Whoever names tests one by one does not ask for others.
         self._session.missing = () if by_id else ready.missing
-        return self.base
+        return self.process
 
     def _checked_out(self) -> tuple[Path, Path]:
         repository = self._repository_found
@@ -143,9 +143,9 @@ class Opponent:
 
     def stop(self) -> None:
         """End the other process."""
-        if self.base is not None:
-            self.base.close()
-            self.base = None
+        if self.process is not None:
+            self.process.close()
+            self.process = None
 
     def close(self) -> None:
         """End the other process and remove its files."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.loop import Task
-from pytest_infer.ab.opponent import Opponent
-from pytest_infer.ab.other_side import Base
+from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds, warnings
@@ -17,14 +17,14 @@ from pytest_infer.records import PromptRecord, Round
 class LockStep:
     """Both models are loaded; the rounds of a pair follow each other, and each block of two pairs is A B B A."""
 
-    def __init__(self, session: InferSession, opponent: Opponent) -> None:
+    def __init__(self, session: InferSession, other: OtherCommit) -> None:
         self._session = session
-        self._opponent = opponent
+        self._other = other
         self._records: dict[str, PromptRecord] = {}
 
     def start(self) -> None:
         """Start the other side, before a model is loaded here."""
-        self._opponent.start(self._session.keeper.planned)
+        self._other.start(self._session.keeper.planned)
 
     def before(self) -> None:
         """Do nothing before the tests."""
@@ -35,8 +35,8 @@ class LockStep:
 
     def measure(self, task: Task) -> rounds.Measured:
         """Run the rounds of both sides and return ours; those of a test that the other side lacks alone."""
-        base = self._opponent.base
-        if task.nodeid in self._opponent.new or base is None:
+        base = self._other.process
+        if task.nodeid in self._other.new or base is None:
             return rounds.measure(task.runner, task.plan, task.watch)
         base.begin(task.nodeid)
         first: Round | None = None
@@ -58,7 +58,7 @@ class LockStep:
             profile = task.runner.profile(pairs[0][1].trace, experts=task.plan.experts, trace=task.plan.trace)
         self._records[task.nodeid], why = base.finish(kept)
         if why is not None:
-            self._session.note(f"! {task.nodeid} was measured in {self._opponent.name}, but then {why}")
+            self._session.note(f"! {task.nodeid} was measured in {self._other.name}, but then {why}")
         return rounds.Measured(
             warmup=task.plan.warmup,
             rounds=tuple(pairs[n][1] for n in kept),
@@ -71,7 +71,9 @@ class LockStep:
         """Put the records of both sides together."""
         self._session.pairs[record.nodeid] = (self._records.pop(record.nodeid, None), record)
 
-    def _pairs(self, task: Task, base: Base, cores: CoreSchedule) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
+    def _pairs(
+        self, task: Task, base: ChildProcess, cores: CoreSchedule
+    ) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
         """Return all pairs, base first, and the numbers of those to keep."""
         settings = self._session.settings
         pairs: list[tuple[Round, Round]] = []
@@ -88,7 +90,7 @@ class LockStep:
                 return pairs, kept
             wanted = min(wanted + 2, settings.max_rounds)
 
-    def _pair(self, task: Task, base: Base, cores: tuple[int, ...], *, ours_first: bool) -> tuple[Round, Round]:
+    def _pair(self, task: Task, base: ChildProcess, cores: tuple[int, ...], *, ours_first: bool) -> tuple[Round, Round]:
         if ours_first:
             after = _timed(task, cores)
             return base.time(cores), after
@@ -104,37 +106,37 @@ def _timed(task: Task, cores: tuple[int, ...] = ()) -> Round:
 class Sequential:
     """One model is loaded at a time: half of the other side's rounds, all of ours, the other half."""
 
-    def __init__(self, session: InferSession, opponent: Opponent) -> None:
+    def __init__(self, session: InferSession, other: OtherCommit) -> None:
         self._session = session
-        self._opponent = opponent
+        self._other = other
         self._records: dict[str, PromptRecord] = {}
         self._errors: dict[str, str] = {}
 
     def start(self) -> None:
         """Start the other side, before a model is loaded here."""
-        self._opponent.start(self._session.keeper.planned)
+        self._other.start(self._session.keeper.planned)
 
     def before(self) -> None:
         """Run the other side's first half and end it."""
-        planned = [nodeid for nodeid in self._session.keeper.planned if nodeid not in self._opponent.new]
+        planned = [nodeid for nodeid in self._session.keeper.planned if nodeid not in self._other.new]
         for nodeid in planned:
             try:
                 self._records[nodeid] = self._block(nodeid, first=True)
             except AgainstError as error:
                 self._errors[nodeid] = str(error)
         self._session.live.clear()
-        self._opponent.stop()
+        self._other.stop()
 
     def measure(self, task: Task) -> rounds.Measured:
         """Run all of our rounds."""
         if task.nodeid in self._errors:
             raise AgainstError(self._errors[task.nodeid])
-        count = task.plan.rounds if task.nodeid in self._opponent.new else self._session.settings.max_rounds
+        count = task.plan.rounds if task.nodeid in self._other.new else self._session.settings.max_rounds
         return rounds.measure(task.runner, replace(task.plan, rounds=count), task.watch)
 
     def finished(self, record: PromptRecord) -> None:
         """Keep our record until the other side's second half is measured."""
-        if record.nodeid in self._opponent.new:
+        if record.nodeid in self._other.new:
             self._session.pairs[record.nodeid] = (None, record)
 
     def after(self) -> list[str]:
@@ -146,11 +148,11 @@ class Sequential:
         if not left or self._session.settings.max_rounds == 1:
             self._put_together({nodeid: self._records[nodeid] for nodeid in left})
             return []
-        new, missing = self._opponent.new, self._session.missing
+        new, missing = self._other.new, self._session.missing
         whole: dict[str, PromptRecord] = {}
         errors: dict[str, None] = {}
         try:
-            self._opponent.start(left)
+            self._other.start(left)
             for nodeid in left:
                 try:
                     whole[nodeid] = joined(self._records[nodeid], self._block(nodeid, first=False))
@@ -158,7 +160,7 @@ class Sequential:
                     errors[str(error)] = None
         except AgainstError as error:
             errors[str(error)] = None
-        self._opponent.new, self._session.missing = new, missing
+        self._other.new, self._session.missing = new, missing
         self._session.live.clear()
         self._put_together(whole)
         return list(errors)
@@ -168,15 +170,15 @@ class Sequential:
             self._session.pairs[nodeid] = (base, self._session.keeper.finished[nodeid].record)
 
     def _block(self, nodeid: str, *, first: bool) -> PromptRecord:
-        base, settings = self._opponent.base, self._session.settings
+        base, settings = self._other.process, self._session.settings
         if base is None:
-            raise AgainstError(f"{self._opponent.name} is not running")
+            raise AgainstError(f"{self._other.name} is not running")
         all_rounds, repeat = settings.max_rounds, settings.repeat_disturbed
         # The first half is the larger one.
         count, repeat = (
             (all_rounds - all_rounds // 2, repeat - repeat // 2) if first else (all_rounds // 2, repeat // 2)
         )
-        self._session.live.show(f"{self._opponent.name} · {nodeid} · {count} rounds")
+        self._session.live.show(f"{self._other.name} · {nodeid} · {count} rounds")
         base.begin(nodeid)
         for _ in range(settings.warmup):
             base.warm_up()
@@ -187,7 +189,7 @@ class Sequential:
             base.instrument(experts=settings.experts)
         record, why = base.finish(rounds.rounds_to_keep(disturbed, count))
         if why is not None:
-            self._session.note(f"! {nodeid} was measured in {self._opponent.name}, but then {why}")
+            self._session.note(f"! {nodeid} was measured in {self._other.name}, but then {why}")
         return record
 
 

@@ -1,4 +1,4 @@
-"""The other side as the parent sees it: a worktree, the pytest process in it, and what that is told to do."""
+"""The pytest process that measures the other commit: how it is started, and what it is told to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Command:
     environment: Mapping[str, str]
 
 
-class Base:
+class ChildProcess:
     """A child process that measures the other commit when it is told to.
 
     Every method raises AgainstError, in one line and with the end of the child's log, when the child cannot go on; the

@@ -1,4 +1,4 @@
-"""When, in a pytest run, the other side is found, started and ended."""
+"""The hooks of the side that compares: when the other commit is found, started and ended."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Generator
 import pytest
 
 from pytest_infer.ab import child, protocol
-from pytest_infer.ab.driver import LockStep, Sequential
-from pytest_infer.ab.opponent import Opponent
+from pytest_infer.ab.other_commit import OtherCommit
+from pytest_infer.ab.turns import LockStep, Sequential
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.session import InferSession
 
@@ -42,13 +42,13 @@ class Parent:
 
     def __init__(self, session: InferSession) -> None:
         self._session = session
-        self._opponent: Opponent | None = None
+        self._other: OtherCommit | None = None
         self._sides: LockStep | Sequential | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Find the commit before anything is collected."""
-        if self._opponent is not None:
+        if self._other is not None:
             return
         try:
             self.find(session.config)
@@ -62,22 +62,22 @@ class Parent:
             raise AgainstError("--infer-against measures one process at a time: use -n 0")
         if bridge.available and bridge.disabled:
             raise AgainstError("--infer-against compares nothing with --benchmark-disable")
-        self._opponent = Opponent(config, self._session)
+        self._other = OtherCommit(config, self._session)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self) -> None:
         """Start the other side, after this one has refused what can be refused."""
-        if self._opponent is None or not self._session.keeper.planned:
+        if self._other is None or not self._session.keeper.planned:
             return
         sides = Sequential if self._session.settings.against_sequential else LockStep
-        self._sides = self._session.loop = sides(self._session, self._opponent)
+        self._sides = self._session.loop = sides(self._session, self._other)
         try:
             self._sides.start()
         except AgainstError as error:
             raise pytest.UsageError(f"pytest-infer: {error}") from error
         finally:
             self._session.live.clear()
-        self._session.against = self._opponent.info
+        self._session.against = self._other.info
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -93,5 +93,5 @@ class Parent:
 
     def pytest_unconfigure(self) -> None:
         """End the other side, however the run ended."""
-        if self._opponent is not None:
-            self._opponent.close()
+        if self._other is not None:
+            self._other.close()
