@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
+
 HERE = Path(__file__).resolve().parent
 OUT = "START_COST_OUT"
 """The file that a run with this module as its plugin writes its times to."""
@@ -105,8 +107,12 @@ def _count(times: Times, out: Path) -> None:
     # What is counted is imported late, so that a run imports it from the checkout that it belongs to.
     from pytest_infer.measure import rounds  # noqa: PLC0415
     from pytest_infer.measure.load import timed  # noqa: PLC0415
+    from pytest_infer.measure.machine import probe  # noqa: PLC0415
 
     timed.measured = times.around(timed.measured, "loading the model")
+    probe.measure = times.around(probe.measure, "probing the machine")
+    cpuinfo.get_cpu_info = times.around(cpuinfo.get_cpu_info, "describing the processor, by pytest-benchmark")
+    subprocess.run = times.around(subprocess.run, "other programs, as git")
     one, measure = rounds.timed_round, rounds.measure
 
     def counted(*args: Any, **kwargs: Any) -> Any:
