@@ -7,6 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Start no collection until the block ends, as while libraries are imported: what they make is there to stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Heap:
     """Sees that a collection before each round finds only what came since, and that the one before a prompt is short.
 

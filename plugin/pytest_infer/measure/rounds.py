@@ -14,6 +14,7 @@ from pytest_infer.measure import disturbance
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
 
@@ -91,14 +92,9 @@ class Watcher(Protocol):
 @contextmanager
 def quiet_gc() -> Iterator[None]:
     """Collect garbage now, and none until the block ends."""
-    enabled = gc.isenabled()
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:

@@ -12,6 +12,7 @@ from pytest_infer.analysis.doctor.requirements import Room
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import InferError, ModelError, OptionError, StorageError, UnknownValueError
+from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
@@ -50,7 +51,9 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         session.keeper.prepare()
         _check_report(session)
         session.gate.prepare(session.keeper.storage)
-        _check_engine(items, session)
+        # Importing torch and transformers would start half a dozen collections of all that is there.
+        with no_collections():
+            _check_engine(items, session)
     except InferError as error:
         raise pytest.UsageError(f"pytest-infer: {error}") from error
     finally:
