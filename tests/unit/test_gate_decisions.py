@@ -17,7 +17,6 @@ from pytest_infer.records import PromptRecord
 
 DATA = Path(__file__).parents[1] / "data"
 TEST = "bench/t.py::t[guide]"
-TTFT = by_key("ttft_s")
 
 
 def judged(pairs, *lines, **more):
@@ -118,7 +117,8 @@ def test_what_a_bound_is_told(make_row, rule, figures, verdict, reason):
     assert found == Judgement(
         test=TEST,
         name="guide",
-        metric=TTFT,
+        metric_key="ttft_s",
+        unit="s",
         rule=rule,
         before=0.2,
         after=value,
@@ -209,7 +209,7 @@ def test_what_drift_is_told(make_row, limit, moved, verdict, reason):
     after = make_row(experts=experts(*[[8, 2]] * moved, *[[5, 5]] * (5 - moved)))
     (found,) = judged([RowPair(before=before, after=after)], f"experts:drift<{limit}")
     assert found.after == pytest.approx(0.3)
-    assert dataclasses.replace(found, after=None) == Judgement(
+    assert msgspec.structs.replace(found, after=None) == Judgement(
         test=TEST, name="guide", rule=f"experts:drift<{limit}", threshold=limit, verdict=verdict, reason=reason
     )
 
