@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def measured_template(folder: Path) -> dict[str, Any]:
 def run_file(template: dict[str, Any], number: int, rows: int, noise: random.Random) -> dict[str, Any]:
     """Return a run of `rows` tests, three native rows each, whose times scatter by 2 %."""
     run = {key: value for key, value in template.items() if key != "benchmarks"}
-    start = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
     run["datetime"] = (start + timedelta(hours=number)).isoformat()
     run["commit_info"] = {**template["commit_info"], "id": f"{number:040x}", "dirty": False}
     totals = [row for row in template["benchmarks"] if row["extra_info"]["pytest_infer"]["phase"] == "total"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.errors import OptionError
 
@@ -14,7 +14,7 @@ _WRITTEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kKMGT]?)(i?)B(/s)?\s*")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-class Unit(str, Enum):
+class Unit(StrEnum):
     """A metric's unit; the value is its name in the JSON and the docs."""
 
     SECONDS = "s"

@@ -4,7 +4,7 @@ import copy
 import json
 import statistics
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from pytest_infer.records import PromptRecord
 from pytest_infer.storage import block, history, runs, schema
 
 DATA = Path(__file__).parents[1] / "data"
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module", autouse=True)

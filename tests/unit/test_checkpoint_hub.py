@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, NotA
 
 from pytest_infer.engines import models
 from pytest_infer.engines.checkpoint import source
-from pytest_infer.engines.checkpoint.source import ModelFiles
+from pytest_infer.engines.checkpoint.source import ModelSource
 from pytest_infer.errors import ModelError
 
 
@@ -38,7 +38,7 @@ def test_headers_of_all_files_count(hub):
     files = {"a": SimpleNamespace(tensors={"x": first}), "b": SimpleNamespace(tensors={"y": second})}
     hub(SimpleNamespace(files_metadata=files))
     found = source.find("owner/name")
-    assert (found.source, found.stored_bytes, found.folder) == (ModelFiles.SAFETENSORS, 96, None)
+    assert (found.source, found.stored_bytes, found.folder) == (ModelSource.SAFETENSORS, 96, None)
     assert {t.name: (t.dtype, t.shape, t.bytes) for t in found.tensors} == {
         "x": ("BF16", (4, 8), 64),
         "y": ("F32", (8,), 32),
@@ -48,7 +48,7 @@ def test_headers_of_all_files_count(hub):
 def test_without_safetensors_the_config_is_left(hub):
     hub(NotASafetensorsRepoError("none"))
     found = source.find("owner/name")
-    assert (found.source, found.tensors, found.config["num_hidden_layers"]) == (ModelFiles.CONFIG, (), 2)
+    assert (found.source, found.tensors, found.config["num_hidden_layers"]) == (ModelSource.CONFIG, (), 2)
 
 
 HTTP_ERROR = next(kind for kind in HfHubHTTPError.__bases__ if not issubclass(kind, OSError))

@@ -2,10 +2,10 @@
 
 import importlib
 import inspect
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 from test_import_graph import PACKAGE, modules
 
 from pytest_infer.engines.base import Engine

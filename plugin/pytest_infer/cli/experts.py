@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,7 +16,7 @@ from pytest_infer.report.formats import EXPERTS, Format, UsedExperts
 from pytest_infer.storage.runs import Row, Run
 
 
-class Whose(str, Enum):
+class Whose(StrEnum):
     """Which tokens are counted."""
 
     DECODE = "decode"
@@ -24,7 +24,7 @@ class Whose(str, Enum):
     BOTH = "both"
 
 
-class Division(str, Enum):
+class Division(StrEnum):
     """What the overlap is between."""
 
     PROMPT = "prompt"

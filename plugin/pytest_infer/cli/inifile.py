@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import iniconfig
-import tomllib
 
 from pytest_infer.errors import OptionError
 

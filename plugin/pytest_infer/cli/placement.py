@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _KV_CACHE = "kv_cache_bytes"
 
 
-class Side(str, Enum):
+class Side(StrEnum):
     """Where the weights outside the experts lie."""
 
     GPU = "gpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import experts, loads, read, roofline, timing
@@ -11,7 +11,7 @@ from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
 
 
-class Direction(str, Enum):
+class Direction(StrEnum):
     """Which way is better; EXACT metrics have no noise and any difference counts."""
 
     LOWER = "lower"
@@ -20,7 +20,7 @@ class Direction(str, Enum):
     EXACT = "exact"
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """How a value is obtained: from stamps of the clock, from a count, or from samples of a changing quantity."""
 
     TIMED = "timed"

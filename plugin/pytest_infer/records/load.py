@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.reading import Reading
 from pytest_infer.records.rounds import Round
 
 
-class CacheState(str, Enum):
+class CacheState(StrEnum):
     """Where a load read its files from: the device, the page cache, or some of both."""
 
     COLD = "cold"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.generation import Output, PromptInfo
@@ -12,7 +12,7 @@ from pytest_infer.records.model import ModelInfo
 from pytest_infer.records.rounds import Profile, Round
 
 
-class WarningKind(str, Enum):
+class WarningKind(StrEnum):
     """The kinds of warnings about a record."""
 
     OUTPUT_DIFFERS = "output differs between rounds"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_infer.report.html.compare import Compared
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a view is written, as `--format` takes it."""
 
     TERMINAL = "terminal"

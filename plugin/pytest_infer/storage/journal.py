@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, storage: Path) -> None:
         # The last part keeps apart two containers in which both runs are process 1.
-        name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
         self.path = storage / FOLDER / name
         self.entries = 0
         self._lock = FileLock(_lock_of(self.path))

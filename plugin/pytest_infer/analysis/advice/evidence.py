@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.records import WarningKind
 from pytest_infer.storage.schema import Output, Rounds, WholeBlock
 
 
-class Severity(str, Enum):
+class Severity(StrEnum):
     """How much it matters, the most serious first."""
 
     CRITICAL = "critical"

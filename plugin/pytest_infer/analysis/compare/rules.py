@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import METRICS, Metric
@@ -42,7 +42,7 @@ _SCALES: dict[Unit, dict[str, float]] = {
 _FORMS = "METRIC:5%, METRIC[PROMPT]:3%, METRIC>=15, METRIC<=2GiB, output:exact, experts:drift<0.02"
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """What a rule asks: no worse by more than a share, no difference at all, a bound, or a bound on expert drift."""
 
     RELATIVE = "relative"

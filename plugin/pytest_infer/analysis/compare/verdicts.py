@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +23,7 @@ CONFIDENCE = 0.99
 """Of every interval; 1 − CONFIDENCE is also the false-alarm rate that Holm's correction keeps over all rows."""
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """What a comparison can say of one figure."""
 
     REGRESSED = "regressed"

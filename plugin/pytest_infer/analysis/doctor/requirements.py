@@ -6,14 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from math import prod
 from typing import Any
 
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.analysis.doctor.kv_cache import KvCache
 from pytest_infer.engines.base import TOWER
-from pytest_infer.engines.checkpoint.source import Checkpoint, ModelFiles
+from pytest_infer.engines.checkpoint.source import Checkpoint, ModelSource
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
 
@@ -52,7 +52,7 @@ _TOP_K_KEYS = (
 )
 
 
-class Fit(str, Enum):
+class Fit(StrEnum):
     """Whether a model runs in the memory there is."""
 
     FITS = "fits"
@@ -182,11 +182,11 @@ class _Held:
     @classmethod
     def of(cls, checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Held:
         tensors = _loaded(checkpoint.tensors, config)
-        packed = _packed(tensors) or checkpoint.source is ModelFiles.GGUF
+        packed = _packed(tensors) or checkpoint.source is ModelSource.GGUF
         stored = sum(t.bytes for t in tensors) if packed else None
         own = STORED if packed else _own_dtype(config, tensors)
         plain = tensors
-        if not tensors or (packed and checkpoint.source is not ModelFiles.GGUF):
+        if not tensors or (packed and checkpoint.source is not ModelSource.GGUF):
             try:
                 plain = shapes.of_config(config)
             except ModelError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ Counts = npt.NDArray[np.int64]
 """Selections of one site, one number a slot."""
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """Which tokens count: those of the prompt, the generated ones, or all."""
 
     PREFILL = "prefill"

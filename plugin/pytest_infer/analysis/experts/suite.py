@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
@@ -22,7 +22,7 @@ BATCHES = (1, 4, 16)
 _MOST_PAIRS = 5
 
 
-class By(str, Enum):
+class By(StrEnum):
     """What the suite is divided by."""
 
     PROMPT = "prompt"

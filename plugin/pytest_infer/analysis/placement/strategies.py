@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ DRAWS = 400
 SEED = 20260101
 
 
-class Strategy(str, Enum):
+class Strategy(StrEnum):
     """How experts are chosen for the GPU; the value is what tables and JSON call it."""
 
     FREQUENCY = "frequency"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ FEWEST_SPARE = 2
 Array = npt.NDArray[np.float64]
 
 
-class Attention(str, Enum):
+class Attention(StrEnum):
     """Whether the quadratic part of TTFT outgrows the linear one."""
 
     DOMINATES = "within the measured lengths"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
 
 
-class ModelFiles(str, Enum):
+class ModelSource(StrEnum):
     """Where the sizes come from."""
 
     SAFETENSORS = "safetensors headers"
@@ -36,7 +36,7 @@ class Checkpoint:
     """
 
     name: str
-    source: ModelFiles
+    source: ModelSource
     config: Mapping[str, Any]
     tensors: tuple[Tensor, ...] = ()
     files: tuple[Path, ...] = ()
@@ -85,7 +85,7 @@ def of_folder(folder: Path) -> Checkpoint:
     stored = sum(path.stat().st_size for path in found) or None
     known = Checkpoint(
         name=models.display_name(str(folder)),
-        source=ModelFiles.FILES if found else ModelFiles.CONFIG,
+        source=ModelSource.FILES if found else ModelSource.CONFIG,
         config=config,
         files=tuple(found),
         stored_bytes=stored,
@@ -93,10 +93,10 @@ def of_folder(folder: Path) -> Checkpoint:
     )
     kinds = {path.suffix for path in found}
     if kinds == {".safetensors"}:
-        return replace(known, source=ModelFiles.SAFETENSORS, tensors=tensors.of_folder(folder))
+        return replace(known, source=ModelSource.SAFETENSORS, tensors=tensors.of_folder(folder))
     if kinds == {".gguf"}:
         inner = of_gguf(found[0])
-        return replace(known, source=ModelFiles.GGUF, tensors=inner.tensors, config={**inner.config, **config})
+        return replace(known, source=ModelSource.GGUF, tensors=inner.tensors, config={**inner.config, **config})
     return known
 
 
@@ -142,7 +142,7 @@ def of_gguf(path: Path) -> Checkpoint:
     config.update({key: metadata[f"{kind}.{own}"] for own, key in _GGUF_KEYS.items() if f"{kind}.{own}" in metadata})
     return Checkpoint(
         name=path.stem,
-        source=ModelFiles.GGUF,
+        source=ModelSource.GGUF,
         config=config,
         tensors=tuple(tensor for _, found in read for tensor in found),
         files=tuple(parts),
@@ -177,7 +177,7 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
         metadata = HfApi().get_safetensors_metadata(name, revision=revision)
     except NotASafetensorsRepoError:
-        return Checkpoint(name=name, source=ModelFiles.CONFIG, config=config)
+        return Checkpoint(name=name, source=ModelSource.CONFIG, config=config)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name}: the hub does not tell: {reason}; give a folder instead") from error
@@ -187,4 +187,4 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
         for key, t in file.tensors.items()
     )
     stored = sum(tensor.bytes for tensor in found)
-    return Checkpoint(name=name, source=ModelFiles.SAFETENSORS, config=config, tensors=found, stored_bytes=stored)
+    return Checkpoint(name=name, source=ModelSource.SAFETENSORS, config=config, tensors=found, stored_bytes=stored)

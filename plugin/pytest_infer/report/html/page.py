@@ -6,12 +6,12 @@ import base64
 import hashlib
 import importlib.metadata
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import tomllib
 from markupsafe import Markup
 
 from pytest_infer.analysis.advice import advice
