@@ -444,7 +444,7 @@ def interpreter(repository, setup=""):
     folder.mkdir()
     folder.joinpath("sitecustomize.py").write_text(setup)
     program = folder / "python"
-    path = f"{folder}:{Path(sessions.__file__).parents[1]}"
+    path = f"{folder}:{Path(sessions.__file__).parents[2]}"
     program.write_text(
         f'#!/bin/sh\necho "[$PYTHONPATH]" >> {folder}/path\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
     )

@@ -22,12 +22,12 @@ def _no_options(monkeypatch, _plain_environment):
 
 
 @pytest.fixture
-def loaded(pytester):
-    """Run the tests of the folder in a process of their own, and return the modules of ours and the heavy ones."""
+def loaded(cold):
+    """Run the tests of the folder in a fresh process, and return the modules of ours and the heavy ones."""
 
     def run(*args):
-        pytester.makeconftest(LISTS_MODULES)
-        result = pytester.runpytest_subprocess(*args)
+        cold.makeconftest(LISTS_MODULES)
+        result = cold.runpytest_subprocess(*args)
         assert result.ret == 0
         (line,) = (line for line in result.outlines if line.startswith("loaded: "))
         names = line.split()[1:]
