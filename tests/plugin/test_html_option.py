@@ -69,7 +69,7 @@ def test_a_report_that_breaks_costs_neither_the_summary_nor_what_is_published(su
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     options = ("--benchmark-autosave", "--infer-gate=output:exact", "--infer-report=r.html", "--infer-rounds=1")
-    result = pytester.runpytest(*options)
+    result = pytester.runpytest_inprocess(*options)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["* inference *", "! no report: KeyError: 'tpot_s'"])
     assert summary.exists()

@@ -39,20 +39,20 @@ def _methods_are_given_back(monkeypatch):
 
 
 def test_too_little_memory_is_told_before_loading(ours):
-    result = ours(10 << 20).runpytest()
+    result = ours(10 << 20).runpytest_inprocess()
     text = result.stdout.str()
     result.stdout.re_match_lines([f"pytest-infer: {SHORT}.*", ".*loaded.*", f"! {SHORT.partition('.*')[0]}.*"])
     assert text.index("available:") < text.index("loaded")
 
 
 def test_strict_memory_refuses_before_loading(ours):
-    result = ours(10 << 20).runpytest("--infer-strict-memory")
+    result = ours(10 << 20).runpytest_inprocess("--infer-strict-memory")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "available: pytest-infer doctor" in result.stderr.str()
     assert "loaded" not in result.stdout.str() + result.stderr.str()
 
 
 def test_enough_memory_is_no_word(ours):
-    result = ours(1 << 30).runpytest("--infer-strict-memory")
+    result = ours(1 << 30).runpytest_inprocess("--infer-strict-memory")
     assert "available:" not in result.stdout.str() + result.stderr.str()
     assert "loaded" in result.stdout.str()

@@ -497,7 +497,7 @@ def test_too_little_memory_skips_a_configuration_when_it_is_to_be_strict(swept, 
     monkeypatch.setattr(host, "available_bytes", lambda: 12 << 20)
     swept.makepyfile(scripted_engine=ENGINE + OF_THE_BUNDLED_MODEL)
     sweep = "--infer-sweep=dtype=float32,bfloat16"
-    result = run(swept, "--infer-strict-memory", sweep)
+    result = swept.runpytest_inprocess(*QUICK, "--infer-strict-memory", sweep)
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(["not run: dtype=float32: reference-moe in float32 takes 1*"])
     assert loads(swept) == ["load reference-moe bfloat16 None"]
@@ -508,7 +508,9 @@ def test_too_little_memory_for_one_batch_leaves_the_others(swept, monkeypatch):
 
     monkeypatch.setattr(host, "available_bytes", lambda: 64 << 20)
     swept.makepyfile(scripted_engine=ENGINE + OF_THE_BUNDLED_MODEL)
-    result = run(swept, "--infer-strict-memory", "--infer-sweep=dtype=float32", "--infer-sweep=batch=1,100000")
+    result = swept.runpytest_inprocess(
+        *QUICK, "--infer-strict-memory", "--infer-sweep=dtype=float32", "--infer-sweep=batch=1,100000"
+    )
     result.assert_outcomes(passed=2, skipped=2)
     result.stdout.fnmatch_lines(["not run: dtype=float32 batch=100000: reference-moe in float32 takes *"])
     assert loads(swept) == ["load reference-moe float32 None"]

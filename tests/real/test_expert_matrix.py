@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,7 @@ def directories():
     """Yield the folders of transformers/models that define experts, with the model types of their configs."""
     experts = re.compile(r"^class \w*(Experts|MoE|Moe|MOE|SparseMLP)\w*\((nn\.|torch)", re.MULTILINE)
     types = re.compile(r"^    model_type(?:: \w+)? = \"([^\"]+)\"", re.MULTILINE)
-    for folder in sorted(Path(transformers.__file__).parent.joinpath("models").iterdir()):
+    for folder in sorted(Path(find_spec("transformers").submodule_search_locations[0], "models").iterdir()):
         code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("modeling_*.py"))
         if experts.search(code):
             configs = "".join(path.read_text(encoding="utf-8") for path in folder.glob("configuration_*.py"))
