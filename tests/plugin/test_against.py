@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_infer.ab import protocol
 from pytest_infer.measure import disturbance
 from pytest_infer.pytest_face import session as sessions
 
@@ -206,6 +207,7 @@ def test_a_pair_with_a_disturbed_round_is_measured_again(repository, monkeypatch
     repository.path.joinpath("conftest.py").write_text(
         repository.path.joinpath("conftest.py").read_text()
         + """
+from pytest_infer.ab import protocol
 from pytest_infer.measure import disturbance
 COUNT = []
 def reasons(counters, usable_cores):
@@ -467,7 +469,7 @@ def test_another_version_of_the_harness_is_refused(repository):
     repository.commit()
     program = interpreter(repository, "from pytest_infer.ab import protocol\nprotocol.PROTOCOL = 99\n")
     result, _ = repository.run("--infer-against=HEAD", f"--infer-against-python={program}", *FEW)
-    refused(result, "another version of pytest-infer (protocol 99, not 1)")
+    refused(result, f"another version of pytest-infer (protocol 99, not {protocol.PROTOCOL})")
     gone(repository)
 
 

@@ -32,7 +32,7 @@ def test_what_the_parent_says(ends):
         protocol.Go(nodeid="a::b[c]"),
         protocol.WarmUp(),
         protocol.Time(),
-        protocol.Profile(experts=True),
+        protocol.RunProfile(experts=True),
         protocol.Finish(keep=(0, 2)),
         protocol.Abandon(),
     ):
@@ -43,7 +43,7 @@ def test_what_the_parent_says(ends):
 def test_what_the_child_says(ends, record):
     parent, child = ends
     for message in (
-        protocol.Refusal(protocol=7),
+        protocol.OtherProtocol(protocol=7),
         protocol.Ready(new=("a",), missing=(), foreign={"module": "/file"}),
         protocol.Begun(),
         protocol.Warmed(),

@@ -1,7 +1,7 @@
 """What a run file leaves out, holds twice or never had: what its reader makes of it, row by row and as a result."""
 
 import copy
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -57,7 +57,7 @@ def test_the_drift_and_the_curve_of_a_row(make_block):
 
 
 def test_a_run_of_which_nothing_is_known():
-    run = Run(path=Path("some.json"), time=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    run = Run(path=Path("some.json"), time=datetime(2026, 1, 1, tzinfo=UTC))
     assert (run.tests, run.plain, run.label, run.regressed) == (0, False, "some.json", False)
 
 

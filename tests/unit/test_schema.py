@@ -13,9 +13,9 @@ from pytest_infer.storage import runfile, schema
 @pytest.mark.parametrize(
     ("part", "record", "elsewhere"),
     [
-        (schema.Limits, records.Limits, set()),
-        (schema.Prompt, records.PromptInfo, set()),
-        (schema.Work, records.Work, set()),
+        (schema.StoredLimits, records.Limits, set()),
+        (schema.StoredPrompt, records.PromptInfo, set()),
+        (schema.StoredWork, records.Work, set()),
         (schema.Model, records.ModelInfo, {"load"}),
         (schema.Probe, records.MachineProbe, set()),
         (schema.Machine, records.MachineInfo, set()),

@@ -114,7 +114,7 @@ class Child:
                     settle()
                     timed.append(task.runner.timed())
                     self._send(protocol.TimedRound(round=timed[-1]))
-                case protocol.Profile(experts=experts):
+                case protocol.RunProfile(experts=experts):
                     pin(all_cores)
                     settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts)
@@ -143,7 +143,7 @@ class Child:
         except msgspec.DecodeError:
             hello = protocol.Hello(protocol=0)
         if not isinstance(hello, protocol.Hello) or hello.protocol != protocol.PROTOCOL:
-            self._send(protocol.Refusal(protocol=protocol.PROTOCOL))
+            self._send(protocol.OtherProtocol(protocol=protocol.PROTOCOL))
             pytest.exit("the parent speaks another protocol", returncode=pytest.ExitCode.USAGE_ERROR)
         return hello
 

@@ -102,7 +102,7 @@ class ChildProcess:
 
     def instrument(self, *, experts: bool) -> None:
         """Let the profile round run."""
-        self._send(protocol.Profile(experts=experts))
+        self._send(protocol.RunProfile(experts=experts))
         self._expect(protocol.Instrumented)
 
     def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:
@@ -158,7 +158,7 @@ class ChildProcess:
             # The child goes on with the next test.
             self._open = None
             raise AgainstError(f"{message.nodeid} {message.why or 'did not call infer(prompt)'} (in {self._name})")
-        if isinstance(message, protocol.Refusal):
+        if isinstance(message, protocol.OtherProtocol):
             raise self._fail(
                 f"{self._name} runs another version of pytest-infer (protocol {message.protocol}, not "
                 f"{protocol.PROTOCOL}): install this version for --infer-against-python"

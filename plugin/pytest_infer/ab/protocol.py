@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import PromptRecord, Round
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -48,7 +48,7 @@ class Time(WireMessage, frozen=True, kw_only=True):
     cores: tuple[int, ...] = ()
 
 
-class Profile(WireMessage, frozen=True, kw_only=True):
+class RunProfile(WireMessage, frozen=True, kw_only=True):
     """Run the profile round."""
 
     experts: bool
@@ -67,7 +67,7 @@ class Abandon(WireMessage, frozen=True, kw_only=True):
 # from the child
 
 
-class Refusal(WireMessage, frozen=True, kw_only=True):
+class OtherProtocol(WireMessage, frozen=True, kw_only=True):
     """The child speaks another protocol."""
 
     protocol: int
@@ -116,9 +116,9 @@ class Ended(WireMessage, frozen=True, kw_only=True):
     why: str | None = None
 
 
-FromParent = Union[Hello, Go, WarmUp, Time, Profile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromParent = Union[Hello, Go, WarmUp, Time, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
 FromChild = Union[  # noqa: UP007 - as above
-    Refusal, Ready, Begun, Warmed, TimedRound, Instrumented, FinishedTest, Ended
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, Instrumented, FinishedTest, Ended
 ]
 
 Received = TypeVar("Received")

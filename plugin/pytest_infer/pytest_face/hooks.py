@@ -46,7 +46,7 @@ def start(config: pytest.Config) -> InferSession | None:
         return _begin(config, None, collecting=True)
     except InferError as error:
         config.stash[_REFUSED] = error
-        config.pluginmanager.register(Refusal(error), "pytest_infer.refusal")
+        config.pluginmanager.register(RefusedRun(error), "pytest_infer.refusal")
         return None
 
 
@@ -75,7 +75,7 @@ def generate_tests(metafunc: pytest.Metafunc) -> None:
         parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.model_in_use.context)
 
 
-class Refusal:
+class RefusedRun:
     """Ends a run with wrong options."""
 
     def __init__(self, error: InferError) -> None:

@@ -50,7 +50,7 @@ class Commit(msgspec.Struct, frozen=True):
     dirty: bool | None = None
 
 
-class Host(msgspec.Struct, frozen=True):
+class NativeMachine(msgspec.Struct, frozen=True):
     """pytest-benchmark's own note of the machine."""
 
     node: str | None = None
@@ -93,7 +93,7 @@ class RunFile(msgspec.Struct, Generic[B], frozen=True):
     datetime: str
     benchmarks: tuple[Native[B], ...]
     commit_info: Commit = Commit()
-    machine_info: Host = Host()
+    machine_info: NativeMachine = NativeMachine()
     pytest_infer: Whole = Whole()
 
     def tests(self) -> Iterator[tuple[str, B]]:

@@ -26,7 +26,7 @@ from pytest_infer.records import (
 )
 from pytest_infer.storage import runfile, schema
 from pytest_infer.storage.runfile import Mark
-from pytest_infer.storage.schema import Block, HeadMachine, Machine, Model, Prompt, Usage, Values, WholeBlock
+from pytest_infer.storage.schema import Block, HeadMachine, Machine, Model, StoredPrompt, Usage, Values, WholeBlock
 
 _NUMBER = re.compile(r"(\d+)_")
 _UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
@@ -46,7 +46,7 @@ class Row:
     test: str
     name: str
     metrics: Mapping[str, Values]
-    prompt: Prompt = Prompt()  # noqa: RUF009 - frozen
+    prompt: StoredPrompt = StoredPrompt()  # noqa: RUF009 - frozen
     model: Model = Model()  # noqa: RUF009
     machine: Machine = Machine()  # noqa: RUF009
     experts: Usage = Usage()  # noqa: RUF009

@@ -25,7 +25,7 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True):
 # what was measured, and with what
 
 
-class Limits(_Part, frozen=True):
+class StoredLimits(_Part, frozen=True):
     """`records.Limits` as stored."""
 
     max_new_tokens: int | None = None
@@ -34,17 +34,17 @@ class Limits(_Part, frozen=True):
     batch: int | None = None
 
 
-class Prompt(_Part, frozen=True):
+class StoredPrompt(_Part, frozen=True):
     """`records.PromptInfo` as stored."""
 
     name: str | None = None
     content_sha256: str | None = None
-    limits: Limits | None = None
+    limits: StoredLimits | None = None
     group: str | None = None
     tags: tuple[str, ...] | None = None
 
 
-class Work(_Part, frozen=True):
+class StoredWork(_Part, frozen=True):
     """`records.Work` as stored."""
 
     read_bytes: int | None = None
@@ -77,7 +77,7 @@ class Model(_Part, frozen=True):
     load_s: float | None = None
     load_read_bytes: int | None = None
     weights_sha256: str | None = None
-    work: Work | None = None
+    work: StoredWork | None = None
     quantization: str | None = None
     remote_code: str | None = None
     versions: dict[str, str] | None = None
@@ -200,7 +200,7 @@ class Rounds(msgspec.Struct, frozen=True):
     disturbed: dict[str, tuple[str, ...]] = {}
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class StoredTimeline(msgspec.Struct, frozen=True):
     """What the sidecar holds of the profile round's timeline, or why there is none."""
 
     absent: str | None = None
@@ -208,7 +208,7 @@ class Timeline(msgspec.Struct, frozen=True):
     not_read: dict[str, str] = {}
 
 
-class Output(msgspec.Struct, frozen=True):
+class StoredOutput(msgspec.Struct, frozen=True):
     """What was generated, and whether every round generated it."""
 
     text: str | None = None
@@ -255,7 +255,7 @@ class Block(msgspec.Struct, frozen=True):
 
     schema: int
     phase: str = ""
-    prompt: Prompt = Prompt()
+    prompt: StoredPrompt = StoredPrompt()
     model: Model = Model()
     machine: Machine = Machine()
     metrics: Mapping[str, Values] | None = None
@@ -271,8 +271,8 @@ class WholeBlock(Block, frozen=True):
 
     metrics: Mapping[str, Figure] | None = None
     absent: dict[str, str] | None = None
-    timeline: Timeline | None = None
-    output: Output | None = None
+    timeline: StoredTimeline | None = None
+    output: StoredOutput | None = None
     warnings: tuple[StoredWarning, ...] = msgspec.field(default=(), name="cautions")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_infer.records import WarningKind
-from pytest_infer.storage.schema import Output, Rounds, WholeBlock
+from pytest_infer.storage.schema import Rounds, StoredOutput, WholeBlock
 
 
 class Severity(StrEnum):
@@ -45,7 +45,7 @@ class Facts:
 
     def __init__(self, block: WholeBlock) -> None:
         self.model, self.machine = block.model, block.machine
-        self.output, self.counted = block.output or Output(), block.rounds or Rounds()
+        self.output, self.counted = block.output or StoredOutput(), block.rounds or Rounds()
         self.prompt = block.prompt.name or "?"
         self._metrics = block.metrics or {}
 

@@ -20,7 +20,7 @@ MOST = 4096
 """More samples are merged two by two, and the interval doubles: long rounds have coarser timelines, not larger ones."""
 
 
-class KernelFile:
+class SampledFile:
     """One kernel file, kept open and read with one `pread` per sample."""
 
     def __init__(self, path: str, columns: Sequence[str], parse: Callable[[bytes], Sequence[int]], size: int) -> None:
@@ -35,23 +35,23 @@ class KernelFile:
         return self._parse(os.pread(self._fd, self._size, 0))
 
 
-def resident(proc: str, pid: int) -> KernelFile:
+def resident(proc: str, pid: int) -> SampledFile:
     """Resident bytes, from statm (proc(5)): 2 µs."""
     page = os.sysconf("SC_PAGE_SIZE")
-    return KernelFile(f"{proc}/{pid}/statm", ["rss"], lambda text: [int(text.split(None, 2)[1]) * page], 64)
+    return SampledFile(f"{proc}/{pid}/statm", ["rss"], lambda text: [int(text.split(None, 2)[1]) * page], 64)
 
 
-def input_output(proc: str, pid: int) -> KernelFile:
+def input_output(proc: str, pid: int) -> SampledFile:
     """Bytes that came from the device and that are on their way to it, since the process started (proc(5))."""
 
     def parse(text: bytes) -> Sequence[int]:
         fields = dict(line.split(b":") for line in text.splitlines())
         return [int(fields[b"read_bytes"]), int(fields[b"write_bytes"])]
 
-    return KernelFile(f"{proc}/{pid}/io", ["read", "write"], parse, 512)
+    return SampledFile(f"{proc}/{pid}/io", ["read", "write"], parse, 512)
 
 
-def core_time(proc: str) -> KernelFile:
+def core_time(proc: str) -> SampledFile:
     """Ticks for which each core was busy since boot, whatever ran there (proc(5)); what the host took is left out."""
     path = f"{proc}/stat"
     names = [line.split(None, 1)[0] for line in Path(path).read_text().splitlines() if line[3:4].isdigit()]
@@ -65,13 +65,13 @@ def core_time(proc: str) -> KernelFile:
         return ticks
 
     # A line a core, of at most ten numbers; the long line of interrupts that follows them is cut off.
-    return KernelFile(path, names, parse, 256 * (len(names) + 1))
+    return SampledFile(path, names, parse, 256 * (len(names) + 1))
 
 
-def sources(proc: str, pid: int) -> tuple[list[KernelFile], dict[str, str]]:
+def sources(proc: str, pid: int) -> tuple[list[SampledFile], dict[str, str]]:
     """Return what can be read here, and why the rest cannot."""
     found, absent = [], {}
-    makers: dict[str, Callable[[], KernelFile]] = {
+    makers: dict[str, Callable[[], SampledFile]] = {
         "rss": lambda: resident(proc, pid),
         "io": lambda: input_output(proc, pid),
         "cores": lambda: core_time(proc),
@@ -100,7 +100,7 @@ def thinned(rows: array[int], columns: int, highest: int | None) -> array[int]:
 class Recording:
     """The samples between two marks."""
 
-    def __init__(self, found: Sequence[KernelFile], absent: dict[str, str], interval_s: float) -> None:
+    def __init__(self, found: Sequence[SampledFile], absent: dict[str, str], interval_s: float) -> None:
         self._found, self._absent, self._interval_s = found, absent, interval_s
         self._columns = ["at", *(column for source in found for column in source.columns)]
         self._highest = self._columns.index("rss") if "rss" in self._columns else None

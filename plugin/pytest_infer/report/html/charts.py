@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Table, anchor, points, short
 from pytest_infer.report.html.stored import Test
-from pytest_infer.storage.schema import Timeline
+from pytest_infer.storage.schema import StoredTimeline
 from pytest_infer.units import Unit, count, scale_of, seconds
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Cha
         return arrays.get(f"{test.row.test}|timeline|{what}")
 
     at = of("at_ns")
-    told = test.block.timeline or Timeline()
+    told = test.block.timeline or StoredTimeline()
     if at is None:
         return [f"No timeline of the profile round: {told.absent or why or 'this run kept none'}."]
     marks = [

@@ -9,7 +9,7 @@ from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, short
 from pytest_infer.report.html.stored import StoredRun, Test
-from pytest_infer.storage.schema import Limits, Output
+from pytest_infer.storage.schema import StoredLimits, StoredOutput
 from pytest_infer.units import NONE, Unit, column, scale_of, show
 
 _ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_bytes", "cpu_utilization", "energy_j")
@@ -43,8 +43,8 @@ def _item(test: Test, arrays: Mapping[str, Any], why: str | None) -> Item:
 
 def _about(test: Test) -> dict[str, Any]:
     """Return what stands above a prompt's charts: its phases as a bar, its limits, output, and doubts."""
-    prompt, output = test.block.prompt, test.block.output or Output()
-    limits = prompt.limits or Limits()
+    prompt, output = test.block.prompt, test.block.output or StoredOutput()
+    limits = prompt.limits or StoredLimits()
     facts = {
         "limit": f"{NONE if limits.max_new_tokens is None else limits.max_new_tokens} new tokens",
         "stop strings": " · ".join(map(repr, limits.stop or ())),
