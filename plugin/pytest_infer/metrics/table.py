@@ -82,6 +82,7 @@ _B, _S, _N = Unit.BYTES, Unit.SECONDS, Unit.COUNT
 _LOWER, _NEUTRAL, _EXACT = Direction.LOWER, Direction.NEUTRAL, Direction.EXACT
 _STATUS, _IO = "/proc/self/status", "/proc/self/io"
 _CPU = "CLOCK_PROCESS_CPUTIME_ID"
+_PERF = "perf_event_open(2), user mode"
 _SELF, _CHILDREN = "getrusage(RUSAGE_SELF)", "getrusage(RUSAGE_CHILDREN)"
 
 # fmt: off
@@ -191,6 +192,14 @@ METRICS: tuple[Metric, ...] = (
                    "cores used / usable cores (affinity and container quota)", _CPU), column=Column("CPU")),
     Metric("frequency_hz", "frequency", Unit.HERTZ, _NEUTRAL, Kind.SAMPLED, read.counter(lambda c: c.frequency_hz),
            "mean over the cores, before and after the round", "/sys cpufreq scaling_cur_freq"),
+    # work of the CPU
+    _count("instructions", "instructions", _N, _LOWER, read.counter(lambda c: c.instructions),
+           "instructions that all threads retired; a greedy run repeats to about 0.1 %", _PERF),
+    _count("cycles", "cycles", _N, _LOWER, read.counter(lambda c: c.cycles), "core cycles of all threads", _PERF),
+    _count("cache_misses", "cache misses", _N, _LOWER, read.counter(lambda c: c.cache_misses),
+           "accesses that the last-level cache did not hold", _PERF),
+    _count("branch_misses", "branch misses", _N, _LOWER, read.counter(lambda c: c.branch_misses),
+           "branches that were predicted wrongly", _PERF),
     # disk
     _count("read_bytes", "disk read", _B, _LOWER, read.counter(lambda c: c.read_bytes),
            "bytes that came from the device, mapped files too", f"{_IO} read_bytes"),

@@ -55,6 +55,11 @@ class Counters:
     pressure_memory_s: Reading
     pressure_io_s: Reading
     thermal_throttles: Reading = _NOT_READ
+    # work, in user mode
+    instructions: Reading = _NOT_READ
+    cycles: Reading = _NOT_READ
+    cache_misses: Reading = _NOT_READ
+    branch_misses: Reading = _NOT_READ
     # energy of the whole package, not of this process alone
     energy_j: Reading = _NOT_READ
     # accelerators: peak is torch's own allocations, the others are of the whole device

@@ -27,6 +27,7 @@ _EVERYWHERE = {
     "read_ops": "this system counts no device operations of a process or group",
     "write_ops": "this system counts no device operations of a process or group",
     "thermal_throttles": _LINUX_ONLY,
+    **dict.fromkeys(("instructions", "cycles", "cache_misses", "branch_misses"), "perf_event_open is Linux's"),
     "energy_j": "RAPL is read on Linux only",
     "frequency_hz": "this system tells the nominal frequency only, not what its cores run at",
 }

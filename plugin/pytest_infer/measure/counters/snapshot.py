@@ -18,6 +18,7 @@ from pytest_infer.measure.counters.energy import Rapl
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable
 from pytest_infer.measure.counters.memory import ResidentMemory, SystemMemory
 from pytest_infer.measure.counters.nvml import Nvml
+from pytest_infer.measure.counters.perf import PerfCounters
 from pytest_infer.measure.counters.thermal import Throttling
 from pytest_infer.records import Counters, Reading
 
@@ -109,6 +110,7 @@ def linux_instruments(
         CpuTime(),
         # Right behind the clock, as it counts the other instruments' reads as well.
         ProcessIo(proc),
+        PerfCounters(proc=proc),
         RunQueue(proc),
         *(Pressure(resource, groups, proc) for resource in ("cpu", "memory", "io")),
         MachineTime(proc),
