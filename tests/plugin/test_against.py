@@ -562,6 +562,41 @@ def children(repository):
     return found
 
 
+def noting(log, what):
+    """Return code for `before` that adds a line to a file."""
+    return f"with open({str(log)!r}, 'a') as file:\n        print({what}, file=file)"
+
+
+def test_both_sides_have_the_same_chances(repository):
+    # With autogroups (sched(7)) a session of its own would get half of the machine, whatever else runs in the other.
+    log = repository.log.with_suffix(".chances")
+    seen = "import os\n    " + noting(
+        log, "os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))"
+    )
+    repository.speed(before=seen)
+    repository.commit()
+    result, _ = repository.run("--infer-against=HEAD", "--infer-max-rounds=2", "--infer-min-pairs=2")
+    result.assert_outcomes(passed=2)
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 4
+    assert len(set(lines)) == 1
+
+
+def test_a_tracer_in_this_process_is_in_no_round(repository):
+    log = repository.log.with_suffix(".traced")
+    repository.speed(before="import sys\n    " + noting(log, "sys.gettrace() is None"))
+    repository.commit()
+    before = sys.gettrace()
+    sys.settrace(lambda *_: None)
+    try:
+        result, _ = repository.run("--infer-against=HEAD", "--infer-max-rounds=2", "--infer-min-pairs=2")
+        assert sys.gettrace() is not None
+    finally:
+        sys.settrace(before)
+    result.assert_outcomes(passed=2)
+    assert set(log.read_text(encoding="utf-8").split()) == {"True"}
+
+
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
 
 

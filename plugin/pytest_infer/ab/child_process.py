@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +25,12 @@ START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
 _END_S = 1.0
 _LOG_LINES = 15
+
+_GROUP_OF_ITS_OWN: Mapping[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+)
+"""Ctrl-C is for the parent, which then ends the child. Not a session of its own: with autogroups (sched(7)) the kernel
+would share the cores out between sessions, and whatever else runs in the parent's would slow only one side."""
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
 
@@ -62,8 +69,7 @@ class ChildProcess:
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the parent, which then ends the child.
-                start_new_session=True,
+                **_GROUP_OF_ITS_OWN,
             )
         except OSError as error:
             ours.close()

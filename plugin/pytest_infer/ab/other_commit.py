@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -117,19 +118,20 @@ class OtherCommit:
         )
         return Command(
             name=self.name,
-            arguments=[self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
+            arguments=[*self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
             cwd=move.path(cwd),
             environment=arguments.environment(os.environ, options, move, cwd, python_path=path),
         )
 
-    def _interpreter(self, cwd: Path, given: str | None) -> str:
+    def _interpreter(self, cwd: Path, given: str | None) -> list[str]:
         if given is None:
-            return sys.executable
+            # -O, -X dev and the like change how fast Python runs.
+            return [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
         # A path is meant from here, not from the worktree; its links stay, as they lead out of a virtual environment.
         found = shutil.which(str(cwd / Path(given).expanduser()) if os.sep in given else given)
         if found is None:
             raise AgainstError(f"--infer-against-python: there is no program {given}")
-        return found
+        return [found]
 
     def _own_arguments(self, python: str | None) -> list[str]:
         has = self._config.pluginmanager.hasplugin

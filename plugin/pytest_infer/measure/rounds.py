@@ -15,6 +15,7 @@ from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
+from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
 
@@ -143,7 +144,7 @@ def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, syste
     """Run one generation and nothing else; the kernel's counters are read just before and just after."""
     clock = TokenClock()
     engine.reset()
-    with quiet_gc():
+    with suspended(), quiet_gc():
         before = system.begin()
         engine.synchronize()
         clock.start()

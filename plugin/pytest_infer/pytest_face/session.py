@@ -11,7 +11,7 @@ import pytest
 
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import rounds, warnings
+from pytest_infer.measure import instrumentation, rounds, warnings
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
@@ -190,7 +190,7 @@ class InferSession:
             group=prompt.group,
             tags=prompt.tags,
         )
-        here = self._described(model, once=once)
+        here = self._described(model, type(engine), once=once)
         runner = rounds.Runner(
             engine=engine,
             prompt_ids=ids,
@@ -241,12 +241,13 @@ class InferSession:
             curve=configuration.curve,
         )
 
-    def _described(self, model: ModelInfo, *, once: bool) -> MachineInfo:
+    def _described(self, model: ModelInfo, engine: type, *, once: bool) -> MachineInfo:
         """Return the machine with the accelerators that torch has found by now, and its probe."""
         if not once and self.probing.due(model):
             self.live.show("probing the machine …")
         probed = None if once else self.probing.before(model)
-        return replace(self.machine, accelerators=accelerator.names(), probe=probed)
+        watching = instrumentation.remaining(engine)
+        return replace(self.machine, accelerators=accelerator.names(), probe=probed, instrumented=watching)
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
         def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:

@@ -29,7 +29,11 @@ class MachineProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineInfo:
-    """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota."""
+    """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota.
+
+    `environment` holds the variables that change how fast code runs, and `instrumented` the tools that watched Python
+    code in timed rounds because they cannot be suspended.
+    """
 
     cpu: str | None = None
     logical_cores: int | None = None
@@ -47,3 +51,6 @@ class MachineInfo:
     governor: str | None = None
     accelerators: tuple[str, ...] = ()
     probe: MachineProbe | None = None
+    environment: dict[str, str] | None = None
+    huge_pages: str | None = None
+    instrumented: tuple[str, ...] = ()

@@ -118,6 +118,9 @@ class Machine(_Part, frozen=True):
     governor: str | None = None
     accelerators: list[str] | None = None
     probe: Probe | None = None
+    environment: dict[str, str] | None = None
+    huge_pages: str | None = None
+    instrumented: list[str] | None = None
 
 
 # figures

@@ -100,7 +100,7 @@ def judge(
         # What an A/B run compares are the two sides as they are: only other work makes them incomparable.
         found = fingerprint.differences(pair.before, pair.after, allowed)
         if pair.paired or pair.block_spread is not None:
-            found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT))
+            found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT, fingerprint.WATCHED))
         for want in wanted(pair.after):
             settled = _without_noise(pair, want, found, allowed)
             judgements.append(settled if isinstance(settled, Judgement) else None)

@@ -14,6 +14,7 @@ from pytest_infer.storage.schema import Model
 from pytest_infer.units import size
 
 OUTPUT = "output"
+WATCHED = "instrumented"
 _RESERVED = 0.02
 
 
@@ -83,6 +84,11 @@ def _metric(key: str) -> Callable[[Row], object]:
     return lambda row: row.metrics[key].value if key in row.metrics else None
 
 
+def _instrumented(row: Row) -> object:
+    tools = row.machine.instrumented
+    return None if tools is None else ", ".join(tools) or "nothing"
+
+
 def _generation(row: Row) -> object:
     return _flat(row.model.generation)
 
@@ -109,10 +115,13 @@ FACTS: tuple[Fact, ...] = (
     Fact("kernel", "machine", _kernel),
     Fact("virtualization", "machine", _machine("virtualization")),
     Fact("governor", "machine", _machine("governor")),
+    Fact("huge_pages", "machine", _machine("huge_pages")),
     Fact("accelerators", "machine", _machine("accelerators")),
     Fact("python", "software", _machine("python")),
     Fact("torch", "software", _version("torch")),
     Fact("transformers", "software", _version("transformers")),
+    Fact("environment", "software", lambda row: _flat(row.machine.environment)),
+    Fact(WATCHED, WATCHED, _instrumented),
     Fact("engine", "software", _model("engine")),
     Fact("threads", "software", _model("threads")),
     Fact("attention", "software", _model("attention")),

@@ -11,6 +11,7 @@ import psutil
 
 from pytest_infer.measure.counters import cgroup
 from pytest_infer.measure.counters.cpu import cores, has_hypervisor_flag
+from pytest_infer.measure.machine import environment
 from pytest_infer.records import MachineInfo
 
 # What firmware calls itself (DMI), and the hypervisor that it belongs to. Amazon's metal instances have no hypervisor.
@@ -56,6 +57,8 @@ def describe(
         python=f"{system.python_implementation()} {system.python_version()}",
         virtualization=virtualization(proc, sys_folder) if linux else None,
         governor=governor(sys_folder),
+        environment=environment.relevant(),
+        huge_pages=environment.huge_pages(sys_folder) if linux else None,
     )
 
 
