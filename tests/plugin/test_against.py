@@ -597,6 +597,81 @@ def test_a_tracer_in_this_process_is_in_no_round(repository):
     assert set(log.read_text(encoding="utf-8").split()) == {"True"}
 
 
+TOKEN = ("--infer-turns=token", "--infer-launches=2", "--infer-time=1s", "--infer-rounds=2", "--infer-no-profile")
+
+
+def judged(repository, *args):
+    keep = Keep()
+    result = repository.pytester.runpytest("--infer-against=HEAD", *TOKEN, *args, plugins=[keep])
+    return result, keep.run
+
+
+def test_turns_of_a_token_find_a_slower_step(repository):
+    repository.speed(delay=0.002)
+    repository.commit()
+    repository.speed(delay=0.004)
+    rules = "--infer-gate=output:exact,tpot:20%"
+    result, run = judged(repository, "--infer-launches=4", rules, "--benchmark-autosave")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*tpot:20%*", "*regressed (threshold 20 %)*"])
+    for test, (before, after) in run.pairs.items():
+        # Each launch had a whole round, and the tokens are those of either side.
+        assert len(before.rounds) == len(after.rounds) == 4
+        assert before.output == after.output
+        turns = run.turns[test]
+        assert {name: len(launches) for name, launches in turns.ratios.items()} == {"first": 4, "step": 4}
+        assert all(0.4 < ratio < 1.0 for launch in turns.ratios["step"] for ratio in launch)
+    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    blocks = [row["extra_info"]["pytest_infer"] for row in json.loads(saved.read_text())["benchmarks"]]
+    assert [len(b["against"]["turns"]["ratios"]["step"]) for b in blocks if b["phase"] == "total"] == [4, 4]
+    # This process loaded no model: both sides are others, as old as each other.
+    assert [what for _, what, _ in repository.events()].count("load") == 8
+    gone(repository)
+
+
+def test_turns_of_a_token_tell_equal_code_from_none(repository):
+    repository.speed(delay=0.002)
+    repository.commit()
+    result, run = judged(repository, "--infer-gate=output:exact,tpot:90%,peak_rss:90%")
+    result.assert_outcomes(passed=2)
+    assert all(abs(ratio) < 0.5 for turns in run.turns.values() for launch in turns.ratios["step"] for ratio in launch)
+
+
+def test_an_engine_that_takes_no_turns_of_a_token(repository):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + "\nScripted.takes_turns = lambda self: False\n")
+    repository.commit()
+    result, run = judged(repository, "--infer-gate=off")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["first: this engine takes no turns of a token: whole rounds were compared"])
+    assert run.turns == {}
+    assert len(run.pairs) == 2
+
+
+def test_a_test_that_the_other_side_lacks_is_measured_alone(repository):
+    repository.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "first"\ntext = "a b c"\n')
+    repository.commit()
+    repository.path.joinpath("prompts.toml").write_text(
+        '[[prompt]]\nname = "first"\ntext = "a b c"\n[[prompt]]\nname = "more"\ntext = "a b"\n'
+    )
+    result, run = judged(repository, "--infer-gate=off")
+    result.assert_outcomes(passed=2)
+    before, after = run.pairs["test_suite.py::test_prompt[more]"]
+    assert before is None
+    assert len(after.rounds) == 2
+
+
+def test_a_side_that_dies_in_a_pass_is_one_line(repository):
+    dying = "import os, signal, sys\n    sys.argv.append('x')\n    sys.argv.count('x') < 9 or os.kill(os.getpid(), 9)"
+    repository.speed(before=dying)
+    repository.commit()
+    repository.speed()
+    result, _ = judged(repository, "--infer-gate=off")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL*"])
+    gone(repository)
+
+
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
 
 

@@ -43,6 +43,9 @@ RUN_VALUES = {
     "ignore-eos": (True, "ignore_eos", True),
     "cold-load": (True, "cold_load", True),
     "rounds": ("2", "rounds", 2),
+    "turns": ("token", "turns", "token"),
+    "launches": ("3", "launches", 3),
+    "time": ("1.5min", "time_s", 90.0),
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
     "timeline": ("off", "timeline", False),
@@ -176,6 +179,9 @@ def test_without_options(pytester):
         against=None,
         against_python=None,
         against_sequential=False,
+        turns="round",
+        launches=8,
+        time_s=60.0,
         min_pairs=10,
         max_rounds=30,
     )
@@ -216,7 +222,8 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         return
     first, second = {
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
-        "experts": ("counts", "off"), "timeline": ("on", "off"),
+        "experts": ("counts", "off"), "timeline": ("on", "off"), "turns": ("token", "round"),
+        "launches": ("1", "2"), "time": ("1s", "2s"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
         "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,13 +15,15 @@ import pytest
 
 from pytest_infer.ab import protocol
 from pytest_infer.ab.arguments import PACKAGE, installed_in, neutralise
-from pytest_infer.ab.loop import Task
+from pytest_infer.ab.baton import Baton, TokenTurns
+from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.measure import rounds
+from pytest_infer.measure.counters import memory
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptRecord, Round
+from pytest_infer.records import PromptRecord, Reading, Round
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
 _GONE = "the run that compares with this one is over"
@@ -37,12 +40,13 @@ def adopt(config: pytest.Config) -> protocol.Channel[protocol.FromParent] | None
     return protocol.childs_end(Connection(int(number)))
 
 
-class Child:
+class Child(Here):
     """Obeys the parent: pytest's plugin for the order of tests, and the loop of their rounds."""
 
     def __init__(self, session: InferSession, channel: protocol.Channel[protocol.FromParent]) -> None:
         self._session = session
         self._channel = channel
+        self._baton = Baton.inherited()
         self._hello = protocol.Hello()
         self._ready: protocol.Ready | None = None
         self._next: str | None = None
@@ -100,7 +104,13 @@ class Child:
         first: Round | None = None
         warmup, profile = 0, None
         all_cores = CoreSchedule(None).all
-        self._send(protocol.Begun())
+        self._send(
+            protocol.Begun(
+                turns=self._baton is not None and task.runner.engine.takes_turns(),
+                threads=task.threads,
+                private_bytes=_whole(memory.footprint()[1]),
+            )
+        )
         while True:
             match self._receive():
                 case protocol.WarmUp():
@@ -114,10 +124,13 @@ class Child:
                     settle()
                     timed.append(task.runner.timed())
                     self._send(protocol.TimedRound(round=timed[-1]))
-                case protocol.RunProfile(experts=experts):
+                case protocol.TakeTurns() as asked:
+                    self._send(self._turns(task, asked))
+                    pin(all_cores)
+                case protocol.RunProfile(experts=experts, trace=trace):
                     pin(all_cores)
                     settle()
-                    profile = task.runner.profile(timed[0].trace, experts=experts)
+                    profile = task.runner.profile(timed[0].trace, experts=experts, trace=trace)
                     self._send(protocol.Instrumented())
                 case protocol.Finish(keep=keep):
                     pin(all_cores)
@@ -130,6 +143,25 @@ class Child:
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")
+
+    def _turns(self, task: Task, asked: protocol.TakeTurns) -> protocol.TookTurns:
+        if self._baton is None:
+            pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
+        self._baton.begin(asked.number)
+        turns = TokenTurns(
+            baton=self._baton,
+            begins=asked.begins,
+            every=asked.every,
+            cores=asked.cores,
+            pause_s=asked.pause_s,
+            shift=asked.number // 2,
+        )
+        begun = time.perf_counter_ns()
+        try:
+            taken = task.runner.in_turns(turns, asked.tokens)
+        finally:
+            self._baton.end()
+        return protocol.TookTurns(taken=taken, wall_ns=time.perf_counter_ns() - begun)
 
     def finished(self, record: PromptRecord) -> None:
         """Send the record."""
@@ -179,6 +211,10 @@ class Child:
             for name, file in _files()
             if file.is_relative_to(checkout) and not any(file.is_relative_to(folder) for folder in allowed)
         }
+
+
+def _whole(reading: Reading) -> int | None:
+    return None if reading.value is None else int(reading.value)
 
 
 _OUTCOMES = {"failed": "failed", "skipped": "was skipped"}

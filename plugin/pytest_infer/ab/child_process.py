@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_infer.ab import protocol
+from pytest_infer.ab import baton, protocol
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.records import PromptRecord, Round
@@ -33,6 +33,10 @@ _GROUP_OF_ITS_OWN: Mapping[str, Any] = (
 would share the cores out between sessions, and whatever else runs in the parent's would slow only one side."""
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
+
+
+def _told(ends: tuple[int, int] | None) -> dict[str, str]:
+    return {} if ends is None else {baton.ENVIRONMENT: f"{ends[0]},{ends[1]}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,8 @@ class ChildProcess:
     same line is raised ever after.
     """
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, ends: tuple[int, int] | None = None) -> None:
+        """Start it; `ends` are those of the pipes with which it takes turns of a token, to be closed by the caller."""
         self._name = command.name
         self._broken: str | None = None
         self._open: str | None = None
@@ -64,11 +69,11 @@ class ChildProcess:
             self._process = subprocess.Popen(
                 command.arguments,
                 cwd=command.cwd,
-                env={**command.environment, CHILD: str(theirs.fileno())},
+                env={**command.environment, CHILD: str(theirs.fileno()), **_told(ends)},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *(ends or ())],
                 **_GROUP_OF_ITS_OWN,
             )
         except OSError as error:
@@ -88,13 +93,26 @@ class ChildProcess:
         self._verify(ready.foreign)
         return ready
 
-    def begin(self, nodeid: str) -> None:
+    def begin(self, nodeid: str) -> protocol.Begun:
         """Let a test run up to its first round."""
+        self.go(nodeid)
+        return self.begun()
+
+    def go(self, nodeid: str) -> None:
+        """Let a test begin, and do not wait for it."""
         if self._open is not None:
             self._abandon()
         self._send(protocol.Go(nodeid=nodeid))
         self._open = nodeid
-        self._expect(protocol.Begun)
+
+    def begun(self) -> protocol.Begun:
+        """Wait until the test has come to its first round."""
+        return self._expect(protocol.Begun)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the child cannot go on."""
+        return self._broken is not None
 
     def warm_up(self) -> None:
         """Let a round run that does not count."""
@@ -106,9 +124,17 @@ class ChildProcess:
         self._send(protocol.Time(cores=cores))
         return self._expect(protocol.TimedRound).round
 
-    def instrument(self, *, experts: bool) -> None:
+    def take_turns(self, asked: protocol.TakeTurns) -> None:
+        """Let a pass in turns begin, in which the other side of the pair takes part; `took_turns` waits for its end."""
+        self._send(asked)
+
+    def took_turns(self) -> protocol.TookTurns:
+        """Wait until this side is through with the pass."""
+        return self._expect(protocol.TookTurns)
+
+    def instrument(self, *, experts: bool, trace: bool = False) -> None:
         """Let the profile round run."""
-        self._send(protocol.RunProfile(experts=experts))
+        self._send(protocol.RunProfile(experts=experts, trace=trace))
         self._expect(protocol.Instrumented)
 
     def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:

@@ -23,7 +23,10 @@ class Task:
 
 
 class Loop(Protocol):
-    """Who decides when a round is run."""
+    """Who decides when a round is run, and where."""
+
+    def elsewhere(self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord | None:
+        """Let processes of the loop's own measure a prompt, and return its record; None: `measure` does, here."""
 
     def measure(self, task: Task) -> rounds.Measured:
         """Run the rounds of one prompt."""
@@ -32,7 +35,15 @@ class Loop(Protocol):
         """Take the record, which is stored by now."""
 
 
-class Alone:
+class Here:
+    """A loop that measures in this process."""
+
+    def elsewhere(self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord | None:  # noqa: ARG002
+        """Return None: it is measured here."""
+        return None
+
+
+class Alone(Here):
     """Rounds one after the other, with nobody to wait for."""
 
     def measure(self, task: Task) -> rounds.Measured:

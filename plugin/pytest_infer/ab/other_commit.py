@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,11 @@ class OtherCommit:
         """Return how errors name the other side."""
         return "the other side" if self._self else f"{self._rev} ({self.info.commit[:12]})"
 
-    def start(self, planned: tuple[str, ...]) -> ChildProcess:
+    def start(self, planned: tuple[str, ...], ends: tuple[int, int] | None = None) -> ChildProcess:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
         self._session.live.show(f"collecting {self.name} …")
         checkout, worktree = self._checked_out()
-        self.process = ChildProcess(self._command(arguments.Move(checkout, worktree)))
+        self.process = ChildProcess(self._command(arguments.Move(checkout, worktree)), ends)
         ready = self.process.greet(
             protocol.Hello(
                 planned=planned,
@@ -72,6 +73,15 @@ class OtherCommit:
             )
         )
         self._session.live.clear()
+        self._missing_in(ready, planned)
+        return self.process
+
+    def start_own(self, ends: tuple[int, int]) -> ChildProcess:
+        """Start this checkout in a process of its own, as the other side is; `ChildProcess.greet` waits for it."""
+        root = self._config.rootpath.resolve()
+        return ChildProcess(replace(self._command(arguments.Move(root, root)), name="this checkout"), ends)
+
+    def _missing_in(self, ready: protocol.Ready, planned: tuple[str, ...]) -> None:
         if set(ready.new) == set(planned):
             raise AgainstError(
                 f"{self.name} has none of the tests that are to be measured: there is nothing to compare"
@@ -80,7 +90,6 @@ class OtherCommit:
         by_id = any("::" in name for name in arguments.selects(self._given, self._options))
         # Whoever names tests one by one does not ask for others.
         self._session.missing = () if by_id else ready.missing
-        return self.process
 
     def _checked_out(self) -> tuple[Path, Path]:
         repository = self._repository_found

@@ -7,10 +7,13 @@ from collections.abc import Generator
 import pytest
 
 from pytest_infer.ab import child, protocol
+from pytest_infer.ab.launches import Launches
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.turns import LockStep, Sequential
 from pytest_infer.errors import AgainstError
+from pytest_infer.pytest_face.options import ROUND
 from pytest_infer.pytest_face.session import InferSession
+from pytest_infer.pytest_face.settings import Settings
 
 ToParent = protocol.Channel[protocol.FromParent]
 
@@ -37,13 +40,19 @@ def side(
     return parent
 
 
+def _sides(settings: Settings) -> type[LockStep | Sequential | Launches]:
+    if settings.against_sequential:
+        return Sequential
+    return LockStep if settings.turns == ROUND else Launches
+
+
 class Parent:
     """The hooks of the parent's side."""
 
     def __init__(self, session: InferSession) -> None:
         self._session = session
         self._other: OtherCommit | None = None
-        self._sides: LockStep | Sequential | None = None
+        self._sides: LockStep | Sequential | Launches | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -69,8 +78,7 @@ class Parent:
         """Start the other side, after this one has refused what can be refused."""
         if self._other is None or not self._session.keeper.planned:
             return
-        sides = Sequential if self._session.settings.against_sequential else LockStep
-        self._sides = self._session.loop = sides(self._session, self._other)
+        self._sides = self._session.loop = _sides(self._session.settings)(self._session, self._other)
         try:
             self._sides.start()
         except AgainstError as error:
@@ -93,5 +101,7 @@ class Parent:
 
     def pytest_unconfigure(self) -> None:
         """End the other side, however the run ended."""
+        if isinstance(self._sides, Launches):
+            self._sides.close()
         if self._other is not None:
             self._other.close()

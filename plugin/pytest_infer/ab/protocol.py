@@ -7,7 +7,7 @@ from typing import Generic, TypeVar, Union
 
 import msgspec
 
-from pytest_infer.records import PromptRecord, Round
+from pytest_infer.records import Pass, PromptRecord, Round
 
 PROTOCOL = 2
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
@@ -48,10 +48,25 @@ class Time(WireMessage, frozen=True, kw_only=True):
     cores: tuple[int, ...] = ()
 
 
+class TakeTurns(WireMessage, frozen=True, kw_only=True):
+    """Run a pass in turns of a token with the other side of the pair; the fields are those of `ab.baton.TokenTurns`.
+
+    `number` is the pass's, the same for both sides; `tokens` a limit of its own.
+    """
+
+    number: int
+    begins: bool
+    every: int
+    cores: tuple[int, ...]
+    pause_s: float
+    tokens: int | None = None
+
+
 class RunProfile(WireMessage, frozen=True, kw_only=True):
     """Run the profile round."""
 
     experts: bool
+    trace: bool = False
 
 
 class Finish(WireMessage, frozen=True, kw_only=True):
@@ -85,7 +100,15 @@ class Ready(WireMessage, frozen=True, kw_only=True):
 
 
 class Begun(WireMessage, frozen=True, kw_only=True):
-    """The model is loaded and the prompt encoded: rounds can be asked for."""
+    """The model is loaded and the prompt encoded: rounds can be asked for.
+
+    `private_bytes` is the memory that nobody shares with this process, where the kernel tells it, and `threads` those
+    of the engine. `turns` says whether the engine can take turns of a token.
+    """
+
+    turns: bool = False
+    threads: int | None = None
+    private_bytes: int | None = None
 
 
 class Warmed(WireMessage, frozen=True, kw_only=True):
@@ -96,6 +119,13 @@ class TimedRound(WireMessage, frozen=True, kw_only=True):
     """A timed round."""
 
     round: Round
+
+
+class TookTurns(WireMessage, frozen=True, kw_only=True):
+    """This side's half of a pass; `wall_ns` is how long both sides took together, as this side saw it."""
+
+    taken: Pass
+    wall_ns: int
 
 
 class Instrumented(WireMessage, frozen=True, kw_only=True):
@@ -116,9 +146,9 @@ class Ended(WireMessage, frozen=True, kw_only=True):
     why: str | None = None
 
 
-FromParent = Union[Hello, Go, WarmUp, Time, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromParent = Union[Hello, Go, WarmUp, Time, TakeTurns, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
 FromChild = Union[  # noqa: UP007 - as above
-    OtherProtocol, Ready, Begun, Warmed, TimedRound, Instrumented, FinishedTest, Ended
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, Instrumented, FinishedTest, Ended
 ]
 
 Received = TypeVar("Received")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_infer.ab.child_process import ChildProcess
-from pytest_infer.ab.loop import Task
+from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.errors import AgainstError
@@ -14,7 +14,7 @@ from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Round
 
 
-class LockStep:
+class LockStep(Here):
     """Both models are loaded; the rounds of a pair follow each other, and each block of two pairs is A B B A."""
 
     def __init__(self, session: InferSession, other: OtherCommit) -> None:
@@ -103,7 +103,7 @@ def _timed(task: Task, cores: tuple[int, ...] = ()) -> Round:
     return task.runner.timed()
 
 
-class Sequential:
+class Sequential(Here):
     """One model is loaded at a time: half of the other side's rounds, all of ours, the other half."""
 
     def __init__(self, session: InferSession, other: OtherCommit) -> None:

@@ -99,6 +99,13 @@ class Engine(Protocol):
         """Return whether `generate` supports `limits.sequences`."""
         return False
 
+    def takes_turns(self) -> bool:
+        """Return whether nothing is computed until `clock.tick` returns, so that two engines can compute in turns.
+
+        An engine whose tokens come from elsewhere (a server), or all at the end, says no: whole rounds take turns then.
+        """
+        return True
+
     def adapts(self) -> bool:
         """Return whether `adapt` is supported: by default, whether the engine overrides it."""
         return type(self).adapt is not Engine.adapt

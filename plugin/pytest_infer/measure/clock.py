@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
+from typing import Protocol
 
 from pytest_infer.errors import EngineError
 from pytest_infer.records import StopReason, TokenTrace
@@ -64,3 +65,44 @@ class TokenClock:
             prefill_end_ns=self._prefill_end_ns,
             stopped_by=stopped_by,
         )
+
+
+class TurnTaker(Protocol):
+    """Who computes when, of two that take turns."""
+
+    def await_first(self) -> None:
+        """Return when the first turn is ours."""
+
+    def after(self, tick: int) -> bool:
+        """After a tick (from 0), let others go on if it is their turn, and return whether this one waited."""
+
+
+class TurnClock(TokenClock):
+    """A token clock that lets another process go on between ticks. Its stamps are in this side's own time.
+
+    The time between losing the turn and having it again belongs to no token.
+    """
+
+    __slots__ = ("_turns", "_waited_ns")
+
+    def __init__(self, turns: TurnTaker, now: Callable[[], int] = perf_counter_ns) -> None:
+        super().__init__(now)
+        self._turns = turns
+        self._waited_ns = 0
+
+    def start(self) -> None:
+        """Read the clock, as ever."""
+        self._waited_ns = 0
+        super().start()
+
+    def tick(self, token_ids: Sequence[int]) -> None:
+        """Stamp the moment, and wait for the next turn if this one is over."""
+        now = self._now()
+        self._stamps.append(now - self._waited_ns)
+        self._ids.append(token_ids)
+        if self._turns.after(len(self._stamps) - 1):
+            self._waited_ns += self._now() - now
+
+    def prefilled(self) -> None:
+        """Stamp the end of the prompt's forward pass."""
+        self._prefill_end_ns = self._now() - self._waited_ns

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import disturbance
-from pytest_infer.measure.clock import TokenClock
+from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.records import Counters, ExpertUsage, Limits, Profile, Reading, Round, TokenTrace, absent
+from pytest_infer.records import Counters, ExpertUsage, Limits, Pass, Profile, Reading, Round, TokenTrace, absent
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,19 @@ class Runner:
         """Run a timed round and say whether it was disturbed."""
         raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
+
+    def in_turns(self, turns: TurnTaker, tokens: int | None = None) -> Pass:
+        """Run a round without counters in turns with another process; `tokens` is a limit of its own."""
+        limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
+        clock = TurnClock(turns)
+        self.engine.reset()
+        with suspended(), quiet_gc():
+            self.engine.synchronize()
+            turns.await_first()
+            clock.start()
+            self.engine.generate(self.prompt_ids, limits, clock)
+        trace = clock.trace(prompt_tokens=len(self.prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
+        return Pass(start_ns=trace.start_ns, stamps_ns=trace.stamps_ns, tick_sizes=trace.tick_sizes)
 
     def profile(self, expected: TokenTrace, *, experts: bool, trace: bool = False) -> Profile:
         """Run the round with instruments; `expected` is the trace of a timed one."""

@@ -16,7 +16,7 @@ from pytest_infer.errors import StorageError
 from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round
+from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round, Turns
 from pytest_infer.report.compare import exports
 from pytest_infer.storage import block, history
 from pytest_infer.storage.history import History
@@ -93,9 +93,16 @@ class Gate:
         self._end(gate.judge(pairs, rules, missing=missing, new=new, against=before.label, allowed=allowed))
 
     def judge_sides(
-        self, sides: Mapping[str, tuple[Block | None, Block]], missing: Sequence[str], info: AgainstInfo
+        self,
+        sides: Mapping[str, tuple[Block | None, Block]],
+        turns: Mapping[str, Turns],
+        missing: Sequence[str],
+        info: AgainstInfo,
     ) -> None:
-        """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first."""
+        """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first.
+
+        `turns` are what turns of a token said of them, by node id.
+        """
         rules = self._settings.gate
         if rules is None:
             return
@@ -110,7 +117,13 @@ class Gate:
             before = row_of(test, test, base)
             spread = comparison.block_spread(before, after) if info.sequential else None
             pairs.append(
-                comparison.RowPair(before=before, after=after, paired=not info.sequential, block_spread=spread)
+                comparison.RowPair(
+                    before=before,
+                    after=after,
+                    paired=not info.sequential,
+                    block_spread=spread,
+                    turns=turns.get(test),
+                )
             )
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
         self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
@@ -193,6 +206,7 @@ class Selection:
 
 def both_sides(
     pairs: Mapping[str, tuple[PromptRecord | None, PromptRecord]],
+    turns: Mapping[str, Turns],
     passed: Mapping[str, dict[str, Any]],
     info: AgainstInfo,
 ) -> tuple[dict[str, tuple[Block | None, Block]], list[NamedFloor]]:
@@ -212,7 +226,8 @@ def both_sides(
         blocks[test] = (theirs, passed[test])
         if info.rev == SELF:
             noise += _noise_of(ours.prompt.name, theirs["metrics"], passed[test]["metrics"])
-        passed[test]["against"] = {**msgspec.to_builtins(info), "metrics": theirs["metrics"]}
+        taken = {"turns": msgspec.to_builtins(turns[test])} if test in turns else {}
+        passed[test]["against"] = {**msgspec.to_builtins(info), **taken, "metrics": theirs["metrics"]}
     return blocks, noise
 
 

@@ -60,6 +60,10 @@ class Infer:
             session.remeasure.resumed()
             self._keep(record, prompt)
             return record
+        record = session.measure_elsewhere(nodeid, prompt, self._configuration)
+        if record is not None:
+            self._keep(record, prompt)
+            return record
         # Asked for late, so that what is refused is refused before a model is loaded.
         engine = self._request.getfixturevalue("engine")
         model = self._request.getfixturevalue("model")

@@ -189,11 +189,31 @@ OPTIONS = (
         flag=True,
         help="load the two models one after the other, not at once, and measure in blocks A B A of --infer-max-rounds",
     ),
-    Option(name="min-pairs", metavar="N", help="with --infer-against: at least N pairs of rounds; default: 10"),
-    Option(name="max-rounds", metavar="N", help="with --infer-against: at most N pairs of rounds; default: 30"),
+    Option(
+        name="turns",
+        metavar="WHAT",
+        help="with --infer-against: token: each side is a process of its own, and they take turns of a token; "
+        "round: this process and another take turns of whole rounds; default: round",
+    ),
+    Option(
+        name="launches",
+        metavar="N",
+        help="with --infer-against: so many pairs of processes, to average what differs from launch to launch; "
+        "default: 8, or as many as fit the memory",
+    ),
+    Option(
+        name="time",
+        metavar="TIME",
+        help="with --infer-against: measure a prompt until its interval is narrower than the rule's threshold, but no "
+        "longer than this (60s, 2min); default: 60s",
+    ),
+    Option(name="min-pairs", metavar="N", help="with --infer-turns=round: at least N pairs of rounds; default: 10"),
+    Option(name="max-rounds", metavar="N", help="with --infer-turns=round: at most N pairs of rounds; default: 30"),
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
+ROUND = "round"
+TURNS = ("token", ROUND)
 INTERLEAVED = "interleaved"
 ORDERS = (INTERLEAVED, "sequential")
 BARE, OFF = "default", "off"

@@ -38,6 +38,7 @@ from pytest_infer.records import (
     PromptInfo,
     PromptRecord,
     TokenTrace,
+    Turns,
 )
 from pytest_infer.report.show.live import LiveLine
 from pytest_infer.storage.bridge import Bridge, ReplayClock
@@ -70,6 +71,7 @@ class InferSession:
         self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None
         self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
+        self.turns: dict[str, Turns] = {}
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []
         # The live line is asked for late: now there may be no terminal yet.
@@ -144,9 +146,9 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            judged, noise = both_sides(self.pairs, passed, self.against)
+            judged, noise = both_sides(self.pairs, self.turns, passed, self.against)
             self.noise += noise
-            self.gate.judge_sides(judged, self.missing, self.against)
+            self.gate.judge_sides(judged, self.turns, self.missing, self.against)
         else:
             self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
@@ -173,28 +175,13 @@ class InferSession:
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
         ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
-        limits = prompt_tokens.limits_of(prompt, configuration.settings)
         once = self.bridge.disabled
-        plan = rounds.RoundPlan(
-            warmup=0 if once else self.settings.warmup,
-            rounds=1 if once else self.settings.rounds,
-            profile=self.settings.profile and not once,
-            experts=self.settings.experts,
-            trace=self.settings.expert_trace,
-            repeat=0 if once else self.settings.repeat_disturbed,
-        )
-        info = PromptInfo(
-            name=prompt.name,
-            content_sha256=prompt.content_sha256,
-            limits=limits,
-            group=prompt.group,
-            tags=prompt.tags,
-        )
+        plan, info = self._plan(), _info(prompt, configuration)
         here = self._described(model, type(engine), once=once)
         runner = rounds.Runner(
             engine=engine,
             prompt_ids=ids,
-            limits=limits,
+            limits=info.limits,
             system=self.system,
             usable_cores=here.usable_cores,
             timeline=self.timeline,
@@ -241,6 +228,21 @@ class InferSession:
             curve=configuration.curve,
         )
 
+    def measure_elsewhere(self, nodeid: str, prompt: Prompt, configuration: Configuration) -> PromptRecord | None:
+        """Return the record that other processes make of a prompt; None where it is measured here."""
+        return self.loop.elsewhere(nodeid, _info(prompt, configuration), self._plan())
+
+    def _plan(self) -> rounds.RoundPlan:
+        once = self.bridge.disabled
+        return rounds.RoundPlan(
+            warmup=0 if once else self.settings.warmup,
+            rounds=1 if once else self.settings.rounds,
+            profile=self.settings.profile and not once,
+            experts=self.settings.experts,
+            trace=self.settings.expert_trace,
+            repeat=0 if once else self.settings.repeat_disturbed,
+        )
+
     def _described(self, model: ModelInfo, engine: type, *, once: bool) -> MachineInfo:
         """Return the machine with the accelerators that torch has found by now, and its probe."""
         if not once and self.probing.due(model):
@@ -257,6 +259,16 @@ class InferSession:
             self.live.show(f"{model.name} · {prompt.name} · {phase} {done + 1}/{planned}{seen}")
 
         return watch
+
+
+def _info(prompt: Prompt, configuration: Configuration) -> PromptInfo:
+    return PromptInfo(
+        name=prompt.name,
+        content_sha256=prompt.content_sha256,
+        limits=prompt_tokens.limits_of(prompt, configuration.settings),
+        group=prompt.group,
+        tags=prompt.tags,
+    )
 
 
 KEY = pytest.StashKey[InferSession]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,31 @@ from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.pytest_face.options import BARE, EXPERTS, INTERLEAVED, OFF, OPTIONS, ORDERS, SELF, TIMELINE
+from pytest_infer.pytest_face.options import (
+    BARE,
+    EXPERTS,
+    INTERLEAVED,
+    OFF,
+    OPTIONS,
+    ORDERS,
+    ROUND,
+    SELF,
+    TIMELINE,
+    TURNS,
+)
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?")
+_SECONDS = {None: 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
+MOST_LAUNCHES = 64
+"""More pairs of processes than this are a typing error."""
 MOST_SEED = 2**63 - 1
 """The largest seed that every random generator of torch takes."""
 
@@ -58,6 +74,9 @@ class Settings:
     against: str | None
     against_python: str | None
     against_sequential: bool
+    turns: str
+    launches: int
+    time_s: float
     min_pairs: int
     max_rounds: int
     batch: int | None = None
@@ -127,6 +146,9 @@ class Settings:
             against=read.text("against"),
             against_python=read.text("against-python"),
             against_sequential=read.flag("against-sequential"),
+            turns=read.choice("turns", TURNS, ROUND),
+            launches=read.number("launches", 8, least=1, most=MOST_LAUNCHES),
+            time_s=read.duration("time", 60.0),
             min_pairs=min_pairs,
             max_rounds=max_rounds,
             batch=read.number("batch", None, least=1),
@@ -261,6 +283,17 @@ class _Reader:
         if most is not None and number > most:
             raise OptionError(f"{where} must be {most} or less, not {number}")
         return number
+
+    def duration(self, name: str, default: float) -> float:
+        """Return seconds."""
+        text, where = self.text(name), self.place(name)
+        if text is None:
+            return default
+        found = _DURATION.fullmatch(text.strip())
+        seconds = 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+        if not 0 < seconds < math.inf:
+            raise OptionError(f"{where} takes a time above 0, as 60s or 2min, not {text!r}")
+        return seconds
 
     def flag(self, name: str) -> bool:
         value, where = self._raw(name)

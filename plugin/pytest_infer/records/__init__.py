@@ -16,9 +16,10 @@ from pytest_infer.records.results import (
     MeasurementWarning,
     PromptRecord,
     SystemRecord,
+    Turns,
     WarningKind,
 )
-from pytest_infer.records.rounds import Profile, Round, Timeline
+from pytest_infer.records.rounds import Pass, Profile, Round, Timeline
 
 __all__ = [
     "AgainstInfo",
@@ -36,6 +37,7 @@ __all__ = [
     "MeasurementWarning",
     "ModelInfo",
     "Output",
+    "Pass",
     "Profile",
     "PromptInfo",
     "PromptRecord",
@@ -46,6 +48,7 @@ __all__ = [
     "SystemRecord",
     "Timeline",
     "TokenTrace",
+    "Turns",
     "WarningKind",
     "Work",
     "absent",

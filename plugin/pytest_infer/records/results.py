@@ -101,3 +101,17 @@ class SystemRecord:
 
     counters: Counters
     machine: MachineInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """What passes in turns of a token said of the change between two sides.
+
+    `ratios` are log-ratios, this checkout's over the other's: of the `first` token and of a decode `step`, a tuple a
+    launch, with an observation for every two passes. A turn had `every` ticks.
+    """
+
+    every: int
+    cycles: int
+    seconds: float
+    ratios: dict[str, tuple[tuple[float, ...], ...]]

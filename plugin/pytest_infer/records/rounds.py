@@ -57,3 +57,12 @@ class Profile:
     experts_absent: str | None = None
     timeline: Timeline | None = None
     timeline_absent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One side's half of a generation in turns of a token with another process; stamps are in this side's own time."""
+
+    start_ns: int
+    stamps_ns: tuple[int, ...]
+    tick_sizes: tuple[int, ...]

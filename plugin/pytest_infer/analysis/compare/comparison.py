@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import fingerprint, stats
+from pytest_infer.analysis.compare import fingerprint, launches, stats
+from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
+from pytest_infer.records import Turns
 from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
@@ -37,7 +39,8 @@ class RowPair:
     """One test on both sides. `paired` rounds were measured next to each other, round i with round i.
 
     `history` holds earlier rows of the test that `before` is comparable with, itself included; `block_spread` is the
-    largest log-ratio between two blocks of the same side, where a side was measured in blocks.
+    largest log-ratio between two blocks of the same side, where a side was measured in blocks. `turns` is what turns of
+    a token said: that decides where it says anything.
     """
 
     before: Row
@@ -45,6 +48,16 @@ class RowPair:
     paired: bool = False
     history: tuple[Row, ...] = ()
     block_spread: Mapping[str, float] | None = None
+    turns: Turns | None = None
+
+    def launches(self, key: str) -> Array | None:
+        """Return a metric's change in each launch as turns of a token told it, or None where they did not."""
+        if self.turns is None:
+            return None
+        first, total = (self.before.metrics.get(name) for name in ("ttft_s", "total_s"))
+        known = first is not None and total is not None and total.value
+        share = float(first.value) / float(total.value) if known and first is not None and total is not None else None
+        return launches.told(key, self.turns, share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +109,14 @@ def judge(
     """Return a judgement for each pair and each figure wanted of it, in that order."""
     judgements: list[Judgement | None] = []
     questions: list[Question] = []
+    spreads = _Spreads(pairs)
     for pair in pairs:
         # What an A/B run compares are the two sides as they are: only other work makes them incomparable.
         found = fingerprint.differences(pair.before, pair.after, allowed)
         if pair.paired or pair.block_spread is not None:
             found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT, fingerprint.WATCHED))
         for want in wanted(pair.after):
-            settled = _without_noise(pair, want, found, allowed)
+            settled = _without_noise(pair, want, found, allowed, spreads)
             judgements.append(settled if isinstance(settled, Judgement) else None)
             if isinstance(settled, Question):
                 questions.append(settled)
@@ -110,8 +124,26 @@ def judge(
     return [next(decided) if j is None else j for j in judgements]
 
 
+class _Spreads:
+    """How far launches lie apart, by metric: pooled over all tests, which were measured in the same ones."""
+
+    def __init__(self, pairs: Sequence[RowPair]) -> None:
+        self._pairs = pairs
+        self._known: dict[str, launches.Spread | None] = {}
+
+    def of(self, key: str) -> launches.Spread | None:
+        if key not in self._known:
+            told = [values for pair in self._pairs if (values := pair.launches(key)) is not None]
+            self._known[key] = launches.spread(told)
+        return self._known[key]
+
+
 def _without_noise(
-    pair: RowPair, want: Wanted, found: Sequence[fingerprint.Mismatch], allowed: Collection[str]
+    pair: RowPair,
+    want: Wanted,
+    found: Sequence[fingerprint.Mismatch],
+    allowed: Collection[str],
+    spreads: _Spreads,
 ) -> Judgement | Question:
     """Return what can be said without statistics, or the question for them."""
     metric = want.metric
@@ -140,7 +172,7 @@ def _without_noise(
     differ = [*map(str, found), *_caches(metric, pair)]
     if differ:
         return replace(draft, reason="differ: " + ", ".join(differ))
-    return _question(draft, want, pair, before, after)
+    return _question(draft, want, pair, before, after, spreads)
 
 
 _BY_CACHE = {"load_s", "load_read_bytes", "first_run_extra_s", "first_run_read_bytes"}
@@ -175,7 +207,9 @@ def _exact(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgemen
     return replace(draft, verdict=verdict, reason="differs, and must not")
 
 
-def _question(draft: Judgement, want: Wanted, pair: RowPair, before: Values, after: Values) -> Judgement | Question:
+def _question(
+    draft: Judgement, want: Wanted, pair: RowPair, before: Values, after: Values, spreads: _Spreads
+) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
     if len({*a, *b}) == 1:
@@ -186,10 +220,23 @@ def _question(draft: Judgement, want: Wanted, pair: RowPair, before: Values, aft
     if metric.direction is Direction.NEUTRAL:
         mid = float(draft.after or 0) / float(draft.before or 1) - 1
         return replace(draft, verdict=None, mid=mid)
-    evidence, doubt = _evidence(pair, want, a, b)
+    evidence, doubt = _of_launches(pair, metric, spreads) or _evidence(pair, want, a, b)
     if not evidence:
         return replace(draft, verdict=Verdict.INCONCLUSIVE, reason=doubt)
     return Question(draft=draft, evidence=tuple(evidence), threshold=want.threshold, doubt=doubt)
+
+
+def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list[Evidence], str] | None:
+    """Return what turns of a token tell, or None where they tell nothing of a metric."""
+    found = pair.launches(metric.key)
+    if found is None:
+        return None
+    estimate = launches.estimate(found, spreads.of(metric.key))
+    if estimate is None:
+        return [], "one launch does not tell how far launches lie apart: more are needed (--infer-launches)"
+    apart = 100 * math.expm1(estimate.se * math.sqrt(len(found)))
+    doubt = f"launches of equal code lie {apart:.2g} % apart (sd): more of them tell more (--infer-launches)"
+    return [Evidence(estimate=estimate)], doubt
 
 
 def _evidence(

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import comparison, fingerprint, stats
+from pytest_infer.analysis.compare import comparison, fingerprint, launches, stats
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
 from pytest_infer.analysis.experts import drift
 from pytest_infer.metrics import Kind, Metric
-from pytest_infer.records import Round
+from pytest_infer.records import Round, Turns
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Row, Run
 
 if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord
+
+_NO_RULE = 0.01
+"""The threshold that turns are measured for where no rule says one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,26 @@ def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Se
         if not high - low < math.log1p(rule.limit):
             return False
     return True
+
+
+def width(rules: Sequence[Rule], name: str, turns: Turns) -> float | None:
+    """Return how wide the widest interval is that a rule asks for, in units of the rule's threshold.
+
+    None while it is not known: there is one launch, or none has an observation yet.
+    """
+    wanted = [
+        (rule.metric.key, rule.limit)
+        for rule in rules
+        if rule.form is Form.RELATIVE and rule.metric is not None and rule.covers(name)
+    ] or [(key, _NO_RULE) for key in ("ttft_s", "tpot_s")]
+    widths = []
+    for key, limit in wanted:
+        found = launches.told(key, turns, first_share=None)
+        estimate = None if found is None else launches.estimate(found)
+        if estimate is not None:
+            low, high = estimate.interval(CONFIDENCE)
+            widths.append((high - low) / math.log1p(limit))
+    return max(widths, default=None)
 
 
 @dataclass(frozen=True, slots=True)

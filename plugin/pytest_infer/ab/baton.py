@@ -1,0 +1,118 @@
+"""Turns of a token: which of two processes computes, and how one hands over to the other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ENVIRONMENT = "PYTEST_INFER_TURNS"
+"""The variable that gives a side its ends of the two pipes: the one to read from, a comma, the one to write to."""
+_NUMBERS = 0x80
+_END = 0x80
+
+
+class Baton:
+    """One side's ends of the two pipes between the sides of a pair: a byte is the turn.
+
+    A byte says to which pass it belongs, so that one left over by a pass that ended early is not taken for a turn of
+    the next, and whether its sender is through with the pass. A side whose process is gone is through.
+    """
+
+    def __init__(self, read: int, write: int) -> None:
+        self._read, self._write = read, write
+        self._number = 0
+        self.alone = True
+
+    @classmethod
+    def inherited(cls) -> Baton | None:
+        """Return the baton that this process was started with, or None; what it starts has none."""
+        ends = os.environ.pop(ENVIRONMENT, None)
+        if ends is None:
+            return None
+        read, write = map(int, ends.split(","))
+        for end in (read, write):
+            os.set_inheritable(end, False)
+        return cls(read, write)
+
+    def begin(self, number: int) -> None:
+        """Begin a pass; both sides give it the same number, and another than the pass before."""
+        self._number = number % _NUMBERS
+        self.alone = False
+
+    def give(self) -> None:
+        """Let the other side go on."""
+        self._send(self._number)
+
+    def take(self) -> None:
+        """Wait until the other side hands over, or is through: then `alone` is set, and nothing waits any more."""
+        while not self.alone:
+            got = os.read(self._read, 1)
+            if not got or got[0] == self._number | _END:
+                self.alone = True
+            elif got[0] == self._number:
+                return
+
+    def end(self) -> None:
+        """Say that this side is through with the pass."""
+        self._send(self._number | _END)
+        self.alone = True
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self._read)
+        os.close(self._write)
+
+    def _send(self, byte: int) -> None:
+        if self.alone and not byte & _END:
+            return
+        try:
+            os.write(self._write, bytes([byte]))
+        except BrokenPipeError:
+            self.alone = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTurns:
+    """The turns of one pass, for one side: a chunk of `every` ticks, then perhaps the other side's, and so on.
+
+    The first tick, which ends the prefill, is a chunk of its own: chunk 0. The sides alternate A | B B | A A | B B …,
+    where A is the side that begins: of two neighbouring chunks each side has one in either place (A B B A, a quad), so
+    that what one finds of the other's making in the caches is alike for both. `cores` are taken quad by quad in turns,
+    for engines of one thread; `pause_s` lets the other side's threads go to sleep.
+    """
+
+    baton: Baton
+    begins: bool
+    every: int = 1
+    cores: Sequence[int] = ()
+    pause_s: float = 0.0
+    shift: int = 0
+    """How far the cores are shifted: passes begin on different ones."""
+
+    def await_first(self) -> None:
+        """Wait for the first turn of the pass."""
+        if not self.begins:
+            self.baton.take()
+        self._settle(0)
+
+    def after(self, tick: int) -> bool:
+        """Hand over after a tick if a chunk ends with it, and return whether one did."""
+        chunk, within = divmod(tick, self.every)
+        if within or self.baton.alone:
+            return False
+        if (chunk % 2 == 0) is self.begins:
+            self.baton.give()
+            self.baton.take()
+        self._settle(chunk + 1)
+        return True
+
+    def _settle(self, chunk: int) -> None:
+        """Before a chunk: take its core, and let the other side's threads go to sleep."""
+        if self.cores and sys.platform == "linux":
+            quad = (chunk - 1) // 2
+            os.sched_setaffinity(0, {self.cores[(quad + self.shift) % len(self.cores)]})
+        if self.pause_s:
+            time.sleep(self.pause_s)

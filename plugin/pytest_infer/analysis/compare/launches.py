@@ -1,0 +1,184 @@
+"""The change between two sides that took turns of a token: quads, passes, and launches as a random effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_infer.analysis.compare.stats import Array, Student
+from pytest_infer.records import Pass, Turns
+
+RESTLESS = 4.0
+"""A launch whose passes scatter this many times as much as the median launch's is left out."""
+_ROBUST = 1.4826
+"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
+
+
+FIRST, STEP = "first", "step"
+"""What turns tell of: the time to the first token, and a decode step."""
+
+_FOLLOW = {
+    "ttft_s": (FIRST, 1),
+    "prefill_s": (FIRST, 1),
+    "prefill_throughput": (FIRST, -1),
+    "total_prefill_throughput": (FIRST, -1),
+    "decode_s": (STEP, 1),
+    "tpot_s": (STEP, 1),
+    "itl_p50_s": (STEP, 1),
+    "decode_throughput": (STEP, -1),
+    "total_decode_throughput": (STEP, -1),
+}
+"""Metrics by what they change with, and whether they rise or fall with it."""
+_WHOLE = {"total_s": 1, "overall_throughput": -1}
+
+
+def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
+    """Return a metric's change in each launch, log-ratios; None for a metric that turns tell nothing of.
+
+    `first_share` is the share of the time to the first token in the total: it weighs both parts of the total's change.
+    """
+    if key in _FOLLOW:
+        name, sign = _FOLLOW[key]
+        return None if name not in turns.ratios else sign * means(calm(turns)[name])
+    if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
+        return None
+    first, step = (means(calm(turns)[name]) if name in turns.ratios else 0.0 for name in (FIRST, STEP))
+    return np.asarray(_WHOLE[key] * np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step)))
+
+
+def calm(turns: Turns) -> dict[str, list[tuple[float, ...]]]:
+    """Return the observations without those of restless launches."""
+    left_out = {number for values in turns.ratios.values() for number in restless(values)}
+    return {
+        name: [values for number, values in enumerate(launches) if number not in left_out]
+        for name, launches in turns.ratios.items()
+    }
+
+
+def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
+    """Return the change of a decode step within one pass: the median over its quads of log((b1 + b2) / (a1 + a2)).
+
+    Turns are chunks of `every` ticks, and of two neighbouring ones each side has one in either place. None for fewer
+    than two chunks of a side.
+    """
+    a, b = _chunks(before, every), _chunks(after, every)
+    quads = min(len(a), len(b)) // 2
+    if quads < 1:
+        return None
+    first, second = (x[: 2 * quads].reshape(quads, 2).sum(axis=1) for x in (a, b))
+    return float(np.median(np.log(second) - np.log(first)))
+
+
+def _chunks(one: Pass, every: int) -> Array:
+    """Return how long each whole chunk took, nanoseconds."""
+    gaps = np.diff(np.asarray(one.stamps_ns, dtype=np.float64))
+    whole = len(gaps) // every
+    return np.asarray(gaps[: whole * every].reshape(whole, every).sum(axis=1))
+
+
+def first_token_ratio(before: Pass, after: Pass) -> float:
+    """Return the change of the time to first token within one pass."""
+    return math.log((after.stamps_ns[0] - after.start_ns) / (before.stamps_ns[0] - before.start_ns))
+
+
+def observations(ratios: Sequence[float | None]) -> list[float]:
+    """Return the means of neighbouring passes, of which either side began one.
+
+    Who begins gains or loses nearly 1 % over a whole pass, so a single one is no observation.
+    """
+    pairs = zip(ratios[::2], ratios[1::2], strict=False)
+    return [(one + other) / 2 for one, other in pairs if one is not None and other is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The variance of a launch's mean, log-ratios squared, and the degrees of freedom that it is known with."""
+
+    variance: float
+    df: float
+
+
+def restless(launches: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """Return the numbers of launches that scatter far more than the others: something was wrong with them.
+
+    It looks at how far a launch's own observations lie apart, never at where they lie.
+    """
+    scatters = [_scatter(values) for values in launches]
+    known = [scatter for scatter in scatters if scatter is not None]
+    if len(known) < 3:
+        return ()
+    limit = RESTLESS * float(np.median(known))
+    return tuple(n for n, scatter in enumerate(scatters) if scatter is not None and scatter > limit)
+
+
+def _scatter(values: Sequence[float]) -> float | None:
+    if len(values) < 3:
+        return None
+    return _ROBUST * float(np.median(np.abs(np.asarray(values) - np.median(values))))
+
+
+def means(launches: Sequence[Sequence[float]]) -> Array:
+    """Return each launch's mean; the middle of many, where a disturbed pass would pull it away."""
+    return np.asarray([float(np.median(values) if len(values) > 4 else np.mean(values)) for values in launches])
+
+
+def spread(by_prompt: Sequence[Array]) -> Spread | None:
+    """Return the variance of a launch's mean, pooled over prompts that were measured in the same launches.
+
+    `by_prompt` holds an array of launch means each. A launch may shift all of its prompts alike; then they tell
+    together no more of the variance than one. With the mean square correlation rho² of the prompts' deviations, the
+    mean of P sample variances has (L − 1) P / (1 + (P − 1) rho²) degrees of freedom, as the correlation of two sample
+    variances is rho² under normality.
+    """
+    usable = [values for values in by_prompt if len(values) > 1]
+    if not usable:
+        return None
+    variances = [float(np.var(values, ddof=1)) for values in usable]
+    launches = min(map(len, usable))
+    correlation = _mean_square_correlation([values for values in usable if len(values) == launches])
+    prompts = len(usable)
+    df = (launches - 1) * prompts / (1 + (prompts - 1) * correlation)
+    return Spread(variance=float(np.mean(variances)), df=df)
+
+
+def _mean_square_correlation(rows: Sequence[Array]) -> float:
+    """Return rho² over all pairs of prompts, less what so few launches show by chance: 1 / (L − 1)."""
+    if len(rows) < 2 or len(rows[0]) < 3:
+        return 1.0
+    deviations = np.asarray([row - row.mean() for row in rows])
+    norms = np.sqrt((deviations**2).sum(axis=1))
+    if not norms.all():
+        return 1.0
+    unit = deviations / norms[:, None]
+    squares = (unit @ unit.T)[np.triu_indices(len(rows), 1)] ** 2
+    chance = 1 / (len(rows[0]) - 1)
+    return float(min(1.0, max(0.0, (squares.mean() - chance) / (1 - chance))))
+
+
+def estimate(launch_means: Array, known: Spread | None = None) -> Student | None:
+    """Return the change from the launches' means; its error is that of launches, which no further round makes less.
+
+    `known` is the spread pooled over prompts: it takes the place of this prompt's own, as for a
+    few launches that alone is known badly. None where neither tells it.
+    """
+    count = len(launch_means)
+    own = spread([launch_means]) if known is None else known
+    if not count or own is None:
+        return None
+    return Student(float(np.mean(launch_means)), math.sqrt(own.variance / count), own.df)
+
+
+def ratios(
+    launches: Sequence[tuple[Sequence[tuple[Pass, Pass]], Sequence[tuple[Pass, Pass]]]], every: int
+) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`.
+
+    A launch is its passes of one token and its whole ones, each both sides', base first. What a prompt does not have
+    (a second token) is left out.
+    """
+    first = tuple(tuple(observations([first_token_ratio(*one) for one in passes])) for passes, _ in launches)
+    step = tuple(tuple(observations([step_ratio(*one, every) for one in passes])) for _, passes in launches)
+    return {name: found for name, found in ((FIRST, first), (STEP, step)) if all(found)}

@@ -1,0 +1,123 @@
+"""Turns of a token between two sides, which are threads here: their order, their own time, and every way to end."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from pytest_infer.ab.baton import ENVIRONMENT, Baton, TokenTurns
+from pytest_infer.measure.clock import TurnClock
+
+
+@pytest.fixture
+def batons():
+    ends = [os.pipe(), os.pipe()]
+    made = Baton(ends[0][0], ends[1][1]), Baton(ends[1][0], ends[0][1])
+    yield made
+    for read, write in ends:
+        for end in (read, write):
+            try:
+                os.close(end)
+            except OSError:
+                continue
+
+
+def play(batons, ticks, *, number=1, begins=0, work=lambda side, tick: None, **given):
+    """Let both sides tick; return the order of ticks and each side's clock."""
+    order, clocks = [], [None, None]
+
+    def side(own):
+        baton = batons[own]
+        baton.begin(number)
+        turns = TokenTurns(baton=baton, begins=own == begins, **given)
+        clock = clocks[own] = TurnClock(turns)
+        turns.await_first()
+        clock.start()
+        for tick in range(ticks[own]):
+            work(own, tick)
+            order.append(f"{'AB'[own]}{tick}")
+            clock.tick([tick])
+        baton.end()
+
+    threads = [threading.Thread(target=side, args=(own,), daemon=True) for own in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive(), f"stuck after {order}"
+    return " ".join(order), clocks
+
+
+def test_neighbours_make_quads(batons):
+    order, _ = play(batons, (5, 5))
+    assert order == "A0 B0 B1 A1 A2 B2 B3 A3 A4 B4"
+
+
+def test_the_other_side_may_begin(batons):
+    order, _ = play(batons, (3, 3), begins=1)
+    assert order == "B0 A0 A1 B1 B2 A2"
+
+
+def test_several_ticks_a_turn(batons):
+    order, _ = play(batons, (7, 7), every=3)
+    assert order == "A0 B0 B1 B2 B3 A1 A2 A3 A4 A5 A6 B4 B5 B6"
+
+
+@pytest.mark.parametrize(("ticks", "rest"), [((2, 6), "B2 B3 B4 B5"), ((6, 2), "A2 A3 A4 A5"), ((1, 4), "B1 B2 B3")])
+def test_who_ends_first_lets_the_other_go_on(batons, ticks, rest):
+    order, _ = play(batons, ticks)
+    assert order.endswith(rest)
+
+
+def test_a_byte_left_over_is_no_turn_of_the_next_pass(batons):
+    play(batons, (1, 6), number=1)
+    order, _ = play(batons, (3, 3), number=2)
+    assert order == "A0 B0 B1 A1 A2 B2"
+
+
+def test_a_side_that_is_gone_is_through(batons):
+    ours, theirs = batons
+    theirs.close()
+    ours.begin(1)
+    ours.give()
+    ours.take()
+    assert ours.alone
+
+
+def test_stamps_are_in_the_sides_own_time(batons):
+    delays = (0.004, 0.02)
+    _, clocks = play(batons, (9, 9), work=lambda side, _tick: time.sleep(delays[side]))
+    for clock, delay in zip(clocks, delays, strict=True):
+        trace = clock.trace(prompt_tokens=1, requested_tokens=9, stopped_by=None)
+        gaps = [(b - a) / 1e9 for a, b in zip(trace.stamps_ns, trace.stamps_ns[1:], strict=False)]
+        # The other side's 20 ms are in none of ours: the shortest is what this side slept.
+        assert delay <= min(gaps) < delay + 0.01
+        assert trace.stamps_ns[0] - trace.start_ns >= delay * 1e9
+
+
+def test_both_sides_of_a_quad_run_on_the_same_core(batons):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core")
+    seen = {}
+
+    def work(side, tick):
+        seen[side, tick] = os.sched_getaffinity(0)
+
+    play(batons, (9, 9), work=work, cores=cores[:2])
+    for tick in range(9):
+        assert seen[0, tick] == seen[1, tick]
+        assert len(seen[0, tick]) == 1
+    # Two quads are four ticks: both cores had one of them.
+    assert seen[0, 1] == seen[0, 2] != seen[0, 3] == seen[0, 4]
+
+
+def test_a_process_takes_its_baton_once(monkeypatch):
+    read, write = os.pipe()
+    monkeypatch.setenv(ENVIRONMENT, f"{read},{write}")
+    baton = Baton.inherited()
+    assert ENVIRONMENT not in os.environ
+    assert Baton.inherited() is None
+    assert not os.get_inheritable(read)
+    baton.close()

@@ -1,0 +1,89 @@
+"""Quads, passes and launches: hand-worked values, and intervals that hold the truth as often as they say."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pytest_infer.analysis.compare import launches
+from pytest_infer.analysis.compare.launches import Spread
+from pytest_infer.records import Pass
+
+
+def one(*steps, first=10):
+    """A pass that starts at 100 and whose gaps are these, after a first token of `first`."""
+    stamps = np.cumsum([100 + first, *steps])
+    return Pass(start_ns=100, stamps_ns=tuple(int(s) for s in stamps), tick_sizes=(1,) * len(stamps))
+
+
+def test_a_quad_by_hand():
+    # Chunks 1 and 2 make a quad, 3 and 4 another; the fifth is left over.
+    before, after = one(10, 20, 30, 10, 99), one(11, 22, 30, 12, 1)
+    expected = np.median([math.log(33 / 30), math.log(42 / 40)])
+    assert launches.step_ratio(before, after) == pytest.approx(expected, abs=1e-12)
+
+
+def test_chunks_of_several_ticks():
+    before, after = one(1, 2, 3, 4, 5), one(2, 2, 3, 4, 5)
+    assert launches.step_ratio(before, after, every=2) == pytest.approx(math.log(11 / 10), abs=1e-12)
+
+
+@pytest.mark.parametrize(("before", "after"), [((), ()), ((5,), (5,)), ((5, 5), (5,))])
+def test_too_few_chunks_for_a_quad(before, after):
+    assert launches.step_ratio(one(*before), one(*after)) is None
+
+
+def test_the_first_token_by_hand():
+    assert launches.first_token_ratio(one(first=10), one(first=12)) == pytest.approx(math.log(1.2), abs=1e-12)
+
+
+def test_neighbouring_passes_are_one_observation():
+    assert launches.observations([1.0, 2.0, 4.0, 0.0, 7.0]) == [1.5, 2.0]
+    assert launches.observations([1.0, None, 4.0, 0.0]) == [2.0]
+
+
+def simulated(rng, *, prompts=3, count=8, between=0.005, shared=0.0, within=0.003, rounds=2, change=0.0):
+    """Launch means by prompt: offsets of a launch, of which `shared` is the same for all prompts, and noise within."""
+    common = rng.normal(0, between * math.sqrt(shared), count)
+    own = rng.normal(0, between * math.sqrt(1 - shared), (prompts, count))
+    noise = rng.normal(0, within / math.sqrt(rounds), (prompts, count))
+    return list(change + common + own + noise)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("pool", [True, False])
+def test_an_interval_holds_the_truth_as_often_as_it_says(shared, pool):
+    rng = np.random.default_rng(7)
+    held, trials = 0, 600
+    for _ in range(trials):
+        rows = simulated(rng, shared=shared, change=0.02)
+        known = launches.spread(rows) if pool else None
+        low, high = launches.estimate(rows[0], known).interval(0.95)
+        held += low < 0.02 < high
+    # Binomial, 4 standard errors below 95 %.
+    assert held / trials > 0.95 - 4 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_pooling_independent_prompts_knows_the_spread_better():
+    rng = np.random.default_rng(9)
+    independent = np.mean([launches.spread(simulated(rng, prompts=9)).df for _ in range(200)])
+    alike = np.mean([launches.spread(simulated(rng, prompts=9, shared=1, within=0)).df for _ in range(200)])
+    assert alike == pytest.approx(7, abs=0.01)
+    assert independent > 40
+
+
+def test_a_single_launch_needs_a_spread_from_elsewhere():
+    assert launches.estimate(np.asarray([0.01])) is None
+    found = launches.estimate(np.asarray([0.01]), Spread(variance=0.0001, df=30))
+    assert (found.mid, found.se, found.df) == (0.01, 0.01, 30)
+
+
+def test_a_restless_launch_is_told_by_its_scatter_and_not_by_its_place():
+    still, far = [0.0, 0.001, -0.001, 0.0005], [0.05, 0.051, 0.049, 0.0505]
+    restless = [0.0, 0.1, -0.1, 0.05]
+    assert launches.restless([still, far, still, restless]) == (3,)
+    assert launches.restless([still, restless]) == ()
+
+
+def test_a_disturbed_pass_does_not_pull_a_launch_away():
+    assert launches.means([[0.0, 0.0, 0.0, 0.0, 1.0]])[0] == 0.0
