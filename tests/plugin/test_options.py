@@ -9,6 +9,7 @@ import pytest
 from pytest_infer.analysis.compare import rules
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
+from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep.lengths import Lengths
@@ -142,6 +143,15 @@ def block_of(pytester):
 def test_every_option_is_tested_here():
     assert set(ENGINE_VALUES) | set(RUN_VALUES) == set(NAMES)
     assert not set(ENGINE_VALUES) & set(RUN_VALUES)
+
+
+def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
+    # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
+    changes_none = """prompts engine_options cold_load max_new_tokens ignore_eos advice probe strict_memory resume
+        report gate baseline allow_different against against_python against_sequential turns launches time_s min_pairs
+        max_rounds batch sweep interleaved curve"""
+    named = {*saving._MATTER, *changes_none.split()}
+    assert named == set(Settings.__dataclass_fields__)
 
 
 def test_the_help_shows_every_option_and_key(pytester):

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.advice.advice import RULES, Advice, advise
 from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
+from pytest_infer.metrics import METRICS
 from pytest_infer.records import WarningKind
 from pytest_infer.report import advice as shown
 from pytest_infer.storage import schema
@@ -21,6 +22,7 @@ PROBE = {"threads": 2, "device": "cpu", "flops": {"float32": 180e9, "bfloat16": 
 
 def block(*, model=None, machine=None, output=None, rounds=None, name="guide", config=None, **metrics):
     """Return a block with these figures and nothing else; a list is the rounds' values."""
+    assert metrics.keys() <= {metric.key for metric in METRICS}, "a rule that asks for no metric is silent for ever"
     told = {
         key: {"value": sorted(v)[len(v) // 2], "rounds": v} if isinstance(v, list) else {"value": v}
         for key, v in metrics.items()

@@ -12,6 +12,7 @@ from pytest_infer.engines.models import BUNDLED
 from pytest_infer.errors import ModelError
 from pytest_infer.metrics import METRICS
 from pytest_infer.pytest_face.options import OPTIONS
+from pytest_infer.report.formats import Format
 from pytest_infer.report.metrics import as_markdown as metrics_table
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,19 @@ def test_pages_name_only_options_that_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         named = set(re.findall(r"--infer-[a-z-]+", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name}: {named - known}"
+
+
+@in_the_source_tree
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_is_on_a_page(option):
+    assert any(option.command_line in page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+
+
+@in_the_source_tree
+@pytest.mark.parametrize("form", Format)
+def test_every_output_format_is_on_a_page(form):
+    pages = " ".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    assert re.search(rf"(?<![\w.-]){re.escape(form.value)}(?![\w-])", pages, flags=re.IGNORECASE)
 
 
 def run(*arguments):

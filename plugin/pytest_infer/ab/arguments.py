@@ -32,7 +32,7 @@ _NOT_FOR_THE_CHILD = frozenset(
     f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST}".split()
 )
 """Destinations of options, whatever way they are written."""
-_NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name}" for name in ONLY_OURS), "cov_", "no_cov")
+_NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov")
 _DATA = ("infer_model", "infer_prompts")
 """Options that name files which need not be committed."""
 _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")
