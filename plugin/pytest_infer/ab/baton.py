@@ -93,9 +93,10 @@ class TokenTurns:
     """How far the cores are shifted: passes begin on different ones."""
 
     def await_first(self) -> None:
-        """Wait for the first turn of the pass."""
+        """Wait for the first turn of the pass, which begins when both sides are here: their preparations take cores."""
         if not self.begins:
-            self.baton.take()
+            self.baton.give()
+        self.baton.take()
         self._settle(0)
 
     def after(self, tick: int) -> bool:

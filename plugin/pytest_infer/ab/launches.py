@@ -25,8 +25,12 @@ from pytest_infer.records import Pass, PromptInfo, PromptRecord, Round, Turns
 
 PAUSE_S = 0.012
 """Before each turn of an engine with several threads: the other side's spin for up to 11 ms after their last work."""
-_FIRST_TOKENS = 8
-"""Passes of one token in each launch and cycle: they are short, and have no neighbours to average over."""
+_PASSES = (*((1, begins) for begins in (False, True, True, False) * 2), (None, True), (None, False))
+"""The passes of a launch in a cycle: their tokens, and whether this checkout begins; every other cycle is the reverse.
+
+Passes of one token are short, and have no neighbours within to average over. Who ended a pass finds its own weights in
+the caches if it begins the next one: in this order either side does so equally often.
+"""
 ROOM = 0.8
 """So much of the memory that is available further launches may take."""
 _LEAST_QUADS = 4
@@ -232,8 +236,8 @@ class Launches:
         while True:
             begun = time.monotonic()
             for launch in self._launches:
-                for tokens, begins in (*((1, n % 2 == 1) for n in range(_FIRST_TOKENS)), (None, True), (None, False)):
-                    self._pass(launch, replace(asked, tokens=tokens, begins=begins))
+                for tokens, begins in _PASSES:
+                    self._pass(launch, replace(asked, tokens=tokens, begins=begins is (cycles % 2 == 0)))
             cycles += 1
             spent = time.monotonic() - started
             found = Turns(
