@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,6 +141,10 @@ def run_gate(
     mark: Annotated[bool, typer.Option(help="Keep the result in the run's file.")] = True,
     form: Annotated[Format, offered(GATE)] = Format.TERMINAL,
     allow_different: AllowDifferent = None,
+    allow_failed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEST", help="Accept that this test failed or was not measured (repeat it; * and ?)."),
+    ] = None,
     confidence: Confidence = CONFIDENCE,
     storage: Storage = None,
 ) -> None:
@@ -153,10 +158,14 @@ def run_gate(
             raise typer.Exit(Exit.NOTHING.value)
         candidate = history.select(run)
         allowed = tuple(allow_different or ())
-        before = history.select(against) if against else _baseline(history, candidate, allowed)
+        if run == "latest" and (newer := history.newer_unread(candidate)) is not None:
+            refuse(f"{newer.name} is newer than {candidate.label} and cannot be read: mend it, or name the run to gate")
+        rules.check_covered(parsed, {row.name for row in candidate.rows})
+        before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
         if before is not None and before.regressed:
             refuse(f"--against: run {before.label} failed its own gate; choose another")
-        gated = _gated(history, before, candidate, parsed, allowed, confidence)
+        unfit = _unfit(candidate, allow_failed or ())
+        gated = _gated(history, before, candidate, parsed, unfit, allowed, confidence)
     except InferError as error:
         refuse(str(error))
     nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
@@ -176,6 +185,28 @@ def run_gate(
     raise typer.Exit(gated.exit.value)
 
 
+def _against(history: History, candidate: Run, against: str) -> Run:
+    """Return the run that a selector names, or the next one that it fits where it names the candidate itself."""
+    found = history.select(against)
+    if found.path.resolve() != candidate.path.resolve():
+        return found
+    try:
+        found = history.other_than(candidate).select(against)
+    except StorageError:
+        refuse(f"--against {against}: that is the run to be gated itself; name another")
+    if found.path.resolve() == candidate.path.resolve():
+        refuse(f"--against {against}: that is the run to be gated itself; name another")
+    return found
+
+
+def _unfit(candidate: Run, accepted: Sequence[str]) -> dict[str, str]:
+    """Return the tests of a run that failed or were not measured, with the reason, but for those accepted by name."""
+    found = dict.fromkeys(candidate.unmeasured, "not measured in this run") | dict.fromkeys(
+        candidate.failed, "failed in this run"
+    )
+    return {test: why for test, why in found.items() if not any(fnmatch.fnmatchcase(test, name) for name in accepted)}
+
+
 def _baseline(history: History, candidate: Run, allowed: Sequence[str]) -> Run | None:
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
@@ -187,16 +218,24 @@ def _gated(
     before: Run | None,
     candidate: Run,
     parsed: Sequence[rules.Rule],
+    unfit: Mapping[str, str],
     allowed: Sequence[str],
     confidence: float,
 ) -> Gated:
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
     if before is None:
-        return gate.judge([], parsed, new=candidate.rows, allowed=allowed, confidence=confidence)
+        return gate.judge([], parsed, unfit=unfit, new=candidate.rows, allowed=allowed, confidence=confidence)
     pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
     return gate.judge(
-        pairs, parsed, missing=gone, new=new, against=before.label, allowed=allowed, confidence=confidence
+        pairs,
+        parsed,
+        missing=gone,
+        unfit=unfit,
+        new=new,
+        against=before.label,
+        allowed=allowed,
+        confidence=confidence,
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines
 from pytest_infer.storage.code import resolve
 from pytest_infer.storage.index import Index
-from pytest_infer.storage.runs import Run, read
+from pytest_infer.storage.runs import Run, number_of, read
 
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
 _HEX = re.compile(r"[0-9a-f]{4,40}")
@@ -19,11 +19,30 @@ _HEX = re.compile(r"[0-9a-f]{4,40}")
 
 @dataclass(frozen=True)
 class History:
-    """All runs of a storage folder, oldest first, and a line for each file that could not be read."""
+    """All runs of a storage folder, oldest first, and the files that could not be read, with a line each."""
 
     folder: Path
     runs: tuple[Run, ...]
     warnings: tuple[str, ...] = ()
+    unread: tuple[Path, ...] = ()
+
+    def newer_unread(self, run: Run) -> Path | None:
+        """Return a run file that could not be read and is newer than a run, by its number, or None.
+
+        Another file in the folder (a report, a lock) is no run; where runs have no numbers, the files' times count.
+        """
+        own = number_of(run.path)
+        for path in self.unread:
+            number = number_of(path)
+            if number is not None and own is not None and int(number) > int(own):
+                return path
+            if own is None and _changed(path) > _changed(run.path):
+                return path
+        return None
+
+    def other_than(self, run: Run) -> History:
+        """Return the history without a run."""
+        return replace(self, runs=tuple(other for other in self.runs if other.path != run.path))
 
     def before(self, run: Run) -> tuple[Run, ...]:
         """Return the runs made earlier."""
@@ -55,6 +74,13 @@ class History:
         )
 
 
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
@@ -67,7 +93,7 @@ def load(folder: Path) -> History:
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
     index = Index(folder)
-    runs, warnings = [], []
+    runs, warnings, unread = [], [], []
     for path in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
@@ -75,9 +101,10 @@ def load(folder: Path) -> History:
             runs.append(_known_or_read(path, index))
         except StorageError as error:
             warnings.append(f"left out: {error}")
+            unread.append(path)
     index.save()
     runs.sort(key=lambda run: (run.time, run.path.name))
-    return History(folder=folder, runs=tuple(runs), warnings=tuple(warnings))
+    return History(folder=folder, runs=tuple(runs), warnings=tuple(warnings), unread=tuple(unread))
 
 
 def _known_or_read(path: Path, index: Index) -> Run:

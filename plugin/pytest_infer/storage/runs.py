@@ -126,8 +126,7 @@ class Run:
     @property
     def number(self) -> str | None:
         """Return the run number that pytest-benchmark put in front of the name, as written there."""
-        found = _NUMBER.match(self.path.name)
-        return found.group(1) if found else None
+        return number_of(self.path)
 
     @property
     def label(self) -> str:
@@ -153,6 +152,12 @@ class Run:
     def row(self, test: str) -> Row | None:
         """Return the row of that test."""
         return self._by_test.get(test)
+
+
+def number_of(path: Path) -> str | None:
+    """Return the run number that pytest-benchmark put in front of a file's name, as written there."""
+    found = _NUMBER.match(path.name)
+    return found.group(1) if found else None
 
 
 def read(path: Path) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -80,6 +80,7 @@ def judge(
     rules: Sequence[Rule],
     *,
     missing: Sequence[Row | str] = (),
+    unfit: Mapping[str, str] | None = None,
     new: Sequence[Row] = (),
     against: str | None = None,
     allowed: Collection[str] = (),
@@ -87,7 +88,8 @@ def judge(
 ) -> Gated:
     """Judge every test by every rule that covers it.
 
-    `missing` are tests that the baseline has and this run lacks (they fail), `new` those it has first.
+    `missing` are tests that the baseline has and this run lacks (they fail), `new` those it has first. `unfit` are
+    tests that failed in this run or were not measured, with the reason: they fail as well.
     """
 
     def wanted(row: Row) -> Iterator[Wanted]:
@@ -100,7 +102,9 @@ def judge(
     afters = [*(pair.after for pair in pairs), *new]
     found += [_bound(row, rule, confidence) for row in afters for rule in rules if _about(rule, Form.BOUND, row)]
     found += [_drift(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
-    found += [_missing(row) for row in missing]
+    unfit = unfit or {}
+    found += [_missing(row) for row in missing if (row if isinstance(row, str) else row.test) not in unfit]
+    found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]
     if needs_baseline(rules):
         found += [
             Judgement(test=row.test, name=row.name, verdict=Verdict.NEW, reason="no earlier figure") for row in new

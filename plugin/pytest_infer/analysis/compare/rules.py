@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,6 +95,16 @@ def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule,
     return tuple(_rule(text) for text in ([t for t in texts if t and not t.startswith("#")] or default))
 
 
+def check_covered(rules: Iterable[Rule], names: Collection[str]) -> None:
+    """Raise OptionError for a rule that is about none of these prompts: it would pass whatever happens."""
+    for rule in rules:
+        if any(rule.covers(name) for name in names):
+            continue
+        near = difflib.get_close_matches(rule.prompt or "", names, n=3) or sorted(names)[:5]
+        known = ", ".join(near) or "none"
+        raise OptionError(f"gate rule {rule.text!r} is about no prompt of this run; near it: {known}")
+
+
 def _rule(text: str) -> Rule:
     found = _RULE.fullmatch(text)
     if found is None:
@@ -118,7 +130,7 @@ def _rule(text: str) -> Rule:
             raise OptionError(f"gate rule {text!r}: {metric.key} is neither better high nor low; give a bound")
         limit = float(part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
-    bound = float(part["bound"]) * _scale(text, metric, part["unit"])
+    bound = _bound(text, part["bound"], _scale(text, metric, part["unit"]))
     return Rule(
         text=text,
         form=Form.BOUND,
@@ -128,6 +140,13 @@ def _rule(text: str) -> Rule:
         inclusive=part["sign"].endswith("="),
         prompt=part["prompt"],
     )
+
+
+def _bound(text: str, number: str, scale: float) -> float:
+    bound = float(number) * scale
+    if not math.isfinite(bound):
+        raise OptionError(f"gate rule {text!r}: {number} is more than a number can hold")
+    return bound
 
 
 def _scale(text: str, metric: Metric, unit: str) -> float:
