@@ -157,7 +157,8 @@ class Launches:
             show(f"{info.name} · launch {number} of {len(self._launches)}")
             launch.begin(nodeid)
         started = time.monotonic()
-        self._whole_rounds(info, plan, CoreSchedule(begun[1].threads))
+        each = math.ceil(plan.rounds / len(self._launches))
+        self._whole_rounds(info, plan, each, CoreSchedule(begun[1].threads))
         if plan.profile:
             show(f"{info.name} · profile")
             self._launches[0].before.instrument(experts=plan.experts)
@@ -168,7 +169,7 @@ class Launches:
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
         self._session.live.clear()
-        return self._finish(nodeid, found)
+        return self._finish(nodeid, each, found)
 
     def _alone(self, nodeid: str, plan: rounds.RoundPlan) -> PromptRecord:
         """Measure a test that the other side lacks."""
@@ -202,9 +203,8 @@ class Launches:
             self._session.live.show(f"starting launch {len(self._launches) + 1} of {self._wanted} …")
             self._launches.append(self._launch())
 
-    def _whole_rounds(self, info: PromptInfo, plan: rounds.RoundPlan, cores: CoreSchedule) -> None:
-        """Run warm-ups and whole rounds, in turns; disturbed pairs are run again in the same launch."""
-        each = math.ceil(plan.rounds / len(self._launches))
+    def _whole_rounds(self, info: PromptInfo, plan: rounds.RoundPlan, each: int, cores: CoreSchedule) -> None:
+        """Run warm-ups and `each` whole rounds a launch, in turns; disturbed pairs are run again in the same launch."""
         for number, launch in enumerate(self._launches):
             self._session.live.show(f"{info.name} · whole rounds · launch {number + 1} of {len(self._launches)}")
             for _ in range(plan.warmup):
@@ -255,13 +255,13 @@ class Launches:
         self._number += 1
         return launch.turns(replace(asked, number=self._number))
 
-    def _finish(self, nodeid: str, found: Turns | None) -> PromptRecord:
+    def _finish(self, nodeid: str, each: int, found: Turns | None) -> PromptRecord:
         sides: list[PromptRecord] = []
         for side in ("before", "after"):
             records = []
             for launch in self._launches:
                 disturbed = [_disturbed(pair) for pair in launch.pairs]
-                keep = rounds.rounds_to_keep(disturbed, len(disturbed))
+                keep = rounds.rounds_to_keep(disturbed, each)
                 record, why = getattr(launch, side).finish(keep)
                 if why is not None:
                     self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
