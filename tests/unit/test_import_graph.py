@@ -19,6 +19,7 @@ FACE = (
     "pytest_face.options",
     "pytest_face.fixtures",
     "pytest_face.sweep.lengths",
+    "pytest_face.option_reader",
     "pytest_face.settings",
     "pytest_face.sweep.configurations",
     "pytest_face.prompt_tokens",

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_infer.analysis.compare import fingerprint, rules
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.sweep.axes import AXES
-from pytest_infer.engines.base import EngineOptions, Sampling
+from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
-    BARE,
     EXPERTS,
     INTERLEAVED,
     OFF,
-    OPTIONS,
     ORDERS,
     ROUND,
     SELF,
@@ -33,17 +28,12 @@ from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
-_SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?")
-_SECONDS = {None: 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
 MOST_LAUNCHES = 64
 """More pairs of processes than this are a typing error."""
-MOST_SEED = 2**63 - 1
-"""The largest seed that every random generator of torch takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +81,7 @@ class Settings:
 
         `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
         """
-        read = _Reader(config, ignored=ONLY_OURS if base else ())
+        read = OptionReader(config, ignored=ONLY_OURS if base else ())
         folder = read.path("prompts")
         engine_options = EngineOptions(
             model=read.text("model") or DEFAULT,
@@ -159,7 +149,7 @@ class Settings:
         )
 
 
-def _gate(read: _Reader) -> tuple[Rule, ...] | None:
+def _gate(read: OptionReader) -> tuple[Rule, ...] | None:
     """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
     lines, against = read.lines("gate"), read.text("against")
     if (lines or [""])[-1] == OFF or against == SELF or (lines is None and against is None):
@@ -177,7 +167,7 @@ def _allowed(keys: str | None) -> tuple[str, ...]:
     return found
 
 
-def _sweep(read: _Reader) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _sweep(read: OptionReader) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the axes in the order given, each with its values; what the values mean is checked later."""
     found: dict[str, tuple[str, ...]] = {}
     where = read.place("sweep")
@@ -197,7 +187,7 @@ def _sweep(read: _Reader) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(found.items())
 
 
-def _curve(read: _Reader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -> Lengths | None:
+def _curve(read: OptionReader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -> Lengths | None:
     """Return the lengths of a curve, or None."""
     text = read.text("curve")
     if text is None or text.lower() == OFF:
@@ -211,7 +201,7 @@ def _curve(read: _Reader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -> Len
     return Lengths.parse(text, where)
 
 
-def _pairs(read: _Reader) -> tuple[int, int]:
+def _pairs(read: OptionReader) -> tuple[int, int]:
     """Return the least and the most pairs of rounds; one that is given moves the other's default."""
     least, most = read.number("min-pairs", None, least=1), read.number("max-rounds", None, least=1)
     if least is not None and most is not None and least > most:
@@ -220,112 +210,3 @@ def _pairs(read: _Reader) -> tuple[int, int]:
         min(DEFAULT_MIN_PAIRS, most or DEFAULT_MIN_PAIRS) if least is None else least,
         max(DEFAULT_MAX_ROUNDS, least or 0) if most is None else most,
     )
-
-
-class _Reader:
-    """Reads an option from the command line, else from the ini file."""
-
-    def __init__(self, config: pytest.Config, *, ignored: tuple[str, ...] = ()) -> None:
-        self._config = config
-        self._ignored = ignored
-        self._options = {option.name: option for option in OPTIONS}
-
-    def _raw(self, name: str) -> tuple[str | bool | None, str]:
-        option = self._options[name]
-        if name.startswith(self._ignored):
-            return None, option.key
-        given = self._config.getoption(option.key)
-        if given is not None:
-            return given, option.command_line
-        return self._config.getini(option.key) or None, option.key
-
-    def place(self, name: str) -> str:
-        """Return how an error names the option: as it was typed, or its ini key."""
-        return self._raw(name)[1]
-
-    def text(self, name: str) -> str | None:
-        value, where = self._raw(name)
-        if value is not None and not str(value).strip():
-            raise OptionError(f"{where} is empty")
-        return None if value is None else str(value)
-
-    def lines(self, name: str) -> list[str] | None:
-        """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
-        key = self._options[name].key
-        if name.startswith(self._ignored):
-            return None
-        given, kept = self._config.getoption(key), self._config.getini(key)
-        if given is None:
-            return kept or None
-        if any(not line.strip() for line in given):
-            raise OptionError(f"{self.place(name)} is empty")
-        own = [line for line in given if line != BARE]
-        return own or list(kept) or []
-
-    def path(self, name: str) -> Path | None:
-        value = self.text(name)
-        if value is None:
-            return None
-        # An ini file's path is relative to the ini file, an option's to where it was typed.
-        base = self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
-        return base / Path(value).expanduser()
-
-    def number(self, name: str, default: Any, *, least: int, most: int | None = None) -> Any:
-        value, where = self._raw(name)
-        if value is None:
-            return default
-        try:
-            number = int(str(value))
-        except ValueError:
-            raise OptionError(f"{where} takes a whole number, not {value!r}") from None
-        if number < least:
-            raise OptionError(f"{where} must be {least} or more, not {number}")
-        if most is not None and number > most:
-            raise OptionError(f"{where} must be {most} or less, not {number}")
-        return number
-
-    def duration(self, name: str, default: float) -> float:
-        """Return seconds."""
-        text, where = self.text(name), self.place(name)
-        if text is None:
-            return default
-        found = _DURATION.fullmatch(text.strip())
-        seconds = 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
-        if not 0 < seconds < math.inf:
-            raise OptionError(f"{where} takes a time above 0, as 60s or 2min, not {text!r}")
-        return seconds
-
-    def flag(self, name: str) -> bool:
-        value, where = self._raw(name)
-        text = str(value).lower()
-        if text in ("true", "yes", "on", "1"):
-            return True
-        if value is None or text in ("false", "no", "off", "0"):
-            return False
-        raise OptionError(f"{where} takes true or false, not {value!r}")
-
-    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
-        value, where = self._raw(name)
-        if value is not None and value not in known:
-            raise OptionError(f"{where}: {alternatives('value', str(value), known)}")
-        return default if value is None else str(value)
-
-    def sampling(self, name: str) -> Sampling | None:
-        spec, where = self.text(name), self.place(name)
-        if spec is None:
-            return None
-        given: dict[str, Any] = {}
-        for part in spec.split(","):
-            key, _, value = (piece.strip() for piece in part.partition("="))
-            if key not in _SAMPLING:
-                raise OptionError(f"{where}: {alternatives('key', key, _SAMPLING)}")
-            try:
-                given[key] = _SAMPLING[key](value)
-            except ValueError:
-                raise OptionError(f"{where}: {key} takes a number, not {value!r}") from None
-        sampling = Sampling(**given)
-        if not 0 < sampling.temperature < math.inf or not 0 < sampling.top_p <= 1:
-            raise OptionError(f"{where}: temperature must be above 0 and top_p in (0, 1]")
-        if not 0 <= sampling.seed <= MOST_SEED:
-            raise OptionError(f"{where}: seed must be from 0 to {MOST_SEED}, not {sampling.seed}")
-        return sampling
