@@ -63,9 +63,8 @@ class Repository:
 
     def run(self, *options):
         # In a process of its own: this one is full of the outer run's modules.
-        return self.pytester.runpytest_subprocess(
-            "--infer-against=HEAD~1", "--infer-no-profile", "--infer-repeat-disturbed=0", *options
-        )
+        own = ("--infer-turns=round", "--infer-no-profile", "--infer-repeat-disturbed=0")
+        return self.pytester.runpytest_subprocess("--infer-against=HEAD~1", *own, *options)
 
 
 @pytest.fixture
@@ -99,6 +98,21 @@ def test_a_commit_that_changes_nothing_passes(repository):
     result.stdout.fnmatch_lines(["gate against HEAD~1 (*): passed"])
 
 
+TOKEN = ("--infer-turns=token", "--infer-launches=3", "--infer-time=1s")
+
+
+@pytest.mark.parametrize(
+    ("delays", "failing"), [(EVEN, None), (SLOW_DECODE, "tpot:3%"), ([0.0108, *EVEN[1:]], "ttft:3%")]
+)
+def test_turns_of_a_token_blame_the_phase_that_is_slower(repository, delays, failing):
+    repository.commit(delays)
+    result = repository.run(RULES, *TOKEN)
+    failures = [line for line in result.outlines if line.startswith("FAILED")]
+    assert result.ret == (1 if failing else 0)
+    assert len(failures) == (2 if failing else 0)
+    assert all(failing in line and line.count(":3%") == 1 for line in failures)
+
+
 def test_other_output_is_incomparable_until_it_is_accepted(repository):
     repository.commit([*EVEN[:5]])
     result = repository.run("--infer-gate=ttft:3%", "--infer-max-rounds=4", "--infer-min-pairs=4")
@@ -125,9 +139,12 @@ def test_few_pairs_are_inconclusive_never_passed(repository):
 
 
 def test_against_itself_the_noise_floor_is_told(repository):
-    result = repository.pytester.runpytest_subprocess("--infer-against=self", "--infer-no-profile", "-k", "first")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["noise floor: this checkout against itself", "*10 pairs*30 pairs*", "first*TTFT*%*"])
+    for options, of in [(("--infer-turns=round",), "*10 pairs*30 pairs*"), (TOKEN, "*4 launches*8 launches*")]:
+        result = repository.pytester.runpytest_subprocess(
+            "--infer-against=self", "--infer-no-profile", "-k", "first", *options
+        )
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["noise floor: this checkout against itself", of, "first*TTFT*%*"])
 
 
 def test_a_detached_head_and_a_dirty_tree_are_measured_as_they_are(repository):
@@ -170,7 +187,7 @@ def test_the_workflows_steps_run(repository, job, tmp_path):
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTEST_ADDOPTS": "--infer-no-profile",
+        "PYTEST_ADDOPTS": "--infer-no-profile --infer-launches=3 --infer-time=2s",
         "GITHUB_ACTIONS": "true",
         "GITHUB_STEP_SUMMARY": str(summary),
     }

@@ -115,6 +115,8 @@ def repository(suite, tmp_path, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
+    # Most tests here are about turns of rounds; those about turns of a token say so.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round")
     pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n")
     made = Repository(pytester, log)
     made.temporary = folder
@@ -612,7 +614,7 @@ def test_turns_of_a_token_find_a_slower_step(repository):
     repository.commit()
     repository.speed(delay=0.04)  # so much that no disturbance hides it
     rules = "--infer-gate=output:exact,tpot:20%"
-    result, run = judged(repository, "--infer-launches=4", rules, "--benchmark-autosave")
+    result, run = judged(repository, "--infer-launches=4", "--infer-time=5s", rules, "--benchmark-autosave")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*tpot:20%*", "*regressed (threshold 20 %)*"])
     for test, (before, after) in run.pairs.items():
@@ -645,8 +647,22 @@ def test_an_engine_that_takes_no_turns_of_a_token(repository):
     result, run = judged(repository, "--infer-gate=off")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["first: this engine takes no turns of a token: whole rounds were compared"])
-    assert run.turns == {}
     assert len(run.pairs) == 2
+    for test, (before, after) in run.pairs.items():
+        turns = run.turns[test]
+        assert turns.ratios == {}
+        # As many as with turns of a round, in each launch as many as in the other.
+        assert len(before.rounds) == len(after.rounds) == 2 * turns.rounds >= 10
+
+
+def test_a_prompt_that_is_slow_is_measured_in_fewer_launches(repository):
+    repository.speed(delay=0.05)
+    repository.commit()
+    result, run = judged(repository, "--infer-launches=5", "--infer-gate=off", "-k", "first")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["--infer-time 1s is too short to measure each prompt in 5 launches*"])
+    assert [what for _, what, _ in repository.events()].count("load") == 6
+    assert len(run.turns.popitem()[1].ratios["step"]) == 3
 
 
 def test_a_test_that_the_other_side_lacks_is_measured_alone(repository):

@@ -52,8 +52,10 @@ def runnable():
 
 @pytest.fixture(scope="module")
 def shell(warm_torch, tmp_path_factory):
+    # One launch of many tells nothing, but runs all there is to run.
     # The machine is probed by `doctor --probe`, by the tutorial and in test_roofline_count.py.
-    return Shell(warm_torch, tmp_path_factory.mktemp("shell"), options=f"{SMALL} --infer-no-probe")
+    options = f"{SMALL} --infer-no-probe --infer-launches=1 --infer-time=1s"
+    return Shell(warm_torch, tmp_path_factory.mktemp("shell"), options=options)
 
 
 @pytest.fixture(scope="module")

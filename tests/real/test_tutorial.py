@@ -23,7 +23,7 @@ def test_it_can_be_followed(tmp_path, warm_torch):
     folder, scratch = tmp_path / "empty", tmp_path / "scratch"
     folder.mkdir()
     scratch.mkdir()
-    shell = Shell(warm_torch, scratch)
+    shell = Shell(warm_torch, scratch, options="--infer-launches=2 --infer-time=5s")
     for command in commands:
         done = shell.run(command, folder)
         assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"

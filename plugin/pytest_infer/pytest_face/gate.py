@@ -24,6 +24,7 @@ from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Row, Run, row_of
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.comparison import RowPair
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.compare.noise import NamedFloor
 
@@ -106,25 +107,14 @@ class Gate:
         rules = self._settings.gate
         if rules is None:
             return
-        from pytest_infer.analysis.compare import comparison, gate  # noqa: PLC0415
+        from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         pairs, new = [], []
         for test, (base, ours) in sides.items():
-            after = row_of(test, test, ours)
             if base is None:
-                new.append(after)
+                new.append(row_of(test, test, ours))
                 continue
-            before = row_of(test, test, base)
-            spread = comparison.block_spread(before, after) if info.sequential else None
-            pairs.append(
-                comparison.RowPair(
-                    before=before,
-                    after=after,
-                    paired=not info.sequential,
-                    block_spread=spread,
-                    turns=turns.get(test),
-                )
-            )
+            pairs.append(_pair(test, base, ours, info, turns.get(test)))
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
         self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
 
@@ -225,19 +215,37 @@ def both_sides(
         theirs = block.build(base)
         blocks[test] = (theirs, passed[test])
         if info.rev == SELF:
-            noise += _noise_of(ours.prompt.name, theirs["metrics"], passed[test]["metrics"])
+            pair = _pair(test, theirs, passed[test], info, turns.get(test))
+            noise += _noise_of(ours.prompt.name, pair)
         taken = {"turns": msgspec.to_builtins(turns[test])} if test in turns else {}
         passed[test]["against"] = {**msgspec.to_builtins(info), **taken, "metrics": theirs["metrics"]}
     return blocks, noise
 
 
-def _noise_of(prompt: str, before: Mapping[str, Block], after: Mapping[str, Block]) -> list[NamedFloor]:
-    """Return the noise of the metrics that gates are about, from rounds of the same code on both sides."""
+def _pair(test: str, before: Block, after: Block, info: AgainstInfo, turns: Turns | None) -> RowPair:
+    """Return both sides of a test as they are judged."""
+    from pytest_infer.analysis.compare import comparison  # noqa: PLC0415
+
+    rows = row_of(test, test, before), row_of(test, test, after)
+    spread = comparison.block_spread(*rows) if info.sequential else None
+    return comparison.RowPair(
+        before=rows[0], after=rows[1], paired=not info.sequential, block_spread=spread, turns=turns
+    )
+
+
+def _noise_of(prompt: str, pair: RowPair) -> list[NamedFloor]:
+    """Return the noise of the metrics that gates are about: of launches where there were several, else of pairs."""
     from pytest_infer.analysis.compare import noise as floors  # noqa: PLC0415
 
     found = []
     for key in _NOISE_OF:
-        a, b = (metrics.get(key, {}).get("rounds", ()) for metrics in (before, after))
-        if len(a) == len(b) > 1 and min((*a, *b)) > 0:
-            found.append(floors.NamedFloor(name=prompt, label=by_key(key).label, floor=floors.floor(a, b)))
+        ratios = pair.launches(key)
+        a, b = (row.metrics[key].rounds if key in row.metrics else () for row in (pair.before, pair.after))
+        if ratios is not None and len(ratios) > 1:
+            floor = floors.floor_of_launches(ratios)
+        elif len(a) == len(b) > 1 and min((*a, *b)) > 0:
+            floor = floors.floor(a, b)
+        else:
+            continue
+        found.append(floors.NamedFloor(name=prompt, label=by_key(key).label, floor=floor))
     return found

@@ -193,7 +193,7 @@ OPTIONS = (
         name="turns",
         metavar="WHAT",
         help="with --infer-against: token: each side is a process of its own, and they take turns of a token; "
-        "round: this process and another take turns of whole rounds; default: round",
+        "round: this process and another take turns of whole rounds; default: token",
     ),
     Option(
         name="launches",

@@ -108,10 +108,12 @@ class Turns:
     """What passes in turns of a token said of the change between two sides.
 
     `ratios` are log-ratios, this checkout's over the other's: of the `first` token and of a decode `step`, a tuple a
-    launch, with an observation for every two passes. A turn had `every` ticks.
+    launch, with an observation for every two passes. A turn had `every` ticks. `rounds` whole ones were measured in
+    each launch on either side, launch by launch; 0 where that was not kept.
     """
 
     every: int
     cycles: int
     seconds: float
     ratios: dict[str, tuple[tuple[float, ...], ...]]
+    rounds: int = 0

@@ -51,13 +51,20 @@ class RowPair:
     turns: Turns | None = None
 
     def launches(self, key: str) -> Array | None:
-        """Return a metric's change in each launch as turns of a token told it, or None where they did not."""
+        """Return a metric's change in each launch, log-ratios: as turns of a token told it, else as whole rounds do.
+
+        None where neither does: there were no launches, or the metric is not one of rounds.
+        """
         if self.turns is None:
             return None
         first, total = (self.before.metrics.get(name) for name in ("ttft_s", "total_s"))
         known = first is not None and total is not None and total.value
         share = float(first.value) / float(total.value) if known and first is not None and total is not None else None
-        return launches.told(key, self.turns, share)
+        found = launches.told(key, self.turns, share)
+        before, after = self.before.metrics.get(key), self.after.metrics.get(key)
+        if found is not None or before is None or after is None:
+            return found
+        return launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,8 +234,8 @@ def _question(
 
 
 def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list[Evidence], str] | None:
-    """Return what turns of a token tell, or None where they tell nothing of a metric."""
-    found = pair.launches(metric.key)
+    """Return what launches tell, or None where they tell nothing of a metric."""
+    found = None if metric.repeatable else pair.launches(metric.key)
     if found is None:
         return None
     estimate = launches.estimate(found, spreads.of(metric.key))

@@ -208,8 +208,21 @@ def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Se
     return True
 
 
-def width(rules: Sequence[Rule], name: str, turns: Turns) -> float | None:
-    """Return how wide the widest interval is that a rule asks for, in units of the rule's threshold.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How well a change is known that a rule asks for: half the interval's width, as a share, beside the threshold."""
+
+    half: float
+    threshold: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether the interval is narrower than the threshold."""
+        return 2 * self.half < self.threshold
+
+
+def precision(rules: Sequence[Rule], name: str, turns: Turns) -> Precision | None:
+    """Return how well the change is known that turns tell worst, beside the threshold of its rule.
 
     None while it is not known: there is one launch, or none has an observation yet.
     """
@@ -218,14 +231,14 @@ def width(rules: Sequence[Rule], name: str, turns: Turns) -> float | None:
         for rule in rules
         if rule.form is Form.RELATIVE and rule.metric is not None and rule.covers(name)
     ] or [(key, _NO_RULE) for key in ("ttft_s", "tpot_s")]
-    widths = []
+    found = []
     for key, limit in wanted:
-        found = launches.told(key, turns, first_share=None)
-        estimate = None if found is None else launches.estimate(found)
-        if estimate is not None:
+        told = launches.told(key, turns, first_share=None)
+        estimate = None if told is None else launches.estimate(told)
+        if estimate is not None and limit > 0:
             low, high = estimate.interval(CONFIDENCE)
-            widths.append((high - low) / math.log1p(limit))
-    return max(widths, default=None)
+            found.append(Precision(half=math.expm1((high - low) / 2), threshold=limit))
+    return max(found, key=lambda one: one.half / one.threshold, default=None)
 
 
 @dataclass(frozen=True, slots=True)

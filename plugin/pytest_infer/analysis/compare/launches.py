@@ -49,6 +49,20 @@ def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
     return np.asarray(_WHOLE[key] * np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step)))
 
 
+def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Array | None:
+    """Return a figure's change in each launch, log-ratios, by the whole rounds of it: `rounds` a launch, one after the
+    other.
+
+    None where they are not so many in at least two launches, or one is not above 0.
+    """
+    if not rounds or len(before) != len(after) or len(before) % rounds or len(before) < 2 * rounds:
+        return None
+    if min((*before, *after)) <= 0:
+        return None
+    logs = np.log(np.asarray(after, dtype=np.float64)) - np.log(np.asarray(before, dtype=np.float64))
+    return np.asarray(logs.reshape(-1, rounds).mean(axis=1))
+
+
 def calm(turns: Turns) -> dict[str, list[tuple[float, ...]]]:
     """Return the observations without those of restless launches."""
     left_out = {number for values in turns.ratios.values() for number in restless(values)}
@@ -120,9 +134,35 @@ def _scatter(values: Sequence[float]) -> float | None:
     return _ROBUST * float(np.median(np.abs(np.asarray(values) - np.median(values))))
 
 
+LITTLE = 0.15
+"""So much of the variance between launches may come from the scatter within them; fewer would not narrow an interval
+by more than 8 %."""
+_KNOWN = 3
+"""So many observations of a launch tell its scatter."""
+_FEW = 4
+"""Of more observations than these the median counts, not the mean."""
+
+
+def limited(turns: Turns) -> bool:
+    """Return whether the launches are what an interval is as wide as: more passes in the same ones narrow it no more.
+
+    The variance of the launches' means holds that of their own scatter, s² / n. Only widths are looked at.
+    """
+    found = calm(turns)
+    return bool(found) and all(_limited(values) for values in found.values())
+
+
+def _limited(launches: Sequence[Sequence[float]]) -> bool:
+    if len(launches) < 2 or min(map(len, launches)) < _KNOWN:
+        return False
+    # The median of many is known worse than their mean, by the factor of normal samples.
+    within = float(np.mean([np.var(v, ddof=1) / len(v) * (math.pi / 2 if len(v) > _FEW else 1) for v in launches]))
+    return within <= LITTLE * float(np.var(means(launches), ddof=1))
+
+
 def means(launches: Sequence[Sequence[float]]) -> Array:
     """Return each launch's mean; the middle of many, where a disturbed pass would pull it away."""
-    return np.asarray([float(np.median(values) if len(values) > 4 else np.mean(values)) for values in launches])
+    return np.asarray([float(np.median(values) if len(values) > _FEW else np.mean(values)) for values in launches])
 
 
 def spread(by_prompt: Sequence[Array]) -> Spread | None:

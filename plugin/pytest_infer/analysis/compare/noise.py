@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE
 
 POWER = 0.95
@@ -18,15 +19,17 @@ _EFFICIENCY = 3 / math.pi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseFloor:
-    """The spread of one figure between the rounds of a pair, as a share, and the changes that it lets through.
+    """The spread of one figure between pairs of rounds or between launches, a share, and what it lets through.
 
-    `detectable` maps a number of pairs to the smallest change that is found with the given power. `bias` is the
-    median ratio of the two sides less 1: two processes of the same code are not quite equally fast.
+    `of` says which: "pair" or "launch". `detectable` maps a number of them to the smallest change that is found with
+    the given power. `bias` is the middle ratio of the two sides less 1: two processes of the same code are not quite
+    equally fast. Of pairs it is the offset of one launch, which more pairs leave as it is; of launches it is nearly 0.
     """
 
     spread: float
     bias: float
     detectable: dict[int, float]
+    of: str = "pair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +56,17 @@ def floor(
     z = float(special.ndtri(0.5 + CONFIDENCE / 2) + special.ndtri(power))
     detectable = {n: math.expm1(z * spread / math.sqrt(_EFFICIENCY * n)) for n in pairs}
     return NoiseFloor(spread=spread, bias=math.expm1(centre), detectable=detectable)
+
+
+def floor_of_launches(ratios: Array, launches: Sequence[int] = (4, 8, 16), power: float = POWER) -> NoiseFloor:
+    """Return the noise of launches of equal code; at least two log-ratios, one a launch.
+
+    Detectable: (t(1 − alpha/2, n − 1) + z(power)) · s / √n, as for pairs but with Student's t, as launches are few.
+    """
+    spread = float(np.std(ratios, ddof=1))
+    z = float(special.ndtri(power))
+    detectable = {
+        n: math.expm1((float(special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) + z) * spread / math.sqrt(n))
+        for n in launches
+    }
+    return NoiseFloor(spread=spread, bias=math.expm1(float(np.mean(ratios))), detectable=detectable, of="launch")

@@ -1,0 +1,92 @@
+"""A launch: two processes of the same age, one a side, which measure a prompt whole or in turns of a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from pytest_infer.ab import protocol
+from pytest_infer.ab.child_process import ChildProcess
+from pytest_infer.records import Pass, PromptRecord, Round
+
+
+@dataclass(slots=True)
+class Launch:
+    """Two processes, the commit's and this checkout's, and what they measured of the test at hand."""
+
+    before: ChildProcess
+    after: ChildProcess
+    pairs: list[tuple[Round, Round]] = field(default_factory=list)
+    passes: list[tuple[Pass, Pass]] = field(default_factory=list)
+    first_tokens: list[tuple[Pass, Pass]] = field(default_factory=list)
+    _turns: int = 0
+
+    def begin(self, nodeid: str) -> tuple[protocol.Begun, protocol.Begun]:
+        """Let both sides run a test up to its first round, at the same time."""
+        self.pairs, self.passes, self.first_tokens = [], [], []
+        self.before.go(nodeid)
+        self.after.go(nodeid)
+        return self.before.begun(), self.after.begun()
+
+    def warm_up(self, rounds: int) -> None:
+        """Run whole rounds on each side that do not count."""
+        for _ in range(rounds):
+            self.before.warm_up()
+            self.after.warm_up()
+
+    def time(self, cores: tuple[int, ...], *, after_first: bool) -> None:
+        """Run a whole round on each side."""
+        if after_first:
+            after = self.after.time(cores)
+            self.pairs.append((self.before.time(cores), after))
+        else:
+            before = self.before.time(cores)
+            self.pairs.append((before, self.after.time(cores)))
+
+    def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
+        """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
+        self._turns += 1
+        asked = replace(asked, number=self._turns)
+        self.before.take_turns(replace(asked, begins=not asked.begins))
+        self.after.take_turns(asked)
+        return self.before.took_turns(), self.after.took_turns()
+
+    def keep(self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool) -> None:
+        """Keep a pass, which was of the first token only or whole."""
+        (self.first_tokens if first_token else self.passes).append((took[0].taken, took[1].taken))
+
+    def finish(self, keep: tuple[int, ...]) -> tuple[list[PromptRecord], list[str]]:
+        """End the test on both sides; return the records, the commit's first, and why a side's did not pass after
+        all."""
+        ended = [side.finish(keep) for side in (self.before, self.after)]
+        return [record for record, _ in ended], [why for _, why in ended if why is not None]
+
+    @property
+    def broken(self) -> bool:
+        """Whether a side cannot go on."""
+        return self.before.broken or self.after.broken
+
+    def close(self) -> None:
+        """End both processes."""
+        self.before.close()
+        self.after.close()
+
+
+def disturbed(pair: tuple[Round, Round]) -> bool:
+    """Return whether either round of a pair was."""
+    return any(one.disturbed for one in pair)
+
+
+@contextmanager
+def pipes() -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield the ends of two pipes, a pair of ends for each side, and close them here: their processes have them."""
+    (read_a, write_b), (read_b, write_a) = os.pipe(), os.pipe()
+    try:
+        yield (read_a, write_a), (read_b, write_b)
+    finally:
+        for end in (read_a, write_b, read_b, write_a):
+            os.close(end)
