@@ -1,47 +1,57 @@
-"""How often gates cry wolf and how often they sleep: real rounds of the embedded model with a planted slow-down.
+"""How often gates cry wolf and how often they sleep: real rounds of a real model with planted slow-downs.
 
-    python benchmarks/gate_quality.py --sessions 7 --out gate_quality.json
+    python benchmarks/gate_quality.py --runs 3 --out gate_quality.jsonl
+    python benchmarks/gate_quality.py --models reference-moe smollm2 --threads 1 2 --neighbour off on --runs 50
+    python benchmarks/gate_quality.py --read gate_quality.jsonl
 
-A temporary repository holds a suite of six prompts and an engine that spins for a share of each step's own time: 0 in
-the base commit, 0, 3, 5 or 10 % in the others. Every session is a real `pytest` of its own, in random order. Each of
-its six prompts is a trial. Reported per share: how often it was called a regression, passed, or neither, by
+A temporary repository holds a suite of six prompts and an engine that spins for a share of each step's own time: none
+in the base commit; in the other one 0, 0, 0, 1, 2 and 5 %, each prompt its own, and another one in every run. A trial
+is one prompt of one run; the prompts of a run share its launches, so trials of different shares are not independent,
+and of the unchanged ones three of a run. Runs of all cells (model, threads, neighbour) and gates take turns. The
+neighbour burns a core for random seconds, and rests for random seconds. Reported per cell and share: how often it was
+called a regression, passed, or neither, and how often the interval did not hold 0, by
 
-- the native gate, `--benchmark-compare-fail=median:5%`: the run against the newest earlier run of the base commit
-- our gate against stored runs, `itl_p50:2.5%`: the same two runs, with ten runs of the base commit, measured among the
-  others, as its history
-- our A/B gate, `--infer-against`, `itl_p50:2.5%`, at most thirty pairs of rounds
+- the A/B gate in turns of a token, `--infer-against`, `tpot:1%`
+- the A/B gate in turns of a round, `--infer-against --infer-turns=round`, `tpot:1%`, ten to thirty pairs
+- our gate against stored runs, `tpot:1%`, with ten runs of the base commit as its history
+- the native gate, `--benchmark-compare-fail=median:1%`, the same runs
 
-A regression at 0 % is a false alarm; passing at 3 % or more (it is above the threshold of 2.5 %) is a miss.
+`--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
+are not independent, but show what the launches that were measured would have said.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from scipy import stats
 
-from pytest_infer.analysis.compare import gate, rules
+from pytest_infer.analysis.compare import comparison, gate, rules
+from pytest_infer.records import Turns
 from pytest_infer.storage import runs
 from pytest_infer.storage.history import History
-from pytest_infer.storage.runs import Run
+from pytest_infer.storage.runs import Row, Run, row_of
 
-SHARES = (0, 3, 5, 10)
-FIGURE = "itl_p50"
-"""The median of a round's inter-token latencies: a neighbour's burst within the round moves it least."""
-THRESHOLD = 2.5
-NATIVE = 0.05
+SHARES = (0, 1, 2, 5, 0, 0)
+RULE = "tpot:1%"
+NATIVE = 0.01
 HISTORY = 10
+LAUNCHES = 8
 CONFTEST = '''
 import time
 
@@ -50,18 +60,18 @@ import pytest
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers.engine import TransformersEngine
 
-SHARE = {share}
+SHARES = {shares}
 
 
 class Spinning:
     """A clock that lets a share of each step's own time pass before it tells the real one."""
 
-    def __init__(self, clock):
-        self.clock, self.last = clock, time.perf_counter_ns()
+    def __init__(self, clock, share):
+        self.clock, self.share, self.last = clock, share, time.perf_counter_ns()
 
     def tick(self, token_ids):
         now = time.perf_counter_ns()
-        until = now + SHARE * (now - self.last)
+        until = now + self.share * (now - self.last)
         while time.perf_counter_ns() < until:
             pass
         self.clock.tick(token_ids)
@@ -72,46 +82,71 @@ class Spinning:
 
 
 class Slowed(TransformersEngine):
+    shares = {{}}
+
+    def encode(self, prompt):
+        ids = super().encode(prompt)
+        self.shares[tuple(ids)] = SHARES[prompt.name]
+        return ids
+
     def generate(self, prompt_ids, limits, clock):
-        return super().generate(prompt_ids, limits, Spinning(clock))
+        return super().generate(prompt_ids, limits, Spinning(clock, self.shares[tuple(prompt_ids)]))
 
 
 @pytest.fixture(scope="session")
-def engine():
-    made = Slowed(EngineOptions(model="reference-moe", threads=1))
+def engine(request):
+    made = Slowed(EngineOptions(model="{model}", threads={threads}))
     yield made
     made.close()
 '''
 TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
-SUITE = """
-[defaults]
-max_new_tokens = 32
-
-[[prompt]]
-name = "capital"
-text = "The capital of the country is"
-
-[[prompt]]
-name = "code"
-text = "def add(a, b):\\n    return"
-
-[[prompt]]
-name = "story"
-text = "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do."
-
-[[prompt]]
-name = "list"
-text = "apples, pears, plums, cherries,"
-
-[[prompt]]
-name = "question"
-text = "How does a steam engine work? It"
-
-[[prompt]]
-name = "dialogue"
-text = "'Who are you?' said the Caterpillar. 'I hardly know, sir,' she said,"
+PROMPTS = {
+    "capital": "The capital of the country is",
+    "code": "def add(a, b):\\n    return",
+    "story": "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do.",
+    "list": "apples, pears, plums, cherries,",
+    "question": "How does a steam engine work? It",
+    "dialogue": "'Who are you?' said the Caterpillar. 'I hardly know, sir,' she said,",
+}
+SUITE = "[defaults]\nmax_new_tokens = 32\n" + "".join(
+    f'\n[[prompt]]\nname = "{name}"\ntext = "{text}"\n' for name, text in PROMPTS.items()
+)
+COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-no-probe", "--infer-ignore-eos")
+NEIGHBOUR = """
+import random, time
+while True:
+    until = time.monotonic() + random.uniform(1, 8)
+    while time.monotonic() < until:
+        pass
+    time.sleep(random.uniform(1, 8))
 """
-COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-warmup=2", "--infer-ignore-eos")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a share is measured with."""
+
+    model: str
+    threads: int
+    neighbour: str
+
+    def __str__(self) -> str:
+        beside = ", beside a neighbour" if self.neighbour == "on" else ""
+        return f"{self.model}, {self.threads} thread{'s' * (self.threads > 1)}{beside}"
+
+
+@contextmanager
+def neighbour(state: str) -> Iterator[None]:
+    """Let a loop burn a core now and then, if asked for."""
+    if state == "off":
+        yield
+        return
+    loop = subprocess.Popen([sys.executable, "-c", NEIGHBOUR])
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
 
 
 def git(repository: Path, *command: str) -> None:
@@ -121,7 +156,7 @@ def git(repository: Path, *command: str) -> None:
 
 
 def make_repository(folder: Path) -> Path:
-    """Return a repository with the tags base, slow-0, slow-3, …"""
+    """Return a repository with the suite, and no commit yet."""
     bench = folder / "bench"
     bench.mkdir(parents=True)
     (bench / "test_prompts.py").write_text(TEST)
@@ -129,52 +164,118 @@ def make_repository(folder: Path) -> Path:
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / ".gitignore").write_text("__pycache__/\n")
     git(folder, "init", "-q")
-    for tag, share in [("base", 0), *((f"slow-{share}", share) for share in SHARES)]:
-        # A comment makes slow-0 a commit of its own, with the same code.
-        (bench / "conftest.py").write_text(CONFTEST.format(share=share / 100) + f"# {tag}\n")
-        git(folder, "add", "-A")
-        git(folder, "commit", "-q", "-m", tag)
-        git(folder, "tag", tag)
     return folder
 
 
-def pytest_run(repository: Path, tag: str, *options: str) -> None:
-    """Check a tag out and run its suite there; stop if it neither passed nor was gated."""
-    git(repository, "checkout", "-q", tag)
+def commit(repository: Path, cell: Cell, shares: dict[str, int], tag: str) -> None:
+    """Commit an engine that is slower by these shares, in percent."""
+    text = CONFTEST.format(
+        shares={name: share / 100 for name, share in shares.items()}, model=cell.model, threads=cell.threads
+    )
+    # A comment makes a commit that changes nothing one of its own.
+    (repository / "bench" / "conftest.py").write_text(f"{text}# {tag}\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "--allow-empty", "-m", tag)
+    git(repository, "tag", "-f", tag)
+
+
+def pytest_run(repository: Path, cell: Cell, *options: str) -> None:
+    """Run the suite as it is checked out; stop if it neither passed nor was gated."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
     command = [sys.executable, "-m", "pytest", "bench", *COMMON, *options]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1, 3):
+    with neighbour(cell.neighbour):
+        done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    if "gate against" not in done.stdout and done.returncode != 0:
         raise SystemExit(
             f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
         )
 
 
-def stored(repository: Path, tag: str, path: Path) -> Run:
-    """Measure a run of five rounds and return it."""
-    pytest_run(repository, tag, f"--benchmark-json={path}", "--infer-rounds=5")
-    return runs.read(path)
+def paired(repository: Path, cell: Cell, shares: dict[str, int], turns: str, options: Sequence[str]) -> dict[str, Any]:
+    """Run an A/B gate; return its judgements and the blocks that they were made from."""
+    path = repository.parent / "run.json"
+    none = dict.fromkeys(PROMPTS, 0)
+    commit(repository, cell, none, "base")
+    commit(repository, cell, shares, "head")
+    started = time.monotonic()
+    pytest_run(
+        repository, cell, "--infer-against=base", f"--infer-turns={turns}", f"--infer-gate={RULE}",
+        f"--benchmark-json={path}", *options,
+    )  # fmt: skip
+    stored = json.loads(path.read_text())
+    blocks = [row["extra_info"]["pytest_infer"] for row in stored["benchmarks"]]
+    return {
+        "seconds": time.monotonic() - started,
+        "judgements": stored["pytest_infer"]["gate"]["judgements"],
+        "blocks": {block["prompt"]["name"]: block for block in blocks if block["phase"] == "total"},
+    }
 
 
-def stored_verdicts(before: Run, base: list[Run], run: Run) -> tuple[list[str], list[str]]:
-    """Return what the native gate and ours say of each row, held against `before`, one of the runs of the base."""
-    native = []
+def stored(repository: Path, cell: Cell, shares: dict[str, int]) -> dict[str, Any]:
+    """Measure a history of the base and one run of the other commit; return what both gates say of it."""
+    folder = repository.parent
+    commit(repository, cell, dict.fromkeys(PROMPTS, 0), "base")
+    base = []
+    for number in range(HISTORY):
+        path = folder / f"base-{number}.json"
+        pytest_run(repository, cell, f"--benchmark-json={path}")
+        base.append(runs.read(path))
+    commit(repository, cell, shares, "head")
+    pytest_run(repository, cell, f"--benchmark-json={folder / 'head.json'}")
+    run = runs.read(folder / "head.json")
+    pairs, _, _ = gate.stored_pairs(base[-1], run.rows, History(folder=Path(), runs=tuple(base)))
+    judged = gate.judge(pairs, rules.parse([RULE]))
+    return {"judgements": msgspec.to_builtins(judged.judgements), "native": _native(base[-1], run)}
+
+
+def _native(before: Run, run: Run) -> list[dict[str, Any]]:
+    found = []
     for row in run.rows:
         old = before.row(row.test)
         if old is not None:
-            worse = float(row.metrics["total_s"].value) > (1 + NATIVE) * float(old.metrics["total_s"].value)
-            native.append("regressed" if worse else "unchanged")
-    pairs, _, _ = gate.stored_pairs(before, run.rows, History(folder=Path(), runs=tuple(base)))
-    judged = gate.judge(pairs, rules.parse([f"{FIGURE}:{THRESHOLD}%"]))
-    return native, [j.verdict.value for j in judged.judgements if j.verdict is not None]
-
-
-def paired_verdicts(repository: Path, share: int, path: Path) -> list[dict[str, Any]]:
-    """Run the A/B gate and return its judgements."""
-    rule = f"--infer-gate={FIGURE}:{THRESHOLD}%"
-    pytest_run(repository, f"slow-{share}", "--infer-against=base", rule, f"--benchmark-json={path}")
-    found: list[dict[str, Any]] = json.loads(path.read_text())["pytest_infer"]["gate"]["judgements"]
+            change = float(row.metrics["total_s"].value) / float(old.metrics["total_s"].value) - 1
+            verdict = "regressed" if change > NATIVE else "unchanged"
+            found.append({"prompt": row.name, "verdict": verdict, "change": change})
     return found
+
+
+def resampled(measured: list[dict[str, Any]], times: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield judgements of random choices of launches, out of all runs of a cell; each prompt keeps its run's share.
+
+    A choice takes one run's prompts and shares, and launches of any run: those of another are shifted by the difference
+    of the two shares, which is what was planted.
+    """
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    for _ in range(times):
+        mine = chance.choice(measured)
+        launches = [(run, n) for run in measured for n in range(_launches(run))]
+        chosen = chance.sample(launches, min(LAUNCHES, len(launches)))
+        pairs = []
+        for name, block in mine["blocks"].items():
+            rows = _rows(block)
+            against = block["against"]["turns"]
+            ratios = {
+                key: tuple(_shifted(run, name, key, n, mine["shares"][name]) for run, n in chosen)
+                for key in against["ratios"]
+            }
+            turns = replace(msgspec.convert(against, Turns), ratios=ratios, rounds=0)
+            pairs.append(comparison.RowPair(before=rows[0], after=rows[1], paired=True, turns=turns))
+        judged = gate.judge(pairs, rules.parse([RULE]))
+        yield {**mine, "judgements": msgspec.to_builtins(judged.judgements)}
+
+
+def _launches(run: dict[str, Any]) -> int:
+    return min(len(block["against"]["turns"]["ratios"]["step"]) for block in run["blocks"].values())
+
+
+def _shifted(run: dict[str, Any], name: str, key: str, launch: int, share: int) -> tuple[float, ...]:
+    shift = math.log1p(share / 100) - math.log1p(run["shares"][name] / 100)
+    return tuple(value + shift for value in run["blocks"][name]["against"]["turns"]["ratios"][key][launch])
+
+
+def _rows(block: dict[str, Any]) -> tuple[Row, Row]:
+    test = block["test"] if "test" in block else block["prompt"]["name"]
+    return row_of(test, test, {**block, "metrics": block["against"]["metrics"]}), row_of(test, test, block)
 
 
 def interval(count: int, trials: int) -> str:
@@ -185,91 +286,94 @@ def interval(count: int, trials: int) -> str:
     return f"{100 * count / trials:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def report(raw: list[dict[str, Any]]) -> None:
-    """Print a table: a row a gate and a planted slow-down."""
-    verdicts: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
-    pairs: dict[int, list[int]] = defaultdict(list)
-    for session in raw:
-        share = session["share"]
-        if session["gate"] == "stored":
-            verdicts["native median:5%", share].update(session["native"])
-            verdicts[f"stored runs {FIGURE}:{THRESHOLD}%", share].update(session["verdicts"])
-        else:
-            judgements = session["judgements"]
-            verdicts[f"A/B {FIGURE}:{THRESHOLD}%", share].update(j["verdict"] for j in judgements)
-            pairs[share] += [j["rounds"][0] for j in judgements if j["rounds"]]
-    print("| gate | planted | trials | regressed | passed | inconclusive |")
-    print("|---|---|---|---|---|---|")
-    for (name, share), counts in sorted(verdicts.items()):
-        trials = counts.total()
-        passed = counts["unchanged"] + counts["improved"]
-        rest = trials - counts["regressed"] - passed
-        cells = (interval(counts["regressed"], trials), interval(passed, trials), interval(rest, trials))
-        print(f"| {name} | {share} % | {trials} | {' | '.join(cells)} |")
-    for share, used in sorted(pairs.items()):
-        print(f"pairs of rounds used at {share} %: {min(used)} to {max(used)}, mean {sum(used) / len(used):.0f}")
+def report(measured: Sequence[dict[str, Any]]) -> None:
+    """Print a table: a row a gate, a cell and a planted slow-down."""
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for run in measured:
+        for judgement in run["judgements"]:
+            found[run["gate"], run["cell"], run["shares"][judgement["prompt"]]].append(judgement)
+    print(
+        "| gate | cell | planted | trials | regressed | passed | neither | interval without 0 | estimate, mean ± sd |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for (kind, cell, share), judgements in sorted(found.items()):
+        trials = len(judgements)
+        verdicts = [j["verdict"] for j in judgements]
+        passed = sum(v in ("unchanged", "improved") for v in verdicts)
+        failed = verdicts.count("regressed")
+        told = sum(bool(j.get("change_low") and j.get("change_high") and j["change_low"] * j["change_high"] > 0)
+                   for j in judgements)  # fmt: skip
+        changes = [100 * j["change"] for j in judgements if j.get("change") is not None]
+        mean = f"{sum(changes) / len(changes):+.2f}" if changes else "—"
+        spread = f"{stats.tstd(changes):.2f}" if len(changes) > 1 else "—"
+        cells = [interval(count, trials) for count in (failed, passed, trials - failed - passed, told)]
+        print(f"| {kind} | {cell} | {share} % | {trials} | {' | '.join(cells)} | {mean} ± {spread} % |")
+    for run in measured:
+        if "blocks" in run and run["gate"] == "token":
+            seconds = [block["against"]["turns"]["seconds"] for block in run["blocks"].values()]
+            print(f"{run['cell']}: {sum(seconds) / len(seconds):.0f} s a prompt, {run['seconds']:.0f} s a run")
 
 
-def in_turn(sessions: int, kinds: Sequence[str], seed: int) -> list[tuple[str, int]]:
-    """Return what is measured when: every block holds each gate and share once, shuffled; the base's runs among them.
-
-    The first is a run of the base, as the first that is judged needs one before it.
-    """
-    order = random.Random(seed)  # noqa: S311 - not for secrets
+def plan(options: argparse.Namespace) -> list[tuple[int, str, Cell]]:
+    """Return what is measured when: every block holds each gate and cell once, shuffled."""
+    order = random.Random(options.seed)  # noqa: S311 - not for secrets
+    cells = [Cell(m, t, n) for m in options.models for t in options.threads for n in options.neighbour]
     found = []
-    for _ in range(sessions):
-        block = [(kind, share) for kind in kinds for share in SHARES]
+    for number in range(options.runs):
+        block = [(number, kind, cell) for kind in options.gates for cell in cells]
         order.shuffle(block)
         found += block
-    if "stored" in kinds:
-        for number in range(HISTORY):
-            found.insert(number * len(found) // HISTORY, ("base", 0))
-    return found
-
-
-def judged(runs: list[tuple[int, Run]]) -> list[dict[str, Any]]:
-    """Return the verdicts on the stored runs; a share of -1 marks those of the base."""
-    base = [run for share, run in runs if share < 0]
-    found, before = [], base[0]
-    for share, run in runs:
-        if share < 0:
-            before = run
-            continue
-        native, ours = stored_verdicts(before, base, run)
-        found.append({"gate": "stored", "share": share, "native": native, "verdicts": ours})
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=7, help="of each gate and share; six trials each")
-    parser.add_argument("--only", choices=("stored", "paired"), help="leave the other gates out")
+    parser.add_argument("--runs", type=int, default=3, help="of each gate and cell; six trials each")
+    parser.add_argument("--models", nargs="+", default=["reference-moe"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--neighbour", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--gates", nargs="+", choices=("token", "round", "stored"), default=["token"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keep every verdict here; those of A/B after each session")
+    parser.add_argument("--out", type=Path, help="append every run here, a line of JSON each")
+    parser.add_argument("--read", type=Path, nargs="+", help="report what is in these files; measure nothing")
+    parser.add_argument("--resample", type=int, default=0, metavar="N", help="judge N random choices of launches")
+    parser.add_argument("--option", action="append", default=[], help="of pytest, for the A/B gates (repeat it)")
     options = parser.parse_args()
-    raw: list[dict[str, Any]] = []
-    runs: list[tuple[int, Run]] = []
-    started = time.monotonic()
+    measured: list[dict[str, Any]] = []
+    if options.read:
+        measured = [json.loads(line) for path in options.read for line in path.read_text().splitlines()]
+    else:
+        measured = measure(options)
+    if options.resample:
+        cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for run in measured:
+            if run["gate"] == "token":
+                cells[run["cell"]].append(run)
+        measured = [again for group in cells.values() for again in resampled(group, options.resample, options.seed)]
+    report(measured)
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run what was planned."""
+    measured, started = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        repository = make_repository(folder / "repository")
-        plan = in_turn(options.sessions, [options.only] if options.only else ["stored", "paired"], options.seed)
-        for number, (kind, share) in enumerate(plan):
-            path = folder / f"run-{number}.json"
-            if kind == "paired":
-                found = paired_verdicts(repository, share, path)
-                raw.append({"gate": kind, "share": share, "judgements": found})
+        repository = make_repository(Path(name) / "repository")
+        planned = plan(options)
+        for done, (number, kind, cell) in enumerate(planned, 1):
+            shares = {prompt: SHARES[(n + number) % len(SHARES)] for n, prompt in enumerate(PROMPTS)}
+            run: dict[str, Any] = {"gate": kind, "cell": str(cell), "shares": shares}
+            if kind == "stored":
+                found = stored(repository, cell, shares)
+                measured.append({**run, "gate": "native", "judgements": found.pop("native")})
             else:
-                tag = "base" if kind == "base" else f"slow-{share}"
-                runs.append((-1 if kind == "base" else share, stored(repository, tag, path)))
+                found = paired(repository, cell, shares, kind, options.option)
+            measured.append(run | found)
             if options.out:
-                options.out.write_text(json.dumps(raw, indent=1))
-            progress = f"{number + 1} of {len(plan)}: {kind} {share} % after {time.monotonic() - started:.0f} s"
-            print(progress, file=sys.stderr)
-        raw += judged(runs) if runs else []
-        if options.out:
-            options.out.write_text(json.dumps(raw, indent=1))
-    report(raw)
+                with options.out.open("a") as file:
+                    file.writelines(json.dumps(one) + "\n" for one in measured[-2 if kind == "stored" else -1 :])
+            said = f"{done} of {len(planned)}: {kind}, {cell}, after {time.monotonic() - started:.0f} s"
+            print(said, file=sys.stderr)
+    return measured
 
 
 if __name__ == "__main__":

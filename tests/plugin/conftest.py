@@ -169,11 +169,13 @@ def _plain_environment(pytester, monkeypatch):
 
 
 @pytest.fixture
-def suite(pytester):
+def suite(pytester, monkeypatch):
     """A suite of two prompts on the scripted engine; `suite(engine="…")` adds lines to the engine's module.
 
     `virtual=True`: its delays pass on the clock only.
     """
+    # What one test learns of its machine is not for the next.
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / ".cache"))
 
     def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE, virtual=False):
         pytester.makeconftest(ENGINE + (VIRTUAL if virtual else "") + "\n" + textwrap.dedent(engine))

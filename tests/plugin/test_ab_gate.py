@@ -44,7 +44,7 @@ WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "inference-benchmarks.yml
 class Repository:
     def __init__(self, pytester):
         self.pytester, self.path = pytester, pytester.path
-        (self.path / ".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n")
+        (self.path / ".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n.cache\n")
         self.git("init", "-q", "-b", "main")
 
     def git(self, *args):

@@ -117,7 +117,7 @@ def repository(suite, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     # Most tests here are about turns of rounds; those about turns of a token say so.
     monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round")
-    pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n")
+    pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n.cache\n")
     made = Repository(pytester, log)
     made.temporary = folder
     return made
@@ -637,7 +637,14 @@ def test_turns_of_a_token_tell_equal_code_from_none(repository):
     repository.commit()
     result, run = judged(repository, "--infer-gate=output:exact,tpot:90%,peak_rss:90%")
     result.assert_outcomes(passed=2)
-    assert {name: len(launches) for name, launches in run.turns.popitem()[1].ratios.items()} == {"first": 2, "step": 2}
+    found = run.turns.popitem()[1]
+    assert {name: len(launches) for name, launches in found.ratios.items()} == {"first": 2, "step": 2}
+    assert found.earlier == {}
+    # One launch tells nothing of how far launches differ; the run before does.
+    result, run = judged(repository, "--infer-gate=output:exact,tpot:90%", "--infer-launches=1")
+    result.assert_outcomes(passed=2)
+    assert set(run.turns.popitem()[1].earlier) == {"first", "step"}
+    result.stdout.no_fnmatch_line("*one launch does not tell*")
 
 
 def test_an_engine_that_takes_no_turns_of_a_token(repository):

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_infer.analysis.compare import launches
 from pytest_infer.analysis.compare.launches import Spread
-from pytest_infer.records import Pass
+from pytest_infer.records import Pass, Turns
 
 
 def one(*steps, first=10):
@@ -87,3 +87,69 @@ def test_a_restless_launch_is_told_by_its_scatter_and_not_by_its_place():
 
 def test_a_disturbed_pass_does_not_pull_a_launch_away():
     assert launches.means([[0.0, 0.0, 0.0, 0.0, 1.0]])[0] == 0.0
+
+
+def turns(step, *, first=None, rounds=0, earlier=None):
+    ratios = {"step": tuple(map(tuple, step))}
+    if first is not None:
+        ratios["first"] = tuple(map(tuple, first))
+    return Turns(every=1, cycles=1, seconds=1.0, ratios=ratios, rounds=rounds, earlier=earlier or {})
+
+
+def test_whole_rounds_tell_a_mean_a_launch():
+    found = launches.of_whole([1, 1, 2, 2], [math.e, 1, 2, 2], rounds=2)
+    assert list(found) == pytest.approx([0.5, 0])
+    for before, after, rounds in [([1, 1], [1], 1), ([1, 1, 1], [1, 1, 1], 2), ([1], [1], 1), ([1, 0], [1, 1], 1)]:
+        assert launches.of_whole(before, after, rounds) is None
+    assert launches.of_whole([1, 1], [1, 1], 0) is None
+
+
+def test_passes_end_where_only_further_launches_would_narrow_the_interval():
+    rng = np.random.default_rng(3)
+    offsets = rng.normal(0, 0.007, 8)
+    still = [offset + rng.normal(0, 0.001, 4) for offset in offsets]
+    loud = [offset + rng.normal(0, 0.02, 4) for offset in offsets]
+    assert launches.limited(turns(still))
+    assert not launches.limited(turns(loud))
+    assert not launches.limited(turns(still, first=loud))
+    assert not launches.limited(turns([values[:2] for values in still]))  # so few do not tell how far they scatter
+    assert not launches.limited(turns(still[:1]))
+
+
+def test_earlier_runs_tell_the_spread_better():
+    own, before = Spread(variance=1.2, df=7), Spread(variance=1.0, df=30)
+    assert launches.with_earlier(own, before) == Spread(variance=pytest.approx((8.4 + 30) / 37), df=37)
+    assert launches.with_earlier(own, None) == own
+    assert launches.with_earlier(None, before) == before
+
+
+def test_a_run_whose_launches_lie_further_apart_than_ever_is_judged_by_its_own():
+    own = Spread(variance=4.0, df=7)
+    assert launches.with_earlier(own, Spread(variance=1.0, df=30)) == own
+
+
+def test_intervals_with_earlier_runs_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(11)
+    held, trials = 0, 1500
+    for _ in range(trials):
+        before = launches.spread(simulated(rng, count=31, prompts=1))
+        rows = simulated(rng, prompts=1, change=0.01)
+        low, high = launches.estimate(rows[0], launches.with_earlier(launches.spread(rows), before)).interval(0.95)
+        held += low < 0.01 < high
+    assert held / trials > 0.95 - 4 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_what_a_run_tells_later_ones_does_not_hold_its_change():
+    slower = [[0.05 + n / 1000] * 2 for n in range(4)]
+    alike = [[n / 1000] * 2 for n in range(4)]
+    (told,) = (launches.told_by([turns(one)])["step"] for one in (slower,))
+    assert told == pytest.approx(launches.told_by([turns(alike)])["step"])
+    assert told == pytest.approx((np.var([0, 0.001, 0.002, 0.003], ddof=1), 3))
+    assert launches.told_by([turns(slower[:1])]) == {}
+
+
+def test_earlier_spread_is_of_the_ratio_that_tells_the_metric():
+    one = turns([[0.0]], earlier={"step": (2.0, 5.0)})
+    assert launches.earlier("tpot_s", one) == launches.earlier("decode_throughput", one) == Spread(variance=2.0, df=5.0)
+    assert launches.earlier("ttft_s", one) is None
+    assert launches.earlier("peak_rss_bytes", one) is None

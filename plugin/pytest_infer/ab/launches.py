@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_infer.ab import passes, protocol
 from pytest_infer.ab.launch import Launch, disturbed, pipes
@@ -16,7 +17,8 @@ from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.machine import host
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptInfo, PromptRecord, Turns
+from pytest_infer.records import ModelInfo, PromptInfo, PromptRecord, Turns
+from pytest_infer.storage import launch_spreads
 
 ROOM = 0.8
 """So much of the memory that is available further launches may take."""
@@ -40,8 +42,17 @@ class Launches:
         """Do nothing before the tests."""
 
     def after(self) -> list[str]:
-        """End all processes; nothing can go wrong any more."""
+        """End all processes, and keep how far launches lay apart; nothing can go wrong any more."""
+        # Imported late: numpy and scipy are for runs that compare.
+        from pytest_infer.analysis.compare import launches  # noqa: PLC0415
+
         self.close()
+        by_model: dict[str, list[tuple[ModelInfo, Turns]]] = {}
+        for nodeid, turns in self._session.turns.items():
+            model = self._session.pairs[nodeid][1].model
+            by_model.setdefault(launch_spreads.key(model), []).append((model, turns))
+        for measured in by_model.values():
+            launch_spreads.save(measured[0][0], launches.told_by([turns for _, turns in measured]))
         return []
 
     def close(self) -> None:
@@ -209,7 +220,7 @@ class Launches:
             for why in reasons:
                 self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
         base, ours = (_whole(records) for records in sides)
-        self._bases[nodeid] = (base, found)
+        self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(ours.model)))
         return ours
 
     def measure(self, task: Task) -> rounds.Measured:

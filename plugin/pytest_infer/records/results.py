@@ -117,3 +117,4 @@ class Turns:
     seconds: float
     ratios: dict[str, tuple[tuple[float, ...], ...]]
     rounds: int = 0
+    earlier: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -132,16 +132,19 @@ def judge(
 
 
 class _Spreads:
-    """How far launches lie apart, by metric: pooled over all tests, which were measured in the same ones."""
+    """How far launches lie apart, by metric: pooled over all tests, which were measured in the same ones, and with what
+    this machine's earlier runs tell."""
 
     def __init__(self, pairs: Sequence[RowPair]) -> None:
         self._pairs = pairs
+        self._turns = [pair.turns for pair in pairs if pair.turns is not None]
         self._known: dict[str, launches.Spread | None] = {}
 
     def of(self, key: str) -> launches.Spread | None:
         if key not in self._known:
             told = [values for pair in self._pairs if (values := pair.launches(key)) is not None]
-            self._known[key] = launches.spread(told)
+            before = next((found for turns in self._turns if (found := launches.earlier(key, turns)) is not None), None)
+            self._known[key] = launches.with_earlier(launches.spread(told), before)
         return self._known[key]
 
 

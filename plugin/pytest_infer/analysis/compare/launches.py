@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from pytest_infer.analysis.compare.stats import Array, Student
 from pytest_infer.records import Pass, Turns
@@ -47,6 +48,12 @@ def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
         return None
     first, step = (means(calm(turns)[name]) if name in turns.ratios else 0.0 for name in (FIRST, STEP))
     return np.asarray(_WHOLE[key] * np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step)))
+
+
+def earlier(key: str, turns: Turns) -> Spread | None:
+    """Return how far launches lay apart in earlier runs, for a metric that one ratio tells; None where unknown."""
+    found = turns.earlier.get(_FOLLOW[key][0]) if key in _FOLLOW else None
+    return None if found is None else Spread(variance=found[0], df=found[1])
 
 
 def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Array | None:
@@ -182,6 +189,34 @@ def spread(by_prompt: Sequence[Array]) -> Spread | None:
     prompts = len(usable)
     df = (launches - 1) * prompts / (1 + (prompts - 1) * correlation)
     return Spread(variance=float(np.mean(variances)), df=df)
+
+
+_ODD = 0.95
+"""A spread above so much of what earlier runs let expect (F distribution) is this run's own."""
+
+
+def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
+    """Return the spread of this run pooled with that of earlier ones, weighted by their degrees of freedom.
+
+    A run whose launches lie further apart than chance allows after the earlier ones (F test of two variances) is on a
+    machine of another mood: then only its own counts.
+    """
+    if own is None or before is None:
+        return before if own is None else own
+    if own.variance > before.variance * float(special.fdtri(own.df, before.df, _ODD)):
+        return own
+    df = own.df + before.df
+    return Spread(variance=(own.variance * own.df + before.variance * before.df) / df, df=df)
+
+
+def told_by(prompts: Sequence[Turns]) -> dict[str, tuple[float, float]]:
+    """Return what a run tells later ones, by ratio: the variance of a launch's mean, and its degrees of freedom."""
+    found = {}
+    for name in (FIRST, STEP):
+        own = spread([means(calm(turns)[name]) for turns in prompts if name in turns.ratios])
+        if own is not None:
+            found[name] = (own.variance, own.df)
+    return found
 
 
 def _mean_square_correlation(rows: Sequence[Array]) -> float:
