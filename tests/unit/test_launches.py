@@ -5,15 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from pytest_infer.ab.launch import Launch
 from pytest_infer.analysis.compare import launches
 from pytest_infer.analysis.compare.launches import Spread
-from pytest_infer.records import Pass, Turns
+from pytest_infer.records import Pass, Round, TokenTrace, Turns
 
 
 def one(*steps, first=10):
     """A pass that starts at 100 and whose gaps are these, after a first token of `first`."""
     stamps = np.cumsum([100 + first, *steps])
-    return Pass(start_ns=100, stamps_ns=tuple(int(s) for s in stamps), tick_sizes=(1,) * len(stamps))
+    stamps_ns = tuple(int(s) for s in stamps)
+    return Pass(start_ns=100, stamps_ns=stamps_ns, tick_sizes=(1,) * len(stamps), token_ids=(1,) * len(stamps))
 
 
 def test_a_quad_by_hand():
@@ -153,3 +155,16 @@ def test_earlier_spread_is_of_the_ratio_that_tells_the_metric():
     assert launches.earlier("tpot_s", one) == launches.earlier("decode_throughput", one) == Spread(variance=2.0, df=5.0)
     assert launches.earlier("ttft_s", one) is None
     assert launches.earlier("peak_rss_bytes", one) is None
+
+
+def test_a_pass_that_generates_other_tokens_is_counted():
+    whole = TokenTrace(
+        prompt_tokens=1, requested_tokens=3, start_ns=0, stamps_ns=(1, 2, 3), token_ids=(7, 8, 9), tick_sizes=(1, 1, 1)
+    )
+    rounds = Round(trace=whole, counters=None)
+    same, other = ((7, 8, 9), (7, 8, 1))
+    half = [Pass(start_ns=0, stamps_ns=(1, 2, 3), tick_sizes=(1, 1, 1), token_ids=ids) for ids in (same, other)]
+    first = Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(7,))
+    launch = Launch(before=None, after=None, pairs=[(rounds, rounds)])
+    launch.passes, launch.first_tokens = [(half[0], half[0]), (half[0], half[1])], [(first, first)]
+    assert launch.strayed == 1

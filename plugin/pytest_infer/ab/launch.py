@@ -59,6 +59,13 @@ class Launch:
         """Keep a pass, which was of the first token only or whole."""
         (self.first_tokens if first_token else self.passes).append((took[0].taken, took[1].taken))
 
+    @property
+    def strayed(self) -> int:
+        """Return how many halves of the kept passes generated other tokens than the first whole round of their side."""
+        whole = [one.trace.token_ids for one in self.pairs[0]]
+        halves = [zip(one, whole, strict=True) for one in (*self.passes, *self.first_tokens)]
+        return sum(half.token_ids != tuple(ids[: len(half.token_ids)]) for one in halves for half, ids in one)
+
     def finish(self, keep: tuple[int, ...]) -> tuple[list[PromptRecord], list[str]]:
         """End the test on both sides; return the records, the commit's first, and why a side's did not pass after
         all."""

@@ -219,6 +219,8 @@ class Launches:
                 side.append(record)
             for why in reasons:
                 self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
+        if found.strayed:
+            self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
         base, ours = (_whole(records) for records in sides)
         self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(ours.model)))
         return ours

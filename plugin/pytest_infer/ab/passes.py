@@ -100,6 +100,7 @@ def measure(
             seconds=now - started,
             ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], asked.every),
             rounds=rounds,
+            strayed=sum(launch.strayed for launch in launches),
         )
         if enough(found) or now - started + now - begun > budget_s:
             return found

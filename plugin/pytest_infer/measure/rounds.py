@@ -80,7 +80,12 @@ class Runner:
             clock.start()
             self.engine.generate(self.prompt_ids, limits, clock)
         trace = clock.trace(prompt_tokens=len(self.prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
-        return Pass(start_ns=trace.start_ns, stamps_ns=trace.stamps_ns, tick_sizes=trace.tick_sizes)
+        return Pass(
+            start_ns=trace.start_ns,
+            stamps_ns=trace.stamps_ns,
+            tick_sizes=trace.tick_sizes,
+            token_ids=tuple(trace.token_ids),
+        )
 
     def profile(self, expected: TokenTrace, *, experts: bool, trace: bool = False) -> Profile:
         """Run the round with instruments; `expected` is the trace of a timed one."""

@@ -118,3 +118,4 @@ class Turns:
     ratios: dict[str, tuple[tuple[float, ...], ...]]
     rounds: int = 0
     earlier: dict[str, tuple[float, float]] = field(default_factory=dict)
+    strayed: int = 0

@@ -66,3 +66,4 @@ class Pass:
     start_ns: int
     stamps_ns: tuple[int, ...]
     tick_sizes: tuple[int, ...]
+    token_ids: tuple[int, ...]
