@@ -8,8 +8,8 @@ import pytest
 
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric, columns, read
+from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import of_record
-from pytest_infer.metrics.table import Column
 from pytest_infer.records import PromptRecord
 from pytest_infer.report.html import overview, stored
 from pytest_infer.report.show.summary import NARROW, render

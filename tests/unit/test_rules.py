@@ -6,7 +6,7 @@ from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.rules import Form, parse
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import METRICS
-from pytest_infer.metrics.table import Direction
+from pytest_infer.metrics.metric import Direction
 from pytest_infer.units import Unit
 
 

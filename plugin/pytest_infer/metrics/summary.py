@@ -6,8 +6,9 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from pytest_infer.metrics.metric import Metric
 from pytest_infer.metrics.read import MetricValue
-from pytest_infer.metrics.table import METRICS, Metric
+from pytest_infer.metrics.table import METRICS
 from pytest_infer.records import PromptRecord, Quality, Reading
 
 

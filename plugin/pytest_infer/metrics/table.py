@@ -2,76 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import experts, loads, read, roofline, timing
+from pytest_infer.metrics.metric import Column, Direction, Fact, Kind, Metric
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
-
-
-class Direction(StrEnum):
-    """Which way is better; EXACT metrics have no noise and any difference counts."""
-
-    LOWER = "lower"
-    HIGHER = "higher"
-    NEUTRAL = "neutral"
-    EXACT = "exact"
-
-
-class Kind(StrEnum):
-    """How a value is obtained: from stamps of the clock, from a count, or from samples of a changing quantity."""
-
-    TIMED = "timed"
-    COUNTED = "counted"
-    SAMPLED = "sampled"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A metric's column in the summary of a run: its heading.
-
-    Where a terminal is narrow, a value that is `bare` stands without it, and neighbours whose headings begin with the
-    same word (ITL p50, ITL p99) stand behind that word together.
-    """
-
-    heading: str
-    bare: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One row of the table. `absent` says why there may be no value where the reading itself does not.
-
-    `repeatable` metrics are the same whenever the same work is done: any difference is a change, without statistics.
-    `column` is there for what the summary of a run shows, on the terminal and in HTML, in the order of the table.
-    """
-
-    key: str
-    label: str
-    unit: Unit
-    direction: Direction
-    kind: Kind
-    read: Read
-    definition: str
-    source: str
-    absent: str = "not measured"
-    repeatable: bool = False
-    column: Column | None = None
-
 
 _CLOCK = "time.perf_counter_ns"
 _NO_TOKEN = "no token was generated"  # noqa: S105 - a reason, not a secret
 _ONE_TICK = "all tokens came at once: there is no second tick"
 
 
-def _time(key: str, label: str, read: Read, definition: str, absent: str = _NO_TOKEN) -> Metric:
-    return Metric(key, label, Unit.SECONDS, Direction.LOWER, Kind.TIMED, read, definition, _CLOCK, absent)
+def _time(
+    key: str, label: str, read: Read, definition: str, absent: str = _NO_TOKEN, fact: Fact | None = None
+) -> Metric:
+    return Metric(key, label, Unit.SECONDS, Direction.LOWER, Kind.TIMED, read, definition, _CLOCK, absent, fact=fact)
 
 
-def _rate(key: str, label: str, read: Read, definition: str, absent: str = _NO_TOKEN) -> Metric:
-    return Metric(key, label, Unit.TOKENS_PER_SECOND, Direction.HIGHER, Kind.TIMED, read, definition, _CLOCK, absent)
+def _rate(key: str, label: str, read: Read, definition: str, fact: Fact, absent: str = _NO_TOKEN) -> Metric:
+    unit = Unit.TOKENS_PER_SECOND
+    return Metric(key, label, unit, Direction.HIGHER, Kind.TIMED, read, definition, _CLOCK, absent, fact=fact)
 
 
 def _count(key: str, label: str, unit: Unit, direction: Direction, read: Read, definition: str, source: str) -> Metric:
@@ -98,15 +50,16 @@ METRICS: tuple[Metric, ...] = (
            "the limit on generated tokens", "suite"),
     # times
     replace(_time("ttft_s", "TTFT", read.trace(timing.ttft_s),
-                  "first tick − start; start is read when the ids are ready and the device is idle"),
+                  "first tick − start; start is read when the ids are ready and the device is idle", fact=Fact.PREFILL),
             column=Column("TTFT")),
     _time("prefill_s", "prefill", read.trace(timing.prefill_s),
-          "the prompt's forward pass and the choice of the first token: TTFT, unless the engine tells them apart"),
-    _time("decode_s", "decode", read.trace(timing.decode_s), "last tick − first tick", _ONE_TICK),
-    _time("total_s", "total", read.trace(timing.total_s), "last tick − start"),
+          "the prompt's forward pass and the choice of the first token: TTFT, unless the engine tells them apart",
+          fact=Fact.PREFILL),
+    _time("decode_s", "decode", read.trace(timing.decode_s), "last tick − first tick", _ONE_TICK, Fact.DECODE),
+    _time("total_s", "total", read.trace(timing.total_s), "last tick − start", fact=Fact.TOTAL),
     _time("tpot_s", "TPOT", read.trace(timing.tpot_s),
-          "decode / (n − 1); n less the first tick's tokens when ticks bring several", _ONE_TICK),
-    replace(_time("itl_p50_s", "ITL p50", read.percentile(50), "median gap between ticks", _ONE_TICK),
+          "decode / (n − 1); n less the first tick's tokens when ticks bring several", _ONE_TICK, Fact.DECODE),
+    replace(_time("itl_p50_s", "ITL p50", read.percentile(50), "median gap between ticks", _ONE_TICK, Fact.DECODE),
             column=Column("ITL p50")),
     _time("itl_p90_s", "ITL p90", read.percentile(90),
           "90th percentile of the gaps, linear between order statistics", _ONE_TICK),
@@ -142,18 +95,21 @@ METRICS: tuple[Metric, ...] = (
            "resident right after the load: libraries, weights that are mapped and were touched",
            f"{_STATUS} RssFile + RssShmem"),
     # rates
-    _rate("overall_throughput", "overall", read.trace(timing.overall_throughput), "(prompt + generated) / total"),
-    _rate("prefill_throughput", "prefill", read.trace(timing.prefill_throughput), "prompt / prefill"),
+    _rate("overall_throughput", "overall", read.trace(timing.overall_throughput), "(prompt + generated) / total",
+          Fact.TOTAL),
+    _rate("prefill_throughput", "prefill", read.trace(timing.prefill_throughput), "prompt / prefill", Fact.PREFILL),
     replace(_rate("decode_throughput", "decode", read.trace(timing.decode_throughput), "(n − 1) / decode = 1 / TPOT",
-                  _ONE_TICK), column=Column("decode", bare=True)),
+                  Fact.DECODE, _ONE_TICK), column=Column("decode", bare=True)),
     _rate("total_prefill_throughput", "total prefill", read.all_sequences(timing.prefill_throughput),
-          "sequences of the batch × prefill throughput"),
+          "sequences of the batch × prefill throughput", Fact.PREFILL),
     _rate("total_decode_throughput", "total decode", read.all_sequences(timing.decode_throughput),
-          "sequences of the batch × decode throughput: each step brings a token to each of them", _ONE_TICK),
+          "sequences of the batch × decode throughput: each step brings a token to each of them", Fact.DECODE,
+          _ONE_TICK),
     # memory
     replace(_count("peak_rss_bytes", "peak memory", _B, _LOWER, read.counter(lambda c: c.peak_rss_bytes),
                    "high-water mark of resident memory over the round, reset before it",
-                   f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"), column=Column("peak", bare=True)),
+                   f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"), column=Column("peak", bare=True),
+            fact=Fact.MEMORY),
     _count("rss_bytes", "memory used", _B, _LOWER, read.counter(lambda c: c.rss_bytes),
            "resident memory after the round", f"{_STATUS} VmRSS"),
     _count("rss_anon_bytes", "anonymous", _B, _LOWER, read.counter(lambda c: c.rss_anon_bytes),

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.metrics.table import Direction, Kind
+from pytest_infer.metrics.metric import Direction, Kind
 from pytest_infer.units import Unit
 
 DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
