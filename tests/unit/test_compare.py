@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_infer.analysis.compare import comparison, gate, rules, stats
+from pytest_infer.analysis.compare import earlier as earlier_runs
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS
@@ -372,7 +373,7 @@ def test_no_verdict_says_more_than_its_interval(make_row, seed, key):
         worst = high if sign > 0 else -low
         if found.verdict is Verdict.UNCHANGED:
             assert worst < threshold
-            assert pair.paired or len(pair.history) >= comparison.ENOUGH_HISTORY
+            assert pair.paired or len(pair.history) >= earlier_runs.ENOUGH_HISTORY
         elif found.verdict is Verdict.REGRESSED:
             assert found.mid * sign > threshold
             assert (low > 0) if sign > 0 else (high < 0)
@@ -430,7 +431,7 @@ def test_history_holds_the_newest_comparable_runs_that_did_not_fail(storage, mak
     storage.add([make_block("another", tpot_s=102.0)])
     storage.add([make_block(tpot_s=14.0)], gate={"result": "inconclusive"})
     storage.add([], failed={"bench/t.py::t[guide]": {}})
-    found = comparison.comparable_history(make_row(), storage.load().runs)
+    found = earlier_runs.comparable_history(make_row(), storage.load().runs)
     test = "bench/t.py::t[guide]"
     assert {row.test for row in found} == {test}
     assert [row.metrics["tpot_s"].value for row in found] == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0]

@@ -40,7 +40,8 @@ class Row:
 
     `prompt`, `model` and `machine` are those of the block, `config` the swept options by axis as they were given, and
     `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
-    `disturbed` are the numbers of the rounds that were, counted from 0.
+    `disturbed` are the numbers of the rounds that were, counted from 0. `run` is the file that the row was read from,
+    None for one that is not stored yet.
     """
 
     test: str
@@ -55,6 +56,7 @@ class Row:
     curve: CurvePoint | None = None
     drift: Drift | None = None
     disturbed: tuple[int, ...] = ()
+    run: Path | None = None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -91,7 +93,7 @@ def rows(path: Path) -> tuple[Row, ...]:
     """
     file = runfile.read(path, runfile.ROWS)
     try:
-        return tuple(_rows_of(file))
+        return tuple(replace(row, run=path) for row in _rows_of(file))
     except msgspec.MsgspecError as error:
         raise runfile.damaged(path, error) from error
 

@@ -9,26 +9,15 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import fingerprint, launches, stats
+from pytest_infer.analysis.compare import earlier, fingerprint, launches, stats
+from pytest_infer.analysis.compare.launches import ByLaunch
 from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
 from pytest_infer.records import Turns
-from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
-
-HISTORY = 10
-"""So many comparable runs, the newest, tell the run-to-run spread."""
-
-SEARCHED = 40
-"""Among so many, the newest, they are looked for: to read all of a long history takes seconds."""
-
-ENOUGH_HISTORY = 5
-"""Below so many the spread is assumed, which can show a change but never that there is none."""
-
-ASSUMED_SPREAD = 0.05
-"""Standard deviation from run to run where history does not tell it: the largest in docs/statistics.md's table."""
 
 THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
 """What counts as a change where no rule says so."""
@@ -55,16 +44,24 @@ class RowPair:
 
         None where neither does: there were no launches, or the metric is not one of rounds.
         """
+        found = self.by_launch(key)
+        return None if found is None else found.values
+
+    def by_launch(self, key: str) -> ByLaunch | None:
+        """Return the same with the launches' numbers."""
         if self.turns is None:
             return None
         first, total = (self.before.metrics.get(name) for name in ("ttft_s", "total_s"))
         known = first is not None and total is not None and total.value
         share = float(first.value) / float(total.value) if known and first is not None and total is not None else None
-        found = launches.told(key, self.turns, share)
+        told = launches.told(key, self.turns, share)
+        if told is not None:
+            return ByLaunch(values=told, numbers=launches.calm_numbers(self.turns), of=launches.total(self.turns))
         before, after = self.before.metrics.get(key), self.after.metrics.get(key)
-        if found is not None or before is None or after is None:
-            return found
-        return launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
+        if before is None or after is None:
+            return None
+        whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
+        return None if whole is None else ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +79,6 @@ def match(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[tuple[Row, 
     olds, news = {row.test: row for row in before}, {row.test: row for row in after}
     both = [(olds[test], row) for test, row in news.items() if test in olds]
     return both, [r for t, r in olds.items() if t not in news], [r for t, r in news.items() if t not in olds]
-
-
-def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
-    """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
-
-    Runs that failed their gate or that test are left out.
-    """
-    found: list[Row] = []
-    for run in reversed(runs[-SEARCHED:]):
-        if len(found) == HISTORY:
-            break
-        if run.regressed:
-            continue
-        other = run.row(row.test)
-        if other is not None and not fingerprint.differences(other, row):
-            found.append(other)
-    return tuple(reversed(found))
 
 
 def all_metrics(only: Collection[Metric] | None = None) -> tuple[Wanted, ...]:
@@ -272,21 +252,11 @@ def _evidence(
 
 def _with_history(pair: RowPair, metric: Metric, evidence: list[Evidence]) -> tuple[list[Evidence], str | None]:
     """Add what earlier runs say of the spread from run to run, or assume the worst where they are too few."""
-    values = [row.metrics[metric.key].value for row in pair.history if metric.key in row.metrics]
-    earlier = [float(v) for v in values if not isinstance(v, str) and v > 0]
-    new = pair.after.metrics[metric.key].value
-    if len(earlier) >= ENOUGH_HISTORY and not isinstance(new, str):
-        estimate = stats.predicted(earlier, float(new))
-        if estimate is not None:
-            doubt = f"runs differ by {100 * estimate.se:.2g} % (sd of {len(earlier)}) with nothing changed"
-            return [*evidence, Evidence(estimate=estimate)], f"{doubt}: use --infer-against"
-    doubt = f"{len(earlier)} comparable runs, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
-    if not evidence:
-        return [], doubt
-    old = pair.before.metrics[metric.key].value
-    shift = math.log(float(new)) - math.log(float(old)) if not isinstance(old, str) else 0.0
-    assumed = stats.Student(shift, ASSUMED_SPREAD * math.sqrt(2), 1e9)
-    return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt
+    values = [value for row in pair.history if (value := earlier.number(row, metric)) is not None]
+    old, new = earlier.number(pair.before, metric), earlier.number(pair.after, metric)
+    if old is None or new is None:
+        return evidence, None
+    return earlier.spread(values, old, new, evidence)
 
 
 def block_spread(before: Row, after: Row) -> dict[str, float]:

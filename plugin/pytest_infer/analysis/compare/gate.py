@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import comparison, fingerprint, launches, stats
+from pytest_infer.analysis.compare import comparison, earlier, fingerprint, headline, launches, stats, suite
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
+from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.rules import Form, Rule
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict, outcome
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, outcome
 from pytest_infer.analysis.experts import drift
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Round, Turns
@@ -29,11 +30,16 @@ _NO_RULE = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gated:
-    """What a gate found: a judgement per test and rule, and what it was compared with."""
+    """What a gate found: a judgement per test and rule, and what it was compared with.
+
+    `suite` and `headline` say what it comes to over all prompts; how the gate ends follows from the judgements alone.
+    """
 
     judgements: tuple[Judgement, ...]
     rules: tuple[Rule, ...]
     against: str | None
+    suite: tuple[SuiteChange, ...] = ()
+    headline: Headline | None = None
 
     @property
     def exit(self) -> Exit:
@@ -52,7 +58,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     It is whole, of clean code, did not fail its gate, and is comparable in some test.
     """
     news = {row.test: row for row in run_rows}
-    for run in reversed(candidates[-comparison.SEARCHED :]):
+    for run in reversed(candidates[-earlier.SEARCHED :]):
         if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news]
@@ -69,9 +75,9 @@ def _other_setting(old: Row, new: Row, allowed: Collection[str]) -> bool:
 
 def stored_pairs(before: Run, after: Sequence[Row], history: History) -> tuple[list[RowPair], list[Row], list[Row]]:
     """Return the tests of a run beside those of its baseline with their history, those missing, and those new."""
-    earlier = [*history.before(before), before]
+    runs = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
-    pairs = [RowPair(before=a, after=b, history=comparison.comparable_history(a, earlier)) for a, b in both]
+    pairs = [RowPair(before=a, after=b, history=earlier.comparable_history(a, runs)) for a, b in both]
     return pairs, gone, new
 
 
@@ -111,7 +117,9 @@ def judge(
         ]
     order = {row.test: number for number, row in enumerate(afters)}
     found.sort(key=lambda j: order.get(j.test, len(order)))
-    return Gated(judgements=tuple(found), rules=tuple(rules), against=against)
+    changes = suite.changes(pairs, found, confidence)
+    said = headline.of(pairs, found, changes, confidence)
+    return Gated(judgements=tuple(found), rules=tuple(rules), against=against, suite=changes, headline=said)
 
 
 def _about(rule: Rule, form: Form, row: Row) -> bool:

@@ -36,6 +36,15 @@ _FOLLOW = {
 _WHOLE = {"total_s": 1, "overall_throughput": -1}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByLaunch:
+    """A metric's change in each of some launches, log-ratios, by their `numbers`; there were `of` of them."""
+
+    values: Array
+    numbers: tuple[int, ...]
+    of: int
+
+
 def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
     """Return a metric's change in each launch, log-ratios; None for a metric that turns tell nothing of.
 
@@ -70,13 +79,21 @@ def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Ar
     return np.asarray(logs.reshape(-1, rounds).mean(axis=1))
 
 
+def calm_numbers(turns: Turns) -> tuple[int, ...]:
+    """Return the numbers of the launches that were not restless, in the order in which `told` returns them."""
+    left_out = {number for values in turns.ratios.values() for number in restless(values)}
+    return tuple(number for number in range(total(turns)) if number not in left_out)
+
+
+def total(turns: Turns) -> int:
+    """Return how many launches there were."""
+    return max(map(len, turns.ratios.values()), default=0)
+
+
 def calm(turns: Turns) -> dict[str, list[tuple[float, ...]]]:
     """Return the observations without those of restless launches."""
-    left_out = {number for values in turns.ratios.values() for number in restless(values)}
-    return {
-        name: [values for number, values in enumerate(launches) if number not in left_out]
-        for name, launches in turns.ratios.items()
-    }
+    numbers = calm_numbers(turns)
+    return {name: [launches[number] for number in numbers] for name, launches in turns.ratios.items()}
 
 
 def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:

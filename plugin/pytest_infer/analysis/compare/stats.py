@@ -13,6 +13,9 @@ from scipy import special
 
 Array = npt.NDArray[np.float64]
 
+_MANY = 1e9
+"""Degrees of freedom of an error that is known."""
+
 EXACT_PAIRS = 200
 """Up to so many pairs the null distribution is counted; beyond, its normal limit is as good."""
 
@@ -80,10 +83,33 @@ class Student:
         return float(special.stdtr(self.df, -distance / self.se))
 
 
+def weighted(parts: Sequence[tuple[float, Student]]) -> Student:
+    """Return the weighted sum of independent estimates, each given with its weight.
+
+    Its degrees of freedom are (Σ w²se²)² / Σ ((w²se²)² / df) (Satterthwaite 1946).
+    """
+    mid = sum(weight * one.mid for weight, one in parts)
+    variances = [((weight * one.se) ** 2, one.df) for weight, one in parts]
+    whole = sum(variance for variance, _ in variances)
+    if whole == 0:
+        return Student(mid, 0.0, _MANY)
+    return Student(mid, float(np.sqrt(whole)), whole**2 / sum(variance**2 / df for variance, df in variances))
+
+
+def student(log_ratios: Sequence[float]) -> Student:
+    """Return the mean of at least two log-ratios with its standard error."""
+    logs = np.asarray(log_ratios)
+    return Student(float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(len(logs))), len(logs) - 1)
+
+
+def certain(mid: float) -> Student:
+    """Return a change without noise in the form of one with it."""
+    return Student(mid, 0.0, _MANY)
+
+
 def within(mid: float, bound: float, confidence: float) -> Student:
     """Return an estimate whose interval of that confidence is `mid` ± `bound`: an error that was seen, not modelled."""
-    many = 1e9
-    return Student(mid, bound / float(special.stdtrit(many, 0.5 + confidence / 2)), many)
+    return Student(mid, bound / float(special.stdtrit(_MANY, 0.5 + confidence / 2)), _MANY)
 
 
 def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:

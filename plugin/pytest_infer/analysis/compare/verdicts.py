@@ -96,10 +96,34 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
         return None if self.metric_key is None else _METRICS.get(self.metric_key)
 
 
+class SuiteChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of the whole suite: the geometric mean of its prompts' ratios, judged like a prompt's.
+
+    `judgement` holds the geometric means before and after. `prompts` of the `of` prompts whose figure was asked for are
+    in it; `left_out` says how many are not, by reason. `how` says what the interval is made of, and `spread` whether
+    that holds how far launches or runs of the same code lie apart.
+    """
+
+    judgement: Judgement
+    prompts: int
+    of: int
+    left_out: dict[str, int] = {}
+    how: str = ""
+    spread: bool = True
+
+
 def restored(stored: msgspec.Raw) -> tuple[Judgement, ...]:
     """Return the judgements that a run file keeps; none where they cannot be read."""
     try:
         return msgspec.json.decode(stored, type=tuple[Judgement, ...])
+    except msgspec.ValidationError:
+        return ()
+
+
+def restored_suite(stored: msgspec.Raw) -> tuple[SuiteChange, ...]:
+    """Return what a run file keeps of the suite; none where it cannot be read."""
+    try:
+        return msgspec.json.decode(stored, type=tuple[SuiteChange, ...])
     except msgspec.ValidationError:
         return ()
 

@@ -1,0 +1,290 @@
+"""What a comparison comes to in one line: which phase moved in which prompts, or within what nothing did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pytest_infer.analysis.compare import suite
+from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.suite import Figure
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict, worse_sign
+from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
+
+_OUTPUT = "output_sha256"
+_ORDER = [metric.key for metric in METRICS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """How many prompts are in something: `prompts` of `of`, and how many are not, by reason."""
+
+    prompts: int
+    of: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A figure that moved, by how much: in all prompts that are `counted`, or in the tests `named` alone.
+
+    Then `rest` says what all others did, by verdict. `allowed` is the threshold that it stays within, if it does.
+    """
+
+    metric: Metric
+    worse: bool
+    change: Judgement
+    counted: Counted
+    named: tuple[str, ...] = ()
+    rest: Mapping[str, int] = field(default_factory=dict)
+    allowed: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure:
+    """A figure of which nothing can be told below `below` (a share); `suspect` is the prompt that reaches furthest."""
+
+    metric: Metric
+    suspect: Judgement
+    below: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differs:
+    """What must be the same, or within a bound, and is not in so many tests of those that were asked."""
+
+    judgement: Judgement
+    tests: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The answer to "did it get slower?".
+
+    `told` moved; `differs` and `lost` are no matter of noise; `others` are figures that got worse beside those that a
+    headline is about. `unsure` is what cannot be told. Where nothing moved, all intervals lie within `bound` (a share)
+    in the prompts `counted`. `judged`: there is a verdict; `reason` is the most frequent one why something has none.
+    """
+
+    told: tuple[Told, ...] = ()
+    differs: tuple[Differs, ...] = ()
+    lost: int = 0
+    others: tuple[Metric, ...] = ()
+    unsure: tuple[Unsure, ...] = ()
+    bound: float | None = None
+    counted: Counted | None = None
+    judged: bool = False
+    reason: str | None = None
+
+
+def of(
+    pairs: Sequence[RowPair],
+    judgements: Sequence[Judgement],
+    changes: Sequence[SuiteChange],
+    confidence: float = CONFIDENCE,
+) -> Headline | None:
+    """Return the headline of judgements and of the suite's changes that go with them; None where there is nothing."""
+    if not judgements:
+        return None
+    figures = suite.figures(pairs, judgements)
+    groups = _groups(figures)
+    teller = _Teller({change.judgement.metric_key or "": change for change in changes}, confidence)
+    told: list[Told] = []
+    quiet: list[Figure] = []
+    for fact, group in groups.items():
+        parts = fact.parts if isinstance(fact, Fact) else ()
+        found = next((moved for figure in group if (moved := teller.told(figure))), [])
+        # A total moves because a part of it does.
+        told += [one for one in found if not any(t.worse is one.worse for t in told if t.metric.fact in parts)]
+        if not found and not (parts and all(part in groups for part in parts)):
+            quiet.append(next((figure for figure in group if _unsure(figure) is not None), group[0]))
+    timed = [figure for figure in quiet if figure.metric.kind is Kind.TIMED] or quiet
+    judged = any(j.verdict in suite.JUDGED for j in judgements)
+    why = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE) if judged else tuple(Verdict)
+    reasons = Counter(j.reason for j in judgements if j.verdict in why and j.reason)
+    return Headline(
+        told=tuple(told),
+        differs=tuple(_differs(judgements)),
+        lost=len({j.test for j in judgements if j.verdict is Verdict.MISSING and j.metric is None}),
+        others=_others(figures, groups, teller, told),
+        unsure=tuple(unsure for figure in quiet if (unsure := _unsure(figure)) is not None),
+        bound=_bound(timed),
+        counted=min(map(_counted, timed), key=lambda one: one.prompts, default=None),
+        judged=judged,
+        reason=reasons.most_common(1)[0][0] if reasons else None,
+    )
+
+
+def _groups(figures: Sequence[Figure]) -> dict[Fact | str, list[Figure]]:
+    """Return the figures that the headline is about by their fact, the one that speaks for each first.
+
+    Of a gate these are all that its rules name; else the facts, or what was asked for where none is among it.
+    """
+    about = [f for f in figures if f.rule is not None] or [f for f in figures if f.metric.fact is not None] or figures
+    groups: dict[Fact | str, list[Figure]] = {}
+    for figure in sorted(about, key=lambda f: (_place(f.metric.fact), _ORDER.index(f.metric.key))):
+        groups.setdefault(figure.metric.fact or figure.metric.key, []).append(figure)
+    for fact, group in groups.items():
+        group.sort(key=lambda f: not isinstance(fact, Fact) or f.metric.key != fact.lead)
+    return groups
+
+
+def _place(fact: Fact | None) -> int:
+    return len(Fact) if fact is None else list(Fact).index(fact)
+
+
+def _counted(figure: Figure) -> Counted:
+    return Counted(prompts=len(figure.members), of=figure.of, left_out=figure.left_out)
+
+
+class _Teller:
+    """Tells what moved: by the prompts' verdicts and the suite's interval, never by an estimate alone."""
+
+    def __init__(self, changes: Mapping[str, SuiteChange], confidence: float) -> None:
+        self._changes = changes
+        self._confidence = confidence
+
+    def told(self, figure: Figure) -> list[Told]:
+        """Return how a figure moved, worse first; nothing where it did not."""
+        judged = [member.judgement for member in figure.members]
+        sides = {True: _tests(judged, Verdict.REGRESSED), False: _tests(judged, Verdict.IMPROVED)}
+        whole = self._changes.get(figure.metric.key)
+        whole = None if whole is None or whole.judgement.mid is None else whole
+        if not sides[True] and not sides[False]:
+            way = self._way(whole)
+            return [] if way is None or whole is None else [_all(figure, whole.judgement, worse=way)]
+        found = []
+        for worse, tests in sides.items():
+            if tests and not sides[not worse] and whole is not None and self._shared(figure, tests, worse=worse):
+                return [_all(figure, whole.judgement, worse=worse)]
+            if tests:
+                found.append(self._part(figure, tests, worse=worse))
+        moved = {*sides[True], *sides[False]}
+        rest = Counter(str(j.verdict) for j in judged if j.test not in moved)
+        return [*found[:-1], replace(found[-1], rest={**rest, **figure.left_out})]
+
+    def _way(self, change: SuiteChange | None) -> bool | None:
+        """Return whether the suite got worse (True) or better (False); None where it cannot be said to have moved.
+
+        Within the threshold that takes an interval that holds how far launches or runs of the same code lie apart.
+        """
+        if change is None:
+            return None
+        j, metric = change.judgement, change.judgement.metric
+        if j.verdict in (Verdict.REGRESSED, Verdict.IMPROVED):
+            return j.verdict is Verdict.REGRESSED
+        alpha = (1 - self._confidence) * (1 + 1e-9)
+        real = change.spread and metric is not None and metric.kind is Kind.TIMED
+        if not real or j.mid is None or j.p_adjusted is None or j.p_adjusted > alpha:
+            return None
+        return j.mid * worse_sign(metric) > 0
+
+    def _shared(self, figure: Figure, tests: Sequence[str], *, worse: bool) -> bool:
+        """Return whether what moved in some prompts moved in all: in each, or as much in the others taken together."""
+        others = figure.only({m.judgement.test for m in figure.members} - set(tests))
+        if not others.members:
+            return True
+        part = self._change(figure.only(tests))
+        rest = suite.of_figures([others], self._confidence)
+        return any(self._way(change) is worse and _overlap(change.judgement, part) for change in rest)
+
+    def _change(self, part: Figure) -> Judgement:
+        """Return the change of some prompts, of a single one its own."""
+        return next((c.judgement for c in suite.of_figures([part], self._confidence)), part.members[0].judgement)
+
+    def _part(self, figure: Figure, tests: Sequence[str], *, worse: bool) -> Told:
+        everybody = len(tests) == len(figure.members) == 1 and not figure.left_out
+        return Told(
+            metric=figure.metric,
+            worse=worse,
+            change=self._change(figure.only(tests)),
+            counted=_counted(figure),
+            named=() if everybody else tuple(tests),
+        )
+
+
+def _overlap(one: Judgement, other: Judgement) -> bool:
+    pairs = ((one.low, other.high), (other.low, one.high))
+    return all(low is None or high is None or low <= high for low, high in pairs)
+
+
+def _tests(judged: Iterable[Judgement], verdict: Verdict) -> tuple[str, ...]:
+    return tuple(j.test for j in judged if j.verdict is verdict)
+
+
+def _all(figure: Figure, change: Judgement, *, worse: bool) -> Told:
+    within = change.verdict is Verdict.UNCHANGED
+    return Told(
+        metric=figure.metric,
+        worse=worse,
+        change=change,
+        counted=_counted(figure),
+        allowed=figure.threshold if within else None,
+    )
+
+
+def _unsure(figure: Figure) -> Unsure | None:
+    """Return what cannot be told of a figure that is not known to have moved; None where every prompt can be told."""
+    open_ = [m.judgement for m in figure.members if m.judgement.verdict is Verdict.INCONCLUSIVE]
+    if not open_:
+        return None
+    ends = {j.test: reach(j) for j in open_}
+    suspect = max(open_, key=lambda j: float("inf") if (end := ends[j.test]) is None else end)
+    return Unsure(metric=figure.metric, suspect=suspect, below=ends[suspect.test])
+
+
+def reach(j: Judgement) -> float | None:
+    """Return how much worse a figure may have become by its interval, a share; None where nothing bounds it."""
+    end = j.high if worse_sign(j.metric) > 0 else j.low
+    return None if end is None else max(0.0, end * worse_sign(j.metric))
+
+
+def _bound(figures: Sequence[Figure]) -> float | None:
+    ends = [end for figure in figures for m in figure.members for end in (m.judgement.low, m.judgement.high)]
+    known = [abs(end) for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
+def _differs(judgements: Sequence[Judgement]) -> Iterable[Differs]:
+    """Yield what is not as a rule asks without any noise, and output that differs where no rule is about it."""
+    groups: dict[str, list[Judgement]] = {}
+    for j in judgements:
+        exact = j.metric is not None and j.metric.direction is Direction.EXACT
+        if j.rule is not None or (exact and j.metric_key == _OUTPUT):
+            groups.setdefault(j.rule or j.metric_key or "", []).append(j)
+    for group in groups.values():
+        bad = [j for j in group if j.mid is None and (j.verdict is Verdict.REGRESSED or _other_output(j))]
+        if bad:
+            yield Differs(judgement=bad[0], tests=len(bad), of=len(group))
+
+
+def _other_output(j: Judgement) -> bool:
+    return j.metric_key == _OUTPUT and j.verdict is Verdict.INCOMPARABLE and j.rule is None
+
+
+def _others(
+    figures: Sequence[Figure],
+    groups: Mapping[Fact | str, Sequence[Figure]],
+    teller: _Teller,
+    told: Sequence[Told],
+) -> tuple[Metric, ...]:
+    """Return the times that got worse, are none of the headline's, and did not just follow what it tells."""
+    about = {figure.metric.key for group in groups.values() for figure in group}
+    return tuple(
+        figure.metric
+        for figure in figures
+        if figure.metric.key not in about
+        and figure.metric.kind is Kind.TIMED
+        and any(one.worse and not _follows(one, told) for one in teller.told(figure))
+    )
+
+
+def _follows(one: Told, told: Sequence[Told]) -> bool:
+    """Return whether a change is as large as one that is told: longest steps grow as all do."""
+    mid = one.change.mid or 0.0
+    return any(
+        t.worse and t.change.low is not None and t.change.high is not None and t.change.low <= mid <= t.change.high
+        for t in told
+    )
