@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -45,6 +46,12 @@ def significant(value: float, digits: int = 3) -> str:
     # Rounded first: 9.999 is 10.0, not 10.00.
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
+
+
+def percent_up(share: float) -> str:
+    """Return a share as a bound that holds it: rounded up to a tenth of a percent, above ten to a whole one."""
+    step = 10 if share < 0.1 else 1
+    return f"{math.ceil(100 * share * step - 1e-6) / step:g} %"
 
 
 def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) -> str:

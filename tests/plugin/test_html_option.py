@@ -81,5 +81,5 @@ def test_a_gates_verdicts_come_first(suite):
     pytester.runpytest(*options)
     pytester.runpytest(*options).assert_outcomes(passed=2)
     assert re.search(
-        r"Nothing changed\s+0001.* → 0002\s+2 unchanged\s+decode", shown(pytester.path / "r.html"), re.DOTALL
+        r"nothing got worse\s+0001.* → 0002\s+2 unchanged\s+decode", shown(pytester.path / "r.html"), re.DOTALL
     )

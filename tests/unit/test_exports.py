@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import METRICS
-from pytest_infer.report.compare import exports
+from pytest_infer.report.compare import exports, words
 from pytest_infer.report.compare import terminal as comparison
 
 KEYS = {m.key: m for m in METRICS}
@@ -50,7 +50,7 @@ ALL = [
 
 
 def test_a_value_of_an_unknown_metric_is_shown_whatever_it_is():
-    shown = {value: comparison.values(judgement(metric=None, after=value)) for value in (0.01234, 3, "a\x1b[2J", None)}
+    shown = {value: words.values(judgement(metric=None, after=value)) for value in (0.01234, 3, "a\x1b[2J", None)}
     assert shown == {0.01234: "0.012", 3: "3.000", "a\x1b[2J": "a\\x1b[2J", None: ""}
 
 
@@ -171,7 +171,7 @@ def test_annotations_cannot_be_broken_out_of():
 
 def test_tests_with_a_prompt_in_common_are_told_apart():
     two = [judgement(test="a.py::t[story]"), judgement(test="b.py::t[story]"), judgement("other")]
-    assert comparison.titles(two) == {
+    assert words.titles(two) == {
         "a.py::t[story]": "a.py::t[story]",
         "b.py::t[story]": "b.py::t[story]",
         "t.py::t[other]": "other",
@@ -195,9 +195,9 @@ def test_the_terminal_shows_hostile_names_and_markup_as_they_are(width, by_metri
         [named, hostile], heading=["[i]h"], width=width, color=False, by_metric=by_metric
     )
     assert "\x1b" not in shown
-    words = " ".join(shown.split())
+    said = " ".join(shown.split())
     for part in ("[/red] [bold]x", "tpot[story]:3%", "[x]", "[i]h", "[/b]"):
-        assert part in words
+        assert part in said
     assert max(map(len, shown.splitlines())) <= width
 
 
@@ -212,12 +212,12 @@ def test_colours_are_escapes_on_demand_only():
     [(0.0244, "+2.4 %"), (-0.12, "−12 %"), (0.0, "0.0 %"), (-0.0001, "0.0 %"), (0.0999, "+10.0 %"), (3.0, "+300 %")],
 )
 def test_shares(value, shown):
-    assert comparison.share(value) == shown
+    assert words.share(value) == shown
 
 
 def test_open_ends_and_p_values():
-    assert (comparison.share(None), comparison.share(None, end=-1)) == ("+∞", "−∞")
-    assert [comparison.p_value(p) for p in (None, 0.0, 0.00099, 0.0123, 0.5, 1.0)] == [
+    assert (words.share(None), words.share(None, end=-1)) == ("+∞", "−∞")
+    assert [words.p_value(p) for p in (None, 0.0, 0.00099, 0.0123, 0.5, 1.0)] == [
         "",
         "p < 0.001",
         "p < 0.001",

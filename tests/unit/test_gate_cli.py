@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -69,8 +70,11 @@ def test_the_two_newest_are_compared(infer, add, steady):
     add(1.3)
     result = infer("compare")
     assert result.exit_code == 0
-    assert result.stdout.startswith("0006 cccccccc (main) → 0007 cccccccc (main)\n")
-    (line,) = [line for line in result.stdout.splitlines() if "regressed (threshold 2 %)" in line]
+    headline, heading, *_ = result.stdout.splitlines()
+    assert re.fullmatch(r"decode of story 30 % slower \[\d+, \d+\]; the other prompt unchanged", headline)
+    assert heading == "0006 cccccccc (main) → 0007 cccccccc (main)"
+    whole, line = [line for line in result.stdout.splitlines() if "regressed (threshold 2 %)" in line]
+    assert whole.split()[:4] == ["TPOT", "all", "2", "prompts"]
     assert line.split()[:6] == ["TPOT", "50.0", "ms", "→", "65.0", "ms"]
 
 
@@ -79,6 +83,11 @@ def test_as_json(infer, add, steady):
     result = infer("compare", "6", "7", "--format=json")
     found = json.loads(result.stdout)
     assert found["confidence"] == 0.99
+    assert found["headline"][str(path)].startswith("decode of story 30 % slower ")
+    suite = {row["metric"]: row for row in found["suite"][str(path)]}
+    assert set(suite) == {"ttft_s", "tpot_s", "peak_rss_bytes"}
+    assert (suite["tpot_s"]["prompts"], suite["tpot_s"]["of"], suite["tpot_s"]["verdict"]) == (2, 2, "regressed")
+    assert suite["tpot_s"]["change"] == pytest.approx(1.3**0.5 - 1, abs=0.01)
     assert found["runs"][1] == str(path)
     assert {row["run"] for row in found["judgements"]} == {str(path)}
     verdicts = {(row["prompt"], row["metric"]): row["verdict"] for row in found["judgements"]}
@@ -102,7 +111,8 @@ def test_as_csv_and_markdown(infer, add, steady):
     assert len(rows) == 10
     assert [row["metric"] for row in rows if row["verdict"] == "regressed"] == ["tpot_s"]
     text = infer("compare", "6", "7", "--format=markdown").stdout
-    assert text.startswith("**0006 cccccccc (main) → 0007 cccccccc (main)**")
+    assert text.startswith("### decode of story 30 % slower ")
+    assert text.splitlines()[2].startswith("**0006 cccccccc (main) → 0007 cccccccc (main)**")
     assert "| 🔴 | story | TPOT | 50.0 ms → 65.0 ms |" in text
 
 
@@ -116,7 +126,8 @@ def test_several_runs_are_held_against_the_first_in_every_format(infer, add, ste
     text = infer("compare", "1", "7", "8", "--format=markdown").stdout
     assert text.count("**0001 cccccccc (main) → 000") == 2
     shown = infer("compare", "1", "7", "8").stdout
-    assert shown.startswith("A  0001 cccccccc (main)\nB  0007 cccccccc (main)\nC  0008 cccccccc (main)\n")
+    assert shown.startswith("B  decode of story 30 % slower ")
+    assert "A  0001 cccccccc (main)\nB  0007 cccccccc (main)\nC  0008 cccccccc (main)\n" in shown
 
 
 def test_only_some_tests_and_metrics(infer, add, steady):
@@ -251,7 +262,7 @@ def test_damaged_files_are_named_and_left_out(infer, add, storage):
     assert result.exit_code == 0
     assert result.stderr.startswith("pytest-infer: left out: ")
     assert result.stderr.count("\n") == 1
-    assert result.stdout.startswith("0001 ")
+    assert result.stdout.splitlines()[1].startswith("0001 ")
 
 
 # gate
@@ -261,9 +272,17 @@ def test_passed(infer, add, steady):
     path = add(1.001)
     result = infer("gate", "--rule=tpot:5%", "--rule=output:exact")
     assert result.exit_code == 0
-    assert result.stdout.startswith("gate 0007 cccccccc (main) against 0006 cccccccc (main)\n")
+    headline, heading, *_ = result.stdout.splitlines()
+    assert re.fullmatch(r"no change beyond [\d.]+ %", headline)
+    assert heading == "gate 0007 cccccccc (main) against 0006 cccccccc (main)"
     assert result.stdout.endswith("gate: passed\n")
-    assert mark(path) == {"result": "passed", "against": "0006 cccccccc (main)", "rules": ["tpot:5%", "output:exact"]}
+    assert mark(path) == {
+        "result": "passed",
+        "against": "0006 cccccccc (main)",
+        "rules": ["tpot:5%", "output:exact"],
+        "headline": headline,
+    }
+    assert headline in infer("show").stdout.splitlines()
 
 
 def test_regressed_is_marked_and_never_the_baseline(infer, add, steady):
@@ -326,7 +345,8 @@ def test_nothing_to_compare(infer, add):
     assert result.exit_code == 4
     assert "no stored run to compare with" in result.stderr
     assert "against no stored run" in result.stdout
-    assert mark(path) == {"result": "nothing to compare", "rules": ["tpot:5%"], "against": None}
+    expected = {"result": "nothing to compare", "rules": ["tpot:5%"], "against": None}
+    assert mark(path) == {**expected, "headline": "nothing to compare: no earlier figure"}
     allowed = infer("gate", "--rule=output:exact", "--allow-different=cpu")
     assert allowed.exit_code == 0
     assert "against 0001" in allowed.stdout
@@ -399,7 +419,8 @@ def test_github(infer, add, steady, tmp_path, monkeypatch, form):
     (line,) = [line for line in said.splitlines() if line.startswith("::")]
     assert line.startswith("::error title=story%3A tpot%3A5%25::50.0 ms → 65.0 ms  [+")
     text = summary.read_text()
-    assert text.startswith("before\n**gate 0007 cccccccc (main) against 0006")
+    assert text.startswith("before\n### decode of story 30 % slower ")
+    assert "\n**gate 0007 cccccccc (main) against 0006" in text
     assert "**gate: regressed**" in text
     if form == "json":
         json.loads(result.stdout)

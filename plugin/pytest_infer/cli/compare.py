@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pytest_infer.analysis.compare import fingerprint, rules
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, Verdict
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
@@ -36,6 +37,7 @@ from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.compare.headline import Headline
 
 _MOST_RUNS = 26
 
@@ -81,10 +83,17 @@ def compare(
     except InferError as error:
         refuse(str(error))
     found = ComparedRuns(
-        runs=chosen, judgements=compared, drifts=drifts, confidence=confidence, only=only, by_metric=by_metric
+        runs=chosen,
+        judgements=[one.judgements for one in compared],
+        suites=[one.suite for one in compared],
+        headlines=[one.headline for one in compared],
+        drifts=drifts,
+        confidence=confidence,
+        only=only,
+        by_metric=by_metric,
     )
     out(COMPARE[form](found, screen()))
-    if not any(compared):
+    if not any(one.judgements for one in compared):
         raise typer.Exit(Exit.NOTHING.value)
 
 
@@ -92,6 +101,15 @@ def _metrics(names: Sequence[str] | None) -> list[Metric] | None:
     if names is None:
         return None
     return list(METRICS) if "all" in names else [rules.metric_named(name) for name in names]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Every figure of a run beside that of an earlier one, those of the suite, and what it comes to."""
+
+    judgements: tuple[Judgement, ...]
+    suite: tuple[SuiteChange, ...]
+    headline: Headline | None
 
 
 def judged(
@@ -102,10 +120,10 @@ def judged(
     only: Sequence[Metric] | None = None,
     allowed: Sequence[str] = (),
     confidence: float = CONFIDENCE,
-) -> list[Judgement]:
+) -> Judged:
     """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
     from pytest_infer.analysis.compare import comparison as comparing  # noqa: PLC0415
-    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
+    from pytest_infer.analysis.compare import gate, headline, suite  # noqa: PLC0415
 
     rows = [row for row in after.rows if keyword is None or keyword in row.test]
     pairs, gone, new = gate.stored_pairs(before, rows, history)
@@ -118,7 +136,9 @@ def judged(
         for row in gone
         if keyword is None or keyword in row.test
     ]
-    return found
+    changes = suite.changes(pairs, found, confidence)
+    said = headline.of(pairs, found, changes, confidence)
+    return Judged(judgements=tuple(found), suite=changes, headline=said)
 
 
 def run_gate(
@@ -177,7 +197,12 @@ def run_gate(
     if github:
         _write_github(found, form)
     if mark:
-        result = Mark(result=gated.exit.word, against=gated.against, rules=tuple(r.text for r in gated.rules))
+        result = Mark(
+            result=gated.exit.word,
+            against=gated.against,
+            rules=tuple(r.text for r in gated.rules),
+            headline=found.said or None,
+        )
         try:
             files.mark(candidate.path, result)
         except StorageError as error:

@@ -12,7 +12,7 @@ from pytest_infer.analysis.compare import rules
 from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
-from pytest_infer.report.compare.terminal import PRIMARY
+from pytest_infer.report.compare.words import PRIMARY
 from pytest_infer.report.formats import CHANGE_POINTS, HISTORY, Format, ListedRuns
 from pytest_infer.report.text import printable
 from pytest_infer.storage import baselines

@@ -12,6 +12,7 @@ from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli import compare
 from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
+from pytest_infer.report.compare import headline
 from pytest_infer.report.formats import REPORT, Format, ReportedRun
 from pytest_infer.report.text import printable
 
@@ -45,19 +46,19 @@ def report(
             say(f"no run in {history.folder}: pytest bench --benchmark-autosave makes one")
             raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest"])]
-        compared = [
-            Compared(
+        allowed = tuple(allow_different or ())
+        compared = []
+        for other in chosen[1:]:
+            one = compare.judged(history, chosen[0], other, allowed=allowed, confidence=confidence)
+            made = Compared(
                 before=chosen[0].label,
                 after=other.label,
-                judgements=tuple(
-                    compare.judged(
-                        history, chosen[0], other, allowed=tuple(allow_different or ()), confidence=confidence
-                    )
-                ),
+                judgements=one.judgements,
                 confidence=confidence,
+                suite=one.suite,
+                headline=headline.in_words(one.headline, one.judgements),
             )
-            for other in chosen[1:]
-        ]
+            compared.append(made)
         found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared)
         page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -47,7 +48,7 @@ def show(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
-        notes=() if chosen.gate is None else (_gate(chosen.gate),),
+        notes=() if chosen.gate is None else tuple(_gate(chosen.gate)),
         advice=advice,
         recommended=recommended,
         curves=curves,
@@ -71,6 +72,8 @@ def _advice(stored: runs.Shown, run: Run) -> tuple[Advice, ...]:
         raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
 
 
-def _gate(mark: Mark) -> str:
+def _gate(mark: Mark) -> Iterator[str]:
     against = f" against {mark.against}" if mark.against else ""
-    return f"gate{against}: {mark.result} ({', '.join(mark.rules)})"
+    if mark.headline:
+        yield mark.headline
+    yield f"gate{against}: {mark.result} ({', '.join(mark.rules)})"

@@ -12,7 +12,7 @@ import pytest
 from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.errors import InferError
 from pytest_infer.pytest_face.gate import Gate
-from pytest_infer.report.compare import terminal as comparison
+from pytest_infer.report.compare import words
 
 _Made = TypeVar("_Made")
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
@@ -86,11 +86,11 @@ _ADVICE_PAIRED = (
 
 def _line(judgement: Judgement) -> str:
     parts = (
-        comparison.label(judgement),
-        comparison.values(judgement),
-        comparison.change(judgement),
-        comparison.p_value(judgement.p),
-        comparison.verdict(judgement),
+        words.label(judgement),
+        words.values(judgement),
+        words.change(judgement),
+        words.p_value(judgement.p_adjusted),
+        words.verdict(judgement),
         judgement.reason or "",
     )
     return "  " + "  ".join(part for part in parts if part)

@@ -17,7 +17,7 @@ from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round, Turns
-from pytest_infer.report.compare import exports
+from pytest_infer.report.compare import exports, headline
 from pytest_infer.storage import block, history
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runfile import Mark
@@ -149,9 +149,12 @@ class Gate:
             return None
         against = self.result.against if self.result is not None else None
         rules = tuple(rule.text for rule in self._settings.gate or ())
-        mark: dict[str, Any] = msgspec.to_builtins(Mark(result=self.exit.word, against=against, rules=rules))
         judgements = self.result.judgements if self.result is not None else ()
-        return {**mark, "judgements": msgspec.to_builtins(judgements)}
+        said = headline.in_words(self.result.headline, judgements) if self.result is not None else ""
+        made = Mark(result=self.exit.word, against=against, rules=rules, headline=said or None)
+        suite = self.result.suite if self.result is not None else ()
+        kept = {"judgements": msgspec.to_builtins(judgements), "suite": msgspec.to_builtins(suite)}
+        return {**msgspec.to_builtins(made), **kept}
 
     def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
         """In a job of GitHub Actions, write its step summary and annotations."""

@@ -16,6 +16,7 @@ from pytest_infer.metrics import Metric
 from pytest_infer.records import LoadRound
 from pytest_infer.report import advice, doctor, load, metrics
 from pytest_infer.report.compare import exports as judgements
+from pytest_infer.report.compare import headline
 from pytest_infer.report.compare import runs as comparison
 from pytest_infer.report.compare.runs import ComparedRuns
 from pytest_infer.report.compare.terminal import render_judgements
@@ -80,6 +81,11 @@ class GatedRun:
     def rows(self) -> list[dict[str, Any]]:
         """Return every judgement as a row of a table."""
         return [judgements.flat(judgement) for judgement in self.gated.judgements]
+
+    @property
+    def said(self) -> str:
+        """Return the headline in words."""
+        return headline.in_words(self.gated.headline, self.gated.judgements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +162,23 @@ COMPARE: Writers[ComparedRuns] = {
 }
 GATE: Writers[GatedRun] = {
     Format.TERMINAL: lambda of, on: (
-        render_judgements(of.gated.judgements, heading=of.heading, width=on.width, color=on.color)
+        render_judgements(
+            of.gated.judgements,
+            heading=of.heading,
+            width=on.width,
+            color=on.color,
+            headline=of.said,
+            suite=of.gated.suite,
+        )
         + f"gate: {of.gated.exit.word}\n"
     ),
-    Format.MARKDOWN: lambda of, _: judgements.as_markdown(of.gated.judgements, [*of.heading, of.gated.exit.word]),
-    Format.JSON: lambda of, _: judgements.as_json_rows(of.rows(), result=of.gated.exit.word),
+    Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(of.gated, [*of.heading, of.gated.exit.word]),
+    Format.JSON: lambda of, _: judgements.as_json_rows(
+        of.rows(),
+        headline=of.said,
+        result=of.gated.exit.word,
+        suite=[judgements.flat_suite(change) for change in of.gated.suite],
+    ),
     Format.CSV: lambda of, _: judgements.as_csv(of.rows()),
 }
 GATE_ON_GITHUB: Writers[GatedRun] = {

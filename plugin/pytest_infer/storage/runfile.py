@@ -18,12 +18,17 @@ class Mark(msgspec.Struct, frozen=True):
     result: str
     against: str | None = None
     rules: tuple[str, ...] = ()
+    headline: str | None = None
 
 
 class JudgedMark(Mark, frozen=True):
-    """The same with the judgements that a gate of pytest's own keeps, not decoded: their shape is the analysis's."""
+    """The same with the judgements that a gate of pytest's own keeps, not decoded: their shape is the analysis's.
+
+    `suite` are those of the whole suite.
+    """
 
     judgements: msgspec.Raw = msgspec.Raw(b"[]")
+    suite: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class Whole(msgspec.Struct, frozen=True):

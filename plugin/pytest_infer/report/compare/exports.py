@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
-from pytest_infer.report.compare.terminal import change, label, p_value, titles, values, verdict
+from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict
+from pytest_infer.report.compare import headline as headlines
+from pytest_infer.report.compare.words import Line, change, folded, label, p_value, titles, values, verdict
 from pytest_infer.report.text import csv_lines, printable
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def flat(judgement: Judgement) -> dict[str, Any]:
     return row
 
 
+def flat_suite(change: SuiteChange) -> dict[str, Any]:
+    """Return a figure of the suite as a judgement with how many prompts are in it, and what its interval is made of."""
+    about: dict[str, Any] = msgspec.to_builtins(change)
+    return {**flat(change.judgement), **{key: value for key, value in about.items() if key != "judgement"}}
+
+
 def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
     """Return flat judgements as JSON, with what else is said of the comparison before them."""
     return json.dumps({**about, "judgements": list(rows)}, indent=2, allow_nan=False) + "\n"
@@ -44,17 +51,31 @@ def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
     return "".join(csv_lines((*first, *Judgement.__struct_encode_fields__), rows))
 
 
-def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:
-    """Return judgements as Markdown for a pull request: what changed first, the rest folded away."""
-    counts = Counter(j.verdict for j in judgements if j.verdict is not None)
+def as_markdown(
+    judgements: Sequence[Judgement],
+    heading: Sequence[str],
+    *,
+    headline: str = "",
+    suite: Sequence[SuiteChange] = (),
+    fold: bool = True,
+) -> str:
+    """Return judgements as Markdown for a pull request: the headline and what changed first, the rest folded away.
+
+    `fold`: figures that are one fact share a line.
+    """
+    lines_ = folded(judgements) if fold else [Line(j) for j in judgements]
+    counts = Counter(line.judgement.verdict for line in lines_ if line.judgement.verdict is not None)
     said = ", ".join(f"{_MARKS[kind]} {counts[kind]} {kind.value}" for kind in Verdict if counts[kind])
-    lines = [*(f"**{escape(line)}**  " for line in heading), "", said or "nothing to compare", ""]
+    lines = [f"### {escape(headline)}", ""] if headline else []
+    lines += [*(f"**{escape(line)}**  " for line in heading), "", said or "nothing to compare", ""]
+    if suite:
+        lines += [*_suite_rows(suite, fold=fold), ""]
     rest = (Verdict.UNCHANGED, None)
     title = titles(judgements)
-    first = [j for j in judgements if j.verdict not in rest]
+    first = [line for line in lines_ if line.judgement.verdict not in rest]
     if first:
         lines += [*_rows(first, title), ""]
-    others = [j for j in judgements if j.verdict in rest]
+    others = [line for line in lines_ if line.judgement.verdict in rest]
     if others:
         lines += [
             "<details><summary>unchanged and for information</summary>",
@@ -64,18 +85,38 @@ def as_markdown(judgements: Sequence[Judgement], heading: Sequence[str]) -> str:
             "</details>",
             "",
         ]
-    reasons = dict.fromkeys(f"{j.verdict.value}: {j.reason}" for j in first if j.reason and j.verdict)
+    bad = [line.judgement for line in first]
+    reasons = dict.fromkeys(f"{j.verdict.value}: {j.reason}" for j in bad if j.reason and j.verdict)
     lines += [f"- {escape(reason)}" for reason in list(reasons)[:6]]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _rows(judgements: Iterable[Judgement], title: Mapping[str, str]) -> list[str]:
-    lines = ["| | prompt | figure | before → after | change | | verdict |", "|---|---|---|---|---|---|---|"]
-    for j in judgements:
-        mark = _MARKS[j.verdict] if j.verdict else ""
-        cells = (mark, title[j.test], label(j), values(j), change(j), p_value(j.p), verdict(j))
-        lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
-    return lines
+def _suite_rows(suite: Sequence[SuiteChange], *, fold: bool) -> list[str]:
+    counted = {change.judgement.metric_key: headlines.counted(change) for change in suite}
+    judgements = [change.judgement for change in suite]
+    rows = []
+    for line in folded(judgements) if fold else [Line(j) for j in judgements]:
+        j = line.judgement
+        rows.append((_mark(j), line.label, counted[j.metric_key], change(j), p_value(j.p_adjusted), verdict(j)))
+    return _table(("", "suite", "mean over", "change", "", "verdict"), rows)
+
+
+def _rows(lines: Iterable[Line], title: Mapping[str, str]) -> list[str]:
+    rows = []
+    for line in lines:
+        j = line.judgement
+        what = (_mark(j), title[j.test], line.label, values(j))
+        rows.append((*what, change(j), p_value(j.p_adjusted), verdict(j)))
+    return _table(("", "prompt", "figure", "before → after", "change", "", "verdict"), rows)
+
+
+def _mark(judgement: Judgement) -> str:
+    return _MARKS[judgement.verdict] if judgement.verdict else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["|" + "|".join(f" {head} " if head else " " for head in heads) + "|", "|---" * len(heads) + "|"]
+    return lines + ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows]
 
 
 def escape(text: str) -> str:
@@ -97,7 +138,7 @@ def github_annotations(judgements: Sequence[Judgement]) -> str:
     for j in judgements:
         if j.verdict in levels:
             about = _property(f"{title[j.test]}: {printable(label(j)) or j.verdict.value}")
-            parts = (values(j), change(j), p_value(j.p), verdict(j), printable(j.reason or ""))
+            parts = (values(j), change(j), p_value(j.p_adjusted), verdict(j), printable(j.reason or ""))
             lines.append(f"::{levels[j.verdict]} title={about}::{_data('  '.join(p for p in parts if p))}")
     return "".join(f"{line}\n" for line in lines)
 
@@ -116,4 +157,10 @@ def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, st
     summary = environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(as_markdown(gated.judgements, [*heading, f"gate: {gated.exit.word}"]) + "\n")
+            file.write(gate_as_markdown(gated, [*heading, f"gate: {gated.exit.word}"]) + "\n")
+
+
+def gate_as_markdown(gated: Gated, heading: Sequence[str]) -> str:
+    """Return what a gate found as Markdown."""
+    said = headlines.in_words(gated.headline, gated.judgements)
+    return as_markdown(gated.judgements, heading, headline=said, suite=gated.suite)

@@ -6,25 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis.compare.verdicts import Judgement
+from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange
 from pytest_infer.metrics import Metric
-from pytest_infer.report.compare import exports, terminal
+from pytest_infer.report.compare import exports, headline, many, terminal, words
+from pytest_infer.report.compare.many import ManyRun
 from pytest_infer.report.experts import drift
 from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.headline import Headline
     from pytest_infer.analysis.experts.drift import LayerDrift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRuns:
-    """Runs; of each but the first its `judgements` beside that one, and by prompt how far its experts moved.
+    """Runs; of each but the first its `judgements` beside that one, the suite's, and by prompt how its experts moved.
 
     A text shows the metrics `only`; without them the primary ones, and whatever else changed.
     """
 
     runs: Sequence[Run]
     judgements: Sequence[Sequence[Judgement]]
+    suites: Sequence[Sequence[SuiteChange]]
+    headlines: Sequence[Headline | None]
     drifts: Sequence[Mapping[str, Sequence[LayerDrift]]]
     confidence: float
     only: Sequence[Metric] | None = None
@@ -38,7 +42,21 @@ class ComparedRuns:
     @property
     def shown(self) -> list[list[Judgement]]:
         """Return what of each run's judgements a text shows."""
-        return [terminal.worth_showing(judgements, self.only) for judgements in self.judgements]
+        return [words.worth_showing(judgements, self.only) for judgements in self.judgements]
+
+    @property
+    def shown_suites(self) -> list[list[SuiteChange]]:
+        """Return what of each run's suite a text shows."""
+        shown = []
+        for changes in self.suites:
+            kept = {id(j) for j in words.worth_showing([change.judgement for change in changes], self.only)}
+            shown.append([change for change in changes if id(change.judgement) in kept])
+        return shown
+
+    @property
+    def said(self) -> list[str]:
+        """Return each run's headline in words."""
+        return [headline.in_words(one, js) for one, js in zip(self.headlines, self.judgements, strict=True)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every judgement as a row of a table that says of which run it is."""
@@ -61,24 +79,46 @@ def render(of: ComparedRuns, *, width: int, color: bool) -> str:
     others = of.runs[1:]
     if len(others) == 1:
         text = terminal.render_judgements(
-            of.shown[0], heading=of.heading(*others), width=width, color=color, by_metric=of.by_metric
+            of.shown[0],
+            heading=of.heading(*others),
+            width=width,
+            color=color,
+            by_metric=of.by_metric,
+            fold=of.only is None,
+            headline=of.said[0],
+            suite=of.shown_suites[0],
         )
     else:
-        text = terminal.render_many(of.runs, of.shown, width=width, color=color)
+        runs = [
+            ManyRun(label=run.label, judgements=shown, suite=suite, headline=said)
+            for run, shown, suite, said in zip(others, of.shown, of.shown_suites, of.said, strict=True)
+        ]
+        text = many.render_many(runs, of.runs[0].label, width=width, color=color, fold=of.only is None)
     labels = [run.label for run in others]
     return text + drift.render(list(zip(labels, of.drifts, strict=True)), width=width, color=color)
 
 
 def as_markdown(of: ComparedRuns) -> str:
     """Return a comparison a run, for a pull request."""
-    parts = zip(of.shown, of.runs[1:], strict=True)
-    return "\n".join(exports.as_markdown(judgements, of.heading(run)) for judgements, run in parts)
+    parts = zip(of.shown, of.runs[1:], of.said, of.shown_suites, strict=True)
+    return "\n".join(
+        exports.as_markdown(judgements, of.heading(run), headline=said, suite=suite, fold=of.only is None)
+        for judgements, run, said, suite in parts
+    )
 
 
 def as_json(of: ComparedRuns) -> str:
     """Return every judgement and every drift as JSON."""
     moved = dict(zip(of.names[1:], map(drift.flat, of.drifts), strict=True))
-    return exports.as_json_rows(of.rows(), runs=of.names, confidence=of.confidence, expert_drift=moved)
+    others = of.names[1:]
+    return exports.as_json_rows(
+        of.rows(),
+        headline=dict(zip(others, of.said, strict=True)),
+        runs=of.names,
+        confidence=of.confidence,
+        expert_drift=moved,
+        suite={name: [exports.flat_suite(one) for one in suite] for name, suite in zip(others, of.suites, strict=True)},
+    )
 
 
 def as_csv(of: ComparedRuns) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
-from pytest_infer.report.compare.terminal import p_value, share
+from pytest_infer.report.compare.words import p_value, share
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, show

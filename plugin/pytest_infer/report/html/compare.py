@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_infer.analysis.compare import verdicts
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdict
-from pytest_infer.report.compare import terminal as comparison
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict
+from pytest_infer.report.compare import headline, words
+from pytest_infer.report.compare.words import Line
 from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
+from pytest_infer.report.text import printable
 from pytest_infer.storage.runfile import JudgedMark
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
@@ -28,6 +30,8 @@ class Compared:
     after: str
     judgements: tuple[Judgement, ...]
     confidence: float = CONFIDENCE
+    suite: tuple[SuiteChange, ...] = ()
+    headline: str = ""
 
 
 def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
@@ -35,7 +39,13 @@ def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     found = () if mark is None else verdicts.restored(mark.judgements)
     if mark is None or not found:
         return None
-    return Compared(before=mark.against or "bounds only", after=after, judgements=found)
+    return Compared(
+        before=mark.against or "bounds only",
+        after=after,
+        judgements=found,
+        suite=verdicts.restored_suite(mark.suite),
+        headline=printable(mark.headline or ""),
+    )
 
 
 def section(compared: Sequence[Compared]) -> Section:
@@ -48,17 +58,17 @@ def section(compared: Sequence[Compared]) -> Section:
 
 
 def _items(one: Compared, number: int) -> list[Item]:
-    title = comparison.titles(one.judgements)
-    shown = comparison.worth_showing(one.judgements, None)
-    kept = {id(j) for j in shown}
-    rest = [j for j in one.judgements if id(j) not in kept]
+    title = words.titles(one.judgements)
+    shown = words.folded(words.worth_showing(one.judgements, None))
+    kept = {id(line.judgement) for line in shown}
+    rest = [Line(j) for j in one.judgements if id(j) not in kept]
     lead = f"{100 * one.confidence:g} % intervals; the change is that of the figure, after / before − 1."
     items = [
         Item(
             title=f"{one.before} → {one.after}",
             key=f"comparison-{number}",
-            text=(lead,),
-            tables=(_table("The figures asked for first, and whatever else changed", shown, title),) if shown else (),
+            text=(one.headline, lead) if one.headline else (lead,),
+            tables=tuple(_tables(one, shown, title)),
         )
     ]
     if reasons := _reasons(one.judgements):
@@ -66,6 +76,15 @@ def _items(one: Compared, number: int) -> list[Item]:
     if rest:
         items.append(Item(title="All other figures", tables=(_table("All other figures", rest, title),), folded=True))
     return items
+
+
+def _tables(one: Compared, shown: Sequence[Line], title: Mapping[str, str]) -> Iterable[Table]:
+    judged = words.worth_showing([change.judgement for change in one.suite], None)
+    if judged:
+        counts = {change.judgement.metric_key: headline.counted(change) for change in one.suite}
+        yield _table("The suite: geometric mean over its prompts", words.folded(judged), {"": "suite"}, counts)
+    if shown:
+        yield _table("The figures asked for first, and whatever else changed", shown, title)
 
 
 def _reasons(judgements: Iterable[Judgement]) -> list[str]:
@@ -78,9 +97,11 @@ def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     """Return what the overview says first of each comparison: how many of each verdict, and what changed."""
     found = []
     for number, one in enumerate(compared, 1):
-        counts = Counter(j.verdict for j in one.judgements if j.verdict is not None)
-        title = comparison.titles(one.judgements)
-        first = [j for j in one.judgements if j.verdict in (*_BAD, Verdict.IMPROVED)]
+        lines = words.folded(one.judgements)
+        counts = Counter(line.judgement.verdict for line in lines if line.judgement.verdict is not None)
+        title = words.titles(one.judgements)
+        worth = {id(line.judgement): line for line in lines if line.judgement.verdict in (*_BAD, Verdict.IMPROVED)}
+        first = [line.judgement for line in worth.values()]
         most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
         first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
         worst = next((kind for kind in (*_BAD, Verdict.INCONCLUSIVE, Verdict.IMPROVED) if counts[kind]), None)
@@ -89,9 +110,9 @@ def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
                 "title": f"{one.before} → {one.after}",
                 "key": f"comparison-{number}",
                 "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
-                "says": _says(counts, worst),
+                "says": one.headline or _says(counts, worst),
                 "look": worst.value if worst is not None else "unchanged",
-                "table": _table("What changed", first[:12], title) if first else None,
+                "table": _table("What changed", [worth[id(j)] for j in first[:12]], title) if first else None,
                 "more": max(0, len(first) - 12),
             }
         )
@@ -110,21 +131,25 @@ def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
     return "Nothing changed" if counts.get(Verdict.UNCHANGED) else "Nothing could be compared"
 
 
-def _table(caption: str, judgements: Sequence[Judgement], title: Mapping[str, str]) -> Table:
-    widest = _widest(judgements)
+def _table(
+    caption: str, lines: Sequence[Line], title: Mapping[str, str], counts: Mapping[str | None, str] | None = None
+) -> Table:
+    """Return a table of judgements; those of the suite have the number of its prompts (`counts`) for the figures."""
+    widest = _widest(line.judgement for line in lines)
     rows = []
     last = None
-    for j in judgements:
+    for line in lines:
+        j = line.judgement
         name = title[j.test]
         metric = j.metric
         rows.append(
             (
                 Cell(text=name, look="same" if name == last else ""),
-                Cell(text=comparison.label(j) or "test", link=None if metric is None else anchor(metric.key)),
-                Cell(text=comparison.values(j)),
-                Cell(text=comparison.change(j)),
+                Cell(text=line.label or "test", link=None if metric is None else anchor(metric.key)),
+                Cell(text=words.values(j) if counts is None else counts[j.metric_key]),
+                Cell(text=words.change(j)),
                 Cell(text="", drawn=_drawn(j, widest)),
-                Cell(text=comparison.p_value(j.p)),
+                Cell(text=words.p_value(j.p_adjusted)),
                 _verdict(j),
             )
         )
@@ -133,7 +158,7 @@ def _table(caption: str, judgements: Sequence[Judgement], title: Mapping[str, st
     heads = (
         ColumnHead(text="prompt", number=False),
         ColumnHead(text="figure", number=False),
-        ColumnHead(text="before → after"),
+        ColumnHead(text="before → after") if counts is None else ColumnHead(text="mean over", number=False),
         ColumnHead(text="change", unit="%", define=anchor("interval")),
         ColumnHead(text="drawn", unit=scale, define=anchor("interval"), number=False),
         ColumnHead(text="p", define=anchor("p")),

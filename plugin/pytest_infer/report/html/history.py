@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report.compare.terminal import PRIMARY, p_value, share
+from pytest_infer.report.compare.words import PRIMARY, p_value, share
 from pytest_infer.report.html.parts import (
     Cell,
     Chart,

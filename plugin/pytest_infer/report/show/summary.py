@@ -21,6 +21,7 @@ from pytest_infer.metrics.result import Result
 from pytest_infer.records import CacheState, ModelInfo, WarningKind
 from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
+from pytest_infer.report.compare import words
 from pytest_infer.report.show import experts, roofline
 from pytest_infer.report.sweep import curve
 from pytest_infer.report.sweep import terminal as sweep
@@ -282,7 +283,7 @@ def _write_floors(console: Console, noise: list[NamedFloor], of: str) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for named in noise:
         found = [f"{100 * named.floor.detectable[n]:.1f} %" for n in counts]
-        cells = (f"{100 * named.floor.spread:.1f} %", comparison.share(named.floor.bias), *found)
+        cells = (f"{100 * named.floor.spread:.1f} %", words.share(named.floor.bias), *found)
         table.add_row(printable(named.name), named.label, *cells)
     console.print(table)
     console.print(Text(_NOISE[of], style="dim"))

@@ -1,0 +1,166 @@
+"""The headline of a comparison in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, worse_sign
+from pytest_infer.metrics import Direction, Kind, Metric
+from pytest_infer.report.compare.words import titles
+from pytest_infer.report.text import printable
+from pytest_infer.units import Unit, percent_up
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.headline import Counted, Differs, Headline, Told, Unsure
+
+_NAMED = 3
+"""So many prompts are named; of more, the rest is counted."""
+_INFINITE = float("inf")
+_LONGEST = 28
+"""Characters of a prompt's name in a headline."""
+
+
+def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
+    """Return the headline as one line; nothing where nothing was judged."""
+    if headline is None:
+        return ""
+    title = _titles(judgements)
+    groups = [list(told) for _, told in groupby(headline.told, key=lambda one: _what(one.metric))]
+    # With several of these the line would be one of rests.
+    rests = sum(bool(group[-1].named) for group in groups) < 2
+    parts = [_told(group, title, rests=rests) for group in groups]
+    parts += map(_differs, headline.differs)
+    if headline.lost:
+        parts.append(f"{_many(headline.lost, 'test')} missing")
+    if headline.others:
+        parts.append(f"also worse: {', '.join(metric.label for metric in headline.others)}")
+    if headline.told or headline.differs or headline.lost:
+        parts += [_unsure(one, title, short=True) for one in headline.unsure]
+    else:
+        parts.insert(0, _quiet(headline, title))
+    return printable("; ".join(parts))
+
+
+def _titles(judgements: Iterable[Judgement]) -> dict[str, str]:
+    """Return how the headline names each test: of a node id, what stands in its brackets, as long as that is unique."""
+    found = titles(judgements)
+    inner = {test: test.partition("[")[2].rstrip("]") if name == test else name for test, name in found.items()}
+    times = Counter(inner.values())
+    return {test: _short(name if name and times[name] == 1 else found[test]) for test, name in inner.items()}
+
+
+def _short(name: str) -> str:
+    """Return a name of a few words; of a node id its end, which tells it from others."""
+    if len(name) <= _LONGEST:
+        return name
+    return f"…{name[1 - _LONGEST :].lstrip()}" if "::" in name else f"{name[: _LONGEST - 1].rstrip()}…"
+
+
+def counted(of: SuiteChange | Counted) -> str:
+    """Return how many prompts are in a figure of the suite: `all 9 prompts`, `8 of 9 prompts: 1 incomparable`."""
+    if of.prompts == of.of:
+        return f"all {of.of} prompts"
+    return f"{of.prompts} of {of.of} prompts: {', '.join(f'{count} {why}' for why, count in of.left_out.items())}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _what(metric: Metric) -> str:
+    return metric.label if metric.fact is None else metric.fact.value
+
+
+def _told(parts: Sequence[Told], title: Mapping[str, str], *, rests: bool) -> str:
+    what, last = _what(parts[0].metric), parts[-1]
+    said = ", ".join(f"{_where(one, title)}{_extent(one)}" for one in parts)
+    if not last.named:
+        coverage = f", {counted(last.counted)}" if last.counted.of > 1 else ""
+        allowed = f" (within the {100 * last.allowed:g} % allowed)" if last.allowed is not None else ""
+        return f"{what} {said}{coverage}{allowed}"
+    return f"{what} {said}{_rest(last.rest) if rests else ''}"
+
+
+def _where(one: Told, title: Mapping[str, str]) -> str:
+    return f"of {_names([title[test] for test in one.named])} " if one.named else ""
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) > _NAMED:
+        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _rest(rest: Mapping[str, int]) -> str:
+    many = sum(rest.values())
+    if not many:
+        return ""
+    others = f"; the other {f'{many} prompts' if many > 1 else 'prompt'}"
+    if len(rest) == 1:
+        return f"{others} {next(iter(rest))}"
+    return f"{others}: {', '.join(f'{count} {what}' for what, count in rest.items())}"
+
+
+def _extent(one: Told) -> str:
+    """Return how large a change is, with its interval, in the direction that the words name: `5.1 % slower [4, 6]`."""
+    j = one.change
+    mid = j.mid or 0.0
+    sign = 1 if mid >= 0 else -1
+    ends = sorted((_end(j.low, -1) * sign, _end(j.high, 1) * sign))
+    interval = f" [{_number(ends[0])}, {_number(ends[1])}]" if ends[0] < ends[1] else ""
+    return f"{_number(abs(mid))} % {_way(one.metric, mid, worse=one.worse)}{interval}"
+
+
+def _way(metric: Metric, mid: float, *, worse: bool) -> str:
+    speed = metric.kind is Kind.TIMED and metric.unit in (Unit.SECONDS, Unit.TOKENS_PER_SECOND)
+    if speed:
+        return "slower" if worse else "faster"
+    return "higher" if mid > 0 else "lower"
+
+
+def _end(value: float | None, way: int) -> float:
+    return way * _INFINITE if value is None else value
+
+
+def _number(share: float, *, signed: bool = False) -> str:
+    percent = 100 * share
+    text = "∞" if abs(percent) == _INFINITE else f"{abs(percent):.{1 if abs(percent) < 9.95 else 0}f}"
+    zero = text == "0.0"
+    return ("" if zero else "−" if percent < 0 else "+" if signed else "") + text
+
+
+def _unsure(one: Unsure, title: Mapping[str, str], *, short: bool = False) -> str:
+    suspect, what = one.suspect, _what(one.metric)
+    if one.below is None or suspect.mid is None:
+        return f"cannot tell {what}: {suspect.reason}" if suspect.reason else f"cannot tell {what}"
+    if short:
+        return f"cannot tell {what} below {percent_up(one.below)}"
+    sign = worse_sign(one.metric)
+    low, high = sorted((_end(suspect.low, -1) * sign, _end(suspect.high, 1) * sign))
+    interval = f"[{_number(low, signed=True)}, {_number(high, signed=True)}]"
+    return f"cannot tell below {percent_up(one.below)}: largest suspect {what} of {title[suspect.test]} {interval}"
+
+
+def _quiet(headline: Headline, title: Mapping[str, str]) -> str:
+    """Return what is said where nothing is known to have moved."""
+    if headline.unsure:
+        widest = max(headline.unsure, key=lambda one: _INFINITE if one.below is None else one.below)
+        return _unsure(widest, title)
+    if headline.bound is not None:
+        part = headline.counted is not None and headline.counted.prompts < headline.counted.of
+        coverage = f", {counted(headline.counted)}" if part and headline.counted is not None else ""
+        return f"no change{f' beyond {percent_up(headline.bound)}' if headline.bound else ''}{coverage}"
+    if headline.judged:
+        return f"cannot tell: {headline.reason}" if headline.reason else "nothing got worse"
+    return f"nothing to compare: {headline.reason}" if headline.reason else "nothing to compare"
+
+
+def _differs(one: Differs) -> str:
+    j, where = one.judgement, f"in {one.tests} of {_many(one.of, 'prompt')}"
+    if j.metric is None:
+        return f"experts moved {where}"
+    exact = j.metric.direction is Direction.EXACT or j.threshold is not None
+    return f"{j.metric.label} differs {where}" if exact else f"{j.rule} does not hold {where}"
