@@ -1,5 +1,6 @@
 """Quads, passes and launches: hand-worked values, and intervals that hold the truth as often as they say."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from pytest_infer.ab.launch import Launch
 from pytest_infer.analysis.compare import launches
-from pytest_infer.analysis.compare.launches import Spread
+from pytest_infer.analysis.compare.launches import ByLaunch, Spread
 from pytest_infer.records import Pass, Round, TokenTrace, Turns
 
 
@@ -44,6 +45,15 @@ def test_neighbouring_passes_are_one_observation():
     assert launches.observations([1.0, None, 4.0, 0.0]) == [2.0]
 
 
+def numbered(rows, left_out=()):
+    """Rows of launch means with their launches' numbers, each without those that are left out of it."""
+    found = []
+    for values, out in itertools.zip_longest(rows, left_out, fillvalue=()):
+        kept = tuple(number for number in range(len(values)) if number not in out)
+        found.append(ByLaunch(values=np.asarray(values)[list(kept)], numbers=kept, of=len(values)))
+    return found
+
+
 def simulated(rng, *, prompts=3, count=8, between=0.005, shared=0.0, within=0.003, rounds=2, change=0.0):
     """Launch means by prompt: offsets of a launch, of which `shared` is the same for all prompts, and noise within."""
     common = rng.normal(0, between * math.sqrt(shared), count)
@@ -59,7 +69,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(shared, pool):
     held, trials = 0, 600
     for _ in range(trials):
         rows = simulated(rng, shared=shared, change=0.02)
-        known = launches.spread(rows) if pool else None
+        known = launches.spread(numbered(rows)) if pool else None
         low, high = launches.estimate(rows[0], known).interval(0.95)
         held += low < 0.02 < high
     # Binomial, 4 standard errors below 95 %.
@@ -68,10 +78,17 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(shared, pool):
 
 def test_pooling_independent_prompts_knows_the_spread_better():
     rng = np.random.default_rng(9)
-    independent = np.mean([launches.spread(simulated(rng, prompts=9)).df for _ in range(200)])
-    alike = np.mean([launches.spread(simulated(rng, prompts=9, shared=1, within=0)).df for _ in range(200)])
+    independent = np.mean([launches.spread(numbered(simulated(rng, prompts=9))).df for _ in range(200)])
+    alike = np.mean([launches.spread(numbered(simulated(rng, prompts=9, shared=1, within=0))).df for _ in range(200)])
     assert alike == pytest.approx(7, abs=0.01)
     assert independent > 40
+
+
+def test_prompts_that_left_out_other_launches_are_still_held_side_by_side():
+    # One launch effect for all prompts: they know no more together than one, whichever launches each lacks.
+    rows = simulated(np.random.default_rng(2), prompts=3, shared=1, within=0)
+    found = launches.spread(numbered(rows, left_out=[(0,), (3,), (7,)]))
+    assert found.df == pytest.approx(6, abs=0.01)
 
 
 def test_a_single_launch_needs_a_spread_from_elsewhere():
@@ -134,9 +151,11 @@ def test_intervals_with_earlier_runs_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(11)
     held, trials = 0, 1500
     for _ in range(trials):
-        before = launches.spread(simulated(rng, count=31, prompts=1))
+        before = launches.spread(numbered(simulated(rng, count=31, prompts=1)))
         rows = simulated(rng, prompts=1, change=0.01)
-        low, high = launches.estimate(rows[0], launches.with_earlier(launches.spread(rows), before)).interval(0.95)
+        low, high = launches.estimate(rows[0], launches.with_earlier(launches.spread(numbered(rows)), before)).interval(
+            0.95
+        )
         held += low < 0.01 < high
     assert held / trials > 0.95 - 4 * math.sqrt(0.95 * 0.05 / trials)
 

@@ -122,7 +122,7 @@ class _Spreads:
 
     def of(self, key: str) -> launches.Spread | None:
         if key not in self._known:
-            told = [values for pair in self._pairs if (values := pair.launches(key)) is not None]
+            told = [values for pair in self._pairs if (values := pair.by_launch(key)) is not None]
             before = next((found for turns in self._turns if (found := launches.earlier(key, turns)) is not None), None)
             self._known[key] = launches.with_earlier(launches.spread(told), before)
         return self._known[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,22 +190,19 @@ def means(launches: Sequence[Sequence[float]]) -> Array:
     return np.asarray([float(np.median(values) if len(values) > _FEW else np.mean(values)) for values in launches])
 
 
-def spread(by_prompt: Sequence[Array]) -> Spread | None:
+def spread(by_prompt: Sequence[ByLaunch]) -> Spread | None:
     """Return the variance of a launch's mean, pooled over prompts that were measured in the same launches.
 
-    `by_prompt` holds an array of launch means each. A launch may shift all of its prompts alike; then they tell
-    together no more of the variance than one. With the mean square correlation rho² of the prompts' deviations, the
-    mean of P sample variances has (L − 1) P / (1 + (P − 1) rho²) degrees of freedom, as the correlation of two sample
-    variances is rho² under normality.
+    A launch may shift all of its prompts alike; then they tell together no more of the variance than one. With the mean
+    square correlation rho² of the prompts' deviations, the mean of P sample variances has (L − 1) P /
+    (1 + (P − 1) rho²) degrees of freedom, as the correlation of two sample variances is rho² under normality.
     """
-    usable = [values for values in by_prompt if len(values) > 1]
+    usable = [one for one in by_prompt if len(one.values) > 1]
     if not usable:
         return None
-    variances = [float(np.var(values, ddof=1)) for values in usable]
-    launches = min(map(len, usable))
-    correlation = _mean_square_correlation([values for values in usable if len(values) == launches])
-    prompts = len(usable)
-    df = (launches - 1) * prompts / (1 + (prompts - 1) * correlation)
+    variances = [float(np.var(one.values, ddof=1)) for one in usable]
+    fewest, prompts = min(len(one.values) for one in usable), len(usable)
+    df = (fewest - 1) * prompts / (1 + (prompts - 1) * _mean_square_correlation(usable))
     return Spread(variance=float(np.mean(variances)), df=df)
 
 
@@ -230,24 +228,34 @@ def told_by(prompts: Sequence[Turns]) -> dict[str, tuple[float, float]]:
     """Return what a run tells later ones, by ratio: the variance of a launch's mean, and its degrees of freedom."""
     found = {}
     for name in (FIRST, STEP):
-        own = spread([means(calm(turns)[name]) for turns in prompts if name in turns.ratios])
+        own = spread([_by_launch(turns, name) for turns in prompts if name in turns.ratios])
         if own is not None:
             found[name] = (own.variance, own.df)
     return found
 
 
-def _mean_square_correlation(rows: Sequence[Array]) -> float:
-    """Return rho² over all pairs of prompts, less what so few launches show by chance: 1 / (L − 1)."""
-    if len(rows) < 2 or len(rows[0]) < 3:
-        return 1.0
-    deviations = np.asarray([row - row.mean() for row in rows])
-    norms = np.sqrt((deviations**2).sum(axis=1))
-    if not norms.all():
-        return 1.0
-    unit = deviations / norms[:, None]
-    squares = (unit @ unit.T)[np.triu_indices(len(rows), 1)] ** 2
-    chance = 1 / (len(rows[0]) - 1)
-    return float(min(1.0, max(0.0, (squares.mean() - chance) / (1 - chance))))
+def _by_launch(turns: Turns, name: str) -> ByLaunch:
+    return ByLaunch(values=means(calm(turns)[name]), numbers=calm_numbers(turns), of=total(turns))
+
+
+def _mean_square_correlation(prompts: Sequence[ByLaunch]) -> float:
+    """Return rho² over all pairs of prompts, less what L shared launches show by chance: 1 / (L − 1).
+
+    1, which is careful, where no two prompts share three launches that were calm in both, or one has no spread at all.
+    """
+    found = [one for pair in itertools.combinations(prompts, 2) if (one := _square_correlation(*pair)) is not None]
+    return min(1.0, max(0.0, float(np.mean(found)))) if found else 1.0
+
+
+def _square_correlation(one: ByLaunch, other: ByLaunch) -> float | None:
+    shared = sorted(set(one.numbers) & set(other.numbers))
+    if len(shared) < 3:
+        return None
+    a, b = (each.values[[each.numbers.index(number) for number in shared]] for each in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    size = float((a**2).sum() * (b**2).sum())
+    chance = 1 / (len(shared) - 1)
+    return (float((a * b).sum()) ** 2 / size - chance) / (1 - chance) if size else 1.0
 
 
 def estimate(launch_means: Array, known: Spread | None = None) -> Student | None:
@@ -257,7 +265,8 @@ def estimate(launch_means: Array, known: Spread | None = None) -> Student | None
     few launches that alone is known badly. None where neither tells it.
     """
     count = len(launch_means)
-    own = spread([launch_means]) if known is None else known
+    numbers = tuple(range(count))
+    own = spread([ByLaunch(values=launch_means, numbers=numbers, of=count)]) if known is None else known
     if not count or own is None:
         return None
     return Student(float(np.mean(launch_means)), math.sqrt(own.variance / count), own.df)
