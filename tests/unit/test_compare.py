@@ -189,7 +189,7 @@ def test_a_zero_has_no_ratio(judge, before, after):
 
 
 def test_equal_figures_without_spread(judge):
-    judgement = judge([7, 7], [7, 7, 7], key="read_ops")
+    judgement = judge([7, 7], [7, 7, 7], key="minor_faults")
     assert (judgement.verdict, judgement.low, judgement.high) == (Verdict.UNCHANGED, 0.0, 0.0)
 
 
@@ -197,6 +197,18 @@ def test_what_is_neither_better_nor_worse_has_no_verdict(judge):
     judgement = judge([2.0, 2.0], [3.0, 3.0], key="cores_used")
     assert (judgement.verdict, judgement.mid) == (None, 0.5)
     assert judge([0, 0], [3.0, 3.0], key="write_calls").verdict is None
+
+
+@pytest.mark.parametrize("key", ["steal_s", "other_cpu_s", "pressure_cpu_s", "read_ops", "mbu", "mfu", "energy_j"])
+def test_what_is_not_the_codes_has_no_verdict(judge, key):
+    for after in (times(CALM, 3), times(CALM, 0.3), CALM):
+        judgement = judge(CALM, after, key=key, history=STEADY)
+        assert judgement.verdict is None
+        assert judgement.mid == pytest.approx(after[0] / CALM[0] - 1)
+        assert judge(CALM, after, key=key, paired=True).verdict is None
+    assert judge([0, 0], [3.0, 3.0], key=key).verdict is None
+    assert judge([7, 7], [7, 7], key=key).verdict is None
+    assert judge(None, CALM, key=key).verdict is judge(CALM, None, key=key).verdict is None
 
 
 def test_other_output_makes_times_incomparable_until_it_is_accepted(judge):

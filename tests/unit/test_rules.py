@@ -5,7 +5,7 @@ import pytest
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.rules import Form, parse
 from pytest_infer.errors import OptionError
-from pytest_infer.metrics import METRICS
+from pytest_infer.metrics import METRICS, by_key, scope
 from pytest_infer.metrics.metric import Direction
 from pytest_infer.units import Unit
 
@@ -165,3 +165,36 @@ def test_every_metric_can_be_gated_by_its_short_name():
 def test_no_two_times_are_the_same():
     with pytest.raises(OptionError, match=r"no two times are the same: write ttft:5%"):
         rules.parse(["ttft:exact"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("steal:5%", "steal_s is not of this process alone: .*; gate tpot:5% instead, or give a bound .steal<="),
+        ("steal:exact", "steal_s is not of this process alone"),
+        ("other_cpu:5%", "gate cpu:5% instead"),
+        ("pressure_io:5%", "gate read:5% instead"),
+        ("read_ops:1%", "read_ops is not of this process alone"),
+        ("frequency_hz:5%", "frequency_hz is not of this process alone"),
+        ("energy_j:5%", "energy_j is not of this process alone"),
+        ("mbu:5%", "mbu is held against the machine's probe, .*; gate tpot:5% instead, or give a bound .mbu>="),
+        ("mfu[story]:5%", "mfu is held against the machine's probe, .*; gate prefill:5% instead"),
+        ("decode_ceiling:5%", "gate step:5% instead"),
+    ],
+)
+def test_a_change_of_what_is_not_the_codes_is_no_rule(text, line):
+    with pytest.raises(OptionError, match=line) as raised:
+        parse([text])
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_the_codes_can_have_a_bound():
+    for text in ("mbu>=0.5", "mfu>=0.2", "steal<=100ms", "thermal_throttles<1"):
+        assert one(text).form is rules.Form.BOUND
+
+
+def test_what_to_gate_instead_can_be_gated():
+    for key, (found, instead) in scope.OTHERS.items():
+        assert by_key(key).scope is found is not scope.Scope.PROCESS
+        assert one(f"{rules.short_name(by_key(instead))}:5%").metric.judged
+    assert {metric.key for metric in METRICS} >= scope.COUNTS_MOVED_BY_LOAD

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_infer.metrics.read import Read
+from pytest_infer.metrics.scope import COUNTS_MOVED_BY_LOAD, OTHERS, Scope
 from pytest_infer.units import Unit
 
 
@@ -89,3 +90,18 @@ class Metric:
     repeatable: bool = False
     column: Column | None = None
     fact: Fact | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """Return whose figure it is."""
+        return OTHERS[self.key][0] if self.key in OTHERS else Scope.PROCESS
+
+    @property
+    def judged(self) -> bool:
+        """Return whether a change of it can be one for the better or the worse."""
+        return self.direction is not Direction.NEUTRAL and self.scope is Scope.PROCESS
+
+    @property
+    def moved_by_load(self) -> bool:
+        """Return whether other work on the machine changes it."""
+        return self.kind is not Kind.COUNTED or self.key in COUNTS_MOVED_BY_LOAD

@@ -24,9 +24,10 @@ def render(metrics: Iterable[Metric], *, width: int, color: bool) -> str:
 
 def as_markdown(metrics: Iterable[Metric]) -> str:
     """Return the table of docs/metrics.md."""
-    lines = ["| key | unit | better | kind | definition | source |", "|---|---|---|---|---|---|"]
+    lines = ["| key | unit | better | kind | of | definition | source |", "|---|---|---|---|---|---|---|"]
     lines += [
-        f"| `{m.key}` | {m.unit.value} | {m.direction.value} | {m.kind.value} | {m.definition} | {m.source} |"
+        f"| `{m.key}` | {m.unit.value} | {m.direction.value} | {m.kind.value} | {m.scope.value} | {m.definition} "
+        f"| {m.source} |"
         for m in metrics
     ]
     return "\n".join(lines) + "\n"

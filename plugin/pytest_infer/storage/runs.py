@@ -40,8 +40,8 @@ class Row:
 
     `prompt`, `model` and `machine` are those of the block, `config` the swept options by axis as they were given, and
     `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
-    `disturbed` are the numbers of the rounds that were, counted from 0. `run` is the file that the row was read from,
-    None for one that is not stored yet.
+    `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
+    row was read from, None for one that is not stored yet.
     """
 
     test: str
@@ -56,6 +56,7 @@ class Row:
     curve: CurvePoint | None = None
     drift: Drift | None = None
     disturbed: tuple[int, ...] = ()
+    timed: int = 0
     run: Path | None = None
 
     @property
@@ -70,11 +71,13 @@ def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
 
 
 def _row(test: str, name: str, block: Block) -> Row:
-    disturbed = block.rounds.disturbed if block.rounds is not None else ()
+    rounds = block.rounds or schema.Rounds()
+    metrics = block.metrics or {}
+    several = max((len(values.rounds) for values in metrics.values()), default=0)
     return Row(
         test=test,
         name=name if block.prompt.name is None else block.prompt.name,
-        metrics=block.metrics or {},
+        metrics=metrics,
         prompt=block.prompt,
         model=block.model,
         machine=block.machine,
@@ -82,7 +85,8 @@ def _row(test: str, name: str, block: Block) -> Row:
         config=block.config,
         curve=block.curve,
         drift=block.drift,
-        disturbed=tuple(int(number) for number in disturbed if number.isdecimal()),
+        disturbed=tuple(int(number) for number in rounds.disturbed if number.isdecimal()),
+        timed=max(1, several) if rounds.timed is None else rounds.timed,
     )
 
 

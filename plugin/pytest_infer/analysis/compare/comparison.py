@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import earlier, fingerprint, launches, stats
+from pytest_infer.analysis.compare import disturbance, earlier, fingerprint, launches, stats
 from pytest_infer.analysis.compare.launches import ByLaunch
 from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
+from pytest_infer.metrics.scope import Scope
 from pytest_infer.records import Turns
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Values
@@ -150,19 +151,25 @@ def _without_noise(
         rounds=(len(before.numbers), len(after.numbers)) if before and after else None,
         verdict=Verdict.INCOMPARABLE,
     )
-    if before is None and after is None:
-        # A prompt of one token has no second tick, whatever the commit: nothing that a gate could wait for.
-        return replace(draft, verdict=None, reason="not measured on either side")
     if before is None or after is None:
-        if before is None:
-            return replace(draft, verdict=Verdict.NEW, reason="the earlier run does not have it")
-        return replace(draft, verdict=Verdict.MISSING, reason="not measured any more")
+        return _unmeasured(draft, metric, before, after)
     if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
         return _exact(draft, want, allowed)
     differ = [*map(str, found), *_caches(metric, pair)]
     if differ:
         return replace(draft, reason="differ: " + ", ".join(differ))
     return _question(draft, want, pair, before, after, spreads)
+
+
+def _unmeasured(draft: Judgement, metric: Metric, before: Values | None, after: Values | None) -> Judgement:
+    if before is None and after is None:
+        # A prompt of one token has no second tick, whatever the commit: nothing that a gate could wait for.
+        return replace(draft, verdict=None, reason="not measured on either side")
+    if metric.scope is not Scope.PROCESS:
+        return replace(draft, verdict=None, reason="measured on one side only")
+    if before is None:
+        return replace(draft, verdict=Verdict.NEW, reason="the earlier run does not have it")
+    return replace(draft, verdict=Verdict.MISSING, reason="not measured any more")
 
 
 _BY_CACHE = {"load_s", "load_read_bytes", "first_run_extra_s", "first_run_read_bytes"}
@@ -202,18 +209,24 @@ def _question(
 ) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
+    disturbed = None
+    if pair.launches(metric.key) is None:
+        side_by_side = pair.paired or pair.turns is not None
+        disturbed = disturbance.doubt(metric, pair.before, pair.after, side_by_side=side_by_side)
     if len({*a, *b}) == 1:
-        return replace(draft, verdict=Verdict.UNCHANGED, low=0.0, mid=0.0, high=0.0)
+        equal = Verdict.UNCHANGED if disturbed is None else Verdict.INCONCLUSIVE
+        told = equal if metric.scope is Scope.PROCESS else None
+        return replace(draft, verdict=told, low=0.0, mid=0.0, high=0.0, reason=disturbed)
     if min((*a, *b)) <= 0:
-        verdict = None if metric.direction is Direction.NEUTRAL else Verdict.INCONCLUSIVE
-        return replace(draft, verdict=verdict, reason="a round reads 0: there is no ratio to it")
-    if metric.direction is Direction.NEUTRAL:
+        told = Verdict.INCONCLUSIVE if metric.judged else None
+        return replace(draft, verdict=told, reason="a round reads 0: there is no ratio to it")
+    if not metric.judged:
         mid = float(draft.after or 0) / float(draft.before or 1) - 1
         return replace(draft, verdict=None, mid=mid)
     evidence, doubt = _of_launches(pair, metric, spreads) or _evidence(pair, want, a, b)
     if not evidence:
-        return replace(draft, verdict=Verdict.INCONCLUSIVE, reason=doubt)
-    return Question(draft=draft, evidence=tuple(evidence), threshold=want.threshold, doubt=doubt)
+        return replace(draft, verdict=Verdict.INCONCLUSIVE, reason=disturbed or doubt)
+    return Question(draft=draft, evidence=tuple(evidence), threshold=want.threshold, doubt=doubt, undecidable=disturbed)
 
 
 def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list[Evidence], str] | None:

@@ -6,13 +6,14 @@ import difflib
 import fnmatch
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import METRICS, Metric
+from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.metrics.metric import Direction, Kind
+from pytest_infer.metrics.scope import OTHERS, Scope
 from pytest_infer.units import Unit
 
 DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
@@ -119,15 +120,12 @@ def _rule(text: str) -> Rule:
         metric = metric_named(part["name"])
     except OptionError as error:
         raise OptionError(f"gate rule {text!r}: {error}") from None
+    unfit = _unfit(metric, part)
+    if unfit is not None:
+        raise OptionError(f"gate rule {text!r}: {unfit}")
     if part["exact"]:
-        if metric.kind is Kind.TIMED:
-            raise OptionError(f"gate rule {text!r}: no two times are the same: write {part['name']}:5%")
         return Rule(text=text, form=Form.EXACT, metric=metric, prompt=part["prompt"])
-    if metric.unit is Unit.TEXT or metric.direction is Direction.EXACT:
-        raise OptionError(f"gate rule {text!r}: {metric.key} has no noise: write {part['name']}:exact")
     if part["percent"] is not None:
-        if metric.direction is Direction.NEUTRAL:
-            raise OptionError(f"gate rule {text!r}: {metric.key} is neither better high nor low; give a bound")
         limit = float(part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
     bound = _bound(text, part["bound"], _scale(text, metric, part["unit"]))
@@ -140,6 +138,31 @@ def _rule(text: str) -> Rule:
         inclusive=part["sign"].endswith("="),
         prompt=part["prompt"],
     )
+
+
+def _unfit(metric: Metric, part: Mapping[str, str | None]) -> str | None:
+    """Return why a metric cannot be asked for what a rule asks, and what can."""
+    if metric.scope is not Scope.PROCESS and part["bound"] is None:
+        return _not_of_the_code(metric)
+    if part["exact"]:
+        return f"no two times are the same: write {part['name']}:5%" if metric.kind is Kind.TIMED else None
+    if metric.unit is Unit.TEXT or metric.direction is Direction.EXACT:
+        return f"{metric.key} has no noise: write {part['name']}:exact"
+    if part["percent"] is not None and metric.direction is Direction.NEUTRAL:
+        return f"{metric.key} is neither better high nor low; give a bound"
+    return None
+
+
+def _not_of_the_code(metric: Metric) -> str:
+    """Return why a change of a metric is not the code's, and what to gate instead."""
+    why = (
+        "is held against the machine's probe, which moves from run to run"
+        if metric.scope is Scope.PROBE
+        else "is not of this process alone: whatever else runs here changes it"
+    )
+    instead = f"{short_name(by_key(OTHERS[metric.key][1]))}:5%"
+    bound = f"{short_name(metric)}{'>' if metric.direction is Direction.HIGHER else '<'}=…"
+    return f"{metric.key} {why}; gate {instead} instead, or give a bound ({bound})"
 
 
 def _bound(text: str, number: str, scale: float) -> float:

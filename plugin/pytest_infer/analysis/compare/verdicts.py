@@ -130,12 +130,16 @@ def restored_suite(stored: msgspec.Raw) -> tuple[SuiteChange, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A change to be judged: all of its evidence must agree. `draft` holds what is known before the decision."""
+    """A change to be judged: all of its evidence must agree. `draft` holds what is known before the decision.
+
+    `undecidable` says why nothing follows from the evidence, whatever it says.
+    """
 
     draft: Judgement
     evidence: tuple[Evidence, ...]
     threshold: float
     doubt: str | None = None
+    undecidable: str | None = None
 
 
 def decide(questions: Sequence[Question], confidence: float = CONFIDENCE) -> list[Judgement]:
@@ -184,8 +188,11 @@ def _judge(question: Question, p: float, p_adjusted: float, confidence: float) -
     # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95.
     limit = math.log1p(question.threshold) if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
     significant = p_adjusted <= (1 - confidence) * (1 + 1e-9)
-    verdict, reason = Verdict.INCONCLUSIVE, question.doubt or "the interval reaches beyond the threshold"
-    if significant and worse <= better and mid * sign > limit:
+    reason = question.undecidable or question.doubt or "the interval reaches beyond the threshold"
+    verdict = Verdict.INCONCLUSIVE
+    if question.undecidable is not None:
+        pass
+    elif significant and worse <= better and mid * sign > limit:
         verdict = Verdict.REGRESSED
     elif significant and better < worse and mid * sign < -limit:
         verdict = Verdict.IMPROVED

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pytest_infer.analysis.compare import fingerprint
+from pytest_infer.analysis.compare import disturbance, fingerprint
 from pytest_infer.analysis.history import changepoints
 from pytest_infer.analysis.history.changepoints import ChangePoint
 from pytest_infer.analysis.sweep import axes
@@ -22,7 +22,7 @@ _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 class Shift:
     """A lasting change of one metric of one test; `run` is the first after it and `last` the one before.
 
-    `name` is how people call the test: several may be of one prompt.
+    `name` is how people call the test: several may be of one prompt. `doubt` says why the change may be the machine's.
     """
 
     test: str
@@ -31,11 +31,12 @@ class Shift:
     point: ChangePoint
     last: Run
     run: Run
+    doubt: str | None = None
 
     @property
     def worse(self) -> bool | None:
-        """Return whether the change is one for the worse; None where neither way is better."""
-        if self.metric.direction is Direction.NEUTRAL:
+        """Return whether the change is one for the worse; None where neither way is better, or it is in doubt."""
+        if not self.metric.judged or self.doubt is not None:
             return None
         return (self.point.change > 0) == (self.metric.direction is Direction.LOWER)
 
@@ -48,9 +49,19 @@ def shifts(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     return of_series(runs, series(runs, metrics, keyword), metrics)
 
 
-def of_series(
-    runs: Sequence[Run], found: Mapping[tuple[str, str], Sequence[tuple[Run, float | str]]], metrics: Sequence[Metric]
-) -> tuple[Shift, ...]:
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A figure of one run; `disturbed`: most of the rounds were that it is the median of."""
+
+    run: Run
+    value: float | str
+    disturbed: bool
+
+
+Series = Mapping[tuple[str, str], Sequence[Point]]
+
+
+def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> tuple[Shift, ...]:
     """Return the change points of what `series` found in the same runs."""
     names = axes.titles(runs[-1].rows if runs else ())
     shifted = [
@@ -75,9 +86,7 @@ def levels(values: Sequence[float | None], starts: Sequence[int]) -> list[tuple[
     return found
 
 
-def series(
-    runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None
-) -> dict[tuple[str, str], list[tuple[Run, float | str]]]:
+def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None) -> Series:
     """Return the figures of each test of the newest run by (test, metric's key), oldest first, with their runs.
 
     Only runs of the newest one's machine and of the same prompts and limits count.
@@ -85,14 +94,16 @@ def series(
     if not runs:
         return {}
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
-    found: dict[tuple[str, str], list[tuple[Run, float | str]]] = {}
+    found: dict[tuple[str, str], list[Point]] = {}
     for run in runs:
         # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
         for row in rows(run.path):
             if row.test in newest and _same(row, newest[row.test]):
+                mostly = disturbance.mostly(row)
                 for metric in metrics:
                     if metric.key in row.metrics:
-                        found.setdefault((row.test, metric.key), []).append((run, row.metrics[metric.key].value))
+                        point = Point(run, row.metrics[metric.key].value, mostly and metric.moved_by_load)
+                        found.setdefault((row.test, metric.key), []).append(point)
     return found
 
 
@@ -100,10 +111,24 @@ def _same(row: Row, newest: Row) -> bool:
     return not fingerprint.differences(row, newest, _MAY_DIFFER)
 
 
-def _of(series: Sequence[tuple[Run, float | str]], test: str, name: str, metric: Metric) -> Iterator[Shift]:
-    values = [float(value) for _, value in series if not isinstance(value, str)]
-    if len(values) < len(series):
+def _of(points: Sequence[Point], test: str, name: str, metric: Metric) -> Iterator[Shift]:
+    values = [float(point.value) for point in points if not isinstance(point.value, str)]
+    if len(values) < len(points):
         return
-    for point in changepoints.find(values):
-        last, run = series[point.index - 1][0], series[point.index][0]
-        yield Shift(test=test, name=name, metric=metric, point=point, last=last, run=run)
+    found = changepoints.find(values)
+    edges = [0, *(point.index for point in found), len(points)]
+    for number, point in enumerate(found):
+        sides = points[edges[number] : point.index], points[point.index : edges[number + 2]]
+        last, run = points[point.index - 1].run, points[point.index].run
+        yield Shift(test=test, name=name, metric=metric, point=point, last=last, run=run, doubt=_doubt(sides))
+
+
+def _doubt(sides: Sequence[Sequence[Point]]) -> str | None:
+    """Return why a change between two levels cannot be told from what disturbed most runs of one of them."""
+    counts = [sum(point.disturbed for point in side) for side in sides]
+    told = [
+        f"{count} of {len(side)} runs {which}"
+        for count, side, which in zip(counts, sides, ("before", "since"), strict=True)
+        if count > disturbance.MOST * len(side)
+    ]
+    return f"most rounds of {' and '.join(told)} were disturbed" if told else None

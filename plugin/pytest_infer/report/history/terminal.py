@@ -91,4 +91,6 @@ def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
             p_value(shift.point.p),
         )
     console.print(table)
+    for doubt in dict.fromkeys(f"{s.metric.label}, {s.name}: {s.doubt}" for s in shifts if s.doubt is not None):
+        console.print(Text(printable(doubt), style="dim"))
     return text.collected(console)

@@ -27,12 +27,10 @@ from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.history.trends import Shift
+    from pytest_infer.analysis.history.trends import Series, Shift
 
 MOST_RUNS = 200
 METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT)
-
-Series = Mapping[tuple[str, str], Sequence[tuple[Run, "float | str"]]]
 
 
 def section(runs: Sequence[Run]) -> Section:
@@ -101,7 +99,7 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
                 Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
                 Cell(text=shift.name if len(found) == 1 else f"{len(found)} tests"),
                 *([Cell(text=levels)] if single else []),
-                Cell(text=" to ".join(ends), look=look),
+                Cell(text=" to ".join(ends), look=look, note=next((one.doubt for one in found if one.doubt), None)),
                 Cell(text=p_value(max(one.point.p for one in found))),
             )
         )
@@ -136,8 +134,8 @@ def _trend(
     columns: dict[str, list[float | None]] = {}
     for test in tests:
         columns[test] = [None] * len(runs)
-        for run, value in series[test, metric.key]:
-            columns[test][place[run.path]] = None if isinstance(value, str) else float(value)
+        for point in series[test, metric.key]:
+            columns[test][place[point.run.path]] = None if isinstance(point.value, str) else float(point.value)
     choices = []
     for test in tests:
         unit, scale = scale_of(columns[test], metric.unit)
