@@ -226,6 +226,17 @@ def test_the_table_of_rules_is_that_of_the_code():
     assert table == shown.rules_table(), "run: pytest-infer advice --rules"
 
 
+def test_a_probe_that_the_test_beat_gives_no_advice():
+    # As older versions stored it: a probe of 1 GB/s on a machine of 51.
+    beaten = {"mbu": 3.12, "step_bytes": 100 * MIB, "decode_ceiling": 1.0, "decode_throughput": 3.1}
+    assert [advice.rule for advice in advise([block(**beaten)])] == ["slow_decode"]
+    (slow,) = advise([block(**beaten)])
+    assert "the memory allows" not in slow.evidence
+    assert "let the probe run" in slow.suggestion
+    (absent,) = advise([block(machine={"probe_absent": "its reads disagree"}, decode_throughput=3.1)])
+    assert "probe" not in absent.suggestion
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["advice", *arguments])
 

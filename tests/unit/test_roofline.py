@@ -226,8 +226,6 @@ def test_the_limits_line(record):
     assert "bandwidth ± 3.1 %)" in limit_line(rows)
     assert "prefill: 0.12 % of its GEMM rate" in limit_line(rows)
     low = changed(record, machine={"probe": dataclasses.replace(PROBE, flops={"float32": 180e6 / 1000})})
-    assert "prefill: 121 % of its GEMM rate (above 100 %: something else slowed the probe)" in limit_line(
-        [of_record(low)]
-    )
+    assert "prefill" not in limit_line([of_record(low)])
     unprobed = changed(record, machine={"probe": None})
     assert limit_line([of_record(unprobed)]) is None

@@ -53,14 +53,15 @@ class UsedLimit:
 
 def used_limit(results: Iterable[Result]) -> UsedLimit | None:
     """Return what the prompts used of the limit, None where none tells it."""
-    known = [result for result in results if _number(result.figures["mbu"]) is not None]
+    # Above 1 it is the probe that was slowed; an older version stored that nevertheless.
+    known = [result for result in results if 0 <= (_number(result.figures["mbu"]) or -1) <= 1]
     if not known:
         return None
 
     def values(key: str) -> list[float]:
         return [value for result in known if (value := _number(result.figures[key])) is not None]
 
-    multiplied = values("mfu")
+    multiplied = [value for value in values("mfu") if value <= 1]
     return UsedLimit(
         mbu=(min(values("mbu")), max(values("mbu"))),
         step_bytes=statistics.median(values("step_bytes")),

@@ -88,7 +88,8 @@ def _kept(described: MachineInfo, now: host.Host) -> MachineProbe | None:
 
 def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
     """Probe the machine with the threads that torch would start, and keep that for later."""
-    made = probe.measure(pitfalls.torch_threads(described, now) or 1)
+    threads = pitfalls.torch_threads(described, now) or 1
+    made, _ = probe.steady(lambda: probe.measure(threads))
     if isinstance(made, Unavailable):
-        refuse(made.reason)
+        refuse(f"no probe of the machine: {made.reason}")
     return probes.save(made)

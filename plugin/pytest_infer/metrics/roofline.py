@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from pytest_infer import units
 from pytest_infer.metrics import timing
 from pytest_infer.records import (
     ExpertSite,
@@ -155,11 +156,37 @@ def _read(usage: ExpertUsage, number: int) -> float:
 
 
 def bandwidth(record: PromptRecord) -> Reading:
-    """Return the probed bandwidth of the model's device, bytes/s."""
-    probe = _probe(record)
+    """Return the probed bandwidth of the model's device, bytes/s; none where a round shows that there is more."""
+    probe, seen = _probe(record), read_rate(record)
     if probe is None:
         return absent(_not_probed(record))
+    if seen is not None and seen > probe.read_bandwidth:
+        told = f"a round read {units.bandwidth(seen)}, more than the probe's {units.bandwidth(probe.read_bandwidth)}"
+        return absent(f"{told}: {'the weights fit into the caches' if fits_caches(record) else _SLOWED}")
     return Reading(value=probe.read_bandwidth, source="the machine's probe", quality=Quality.SAMPLED)
+
+
+_SLOWED = "something else slowed the probe"
+
+
+def read_rate(record: PromptRecord) -> float | None:
+    """Return the bytes per second that the fastest round must have read; None where that is not known."""
+    read = step(record)
+    times = [found for r in record.rounds if (found := timing.tpot_s(r.trace))]
+    return read.value / min(times) if read.value is not None and times else None
+
+
+def fits_caches(record: PromptRecord) -> bool:
+    """Return whether what a step reads fits into the machine's last caches, so that memory is not its limit."""
+    read, probe = step(record), _probe(record)
+    return read.value is not None and probe is not None and read.value <= max(probe.caches.values(), default=0)
+
+
+def multiply_rate(record: PromptRecord) -> float | None:
+    """Return the operations per second of the fastest prefill; None where they are not known."""
+    flops = _prefill_flops(record)
+    times = [found for r in record.rounds if (found := timing.prefill_s(r.trace))]
+    return flops.value / min(times) if flops.value is not None and times else None
 
 
 NOT_PROBED = "the machine was not probed: by --infer-no-probe, in a comparison of two commits, or without torch"
@@ -168,6 +195,8 @@ NOT_PROBED = "the machine was not probed: by --infer-no-probe, in a comparison o
 def _not_probed(record: PromptRecord) -> str:
     if record.model.split:
         return f"the weights are on several devices ({record.model.device}), which have no limit in common"
+    if record.machine.probe_absent is not None:
+        return f"the probe of the machine is not used: {record.machine.probe_absent}"
     return NOT_PROBED
 
 
@@ -199,21 +228,31 @@ def _sampled(value: float, read: Reading) -> Reading:
 
 
 def prefill_utilization(record: PromptRecord, r: Round) -> Reading:
-    """Return a round's MFU of prefill."""
-    work, profile, probe, prefill_s = record.model.work, record.profile, _probe(record), timing.prefill_s(r.trace)
+    """Return a round's MFU of prefill; none where a round shows that the machine multiplies faster than its probe."""
+    flops, probe, prefill_s = _prefill_flops(record), _probe(record), timing.prefill_s(r.trace)
     peak = None if probe is None else probe.flops.get(record.model.dtype or "")
+    if flops.value is None:
+        return flops
+    if peak is None:
+        return absent(_not_probed(record) if probe is None else f"the probe has no rate for {record.model.dtype}")
+    if not prefill_s:
+        return absent("no token was generated")
+    seen = multiply_rate(record)
+    if seen is not None and seen > peak:
+        return absent(f"a round did {units.flops(seen)}, more than the probe's {units.flops(peak)}: {_SLOWED}")
+    return Reading(value=mfu(flops.value, prefill_s, peak), source=flops.source, quality=Quality.SAMPLED)
+
+
+def _prefill_flops(record: PromptRecord) -> Reading:
+    """Return the operations that the prompt needs."""
+    work, profile = record.model.work, record.profile
     if work is None:
         return absent("the engine does not tell what a forward pass multiplies")
     if work.expert_parameters and (profile is None or _unusable(profile)):
         return absent((record.profile_absent if profile is None else _unusable(profile)) or "no profile round")
     usage = profile.experts if profile is not None else None
-    flops = prefill_flops(work, usage, r.trace.prompt_tokens, record.prompt.limits.sequences)
+    tokens = record.rounds[0].trace.prompt_tokens
+    flops = prefill_flops(work, usage, tokens, record.prompt.limits.sequences)
     if flops is None:
         return absent("what the attention or packed weights multiply is not told")
-    if peak is None:
-        return absent(_not_probed(record) if probe is None else f"the probe has no rate for {record.model.dtype}")
-    if not prefill_s:
-        return absent("no token was generated")
-    return Reading(
-        value=mfu(flops, prefill_s, peak), source="modules, config, the machine's probe", quality=Quality.SAMPLED
-    )
+    return Reading(value=flops, source="modules, config, the machine's probe")

@@ -72,6 +72,7 @@ class Infer:
         if session.bridge.disabled:
             session.bridge.spend(self._benchmark)
             return record
+        record = session.verified(record)
         self._keep(record, prompt)
         drift = session.remeasure.after(nodeid, lambda options: session.model_in_use.adapt(engine, model, options))
         return record if drift is None else session.keeper.drifted(record, drift, settings)

@@ -228,6 +228,12 @@ class InferSession:
             curve=configuration.curve,
         )
 
+    def verified(self, record: PromptRecord) -> PromptRecord:
+        """Return a record with the machine's probe made again if a round beat it; earlier records get it as well."""
+        if self.probing.verify(record):
+            self.keeper.renew(self.probing.applied)
+        return self.probing.applied(record)
+
     def measure_elsewhere(self, nodeid: str, prompt: Prompt, configuration: Configuration) -> PromptRecord | None:
         """Return the record that other processes make of a prompt; None where it is measured here."""
         return self.loop.elsewhere(nodeid, _info(prompt, configuration), self._plan())
@@ -249,7 +255,10 @@ class InferSession:
             self.live.show("probing the machine …")
         probed = None if once else self.probing.before(model)
         watching = instrumentation.remaining(engine)
-        return replace(self.machine, accelerators=accelerator.names(), probe=probed, instrumented=watching)
+        why = None if once else self.probing.absent(model)
+        return replace(
+            self.machine, accelerators=accelerator.names(), probe=probed, probe_absent=why, instrumented=watching
+        )
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
         def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:

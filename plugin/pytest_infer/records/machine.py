@@ -12,7 +12,8 @@ class MachineProbe:
     `read_bandwidth` is in bytes/s: the 95th percentile over slices of a buffer much larger than the caches, whose
     interquartile range / median is `read_bandwidth_spread`. `flops` is in FLOP/s by dtype name: the best of
     `F.linear` with a batch of 512 or more. `caches` are bytes by level, all those together that the usable cores have.
-    `at_ns` is `time.time_ns`, `boot` names the boot of the system.
+    `at_ns` is `time.time_ns`, `boot` names the boot of the system. `waited` is the share of their time for which the
+    threads that read waited for a core.
     """
 
     threads: int
@@ -25,6 +26,7 @@ class MachineProbe:
     governor: str | None = None
     device: str = "cpu"
     instructions: tuple[str, ...] = ()
+    waited: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class MachineInfo:
     """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota.
 
     `environment` holds the variables that change how fast code runs, and `instrumented` the tools that watched Python
-    code in timed rounds because they cannot be suspended.
+    code in timed rounds because they cannot be suspended. `probe_absent` says why a probe that was made is not used.
     """
 
     cpu: str | None = None
@@ -54,3 +56,4 @@ class MachineInfo:
     environment: dict[str, str] | None = None
     huge_pages: str | None = None
     instrumented: tuple[str, ...] = ()
+    probe_absent: str | None = None

@@ -20,8 +20,6 @@ from pytest_infer.storage import files
 NAME = "probes.json"
 MOST = 32
 """The newest so many are kept."""
-STEADY = 0.25
-"""A probe whose reads spread wider was disturbed, and is not kept for later."""
 
 
 def key(threads: int, device: str = "cpu", *, boot: str | None = None) -> str:
@@ -49,18 +47,29 @@ def save(made: MachineProbe) -> MachineProbe:
     if before is not None:
         best = {name: max(made.flops.get(name, 0.0), rate) for name, rate in before.flops.items()}
         made = replace(made, flops=made.flops | best)
-    if place is not None and made.read_bandwidth_spread <= STEADY:
+    if place is not None and probe.unsteady(made) is None:
         _write(place, made)
     return made
 
 
+def forget(threads: int, device: str = "cpu") -> None:
+    """Throw the probe of this boot away: the machine was seen to do more."""
+    place, name = path(), key(threads, device)
+    kept = dict(_read(place))
+    if place is not None and kept.pop(name, None) is not None:
+        _replace(place, kept)
+
+
 def _write(place: Path, made: MachineProbe) -> None:
     kept = {**_read(place), key(made.threads, made.device, boot=made.boot): made}
-    newest = dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:])
+    _replace(place, dict(sorted(kept.items(), key=lambda item: item[1].at_ns)[-MOST:]))
+
+
+def _replace(place: Path, kept: Mapping[str, MachineProbe]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(place) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(newest)))
+            file.write(msgspec.json.format(msgspec.json.encode(kept)))
     except OSError:
         return
 

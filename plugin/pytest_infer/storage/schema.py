@@ -97,6 +97,7 @@ class Probe(_Part, frozen=True):
     governor: str | None = None
     device: str | None = None
     instructions: tuple[str, ...] | None = None
+    waited: float | None = None
 
 
 class Machine(_Part, frozen=True):
@@ -121,6 +122,7 @@ class Machine(_Part, frozen=True):
     environment: dict[str, str] | None = None
     huge_pages: str | None = None
     instrumented: list[str] | None = None
+    probe_absent: str | None = None
 
 
 # figures

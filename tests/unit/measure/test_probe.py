@@ -10,6 +10,7 @@ import pytest
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import host, probe
 from pytest_infer.measure.machine.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
+from pytest_infer.records import Reading, absent
 
 
 class Machine:
@@ -133,3 +134,26 @@ def test_a_boot_has_one_name(proc) -> None:
     assert probe.boot(proc.root) == "0f3c"
     proc.remove("sys/kernel/random/boot_id")
     assert probe.boot(proc.root).isdigit()
+
+
+@pytest.mark.parametrize(("waits", "share"), [((0, 30), 0.75), ((5, 5), 0.0), ((5, None), None)])
+def test_how_long_the_threads_of_a_probe_waited(
+    monkeypatch: pytest.MonkeyPatch, waits: tuple[int, int | None], share: float | None
+) -> None:
+    class Queue:
+        def __init__(self) -> None:
+            self.left = list(waits)
+
+        def read(self) -> int | None:
+            return self.left.pop(0)
+
+        def readings(self, before: int, after: int | None) -> dict[str, Reading]:
+            return {"run_queue_wait_s": absent("-") if after is None else Reading(value=after - before, source="-")}
+
+        def close(self) -> None:
+            self.left.clear()
+
+    used = iter([2.0, 12.0])
+    monkeypatch.setattr(probe, "RunQueue", Queue)
+    monkeypatch.setattr(probe.time, "process_time", lambda: next(used))
+    assert probe._watched(lambda: [1.0, 2.0]) == ([1.0, 2.0], share)

@@ -50,9 +50,12 @@ class Facts:
         self._metrics = block.metrics or {}
 
     def figure(self, key: str) -> float | None:
-        """Return the median of a metric."""
+        """Return the median of a metric; none that is held against a probe that the test beat."""
         found = self._metrics.get(key)
-        return None if found is None or isinstance(found.value, str) else float(found.value)
+        value = None if found is None or isinstance(found.value, str) else float(found.value)
+        if key == "decode_ceiling":
+            return value if (self.figure("mbu") is not None or "mbu" not in self._metrics) else None
+        return None if value is not None and key in ("mbu", "mfu") and value > 1 else value
 
     def rounds(self, key: str) -> tuple[float, ...]:
         """Return a metric's value of each timed round; nothing where there were not several."""

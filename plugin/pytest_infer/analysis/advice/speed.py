@@ -78,7 +78,9 @@ def slow_decode(facts: Facts) -> Finding | None:
             else "the memory allows more: see the other advice for what holds it back"
         )
     else:
-        limit, suggestion = "", "a smaller model, or an accelerator; let the probe run to see the memory's limit"
+        limit, suggestion = "", "a smaller model, or an accelerator"
+        if facts.machine.probe is None and facts.machine.probe_absent is None:
+            suggestion += "; let the probe run to see the memory's limit"
     return Finding(
         severity=Severity.WARNING, evidence=f"decode {rate(speed)}{limit}", suggestion=suggestion, weight=-speed
     )

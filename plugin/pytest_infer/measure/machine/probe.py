@@ -13,11 +13,13 @@ from typing import Any
 
 import psutil
 
+from pytest_infer.measure.counters.contention import RunQueue
 from pytest_infer.measure.counters.kernel_files import FAILURES, Unavailable
 from pytest_infer.measure.machine import host
 from pytest_infer.measure.machine.description import governor
 from pytest_infer.metrics import timing
 from pytest_infer.records import MachineProbe
+from pytest_infer.units import bandwidth, percent
 
 DTYPES = ("float32", "bfloat16", "float16")
 SLICE_BYTES = 32 << 20
@@ -29,6 +31,13 @@ _BANDWIDTH_S, _GEMM_S = 0.25, 0.2
 _LONG_ENOUGH_S = 0.02
 _LEAST_READS = 2  # one has no spread
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+STEADY = 0.25
+"""Reads that spread wider were disturbed: on a quiet machine they spread by 4 to 13 %, beside busy loops by 90 %."""
+WAITED = 0.1
+"""So were those whose threads waited longer for a core: of two that take turns with others every read is as slow."""
+REPEATS = 2
+"""A probe that was disturbed is made so often again."""
 
 Clock = Callable[[], int]
 
@@ -48,7 +57,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
 
     try:
         with _set_threads(torch, threads), torch.inference_mode():
-            rates = _read_rates(torch, device, size)
+            rates, waited = _watched(lambda: _read_rates(torch, device, size))
             known = dict(flops) if flops else _gemm_rates(torch, device)
     except (RuntimeError, MemoryError) as error:
         return Unavailable(f"the probe failed: {error}")
@@ -64,7 +73,43 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
         governor=governor(),
         device=device,
         instructions=instructions(torch),
+        waited=waited,
     )
+
+
+def unsteady(made: MachineProbe) -> str | None:
+    """Return what shows that a probe was disturbed, or None."""
+    if made.waited is not None and made.waited > WAITED:
+        return f"{bandwidth(made.read_bandwidth)} while its threads waited {percent(100 * made.waited)} of the time"
+    if made.read_bandwidth_spread > STEADY:
+        return f"{bandwidth(made.read_bandwidth)} ± {percent(100 * made.read_bandwidth_spread)}"
+    return None
+
+
+def steady(make: Callable[[], MachineProbe | Unavailable]) -> tuple[MachineProbe | Unavailable, list[MachineProbe]]:
+    """Return the first probe that was not disturbed, of three, or why there is none; and those that were."""
+    disturbed: list[MachineProbe] = []
+    for _ in range(1 + REPEATS):
+        made = make()
+        if isinstance(made, Unavailable) or unsteady(made) is None:
+            return made, disturbed
+        disturbed.append(made)
+    seen = ", ".join(filter(None, map(unsteady, disturbed)))
+    why = f"its reads disagree, and again when repeated ({seen}): something else uses the machine"
+    return Unavailable(why), disturbed
+
+
+def _watched(read: Callable[[], list[float]]) -> tuple[list[float], float | None]:
+    """Return what was read, and the share of their time for which this process's threads waited for a core."""
+    queue = RunQueue()
+    try:
+        before, used = queue.read(), time.process_time()
+        rates = read()
+        waited = queue.readings(before, queue.read())["run_queue_wait_s"].value
+        used = time.process_time() - used
+    finally:
+        queue.close()
+    return rates, waited / (waited + used) if waited is not None and waited + used > 0 else None
 
 
 def instructions(torch: Any) -> tuple[str, ...]:

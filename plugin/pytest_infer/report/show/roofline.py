@@ -11,15 +11,18 @@ from pytest_infer.units import bandwidth, flops, rate, significant, size
 
 
 def machine_line(machine: MachineInfo, dtype: str | None = None) -> str | None:
-    """Return what the machine was probed to do, with the GEMM rate of the dtype in use; None without a probe."""
+    """Return what the machine was probed to do, with the GEMM rate of the dtype in use; None where nobody probed."""
     probe = machine.probe
-    if probe is None:
+    if probe is None and machine.probe_absent is None:
         return None
     cores = "core" if machine.usable_cores == 1 else "cores"
     parts = [f"{machine.usable_cores:g} usable {cores}"]
     if machine.memory_limit_bytes is not None:
         parts.append(size(machine.memory_limit_bytes))
-    parts += [part for part in (*machine.accelerators, machine.virtualization, probe.governor) if part]
+    governor = machine.governor if probe is None else probe.governor
+    parts += [part for part in (*machine.accelerators, machine.virtualization, governor) if part]
+    if probe is None:
+        return " · ".join([*parts, "no probe"])
     last = max(probe.caches, default=None)
     if last is not None:
         parts.append(f"{last} {size(probe.caches[last])}")
@@ -39,7 +42,6 @@ def limit_line(results: Iterable[Result]) -> str | None:
     line += f", bandwidth ± {_percent(used.probe.read_bandwidth_spread)})" if used.probe is not None else ")"
     if used.mfu is not None:
         line += f" · prefill: {_range(used.mfu)} of its GEMM rate"
-        line += " (above 100 %: something else slowed the probe)" if used.mfu[1] > 1 else ""
     return line
 
 
