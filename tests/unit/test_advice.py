@@ -51,9 +51,9 @@ CASES = {
         {"total_s": [3.0, 1.0]},
     ),
     "rounds_disturbed": (
-        {"rounds": {"timed": 5, "disturbed": {"1": ["waited 3 %"]}}},
-        {"rounds": {"timed": 5, "disturbed": {}}},
-        {"rounds": {"timed": 5}},
+        {"total_s": [1.0, 1.1, 1.0], "rounds": {"timed": 3, "disturbed": {"1": ["waited 3 %"]}}},
+        {"total_s": [1.0, 1.01, 1.0], "rounds": {"timed": 3, "disturbed": {"1": ["waited 3 %"]}}},
+        {"total_s": [1.0, 1.1, 1.0], "rounds": {"timed": 3}},
     ),
     "too_few_rounds": (
         {"tpot_s": [1.0, 1.2, 0.8], "rounds": {"timed": 3}},

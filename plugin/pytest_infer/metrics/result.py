@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from pytest_infer.metrics import scatter
 from pytest_infer.metrics.summary import Summary, summarize
 from pytest_infer.records import (
     CurvePoint,
@@ -21,6 +22,7 @@ from pytest_infer.records import (
 class Result:
     """A test's metrics and what they belong to; `figures` holds every metric of the table by its key.
 
+    `quiet` are warnings of disturbed rounds that do not show in its times, which need no second look.
     `experts` has no trace; where usage was not recorded, it has no counts, for the reason in `experts_absent`.
     """
 
@@ -32,6 +34,7 @@ class Result:
     timed_rounds: int
     output: str
     warnings: tuple[MeasurementWarning, ...] = ()
+    quiet: tuple[MeasurementWarning, ...] = ()
     experts: ExpertUsage | None = None
     experts_absent: str | None = None
     config: Mapping[str, str] = field(default_factory=dict)
@@ -42,15 +45,19 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
     """Return what is shown of a record; `figures` are its own, where they have been worked out already."""
     profile = record.profile
     usage = profile.experts if profile is not None else None
+    shown = summarize(record) if figures is None else figures
+    disturbed = [number for number, r in enumerate(record.rounds) if r.disturbed]
+    warnings, quiet = scatter.apart(record.warnings, shown["total_s"].rounds, disturbed)
     return Result(
         nodeid=record.nodeid,
         prompt=record.prompt,
         model=record.model,
         machine=record.machine,
-        figures=summarize(record) if figures is None else figures,
+        figures=shown,
         timed_rounds=len(record.rounds),
         output=record.output.text,
-        warnings=record.warnings,
+        warnings=warnings,
+        quiet=quiet,
         experts=None if usage is None else replace(usage, trace=None),
         experts_absent=profile.experts_absent if profile is not None else None,
         config=record.config,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_infer.metrics import METRICS, Summary
+from pytest_infer.metrics import METRICS, Summary, scatter
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import (
     CurvePoint,
@@ -85,7 +85,7 @@ def _row(test: str, name: str, block: Block) -> Row:
         config=block.config,
         curve=block.curve,
         drift=block.drift,
-        disturbed=tuple(int(number) for number in rounds.disturbed if number.isdecimal()),
+        disturbed=rounds.numbers,
         timed=max(1, several) if rounds.timed is None else rounds.timed,
     )
 
@@ -232,6 +232,8 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
     """Return the result that a `total` row's block was built of; raise msgspec.ValidationError where it is none."""
     rounds = block.rounds or schema.Rounds()
     usage = block.experts or Usage()
+    stored = msgspec.convert(msgspec.to_builtins(block.warnings), tuple[MeasurementWarning, ...])
+    warnings, quiet = scatter.apart(stored, *block.disturbed_totals)
     return Result(
         nodeid=nodeid,
         prompt=_record(block.prompt, PromptInfo),
@@ -240,7 +242,8 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         figures=_figures(block),
         timed_rounds=1 if rounds.timed is None else rounds.timed,
         output=(block.output.text or "") if block.output is not None else "",
-        warnings=msgspec.convert(msgspec.to_builtins(block.warnings), tuple[MeasurementWarning, ...]),
+        warnings=warnings,
+        quiet=quiet,
         experts=_usage(usage),
         # Where there was no profile round at all, nobody asked for experts.
         experts_absent=usage.absent if rounds.profile else None,

@@ -204,6 +204,11 @@ class Rounds(msgspec.Struct, frozen=True):
     profile: bool = True
     disturbed: dict[str, tuple[str, ...]] = {}
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of the disturbed rounds."""
+        return tuple(int(number) for number in self.disturbed if number.isdecimal())
+
 
 class StoredTimeline(msgspec.Struct, frozen=True):
     """What the sidecar holds of the profile round's timeline, or why there is none."""
@@ -279,6 +284,12 @@ class WholeBlock(Block, frozen=True):
     timeline: StoredTimeline | None = None
     output: StoredOutput | None = None
     warnings: tuple[StoredWarning, ...] = msgspec.field(default=(), name="cautions")
+
+    @property
+    def disturbed_totals(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Return the total times of the rounds, seconds, and the numbers of those that were disturbed."""
+        total = (self.metrics or {}).get("total_s")
+        return (() if total is None else total.numbers), (self.rounds or Rounds()).numbers
 
 
 B = TypeVar("B", HeadBlock, Block, WholeBlock)

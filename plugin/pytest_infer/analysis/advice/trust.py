@@ -6,13 +6,13 @@ import math
 import statistics
 
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
+from pytest_infer.metrics import scatter
+from pytest_infer.metrics.scatter import WANTED
 from pytest_infer.records import WarningKind
 from pytest_infer.units import percent
 
 COLD = 1.5
 """A first timed round this many times slower than the median of the others was not warm (as the warning says)."""
-WANTED = 0.05
-"""The change that a gate looks for by default."""
 MOST_ROUNDS = 30
 """Beyond so many rounds a comparison in turns is the cheaper way."""
 
@@ -53,9 +53,9 @@ def cold_start(facts: Facts) -> Finding | None:
 
 
 def rounds_disturbed(facts: Facts) -> Finding | None:
-    """Something else took part in rounds that count."""
+    """Something else took part in rounds that count, and their times show it."""
     disturbed, timed = facts.counted.disturbed, facts.counted.timed
-    if not disturbed or timed is None:
+    if timed is None or not scatter.shows(facts.rounds("total_s"), facts.counted.numbers):
         return None
     number, reasons = next(iter(disturbed.items()))
     return Finding(
@@ -118,8 +118,8 @@ RULES = (
     ),
     AdviceRule(
         key="rounds_disturbed",
-        needs="`rounds.disturbed`",
-        threshold="any counted round beyond the disturbance limits (system counters: 1 %)",
+        needs="`rounds.disturbed`, two rounds or more of `total_s`",
+        threshold="a counted round beyond the disturbance limits (system counters: 1 %), whose time shows it",
         what_to_try="an idle machine; a comparison in turns",
         find=rounds_disturbed,
         warning=WarningKind.DISTURBED,

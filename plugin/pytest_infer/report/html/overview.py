@@ -74,7 +74,7 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
         notes = [_absent(test, key) for key in shown]
         rows.append(
             (
-                Cell(text=test.title, link=test.key, note="look twice" if test.block.warnings else None),
+                Cell(text=test.title, link=test.key, note="look twice" if test.warnings else None),
                 Cell(text=f"{_whole(test, 'prompt_tokens')} + {_whole(test, 'generated_tokens')}"),
                 *(Cell(text=figures[number], note=why) for figures, why in zip(cells, notes, strict=True)),
                 Cell(text=NONE, note=_absent(test, "hottest_experts"))
@@ -157,7 +157,7 @@ def _warnings(tests: Sequence[Test]) -> tuple[Note, ...]:
     """Return one note for each kind of doubt: the figures of the first prompt that has it, and all prompts' names."""
     kinds: dict[str, list[tuple[Test, str]]] = {}
     for test in tests:
-        for warning in test.block.warnings:
+        for warning in test.warnings:
             kinds.setdefault(warning.kind, []).append((test, warning.text))
     return tuple(
         Note(

@@ -60,7 +60,7 @@ def _about(test: Test) -> dict[str, Any]:
         "output": output.text,
         "equal": output.equal,
         "first_difference": output.first_difference,
-        "warnings": [warning.text for warning in test.block.warnings],
+        "warnings": [warning.text for warning in test.warnings],
     }
 
 

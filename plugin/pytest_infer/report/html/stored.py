@@ -9,10 +9,11 @@ from typing import Any
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics import scatter
 from pytest_infer.storage import runfile, sidecar
 from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Row, Run
-from pytest_infer.storage.schema import Machine, Model, WholeBlock
+from pytest_infer.storage.schema import Machine, Model, StoredWarning, WholeBlock
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Test:
     block: WholeBlock
     title: str
     number: int
+
+    @cached_property
+    def warnings(self) -> tuple[StoredWarning, ...]:
+        """Return the warnings that ask for a second look."""
+        return scatter.apart(self.block.warnings, *self.block.disturbed_totals)[0]
 
     @property
     def key(self) -> str:

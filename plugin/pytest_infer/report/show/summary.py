@@ -226,9 +226,22 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
             yield f"! {kind.value} in {where}. {found[0][0]}: {found[0][1]}"
 
 
+def _quiet(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line about disturbed rounds that do not show, or were measured again."""
+    # Without the reasons, and what to do about them: nothing needs to be done.
+    found = [(_name(r), warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
+    if len(found) == 1:
+        yield f"{found[0][0]}: {found[0][1]}; its times do not show it"
+    elif found:
+        yield f"{len(found)} of {len(results)} tests had disturbed rounds whose times do not show it"
+        yield f"({found[0][0]}: {found[0][1]})"
+
+
 def _write_remarks(console: Console, run: RunSummary) -> None:
     for line in _warnings(run.results):
         console.print(Text(printable(line), style="yellow"))
+    for line in _quiet(run.results):
+        console.print(Text(printable(line), style="dim"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
         console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
     for nodeid in run.failed:
