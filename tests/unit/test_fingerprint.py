@@ -18,6 +18,19 @@ OTHER = {
     "virtualization": ({"machine": {"virtualization": "kvm"}}, {"machine": {"virtualization": "docker"}}),
     "governor": ({"machine": {"governor": "performance"}}, {"machine": {"governor": "powersave"}}),
     "huge_pages": ({"machine": {"huge_pages": "always"}}, {"machine": {"huge_pages": "never"}}),
+    **{
+        name: ({"machine": {"scheduling": {name: before}}}, {"machine": {"scheduling": {name: after}}})
+        for name, before, after in (
+            ("nice", "0", "10"),
+            ("policy", "other", "batch"),
+            ("cpu_weight", "100", "20"),
+            ("cpu_shares", "1024", "512"),
+            ("memory_nodes", "0-1", "1"),
+            ("memory_policy", "default", "bind:1"),
+            ("turbo", "on", "off"),
+            ("energy_preference", "performance", "power"),
+        )
+    },
     "accelerators": ({"machine": {"accelerators": []}}, {"machine": {"accelerators": ["H100"]}}),
     "python": ({"machine": {"python": "3.12.3"}}, {"machine": {"python": "3.13.0"}}),
     "torch": ({"model": {"versions": {"torch": "2.9"}}}, {"model": {"versions": {"torch": "2.10"}}}),
@@ -125,3 +138,22 @@ def test_names_to_allow():
     fingerprint.check_allowed(["cpu", "machine", "software", "model", "workload", "output"])
     with pytest.raises(OptionError, match=r"--allow-different: unknown key 'colour'; known: .*cpu.*machine"):
         fingerprint.check_allowed(["cpu", "colour"])
+
+
+def test_what_the_system_grants_must_be_equal_as_far_as_both_know_it(make_row):
+    def row(**granted):
+        return make_row(machine={"scheduling": granted})
+
+    def differ(before, after):
+        return [str(found) for found in fingerprint.differences(before, after)]
+
+    assert differ(row(nice="0"), row(nice="10")) == ["nice 0 → 10"]
+    assert differ(row(cpu_weight="100", memory_policy="default"), row(cpu_weight="20", memory_policy="bind:1")) == [
+        "cpu_weight 100 → 20",
+        "memory_policy default → bind:1",
+    ]
+    assert differ(row(nice="0"), row(nice="0", turbo="on")) == []
+    assert differ(make_row(), row(nice="10")) == []
+    assert differ(make_row(machine={"environment": {}}), make_row(machine={"environment": {"LD_PRELOAD": "x.so"}})) == [
+        "environment none → LD_PRELOAD=x.so"
+    ]

@@ -33,8 +33,9 @@ class MachineProbe:
 class MachineInfo:
     """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota.
 
-    `environment` holds the variables that change how fast code runs, and `instrumented` the tools that watched Python
-    code in timed rounds because they cannot be suspended. `probe_absent` says why a probe that was made is not used.
+    `environment` holds the variables that change how fast code runs, `scheduling` what the system grants the process,
+    and `instrumented` the tools that watched Python code in timed rounds because they cannot be suspended.
+    `probe_absent` says why a probe that was made is not used.
     """
 
     cpu: str | None = None
@@ -55,5 +56,6 @@ class MachineInfo:
     probe: MachineProbe | None = None
     environment: dict[str, str] | None = None
     huge_pages: str | None = None
+    scheduling: dict[str, str] | None = None
     instrumented: tuple[str, ...] = ()
     probe_absent: str | None = None

@@ -19,7 +19,7 @@ from pytest_infer.analysis.doctor.requirements import (
     Need,
     Requirements,
 )
-from pytest_infer.report import text
+from pytest_infer.report import surroundings, text
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, rate, significant, size
 
@@ -82,6 +82,9 @@ def _write_machine(console: Console, found: Checkup) -> None:
     if found.probe is not None:
         parts.append(f"{bandwidth(found.probe.read_bandwidth)} with {found.probe.threads} threads")
     console.print(Text(printable(" · ".join(parts))))
+    unusual = surroundings.line(machine.environment, machine.scheduling)
+    if unusual is not None:
+        console.print(Text(printable(unusual)))
     if found.probe is None:
         console.print(Text(NO_PROBE, style="dim"))
 

@@ -121,6 +121,7 @@ class Machine(_Part, frozen=True):
     probe: Probe | None = None
     environment: dict[str, str] | None = None
     huge_pages: str | None = None
+    scheduling: dict[str, str] | None = None
     instrumented: list[str] | None = None
     probe_absent: str | None = None
 

@@ -10,13 +10,28 @@ from pytest_infer.measure.machine import environment
     [
         *("OMP_NUM_THREADS", "KMP_BLOCKTIME", "GOMP_SPINCOUNT", "MKL_ENABLE_INSTRUCTIONS", "TORCH_COMPILE_DISABLE"),
         *("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "OPENBLAS_CORETYPE", "PYTHONMALLOC", "CUDA_VISIBLE_DEVICES"),
+        *("MALLOC_CONF", "_RJEM_MALLOC_CONF", "JE_MALLOC_CONF", "MIMALLOC_LARGE_OS_PAGES", "TCMALLOC_RELEASE_RATE"),
+        *("VECLIB_MAXIMUM_THREADS", "MKLDNN_VERBOSE", "GOTO_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "RAYON_NUM_THREADS"),
+        *("TOKENIZERS_PARALLELISM", "PYTHONTRACEMALLOC", "PYTHONPERFSUPPORT", "PYTHONDEVMODE", "ROCR_VISIBLE_DEVICES"),
     ],
 )
 def test_a_variable_that_changes_speed(name):
     assert environment.relevant({name: "1", "HOME": "/home/somebody"}) == {name: "1"}
 
 
-@pytest.mark.parametrize("name", ["TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TORCH_LOGS", "PATH", "HF_TOKEN", "XOMP_X"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TORCH_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TORCH_LOGS",
+        "PATH",
+        "HF_TOKEN",
+        "XOMP_X",
+        "NVIDIA_VISIBLE_DEVICES",
+        "PYTHONPATH",
+    ],
+)
 def test_a_variable_that_does_not(name):
     assert environment.relevant({name: "1"}) == {}
 
@@ -25,6 +40,33 @@ def test_of_a_preloaded_library_only_the_name_is_kept():
     assert environment.relevant({"LD_PRELOAD": "/home/me/libjemalloc.so:/opt/b.so c.so"}) == {
         "LD_PRELOAD": "libjemalloc.so b.so c.so"
     }
+
+
+def test_no_folder_is_kept():
+    given = {
+        "DYLD_INSERT_LIBRARIES": "/Users/me/lib/libmimalloc.dylib",
+        "MALLOC_CONF": "prof:true,prof_prefix:/home/me/secret/jeprof",
+        "OMP_TOOL_LIBRARIES": "/opt/a/x.so:/opt/b/y.so",
+        "OMP_PLACES": "{0:4},{4:4}",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0",
+    }
+    assert environment.relevant(given) == {
+        "DYLD_INSERT_LIBRARIES": "libmimalloc.dylib",
+        "GLIBC_TUNABLES": given["GLIBC_TUNABLES"],
+        "MALLOC_CONF": "prof:true,prof_prefix:jeprof",
+        "OMP_PLACES": "{0:4},{4:4}",
+        "OMP_TOOL_LIBRARIES": "x.so:y.so",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("/opt/lib/libjemalloc.so.2\n/usr/lib/b.so\n", "libjemalloc.so.2 b.so"), ("\n", None), (None, None)],
+)
+def test_what_the_linker_loads_everywhere(tmp_path, text, kept):
+    if text is not None:
+        tmp_path.joinpath("ld.so.preload").write_text(text, encoding="utf-8")
+    assert environment.preloaded(tmp_path) == ({} if kept is None else {"ld.so.preload": kept})
 
 
 @pytest.mark.parametrize(

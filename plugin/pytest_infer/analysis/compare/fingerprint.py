@@ -15,6 +15,10 @@ from pytest_infer.units import size
 
 OUTPUT = "output"
 WATCHED = "instrumented"
+SCHEDULING = (
+    *("nice", "policy", "cpu_weight", "cpu_shares", "memory_nodes", "memory_policy", "turbo", "energy_preference"),
+)
+"""What the system grants a process, as `measure/machine/scheduling.py` finds it."""
 _RESERVED = 0.02
 
 
@@ -84,6 +88,10 @@ def _metric(key: str) -> Callable[[Row], object]:
     return lambda row: row.metrics[key].value if key in row.metrics else None
 
 
+def _scheduling(name: str) -> Callable[[Row], object]:
+    return lambda row: (row.machine.scheduling or {}).get(name)
+
+
 def _instrumented(row: Row) -> object:
     tools = row.machine.instrumented
     return None if tools is None else ", ".join(tools) or "nothing"
@@ -116,6 +124,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("virtualization", "machine", _machine("virtualization")),
     Fact("governor", "machine", _machine("governor")),
     Fact("huge_pages", "machine", _machine("huge_pages")),
+    *(Fact(name, "machine", _scheduling(name)) for name in SCHEDULING),
     Fact("accelerators", "machine", _machine("accelerators")),
     Fact("python", "software", _machine("python")),
     Fact("torch", "software", _version("torch")),

@@ -83,6 +83,12 @@ def _of_speed(machine: MachineInfo, host: Host) -> Iterator[Pitfall]:
             evidence=f"other processes use {significant(host.busy_cores, 2)} cores now",
             suggestion="stop them: neighbours change decode rates more than most commits do",
         )
+    nice = (machine.scheduling or {}).get("nice", "0")
+    if nice.isdecimal() and int(nice) > 0:
+        yield Pitfall(
+            evidence=f"this process has a niceness of {nice}: whatever else wants a core goes first",
+            suggestion="measure without nice",
+        )
     if machine.governor is not None and machine.governor not in _STEADY_GOVERNORS:
         yield Pitfall(
             evidence=f"the frequency governor is {machine.governor}: cores start slow and change their speed",

@@ -11,7 +11,7 @@ import psutil
 
 from pytest_infer.measure.counters import cgroup
 from pytest_infer.measure.counters.cpu import cores, has_hypervisor_flag
-from pytest_infer.measure.machine import environment
+from pytest_infer.measure.machine import environment, scheduling
 from pytest_infer.records import MachineInfo
 
 # What firmware calls itself (DMI), and the hypervisor that it belongs to. Amazon's metal instances have no hypervisor.
@@ -57,8 +57,9 @@ def describe(
         python=f"{system.python_implementation()} {system.python_version()}",
         virtualization=virtualization(proc, sys_folder) if linux else None,
         governor=governor(sys_folder),
-        environment=environment.relevant(),
+        environment=environment.relevant() | (environment.preloaded() if linux else {}),
         huge_pages=environment.huge_pages(sys_folder) if linux else None,
+        scheduling=scheduling.granted(groups, proc=proc, sys_folder=sys_folder),
     )
 
 

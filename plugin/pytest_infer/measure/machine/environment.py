@@ -8,21 +8,38 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _THAT_CHANGE_SPEED = re.compile(
-    r"(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|DNNL|ONEDNN|ATEN|TORCH|TORCHINDUCTOR|PYTORCH|MALLOC|CUDA|HIP|NCCL)_\w+"
-    r"|LD_PRELOAD|GLIBC_TUNABLES|JEMALLOC_\w+|TCMALLOC_\w+|PYTHONMALLOC|PYTHONOPTIMIZE|PYTHONDEVMODE|PYTHON_JIT|PYTHON_GIL"
+    r"(OMP|KMP|GOMP|GOTO|MKL|MKLDNN|OPENBLAS|BLIS|ARMPL|VECLIB|DNNL|ONEDNN|ATEN|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
+    r"|(CUDA|CUBLAS|NVIDIA_TF32|HIP|HSA|ROCR|ROCBLAS|SYCL|ZE|NCCL|TOKENIZERS|RAYON)_\w+"
+    r"|(MALLOC|_RJEM_MALLOC|JE_MALLOC|JEMALLOC|MIMALLOC|TCMALLOC)_\w+|GLIBC_TUNABLES|LD_PRELOAD|DYLD_INSERT_LIBRARIES"
+    r"|PYTHON(MALLOC|MALLOCSTATS|OPTIMIZE|DEVMODE|TRACEMALLOC|PERFSUPPORT|_JIT|_GIL)"
 )
 _PLACES = re.compile(r"_(HOME|DIR|PATH|LOGS?|FILE|CACHE\w*)$")
 """Where something lies, which is no matter of speed and nobody's business."""
+_PRELOADS = {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"}
+_PATH = re.compile(r"(?<![\w.])~?/(?:[^/\s:,;=]+/)*([^/\s:,;=]*)")
 
 
 def relevant(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables that are set and change the speed of what is measured; of paths the names only."""
     given = os.environ if environ is None else environ
     return {
-        name: " ".join(Path(part).name for part in re.split(r"[ :]+", value)) if name == "LD_PRELOAD" else value
+        name: _names(value) if name in _PRELOADS else _PATH.sub(r"\1", value)
         for name, value in sorted(given.items())
         if _THAT_CHANGE_SPEED.fullmatch(name) and not _PLACES.search(name)
     }
+
+
+def preloaded(etc: Path = Path("/etc")) -> dict[str, str]:
+    """Return what the dynamic linker loads into every process, as a variable would say it (ld.so(8)); often nothing."""
+    try:
+        names = _names((etc / "ld.so.preload").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+    return {"ld.so.preload": names} if names else {}
+
+
+def _names(paths: str) -> str:
+    return " ".join(Path(part).name for part in re.split(r"[\s:]+", paths) if part)
 
 
 def huge_pages(sys_folder: Path = Path("/sys")) -> str | None:

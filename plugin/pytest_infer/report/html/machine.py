@@ -88,6 +88,9 @@ def _machine(machine: Machine) -> dict[str, Any]:
         "Python": machine.python,
         "virtualisation": machine.virtualization,
         "governor": machine.governor,
+        "huge pages": machine.huge_pages,
+        "environment": ", ".join(f"{name}={value}" for name, value in (machine.environment or {}).items()),
+        "granted": ", ".join(f"{name} {value}" for name, value in (machine.scheduling or {}).items()),
     }
 
 

@@ -19,7 +19,7 @@ from pytest_infer.metrics import Summary, by_key, columns, loads
 from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import CacheState, ModelInfo, WarningKind
-from pytest_infer.report import advice
+from pytest_infer.report import advice, surroundings
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
 from pytest_infer.report.show import experts, roofline
@@ -241,6 +241,9 @@ def _write_remarks(console: Console, run: RunSummary) -> None:
     for line in _warnings(run.results):
         console.print(Text(printable(line), style="yellow"))
     for line in _quiet(run.results):
+        console.print(Text(printable(line), style="dim"))
+    unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
+    for line in (line for line in unusual if line is not None):
         console.print(Text(printable(line), style="dim"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
         console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
