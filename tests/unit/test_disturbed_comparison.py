@@ -28,10 +28,14 @@ def disturbed(count, timed=5):
 def judge(make_row):
     """Return a function that judges a figure of two rows, so many of whose five rounds were disturbed."""
 
-    def run(marks, before, after, key="tpot_s", **pair):
+    def run(marks, before, after, key="tpot_s", waits=(None, None), **pair):
         rows = [
-            dataclasses.replace(make_row(**{key: values}), disturbed=tuple(range(count)), timed=5)
-            for count, values in zip(marks, (before, after), strict=True)
+            dataclasses.replace(
+                make_row(**{"cpu_s": 1.0, "steal_s": None, "run_queue_wait_s": wait, key: values}),
+                disturbed=tuple(range(count)),
+                timed=5,
+            )
+            for count, values, wait in zip(marks, (before, after), waits, strict=True)
         ]
         history = tuple(make_row(**{key: value}) for value in STEADY)
         made = RowPair(before=rows[0], after=rows[1], history=history, **pair)
@@ -98,10 +102,27 @@ def test_pairs_share_what_disturbs_them(judge):
     before, slower = CALM * 2, [1.5 * value for value in CALM * 2]
     assert judge((5, 5), before, slower, paired=True).verdict is Verdict.REGRESSED
     assert judge((3, 2), before, slower, paired=True).verdict is Verdict.REGRESSED
-    one_sided = judge((0, 5), before, slower, paired=True)
-    assert one_sided.verdict is Verdict.INCONCLUSIVE
-    assert one_sided.reason.startswith("0 of 5 rounds of the other side and 5 of 5 of this one were disturbed")
     assert judge((0, 5), before, slower, "peak_rss_bytes", paired=True).verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize(
+    ("waits", "verdict"),
+    [
+        ((0.0, 0.4), Verdict.INCONCLUSIVE),  # 29 % of its time on one side: +50 % may come of it
+        ((0.4, 0.0), Verdict.INCONCLUSIVE),
+        ((0.0, 0.1), Verdict.REGRESSED),  # code that takes longer is disturbed longer
+        ((0.3, 0.3), Verdict.REGRESSED),
+        ((None, None), Verdict.INCONCLUSIVE),
+        ((0.0, None), Verdict.INCONCLUSIVE),
+    ],
+)
+def test_sides_that_were_not_disturbed_alike(judge, waits, verdict):
+    before, slower = CALM * 2, [1.5 * value for value in CALM * 2]
+    found = judge((0, 5), before, slower, waits=waits, paired=True)
+    assert found.verdict is verdict
+    if verdict is Verdict.INCONCLUSIVE:
+        assert found.reason.startswith("0 of 5 rounds of the other side and 5 of 5 of this one were disturbed")
+    assert judge((2, 3), before, slower, waits=waits, paired=True).verdict is Verdict.REGRESSED
 
 
 def test_blocks_of_rounds_share_nothing(judge):

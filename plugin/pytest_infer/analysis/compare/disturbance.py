@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pytest_infer.metrics import Metric
 from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
@@ -11,6 +13,9 @@ MOST = 0.5
 
 APART = 0.5
 """Sides whose rounds alternate share what disturbs them; this far apart in their shares, they did not."""
+
+INDIRECT = 1.5
+"""A disturbance costs so many times the wait that is counted: caches are cold after it."""
 
 
 def mostly(row: Row) -> bool:
@@ -26,10 +31,10 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
     if not _moved(metric, before, after):
         return None
     if side_by_side:
-        if abs(_share(before) - _share(after)) < APART:
+        if abs(_share(before) - _share(after)) < APART or not _explains(metric, before, after):
             return None
         told = f"{_count(before)} rounds of the other side and {_count(after)} of this one were disturbed"
-        return f"{told}: something slowed one side only; end what else runs, and measure again"
+        return f"{told}, which explains the change: end what else runs, and measure again"
     sides = [(row, which) for row, which in ((before, "the earlier run"), (after, "this run")) if mostly(row)]
     if not sides:
         return None
@@ -37,6 +42,32 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )
     return f"{counts} were disturbed: measure again when nothing else runs, or use --infer-against"
+
+
+def _explains(metric: Metric, before: Row, after: Row) -> bool:
+    """Return whether what the sides waited for cores makes up for a change: code that is slower is disturbed longer."""
+    values = [row.metrics[metric.key].value for row in (before, after)]
+    a, b = (0.0 if isinstance(value, str) else float(value) for value in values)
+    if min(a, b) <= 0:
+        return True
+    waited = [_waited(row) for row in (before, after)]
+    return math.inf in waited or abs(math.log(b / a)) <= INDIRECT * abs(waited[1] - waited[0])
+
+
+def _waited(row: Row) -> float:
+    """Return what waiting for cores and the host did to a test's times, as a log-ratio; infinite if nothing tells."""
+    figures = {key: _median(row, key) for key in ("run_queue_wait_s", "cpu_s", "steal_s", "total_s")}
+    wait, cpu, steal, total = figures.values()
+    if (wait is None or cpu is None) and steal is None:
+        return math.inf if row.disturbed else 0.0
+    lost = 0.0 if wait is None or not cpu else wait / (wait + cpu)
+    stolen = 0.0 if steal is None or not total else steal / (total * (row.machine.usable_cores or 1.0))
+    return -math.log1p(-min(lost, 0.99)) - math.log1p(-min(stolen, 0.99))
+
+
+def _median(row: Row, key: str) -> float | None:
+    found = row.metrics.get(key)
+    return None if found is None or isinstance(found.value, str) else float(found.value)
 
 
 def _moved(metric: Metric, before: Row, after: Row) -> bool:
