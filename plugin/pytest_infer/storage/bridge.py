@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Stats
 
 from pytest_infer.errors import StorageError
+from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.storage import block as blocks
 from pytest_infer.storage.schema import KEY, TOTAL
 
@@ -118,7 +119,9 @@ class Bridge:
         fixture.extra_info[KEY] = block
         durations = phases[TOTAL]
         clock.load(durations)
-        fixture.pedantic(clock.step, setup=clock.rewind, rounds=len(durations))
+        # pytest-benchmark takes profilers off as well, and before Python 3.12 it cannot put cProfile back.
+        with suspended():
+            fixture.pedantic(clock.step, setup=clock.rewind, rounds=len(durations))
         if list(fixture.stats.stats.data) != durations:
             raise StorageError(
                 "pytest-benchmark did not record the replayed durations; is another plugin changing its timer?"
@@ -138,7 +141,8 @@ class Bridge:
 
     def spend(self, benchmark: object) -> None:
         """Use the fixture without recording, as a disabled run does."""
-        checked(benchmark).pedantic(lambda: None)
+        with suspended():
+            checked(benchmark).pedantic(lambda: None)
 
     def _add_row(
         self, fixture: BenchmarkFixture, phase: str, values: list[float], params: dict[str, Any], group: str | None
