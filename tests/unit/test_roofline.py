@@ -216,6 +216,14 @@ def test_the_machines_line(record):
     assert machine_line(dataclasses.replace(record.machine, probe=None)) is None
 
 
+def test_what_an_older_run_kept_of_a_beaten_probe_is_not_shown(record):
+    kept = of_record(record)
+    beaten = {key: dataclasses.replace(kept.figures[key], value=3.12) for key in ("mbu", "mfu")}
+    figures = {**kept.figures, **beaten}
+    assert limit_line([dataclasses.replace(kept, figures=figures)]) is None
+    assert "prefill" not in limit_line([dataclasses.replace(kept, figures={**kept.figures, "mfu": beaten["mfu"]})])
+
+
 def test_the_limits_line(record):
     slower = changed(record, machine={"probe": dataclasses.replace(PROBE, read_bandwidth=80e6)})
     rows = [of_record(r) for r in (record, slower)]

@@ -110,6 +110,13 @@ def test_the_command_prints_rows_failures_the_gate_and_advice(storage, make_bloc
     assert "The answer" not in result.output
 
 
+def test_the_command_says_why_there_is_no_probe(storage, make_block):
+    storage.add([make_block(machine={"probe": None, "probe_absent": "its reads disagree"})])
+    result = CliRunner().invoke(app, ["show", f"--storage={storage.folder}"])
+    assert "no probe of the machine: its reads disagree" in result.output.splitlines()
+    assert any(line.endswith("no probe") for line in result.output.splitlines())
+
+
 def test_outputs_on_demand(storage, make_block):
     made = make_block("guide")
     made["output"]["text"] = "The answer"

@@ -48,7 +48,7 @@ def show(
         results=stored.results,
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
-        notes=() if chosen.gate is None else tuple(_gate(chosen.gate)),
+        notes=(*_unprobed(stored), *(() if chosen.gate is None else _gate(chosen.gate))),
         advice=advice,
         recommended=recommended,
         curves=curves,
@@ -70,6 +70,12 @@ def _advice(stored: runs.Shown, run: Run) -> tuple[Advice, ...]:
         return msgspec.json.decode(stored.advice, type=tuple[Advice, ...])
     except msgspec.ValidationError as error:
         raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
+
+
+def _unprobed(stored: runs.Shown) -> list[str]:
+    """Return why the machine has no probe that could be used."""
+    reasons = dict.fromkeys(result.machine.probe_absent for result in stored.results)
+    return [f"no probe of the machine: {reason}" for reason in reasons if reason is not None]
 
 
 def _gate(mark: Mark) -> Iterator[str]:

@@ -36,9 +36,11 @@ class Test:
         return f"prompt-{self.number}"
 
     def value(self, key: str) -> float | None:
-        """Return the median of a metric, None where it is absent or text."""
+        """Return the median of a metric, None where it is absent or text; an older run may have beaten its probe."""
         found = self.row.metrics.get(key)
-        return None if found is None or isinstance(found.value, str) else float(found.value)
+        if found is None or isinstance(found.value, str) or (key in ("mbu", "mfu") and found.value > 1):
+            return None
+        return float(found.value)
 
     def absent(self, key: str) -> str | None:
         """Return why the test has no such metric, if the run says so."""
