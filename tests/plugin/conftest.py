@@ -12,6 +12,7 @@ import scipy.stats  # noqa: F401 - as numpy, of which it loads more
 
 import pytest_infer
 import warm
+from pytest_infer.measure import disturbance
 
 HEAVY = tuple(f"pytest_infer.{room}" for room in ("engines.transformers", "engines.bundled", "measure.experts"))
 """What needs torch, which no test here does in this process."""
@@ -76,6 +77,10 @@ def engine():
 VIRTUAL = '''
 import os
 import random
+
+from pytest_infer.measure import disturbance
+
+disturbance.reasons = lambda counters, usable_cores: ()  # of real time, of which none passes
 
 
 class Scripted(Scripted):
@@ -176,6 +181,8 @@ def suite(pytester, monkeypatch):
     """
     # What one test learns of its machine is not for the next.
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / ".cache"))
+
+    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)  # back after a virtual run in this process
 
     def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE, virtual=False):
         pytester.makeconftest(ENGINE + (VIRTUAL if virtual else "") + "\n" + textwrap.dedent(engine))
