@@ -8,7 +8,7 @@ import pytest
 from planted import NAMES, Suites
 
 from pytest_infer.analysis.compare import comparison, gate, rules, suite
-from pytest_infer.analysis.compare.comparison import Wanted
+from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.suite import Figure, Member
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.metrics import by_key
@@ -246,6 +246,25 @@ def test_only_comparable_prompts_are_in_it_and_the_others_are_counted(suites, ma
     found = judged([other, without, *pairs[2:]], "tpot:2%")["tpot_s"]
     assert (found.prompts, found.of, found.left_out) == (7, 9, {"incomparable": 1, "missing": 1})
     assert found.judgement.mid == pytest.approx(0.05, abs=0.002)
+
+
+def test_prompts_whose_rounds_were_disturbed_are_not_in_it(suites):
+    pairs = [dataclasses.replace(p, paired=False, block_spread={"tpot_s": 0.001}) for p in suites.rounds(decode=1.05)]
+    busy = dataclasses.replace(pairs[0].after, disturbed=(0, 1, 2, 3, 4, 5), timed=6)
+    pairs[0] = dataclasses.replace(pairs[0], after=busy)
+    found = judged(pairs, "tpot:2%")["tpot_s"]
+    assert (found.prompts, found.of, found.left_out) == (8, 9, {"disturbed": 1})
+    calm = judged([dataclasses.replace(p, paired=True, block_spread=None) for p in suites.rounds(decode=1.05)])
+    assert calm["tpot_s"].left_out == {}
+
+
+def test_what_is_not_the_codes_is_no_figure_of_the_suite(make_row):
+    pairs = [
+        RowPair(before=make_row(name, steal_s=[1.0] * 3, mbu=[0.2] * 3), after=make_row(name, steal_s=[9.0] * 3))
+        for name in NAMES[:3]
+    ]
+    wanted = comparison.all_metrics([by_key("steal_s"), by_key("mbu")])
+    assert suite.changes(pairs, comparison.judge(pairs, lambda _row: wanted)) == ()
 
 
 def test_a_suite_of_one_prompt_is_that_prompt(suites):

@@ -64,6 +64,13 @@ class RowPair:
         whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
         return None if whole is None else ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
 
+    def disturbed(self, metric: Metric) -> str | None:
+        """Return why disturbed rounds keep a change from being judged; turns of a token judge by themselves."""
+        if self.launches(metric.key) is not None:
+            return None
+        side_by_side = self.paired or self.turns is not None
+        return disturbance.doubt(metric, self.before, self.after, side_by_side=side_by_side)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -209,10 +216,7 @@ def _question(
 ) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
-    disturbed = None
-    if pair.launches(metric.key) is None:
-        side_by_side = pair.paired or pair.turns is not None
-        disturbed = disturbance.doubt(metric, pair.before, pair.after, side_by_side=side_by_side)
+    disturbed = pair.disturbed(metric)
     if len({*a, *b}) == 1:
         equal = Verdict.UNCHANGED if disturbed is None else Verdict.INCONCLUSIVE
         told = equal if metric.scope is Scope.PROCESS else None

@@ -116,7 +116,7 @@ def _by_ratio(j: Judgement) -> bool:
     if metric is None or j.threshold is None or metric.unit is Unit.TEXT:
         return False
     exact = j.mid is None and j.verdict in (Verdict.REGRESSED, Verdict.UNCHANGED)
-    return not exact and metric.direction in (Direction.LOWER, Direction.HIGHER)
+    return not exact and metric.judged and metric.direction is not Direction.EXACT
 
 
 def _figure(tests: Sequence[Sequence[Judgement]], pairs: Mapping[str, RowPair]) -> Figure:
@@ -146,6 +146,8 @@ def _why_not(member: Member, metric: Metric) -> str | None:
     verdict = member.judgement.verdict
     if verdict not in JUDGED:
         return "not measured" if verdict is None else verdict.value
+    if member.pair.disturbed(metric) is not None:
+        return "disturbed"
     before, after = member.rounds(metric.key)
     constant = len({*before, *after}) == 1
     return None if constant or min((*before, *after)) > 0 else "without a ratio"
