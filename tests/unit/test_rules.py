@@ -198,3 +198,20 @@ def test_what_to_gate_instead_can_be_gated():
         assert by_key(key).scope is found is not scope.Scope.PROCESS
         assert one(f"{rules.short_name(by_key(instead))}:5%").metric.judged
     assert {metric.key for metric in METRICS} >= scope.COUNTS_MOVED_BY_LOAD
+
+
+@pytest.mark.parametrize(
+    ("pattern", "covers"),
+    [
+        ("story", True), ("story-threads=2-prompt-tokens=512", True), ("story-*=512", True), ("*threads=2*", True),
+        ("*", True), ("story-*=1", False), ("tale-*", False), ("threads=2", False),
+    ],
+)  # fmt: skip
+def test_a_pattern_selects_configurations_too(pattern, covers):
+    config = {"threads": "2", "prompt-tokens": "512"}
+    assert one(f"tpot[{pattern}]:2%").covers("story", config) is covers
+
+
+def test_a_prompt_that_is_not_swept_goes_by_its_name_alone():
+    assert not one("tpot[story-*]:2%").covers("story")
+    assert one("tpot[story-*]:2%").covers("story-two")

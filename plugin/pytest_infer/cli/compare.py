@@ -13,6 +13,7 @@ import typer
 
 from pytest_infer.analysis.compare import fingerprint, rules
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
@@ -180,7 +181,7 @@ def run_gate(
         allowed = tuple(allow_different or ())
         if run == "latest" and (newer := history.newer_unread(candidate)) is not None:
             refuse(f"{newer.name} is newer than {candidate.label} and cannot be read: mend it, or name the run to gate")
-        rules.check_covered(parsed, {row.name for row in candidate.rows})
+        rules.check_covered(parsed, {one for row in candidate.rows for one in axes.names(row.name, row.config)})
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
         if before is not None and before.regressed:
             refuse(f"--against: run {before.label} failed its own gate; choose another")

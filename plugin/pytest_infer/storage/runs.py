@@ -60,6 +60,11 @@ class Row:
     run: Path | None = None
 
     @property
+    def title(self) -> str:
+        """Return how people call the test: its prompt, and the configuration where something is swept."""
+        return " ".join((self.name, *(f"{axis}={value}" for axis, value in self.config.items())))
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Return the prompt's tags."""
         return self.prompt.tags or ()

@@ -148,7 +148,7 @@ def _without_noise(
     before, after = pair.before.metrics.get(metric.key), pair.after.metrics.get(metric.key)
     draft = Judgement(
         test=pair.after.test,
-        name=pair.after.name,
+        name=pair.after.title,
         metric_key=metric.key,
         unit=metric.unit.value,
         rule=want.rule,

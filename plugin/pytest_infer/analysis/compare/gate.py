@@ -100,7 +100,7 @@ def judge(
 
     def wanted(row: Row) -> Iterator[Wanted]:
         for rule in rules:
-            if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and rule.covers(row.name):
+            if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and _covers(rule, row):
                 exact = rule.form is Form.EXACT
                 yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact)
 
@@ -113,7 +113,7 @@ def judge(
     found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]
     if needs_baseline(rules):
         found += [
-            Judgement(test=row.test, name=row.name, verdict=Verdict.NEW, reason="no earlier figure") for row in new
+            Judgement(test=row.test, name=row.title, verdict=Verdict.NEW, reason="no earlier figure") for row in new
         ]
     order = {row.test: number for number, row in enumerate(afters)}
     found.sort(key=lambda j: order.get(j.test, len(order)))
@@ -122,12 +122,16 @@ def judge(
     return Gated(judgements=tuple(found), rules=tuple(rules), against=against, suite=changes, headline=said)
 
 
+def _covers(rule: Rule, row: Row) -> bool:
+    return rule.covers(row.name, row.config)
+
+
 def _about(rule: Rule, form: Form, row: Row) -> bool:
-    return rule.form is form and rule.covers(row.name)
+    return rule.form is form and _covers(rule, row)
 
 
 def _missing(row: Row | str) -> Judgement:
-    test, name = (row, row) if isinstance(row, str) else (row.test, row.name)
+    test, name = (row, row) if isinstance(row, str) else (row.test, row.title)
     reason = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
     return Judgement(test=test, name=name, verdict=Verdict.MISSING, reason=reason)
 
@@ -139,7 +143,7 @@ def _bound(row: Row, rule: Rule, confidence: float) -> Judgement:
     values = row.metrics.get(rule.metric.key)
     draft = Judgement(
         test=row.test,
-        name=row.name,
+        name=row.title,
         metric_key=rule.metric.key,
         unit=rule.metric.unit.value,
         rule=rule.text,
@@ -175,7 +179,7 @@ def _drift(pair: RowPair, rule: Rule) -> Judgement:
     layers = drift.between(pair.before.experts, pair.after.experts)
     draft = Judgement(
         test=pair.after.test,
-        name=pair.after.name,
+        name=pair.after.title,
         rule=rule.text,
         threshold=rule.limit,
         verdict=Verdict.INCOMPARABLE,
@@ -197,7 +201,13 @@ def _allows(rule: Rule, distance: float) -> bool:
     return distance < rule.limit or ((rule.inclusive or rule.limit == 0) and math.isclose(distance, rule.limit))
 
 
-def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Sequence[Round]) -> bool:
+def settled(
+    rules: Sequence[Rule],
+    name: str,
+    before: Sequence[Round],
+    after: Sequence[Round],
+    config: Mapping[str, str] | None = None,
+) -> bool:
     """Return whether the pairs so far tell every timed figure that a rule is about within the rule's threshold.
 
     It asks for the width of the interval only, not for where it lies: stopping because a result looks good would
@@ -205,7 +215,9 @@ def settled(rules: Sequence[Rule], name: str, before: Sequence[Round], after: Se
     """
     for rule in rules:
         metric = rule.metric
-        if rule.form is not Form.RELATIVE or metric is None or metric.kind is not Kind.TIMED or not rule.covers(name):
+        if rule.form is not Form.RELATIVE or metric is None or metric.kind is not Kind.TIMED:
+            continue
+        if not rule.covers(name, config):
             continue
         a, b = _timed(metric, before), _timed(metric, after)
         if not a or len(a) != len(b):
@@ -229,7 +241,9 @@ class Precision:
         return 2 * self.half < self.threshold
 
 
-def precision(rules: Sequence[Rule], name: str, turns: Turns) -> Precision | None:
+def precision(
+    rules: Sequence[Rule], name: str, turns: Turns, config: Mapping[str, str] | None = None
+) -> Precision | None:
     """Return how well the change is known that turns tell worst, beside the threshold of its rule.
 
     None while it is not known: there is one launch, or none has an observation yet.
@@ -237,7 +251,7 @@ def precision(rules: Sequence[Rule], name: str, turns: Turns) -> Precision | Non
     wanted = [
         (rule.metric.key, rule.limit)
         for rule in rules
-        if rule.form is Form.RELATIVE and rule.metric is not None and rule.covers(name)
+        if rule.form is Form.RELATIVE and rule.metric is not None and rule.covers(name, config)
     ] or [(key, _NO_RULE) for key in ("ttft_s", "tpot_s")]
     found = []
     for key, limit in wanted:

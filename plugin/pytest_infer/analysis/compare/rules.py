@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.metrics.metric import Direction, Kind
@@ -69,9 +70,14 @@ class Rule:
     inclusive: bool = False
     prompt: str | None = None
 
-    def covers(self, name: str) -> bool:
-        """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell)."""
-        return self.prompt is None or fnmatch.fnmatchcase(name, self.prompt)
+    def covers(self, name: str, config: Mapping[str, str] | None = None) -> bool:
+        """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell).
+
+        A prompt that is swept also goes by its name with the configuration, as in its test's id: `story-threads=2`.
+        """
+        if self.prompt is None:
+            return True
+        return any(fnmatch.fnmatchcase(one, self.prompt) for one in axes.names(name, config or {}))
 
 
 def short_name(metric: Metric) -> str:
@@ -97,7 +103,10 @@ def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule,
 
 
 def check_covered(rules: Iterable[Rule], names: Collection[str]) -> None:
-    """Raise OptionError for a rule that is about none of these prompts: it would pass whatever happens."""
+    """Raise OptionError for a rule that is about none of these prompts: it would pass whatever happens.
+
+    `names` are all that the prompts go by (`axes.names`).
+    """
     for rule in rules:
         if any(rule.covers(name) for name in names):
             continue

@@ -63,6 +63,11 @@ def id_of(config: Mapping[str, str]) -> str:
     return "-".join(f"{axis}={value}" for axis, value in config.items())
 
 
+def names(prompt: str, config: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what a prompt goes by in a rule: its name, and that with the configuration: `story-threads=2`."""
+    return (prompt, f"{prompt}-{id_of(config)}") if config else (prompt,)
+
+
 def without(test: str, config: Mapping[str, str]) -> str:
     """Return a test's id without its configuration; pytest may have escaped there what is not ASCII."""
     part = id_of(config)
@@ -79,7 +84,7 @@ def label(config: Mapping[str, str]) -> str:
 
 def titles(rows: Sequence[Row]) -> dict[str, str]:
     """Return how people call each test of a run, by its id: prompt and configuration, or the id if these are shared."""
-    names = {row.test: f"{row.name} {label(row.config)}".rstrip() for row in rows}
+    names = {row.test: row.title for row in rows}
     times = Counter(names.values())
     return {test: name if times[name] == 1 else test for test, name in names.items()}
 
