@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pytest_infer.ab.launch import Launch
-from pytest_infer.analysis.compare import launches
+from pytest_infer.analysis.compare import launches, moderation
 from pytest_infer.analysis.compare.launches import ByLaunch, Spread
 from pytest_infer.records import Pass, Round, TokenTrace, Turns
 
@@ -187,3 +187,51 @@ def test_a_pass_that_generates_other_tokens_is_counted():
     launch = Launch(before=None, after=None, pairs=[(rounds, rounds)])
     launch.passes, launch.first_tokens = [(half[0], half[0]), (half[0], half[1])], [(first, first)]
     assert launch.strayed == 1
+
+
+def test_a_launch_that_is_left_out_of_one_prompt_costs_the_others_nothing():
+    rows = simulated(np.random.default_rng(4), prompts=6)
+    whole = launches.spread(numbered(rows))
+    less = launches.spread(numbered(rows, left_out=[(), (), (), (), (), range(2, 8)]))
+    assert less.df > 0.8 * whole.df
+
+
+def test_tests_that_scatter_alike_share_their_variance():
+    rng = np.random.default_rng(5)
+    rows = [rng.normal(0, 0.01, 8) for _ in range(20)]
+    variances, own = (
+        [one.variance for one in moderation.moderated(numbered(rows))],
+        [np.var(row, ddof=1) for row in rows],
+    )
+    assert max(variances) / min(variances) < 0.5 * max(own) / min(own)
+    assert all(one.df > 20 for one in moderation.moderated(numbered(rows)))
+
+
+def test_one_that_scatters_far_more_keeps_its_own():
+    rng = np.random.default_rng(5)
+    rows = [*(rng.normal(0, 0.001, 8) for _ in range(7)), rng.normal(0, 0.05, 8)]
+    *calm, wild = moderation.moderated(numbered(rows))
+    assert wild.variance > 0.5 * np.var(rows[-1], ddof=1)
+    assert max(one.variance for one in calm) < 20 * 0.001**2
+    # Pooled, the calm ones would be ten times as wide, and the wild one a third.
+    assert launches.spread(numbered(rows)).variance > 100 * max(one.variance for one in calm)
+
+
+@pytest.mark.parametrize("scatters", [(0.002,) * 6, (0.03, 0.02, 0.01, 0.005, 0.002, 0.001), (0.05, *(0.002,) * 5)])
+def test_a_moderated_interval_holds_the_truth_as_often_as_it_says(scatters):
+    rng = np.random.default_rng(8)
+    missed, trials = [0] * len(scatters), 400
+    for _ in range(trials):
+        rows = [rng.normal(0.02, scatter, 8) for scatter in scatters]
+        for number, (row, known) in enumerate(zip(rows, moderation.moderated(numbered(rows)), strict=True)):
+            low, high = launches.estimate(row, known).interval(0.95)
+            missed[number] += not low <= 0.02 <= high
+    assert all(count / trials < 0.09 for count in missed)
+    assert sum(missed) / trials / len(scatters) < 0.065
+
+
+@pytest.mark.parametrize("rows", [[], [np.array([0.1])], [np.array([0.1, 0.2])], [np.array([0.1, 0.1])] * 4])
+def test_moderation_of_few_or_equal_values(rows):
+    found = moderation.moderated(numbered(rows))
+    assert len(found) == len(rows)
+    assert [one is None for one in found] == [len(row) < 2 for row in rows]

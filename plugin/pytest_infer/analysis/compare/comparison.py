@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import disturbance, earlier, fingerprint, launches, stats
+from pytest_infer.analysis.compare import disturbance, earlier, fingerprint, launches, moderation, stats
 from pytest_infer.analysis.compare.launches import ByLaunch
 from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
@@ -125,15 +125,23 @@ class _Spreads:
 
     def __init__(self, pairs: Sequence[RowPair]) -> None:
         self._pairs = pairs
-        self._turns = [pair.turns for pair in pairs if pair.turns is not None]
-        self._known: dict[str, launches.Spread | None] = {}
+        self._known: dict[str, dict[str, launches.Spread | None]] = {}
 
-    def of(self, key: str) -> launches.Spread | None:
+    def of(self, key: str, pair: RowPair) -> launches.Spread | None:
         if key not in self._known:
-            told = [values for pair in self._pairs if (values := pair.by_launch(key)) is not None]
-            before = next((found for turns in self._turns if (found := launches.earlier(key, turns)) is not None), None)
-            self._known[key] = launches.with_earlier(launches.spread(told), before)
-        return self._known[key]
+            told = {one.after.test: found for one in self._pairs if (found := one.by_launch(key)) is not None}
+            swept = any(one.after.config for one in self._pairs)
+            pooled = moderation.moderated if swept else _alike
+            self._known[key] = dict(zip(told, pooled(list(told.values())), strict=True))
+        own, before = self._known[key].get(pair.after.test), None
+        if pair.turns is not None and pair.after.curve is None:
+            # A length scatters as no other: earlier runs tell of their own prompts.
+            before = launches.earlier(key, pair.turns)
+        return launches.with_earlier(own, before)
+
+
+def _alike(told: Sequence[ByLaunch]) -> list[launches.Spread | None]:
+    return [launches.spread(told)] * len(told)
 
 
 def _without_noise(
@@ -238,7 +246,7 @@ def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list
     found = None if metric.repeatable else pair.launches(metric.key)
     if found is None:
         return None
-    estimate = launches.estimate(found, spreads.of(metric.key))
+    estimate = launches.estimate(found, spreads.of(metric.key, pair))
     if estimate is None:
         return [], "one launch does not tell how far launches lie apart: more are needed (--infer-launches)"
     apart = 100 * math.expm1(estimate.se * math.sqrt(len(found)))

@@ -201,8 +201,7 @@ def spread(by_prompt: Sequence[ByLaunch]) -> Spread | None:
     if not usable:
         return None
     variances = [float(np.var(one.values, ddof=1)) for one in usable]
-    fewest, prompts = min(len(one.values) for one in usable), len(usable)
-    df = (fewest - 1) * prompts / (1 + (prompts - 1) * _mean_square_correlation(usable))
+    df = sum(len(one.values) - 1 for one in usable) / (1 + (len(usable) - 1) * _mean_square_correlation(usable))
     return Spread(variance=float(np.mean(variances)), df=df)
 
 
