@@ -191,8 +191,9 @@ def test_pairs_go_on_until_they_are_settled(repository):
 
     class Settle:
         def pytest_collection_finish(self, session):
-            def settled(prompt, before, after):
+            def settled(prompt, before, after, config):
                 asked.append((prompt.name, len(before), len(after)))
+                assert config == {}
                 return len(before) >= (6 if prompt.name == "first" else 3)
 
             session.config.stash[sessions.KEY].settled = settled

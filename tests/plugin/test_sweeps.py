@@ -554,10 +554,6 @@ def test_too_many_combinations_are_a_typing_error(swept):
     refused(run(swept, f"--infer-sweep=threads={many}", f"--infer-sweep=batch={many}"), "more than 1000")
 
 
-def test_a_sweep_is_not_compared_with_another_commit(swept):
-    refused(run(swept, "--infer-against=self", "--infer-sweep=threads=1,2"), "--infer-against", "--infer-sweep")
-
-
 def test_an_engine_of_ones_own_decides_itself(suite):
     refused(suite().runpytest("--infer-sweep=threads=1,2"), "threads", "`engine` fixture", "test_suite.py::test_prompt")
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from pytest_infer.pytest_face.settings import ONLY_OURS
+from pytest_infer.pytest_face.options import SWEPT
+from pytest_infer.pytest_face.settings import OF_THE_RUN, ONLY_OURS, Settings
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """This package, which is the harness of both sides, whichever checkout it lies in."""
@@ -28,8 +30,9 @@ _OTHER_TESTS_OR_AN_EARLY_END = """
     stepwise stepwise_skip stepwise_reset usepdb usepdb_cls trace collectonly
 """
 _SPREAD_OR_EMPTIED_FIRST = "numprocesses maxprocesses dist distload tx px looponfail basetemp"
+_TOLD_OTHERWISE = " ".join(f"infer_{name}" for name in OF_THE_RUN)
 _NOT_FOR_THE_CHILD = frozenset(
-    f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST}".split()
+    f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST} {_TOLD_OTHERWISE}".split()
 )
 """Destinations of options, whatever way they are written."""
 _NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov")
@@ -102,13 +105,35 @@ def _moved_value(token: str, action: Action | None, move: Move, cwd: Path) -> st
     data = action is not None and action.dest in _DATA
     if not value or not (data or Path(value).is_absolute()):
         return token
+    return f"{flag}{equals}{_moved_data(value, move, cwd)}"
+
+
+def _moved_data(value: str, move: Move, cwd: Path) -> str:
+    """Return a path for the child; one that is not in its own checkout, as it need not be committed, stays here."""
     own = cwd / value
     if not move.holds(own):
-        return token
+        return value
     other = move.path(own)
     if other.exists():
-        return f"{flag}{equals}{other}" if Path(value).is_absolute() else token
-    return f"{flag}{equals}{own}" if own.exists() else token
+        return str(other) if Path(value).is_absolute() else value
+    return str(own) if own.exists() else value
+
+
+def swept(settings: Settings, move: Move, cwd: Path) -> str:
+    """Return what the child is told to sweep, for its environment: the parent's own, with models in its checkout."""
+    lines = []
+    for axis, values in settings.sweep:
+        found = [_moved_data(value, move, cwd) for value in values] if axis == "model" else values
+        lines.append(f"{axis}={','.join(found)}")
+    curve = None if settings.curve is None else settings.curve.text
+    return msgspec.json.encode({"sweep": lines or None, "curve": curve}).decode()
+
+
+def adopt_sweep(config: pytest.Config) -> None:
+    """In the child: sweep what the parent does; `neutralise` made it forget any other."""
+    told = msgspec.json.decode(os.environ.pop(SWEPT, "{}"))
+    for name in OF_THE_RUN:
+        setattr(config.option, f"infer_{name}", told.get(name))
 
 
 def _split(args: Iterable[str], options: Mapping[str, Action]) -> Iterator[tuple[Action | None, list[str]]]:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from pytest_infer.ab import protocol
-from pytest_infer.ab.arguments import PACKAGE, installed_in, neutralise
+from pytest_infer.ab.arguments import PACKAGE, adopt_sweep, installed_in, neutralise
 from pytest_infer.ab.baton import Baton, TokenTurns
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
@@ -37,6 +37,7 @@ def adopt(config: pytest.Config) -> protocol.Channel[protocol.FromParent] | None
     # Neither a test's own pytest nor a program that it starts is the child.
     os.set_inheritable(int(number), False)
     neutralise(config)
+    adopt_sweep(config)
     return protocol.childs_end(Connection(int(number)))
 
 
@@ -49,6 +50,7 @@ class Child(Here):
         self._baton = Baton.inherited()
         self._hello = protocol.Hello()
         self._ready: protocol.Ready | None = None
+        self._doubtful: list[pytest.Item] = []
         self._next: str | None = None
         self._why: str | None = None
 
@@ -56,23 +58,29 @@ class Child(Here):
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep what the parent plans, in its order."""
+        """Keep what the parent plans, in its order, and what it cannot run: it may be possible here."""
         self._hello = self._greeting()
         found = {item.nodeid: item for item in measuring(items)}
+        doubtful = [found[nodeid] for nodeid in self._hello.impossible if nodeid in found]
         planned = [found[nodeid] for nodeid in self._hello.planned if nodeid in found]
+        self._doubtful = doubtful
         self._ready = protocol.Ready(
             new=tuple(nodeid for nodeid in self._hello.planned if nodeid not in found),
-            missing=tuple(nodeid for nodeid in found if nodeid not in self._hello.planned),
+            missing=tuple(nodeid for nodeid, item in found.items() if item not in planned and item not in doubtful),
             foreign={},
         )
-        config.hook.pytest_deselected(items=[item for item in items if item not in planned])
-        items[:] = planned
+        config.hook.pytest_deselected(items=[item for item in items if item not in planned and item not in doubtful])
+        items[:] = planned + doubtful
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Say that everything is checked and collected, or end: the log then says why."""
         if self._ready is not None and not session.testsfailed:
-            self._send(msgspec.structs.replace(self._ready, foreign=self._foreign()))
+            possible = tuple(item.nodeid for item in measuring(self._doubtful))
+            session.items[:] = [item for item in session.items if item not in self._doubtful]
+            self._send(
+                msgspec.structs.replace(self._ready, missing=self._ready.missing + possible, foreign=self._foreign())
+            )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:

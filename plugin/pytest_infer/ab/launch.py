@@ -20,6 +20,8 @@ class Launch:
 
     before: ChildProcess
     after: ChildProcess
+    holds: int = 0
+    """The memory that both sides' models take, bytes, as far as it is known."""
     pairs: list[tuple[Round, Round]] = field(default_factory=list)
     passes: list[tuple[Pass, Pass]] = field(default_factory=list)
     first_tokens: list[tuple[Pass, Pass]] = field(default_factory=list)

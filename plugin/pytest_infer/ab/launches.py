@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pytest_infer.ab import passes, protocol
@@ -49,7 +49,11 @@ class Launches:
         self.close()
         by_model: dict[str, list[tuple[ModelInfo, Turns]]] = {}
         for nodeid, turns in self._session.turns.items():
-            model = self._session.pairs[nodeid][1].model
+            record = self._session.pairs[nodeid][1]
+            if record.curve is not None:
+                # A length scatters as no prompt of a suite does.
+                continue
+            model = record.model
             by_model.setdefault(launch_spreads.key(model), []).append((model, turns))
         for measured in by_model.values():
             launch_spreads.save(measured[0][0], launches.told_by([turns for _, turns in measured]))
@@ -75,12 +79,14 @@ class Launches:
             raise AgainstError(f"a process of this checkout's own does not collect {', '.join(ready.new)}")
         return Launch(before=base, after=ours)
 
-    def elsewhere(self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord | None:
+    def elsewhere(
+        self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]
+    ) -> PromptRecord | None:
         """Measure a test on both sides, and return this checkout's record."""
         try:
             if nodeid in self._commit.new:
                 return self._alone(nodeid, plan)
-            return self._record(nodeid, prompt, plan)
+            return self._record(nodeid, prompt, plan, config)
         finally:
             self._session.live.clear()
             whole = [launch for launch in self._launches if not launch.broken]
@@ -90,18 +96,20 @@ class Launches:
             # With none left every later test says why.
             self._launches = whole or self._launches[:1]
 
-    def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord:
+    def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]) -> PromptRecord:
         first = self._launches[0]
         self._say(info, "warm-up")
         begun = first.begin(nodeid)
         cores, takes_turns = CoreSchedule(begun[1].threads), all(one.turns for one in begun)
         first.warm_up(plan.warmup)
         first.time(cores.of(0), after_first=False)
+        first.holds = sum(one.private_bytes or 0 for one in begun)
         cost = passes.Cost.of(first.pairs[0])
         used = self._used(begun, cost.launches(self._session.settings.time_s, turns=takes_turns))
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)
+            launch.holds = first.holds
             if takes_turns and plan.warmup:
                 passes.warm_up(launch, begun[1].threads)
             else:
@@ -121,11 +129,11 @@ class Launches:
                 threads=begun[1].threads,
                 rounds=each,
                 budget_s=left,
-                enough=lambda turns: self._enough(info, turns, left - turns.seconds),
+                enough=lambda turns: self._enough(info, config, turns, left - turns.seconds),
             )
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
-            found = self._more_rounds(info, used, each, cores, started)
+            found = self._more_rounds(info, config, used, each, cores, started)
         return self._finish(nodeid, used, found)
 
     def _say(self, info: PromptInfo, what: str) -> None:
@@ -155,25 +163,33 @@ class Launches:
                 f"{self._wanted} launches: in fewer, how far they differ is known less well"
             )
         wanted = min(self._wanted, in_time)
-        if len(self._launches) < wanted:
-            self._fill(begun, wanted)
-        return self._launches[:wanted]
-
-    def _fill(self, begun: Sequence[protocol.Begun], wanted: int) -> None:
-        """Start further launches, now that it is known what memory one takes."""
         private = [one.private_bytes for one in begun]
-        available = host.available_bytes()
-        fits = wanted
-        if None not in private and available is not None:
-            fits = len(self._launches) + int(ROOM * available / max(1, sum(filter(None, private))))
-        if fits < wanted:
-            self._session.note(
-                f"{fits} of {wanted} launches fit the memory: how far launches differ is known less well"
-            )
-            self._wanted = wanted = fits
+        if None not in private and (available := host.available_bytes()) is not None:
+            wanted = self._fitting(wanted, sum(filter(None, private)), ROOM * available)
         while len(self._launches) < wanted:
             self._session.live.show(f"starting launch {len(self._launches) + 1} of {wanted} …")
             self._launches.append(self._launch())
+        return self._launches[:wanted]
+
+    def _fitting(self, wanted: int, need: int, room: float) -> int:
+        """Return how many of the launches wanted fit the memory, now that it is known what one needs; all in bytes.
+
+        Of a sweep this may be for another model than before, which the other launches still hold: where there is too
+        little `room` for them to load this one, some are ended.
+        """
+        asked = wanted
+        while wanted > 1 and (wanted - 1) * need - sum(one.holds for one in self._launches[1:wanted]) > room:
+            if len(self._launches) <= wanted:
+                wanted -= 1
+            if len(self._launches) > wanted:
+                last = self._launches.pop()
+                last.close()
+                room += last.holds
+        if wanted < asked:
+            self._session.note(
+                f"{wanted} of {asked} launches fit the memory: how far launches differ is known less well"
+            )
+        return wanted
 
     def _whole_rounds(
         self, info: PromptInfo, used: Sequence[Launch], each: int, repeat: int, cores: CoreSchedule
@@ -186,26 +202,32 @@ class Launches:
                 launch.time(cores.of(turn), after_first=turn % 2 == 1)
 
     def _more_rounds(
-        self, info: PromptInfo, used: Sequence[Launch], each: int, cores: CoreSchedule, started: float
+        self,
+        info: PromptInfo,
+        config: Mapping[str, str],
+        used: Sequence[Launch],
+        each: int,
+        cores: CoreSchedule,
+        started: float,
     ) -> Turns:
         """Run more whole rounds until they are settled or the time is up."""
         settings = self._session.settings
         while True:
             pairs = [pair for launch in used for pair in launch.pairs[:each]]
             before, after = (tuple(pair[side] for pair in pairs) for side in (0, 1))
-            settled = len(pairs) >= settings.min_pairs and self._session.settled(info, before, after)
+            settled = len(pairs) >= settings.min_pairs and self._session.settled(info, before, after, config)
             spent = time.monotonic() - started
             if settled or len(pairs) >= settings.max_rounds or spent * (1 + 1 / each) > settings.time_s:
                 return Turns(every=0, cycles=0, seconds=spent, ratios={}, rounds=each)
             each += 1
             self._whole_rounds(info, used, each, 0, cores)
 
-    def _enough(self, info: PromptInfo, turns: Turns, left_s: float) -> bool:
+    def _enough(self, info: PromptInfo, config: Mapping[str, str], turns: Turns, left_s: float) -> bool:
         """Return whether a prompt's interval is as narrow as it needs to be, or as passes can make it."""
         # Imported late: numpy and scipy are for runs that compare.
         from pytest_infer.analysis.compare import gate, launches  # noqa: PLC0415
 
-        found = gate.precision(self._session.settings.gate or (), info.name, turns)
+        found = gate.precision(self._session.settings.gate or (), info.name, turns, config)
         known = "" if found is None else f" · ±{100 * found.half:.2g} % for {100 * found.threshold:g} %"
         self._say(info, f"turns of a token{known} · {max(0.0, left_s):.0f} s left")
         return (found is not None and found.enough) or launches.limited(turns)

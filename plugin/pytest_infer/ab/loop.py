@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pytest_infer.measure import rounds
@@ -12,7 +12,7 @@ from pytest_infer.records import PromptInfo, PromptRecord, Round
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One prompt to measure: which, how often, with what, and who is told of it."""
+    """One prompt to measure: which, how often, with what, and who is told of it; `config` is what is swept, by axis."""
 
     nodeid: str
     prompt: PromptInfo
@@ -20,12 +20,15 @@ class Task:
     runner: rounds.Runner
     watch: rounds.Watcher
     threads: int | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
 
 
 class Loop(Protocol):
     """Who decides when a round is run, and where."""
 
-    def elsewhere(self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord | None:
+    def elsewhere(
+        self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]
+    ) -> PromptRecord | None:
         """Let processes of the loop's own measure a prompt, and return its record; None: `measure` does, here."""
 
     def measure(self, task: Task) -> rounds.Measured:
@@ -38,7 +41,13 @@ class Loop(Protocol):
 class Here:
     """A loop that measures in this process."""
 
-    def elsewhere(self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan) -> PromptRecord | None:  # noqa: ARG002
+    def elsewhere(
+        self,
+        nodeid: str,  # noqa: ARG002
+        prompt: PromptInfo,  # noqa: ARG002
+        plan: rounds.RoundPlan,  # noqa: ARG002
+        config: Mapping[str, str],  # noqa: ARG002
+    ) -> PromptRecord | None:
         """Return None: it is measured here."""
         return None
 
@@ -54,5 +63,5 @@ class Alone(Here):
         """Do nothing with it."""
 
 
-Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...]], bool]
-"""Asked after each block of pairs, base rounds first: do they say enough already?"""
+Settled = Callable[[PromptInfo, tuple[Round, ...], tuple[Round, ...], Mapping[str, str]], bool]
+"""Asked after each block of pairs, base rounds first, with what is swept, by axis: do they say enough already?"""

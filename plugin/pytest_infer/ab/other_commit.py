@@ -17,7 +17,7 @@ from pytest_infer.ab import arguments, protocol
 from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.ab.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
-from pytest_infer.pytest_face.options import SELF
+from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
 
@@ -68,6 +68,7 @@ class OtherCommit:
         ready = self.process.greet(
             protocol.Hello(
                 planned=planned,
+                impossible=tuple(sorted(self._session.impossible)),
                 checkout=None if self._self else str(checkout),
                 worktree=None if self._self else str(worktree),
             )
@@ -129,7 +130,10 @@ class OtherCommit:
             name=self.name,
             arguments=[*self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
             cwd=move.path(cwd),
-            environment=arguments.environment(os.environ, options, move, cwd, python_path=path),
+            environment={
+                **arguments.environment(os.environ, options, move, cwd, python_path=path),
+                SWEPT: arguments.swept(self._session.settings, move, cwd),
+            },
         )
 
     def _interpreter(self, cwd: Path, given: str | None) -> list[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PromptRecord, Round
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -23,11 +23,12 @@ class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Hello(WireMessage, frozen=True, kw_only=True):
     """The first message: what is planned, and the folder whose code the child must not run (None: it may).
 
-    `worktree` is excepted from `checkout`, in which it may lie.
+    `worktree` is excepted from `checkout`, in which it may lie. `impossible` are tests that the parent cannot run.
     """
 
     protocol: int = PROTOCOL
     planned: tuple[str, ...] = ()
+    impossible: tuple[str, ...] = ()
     checkout: str | None = None
     worktree: str | None = None
 

@@ -86,7 +86,7 @@ class LockStep(Here):
                 disturbed.append(any(r.disturbed for r in pairs[-1]))
             kept = rounds.rounds_to_keep(disturbed, wanted)
             before, after = (tuple(pairs[n][side] for n in kept) for side in (0, 1))
-            if wanted >= settings.max_rounds or self._session.settled(task.prompt, before, after):
+            if wanted >= settings.max_rounds or self._session.settled(task.prompt, before, after, task.config):
                 return pairs, kept
             wanted = min(wanted + 2, settings.max_rounds)
 

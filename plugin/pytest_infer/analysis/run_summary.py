@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.compare.noise import NamedFloor
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
+    from pytest_infer.analysis.sweep.sides import SweptSides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +31,4 @@ class RunSummary:
     all_advice: bool = False
     recommended: Recommendation | None = None
     curves: tuple[Curve, ...] = ()
+    sides: SweptSides | None = None

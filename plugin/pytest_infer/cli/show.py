@@ -11,7 +11,7 @@ import typer
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.run_summary import RunSummary
-from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.formats import SHOW, Format, ShownRun
 from pytest_infer.storage import runs
@@ -21,6 +21,7 @@ from pytest_infer.storage.runs import Run
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
+    from pytest_infer.analysis.sweep.sides import SweptSides
 
 
 def show(
@@ -31,6 +32,7 @@ def show(
     outputs: Annotated[
         bool, typer.Option("-v", "--outputs", help="Also what was generated, and a map of the experts, as pytest -v.")
     ] = False,
+    form: Annotated[Format, offered(SHOW)] = Format.TERMINAL,
     storage: Storage = None,
 ) -> None:
     """Print a stored run again, as the summary at its end: a row a prompt, cautions, and the advice of that day."""
@@ -43,7 +45,8 @@ def show(
     if not stored.results:
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)
-    recommended, curves = _swept(chosen) if any(r.config or r.curve for r in stored.results) else (None, ())
+    swept = any(r.config or r.curve for r in stored.results)
+    recommended, curves, sides = _swept(chosen) if swept else (None, (), None)
     shown = RunSummary(
         results=stored.results,
         failed=stored.failed,
@@ -52,17 +55,19 @@ def show(
         advice=advice,
         recommended=recommended,
         curves=curves,
+        sides=sides,
     )
-    out(SHOW[Format.TERMINAL](ShownRun(run=chosen, summary=shown, outputs=outputs), screen()))
+    out(SHOW[form](ShownRun(run=chosen, summary=shown, outputs=outputs), screen()))
 
 
-def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...]]:
-    """Return what a sweep recommends, and its curves."""
+def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...], SweptSides | None]:
+    """Return what a sweep recommends, its curves, and what both sides say where it compared two."""
     # Imported late: numpy and scipy are for sweeps only.
     from pytest_infer.analysis.sweep.curve import curves  # noqa: PLC0415
     from pytest_infer.analysis.sweep.recommend import recommend  # noqa: PLC0415
+    from pytest_infer.analysis.sweep.sides import of  # noqa: PLC0415
 
-    return recommend(run.rows), curves(run.rows)
+    return recommend(run.rows), curves(run.rows), of(run.rows)
 
 
 def _advice(stored: runs.Shown, run: Run) -> tuple[Advice, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import by_key
@@ -118,13 +119,15 @@ class Gate:
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
         self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
 
-    def settled(self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round]) -> bool:
+    def settled(
+        self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round], config: Mapping[str, str]
+    ) -> bool:
         """Return whether so many pairs of rounds are enough for the rules; without rules there are never enough."""
         if not self._settings.gate:
             return False
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
-        return gate.settled(self._settings.gate, prompt.name, before, after)
+        return gate.settled(self._settings.gate, prompt.name, before, after, config)
 
     def nothing(self) -> None:
         """Say that nothing was measured: that never passes."""
@@ -156,14 +159,14 @@ class Gate:
         kept = {"judgements": msgspec.to_builtins(judgements), "suite": msgspec.to_builtins(suite)}
         return {**msgspec.to_builtins(made), **kept}
 
-    def publish(self, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
-        """In a job of GitHub Actions, write its step summary and annotations."""
+    def publish(self, environ: Mapping[str, str], write: Callable[[str], None], more: str = "") -> None:
+        """In a job of GitHub Actions, write its step summary, with `more` Markdown below, and annotations."""
         if self.result is None or environ.get("GITHUB_ACTIONS") != "true":
             return
         heading = [f"inference gate against {self.result.against or 'bounds only'}"]
         write(exports.github_annotations(self.result.judgements))
         try:
-            exports.write_summary(self.result, heading, environ)
+            exports.write_summary(self.result, heading, environ, more)
         except OSError as error:
             self._note(f"GitHub's step summary cannot be written: {error.strerror}")
 
@@ -202,6 +205,7 @@ def both_sides(
     turns: Mapping[str, Turns],
     passed: Mapping[str, dict[str, Any]],
     info: AgainstInfo,
+    allowed: Collection[str] = (),
 ) -> tuple[dict[str, tuple[Block | None, Block]], list[NamedFloor]]:
     """Return the blocks of both sides, the other side's first, of each test that passed, and the noise between them.
 
@@ -209,7 +213,7 @@ def both_sides(
     """
     blocks: dict[str, tuple[Block | None, Block]] = {}
     noise: list[NamedFloor] = []
-    for test, (base, ours) in pairs.items():
+    for test, (base, _) in pairs.items():
         if test not in passed:
             continue
         if base is None:
@@ -217,11 +221,18 @@ def both_sides(
             continue
         theirs = block.build(base)
         blocks[test] = (theirs, passed[test])
+        pair = _pair(test, theirs, passed[test], info, turns.get(test))
         if info.rev == SELF:
-            pair = _pair(test, theirs, passed[test], info, turns.get(test))
-            noise += _noise_of(ours.prompt.name, pair)
+            noise += _noise_of(pair.after.title, pair)
         taken = {"turns": msgspec.to_builtins(turns[test])} if test in turns else {}
-        passed[test]["against"] = {**msgspec.to_builtins(info), **taken, "metrics": theirs["metrics"]}
+        differ = [str(found) for found in fingerprint.sides_differ(pair.before, pair.after, allowed)]
+        passed[test]["against"] = {
+            **msgspec.to_builtins(info),
+            **taken,
+            "differ": differ,
+            "rounds": theirs["rounds"],
+            "metrics": theirs["metrics"],
+        }
     return blocks, noise
 
 

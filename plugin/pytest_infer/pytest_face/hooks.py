@@ -14,6 +14,7 @@ from pytest_infer.pytest_face import failures, parametrize, preflight, summary
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.summary import write_summary
+from pytest_infer.report.sweep import exports as sweep
 from pytest_infer.storage.bridge import ReplayClock
 from pytest_infer.storage.native import align_noise
 
@@ -183,5 +184,7 @@ class Hooks:
             yield
         finally:
             summary.write_report(self._run)
-            write_summary(terminalreporter, summary.of(self._run))
-            self._run.gate.publish(os.environ, terminalreporter.write)
+            shown = summary.of(self._run)
+            write_summary(terminalreporter, shown)
+            more = "" if shown.sides is None else sweep.as_markdown(shown.sides)
+            self._run.gate.publish(os.environ, terminalreporter.write, more)

@@ -24,9 +24,13 @@ MOST_SEED = 2**63 - 1
 class OptionReader:
     """Reads an option from the command line, else from the ini file."""
 
-    def __init__(self, config: pytest.Config, *, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: pytest.Config, *, ignored: tuple[str, ...] = (), not_in_ini: tuple[str, ...] = ()
+    ) -> None:
+        """Leave some options out by the beginnings of their names, and those of `not_in_ini` out of the ini file."""
         self._config = config
         self._ignored = ignored
+        self._not_in_ini = not_in_ini
         self._options = {option.name: option for option in OPTIONS}
 
     def _raw(self, name: str) -> tuple[str | bool | None, str]:
@@ -36,7 +40,7 @@ class OptionReader:
         given = self._config.getoption(option.key)
         if given is not None:
             return given, option.command_line
-        return self._config.getini(option.key) or None, option.key
+        return None if name in self._not_in_ini else self._config.getini(option.key) or None, option.key
 
     def place(self, name: str) -> str:
         """Return how an error names the option: as it was typed, or its ini key."""
@@ -54,7 +58,7 @@ class OptionReader:
         key = self._options[name].key
         if name.startswith(self._ignored):
             return None
-        given, kept = self._config.getoption(key), self._config.getini(key)
+        given, kept = self._config.getoption(key), [] if name in self._not_in_ini else self._config.getini(key)
         if given is None:
             return kept or None
         if any(not line.strip() for line in given):

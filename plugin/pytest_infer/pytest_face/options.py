@@ -223,6 +223,9 @@ SELF = "self"
 MARKER = "infer_prompts"
 CHILD = "PYTEST_INFER_AGAINST"
 """The variable that tells a run that it is the other side of a comparison, and where its parent listens."""
+SWEPT = "PYTEST_INFER_SWEPT"
+"""The variable that tells the other side what is swept: both sides measure the same configurations, whatever the ini
+file of either says."""
 
 
 def register(parser: pytest.Parser) -> None:

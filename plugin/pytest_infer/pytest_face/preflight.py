@@ -60,7 +60,9 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         session.live.clear()
     planned = measuring(items)
     session.keeper.planned = tuple(item.nodeid for item in planned)
-    session.remeasure.last = () if session.bridge.disabled else ordering.last_of_loads(planned)
+    # Where each configuration has two sides, what drifts is the same for both.
+    alone = session.one_sided and not session.bridge.disabled
+    session.remeasure.last = ordering.last_of_loads(planned) if alone else ()
 
 
 def _check_report(session: InferSession) -> None:
@@ -166,6 +168,7 @@ def _skip(item: pytest.Item, reason: str, session: InferSession) -> None:
     found = ordering.swept(item)
     if found is not None:
         item.add_marker(pytest.mark.skip(reason=reason))
+        session.impossible.add(item.nodeid)
         session.note(f"not run: {printable(found[1].label)}: {printable(reason)}")
 
 

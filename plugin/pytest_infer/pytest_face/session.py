@@ -52,12 +52,14 @@ class InferSession:
     """What one pytest run knows; kept in `config.stash`.
 
     With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
-    equally many rounds; `missing` are the tests that only the base has.
+    equally many rounds; `missing` are the tests that only the base has. `one_sided`: this is no side of a comparison.
+    `impossible` are tests of a sweep that are skipped, as they cannot be run.
     """
 
     def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
         self.config = config
         self.settings = Settings.from_config(config, base=base)
+        self.one_sided = self.settings.against is None and not base
         self.configurations = configurations.of(self.settings)
         self.suites: Cache = {}
         self.notes: list[str] = []
@@ -65,8 +67,9 @@ class InferSession:
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
         self.gate = Gate(self.settings, self.note)
         # Not in a comparison of two commits: the memory that a probe leaves behind would be on one side only.
-        self.probing = Probing(self.note, wanted=self.settings.probe and self.settings.against is None and not base)
+        self.probing = Probing(self.note, wanted=self.settings.probe and self.one_sided)
         self.deselected: set[str] = set()
+        self.impossible: set[str] = set()
         self.loop: Loop = Alone()
         self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None
@@ -146,7 +149,7 @@ class InferSession:
         if not passed:
             self.gate.nothing()
         elif self.against is not None:
-            judged, noise = both_sides(self.pairs, self.turns, passed, self.against)
+            judged, noise = both_sides(self.pairs, self.turns, passed, self.against, self.settings.allow_different)
             self.noise += noise
             self.gate.judge_sides(judged, self.turns, self.missing, self.against)
         else:
@@ -189,7 +192,15 @@ class InferSession:
         watch = self._watcher(model, prompt)
         with self.heap.still():
             measured = self.loop.measure(
-                Task(nodeid=nodeid, prompt=info, plan=plan, runner=runner, watch=watch, threads=model.threads)
+                Task(
+                    nodeid=nodeid,
+                    prompt=info,
+                    plan=plan,
+                    runner=runner,
+                    watch=watch,
+                    threads=model.threads,
+                    config=configuration.values,
+                )
             )
         options = configuration.settings.engine_options
         self.remeasure.measured(
@@ -236,7 +247,7 @@ class InferSession:
 
     def measure_elsewhere(self, nodeid: str, prompt: Prompt, configuration: Configuration) -> PromptRecord | None:
         """Return the record that other processes make of a prompt; None where it is measured here."""
-        return self.loop.elsewhere(nodeid, _info(prompt, configuration), self._plan())
+        return self.loop.elsewhere(nodeid, _info(prompt, configuration), self._plan(), configuration.values)
 
     def _plan(self) -> rounds.RoundPlan:
         once = self.bridge.disabled

@@ -27,6 +27,8 @@ from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
+OF_THE_RUN = ("sweep", "curve")
+"""Options that the other side of a comparison has from this one, and not from its own ini file."""
 DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
@@ -80,7 +82,7 @@ class Settings:
 
         `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
         """
-        read = OptionReader(config, ignored=ONLY_OURS if base else ())
+        read = OptionReader(config, ignored=ONLY_OURS if base else (), not_in_ini=OF_THE_RUN if base else ())
         folder = read.path("prompts")
         engine_options = EngineOptions(
             model=read.text("model") or DEFAULT,
@@ -181,8 +183,6 @@ def _sweep(read: OptionReader) -> tuple[tuple[str, tuple[str, ...]], ...]:
         found[axis] = tuple(value.strip() for value in values.split(","))
         if "" in found[axis] or len(set(found[axis])) < len(found[axis]):
             raise OptionError(f"{where}: {axis} takes different values with commas between them, not {values!r}")
-    if found and read.text("against") is not None:
-        raise OptionError(f"{read.place('against')} compares one configuration: leave out {where}")
     return tuple(found.items())
 
 
@@ -192,9 +192,8 @@ def _curve(read: OptionReader, sweep: tuple[tuple[str, tuple[str, ...]], ...]) -
     if text is None or text.lower() == OFF:
         return None
     where = read.place("curve")
-    for other in ("prompt-tokens", "against"):
-        if read.text(other) is not None:
-            raise OptionError(f"{where} cannot be combined with {read.place(other)}")
+    if read.text("prompt-tokens") is not None:
+        raise OptionError(f"{where} cannot be combined with {read.place('prompt-tokens')}")
     if any(axis == "prompt-tokens" for axis, _ in sweep):
         raise OptionError(f"{where} sweeps prompt-tokens itself: leave it out of {read.place('sweep')}")
     return Lengths.parse(text, where)

@@ -18,13 +18,14 @@ from pytest_infer.storage.runs import read, row_of
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
+    from pytest_infer.analysis.sweep.sides import SweptSides
 
 
 def of(run: InferSession) -> RunSummary:
     """Return what the terminal shows at the end."""
     finished = run.keeper.finished.values()
     disabled = bool(run.keeper.planned) and run.bridge.disabled
-    recommended, curves = _swept(
+    recommended, curves, sides = _swept(
         {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(run.settings)
     )
     return RunSummary(
@@ -39,6 +40,7 @@ def of(run: InferSession) -> RunSummary:
         all_advice=run.settings.advice,
         recommended=recommended,
         curves=curves,
+        sides=sides,
     )
 
 
@@ -68,17 +70,17 @@ def write_report(run: InferSession) -> None:
 
 def _swept(
     blocks: Mapping[str, Mapping[str, Any]], given: Mapping[str, str]
-) -> tuple[Recommendation | None, tuple[Curve, ...]]:
-    """Return what the tests that passed, their blocks by node id, recommend, and the curves that they are points of.
+) -> tuple[Recommendation | None, tuple[Curve, ...], SweptSides | None]:
+    """Return what the tests that passed, their blocks by node id, recommend, the curves, and what both sides say.
 
     `given` are the models by how results name them: what is stored holds no paths, and what is to be typed needs them.
     """
     rows = [row_of(nodeid, nodeid, block) for nodeid, block in blocks.items() if block.get("config")]
     if not rows:
-        return None, ()
-    from pytest_infer.analysis.sweep import curve, recommend  # noqa: PLC0415
+        return None, (), None
+    from pytest_infer.analysis.sweep import curve, recommend, sides  # noqa: PLC0415
 
-    return _typed(recommend.recommend(rows), given), curve.curves(rows)
+    return _typed(recommend.recommend(rows), given), curve.curves(rows), sides.of(rows)
 
 
 def _typed(found: Recommendation | None, given: Mapping[str, str]) -> Recommendation | None:

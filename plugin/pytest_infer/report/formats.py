@@ -26,6 +26,7 @@ from pytest_infer.report.history import tables
 from pytest_infer.report.history import terminal as history
 from pytest_infer.report.placement import exports as placements
 from pytest_infer.report.placement import terminal as placement
+from pytest_infer.report.show import exports as shown
 from pytest_infer.report.show import summary
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runs import Run
@@ -219,6 +220,10 @@ SHOW: Writers[ShownRun] = {
         f"{printable(f'{of.run.label} · {of.run.time:%Y-%m-%d %H:%M} UTC')}\n"
         + summary.render(of.summary, width=on.width, color=on.color, outputs=of.outputs)
     ),
+    Format.MARKDOWN: lambda of, _: shown.as_markdown(
+        of.summary, heading=f"{_named(of.run)} · {of.run.time:%Y-%m-%d %H:%M} UTC"
+    ),
+    Format.JSON: lambda of, _: shown.as_json(of.summary, run=str(of.run.path)),
 }
 HISTORY: Writers[ListedRuns] = {
     Format.TERMINAL: lambda of, on: history.render_history(of.runs, of.names, width=on.width, color=on.color),

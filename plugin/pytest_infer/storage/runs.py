@@ -26,7 +26,17 @@ from pytest_infer.records import (
 )
 from pytest_infer.storage import runfile, schema
 from pytest_infer.storage.runfile import Mark
-from pytest_infer.storage.schema import Block, HeadMachine, Machine, Model, StoredPrompt, Usage, Values, WholeBlock
+from pytest_infer.storage.schema import (
+    Block,
+    HeadMachine,
+    Machine,
+    Model,
+    StoredAgainst,
+    StoredPrompt,
+    Usage,
+    Values,
+    WholeBlock,
+)
 
 _NUMBER = re.compile(r"(\d+)_")
 _UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
@@ -41,7 +51,8 @@ class Row:
     `prompt`, `model` and `machine` are those of the block, `config` the swept options by axis as they were given, and
     `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
     `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
-    row was read from, None for one that is not stored yet.
+    row was read from, None for one that is not stored yet. `against` is the other side's, where the run compared two
+    commits.
     """
 
     test: str
@@ -58,6 +69,7 @@ class Row:
     disturbed: tuple[int, ...] = ()
     timed: int = 0
     run: Path | None = None
+    against: StoredAgainst | None = None
 
     @property
     def title(self) -> str:
@@ -92,6 +104,7 @@ def _row(test: str, name: str, block: Block) -> Row:
         drift=block.drift,
         disturbed=rounds.numbers,
         timed=max(1, several) if rounds.timed is None else rounds.timed,
+        against=block.against,
     )
 
 

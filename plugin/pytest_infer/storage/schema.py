@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_infer.records import CurvePoint, Drift, ExpertSite
+from pytest_infer.records import CurvePoint, Drift, ExpertSite, Turns
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -235,6 +235,23 @@ class StoredWarning(msgspec.Struct, frozen=True):
     text: str
 
 
+class StoredAgainst(msgspec.Struct, frozen=True):
+    """The other side of a comparison in one run: `records.AgainstInfo`, its figures, and what turns of a token said.
+
+    `differ` names in what the work of the two sides differed so that they are not compared, and `rounds` are the
+    rounds of the other side; None where it was not stored.
+    """
+
+    rev: str = ""
+    commit: str = ""
+    dirty: bool = False
+    sequential: bool = False
+    turns: Turns | None = None
+    metrics: Mapping[str, Values] = {}
+    differ: tuple[str, ...] | None = None
+    rounds: Rounds | None = None
+
+
 # the block of a test, three depths of it
 
 
@@ -275,6 +292,7 @@ class Block(msgspec.Struct, frozen=True):
     curve: CurvePoint | None = None
     drift: Drift | None = None
     rounds: Rounds | None = None
+    against: StoredAgainst | None = None
 
 
 class WholeBlock(Block, frozen=True):

@@ -107,9 +107,9 @@ def judge(
     spreads = _Spreads(pairs)
     for pair in pairs:
         # What an A/B run compares are the two sides as they are: only other work makes them incomparable.
-        found = fingerprint.differences(pair.before, pair.after, allowed)
-        if pair.paired or pair.block_spread is not None:
-            found = tuple(d for d in found if d.kind in ("workload", fingerprint.OUTPUT, fingerprint.WATCHED))
+        in_one_run = pair.paired or pair.block_spread is not None
+        look = fingerprint.sides_differ if in_one_run else fingerprint.differences
+        found = look(pair.before, pair.after, allowed)
         for want in wanted(pair.after):
             settled = _without_noise(pair, want, found, allowed, spreads)
             judgements.append(settled if isinstance(settled, Judgement) else None)

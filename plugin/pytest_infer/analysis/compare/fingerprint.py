@@ -171,6 +171,12 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
     return tuple(found)
 
 
+def sides_differ(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Mismatch, ...]:
+    """Return in what two sides of one run differ that matters: what is compared are the sides, so only other work."""
+    found = differences(before, after, allowed)
+    return tuple(d for d in found if d.kind in ("workload", OUTPUT, WATCHED))
+
+
 def _short(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text[:8] if len(text) == 64 and text.isalnum() else text

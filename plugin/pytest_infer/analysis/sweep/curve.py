@@ -91,31 +91,41 @@ class Curve:
 
 def curves(rows: Iterable[Row]) -> tuple[Curve, ...]:
     """Return the curves that rows with a length are points of, those of at least two points."""
+    return tuple(of_points(group, [point(row) for row in group]) for group in groups(rows))
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the rows of each curve, at least two, the shortest prompt first."""
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         if row.curve is not None and "ttft_s" in row.metrics:
             rest = {axis: value for axis, value in row.config.items() if axis != "prompt-tokens"}
             test = axes.without(row.test, row.config)
             found.setdefault((test, row.name, *rest.items()), []).append(row)
-    return tuple(_curve(group) for group in found.values() if len(group) > 1)
+    return [sorted(group, key=_tokens) for group in found.values() if len(group) > 1]
 
 
-def _curve(rows: Sequence[Row]) -> Curve:
-    points = tuple(sorted(map(_point, rows), key=lambda point: point.tokens))
+def of_points(rows: Sequence[Row], points: Sequence[Point]) -> Curve:
+    """Return the curve of rows whose points these are, with its fits."""
     config = {axis: value for axis, value in rows[0].config.items() if axis != "prompt-tokens"}
     depths = [(p.depth, p.tpot_s) for p in points if p.depth is not None and p.tpot_s is not None]
     return Curve(
         prompt=rows[0].name,
         config=config,
-        points=points,
+        points=tuple(points),
         prefill=prefill_fit([p.tokens for p in points], [p.ttft_s for p in points]),
         decode=decode_fit([depth for depth, _ in depths], [tpot for _, tpot in depths]),
     )
 
 
-def _point(row: Row) -> Point:
+def _tokens(row: Row) -> int:
+    return row.curve.value if row.curve is not None else 0
+
+
+def point(row: Row) -> Point:
+    """Return the point that a row is."""
     tpot, generated = row.metrics.get("tpot_s"), row.metrics.get("generated_tokens")
-    tokens = row.curve.value if row.curve is not None else 0
+    tokens = _tokens(row)
     steps = generated.numbers[0] if generated is not None and generated.numbers else None
     return Point(
         tokens=tokens,
@@ -123,6 +133,17 @@ def _point(row: Row) -> Point:
         depth=None if steps is None or tpot is None else tokens + steps / 2,
         tpot_s=None if tpot is None else statistics.median(tpot.numbers),
     )
+
+
+def weights(x: Sequence[float], y: Sequence[float], degree: int) -> Array:
+    """Return how each point's time enters each coefficient of a fit to these times: coefficients by points.
+
+    The fit is that of relative errors, so the times `y` are also the weights; it is linear in times that are added.
+    """
+    scale = float(max(x))
+    inverse = 1 / np.asarray(y, dtype=np.float64)
+    design = (np.asarray(x, dtype=np.float64)[:, None] / scale) ** np.arange(degree + 1) * inverse[:, None]
+    return np.asarray(np.linalg.pinv(design) * inverse / (scale ** np.arange(degree + 1))[:, None])
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,13 @@ class Lengths:
         return cls(given=tuple(sorted(map(int, parts))))
 
     @property
+    def text(self) -> str:
+        """Return them as the option takes them."""
+        if self.given:
+            return ",".join(map(str, self.given))
+        return f"{self.shortest}..{CONTEXT if self.longest is None else self.longest}"
+
+    @property
     def needs_context(self) -> bool:
         """Whether the model's context is the end of it."""
         return not self.given and self.longest is None

@@ -152,12 +152,15 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Append the Markdown to the job's step summary, where GitHub Actions asks for one; raise OSError if that fails."""
+def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, str], more: str = "") -> None:
+    """Append the Markdown to the job's step summary, where GitHub Actions asks for one; raise OSError if that fails.
+
+    `more` is Markdown that stands below it.
+    """
     summary = environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(gate_as_markdown(gated, [*heading, f"gate: {gated.exit.word}"]) + "\n")
+            file.write(gate_as_markdown(gated, [*heading, f"gate: {gated.exit.word}"]) + f"\n{more}")
 
 
 def gate_as_markdown(gated: Gated, heading: Sequence[str]) -> str:

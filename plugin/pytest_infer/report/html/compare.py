@@ -182,19 +182,27 @@ def _widest(judgements: Iterable[Judgement]) -> float:
 
 
 def _drawn(j: Judgement, widest: float) -> Interval | None:
-    if j.mid is None or j.low is None or j.high is None:
+    return drawn((j.low, j.mid, j.high), widest, j.threshold, j.verdict.value if j.verdict else "")
+
+
+Ends = tuple[float | None, float | None, float | None]
+"""The lower end of an interval, its middle, and its upper end."""
+
+
+def reach(changes: Iterable[Ends]) -> float:
+    """Return how far the drawings of a column of changes reach."""
+    ends = [abs(end) for change in changes for end in change if end is not None]
+    return min(_WIDEST, 1.1 * max(ends, default=0.0)) or 0.01
+
+
+def drawn(change: Ends, widest: float, limit: float | None, look: str) -> Interval | None:
+    """Return the drawing of a change with its interval, None where it has none; `limit` is that on either side."""
+    low, mid, high = change
+    if mid is None or low is None or high is None:
         return None
 
-    def at(change: float) -> float:
-        return round(_WIDTH / 2 * (1 + max(-1.0, min(1.0, change / widest))), 1)
+    def at(value: float) -> float:
+        return round(_WIDTH / 2 * (1 + max(-1.0, min(1.0, value / widest))), 1)
 
-    limit = j.threshold
     band = None if limit is None else (at(-limit), at(limit))
-    return Interval(
-        low=at(j.low),
-        mid=at(j.mid),
-        high=at(j.high),
-        zero=at(0),
-        threshold=band,
-        look=j.verdict.value if j.verdict else "",
-    )
+    return Interval(low=at(low), mid=at(mid), high=at(high), zero=at(0), threshold=band, look=look)

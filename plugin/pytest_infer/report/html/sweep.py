@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report.html import curve
+from pytest_infer.report.html import curve, sides
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, points, short
 from pytest_infer.report.html.stored import StoredRun
 from pytest_infer.report.sweep import terminal as sweep
@@ -23,10 +23,13 @@ def section(stored: StoredRun) -> Section:
     from pytest_infer.analysis.sweep import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
         recommend,
     )
+    from pytest_infer.analysis.sweep import sides as both  # noqa: PLC0415
 
-    found = recommend.recommend(test.row for test in stored.tests)
+    rows = [test.row for test in stored.tests]
+    found, compared = recommend.recommend(rows), both.of(rows)
     items = [] if found is None else _items(found)
-    items += curve.items(test.row for test in stored.tests)
+    items += [] if compared is None else sides.items(compared)
+    items += curve.items(rows) if compared is None or not compared.curves else []
     if items:
         return Section(key="sweep", title="Sweep", items=tuple(items))
     swept = any(test.row.config for test in stored.tests)

@@ -23,7 +23,7 @@ from pytest_infer.report import advice, surroundings
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
 from pytest_infer.report.show import experts, roofline
-from pytest_infer.report.sweep import curve
+from pytest_infer.report.sweep import curve, sides
 from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
@@ -50,7 +50,15 @@ def write_summary(reporter: pytest.TerminalReporter, run: RunSummary) -> None:
     shown = run
     if quiet:
         shown = replace(
-            run, results=(), failed=(), unmeasured=(), advice=(), disabled=False, recommended=None, curves=()
+            run,
+            results=(),
+            failed=(),
+            unmeasured=(),
+            advice=(),
+            disabled=False,
+            recommended=None,
+            curves=(),
+            sides=None,
         )
     width = reporter._tw.fullwidth
     text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
@@ -68,7 +76,9 @@ def render(run: RunSummary, *, width: int, color: bool, outputs: bool = False) -
             _write_results(console, results, outputs=outputs)
     if run.recommended is not None:
         sweep.write(console, run.recommended)
-    for one in run.curves:
+    if run.sides is not None:
+        sides.write(console, run.sides, drawn=outputs)
+    for one in run.curves if run.sides is None or not run.sides.curves else ():
         curve.write(console, one)
     _write_remarks(console, run)
     _write_advice(console, run)
@@ -292,8 +302,8 @@ def _write_noise(console: Console, noise: tuple[NamedFloor, ...]) -> None:
 def _write_floors(console: Console, noise: list[NamedFloor], of: str) -> None:
     counts = sorted({n for named in noise for n in named.floor.detectable})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("prompt", "figure"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    table.add_column("prompt", overflow="fold")
+    table.add_column("figure", no_wrap=True)
     many = "pairs" if of == "pair" else "launches"
     for heading in ("spread", "offset", *(f"{n} {many}" for n in counts)):
         table.add_column(heading, justify="right", no_wrap=True)

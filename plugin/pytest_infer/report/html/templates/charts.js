@@ -183,10 +183,10 @@ const chartKinds = (() => {
         yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", max: spec.y.top, min: 0 }),
         series: spec.series.map((one, index) => {
           const several = spec.series.filter((other) => other.look === "strong").length > 1;
-          const tint = colour((!several && tints[one.look]) || (several ? `c${1 + (index % 5)}` : `c${1 + (next++ % 5)}`));
+          const tint = colour(one.tint || (!several && tints[one.look]) || (several ? `c${1 + (index % 5)}` : `c${1 + (next++ % 5)}`));
           const xs = one.at || spec.x.values;
           return {
-            type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.look === "points" ? 8 : 4,
+            type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.size || (one.look === "points" ? 8 : 4),
             data: xs.map((x, at) => [x, one.values[at]]), lineStyle: { color: tint, ...(look[one.look] || { width: 1.5 }) },
             itemStyle: { color: tint },
           };

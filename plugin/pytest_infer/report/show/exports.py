@@ -1,0 +1,61 @@
+"""A stored run as the end of it showed it, for programs and pull requests: JSON and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from pytest_infer.analysis.run_summary import RunSummary
+from pytest_infer.analysis.sweep.axes import label
+from pytest_infer.metrics import by_key, columns
+from pytest_infer.metrics.result import Result
+from pytest_infer.report.compare.exports import escape
+from pytest_infer.report.sweep import exports as sweep
+from pytest_infer.units import show
+
+
+def as_json(of: RunSummary, *, run: str) -> str:
+    """Return the tests with all of their figures, and what a sweep says: of one side, and of both where two were."""
+    shown: dict[str, Any] = {
+        "run": run,
+        "tests": [_test(result, failed=result.nodeid in of.failed) for result in of.results],
+        "unmeasured": of.unmeasured,
+        "recommended": of.recommended,
+        "curves": of.curves,
+        "sides": of.sides,
+    }
+    return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n"
+
+
+def _test(result: Result, *, failed: bool) -> dict[str, Any]:
+    figures = {key: figure.value for key, figure in result.figures.items() if figure.value is not None}
+    return {
+        "test": result.nodeid,
+        "prompt": result.prompt.name,
+        "config": result.config,
+        "failed": failed,
+        "warnings": [warning.text for warning in result.warnings],
+        "figures": figures,
+    }
+
+
+def as_markdown(of: RunSummary, *, heading: str) -> str:
+    """Return the table of the tests, the notes, and what a sweep on both sides says."""
+    lines = [f"**{escape(heading)}**", "", *_tests(of), ""]
+    lines += [f"- {escape(note)}" for note in of.notes]
+    text = "\n".join(lines).rstrip() + "\n"
+    return text if of.sides is None else f"{text}\n{sweep.as_markdown(of.sides)}"
+
+
+def _tests(of: RunSummary) -> Iterator[str]:
+    heads = ["prompt", *(by_key(key).label for key in columns())]
+    rows = [
+        [
+            f"{result.prompt.name} {label(result.config)}".rstrip(),
+            *(show(result.figures[key].value, by_key(key).unit) for key in columns()),
+        ]
+        for result in of.results
+    ]
+    return sweep.table(heads, rows)

@@ -1,0 +1,80 @@
+"""How many launches fit the memory, as a sweep goes from model to model."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_infer.ab import launches
+from pytest_infer.ab.protocol import Begun
+
+GIB = 2**30
+
+
+class Memory:
+    """A machine's memory, of which each launch holds what its model takes."""
+
+    def __init__(self, total):
+        self.total, self.open = total, []
+
+    def available_bytes(self):
+        return self.total - sum(launch.holds for launch in self.open)
+
+
+class Launch:
+    def __init__(self, memory):
+        self.holds, self._memory = 0, memory
+        memory.open.append(self)
+
+    def close(self):
+        self._memory.open.remove(self)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    memory = Memory(20 * GIB)
+    monkeypatch.setattr(launches.host, "available_bytes", memory.available_bytes)
+    notes = []
+    session = SimpleNamespace(
+        settings=SimpleNamespace(launches=8, time_s=60.0),
+        note=notes.append,
+        live=SimpleNamespace(show=lambda line: None),
+    )
+    loop = launches.Launches(session, None)
+    loop._launch = lambda: Launch(memory)
+
+    def test_with(model, in_time=8):
+        """Measure a test whose model takes so much in a launch; return how many launches have loaded it."""
+        loop._launches[0].holds = model
+        used = loop._used([Begun(private_bytes=model // 2)] * 2, in_time)
+        for launch in used:
+            launch.holds = model
+            assert memory.available_bytes() >= 0
+        return len(used)
+
+    loop._launches.append(Launch(memory))
+    return test_with, notes
+
+
+def test_a_larger_model_ends_launches_and_a_smaller_one_starts_them_again(machine):
+    measure, notes = machine
+    assert measure(1 * GIB) == 8
+    assert measure(1 * GIB) == 8
+    assert notes == []
+    assert measure(6 * GIB) == 3
+    assert notes == ["3 of 8 launches fit the memory: how far launches differ is known less well"]
+    assert measure(1 * GIB) == 8
+
+
+def test_one_launch_is_always_left(machine):
+    measure, _ = machine
+    assert measure(1 * GIB) == 8
+    assert measure(19 * GIB) == 1
+
+
+def test_launches_that_a_slow_prompt_does_not_use_are_the_first_to_end(machine):
+    measure, notes = machine
+    assert measure(2 * GIB) == 8
+    notes.clear()
+    # Three are used, of 5 GiB each, and with the five others holding 2 GiB each that is too much.
+    assert measure(5 * GIB, in_time=3) == 3
+    assert not any("memory" in note for note in notes)
