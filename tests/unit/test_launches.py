@@ -163,10 +163,10 @@ def test_intervals_with_earlier_runs_hold_the_truth_as_often_as_they_say():
 def test_what_a_run_tells_later_ones_does_not_hold_its_change():
     slower = [[0.05 + n / 1000] * 2 for n in range(4)]
     alike = [[n / 1000] * 2 for n in range(4)]
-    (told,) = (launches.told_by([turns(one)])["step"] for one in (slower,))
-    assert told == pytest.approx(launches.told_by([turns(alike)])["step"])
+    told = launches.told_by(turns(slower))["step"]
+    assert told == pytest.approx(launches.told_by(turns(alike))["step"])
     assert told == pytest.approx((np.var([0, 0.001, 0.002, 0.003], ddof=1), 3))
-    assert launches.told_by([turns(slower[:1])]) == {}
+    assert launches.told_by(turns(slower[:1])) == {}
 
 
 def test_earlier_spread_is_of_the_ratio_that_tells_the_metric():

@@ -17,7 +17,7 @@ from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.machine import host
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import ModelInfo, PromptInfo, PromptRecord, Turns
+from pytest_infer.records import PromptInfo, PromptRecord, Turns
 from pytest_infer.storage import launch_spreads
 
 ROOM = 0.8
@@ -47,16 +47,11 @@ class Launches:
         from pytest_infer.analysis.compare import launches  # noqa: PLC0415
 
         self.close()
-        by_model: dict[str, list[tuple[ModelInfo, Turns]]] = {}
-        for nodeid, turns in self._session.turns.items():
-            record = self._session.pairs[nodeid][1]
-            if record.curve is not None:
-                # A length scatters as no prompt of a suite does.
-                continue
-            model = record.model
-            by_model.setdefault(launch_spreads.key(model), []).append((model, turns))
-        for measured in by_model.values():
-            launch_spreads.save(measured[0][0], launches.told_by([turns for _, turns in measured]))
+        told = {
+            launch_spreads.key(self._session.pairs[nodeid][1]): launches.told_by(turns)
+            for nodeid, turns in self._session.turns.items()
+        }
+        launch_spreads.save({key: spreads for key, spreads in told.items() if spreads})
         return []
 
     def close(self) -> None:
@@ -244,7 +239,7 @@ class Launches:
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
         base, ours = (_whole(records) for records in sides)
-        self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(ours.model)))
+        self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(launch_spreads.key(ours))))
         return ours
 
     def measure(self, task: Task) -> rounds.Measured:

@@ -1,4 +1,4 @@
-"""How far launches of equal code lay apart in this machine's earlier A/B runs, kept per model, threads and software."""
+"""How far launches of equal code lay apart in this machine's earlier A/B runs, kept per prompt, model and threads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import msgspec
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.counters.cpu import cores
-from pytest_infer.records import ModelInfo
+from pytest_infer.records import PromptRecord
 from pytest_infer.storage import files
 
 NAME = "launch-spreads.json"
 RUNS = 10
-"""The newest so many of a model are kept."""
-MODELS = 32
+"""The newest so many of a prompt are kept."""
+PROMPTS = 500
 MOST_DF = 30.0
 """So many degrees of freedom earlier runs tell together at most: the machine of today has its say."""
 
@@ -32,21 +32,24 @@ class RunSpread(msgspec.Struct, frozen=True, kw_only=True):
     spreads: dict[str, tuple[float, float]]
 
 
-def key(model: ModelInfo) -> str:
-    """Return what a spread is valid for: machine and cores, the model, its dtype, device, threads; torch."""
+def key(record: PromptRecord) -> str:
+    """Return what a spread is valid for: machine and cores, torch, model, dtype, device, threads, prompt, what is
+    swept."""
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         torch = "none"
+    model, prompt = record.model, record.prompt
     where = (platform.node(), f"{cores().usable:g} cores", f"torch {torch}")
     of = (model.engine, model.source or model.name, model.dtype, model.device, f"{model.threads} threads")
-    return " | ".join((*where, *map(str, of)))
+    what = (prompt.content_sha256[:16], *(f"{axis}={value}" for axis, value in sorted(record.config.items())))
+    return " | ".join((*where, *map(str, of), *what))
 
 
-def earlier(model: ModelInfo) -> dict[str, tuple[float, float]]:
-    """Return what earlier runs tell together, by ratio: the mean variance and its degrees of freedom; {} for none."""
+def earlier(of: str) -> dict[str, tuple[float, float]]:
+    """Return what earlier runs of a key tell together, by ratio: mean variance and degrees of freedom; {} for none."""
     found: dict[str, tuple[float, float]] = {}
-    runs = _read(path()).get(key(model), ())
+    runs = _read(path()).get(of, ())
     for name in {name for run in runs for name in run.spreads}:
         told = [run.spreads[name] for run in runs if name in run.spreads]
         df = sum(one[1] for one in told)
@@ -55,15 +58,16 @@ def earlier(model: ModelInfo) -> dict[str, tuple[float, float]]:
     return found
 
 
-def save(model: ModelInfo, spreads: Mapping[str, tuple[float, float]]) -> None:
-    """Keep what a run told; a cache may be unwritable."""
+def save(told: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Keep what a run told, by key; a cache may be unwritable."""
     place = path()
-    if place is None or not spreads:
+    if place is None or not told:
         return
     kept = _read(place)
-    run = RunSpread(at_ns=time.time_ns(), spreads=dict(spreads))
-    kept[key(model)] = [*kept.get(key(model), ()), run][-RUNS:]
-    newest = dict(sorted(kept.items(), key=lambda item: item[1][-1].at_ns)[-MODELS:])
+    for of, spreads in told.items():
+        run = RunSpread(at_ns=time.time_ns(), spreads=dict(spreads))
+        kept[of] = [*kept.get(of, ()), run][-RUNS:]
+    newest = dict(sorted(kept.items(), key=lambda item: item[1][-1].at_ns)[-PROMPTS:])
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(place) as file:

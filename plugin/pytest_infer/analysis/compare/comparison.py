@@ -120,8 +120,7 @@ def judge(
 
 
 class _Spreads:
-    """How far launches lie apart, by metric: pooled over all tests, which were measured in the same ones, and with what
-    this machine's earlier runs tell."""
+    """How far launches lie apart, by metric and test: its own, what others tell, and earlier runs here."""
 
     def __init__(self, pairs: Sequence[RowPair]) -> None:
         self._pairs = pairs
@@ -130,18 +129,9 @@ class _Spreads:
     def of(self, key: str, pair: RowPair) -> launches.Spread | None:
         if key not in self._known:
             told = {one.after.test: found for one in self._pairs if (found := one.by_launch(key)) is not None}
-            swept = any(one.after.config for one in self._pairs)
-            pooled = moderation.moderated if swept else _alike
-            self._known[key] = dict(zip(told, pooled(list(told.values())), strict=True))
-        own, before = self._known[key].get(pair.after.test), None
-        if pair.turns is not None and pair.after.curve is None:
-            # A length scatters as no other: earlier runs tell of their own prompts.
-            before = launches.earlier(key, pair.turns)
-        return launches.with_earlier(own, before)
-
-
-def _alike(told: Sequence[ByLaunch]) -> list[launches.Spread | None]:
-    return [launches.spread(told)] * len(told)
+            self._known[key] = dict(zip(told, moderation.moderated(list(told.values())), strict=True))
+        before = None if pair.turns is None else launches.earlier(key, pair.turns)
+        return launches.with_earlier(self._known[key].get(pair.after.test), before)
 
 
 def _without_noise(

@@ -223,18 +223,14 @@ def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
     return Spread(variance=(own.variance * own.df + before.variance * before.df) / df, df=df)
 
 
-def told_by(prompts: Sequence[Turns]) -> dict[str, tuple[float, float]]:
-    """Return what a run tells later ones, by ratio: the variance of a launch's mean, and its degrees of freedom."""
+def told_by(turns: Turns) -> dict[str, tuple[float, float]]:
+    """Return what a test tells later runs, by ratio: the variance of a launch's mean, and its degrees of freedom."""
     found = {}
-    for name in (FIRST, STEP):
-        own = spread([_by_launch(turns, name) for turns in prompts if name in turns.ratios])
-        if own is not None:
-            found[name] = (own.variance, own.df)
+    for name in turns.ratios:
+        values = means(calm(turns)[name])
+        if len(values) > 1:
+            found[name] = (float(np.var(values, ddof=1)), float(len(values) - 1))
     return found
-
-
-def _by_launch(turns: Turns, name: str) -> ByLaunch:
-    return ByLaunch(values=means(calm(turns)[name]), numbers=calm_numbers(turns), of=total(turns))
 
 
 def _mean_square_correlation(prompts: Sequence[ByLaunch]) -> float:

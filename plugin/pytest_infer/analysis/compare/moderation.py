@@ -14,10 +14,10 @@ from pytest_infer.analysis.compare.launches import ByLaunch, Spread, spread
 def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
     """Return the variance of each test's launch means, between its own and the pooled one of all tests.
 
-    For tests that need not scatter alike, as the lengths of a curve: the first token of a short prompt scatters far
-    more than that of a long one. A test's own few launches and the others count by how alike the tests' variances are
-    (empirical Bayes, Smyth 2004, section 6.2): the posterior variance (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of
-    freedom, but no more than the pooled one has (see `spread`). Of fewer than three tests the larger of the two counts.
+    Tests need not scatter alike: the first token of a short prompt scatters far more than that of a long one. A test's
+    own few launches and the others count by how alike the tests' variances are (empirical Bayes, Smyth 2004, section
+    6.2): the posterior variance (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of freedom, but no more than the pooled
+    one has (see `spread`). Of fewer than three tests the larger of the two counts.
     """
     pooled = spread(by_test)
     own = [_own(one) for one in by_test]
