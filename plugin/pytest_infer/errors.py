@@ -41,6 +41,10 @@ class AgainstError(InferError):
     """Another commit that cannot be measured beside this one."""
 
 
+class UnknownCommitError(AgainstError):
+    """A name of a commit that git does not find, or that there is no git for."""
+
+
 def alternatives(kind: str, given: str, known: Iterable[str]) -> str:
     """Return the line for an unknown name: "unknown engine 'x'; known: a, b"."""
     return f"unknown {kind} {given!r}; known: {', '.join(sorted(known)) or 'none'}"

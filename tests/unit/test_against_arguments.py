@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_infer.ab import arguments
-from pytest_infer.ab.arguments import Move, moved, python_path
+from pytest_infer.ab.arguments import moved
+from pytest_infer.checkouts.imports import Move, python_path
 
 
 @pytest.fixture(scope="module")

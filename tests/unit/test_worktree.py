@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_infer.ab.worktree import Repository, Worktree
+from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
 
 
@@ -56,7 +56,7 @@ def test_a_commit_is_checked_out_and_removed_again(checkout, tmp_path):
 def test_what_a_killed_run_left_is_removed_by_the_next(checkout, tmp_path):
     repository = Repository.of(checkout)
     code = (
-        "import os, sys; from pathlib import Path; from pytest_infer.ab.worktree import Repository, Worktree\n"
+        "import os, sys; from pathlib import Path; from pytest_infer.checkouts.worktree import Repository, Worktree\n"
         "r = Repository(Path(sys.argv[1])); Worktree(r, r.commit('HEAD')); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from argparse import Action
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from pytest_infer.checkouts.imports import Move
 from pytest_infer.pytest_face.options import SWEPT
 from pytest_infer.pytest_face.settings import OF_THE_RUN, ONLY_OURS, Settings
-
-PACKAGE = Path(__file__).resolve().parents[1]
-"""This package, which is the harness of both sides, whichever checkout it lies in."""
 
 _SAVED_OR_SHOWN_TWICE = """
     benchmark_autosave benchmark_save benchmark_save_data benchmark_json benchmark_compare benchmark_compare_fail
@@ -39,23 +35,6 @@ _NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in O
 _DATA = ("infer_model", "infer_prompts")
 """Options that name files which need not be committed."""
 _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """From a checkout to another one of the same repository; to itself it changes nothing."""
-
-    checkout: Path
-    worktree: Path
-
-    def holds(self, path: Path) -> bool:
-        """Whether the path lies in the parent's checkout."""
-        here = self.checkout == self.worktree
-        return path.is_relative_to(self.checkout) and (here or not path.is_relative_to(self.worktree))
-
-    def path(self, path: Path) -> Path:
-        """Return a path's counterpart; outside the checkout it is its own."""
-        return self.worktree / path.relative_to(self.checkout) if self.holds(path) else path
 
 
 def wanted_by_child(dest: str) -> bool:
@@ -181,27 +160,3 @@ def environment(
     if python_path:
         kept["PYTHONPATH"] = os.pathsep.join(python_path)
     return {**kept, "PWD": str(move.path(cwd))}
-
-
-def installed_in(checkout: Path) -> list[Path]:
-    """Return the folders of this interpreter, but for one that holds the checkout, like /usr for /usr/src/app."""
-    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
-    return [prefix for prefix in prefixes if not checkout.is_relative_to(prefix)]
-
-
-def python_path(entries: Sequence[str], given: str, home: Path, move: Move) -> list[str]:
-    """Return the child's PYTHONPATH: the harness's own folder, then the parent's entries moved to the other checkout.
-
-    It comes before site-packages, so that it wins over what an editable install (a `.pth` file) adds to the end.
-    `entries` is the parent's `sys.path`, `given` its PYTHONPATH, `home` the folder that this package is imported from.
-    """
-    prefixes = installed_in(move.checkout)
-    outside = [Path(entry).resolve() for entry in given.split(os.pathsep) if entry]
-    found = [] if any(home.is_relative_to(prefix) for prefix in prefixes) else [home]
-    for entry in entries:
-        path = Path(entry).resolve()
-        installed = any(path.is_relative_to(prefix) for prefix in prefixes)
-        if not entry or path == home or installed or not (move.holds(path) or path in outside):
-            continue
-        found.append(move.path(path))
-    return [str(path) for path in dict.fromkeys(found)]

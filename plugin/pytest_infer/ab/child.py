@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
@@ -14,10 +12,11 @@ import msgspec
 import pytest
 
 from pytest_infer.ab import protocol
-from pytest_infer.ab.arguments import PACKAGE, adopt_sweep, installed_in, neutralise
+from pytest_infer.ab.arguments import adopt_sweep, neutralise
 from pytest_infer.ab.baton import Baton, TokenTurns
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
+from pytest_infer.checkouts.imports import imported_from
 from pytest_infer.measure import rounds
 from pytest_infer.measure.counters import memory
 from pytest_infer.pytest_face import options
@@ -210,15 +209,8 @@ class Child(Here):
     def _foreign(self) -> dict[str, str]:
         if self._hello.checkout is None:
             return {}
-        checkout = Path(self._hello.checkout)
-        allowed = [*installed_in(checkout), PACKAGE]
-        if self._hello.worktree is not None:
-            allowed.append(Path(self._hello.worktree))
-        return {
-            name: str(file)
-            for name, file in _files()
-            if file.is_relative_to(checkout) and not any(file.is_relative_to(folder) for folder in allowed)
-        }
+        worktree = [] if self._hello.worktree is None else [Path(self._hello.worktree)]
+        return imported_from(Path(self._hello.checkout), but=worktree)
 
 
 def _whole(reading: Reading) -> int | None:
@@ -234,11 +226,3 @@ def _reason(report: pytest.TestReport) -> str:
     lines = [line for line in report.longreprtext.splitlines() if line.strip()]
     errors = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")]
     return (errors or lines[-1:] or ["no reason given"])[0]
-
-
-def _files() -> Iterator[tuple[str, Path]]:
-    # From their dictionaries: to ask a lazy module for an attribute may import half of a library.
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str):
-            yield name, Path(os.path.realpath(file))

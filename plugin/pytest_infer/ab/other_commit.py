@@ -15,7 +15,8 @@ import pytest
 
 from pytest_infer.ab import arguments, protocol
 from pytest_infer.ab.child_process import ChildProcess, Command
-from pytest_infer.ab.worktree import Repository, Worktree
+from pytest_infer.checkouts import imports
+from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.session import InferSession
@@ -64,7 +65,7 @@ class OtherCommit:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
         self._session.live.show(f"collecting {self.name} …")
         checkout, worktree = self._checked_out()
-        self.process = ChildProcess(self._command(arguments.Move(checkout, worktree)), ends)
+        self.process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends)
         ready = self.process.greet(
             protocol.Hello(
                 planned=planned,
@@ -80,7 +81,7 @@ class OtherCommit:
     def start_own(self, ends: tuple[int, int]) -> ChildProcess:
         """Start this checkout in a process of its own, as the other side is; `ChildProcess.greet` waits for it."""
         root = self._config.rootpath.resolve()
-        return ChildProcess(replace(self._command(arguments.Move(root, root)), name="this checkout"), ends)
+        return ChildProcess(replace(self._command(imports.Move(root, root)), name="this checkout"), ends)
 
     def _missing_in(self, ready: protocol.Ready, planned: tuple[str, ...]) -> None:
         if set(ready.new) == set(planned):
@@ -110,7 +111,7 @@ class OtherCommit:
         found: dict[str, Any] = arguments.parser_of(self._config)._option_string_actions
         return found
 
-    def _command(self, move: arguments.Move) -> Command:
+    def _command(self, move: imports.Move) -> Command:
         cwd = self._config.invocation_params.dir.resolve()
         if not move.path(cwd).is_dir():
             raise AgainstError(
@@ -122,7 +123,7 @@ class OtherCommit:
         if asked and not left:
             raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")
         path = (
-            arguments.python_path(sys.path, os.environ.get("PYTHONPATH", ""), arguments.PACKAGE.parent, move)
+            imports.python_path(sys.path, os.environ.get("PYTHONPATH", ""), imports.PACKAGE.parent, move)
             if python is None
             else []
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_infer.errors import AgainstError
+from pytest_infer.errors import AgainstError, UnknownCommitError
 
 PREFIX = "pytest-infer-"
 _LOCK = "lock"
@@ -27,31 +27,38 @@ class Repository:
 
     @classmethod
     def of(cls, folder: Path) -> Repository:
-        """Return the checkout that a folder is in; raise AgainstError if it is in none."""
+        """Return the checkout that a folder is in; raise UnknownCommitError if it is in none."""
         try:
             top = _git(folder, "rev-parse", "--show-toplevel")
         except FileNotFoundError:
-            raise AgainstError("--infer-against needs git, which is not on the PATH") from None
+            raise UnknownCommitError("--infer-against needs git, which is not on the PATH") from None
         if top.returncode or not top.stdout.strip():
-            raise AgainstError(f"--infer-against needs a git checkout, and {folder} is in none: {_last(top)}")
+            raise UnknownCommitError(f"--infer-against needs a git checkout, and {folder} is in none: {_last(top)}")
         return cls(Path(top.stdout.strip()).resolve())
 
     def commit(self, rev: str) -> str:
-        """Return the commit that a revision names; raise AgainstError saying what to do if there is none."""
+        """Return the commit that a revision names; raise UnknownCommitError saying what to do if there is none."""
         found = _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
         name = found.stdout.strip()
         if found.returncode == 0 and name:
             return name
         shallow = _git(self.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
         if shallow:
-            raise AgainstError(
+            raise UnknownCommitError(
                 f"--infer-against={rev}: git finds no such commit in this shallow clone; "
                 f"run `git fetch --unshallow` (or `git fetch --depth=1 origin {rev}` and give FETCH_HEAD)"
             )
-        raise AgainstError(
+        raise UnknownCommitError(
             f"--infer-against={rev}: git finds no such commit; "
             "give a branch, tag or commit of this repository (after `git fetch`), or self"
         )
+
+    def holds(self, rev: str, path: Path) -> bool:
+        """Whether a commit holds that file or folder."""
+        if not path.is_relative_to(self.root):
+            return False
+        place = path.relative_to(self.root).as_posix()
+        return _git(self.root, "cat-file", "-e", f"{rev}:{'' if place == '.' else place}").returncode == 0
 
     def dirty(self) -> bool:
         """Whether tracked files differ from the commit that is checked out."""
