@@ -1,8 +1,9 @@
-"""The plugin that pytest loads: options, fixtures, and three hooks that fetch all else once a test asks for us."""
+"""The plugin that pytest loads: options, fixtures, and hooks that fetch all else once a test asks for us."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -26,6 +27,28 @@ __all__ = ["engine", "infer", "infer_configuration", "infer_load", "model", "pro
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     options.register(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
+    """Let git bisect, where it reads the exit code, skip a commit whose conftest files cannot be loaded."""
+    if not options.for_bisect(early_config):
+        return (yield)
+    from pytest_infer.pytest_face import exits
+
+    return (yield from exits.loading(early_config, parser, args))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Tell git bisect, where it reads the exit code, what a run is to it."""
+    if not options.for_bisect(config):
+        return (yield)
+    from pytest_infer.pytest_face import exits
+
+    return (yield from exits.running(config))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -72,14 +72,14 @@ def test_a_failed_run_is_marked_and_never_becomes_the_baseline(gated, pytester):
 
 def test_nothing_to_compare_is_not_passed(gated):
     result = gated("--infer-gate=total:20%")
-    assert result.ret == 4
+    assert result.ret == 11
     result.stdout.fnmatch_lines(["*no stored run to compare with*", "gate: nothing to compare"])
 
 
 def test_too_little_history_is_inconclusive(gated):
     gated()
     result = gated("--infer-gate=total:20%")
-    assert result.ret == 3
+    assert result.ret == 10
     result.stdout.fnmatch_lines(["*comparable runs, and 5 tell the spread*", "gate against 0001: inconclusive"])
 
 
@@ -158,7 +158,7 @@ def test_unknown_baseline_and_unknown_difference_are_refused(gated):
 
 def test_disabled_benchmarks_never_pass_a_gate(gated):
     result = gated("--infer-gate=total:20%", "--benchmark-disable")
-    assert result.ret == 4
+    assert result.ret == 11
     result.stdout.fnmatch_lines(["*nothing was measured, so nothing was gated*"])
 
 

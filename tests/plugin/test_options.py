@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_infer.analysis.compare import rules
+from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
 from pytest_infer.pytest_face import saving
@@ -57,6 +58,8 @@ RUN_VALUES = {
     "resume": (True, "resume", True),
     "report": ("out/report.html", "report", Path("out/report.html")),
     "strict-memory": (True, "strict_memory", True),
+    "inconclusive": ("pass", "ending", Ending(passes_doubt=True)),
+    "exit": ("plain", "ending", Ending()),
     "gate": ("ttft:5%", "gate", rules.parse(["ttft:5%"])),
     "baseline": ("baseline:main", "baseline", "baseline:main"),
     "allow-different": ("torch, software", "allow_different", ("torch", "software")),
@@ -148,8 +151,8 @@ def test_every_option_is_tested_here():
 def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
     changes_none = """prompts engine_options cold_load max_new_tokens ignore_eos advice probe strict_memory resume
-        report gate baseline allow_different against against_python against_sequential turns launches time_s min_pairs
-        max_rounds batch sweep interleaved curve"""
+        report gate gate_asked ending baseline allow_different against against_python against_sequential turns
+        launches time_s min_pairs max_rounds batch sweep interleaved curve"""
     named = {*saving._MATTER, *changes_none.split()}
     assert named == set(Settings.__dataclass_fields__)
 
@@ -233,7 +236,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
     first, second = {
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
         "experts": ("counts", "off"), "timeline": ("on", "off"), "turns": ("token", "round"),
-        "launches": ("1", "2"), "time": ("1s", "2s"),
+        "launches": ("1", "2"), "time": ("1s", "2s"), "inconclusive": ("pass", "fail"), "exit": ("bisect", "plain"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
         "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),

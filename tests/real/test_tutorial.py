@@ -27,7 +27,7 @@ def test_it_can_be_followed(tmp_path, warm_torch):
     for command in commands:
         done = shell.run(command, folder)
         assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
-        fine = (0, 1, 3) if any(word in command for word in JUDGED) else (0,)
+        fine = (0, 1, 10) if any(word in command for word in JUDGED) else (0,)
         assert done.returncode in fine, f"{command}\n{done.stdout}\n{done.stderr}"
         if command == "pytest-infer init":
             (shown,) = re.findall(r"```text\n(wrote .*?)```", text, flags=re.DOTALL)

@@ -238,7 +238,7 @@ def test_gate_weights_are_averaged(add, infer):
 def test_why_nothing_was_recorded(storage, make_block, infer):
     storage.add([make_block("guide", only=KEPT, experts={"absent": "no MoE layers: the model is \x1b[1m dense"})])
     result = infer()
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert result.stderr == (
         "pytest-infer: no expert usage in run 0001 cccccccc (main): no MoE layers: the model is \\x1b[1m dense\n"
     )
@@ -254,7 +254,7 @@ def test_selections_that_do_not_add_up_are_left_out(storage, make_block, infer):
     assert json.loads(result.stdout)["prompts"] == ["good"]
     storage.add([make_block("bad", only=KEPT, experts=wrong)])
     result = infer()
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert "no expert usage in run 0002 cccccccc (main): selections do not add up (layers.3: 19" in result.stderr
 
 
@@ -271,7 +271,7 @@ def test_selections_that_do_not_add_up_are_left_out(storage, make_block, infer):
 def test_what_cannot_be_shown_is_one_line(add, infer, arguments, said):
     add(prompts={"one": ([], None, 0)}, decode=0 if arguments == ("--phase=decode",) else 5)
     result = infer(*arguments)
-    assert result.exit_code in (2, 4)
+    assert result.exit_code in (2, 11)
     assert result.stdout == ""
     assert said in result.stderr
 
@@ -302,5 +302,5 @@ def test_several_tests_of_one_prompt_are_told_apart(storage, make_block, infer):
 def test_a_run_of_pytest_benchmark_alone_says_so(storage, infer):
     storage.add([{"name": "t", "fullname": "t.py::t", "stats": {"median": 1.0}}])
     result = infer()
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert "it is pytest-benchmark's own, not measured with `infer`" in result.stderr

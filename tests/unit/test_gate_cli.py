@@ -138,7 +138,7 @@ def test_only_some_tests_and_metrics(infer, add, steady):
     assert [(row["prompt"], row["metric"]) for row in found["judgements"]] == [("chat", "ttft_s"), ("chat", "tpot_s")]
     assert "prompt" in infer("compare", "6", "7", "--metric=all").stdout
     nothing = infer("compare", "6", "7", "-k", "no such test")
-    assert (nothing.exit_code, "nothing to compare" in nothing.stdout) == (4, True)
+    assert (nothing.exit_code, "nothing to compare" in nothing.stdout) == (11, True)
     unknown = infer("compare", "6", "7", "--metric=speed")
     assert (unknown.exit_code, unknown.stderr.startswith("pytest-infer: unknown metric 'speed'; known: ")) == (2, True)
 
@@ -227,16 +227,16 @@ def test_other_names_say_that_no_run_is_stored(alone):
             "pytest-infer: no run 'latest': none is stored in results; `pytest bench --benchmark-autosave` makes one, "
             "or name the storage with --storage\n"
         )
-    assert CliRunner().invoke(app, ["history"]).exit_code == 4
+    assert CliRunner().invoke(app, ["history"]).exit_code == 11
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("compare",), 4, "fewer than two runs in"),
+        (("compare",), 11, "fewer than two runs in"),
         (("compare", "1", "2"), 2, "no run '1': none is stored in"),
-        (("gate",), 4, "no run in"),
-        (("history",), 4, "no runs in"),
+        (("gate",), 11, "no run in"),
+        (("history",), 11, "no runs in"),
         (("baseline", "list"), 0, ""),
     ],
 )
@@ -250,7 +250,7 @@ def test_an_empty_storage(infer, arguments, code, line):
 def test_one_run_alone_has_nothing_to_be_compared_with(infer, add):
     add()
     result = infer("compare")
-    assert (result.exit_code, result.stdout) == (4, "")
+    assert (result.exit_code, result.stdout) == (11, "")
     assert "fewer than two runs in" in result.stderr
 
 
@@ -333,7 +333,7 @@ def test_inconclusive(infer, add):
     add()
     path = add(1.001)
     result = infer("gate", "--rule=tpot:5%")
-    assert result.exit_code == 3
+    assert result.exit_code == 10
     assert "5 tell the spread" in result.stdout
     assert mark(path)["result"] == "inconclusive"
 
@@ -342,7 +342,7 @@ def test_nothing_to_compare(infer, add):
     add(changes={"machine": {"cpu": "another"}})
     path = add()
     result = infer("gate", "--rule=tpot:5%")
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert "no stored run to compare with" in result.stderr
     assert "against no stored run" in result.stdout
     expected = {"result": "nothing to compare", "rules": ["tpot:5%"], "against": None}
@@ -356,7 +356,7 @@ def test_another_machine_that_was_asked_for_is_incomparable(infer, add):
     add(changes={"machine": {"cpu": "another"}})
     add()
     result = infer("gate", "--rule=tpot:5%", "--against=1")
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert "incomparable: differ: cpu another → A CPU (2×)" in result.stdout
 
 
@@ -460,7 +460,7 @@ def test_history_lists_runs_marks_and_names(infer, add):
     assert lines[2].endswith("regressed")
     assert len(infer("history", "-n", "1").stdout.splitlines()) == 2
     assert "bbbbbbbb" not in infer("history", "--branch=main").stdout
-    assert infer("history", "--branch=none").exit_code == 4
+    assert infer("history", "--branch=none").exit_code == 11
 
 
 def test_a_name_is_shown_beside_its_own_file_only(infer, add):
@@ -537,3 +537,96 @@ def test_experts_of_tests_with_one_prompt_are_told_apart(infer, storage, make_bl
         "b.py::t[story]": pytest.approx(0.4),
     }
     assert "b.py::t[story]: layer 0 40.0 % (E0 50 → 90 %, E1 50 → 10 %)" in infer("compare").stdout
+
+
+# how a gate ends
+
+
+def test_what_is_inconclusive_may_pass_and_nothing_else(infer, add, tmp_path):
+    add()
+    add(1.02)
+    told = infer("gate", "--rule", "tpot:5%", "--no-mark")
+    assert (told.exit_code, told.stdout.splitlines()[-1]) == (
+        10,
+        "inconclusive: exit 10 (--inconclusive=pass lets it pass)",
+    )
+    passed = infer("gate", "--rule", "tpot:5%", "--inconclusive=pass")
+    assert (passed.exit_code, passed.stdout.splitlines()[-1]) == (0, "inconclusive: passes (--inconclusive=pass)")
+    (newest,) = infer("history", "-n1").stdout.splitlines()[-1:]
+    assert "inconclusive" in newest, "what is stored is what was found"
+    (tmp_path / "outside" / "pytest.ini").write_text("[pytest]\ninfer_inconclusive = pass\n")
+    assert infer("gate", "--rule", "tpot:5%").exit_code == 0
+    assert infer("gate", "--rule", "tpot:5%", "--inconclusive=fail").exit_code == 10
+    add(1.02, changes={"model": {"threads": 77}})
+    different = infer("gate", "--against", "1", "--rule", "tpot:5%", "--inconclusive=pass")
+    assert different.exit_code == 11, different.stdout
+    add(prompts=("story",))
+    missing = infer("gate", "--against", "1", "--rule", "tpot:5%", "--inconclusive=pass")
+    assert missing.exit_code == 1, missing.stdout
+
+
+def test_incomparable_does_not_pass_with_what_is_inconclusive(infer, storage, make_block):
+    def block(name, digest="a" * 64):
+        return make_block(name, only=KEPT, output_sha256=digest, tpot_s=[0.05 * r for r in ROUNDS])
+
+    storage.add([block("story"), block("chat")])
+    storage.add([block("story"), block("chat", "b" * 64)])
+    result = infer("gate", "--rule", "tpot:5%", "--inconclusive=pass")
+    assert "1 inconclusive, 1 incomparable" in result.stdout
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (
+        10,
+        "inconclusive: passes (--inconclusive=pass); incomparable does not: exit 10",
+    )
+
+
+@pytest.mark.parametrize("exits", [("--exit=bisect",), ("--exit", "bisect")])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--rule", "tpot<=100s"), 0),
+        (("--rule", "tpot<=1us"), 1),
+        (("--rule", "tpot:5%"), 125),
+        (("--rule", "tpot:5%", "--inconclusive=pass"), 125),
+        (("--rule", "nothing:5%"), 128),
+        (("77",), 128),
+        (("--no-such-option",), 128),
+        (("--confidence=two",), 128),
+        (("--inconclusive=maybe",), 128),
+    ],
+)
+def test_git_bisect_is_told(infer, add, arguments, code, exits):
+    add()
+    add(1.02)
+    assert infer("gate", *arguments, *exits, "--no-mark").exit_code == code
+
+
+def test_git_bisect_skips_what_has_nothing_to_be_compared_with_and_a_crash_of_ours(infer, add, monkeypatch):
+    assert infer("gate", "--exit=bisect").exit_code == 125
+    add()
+    assert infer("gate", "--exit=bisect").exit_code == 125
+
+    def crash(*_arguments, **_named):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("pytest_infer.cli.compare._gated", crash)
+    assert infer("gate", "--exit=bisect").exit_code == 125
+
+
+def test_a_missing_test_is_not_bad_for_git_bisect(infer, add):
+    add()
+    add(prompts=("story",))
+    assert infer("gate", "--rule", "output:exact").exit_code == 1
+    assert infer("gate", "--rule", "output:exact", "--exit=bisect").exit_code == 125
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--inconclusive=maybe", "--inconclusive: unknown value 'maybe'; known: fail, pass"),
+        ("--exit=git", "--exit: unknown value 'git'; known: bisect, plain"),
+    ],
+)
+def test_a_wrong_ending_is_one_line(infer, add, option, line):
+    add()
+    result = infer("gate", option)
+    assert (result.exit_code, result.stderr) == (2, f"pytest-infer: {line}\n")

@@ -505,7 +505,7 @@ def test_the_command_compares_the_last_run_with_the_first(storage, make_block, t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"), [(["nonesuch"], 2, "no run 'nonesuch'"), ([], 4, "no run in")], ids=["name", "none"]
+    ("arguments", "code", "said"), [(["nonesuch"], 2, "no run 'nonesuch'"), ([], 11, "no run in")], ids=["name", "none"]
 )
 def test_the_command_without_a_run(storage, make_block, tmp_path, arguments, code, said):
     if arguments:

@@ -127,7 +127,7 @@ def test_outputs_on_demand(storage, make_block):
 def test_a_run_of_plain_pytest_benchmark_is_one_line(storage):
     storage.add([{"fullname": "t.py::plain", "name": "plain", "stats": {"median": 1.0}}])
     result = show(storage)
-    assert result.exit_code == 4
+    assert result.exit_code == 11
     assert result.output.count("\n") == 1
     assert "holds no measurements" in result.output
 

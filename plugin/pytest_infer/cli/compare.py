@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_infer.analysis.compare import fingerprint, rules
+from pytest_infer.analysis.compare import ending, fingerprint, rules
+from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.cli import inifile
@@ -26,7 +27,7 @@ from pytest_infer.cli.shared import (
     say,
     screen,
 )
-from pytest_infer.errors import InferError, StorageError
+from pytest_infer.errors import InferError, OptionError, StorageError, alternatives
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report.compare import exports
 from pytest_infer.report.compare.runs import ComparedRuns
@@ -160,6 +161,22 @@ def run_gate(
     ] = None,
     github: Annotated[bool, typer.Option("--github", help="Also write GitHub's annotations and step summary.")] = False,
     mark: Annotated[bool, typer.Option(help="Keep the result in the run's file.")] = True,
+    inconclusive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ending.DOUBTS),
+            help=f"Whether a run that is only inconclusive fails, with exit code {Exit.INCONCLUSIVE.value}, or passes; "
+            "default: infer_inconclusive of the ini file, else fail.",
+        ),
+    ] = None,
+    exits: Annotated[
+        str,
+        typer.Option(
+            "--exit",
+            metavar="|".join(ending.EXITS),
+            help="For a pipeline, or for `git bisect run`: 0 good, 1 regressed, 125 neither, 128 wrong usage.",
+        ),
+    ] = ending.PLAIN,
     form: Annotated[Format, offered(GATE)] = Format.TERMINAL,
     allow_different: AllowDifferent = None,
     allow_failed: Annotated[
@@ -169,14 +186,15 @@ def run_gate(
     confidence: Confidence = CONFIDENCE,
     storage: Storage = None,
 ) -> None:
-    """Hold a run against an earlier one: 0 passed, 1 regressed, 2 wrong usage, 3 inconclusive, 4 nothing to compare."""
+    """Hold a run against an earlier one: 0 passed, 1 regressed, 10 inconclusive, 11 nothing to compare, 2 usage."""
     try:
+        end = _ending(inconclusive, exits)
         fingerprint.check_allowed(allow_different or ())
         parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()))
         history = open_history(storage)
         if not history.runs:
             say(f"no run in {history.folder}: nothing to gate")
-            raise typer.Exit(Exit.NOTHING.value)
+            raise typer.Exit(end.code(()))
         candidate = history.select(run)
         allowed = tuple(allow_different or ())
         if run == "latest" and (newer := history.newer_unread(candidate)) is not None:
@@ -186,7 +204,7 @@ def run_gate(
         if before is not None and before.regressed:
             refuse(f"--against: run {before.label} failed its own gate; choose another")
         unfit = _unfit(candidate, allow_failed or ())
-        gated = _gated(history, before, candidate, parsed, unfit, allowed, confidence)
+        gated = replace(_gated(history, before, candidate, parsed, unfit, allowed, confidence), ending=end)
     except InferError as error:
         refuse(str(error))
     nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
@@ -208,7 +226,16 @@ def run_gate(
             files.mark(candidate.path, result)
         except StorageError as error:
             say(str(error))
-    raise typer.Exit(gated.exit.value)
+    raise typer.Exit(gated.code)
+
+
+def _ending(inconclusive: str | None, exits: str) -> Ending:
+    """Return what the exit code is to say; raise OptionError for what cannot be read."""
+    asked = inconclusive or inifile.doubt(Path.cwd()) or ending.FAIL
+    for option, given, known in (("--inconclusive", asked, ending.DOUBTS), ("--exit", exits, ending.EXITS)):
+        if given not in known:
+            raise OptionError(f"{option}: {alternatives('value', given, known)}")
+    return Ending(passes_doubt=asked == ending.PASS, bisect=exits == ending.BISECT, option="--")
 
 
 def _against(history: History, candidate: Run, against: str) -> Run:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pytest_infer.analysis.compare import rules
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
@@ -47,7 +48,7 @@ def list_history(
     runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
         say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
-        raise typer.Exit(4)
+        raise typer.Exit(Exit.NOTHING.value)
     if not change_points:
         out(HISTORY[Format.TERMINAL](ListedRuns(runs=runs, names=names), screen()))
         return

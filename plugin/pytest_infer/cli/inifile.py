@@ -14,7 +14,7 @@ import iniconfig
 
 from pytest_infer.errors import OptionError
 
-GATE, ADDOPTS = "infer_gate", "addopts"
+GATE, DOUBT, ADDOPTS = "infer_gate", "infer_inconclusive", "addopts"
 STORAGE_OPTION = "--benchmark-storage"
 _NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """In pytest's own order."""
@@ -67,6 +67,12 @@ def gate_rules(folder: Path) -> list[str]:
     """Return the lines of `infer_gate` in the nearest configuration of pytest; [] for none."""
     found = nearest(folder)
     return [] if found is None else found.lines(GATE)
+
+
+def doubt(folder: Path) -> str | None:
+    """Return `infer_inconclusive` in the nearest configuration of pytest; None where it is not set."""
+    found = nearest(folder)
+    return " ".join(found.lines(DOUBT)).strip() or None if found is not None else None
 
 
 def storage(folder: Path) -> Path | None:

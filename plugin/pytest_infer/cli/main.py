@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from pytest_infer.analysis.compare.ending import SKIP, STOP
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli import advice, compare, doctor, experts, export, history, init, load, placement, report, show
 from pytest_infer.cli.shared import out, refuse, screen
 from pytest_infer.engines import models
@@ -14,7 +20,29 @@ from pytest_infer.metrics import METRICS
 from pytest_infer.report.formats import METRICS as METRICS_LISTED
 from pytest_infer.report.formats import Format
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, help="Exact benchmarks of language-model inference.")
+
+class _Commands(TyperGroup):
+    """The commands. With `--exit=bisect`, git takes neither wrong usage nor a crash for a verdict."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
+        """Run a command, and end with its exit code."""
+        words = sys.argv[1:] if args is None else list(args)
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        asked = any(word == "--exit=bisect" or (word == "--exit" and value == "bisect") for word, value in pairs)
+        if not asked:
+            return super().main(args, *more, **named)
+        try:
+            return super().main(args, *more, **named)
+        except SystemExit as end:
+            raise SystemExit(STOP if end.code == Exit.USAGE.value else end.code) from None
+        except Exception:  # noqa: BLE001 - a fault of ours, which is no verdict
+            traceback.print_exc()
+            raise SystemExit(SKIP) from None
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=True, help="Exact benchmarks of language-model inference."
+)
 
 
 @app.callback()

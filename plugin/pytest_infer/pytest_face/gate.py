@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Gate:
         self._baseline: Run | None = None
         self.result: Gated | None = None
         self.exit: Exit | None = None
+        self._expected = settings.gate_asked
 
     @property
     def active(self) -> bool:
@@ -129,11 +130,25 @@ class Gate:
 
         return gate.settled(self._settings.gate, prompt.name, before, after, config)
 
-    def nothing(self) -> None:
-        """Say that nothing was measured: that never passes."""
-        if self.active:
+    def expects(self, measurements: bool) -> None:
+        """Take note whether tests that measure were selected, if only to be skipped."""
+        self._expected = self._expected or measurements
+
+    def nothing(self, why: str = "nothing was measured") -> None:
+        """Say that nothing was judged, and why: that never passes a run that is about measurements.
+
+        Rules of the ini file alone do not make it one: with them other tests are run too.
+        """
+        if self.active and self._expected:
             self.exit = Exit.NOTHING
-            self._note("gate: nothing was measured, so nothing was gated")
+            self._note(f"gate: {why}, so nothing was gated")
+
+    @property
+    def code(self) -> int | None:
+        """Return the exit code of what was gated; None where nothing was to be."""
+        if self.exit is None:
+            return None
+        return self._settings.ending.code(() if self.result is None else self.result.judgements)
 
     def _found(self, rows: Sequence[Row]) -> Run | None:
         if self._history is None:
@@ -143,7 +158,7 @@ class Gate:
         return gate.baseline_for(rows, self._history.runs, self._settings.allow_different)
 
     def _end(self, gated: Gated) -> None:
-        self.result, self.exit = gated, gated.exit
+        self.result, self.exit = replace(gated, ending=self._settings.ending), gated.exit
 
     @property
     def mark(self) -> dict[str, Any] | None:

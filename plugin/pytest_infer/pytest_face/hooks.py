@@ -10,7 +10,7 @@ import pytest
 
 from pytest_infer.ab import child, parent
 from pytest_infer.errors import InferError
-from pytest_infer.pytest_face import failures, parametrize, preflight, summary
+from pytest_infer.pytest_face import exits, failures, parametrize, preflight, summary
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.summary import write_summary
@@ -169,13 +169,11 @@ class Hooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
         """After pytest-benchmark has saved the run, finish what lies beside it."""
+        if exitstatus == pytest.ExitCode.OK and self._run.gate.exit is None and not session.config.option.collectonly:
+            self._run.gate.nothing("the run ended early")
         yield
-        keeper, gated = self._run.keeper, self._run.gate.exit
-        keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
-        if exitstatus == pytest.ExitCode.OK and keeper.save_failed:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        elif exitstatus == pytest.ExitCode.OK and gated is not None:
-            session.exitstatus = gated.value
+        self._run.keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
+        exits.finish(session, self._run)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:

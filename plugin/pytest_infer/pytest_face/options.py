@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,18 @@ OPTIONS = (
         "experts:drift<0.02; alone: the ini file's rules, else output:exact, ttft, tpot and peak_rss 5%%; off: no gate",
     ),
     Option(
+        name="inconclusive",
+        metavar="WHAT",
+        help="what becomes of a run whose gate cannot tell: fail: exit code 10; pass: 0, if nothing else is wrong; "
+        "default: fail",
+    ),
+    Option(
+        name="exit",
+        metavar="WHOM",
+        help="whom the exit code is for: plain: 0 passed, 1 failed, 10 inconclusive, 11 nothing to compare; "
+        "bisect: `git bisect run`: 0 good, 1 regressed, 125 everything else, 128 and more ends it; default: plain",
+    ),
+    Option(
         name="baseline",
         metavar="RUN",
         help="the stored run that the gate compares with (number, commit, branch, tag, path, baseline:NAME); "
@@ -218,6 +231,8 @@ INTERLEAVED = "interleaved"
 ORDERS = (INTERLEAVED, "sequential")
 BARE, OFF = "default", "off"
 """What --infer-gate takes in place of rules: those of the ini file, or none; --infer-curve alone takes BARE too."""
+BISECT = "bisect"
+"""A copy, as of the models: what --infer-exit takes for `git bisect run`."""
 SELF = "self"
 """The revision that compares this checkout with itself."""
 MARKER = "infer_prompts"
@@ -238,6 +253,14 @@ def register(parser: pytest.Parser) -> None:
         group.addoption(option.command_line, dest=option.key, default=None, help=option.help, **given)
         kind: dict[str, Any] = {"type": "linelist", "default": []} if option.lines else {"default": ""}
         parser.addini(option.key, f"default of {option.command_line}: {option.help}", **kind)
+
+
+def for_bisect(config: pytest.Config) -> bool:
+    """Return whether the exit code is for `git bisect run`, as far as is known before all plugins are loaded."""
+    if CHILD in os.environ:
+        return False
+    given = getattr(config.known_args_namespace, "infer_exit", None)
+    return bool((config.getini("infer_exit") if given is None else given) == BISECT)
 
 
 def given(config: pytest.Config) -> bool:

@@ -26,21 +26,19 @@ from pytest_infer.units import size
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that ask for our `infer` and are not skipped outright."""
-    return [
-        item
-        for item in items
-        if "infer" in getattr(item, "fixturenames", ()) and _asks_ours(item) and item.get_closest_marker("skip") is None
-    ]
+    return [item for item in items if _asks_ours(item) and item.get_closest_marker("skip") is None]
 
 
 def _asks_ours(item: pytest.Item) -> bool:
-    """Return whether `infer` is ours for a test, or another of that name that is made from ours."""
-    return fixtures.made_from_ours("infer", _definitions(item, "infer"))
+    """Return whether a test asks for `infer`, which is ours for it, or another of that name that is made from ours."""
+    asks = "infer" in getattr(item, "fixturenames", ())
+    return asks and fixtures.made_from_ours("infer", _definitions(item, "infer"))
 
 
 def check(collected: pytest.Session, session: InferSession) -> None:
     """Refuse what cannot work, in one line; raises pytest.UsageError."""
     items = measuring(collected.items)
+    session.gate.expects(any(map(_asks_ours, collected.items)))
     if items and not session.bridge.available:
         raise pytest.UsageError("pytest-infer keeps its results in pytest-benchmark: leave out -p no:benchmark")
     if not items or session.config.option.collectonly or session.bridge.parallel:

@@ -144,9 +144,9 @@ class InferSession:
     def judge(self) -> None:
         """Hold what was measured against the gate's rules."""
         passed = {nodeid: f.block for nodeid, f in self.keeper.finished.items() if not f.failed}
-        if not self.keeper.planned:
+        if self.config.option.collectonly:
             return
-        if not passed:
+        if not self.keeper.planned or not passed:
             self.gate.nothing()
         elif self.against is not None:
             judged, noise = both_sides(self.pairs, self.turns, passed, self.against, self.settings.allow_different)

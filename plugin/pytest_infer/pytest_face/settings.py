@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from pytest_infer.analysis.compare import fingerprint, rules
+from pytest_infer.analysis.compare import ending, fingerprint, rules
+from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import EngineOptions
@@ -25,7 +26,7 @@ from pytest_infer.pytest_face.options import (
 )
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 
-ONLY_OURS = ("against", "cold-load", "gate", "report", "resume")
+ONLY_OURS = ("against", "cold-load", "exit", "gate", "inconclusive", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
@@ -75,6 +76,9 @@ class Settings:
     sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
     interleaved: bool = True
     curve: Lengths | None = None
+    ending: Ending = Ending()  # noqa: RUF009 - frozen
+    gate_asked: bool = field(default=False, compare=False)
+    """Whether the gate was asked for on the command line, not only in the ini file."""
 
     @classmethod
     def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
@@ -111,6 +115,7 @@ class Settings:
                 f"loads it twice: leave out {read.place('cold-load')}"
             )
         min_pairs, max_rounds = _pairs(read)
+        gate = _gate(read)
         experts = read.choice("experts", EXPERTS, "counts")
         return cls(
             prompts=folder,
@@ -131,7 +136,10 @@ class Settings:
             strict_memory=read.flag("strict-memory"),
             resume=read.flag("resume"),
             report=read.path("report"),
-            gate=_gate(read),
+            gate=gate,
+            gate_asked=gate is not None
+            and not {"--infer-gate", "--infer-against"}.isdisjoint((read.place("gate"), read.place("against"))),
+            ending=_ending(read, gate),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),
             against=read.text("against"),
@@ -160,6 +168,16 @@ def _gate(read: OptionReader) -> tuple[Rule, ...] | None:
         if Path(line).exists():
             raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
     return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+
+
+def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:
+    """Return what the exit code is to say."""
+    bisect = read.choice("exit", ending.EXITS, ending.PLAIN) == ending.BISECT
+    if bisect and gate is None:
+        where = read.place("exit")
+        raise OptionError(f"{where}=bisect tells what a gate found: add --infer-against=REV, or --infer-gate")
+    passes = read.choice("inconclusive", ending.DOUBTS, ending.FAIL) == ending.PASS
+    return Ending(passes_doubt=passes, bisect=bisect)
 
 
 def _allowed(keys: str | None) -> tuple[str, ...]:

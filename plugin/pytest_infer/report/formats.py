@@ -171,9 +171,9 @@ GATE: Writers[GatedRun] = {
             headline=of.said,
             suite=of.gated.suite,
         )
-        + f"gate: {of.gated.exit.word}\n"
+        + "".join(f"{line}\n" for line in judgements.ended(of.gated))
     ),
-    Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(of.gated, [*of.heading, of.gated.exit.word]),
+    Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(of.gated, [*of.heading, *judgements.ended(of.gated)]),
     Format.JSON: lambda of, _: judgements.as_json_rows(
         of.rows(),
         headline=of.said,

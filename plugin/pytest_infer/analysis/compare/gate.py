@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import comparison, earlier, fingerprint, headline, launches, stats, suite
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
+from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, outcome
@@ -30,7 +31,7 @@ _NO_RULE = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gated:
-    """What a gate found: a judgement per test and rule, and what it was compared with.
+    """What a gate found: a judgement per test and rule, what it was compared with, and how it is to end.
 
     `suite` and `headline` say what it comes to over all prompts; how the gate ends follows from the judgements alone.
     """
@@ -40,11 +41,22 @@ class Gated:
     against: str | None
     suite: tuple[SuiteChange, ...] = ()
     headline: Headline | None = None
+    ending: Ending = Ending()  # noqa: RUF009 - frozen
 
     @property
     def exit(self) -> Exit:
-        """Return how it ends."""
+        """Return what it found, whatever of it may pass."""
         return outcome(self.judgements)
+
+    @property
+    def code(self) -> int:
+        """Return the exit code."""
+        return self.ending.code(self.judgements)
+
+    @property
+    def said(self) -> str | None:
+        """Return the line that says what an inconclusive verdict means; None where there is none."""
+        return self.ending.said(self.judgements)
 
 
 def needs_baseline(rules: Iterable[Rule]) -> bool:

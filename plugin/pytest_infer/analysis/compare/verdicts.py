@@ -36,18 +36,21 @@ class Verdict(StrEnum):
 
 
 class Exit(int, Enum):
-    """How a gate ends, as an exit code."""
+    """How a gate ends, as an exit code: none that pytest (0 to 6), sysexits (64 to 78), git or a shell (125 on) give.
+
+    But for 0 and 1, which mean the same there: all passed, a test failed.
+    """
 
     PASSED = 0
     REGRESSED = 1
     USAGE = 2
-    INCONCLUSIVE = 3
-    NOTHING = 4
+    INCONCLUSIVE = 10
+    NOTHING = 11
 
     @property
     def word(self) -> str:
-        """Return it in a word, as kept in run files."""
-        return {1: "regressed", 2: "usage", 3: "inconclusive", 4: "nothing to compare"}.get(self.value, "passed")
+        """Return it in a word, as kept in run files, which hold no number."""
+        return "nothing to compare" if self is Exit.NOTHING else self.name.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

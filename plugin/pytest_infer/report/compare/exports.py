@@ -160,10 +160,15 @@ def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, st
     summary = environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(gate_as_markdown(gated, [*heading, f"gate: {gated.exit.word}"]) + f"\n{more}")
+            file.write(gate_as_markdown(gated, [*heading, *ended(gated)]) + f"\n{more}")
 
 
 def gate_as_markdown(gated: Gated, heading: Sequence[str]) -> str:
     """Return what a gate found as Markdown."""
     said = headlines.in_words(gated.headline, gated.judgements)
     return as_markdown(gated.judgements, heading, headline=said, suite=gated.suite)
+
+
+def ended(gated: Gated) -> list[str]:
+    """Return how a gate ended, and what an inconclusive verdict means where there is one."""
+    return [f"gate: {gated.exit.word}", *([gated.said] if gated.said is not None else [])]

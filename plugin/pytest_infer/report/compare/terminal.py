@@ -73,6 +73,8 @@ def write_gate(console: Console, gated: Gated) -> None:
     style = "green" if gated.exit is Exit.PASSED else "bold red" if gated.exit is Exit.REGRESSED else "yellow"
     against = f" against {printable(gated.against)}" if gated.against else ""
     console.print(Text(f"gate{against}: {gated.exit.word}", style=style))
+    if gated.said is not None:
+        console.print(Text(gated.said, style="yellow"))
 
 
 @dataclass(frozen=True, slots=True)
