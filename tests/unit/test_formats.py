@@ -18,7 +18,7 @@ from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Read
 from pytest_infer.report.formats import VIEWS, Format
 
 DATA = Path(__file__).parents[1] / "data"
-LINES_ONLY = {"init", "models", "baseline set", "baseline list", "baseline forget"}
+LINES_ONLY = {"bisect", "init", "models", "baseline set", "baseline list", "baseline forget"}
 """The commands that tell a line or two and have no view."""
 FOLDER = str(models.BUNDLED[models.DEFAULT].ensure(str))
 

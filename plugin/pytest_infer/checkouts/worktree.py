@@ -26,31 +26,31 @@ class Repository:
     root: Path
 
     @classmethod
-    def of(cls, folder: Path) -> Repository:
-        """Return the checkout that a folder is in; raise UnknownCommitError if it is in none."""
+    def of(cls, folder: Path, asked: str = "--infer-against") -> Repository:
+        """Return the checkout that a folder is in; raise UnknownCommitError, naming who asked, if it is in none."""
         try:
-            top = _git(folder, "rev-parse", "--show-toplevel")
+            top = git(folder, "rev-parse", "--show-toplevel")
         except FileNotFoundError:
-            raise UnknownCommitError("--infer-against needs git, which is not on the PATH") from None
+            raise UnknownCommitError(f"{asked} needs git, which is not on the PATH") from None
         if top.returncode or not top.stdout.strip():
-            raise UnknownCommitError(f"--infer-against needs a git checkout, and {folder} is in none: {_last(top)}")
+            raise UnknownCommitError(f"{asked} needs a git checkout, and {folder} is in none: {last_line(top)}")
         return cls(Path(top.stdout.strip()).resolve())
 
-    def commit(self, rev: str) -> str:
+    def commit(self, rev: str, asked: str = "--infer-against=") -> str:
         """Return the commit that a revision names; raise UnknownCommitError saying what to do if there is none."""
-        found = _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        found = git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
         name = found.stdout.strip()
         if found.returncode == 0 and name:
             return name
-        shallow = _git(self.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+        shallow = git(self.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
         if shallow:
             raise UnknownCommitError(
-                f"--infer-against={rev}: git finds no such commit in this shallow clone; "
+                f"{asked}{rev}: git finds no such commit in this shallow clone; "
                 f"run `git fetch --unshallow` (or `git fetch --depth=1 origin {rev}` and give FETCH_HEAD)"
             )
         raise UnknownCommitError(
-            f"--infer-against={rev}: git finds no such commit; "
-            "give a branch, tag or commit of this repository (after `git fetch`), or self"
+            f"{asked}{rev}: git finds no such commit; "
+            f"give a branch, tag or commit of this repository (after `git fetch`){', or self' if '=' in asked else ''}"
         )
 
     def holds(self, rev: str, path: Path) -> bool:
@@ -58,18 +58,18 @@ class Repository:
         if not path.is_relative_to(self.root):
             return False
         place = path.relative_to(self.root).as_posix()
-        return _git(self.root, "cat-file", "-e", f"{rev}:{'' if place == '.' else place}").returncode == 0
+        return git(self.root, "cat-file", "-e", f"{rev}:{'' if place == '.' else place}").returncode == 0
 
     def dirty(self) -> bool:
         """Whether tracked files differ from the commit that is checked out."""
-        return bool(_git(self.root, "status", "--porcelain", "--untracked-files=no").stdout.strip())
+        return bool(git(self.root, "status", "--porcelain", "--untracked-files=no").stdout.strip())
 
 
 class Worktree:
     """A commit checked out in a folder of its own."""
 
     def __init__(self, repository: Repository, commit: str) -> None:
-        _remove_abandoned(repository)
+        remove_abandoned(repository)
         self._repository = repository
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
         # The kernel gives it up with this process, however that ends.
@@ -79,13 +79,13 @@ class Worktree:
         ready = False
         try:
             # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
-            added = _git(
+            added = git(
                 repository.root,
                 "-c", f"core.hooksPath={os.devnull}",
                 "worktree", "add", "--detach", "--force", str(self.path), commit,
             )  # fmt: skip
             if added.returncode:
-                raise AgainstError(f"git cannot check {commit[:12]} out: {_last(added)}")
+                raise AgainstError(f"git cannot check {commit[:12]} out: {last_line(added)}")
             ready = True
         finally:
             if not ready:
@@ -98,14 +98,14 @@ class Worktree:
 
 
 def _remove(repository: Repository, path: Path) -> None:
-    _git(repository.root, "worktree", "remove", "--force", "--force", str(path))
+    git(repository.root, "worktree", "remove", "--force", "--force", str(path))
     shutil.rmtree(path.parent, ignore_errors=True)
-    _git(repository.root, "worktree", "prune")
+    git(repository.root, "worktree", "prune")
 
 
-def _remove_abandoned(repository: Repository) -> None:
+def remove_abandoned(repository: Repository) -> None:
     """Remove what killed runs left: our worktrees of this repository whose lock nobody holds any more."""
-    listed = _git(repository.root, "worktree", "list", "--porcelain").stdout.splitlines()
+    listed = git(repository.root, "worktree", "list", "--porcelain").stdout.splitlines()
     for path in (Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")):
         lock = path.parent / _LOCK
         if not path.parent.name.startswith(PREFIX) or not lock.exists():
@@ -118,17 +118,25 @@ def _remove_abandoned(repository: Repository) -> None:
             continue
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def git(
+    folder: Path, *arguments: str, stdin: str | None = None, index: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Return what git, started in a folder, ends with; raise AgainstError if it does not end.
+
+    `index` is used in place of the checkout's own.
+    """
     # In a git hook these name the repository of the hook, whatever the folder.
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    own = {} if index is None else {"GIT_INDEX_FILE": str(index)}
     try:
         return subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env={**inherited, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
+            env={**inherited, **own, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            input=stdin or "",
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             check=False,
             timeout=_TIMEOUT_S,
             # Ctrl-C is for us: git is asked to clean up after it.
@@ -141,6 +149,7 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 _OF_A_HOOK = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}
 
 
-def _last(done: subprocess.CompletedProcess[str]) -> str:
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what git said last, which is why it failed."""
     lines = done.stderr.strip().splitlines()
     return lines[-1] if lines else f"git ended with {done.returncode}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from pytest_infer.analysis.compare.ending import SKIP, STOP
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli import advice, compare, doctor, experts, export, history, init, load, placement, report, show
+from pytest_infer.cli.bisect import command as bisecting
 from pytest_infer.cli.shared import out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
@@ -27,8 +29,7 @@ class _Commands(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
         """Run a command, and end with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
-        pairs = zip(words, [*words[1:], ""], strict=True)
-        asked = any(word == "--exit=bisect" or (word == "--exit" and value == "bisect") for word, value in pairs)
+        asked = any(pair[0] == "--exit=bisect" or pair == ("--exit", "bisect") for pair in pairwise([*words, ""]))
         if not asked:
             return super().main(args, *more, **named)
         try:
@@ -78,6 +79,7 @@ def list_models(
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
 app.command("gate")(compare.run_gate)
+app.command("bisect")(bisecting.bisect)
 app.command("experts")(experts.show_experts)
 app.command("placement")(placement.placement)
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,287 @@
+"""One step of a bisection: pytest in a worktree, which compares a commit with the good one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pytest_infer.analysis.compare import verdicts
+from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
+from pytest_infer.analysis.compare.rules import Form, Rule
+from pytest_infer.analysis.compare.verdicts import Judgement
+from pytest_infer.checkouts import imports
+from pytest_infer.checkouts.imports import CHECKOUT, TOLD, Move
+from pytest_infer.checkouts.worktree import Repository, Worktree, git, last_line, remove_abandoned
+from pytest_infer.cli.bisect.suite import Suite
+from pytest_infer.errors import AgainstError, InferError, OptionError
+from pytest_infer.metrics import Kind
+from pytest_infer.storage import runfile
+
+PLUGIN = ("-p", "pytest_infer.ab.bisected", "-p", "no:cacheprovider")
+_PATIENCE_S = (30, 5, 5)
+"""How long an interrupted run has to clean up, before it is asked again, and then killed."""
+_DEFAULTS = {"--infer-time": "60s", "--infer-launches": "8", "--infer-max-rounds": "30"}
+_MORE = (3, 2, 3)
+"""How many times as much of each an undecided step is measured again with."""
+_MOST = {"--infer-launches": 64}
+"""What the option takes at most."""
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
+_PERCENT = re.compile(r"[\d.]+\s*%$")
+_NOT_HERE = {
+    "--infer-gate": "give the rules with --rule",
+    "--infer-baseline": "GOOD is the baseline",
+    "--infer-against": "GOOD is compared with",
+    "--infer-against-python": "every commit runs in this interpreter",
+    "--infer-exit": "it is set for each step",
+    "--infer-inconclusive": "an undecided commit is measured again, then skipped",
+    "--infer-report": "steps are not stored",
+    "--infer-resume": "steps are not stored",
+    "--benchmark-json": "steps are not stored",
+    "--benchmark-save": "steps are not stored",
+    "--benchmark-autosave": "steps are not stored",
+    "--benchmark-disable": "steps are measured",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured at each step: pytest's arguments without the tests, and the node ids of these.
+
+    `here` is the folder that pytest is started in and `root` its rootdir, both relative to the repository's top.
+    """
+
+    arguments: tuple[str, ...]
+    selected: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    here: Path
+    root: Path
+
+    def only(self, judgement: Judgement) -> Plan:
+        """Return the plan for one figure of one test, with `midway` as its rule."""
+        rules = [rule for rule in self.rules if rule.text == judgement.rule] or self.rules
+        return replace(self, selected=(judgement.test,), rules=tuple(midway(rule, judgement) for rule in rules))
+
+
+def midway(rule: Rule, judgement: Judgement) -> Rule:
+    """Return a rule whose threshold lies halfway between no change and the one that was found, or the same if it does.
+
+    Every commit is taken to be like one end or the other: that is told sooner, and by a noisier machine, than what the
+    rule asks of either.
+    """
+    if rule.form is not Form.RELATIVE or judgement.mid is None or judgement.mid <= -1:
+        return rule
+    # Halfway on the scale of ratios, on which intervals are symmetric.
+    limit = round(abs((1 + judgement.mid) ** 0.5 - 1), 4)
+    if limit <= rule.limit:
+        return rule
+    return replace(rule, limit=limit, text=_PERCENT.sub(f"{100 * limit:.10g}%", rule.text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a step said: its exit code for git bisect, its judgements, and why there is none."""
+
+    code: int
+    judgements: tuple[Judgement, ...] = ()
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What pytest would run in the user's checkout."""
+
+    root: Path
+    arguments: tuple[str, ...]
+    tests: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raise OptionError for an argument that a bisection decides itself."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in _NOT_HERE:
+            raise OptionError(f"{name} is not for a bisection: {_NOT_HERE[name]}")
+
+
+def collected(arguments: Sequence[str], scratch: Path) -> Collected:
+    """Return what pytest collects here; raise OptionError with pytest's words if that fails, or measures nothing."""
+    told = scratch / "collected.json"
+    command = [sys.executable, "-m", "pytest", *arguments, *PLUGIN, "--collect-only", _storage(scratch)]
+    environment = {**os.environ, TOLD: str(told), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    what = _read(told)
+    if done.returncode or not what.get("tests"):
+        reason = _reason(done.stdout + done.stderr) if done.returncode else "no test asks for `infer`"
+        raise OptionError(f"this checkout's tests cannot be measured: {reason}")
+    return Collected(
+        root=Path(what["root"]).resolve(),
+        arguments=tuple(what["arguments"]),
+        tests=tuple(what["tests"]),
+        files=tuple(Path(file).resolve() for file in what["files"]),
+    )
+
+
+def _storage(scratch: Path) -> str:
+    """Return the option that gives pytest-benchmark a folder, which it makes even where it stores nothing."""
+    return f"--benchmark-storage=file://{scratch / 'storage'}"
+
+
+class Runs:
+    """Measures commits against the good one, in a worktree of its own; `suite` is laid over both."""
+
+    def __init__(self, repository: Repository, worktree: Worktree, suite: Suite, good: str, scratch: Path) -> None:
+        self._repository = repository
+        self._worktree = worktree
+        self._suite = suite
+        self._base = suite.on(good)
+        self._scratch = scratch
+
+    def measure(self, commit: str, plan: Plan, *, more: bool = False) -> Measured:
+        """Return what a run of pytest at a commit says; `more` lets it measure longer, in more launches.
+
+        Raises AgainstError where code of the checkout would be measured in the commit's place.
+        """
+        try:
+            self._check_out(self._suite.on(commit))
+        except AgainstError as error:
+            return Measured(code=SKIP, why=str(error))
+        here = self._worktree.path / plan.here
+        if not here.is_dir():
+            return Measured(code=SKIP, why=f"it has no folder {plan.here}")
+        told, stored = self._scratch / "told.json", self._scratch / "run.json"
+        for path in (told, stored):
+            path.unlink(missing_ok=True)
+        code, output = self._run(self._command(plan, stored, more=more), here, told)
+        foreign = _read(told).get("foreign") or {}
+        for module, file in foreign.items():
+            raise AgainstError(
+                f"the run of {commit[:12]} imported {module} from this checkout ({file}), not from that commit: make "
+                "it importable from the rootdir, or let `git bisect run` start a script that installs each commit"
+            )
+        if code > STOP and code != INTERRUPTED:
+            return Measured(code=SKIP, why=f"the run was killed by signal {code - STOP}")
+        judgements = _judgements(stored)
+        return Measured(code=code, judgements=judgements, why=None if judgements else _reason(output))
+
+    def _check_out(self, commit: str) -> None:
+        for arguments in (("checkout", "--quiet", "--detach", "--force", commit), ("clean", "-ffdxq")):
+            done = git(self._worktree.path, "-c", f"core.hooksPath={os.devnull}", *arguments)
+            if done.returncode:
+                raise AgainstError(f"git cannot check {commit[:12]} out: {last_line(done)}")
+
+    def _command(self, plan: Plan, stored: Path, *, more: bool) -> list[str]:
+        root = self._worktree.path / plan.root
+        timed = all(rule.metric is not None and rule.metric.kind is Kind.TIMED for rule in plan.rules)
+        return [
+            *(sys.executable, "-m", "pytest", *PLUGIN, *plan.arguments, f"--rootdir={root}"),
+            *(["--infer-no-profile"] if timed else []),
+            *(longer(plan.arguments) if more else []),
+            *(f"--infer-gate={rule.text}" for rule in plan.rules),
+            *("--infer-exit=bisect", f"--infer-against={self._base}"),
+            *(f"--benchmark-json={stored}", _storage(self._scratch)),
+            *(str(root / test) for test in plan.selected),
+        ]
+
+    def _run(self, command: Sequence[str], here: Path, told: Path) -> tuple[int, str]:
+        """Return how a command ends and what it says; an interrupt lets it clean up first."""
+        move = Move(self._repository.root, self._worktree.path)
+        given = os.environ.get("PYTHONPATH", "")
+        path = imports.python_path(sys.path, given, imports.PACKAGE.parent, move)
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
+            **({"PYTHONPATH": os.pathsep.join(path)} if path else {}),
+            "PWD": str(here),
+            TOLD: str(told),
+            CHECKOUT: str(self._repository.root),
+        }
+        log = self._scratch / "log"
+        with log.open("wb") as file:
+            # A group of its own, for Ctrl-C is for us; not a session, which the kernel may give another share of time.
+            process = subprocess.Popen(
+                command, cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+            )
+            try:
+                code = process.wait()
+            except BaseException:
+                _end(process)
+                remove_abandoned(self._repository)
+                raise
+        return (STOP - code if code < 0 else code), log.read_text(encoding="utf-8", errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number, patience in zip((signal.SIGINT, signal.SIGTERM, signal.SIGKILL), _PATIENCE_S, strict=True):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        until = time.monotonic() + patience
+        while process.poll() is None and time.monotonic() < until:
+            # However often Ctrl-C is pressed.
+            with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+                process.wait(0.2)
+        if process.poll() is not None:
+            return
+
+
+def longer(arguments: Sequence[str]) -> list[str]:
+    """Return the options that let a run measure longer: several times what the user gave, or else the defaults."""
+    found = dict(_DEFAULTS)
+    for argument, following in pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        if name in found:
+            found[name] = value if equals else following
+    times = {name: (_NUMBER.match(value), factor) for (name, value), factor in zip(found.items(), _MORE, strict=True)}
+    return [
+        f"{name}={_times(number[1], factor, name)}{found[name][number.end() :]}"
+        for name, (number, factor) in times.items()
+        if number is not None
+    ]
+
+
+def _times(number: str, factor: int, name: str) -> str:
+    return f"{min(factor * float(number), _MOST.get(name, 1e9)):.12g}"
+
+
+def _judgements(stored: Path) -> tuple[Judgement, ...]:
+    try:
+        gate = runfile.read(stored, runfile.ALL).pytest_infer.gate
+    except InferError:
+        return ()
+    return () if gate is None else verdicts.restored(gate.judgements)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _reason(output: str) -> str:
+    """Return the line of pytest's output that says best why there is no result."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for start in ("ERROR: ", "E  ", "FAILED ", "ERROR "):
+        for line in lines:
+            if line.startswith(start):
+                return line.removeprefix("ERROR: ").removeprefix("E  ").strip()
+    return lines[-1].strip("= ") if lines else "pytest said nothing"

@@ -1,0 +1,151 @@
+"""The search: first that there is something to find, then commit by commit, until one or a few are left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import structs
+
+from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
+from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
+from pytest_infer.cli.bisect.halving import Mark
+from pytest_infer.cli.bisect.runs import Measured, Plan
+from pytest_infer.errors import AgainstError
+
+
+class Measuring(Protocol):
+    """What measures a commit against the good one."""
+
+    def measure(self, commit: str, plan: Plan, *, more: bool = False) -> Measured:
+        """Return what a run at a commit says; `more` lets it measure longer."""
+
+
+class Halved(Protocol):
+    """What chooses commits: git."""
+
+    def suspects(self) -> list[str]:
+        """Return the commits of which one is the first bad one, newest first."""
+
+    def found(self) -> bool:
+        """Return whether there is no commit left that could be measured."""
+
+    def next(self) -> str:
+        """Return the commit to be measured."""
+
+    def steps(self) -> int:
+        """Return about how many steps are left."""
+
+    def tell(self, commit: str, mark: Mark) -> None:
+        """Take what a commit is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What became of a commit: what git is told, the figure that was followed, and why where it was skipped."""
+
+    commit: str
+    mark: Mark
+    judgement: Judgement | None = None
+    why: str | None = None
+    again: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Search:
+    """A search on its way: what was measured so far, by commit, and the figure that is followed.
+
+    `judgements` are all that the first run said of BAD. `told` is called with each step and the steps left.
+    """
+
+    bad: str
+    plan: Plan
+    runs: Measuring
+    starting: Callable[[str], None]
+    told: Callable[[Step, int | None], None]
+    steps: dict[str, Step] = field(default_factory=dict)
+    judgements: tuple[Judgement, ...] = ()
+    followed: Judgement | None = None
+
+    def confirm(self) -> Step:
+        """Measure BAD against GOOD, and return what it is; where it regressed, that figure is followed from now on."""
+        self.starting(self.bad)
+        step, said = self._measured(self.bad, self.plan, None)
+        self.judgements = said
+        self.steps[self.bad] = step
+        if step.mark is Mark.BAD:
+            self.followed = step.judgement
+            if step.judgement is not None:
+                self.plan = self.plan.only(step.judgement)
+                # Known by the rule that is asked from now on, as the steps' are.
+                (rule,) = self.plan.rules[:1]
+                self.followed = structs.replace(step.judgement, rule=rule.text)
+        self.told(step, None)
+        return step
+
+    def halve(self, halving: Halved) -> list[str]:
+        """Measure what git chooses until that is all, and return the commits of which one is the first bad one."""
+        while not halving.found():
+            commit = halving.next()
+            self.starting(commit)
+            step, _ = self._measured(commit, self.plan, self.followed)
+            self.steps[commit] = step
+            halving.tell(commit, step.mark)
+            self.told(step, halving.steps())
+        return halving.suspects()
+
+    def _measured(self, commit: str, plan: Plan, followed: Judgement | None) -> tuple[Step, tuple[Judgement, ...]]:
+        """Measure a commit, once more if it stays undecided."""
+        measured = self._run(commit, plan, more=False)
+        again = measured.code == SKIP and Verdict.INCONCLUSIVE in {j.verdict for j in measured.judgements}
+        if again:
+            measured = self._run(commit, plan, more=True)
+        mark = {Exit.PASSED.value: Mark.GOOD, Exit.REGRESSED.value: Mark.BAD}.get(measured.code, Mark.SKIP)
+        judgement = decisive(measured.judgements, followed)
+        why = measured.why
+        if mark is Mark.SKIP and why is None:
+            why = next((j.reason for j in measured.judgements if j.reason), "tests failed") or "tests failed"
+        return Step(commit=commit, mark=mark, judgement=judgement, why=why, again=again), measured.judgements
+
+    def _run(self, commit: str, plan: Plan, *, more: bool) -> Measured:
+        measured = self.runs.measure(commit, plan, more=more)
+        if measured.code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if measured.code == STOP:
+            raise AgainstError(measured.why or "pytest refuses these arguments")
+        return measured
+
+
+def decisive(judgements: Sequence[Judgement], followed: Judgement | None = None) -> Judgement | None:
+    """Return the judgement to be shown of a run: of the figure that is followed, else the one that decided.
+
+    Of several that regressed it is the clearest: the largest change, measured in widths of its interval.
+    """
+    if followed is not None:
+        same = [j for j in judgements if (j.test, j.rule) == (followed.test, followed.rule)]
+        if same:
+            return same[0]
+    for verdict in (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE, Verdict.UNCHANGED):
+        found = [judgement for judgement in judgements if judgement.verdict is verdict]
+        if found:
+            return max(found, key=_clearness)
+    return None
+
+
+def _clearness(judgement: Judgement) -> float:
+    low, mid, high = judgement.low, judgement.mid, judgement.high
+    if low is None or mid is None or high is None:
+        return 0.0
+    return abs(mid) / max(high - low, 1e-9)
+
+
+def others(judgements: Sequence[Judgement], followed: Judgement) -> list[Judgement]:
+    """Return the other figures that regressed in the first run: they are not followed."""
+    same = (followed.test, followed.metric_key)
+    return [j for j in judgements if j.verdict is Verdict.REGRESSED and (j.test, j.metric_key) != same]
+
+
+def of_parents(parents: Sequence[str], good: str, steps: Mapping[str, Step]) -> list[tuple[str, Judgement | None]]:
+    """Return the figure of each parent, as far as it was measured; that of GOOD is what all are compared with."""
+    return [(parent, steps[parent].judgement) for parent in parents if parent in steps and parent != good]
