@@ -169,3 +169,82 @@ def test_github_gets_a_summary_and_annotations(gated, pytester, monkeypatch):
     result = gated("--infer-gate=decode_throughput>=100000")
     result.stdout.fnmatch_lines(["::error title=first%3A decode_throughput>=100000::*must be*"])
     assert "| 🔴 | first | decode\\_throughput&gt;=100000 |" in summary.read_text()
+
+
+# what nobody can have measured, and rules about nothing
+
+
+def test_a_time_that_cannot_be_fails_its_test_by_name(gated):
+    backwards = """
+    class Scripted(Scripted):
+        def generate(self, prompt_ids, limits, clock):
+            clock.tick([1])
+            clock._stamps[-1] = clock._start_ns
+            return StopReason.EOS
+
+    @pytest.fixture(scope="session")
+    def engine():
+        return Scripted()
+    """
+    result = gated("--infer-gate=total<=1s", engine=backwards)
+    assert result.ret == 1
+    text = " ".join(result.stdout.str().split())
+    for prompt in ("first", "second"):
+        assert f"FAILED test_suite.py::test_prompt[{prompt}] - gate: missing" in text
+    assert "cannot be judged: ttft_s is 0 s, and the clock tells no less than" in text
+
+
+def test_a_named_baseline_with_an_impossible_figure_is_refused_before_measuring(gated, pytester):
+    gated()
+    (path,) = pytester.path.glob(".benchmarks/*/*.json")
+    run = json.loads(path.read_text())
+    for row in run["benchmarks"]:
+        block = row["extra_info"]["pytest_infer"]
+        if block["phase"] == "total":
+            block["metrics"]["total_s"] |= {"value": 1e-300, "rounds": [1e-300] * 6}
+    path.write_text(json.dumps(run))
+    result = gated("--infer-gate=total:20%", "--infer-baseline=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*run 0001*: *first*: total_s is 1e-300 s, and the clock tells no less than*"])
+    assert "test session starts" in result.stdout.str()
+    # One that nobody named is left out.
+    assert gated("--infer-gate=total:20%").ret == 11
+
+
+def test_a_rule_about_no_prompt_of_the_suite_is_refused_before_measuring(gated, pytester):
+    result = gated("--infer-gate=total[fisrt]<=10s,ttft<=10s")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*gate rule 'total[[]fisrt]<=10s' is about no prompt of this run; near it: first*"])
+    assert stored(pytester) == []
+
+
+@pytest.mark.parametrize(
+    "part", [("-k", "first"), ("-m", "not slow", "-k", "first"), ("test_suite.py::test_prompt[first]",)]
+)
+def test_a_part_of_the_suite_may_be_run_with_rules_about_the_others(gated, pytester, part):
+    assert gated("--infer-gate=total[second]<=10s,ttft<=10s", *part).ret == 0
+    pytester.makeini("[pytest]\ninfer_gate =\n    total[second]<=10s\n    total<=10s\n")
+    assert gated(*part).ret == 0
+
+
+def test_rules_of_the_ini_file_may_be_about_files_that_are_not_run(gated, pytester):
+    pytester.makeini("[pytest]\ninfer_gate =\n    total[elsewhere]<=10s\n    total<=10s\n")
+    assert gated("test_suite.py").ret == 0
+    refused = gated()
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*gate rule 'total[[]elsewhere]<=10s' is about no prompt of this run*"])
+    typed = gated("--infer-gate=total[elsewhere]<=10s", "test_suite.py")
+    assert typed.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_prompts_that_a_test_brings_itself_are_not_known_before(gated):
+    own = "def test_it(infer):\n    infer('one')\n"
+    assert gated("--infer-gate=total[any*]<=10s,ttft<=10s", test=own).ret == 0
+
+
+def test_a_rule_about_a_figure_that_no_prompt_has_passes_nothing(gated):
+    one = "Scripted.delays = [0.01]"
+    gated(engine=one)
+    result = gated("--infer-gate=tpot:20%,output:exact", engine=one)
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*no prompt has tpot_s: the rule is about nothing*"])

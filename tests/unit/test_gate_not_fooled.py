@@ -4,6 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare import rules
+from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.gate import judge
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
 
@@ -93,3 +96,133 @@ def test_a_rule_that_is_about_nothing_is_an_error(storage, make_block, gate, rul
 def test_a_bound_that_no_number_can_hold_is_an_error(rule):
     with pytest.raises(OptionError, match="more than a number can hold"):
         rules.parse([rule])
+
+
+# figures that nobody can have measured
+
+
+def changed(block, **figures):
+    """Return a block with other figures: each replaces keys of what is stored of it."""
+    for key, what in figures.items():
+        block["metrics"][key] = {**block["metrics"][key], **what}
+    return block
+
+
+FIGURES = [
+    (
+        {"ttft_s": {"value": 1e-300, "rounds": [1e-300] * 4}},
+        "ttft_s is 1e-300 s, and the clock tells no less than 1e-09",
+    ),
+    ({"total_s": {"value": 0.0, "rounds": [0.0] * 4}}, "total_s is 0 s, and the clock tells no less than 1e-09 s"),
+    ({"decode_s": {"value": 0.0, "rounds": [0.0] * 4}}, "decode_s is 0 s, and the clock tells no less"),
+    ({"ttft_s": {"value": -0.2, "rounds": [-0.2] * 4}}, "ttft_s is -0.2 s, and the clock tells no less"),
+    ({"tpot_s": {"value": 1e-12, "rounds": [1e-12] * 4}}, "tpot_s is 1e-12 s, which the clock cannot tell"),
+    ({"tpot_s": {"value": -0.01, "rounds": [-0.01] * 4}}, "tpot_s is -0.01 s, which the clock cannot tell"),
+    ({"itl_p99_s": {"value": 1e-300, "rounds": [1e-300] * 4}}, "itl_p99_s is 1e-300 s, which the clock cannot tell"),
+    ({"decode_throughput": {"value": -3.0, "rounds": [-3.0] * 4}}, "decode_throughput is -3 tok/s, which the clock"),
+    ({"load_s": {"value": 1e-30}}, "load_s is 1e-30 s, which the clock cannot tell"),
+    ({"total_s": {"value": 0.2, "rounds": [0.2] * 4}}, "ttft_s is longer than total_s"),
+    ({"total_s": {"value": 0.3, "rounds": [0.3] * 4}}, "ttft_s and decode_s together are longer than total_s"),
+    ({"ttft_s": {"value": 201.5, "rounds": [200.0, 201.0, 202.0, 203.0]}}, "ttft_s is longer than total_s"),
+    ({"tpot_s": {"value": 45.0, "rounds": [45.0] * 4}}, "tpot_s is longer than decode_s"),
+    ({"itl_max_s": {"value": 0.19, "rounds": [0.19] * 4}}, "itl_max_s is longer than decode_s"),
+    ({"ttft_s": {"value": 0.1}}, "ttft_s is 0.1 s, and its rounds say 0.2015 s"),
+    ({"peak_rss_bytes": {"value": 1, "rounds": [2**30] * 4}}, "peak_rss_bytes is 1 B, and its rounds say"),
+    ({"ttft_s": {"rounds": []}}, "ttft_s has no rounds, and 4 were measured"),
+    ({"tpot_s": {"unit": "ms"}}, "tpot_s is in ms, not in s"),
+    ({"peak_rss_bytes": {"unit": "s"}}, "peak_rss_bytes is in s, not in B"),
+    ({"peak_rss_bytes": {"value": -5, "rounds": [-5] * 4}}, "peak_rss_bytes is -5 B"),
+    ({"peak_rss_bytes": {"value": 0, "rounds": [0] * 4}}, "peak_rss_bytes is 0 B"),
+    ({"kv_cache_bytes": {"value": -1}}, "kv_cache_bytes is -1 B"),
+]
+
+
+@pytest.mark.parametrize("which", ["candidate", "baseline"])
+@pytest.mark.parametrize(("figures", "line"), FIGURES, ids=[line for _, line in FIGURES])
+def test_a_figure_that_cannot_be_is_an_error_that_names_it(storage, make_block, gate, figures, line, which):
+    blocks = [make_block(), changed(make_block(), **figures)]
+    for block in blocks if which == "candidate" else reversed(blocks):
+        storage.add([make_block("another"), block])
+    result = gate("latest", "--against", "1", *BOUNDS)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("pytest-infer: run 000")
+    assert f": bench/t.py::t[guide]: {line}" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_run_with_such_a_figure_is_no_baseline_by_itself(storage, make_block, gate):
+    for _ in range(2):
+        storage.add([make_block()])
+    storage.add([changed(make_block(), total_s={"value": 1e-300, "rounds": [1e-300] * 4})])
+    storage.add([make_block()])
+    result = gate("latest", "--rule", "output:exact")
+    assert (result.exit_code, "against 0002" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"0.2"', "null", "true"])
+def test_what_is_no_number_is_an_error(storage, make_block, gate, value):
+    storage.add([make_block()])
+    newest = storage.add([make_block()])
+    text = newest.read_text(encoding="utf-8")
+    assert '"value": 0.2015' in text
+    newest.write_text(text.replace('"value": 0.2015', f'"value": {value}'), encoding="utf-8")
+    result = gate("latest", "--rule", "ttft<=100s")
+    # A time that is text is a figure without numbers, which no bound passes.
+    assert result.exit_code in ((2,) if value != '"0.2"' else (2, 10, 11)), result.stdout
+
+
+def test_the_runs_own_clock_says_what_it_can_tell(storage, make_block, gate):
+    coarse = {"clock_resolution_s": 0.015}
+    for times, code in (([0.2, 0.201, 0.202, 0.203], 0), ([0.014] * 4, 2)):
+        storage.add([make_block(machine=coarse, ttft_s=times)])
+        assert gate("latest", *BOUNDS).exit_code == code
+    storage.add([make_block(ttft_s=[0.014] * 4)])
+    assert gate("latest", *BOUNDS).exit_code == 0
+
+
+def test_two_rows_of_one_test_are_an_error(storage, make_block, gate):
+    storage.add([make_block()])
+    storage.add([make_block(), make_block(output_sha256="b" * 64)])
+    for arguments in (("latest", *BOUNDS), ("1", "--against", "2", "--rule", "output:exact")):
+        result = gate(*arguments)
+        assert result.exit_code == 2
+        assert "two rows of one test, bench/t.py::t[guide]; measure it again" in result.stderr
+
+
+def test_a_test_without_a_timed_round_is_an_error(storage, make_block, gate):
+    block = make_block()
+    block["rounds"]["timed"] = 0
+    storage.add([block])
+    assert "it has no timed round" in gate("latest", *BOUNDS).stderr
+
+
+@pytest.mark.parametrize("rule", ["tpot:3%", "tpot[guide]:3%", "tpot<=1s", "device_peak:3%", "tpot:3%,ttft<=100s"])
+def test_a_rule_about_a_figure_that_no_prompt_has_is_an_error(storage, make_block, gate, rule):
+    for _ in range(2):
+        storage.add([make_block(tpot_s=None, decode_s=None, itl_max_s=None, device_peak_bytes=None)])
+    result = gate("latest", "--rule", rule, "--rule", "output:exact")
+    assert result.exit_code == 2
+    assert "which no prompt of this run has" in result.stderr
+
+
+def test_a_default_rule_is_for_who_has_the_figure(storage, make_block, gate):
+    for _ in range(7):
+        storage.add([make_block(tpot_s=None)])
+    result = gate("latest")
+    assert (result.exit_code, "tpot" in result.stderr) == (0, False), result.stdout
+
+
+def test_a_rule_that_some_prompt_has_the_figure_for_judges_it(storage, make_block, gate):
+    for _ in range(2):
+        storage.add([make_block("short", tpot_s=None), make_block("long")])
+    assert gate("latest", "--rule", "tpot<=1s").exit_code == 10
+    assert gate("latest", "--rule", "tpot[long]<=1s").exit_code == 0
+
+
+def test_a_rule_without_its_figure_passes_nothing(make_row):
+    pair = RowPair(before=make_row(tpot_s=None), after=make_row(tpot_s=None), paired=True)
+    found = judge([pair], rules.parse(["tpot:3%", "output:exact"]))
+    assert found.exit is Exit.INCONCLUSIVE
+    assert "the rule is about nothing" in found.judgements[0].reason
+    lenient = judge([pair], rules.parse([], ("tpot:3%", "output:exact")))
+    assert lenient.exit is Exit.PASSED

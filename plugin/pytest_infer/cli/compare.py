@@ -190,7 +190,9 @@ def run_gate(
     try:
         end = _ending(inconclusive, exits)
         fingerprint.check_allowed(allow_different or ())
-        parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()))
+        parsed = rules.parse(
+            rule or inifile.gate_rules(Path.cwd()), source=rules.Source.TYPED if rule else rules.Source.INI
+        )
         history = open_history(storage)
         if not history.runs:
             say(f"no run in {history.folder}: nothing to gate")
@@ -203,6 +205,12 @@ def run_gate(
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
         if before is not None and before.regressed:
             refuse(f"--against: run {before.label} failed its own gate; choose another")
+        from pytest_infer.analysis.compare import possible  # noqa: PLC0415
+
+        possible.refuse(candidate)
+        rules.check_measured(parsed, [(axes.names(r.name, r.config), r.metrics.keys()) for r in candidate.rows])
+        if before is not None:
+            possible.refuse(before)
         unfit = _unfit(candidate, allow_failed or ())
         gated = replace(_gated(history, before, candidate, parsed, unfit, allowed, confidence), ending=end)
     except InferError as error:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from pytest_infer.analysis.compare import fingerprint
+from pytest_infer.analysis.compare.rules import Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import by_key
@@ -70,6 +71,9 @@ class Gate:
         self._baseline = self._history.select(self._settings.baseline)
         if self._baseline.regressed:
             raise StorageError(f"--infer-baseline: run {self._baseline.label} failed its own gate; choose another")
+        from pytest_infer.analysis.compare import possible  # noqa: PLC0415
+
+        possible.refuse(self._baseline)
 
     def judge(self, blocks: Mapping[str, Block], planned: Collection[str], covers: Callable[[str], bool]) -> None:
         """Judge the measured tests (their blocks by node id) against a stored run.
@@ -83,17 +87,21 @@ class Gate:
         # Imported late, here and below: loading the plugin must not load numpy and scipy.
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
-        rows = [row_of(test, test, block) for test, block in blocks.items()]
+        measured = [row_of(test, test, block) for test, block in blocks.items()]
+        unfit = _impossible(measured)
+        rows = [row for row in measured if row.test not in unfit]
         before = self._baseline or self._found(rows)
         allowed = self._settings.allow_different
         if before is None or self._history is None:
             if gate.needs_baseline(rules):
                 self._note("gate: no stored run to compare with (same machine and software, clean code, not failed)")
-            self._end(gate.judge([], rules, new=rows, allowed=allowed))
+            self._end(gate.judge([], rules, unfit=unfit, new=rows, allowed=allowed))
             return
         pairs, gone, new = gate.stored_pairs(before, rows, self._history)
         missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
-        self._end(gate.judge(pairs, rules, missing=missing, new=new, against=before.label, allowed=allowed))
+        self._end(
+            gate.judge(pairs, rules, missing=missing, unfit=unfit, new=new, against=before.label, allowed=allowed)
+        )
 
     def judge_sides(
         self,
@@ -112,13 +120,18 @@ class Gate:
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         pairs, new = [], []
+        unfit: dict[str, str] = {}
         for test, (base, ours) in sides.items():
-            if base is None:
-                new.append(row_of(test, test, ours))
-                continue
-            pairs.append(_pair(test, base, ours, info, turns.get(test)))
+            rows = [row_of(test, test, block) for block in (base, ours) if block is not None]
+            wrong = _impossible(rows)
+            if wrong:
+                unfit |= wrong
+            elif base is None:
+                new += rows
+            else:
+                pairs.append(_pair(test, base, ours, info, turns.get(test)))
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
-        self._end(gate.judge(pairs, rules, new=new, missing=missing, against=against, allowed=allowed))
+        self._end(gate.judge(pairs, rules, new=new, missing=missing, unfit=unfit, against=against, allowed=allowed))
 
     def settled(
         self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round], config: Mapping[str, str]
@@ -129,6 +142,14 @@ class Gate:
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         return gate.settled(self._settings.gate, prompt.name, before, after, config)
+
+    def check_rules(self, names: Collection[str], *, part: bool) -> None:
+        """Raise OptionError for a rule about none of the suite's prompts, whatever of them is measured.
+
+        `part` says that only some files or tests were collected: rules of the ini file may be about others.
+        """
+        asked = [rule for rule in self._settings.gate or () if not (part and rule.source is Source.INI)]
+        check_covered(asked, names)
 
     def expects(self, measurements: bool) -> None:
         """Take note whether tests that measure were selected, if only to be skipped."""
@@ -192,6 +213,14 @@ class Gate:
             if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
                 found.setdefault(judgement.test, []).append(judgement)
         return found
+
+
+def _impossible(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the tests whose figures cannot have been measured, with the reason."""
+    from pytest_infer.analysis.compare import possible  # noqa: PLC0415
+
+    found = [(row.test, possible.impossible(row)) for row in rows]
+    return {test: f"cannot be judged: {why}" for test, why in found if why is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,9 @@ class Hooks:
         self._run.close()
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Let -k find a test by what it is swept over."""
+        """Let -k find a test by what it is swept over, and remember what -k may leave out."""
         ordering.name(item)
+        self._run.collected.append(item)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

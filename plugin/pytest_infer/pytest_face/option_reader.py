@@ -46,6 +46,11 @@ class OptionReader:
         """Return how an error names the option: as it was typed, or its ini key."""
         return self._raw(name)[1]
 
+    def typed(self, name: str) -> bool:
+        """Return whether lines of an option stand on the command line: alone, it takes those of the ini file."""
+        given = self._config.getoption(self._options[name].key)
+        return given is not None and any(line != BARE for line in given)
+
     def text(self, name: str) -> str | None:
         """Return what was given, or None; raise OptionError for an empty value."""
         value, where = self._raw(name)

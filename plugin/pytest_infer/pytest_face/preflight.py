@@ -9,6 +9,7 @@ import pytest
 
 from pytest_infer.analysis.doctor import requirements
 from pytest_infer.analysis.doctor.requirements import Room
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import InferError, ModelError, OptionError, StorageError, UnknownValueError
@@ -46,6 +47,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     for item in items:
         _check_benchmark(item)
     try:
+        _check_rules(session)
         session.keeper.prepare()
         _check_report(session)
         session.gate.prepare(session.keeper.storage)
@@ -61,6 +63,25 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     # Where each configuration has two sides, what drifts is the same for both.
     alone = session.one_sided and not session.bridge.disabled
     session.remeasure.last = ordering.last_of_loads(planned) if alone else ()
+
+
+def _check_rules(session: InferSession) -> None:
+    """Refuse a rule about no prompt of the suite, which is all that was collected before -k and -m left some out."""
+    prompts = [(_prompt_of(item), ordering.swept(item)) for item in measuring(session.collected)]
+    session.collected.clear()
+    if any(prompt is None for prompt, _ in prompts):
+        # Such a test brings prompts that nobody knows before it runs.
+        return
+    names = {
+        name
+        for prompt, swept in prompts
+        if prompt is not None
+        for name in axes.names(prompt.name, {} if swept is None else swept[1].values)
+    }
+    names |= {prompt.name for suite in session.suites.values() for prompt in suite}
+    here = session.config.invocation_params.dir
+    part = any("::" in argument or (here / argument).is_file() for argument in session.config.args)
+    session.gate.check_rules(names, part=part)
 
 
 def _check_report(session: InferSession) -> None:

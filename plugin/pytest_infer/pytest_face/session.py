@@ -70,6 +70,7 @@ class InferSession:
         self.probing = Probing(self.note, wanted=self.settings.probe and self.one_sided)
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
+        self.collected: list[pytest.Item] = []
         self.loop: Loop = Alone()
         self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None

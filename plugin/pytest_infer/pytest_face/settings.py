@@ -9,7 +9,7 @@ import pytest
 
 from pytest_infer.analysis.compare import ending, fingerprint, rules
 from pytest_infer.analysis.compare.ending import Ending
-from pytest_infer.analysis.compare.rules import Rule
+from pytest_infer.analysis.compare.rules import Rule, Source
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
@@ -167,7 +167,8 @@ def _gate(read: OptionReader) -> tuple[Rule, ...] | None:
     for line in lines:
         if Path(line).exists():
             raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
-    return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED)
+    source = Source.TYPED if read.typed("gate") else Source.INI
+    return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED, source)
 
 
 def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:

@@ -35,7 +35,8 @@ class MachineInfo:
 
     `environment` holds the variables that change how fast code runs, `scheduling` what the system grants the process,
     and `instrumented` the tools that watched Python code in timed rounds because they cannot be suspended.
-    `probe_absent` says why a probe that was made is not used.
+    `probe_absent` says why a probe that was made is not used. `clock_resolution_s` is the performance counter's: no
+    time is told below it.
     """
 
     cpu: str | None = None
@@ -59,3 +60,4 @@ class MachineInfo:
     scheduling: dict[str, str] | None = None
     instrumented: tuple[str, ...] = ()
     probe_absent: str | None = None
+    clock_resolution_s: float | None = None

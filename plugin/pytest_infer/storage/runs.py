@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytest_infer.errors import StorageError
 from pytest_infer.metrics import METRICS, Summary, scatter
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import (
@@ -111,13 +112,19 @@ def _row(test: str, name: str, block: Block) -> Row:
 def rows(path: Path) -> tuple[Row, ...]:
     """Return the tests of a run file, rows without our block as timing only.
 
-    Raises StorageError for a file that is none.
+    Raises StorageError for a file that is none, or that holds two rows of a test: nobody knows which one counts.
     """
     file = runfile.read(path, runfile.ROWS)
     try:
-        return tuple(replace(row, run=path) for row in _rows_of(file))
+        found = tuple(replace(row, run=path) for row in _rows_of(file))
     except msgspec.MsgspecError as error:
         raise runfile.damaged(path, error) from error
+    seen: set[str] = set()
+    for row in found:
+        if row.test in seen:
+            raise StorageError(f"{path}: two rows of one test, {row.test}; measure it again")
+        seen.add(row.test)
+    return found
 
 
 def _rows_of(file: runfile.RunFile[Block]) -> Iterator[Row]:

@@ -124,6 +124,7 @@ class Machine(_Part, frozen=True):
     scheduling: dict[str, str] | None = None
     instrumented: list[str] | None = None
     probe_absent: str | None = None
+    clock_resolution_s: float | None = None
 
 
 # figures
@@ -135,6 +136,7 @@ class Values(msgspec.Struct, frozen=True):
     value: float | str
     rounds: tuple[float, ...] = ()
     quality: str = "exact"
+    unit: str | None = None
 
     @property
     def numbers(self) -> tuple[float, ...]:

@@ -35,7 +35,8 @@ def cold_start(facts: Facts) -> Finding | None:
     totals = facts.rounds("total_s")
     if len(totals) < 3:
         return None
-    ratio = totals[0] / statistics.median(totals[1:])
+    usual = statistics.median(totals[1:])
+    ratio = totals[0] / usual if usual else 0.0
     if ratio < COLD:
         return None
     firsts, part = facts.rounds("ttft_s"), ""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import comparison, earlier, fingerprint, headline, launches, stats, suite
+from pytest_infer.analysis.compare import comparison, earlier, fingerprint, headline, launches, possible, stats, suite
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
-from pytest_infer.analysis.compare.rules import Form, Rule
+from pytest_infer.analysis.compare.rules import Form, Rule, Source
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, outcome
 from pytest_infer.analysis.experts import drift
 from pytest_infer.metrics import Kind, Metric
@@ -67,13 +67,15 @@ def needs_baseline(rules: Iterable[Rule]) -> bool:
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
     """Return the newest earlier run that may be a baseline, None for none.
 
-    It is whole, of clean code, did not fail its gate, and is comparable in some test.
+    It is whole, of clean code, did not fail its gate, holds nothing impossible, and is comparable in some test.
     """
     news = {row.test: row for row in run_rows}
     for run in reversed(candidates[-earlier.SEARCHED :]):
         if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news]
+        if any(possible.impossible(old) is not None for old, _ in both):
+            continue
         if any(not _other_setting(old, new, allowed) for old, new in both):
             return run
     return None
@@ -118,6 +120,7 @@ def judge(
 
     found = comparison.judge(pairs, wanted, allowed=allowed, confidence=confidence)
     afters = [*(pair.after for pair in pairs), *new]
+    found = _without_figure(found, rules)
     found += [_bound(row, rule, confidence) for row in afters for rule in rules if _about(rule, Form.BOUND, row)]
     found += [_drift(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
     unfit = unfit or {}
@@ -136,6 +139,18 @@ def judge(
 
 def _covers(rule: Rule, row: Row) -> bool:
     return rule.covers(row.name, row.config)
+
+
+def _without_figure(judgements: Sequence[Judgement], rules: Sequence[Rule]) -> list[Judgement]:
+    """Return judgements in which a rule that found its figure in no prompt, on neither side, passes nothing."""
+    asked = {rule.text for rule in rules if rule.source is not Source.DEFAULT}
+    measured = {j.rule for j in judgements if j.before is not None or j.after is not None}
+    return [
+        replace(j, verdict=Verdict.INCOMPARABLE, reason=f"no prompt has {j.metric_key}: the rule is about nothing")
+        if j.rule in asked - measured
+        else j
+        for j in judgements
+    ]
 
 
 def _about(rule: Rule, form: Form, row: Row) -> bool:

@@ -7,7 +7,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pytest_infer.analysis.sweep import axes
@@ -55,6 +55,14 @@ class Form(StrEnum):
     DRIFT = "drift"
 
 
+class Source(StrEnum):
+    """Who wrote a rule: for this run, for all runs in the ini file, or nobody: a default."""
+
+    TYPED = "typed"
+    INI = "ini"
+    DEFAULT = "default"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One line. `limit` is a share (0.05), a bound in the metric's unit, or a distance; `metric` is None for experts.
@@ -69,6 +77,7 @@ class Rule:
     at_least: bool = False
     inclusive: bool = False
     prompt: str | None = None
+    source: Source = field(default=Source.TYPED, compare=False)
 
     def covers(self, name: str, config: Mapping[str, str] | None = None) -> bool:
         """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell).
@@ -93,13 +102,15 @@ def metric_named(name: str) -> Metric:
     raise OptionError(alternatives("metric", name, (short_name(m) for m in METRICS)))
 
 
-def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT) -> tuple[Rule, ...]:
+def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT, source: Source = Source.TYPED) -> tuple[Rule, ...]:
     """Return the rules of some lines (commas also separate them; # starts a comment); raise OptionError for a bad one.
 
     No line at all gives the default rules.
     """
     texts = [part.strip() for line in lines for part in _PARTS.findall(line)]
-    return tuple(_rule(text) for text in ([t for t in texts if t and not t.startswith("#")] or default))
+    texts = [text for text in texts if text and not text.startswith("#")]
+    source = source if texts else Source.DEFAULT
+    return tuple(replace(_rule(text), source=source) for text in texts or default)
 
 
 def check_covered(rules: Iterable[Rule], names: Collection[str]) -> None:
@@ -113,6 +124,20 @@ def check_covered(rules: Iterable[Rule], names: Collection[str]) -> None:
         near = difflib.get_close_matches(rule.prompt or "", names, n=3) or sorted(names)[:5]
         known = ", ".join(near) or "none"
         raise OptionError(f"gate rule {rule.text!r} is about no prompt of this run; near it: {known}")
+
+
+def check_measured(rules: Iterable[Rule], figures: Collection[tuple[Collection[str], Collection[str]]]) -> None:
+    """Raise OptionError for a rule about a figure that none of its prompts has.
+
+    `figures` are what a prompt goes by (`axes.names`) and the keys of what it has, prompt by prompt. A default is for
+    whoever has the figure.
+    """
+    for rule in rules:
+        if rule.metric is None or rule.source is Source.DEFAULT:
+            continue
+        covered = [keys for names, keys in figures if any(map(rule.covers, names))]
+        if covered and not any(rule.metric.key in keys for keys in covered):
+            raise OptionError(f"gate rule {rule.text!r} is about {rule.metric.key}, which no prompt of this run has")
 
 
 def _rule(text: str) -> Rule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform as system
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,7 @@ def describe(
         environment=environment.relevant() | (environment.preloaded() if linux else {}),
         huge_pages=environment.huge_pages(sys_folder) if linux else None,
         scheduling=scheduling.granted(groups, proc=proc, sys_folder=sys_folder),
+        clock_resolution_s=time.get_clock_info("perf_counter").resolution,
     )
 
 
