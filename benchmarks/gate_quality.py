@@ -113,8 +113,9 @@ SUITE = "[defaults]\nmax_new_tokens = 32\n" + "".join(
 )
 COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-no-probe", "--infer-ignore-eos")
 NEIGHBOUR = """
-import random, time
-while True:
+import os, random, time
+parent = os.getppid()
+while os.getppid() == parent:
     until = time.monotonic() + random.uniform(1, 8)
     while time.monotonic() < until:
         pass
@@ -360,7 +361,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         repository = make_repository(Path(name) / "repository")
         planned = plan(options)
         for done, (number, kind, cell) in enumerate(planned, 1):
-            shares = {prompt: SHARES[(n + number) % len(SHARES)] for n, prompt in enumerate(PROMPTS)}
+            shares = {prompt: SHARES[(n + number + options.seed) % len(SHARES)] for n, prompt in enumerate(PROMPTS)}
             run: dict[str, Any] = {"gate": kind, "cell": str(cell), "shares": shares}
             if kind == "stored":
                 found = stored(repository, cell, shares)

@@ -686,14 +686,18 @@ def test_a_test_that_the_other_side_lacks_is_measured_alone(repository):
     assert len(after.rounds) == 2
 
 
-def test_a_side_that_dies_in_a_pass_is_one_line(repository):
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_side_that_dies_in_a_pass_is_one_line(repository, ours):
+    # In its turn, while the other side is stopped: that one is woken, and ends.
     dying = "import os, signal, sys\n    sys.argv.append('x')\n    sys.argv.count('x') < 9 or os.kill(os.getpid(), 9)"
-    repository.speed(before=dying)
+    repository.speed(before="pass" if ours else dying)
     repository.commit()
-    repository.speed()
+    repository.speed(before=dying if ours else "pass")
     result, _ = judged(repository, "--infer-gate=off")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL*"])
+    result.stdout.fnmatch_lines(
+        ["*the run of this checkout*killed by SIGKILL*" if ours else "*HEAD*killed by SIGKILL*"]
+    )
     gone(repository)
 
 

@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,62 @@ def test_a_process_takes_its_baton_once(monkeypatch):
     assert Baton.inherited() is None
     assert not os.get_inheritable(read)
     baton.close()
+
+
+def until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _sleeper():
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+def _state(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its state is read from /proc")
+def test_who_has_the_turn_stops_the_partner_and_lets_it_go_on():
+    (read_a, write_b), (read_b, write_a) = os.pipe(), os.pipe()
+    baton, other = Baton(read_a, write_a), Baton(read_b, write_b)
+    partner = _sleeper()
+    try:
+        baton.begin(1, partner.pid)
+        other.begin(1)
+        other.give()
+        baton.take()
+        until(lambda: _state(partner) == "T")
+        baton.give()
+        until(lambda: _state(partner) != "T")
+        other.take()
+        other.give()
+        baton.take()
+        until(lambda: _state(partner) == "T")
+        # Through with the pass, by whatever way: the partner must be able to end it as well.
+        baton.end()
+        until(lambda: _state(partner) != "T")
+        other.take()
+        assert other.alone
+    finally:
+        partner.kill()
+        partner.wait()
+        baton.close()
+        other.close()
+
+
+def test_a_partner_that_is_gone_is_no_error():
+    (read_a, write_b), (read_b, write_a) = os.pipe(), os.pipe()
+    baton, other = Baton(read_a, write_a), Baton(read_b, write_b)
+    partner = _sleeper()
+    partner.kill()
+    partner.wait()
+    baton.begin(1, partner.pid)
+    other.begin(1)
+    other.give()
+    baton.take()
+    baton.end()
+    baton.close()
+    other.close()

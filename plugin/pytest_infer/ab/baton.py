@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 ENVIRONMENT = "PYTEST_INFER_TURNS"
@@ -19,11 +20,15 @@ class Baton:
 
     A byte says to which pass it belongs, so that one left over by a pass that ended early is not taken for a turn of
     the next, and whether its sender is through with the pass. A side whose process is gone is through.
+
+    With a `partner` (its process number) whoever has the turn stops the other process: its idle threads spin for a
+    while, and would take cores. Stopped (SIGSTOP) they neither do, nor go to sleep and have to be woken.
     """
 
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write = read, write
         self._number = 0
+        self._partner = 0
         self.alone = True
 
     @classmethod
@@ -37,13 +42,16 @@ class Baton:
             os.set_inheritable(end, False)
         return cls(read, write)
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int, partner: int = 0) -> None:
         """Begin a pass; both sides give it the same number, and another than the pass before."""
         self._number = number % _NUMBERS
+        self._partner = partner
         self.alone = False
 
     def give(self) -> None:
         """Let the other side go on."""
+        if not self.alone:
+            self._signal(signal.SIGCONT)
         self._send(self._number)
 
     def take(self) -> None:
@@ -53,10 +61,12 @@ class Baton:
             if not got or got[0] == self._number | _END:
                 self.alone = True
             elif got[0] == self._number:
+                self._signal(signal.SIGSTOP)
                 return
 
     def end(self) -> None:
         """Say that this side is through with the pass."""
+        self._signal(signal.SIGCONT)
         self._send(self._number | _END)
         self.alone = True
 
@@ -64,6 +74,11 @@ class Baton:
         """Close both ends."""
         os.close(self._read)
         os.close(self._write)
+
+    def _signal(self, number: int) -> None:
+        if self._partner:
+            with suppress(ProcessLookupError):
+                os.kill(self._partner, number)
 
     def _send(self, byte: int) -> None:
         if self.alone and not byte & _END:
@@ -81,14 +96,13 @@ class TokenTurns:
     The first tick, which ends the prefill, is a chunk of its own: chunk 0. The sides alternate A | B B | A A | B B …,
     where A is the side that begins: of two neighbouring chunks each side has one in either place (A B B A, a quad), so
     that what one finds of the other's making in the caches is alike for both. `cores` are taken quad by quad in turns,
-    for engines of one thread; `pause_s` lets the other side's threads go to sleep.
+    for engines of one thread.
     """
 
     baton: Baton
     begins: bool
     every: int = 1
     cores: Sequence[int] = ()
-    pause_s: float = 0.0
     shift: int = 0
     """How far the cores are shifted: passes begin on different ones."""
 
@@ -111,9 +125,7 @@ class TokenTurns:
         return True
 
     def _settle(self, chunk: int) -> None:
-        """Before a chunk: take its core, and let the other side's threads go to sleep."""
+        """Before a chunk: take its core."""
         if self.cores and sys.platform == "linux":
             quad = (chunk - 1) // 2
             os.sched_setaffinity(0, {self.cores[(quad + self.shift) % len(self.cores)]})
-        if self.pause_s:
-            time.sleep(self.pause_s)

@@ -154,13 +154,12 @@ class Child(Here):
     def _turns(self, task: Task, asked: protocol.TakeTurns) -> protocol.TookTurns:
         if self._baton is None:
             pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
-        self._baton.begin(asked.number)
+        self._baton.begin(asked.number, asked.partner)
         turns = TokenTurns(
             baton=self._baton,
             begins=asked.begins,
             every=asked.every,
             cores=asked.cores,
-            pause_s=asked.pause_s,
             shift=asked.number // 2,
         )
         begun = time.perf_counter_ns()

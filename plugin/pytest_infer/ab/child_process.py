@@ -132,6 +132,25 @@ class ChildProcess:
         """Wait until this side is through with the pass."""
         return self._expect(protocol.TookTurns)
 
+    @property
+    def pid(self) -> int:
+        """Return its process number."""
+        return self._process.pid
+
+    @property
+    def gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._process.poll() is not None
+
+    def says(self, seconds: float) -> bool:
+        """Return whether it says something within so many seconds, or is gone and never will."""
+        return self._channel.waits(seconds)
+
+    def wake(self) -> None:
+        """Let it go on if it was stopped."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def instrument(self, *, experts: bool, trace: bool = False) -> None:
         """Let the profile round run."""
         self._send(protocol.RunProfile(experts=experts, trace=trace))
@@ -151,6 +170,7 @@ class ChildProcess:
     def close(self) -> None:
         """End the child, whatever it is doing."""
         self._channel.close()
+        self.wake()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 with suppress(ProcessLookupError):

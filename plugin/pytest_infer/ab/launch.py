@@ -13,6 +13,9 @@ from pytest_infer.ab import protocol
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.records import Pass, PromptRecord, Round
 
+_LOOK_S = 1.0
+"""So often a side that says nothing is looked at."""
+
 
 @dataclass(slots=True)
 class Launch:
@@ -26,13 +29,17 @@ class Launch:
     passes: list[tuple[Pass, Pass]] = field(default_factory=list)
     first_tokens: list[tuple[Pass, Pass]] = field(default_factory=list)
     _turns: int = 0
+    _stops: bool = False
 
     def begin(self, nodeid: str) -> tuple[protocol.Begun, protocol.Begun]:
         """Let both sides run a test up to its first round, at the same time."""
         self.pairs, self.passes, self.first_tokens = [], [], []
         self.before.go(nodeid)
         self.after.go(nodeid)
-        return self.before.begun(), self.after.begun()
+        begun = self.before.begun(), self.after.begun()
+        # A single thread sleeps in its read; of several, those that are idle spin.
+        self._stops = any(one.threads != 1 for one in begun)
+        return begun
 
     def warm_up(self, rounds: int) -> None:
         """Run whole rounds on each side that do not count."""
@@ -52,9 +59,14 @@ class Launch:
     def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
         self._turns += 1
-        asked = replace(asked, number=self._turns)
-        self.before.take_turns(replace(asked, begins=not asked.begins))
-        self.after.take_turns(asked)
+        theirs, ours = (side.pid if self._stops else 0 for side in (self.before, self.after))
+        self.before.take_turns(replace(asked, number=self._turns, begins=not asked.begins, partner=ours))
+        self.after.take_turns(replace(asked, number=self._turns, partner=theirs))
+        for side, partner in ((self.before, self.after), (self.after, self.before)):
+            while not side.says(_LOOK_S):
+                # One that a partner stopped which is gone would wait for ever.
+                if partner.gone:
+                    side.wake()
         return self.before.took_turns(), self.after.took_turns()
 
     def keep(self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool) -> None:

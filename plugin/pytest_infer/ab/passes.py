@@ -14,8 +14,6 @@ from pytest_infer.ab.launch import Launch
 from pytest_infer.ab.settling import CoreSchedule
 from pytest_infer.records import Round, Turns
 
-PAUSE_S = 0.012
-"""Before each turn of an engine with several threads: the other side's spin for up to 11 ms after their last work."""
 WARM_TOKENS = 4
 """So many tokens warm up a launch but the first: the prefill's shape and a few steps."""
 LEAST_LAUNCHES = 3
@@ -112,14 +110,8 @@ def warm_up(launch: Launch, threads: int | None) -> None:
 
 
 def _asked(threads: int | None) -> protocol.TakeTurns:
-    one_thread = threads == 1
-    return protocol.TakeTurns(
-        number=0,
-        begins=False,
-        every=1,
-        cores=CoreSchedule(None).all if one_thread else (),
-        pause_s=0.0 if one_thread else PAUSE_S,
-    )
+    cores = CoreSchedule(None).all if threads == 1 else ()
+    return protocol.TakeTurns(number=0, begins=False, every=1, cores=cores)
 
 
 def _ticks_a_turn(took: Sequence[protocol.TookTurns]) -> int:

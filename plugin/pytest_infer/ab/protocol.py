@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PromptRecord, Round
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -52,14 +52,15 @@ class Time(WireMessage, frozen=True, kw_only=True):
 class TakeTurns(WireMessage, frozen=True, kw_only=True):
     """Run a pass in turns of a token with the other side of the pair; the fields are those of `ab.baton.TokenTurns`.
 
-    `number` is the pass's, the same for both sides; `tokens` a limit of its own.
+    `number` is the pass's, the same for both sides; `tokens` a limit of its own. `partner` is the other side's process
+    where it is stopped while this one has the turn, else 0.
     """
 
     number: int
     begins: bool
     every: int
     cores: tuple[int, ...]
-    pause_s: float
+    partner: int = 0
     tokens: int | None = None
 
 
