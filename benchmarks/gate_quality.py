@@ -251,18 +251,25 @@ def resampled(measured: list[dict[str, Any]], times: int, seed: int) -> Iterator
         mine = chance.choice(measured)
         launches = [(run, n) for run in measured for n in range(_launches(run))]
         chosen = chance.sample(launches, min(LAUNCHES, len(launches)))
-        pairs = []
+        turns = {}
         for name, block in mine["blocks"].items():
-            rows = _rows(block)
-            against = block["against"]["turns"]
+            kept = msgspec.convert(block["against"]["turns"], Turns)
             ratios = {
                 key: tuple(_shifted(run, name, key, n, mine["shares"][name]) for run, n in chosen)
-                for key in against["ratios"]
+                for key in kept.ratios
             }
-            turns = replace(msgspec.convert(against, Turns), ratios=ratios, rounds=0)
-            pairs.append(comparison.RowPair(before=rows[0], after=rows[1], paired=True, turns=turns))
-        judged = gate.judge(pairs, rules.parse([RULE]))
-        yield {**mine, "judgements": msgspec.to_builtins(judged.judgements)}
+            turns[name] = replace(kept, ratios=ratios, rounds=0)
+        yield judged(mine, turns)
+
+
+def judged(run: dict[str, Any], turns: dict[str, Turns] | None = None) -> dict[str, Any]:
+    """Return a run as the gate of today judges it, or what other turns would have said."""
+    pairs = []
+    for name, block in run["blocks"].items():
+        rows = _rows(block)
+        own = msgspec.convert(block["against"]["turns"], Turns) if turns is None else turns[name]
+        pairs.append(comparison.RowPair(before=rows[0], after=rows[1], paired=True, turns=own))
+    return {**run, "judgements": msgspec.to_builtins(gate.judge(pairs, rules.parse([RULE])).judgements)}
 
 
 def _launches(run: dict[str, Any]) -> int:
@@ -337,6 +344,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append every run here, a line of JSON each")
     parser.add_argument("--read", type=Path, nargs="+", help="report what is in these files; measure nothing")
+    parser.add_argument("--again", action="store_true", help="with --read: judge anew what turns of a token measured")
     parser.add_argument("--resample", type=int, default=0, metavar="N", help="judge N random choices of launches")
     parser.add_argument("--option", action="append", default=[], help="of pytest, for the A/B gates (repeat it)")
     options = parser.parse_args()
@@ -345,6 +353,8 @@ def main() -> None:
         measured = [json.loads(line) for path in options.read for line in path.read_text().splitlines()]
     else:
         measured = measure(options)
+    if options.again:
+        measured = [judged(run) if run["gate"] == "token" else run for run in measured]
     if options.resample:
         cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for run in measured:

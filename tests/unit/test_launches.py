@@ -142,8 +142,9 @@ def test_earlier_runs_tell_the_spread_better():
     assert launches.with_earlier(None, before) == before
 
 
-def test_a_run_whose_launches_lie_further_apart_than_ever_is_judged_by_its_own():
-    own = Spread(variance=4.0, df=7)
+@pytest.mark.parametrize("variance", [4.0, 0.1])
+def test_a_run_whose_launches_lie_further_apart_or_closer_than_ever_is_judged_by_its_own(variance):
+    own = Spread(variance=variance, df=7)
     assert launches.with_earlier(own, Spread(variance=1.0, df=30)) == own
 
 

@@ -205,19 +205,21 @@ def spread(by_prompt: Sequence[ByLaunch]) -> Spread | None:
     return Spread(variance=float(np.mean(variances)), df=df)
 
 
-_ODD = 0.95
-"""A spread above so much of what earlier runs let expect (F distribution) is this run's own."""
+_ODD = (0.01, 0.95)
+"""A spread outside these quantiles of what earlier runs let expect (F distribution) is this run's own. The lower one is
+narrower: few launches have a small spread by chance."""
 
 
 def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
     """Return the spread of this run pooled with that of earlier ones, weighted by their degrees of freedom.
 
-    A run whose launches lie further apart than chance allows after the earlier ones (F test of two variances) is on a
-    machine of another mood: then only its own counts.
+    A run whose launches lie further apart, or closer, than chance allows after the earlier ones (F test of two
+    variances) is on a machine of another mood: then only its own counts.
     """
     if own is None or before is None:
         return before if own is None else own
-    if own.variance > before.variance * float(special.fdtri(own.df, before.df, _ODD)):
+    low, high = (before.variance * float(special.fdtri(own.df, before.df, odd)) for odd in _ODD)
+    if not low <= own.variance <= high:
         return own
     df = own.df + before.df
     return Spread(variance=(own.variance * own.df + before.variance * before.df) / df, df=df)
