@@ -5,18 +5,22 @@ standard errors (`errors`), so that numbers drawn differently by another numpy s
 """
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 from scipy import stats as reference
 
-from pytest_infer.analysis.compare import stats
+from pytest_infer.analysis.compare import launches, moderation, stats
+from pytest_infer.analysis.compare.launches import ByLaunch
+from pytest_infer.analysis.compare.verdicts import Evidence, Judgement, Question, Verdict, decide
 
 STEP = math.log(1.05)
 LEAST = math.log(1.025)
 """The minimum effect: a significant change below it is none."""
 
 LEVEL = 0.01
+DRAFT = Judgement(test="t", name="t", metric_key="tpot_s")
 
 
 def errors(rate, trials):
@@ -178,3 +182,45 @@ def test_what_a_prediction_from_ten_runs_can_see():
     # Its limit is 7 to 8 %: of changes of 5, 10 and 15 % in one new run it sees 19, 75 and 98 %.
     assert predicted_alarms(history_and_next(10, 1000, 12, STEP)) < 0.35
     assert predicted_alarms(history_and_next(10, 1000, 12, math.log(1.15))) > 0.9
+
+
+SHARES = (0.0, 0.0, 0.0, 0.01, 0.02, 0.05)
+"""What is planted in the six prompts of a run of benchmarks/gate_quality.py."""
+
+
+def runs_in_turns(seed, trials, apart, *, count=8, shared=0.5):
+    """Judge runs whose launches lie `apart` (sd of log-ratios), half of it the same for all prompts, by `tpot:1%`.
+
+    Returns, by share, how often the gate accused and passed a prompt, and how often its interval did not hold 0.
+    """
+    rng = np.random.default_rng(seed)
+    found = {share: Counter() for share in SHARES}
+    for _ in range(trials):
+        common = rng.normal(0, apart * math.sqrt(shared), count)
+        rows = [math.log1p(share) + common + rng.normal(0, apart * math.sqrt(1 - shared), count) for share in SHARES]
+        told = [ByLaunch(values=row, numbers=tuple(range(count)), of=count) for row in rows]
+        questions = [
+            Question(draft=DRAFT, evidence=(Evidence(estimate=launches.estimate(row, known)),), threshold=0.01)
+            for row, known in zip(rows, moderation.moderated(told), strict=True)
+        ]
+        for share, judged in zip(SHARES, decide(questions), strict=True):
+            found[share]["all"] += 1
+            found[share][judged.verdict] += 1
+            found[share]["told"] += judged.low * judged.high > 0
+    return {
+        share: tuple(counts[what] / counts["all"] for what in (Verdict.REGRESSED, Verdict.UNCHANGED, "told"))
+        for share, counts in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("apart", "passed", "told", "failed"), [(0.004, 1.0, 1.0, 1.0), (0.006, 0.95, 0.94, 1.0), (0.008, 0.73, 0.71, 0.99)]
+)
+def test_what_eight_launches_find_with_a_threshold_of_one_percent(apart, passed, told, failed):
+    trials = 400
+    found = runs_in_turns(9, trials, apart)
+    assert found[0.0][0] <= 0.01
+    assert found[0.0][1] == pytest.approx(passed, abs=errors(passed, 3 * trials) + 0.01)
+    assert found[0.01][2] == pytest.approx(told, abs=errors(told, trials) + 0.01)
+    assert found[0.02][0] >= failed - errors(failed, trials) - 0.01
+    assert found[0.05][0] == 1
