@@ -507,7 +507,8 @@ def test_a_step_that_the_kernel_kills_is_skipped(checkout, thirty, tmp_path, mon
     worktree = Worktree(repository, thirty[0])
     suite = Suite(repository=repository, index=tmp_path / "index", ours={}, spare={})
     made = runs.Runs(repository, worktree, suite, thirty[0], tmp_path)
-    program = "import os, sys\nos.kill(os.getpid(), int(sys.argv[1]))\n"
+    # A shell lets what it starts in the background ignore SIGINT.
+    program = "import os, signal, sys\nsignal.signal(2, signal.SIG_DFL)\nos.kill(os.getpid(), int(sys.argv[1]))\n"
     for number, code, why in ((9, 125, "the run was killed by signal 9"), (2, 130, None)):
         monkeypatch.setattr(made, "_command", lambda *_, number=number, **__: ["python3", "-c", program, str(number)])
         measured = made.measure(thirty[1], PLAN)
