@@ -52,7 +52,7 @@ def test_a_curve_has_both_sides_and_their_fits(bench):
 def test_a_sweep_loads_each_dtype_on_both_sides(bench):
     result = bench.runpytest_subprocess(*QUICK, "--infer-sweep=dtype=float32,bfloat16", "--infer-sweep=threads=1,2")
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["this checkout against self*, by configuration", "dtype=float32 threads=1*%*"])
+    result.stdout.fnmatch_lines(["this checkout against self*, by configuration", "dtype=float*%*"])
     sizes = {}
     for block in blocks(bench):
         theirs, ours = (of["metrics"]["model_bytes"]["value"] for of in (block["against"], block))

@@ -325,3 +325,9 @@ def test_a_few_lengths_have_no_fit_and_no_coefficients():
     shown = console(80, color=False)
     report.write(shown, found, drawn=True)
     assert "fit" not in collected(shown)
+
+
+def test_an_interval_that_tells_nothing_takes_no_more_room_than_that():
+    assert report.change(0.031, 0.02, 0.042) == "+3.1 % [2.0, 4.2]"
+    assert report.change(-0.43, -1.0, 66828631689.0) == "−43 % [−100, >999]"
+    assert report.change(12.0, 9.0, None) == "+1200 % [900, ∞]"

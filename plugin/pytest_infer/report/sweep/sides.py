@@ -69,13 +69,18 @@ def percent(value: float | None) -> str:
     return f"−{text}" if value < 0 and float(text) else text
 
 
+def _end(value: float | None) -> str:
+    """Return an end of an interval; of one that tells nothing, no more digits than that takes."""
+    return ">999" if value is not None and value >= 10 else percent(value)
+
+
 def change(mid: float | None, low: float | None, high: float | None, between: str = " ") -> str:
     """Return a relative change with its interval: `+3.1 % [2.0, 4.2]`; a dash where there is none."""
     if mid is None:
         return NONE
     sign = "+" if mid > 0 and float(percent(mid)) else ""
     said = f"{sign}{percent(mid)} %"
-    return said if low is None and high is None else f"{said}{between}[{percent(low)}, {percent(high)}]"
+    return said if low is None and high is None else f"{said}{between}[{_end(low)}, {_end(high)}]"
 
 
 # curves
@@ -212,7 +217,7 @@ def _said(figure: FigureSides, tokens: Sequence[int]) -> Iterator[str]:
     elif not found.claims:
         line = "no length shows a change"
         if found.widest is not None and found.widest not in found.unknown:
-            largest = "any" if found.bound is None else f"one of {percent(found.bound)} %"
+            largest = "any" if found.bound is None else f"one of {_end(found.bound)} %"
             line += f"; {largest} at {tokens[found.widest]} tokens is not ruled out"
         yield line
     if found.unknown:
@@ -299,4 +304,4 @@ def _none(known: Sequence[tuple[ConfigurationSides, Change]]) -> str:
     widest = max(reach, key=reach.__getitem__)
     if reach[widest] <= 0.01:
         return "no configuration shows a change beyond 1 %"
-    return f"no configuration shows a change; one of {percent(reach[widest])} % with {widest} is not ruled out"
+    return f"no configuration shows a change; one of {_end(reach[widest])} % with {widest} is not ruled out"
