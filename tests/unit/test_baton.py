@@ -206,6 +206,9 @@ def test_a_partner_that_is_gone_is_no_error():
     other.begin(1)
     other.give()
     baton.take()
+    assert not baton.alone
     baton.end()
+    other.take()
+    assert other.alone
     baton.close()
     other.close()

@@ -608,7 +608,7 @@ def test_git_bisect_skips_what_has_nothing_to_be_compared_with_and_a_crash_of_ou
     def crash(*_arguments, **_named):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("pytest_infer.cli.compare._gated", crash)
+    monkeypatch.setattr("pytest_infer.cli.gate._gated", crash)
     assert infer("gate", "--exit=bisect").exit_code == 125
 
 

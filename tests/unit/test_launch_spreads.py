@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import launch_spreads
+from pytest_infer.storage import cache_file, launch_spreads
 
 ONE = "a key"
 RECORD = Path(__file__).parents[1] / "data" / "record-1.json"
@@ -52,7 +52,7 @@ def test_another_prompt_model_or_setting_is_another_thing(change):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"x": [{"at_ns": 1}]}', b'{"x": []}', b"\xff"])
 def test_a_file_that_cannot_be_read_counts_as_none_and_is_written_anew(content):
-    place = launch_spreads.path()
+    place = cache_file.path(launch_spreads.NAME)
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
     assert launch_spreads.earlier(ONE) == {}

@@ -16,7 +16,7 @@ from pytest_infer.pytest_face import probing
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.records import MachineProbe, ModelInfo, PromptRecord, Work
 from pytest_infer.report.show.roofline import limit_line, machine_line
-from pytest_infer.storage import probes
+from pytest_infer.storage import cache_file, probes
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = ModelInfo(name="m", engine="e", threads=2, device="cpu")
@@ -335,7 +335,7 @@ def test_the_newest_are_kept():
 
 def test_a_broken_file_is_none_and_is_replaced():
     probes.save(made())
-    probes.path().write_text("{", encoding="utf-8")
+    cache_file.path(probes.NAME).write_text("{", encoding="utf-8")
     assert probes.load(2) is None
     probes.save(made())
     assert probes.load(2) == made()

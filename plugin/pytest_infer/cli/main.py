@@ -13,7 +13,20 @@ from typer.core import TyperGroup
 
 from pytest_infer.analysis.compare.ending import SKIP, STOP
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli import advice, compare, doctor, experts, export, history, init, load, placement, report, show
+from pytest_infer.cli import (
+    advice,
+    compare,
+    doctor,
+    experts,
+    export,
+    gate,
+    history,
+    init,
+    load,
+    placement,
+    report,
+    show,
+)
 from pytest_infer.cli.bisect import command as bisecting
 from pytest_infer.cli.shared import out, refuse, screen
 from pytest_infer.engines import models
@@ -78,7 +91,7 @@ def list_models(
 
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
-app.command("gate")(compare.run_gate)
+app.command("gate")(gate.run_gate)
 app.command("bisect")(bisecting.bisect)
 app.command("experts")(experts.show_experts)
 app.command("placement")(placement.placement)

@@ -1,0 +1,223 @@
+"""`pytest-infer gate`: a stored run against an earlier one, with an exit code that says how it ended."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pytest_infer.analysis.compare import ending, fingerprint, rules
+from pytest_infer.analysis.compare.ending import Ending
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
+from pytest_infer.analysis.sweep import axes
+from pytest_infer.cli import inifile
+from pytest_infer.cli.shared import (
+    AllowDifferent,
+    Confidence,
+    Storage,
+    offered,
+    open_history,
+    out,
+    refuse,
+    say,
+    screen,
+)
+from pytest_infer.errors import InferError, OptionError, StorageError, alternatives
+from pytest_infer.report.compare import exports
+from pytest_infer.report.formats import GATE, GATE_ON_GITHUB, Format, GatedRun
+from pytest_infer.storage import files
+from pytest_infer.storage.history import History
+from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runs import Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.gate import Gated
+
+
+def run_gate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run to be gated.")] = "latest",
+    *,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="What it is held against; default: the newest run that fits and passed."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="RULE",
+            help=f"ttft:5%, tpot[story]:3%, decode_throughput>=15, output:exact, experts:drift<0.02 (repeat it); "
+            f"default: infer_gate of the ini file, else {', '.join(rules.DEFAULT)}.",
+        ),
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Also write GitHub's annotations and step summary.")] = False,
+    mark: Annotated[bool, typer.Option(help="Keep the result in the run's file.")] = True,
+    inconclusive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ending.DOUBTS),
+            help=f"Whether a run that is only inconclusive fails, with exit code {Exit.INCONCLUSIVE.value}, or passes; "
+            "default: infer_inconclusive of the ini file, else fail.",
+        ),
+    ] = None,
+    exits: Annotated[
+        str,
+        typer.Option(
+            "--exit",
+            metavar="|".join(ending.EXITS),
+            help="For a pipeline, or for `git bisect run`: 0 good, 1 regressed, 125 neither, 128 wrong usage.",
+        ),
+    ] = ending.PLAIN,
+    form: Annotated[Format, offered(GATE)] = Format.TERMINAL,
+    allow_different: AllowDifferent = None,
+    allow_failed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEST", help="Accept that this test failed or was not measured (repeat it; * and ?)."),
+    ] = None,
+    confidence: Confidence = CONFIDENCE,
+    storage: Storage = None,
+) -> None:
+    """Hold a run against an earlier one: 0 passed, 1 regressed, 10 inconclusive, 11 nothing to compare, 2 usage."""
+    try:
+        end = _ending(inconclusive, exits)
+        fingerprint.check_allowed(allow_different or ())
+        parsed = rules.parse(
+            rule or inifile.gate_rules(Path.cwd()), source=rules.Source.TYPED if rule else rules.Source.INI
+        )
+        history = open_history(storage)
+        if not history.runs:
+            say(f"no run in {history.folder}: nothing to gate")
+            raise typer.Exit(end.code(()))
+        candidate = _candidate(history, run)
+        allowed = tuple(allow_different or ())
+        before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
+        _check(candidate, before, parsed)
+        unfit = _unfit(candidate, allow_failed or ())
+        gated = replace(_gated(history, before, candidate, parsed, unfit, allowed, confidence), ending=end)
+    except InferError as error:
+        refuse(str(error))
+    nothing = "no stored run" if any(rule.form is not rules.Form.BOUND for rule in parsed) else "bounds only"
+    heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
+    found = GatedRun(gated=gated, heading=heading)
+    out(GATE[form](found, screen()))
+    if before is None and nothing == "no stored run":
+        say("no stored run to compare with (same machine and software, clean code, not failed)")
+    if github:
+        _write_github(found, form)
+    if mark:
+        _mark(candidate, found)
+    raise typer.Exit(gated.code)
+
+
+def _ending(inconclusive: str | None, exits: str) -> Ending:
+    """Return what the exit code is to say; raise OptionError for what cannot be read."""
+    asked = inconclusive or inifile.doubt(Path.cwd()) or ending.FAIL
+    for option, given, known in (("--inconclusive", asked, ending.DOUBTS), ("--exit", exits, ending.EXITS)):
+        if given not in known:
+            raise OptionError(f"{option}: {alternatives('value', given, known)}")
+    return Ending(passes_doubt=asked == ending.PASS, bisect=exits == ending.BISECT, option="--")
+
+
+def _candidate(history: History, name: str) -> Run:
+    """Return the run to be gated; refuse the newest that can be read in place of a newer one that cannot."""
+    found = history.select(name)
+    if name == "latest" and (newer := history.newer_unread(found)) is not None:
+        refuse(f"{newer.name} is newer than {found.label} and cannot be read: mend it, or name the run to gate")
+    return found
+
+
+def _check(candidate: Run, before: Run | None, parsed: Sequence[rules.Rule]) -> None:
+    """Refuse rules about nothing, a baseline that failed its gate, and figures that nobody can have measured."""
+    from pytest_infer.analysis.compare import possible  # noqa: PLC0415
+
+    names = [(axes.names(row.name, row.config), row.metrics.keys()) for row in candidate.rows]
+    rules.check_covered(parsed, {name for named, _ in names for name in named})
+    if before is not None and before.regressed:
+        refuse(f"--against: run {before.label} failed its own gate; choose another")
+    possible.refuse(candidate)
+    rules.check_measured(parsed, names)
+    if before is not None:
+        possible.refuse(before)
+
+
+def _mark(candidate: Run, of: GatedRun) -> None:
+    """Keep the result in the run's file."""
+    result = Mark(
+        result=of.gated.exit.word,
+        against=of.gated.against,
+        rules=tuple(rule.text for rule in of.gated.rules),
+        headline=of.said or None,
+    )
+    try:
+        files.mark(candidate.path, result)
+    except StorageError as error:
+        say(str(error))
+
+
+def _against(history: History, candidate: Run, against: str) -> Run:
+    """Return the run that a selector names, or the next one that it fits where it names the candidate itself."""
+    found = history.select(against)
+    if found.path.resolve() != candidate.path.resolve():
+        return found
+    try:
+        found = history.other_than(candidate).select(against)
+    except StorageError:
+        refuse(f"--against {against}: that is the run to be gated itself; name another")
+    if found.path.resolve() == candidate.path.resolve():
+        refuse(f"--against {against}: that is the run to be gated itself; name another")
+    return found
+
+
+def _unfit(candidate: Run, accepted: Sequence[str]) -> dict[str, str]:
+    """Return the tests of a run that failed or were not measured, with the reason, but for those accepted by name."""
+    found = dict.fromkeys(candidate.unmeasured, "not measured in this run") | dict.fromkeys(
+        candidate.failed, "failed in this run"
+    )
+    return {test: why for test, why in found.items() if not any(fnmatch.fnmatchcase(test, name) for name in accepted)}
+
+
+def _baseline(history: History, candidate: Run, allowed: Sequence[str]) -> Run | None:
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
+
+    return gate.baseline_for(candidate.rows, history.before(candidate), allowed)
+
+
+def _gated(
+    history: History,
+    before: Run | None,
+    candidate: Run,
+    parsed: Sequence[rules.Rule],
+    unfit: Mapping[str, str],
+    allowed: Sequence[str],
+    confidence: float,
+) -> Gated:
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
+
+    if before is None:
+        return gate.judge([], parsed, unfit=unfit, new=candidate.rows, allowed=allowed, confidence=confidence)
+    pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
+    return gate.judge(
+        pairs,
+        parsed,
+        missing=gone,
+        unfit=unfit,
+        new=new,
+        against=before.label,
+        allowed=allowed,
+        confidence=confidence,
+    )
+
+
+def _write_github(of: GatedRun, form: Format) -> None:
+    # GitHub reads workflow commands from both streams; what is read by a program stays what it is on stdout.
+    beside = form in (Format.TERMINAL, Format.MARKDOWN)
+    typer.echo(GATE_ON_GITHUB[Format.GITHUB](of, screen()), nl=False, err=not beside)
+    try:
+        exports.write_summary(of.gated, of.heading, os.environ)
+    except OSError as error:
+        say(f"the step summary cannot be written: {error.strerror}")
