@@ -26,16 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gate_quality import CONFTEST, TEST, git, interval
+import scratch_repository
+from gate_quality import CONFTEST, interval
+from scratch_repository import TEXTS, git
 
-SUITE = """
-[defaults]
-max_new_tokens = 64
-
-[[prompt]]
-name = "story"
-text = "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do."
-"""
 PLANTED, IMPORTED = "SHARES = {shares}", "from spin import SHARES"
 """The share lies in a module of its own: the suite that is laid over every commit must not bring it."""
 START = (sys.executable, "-c", "from pytest_infer.cli.main import app; app()")
@@ -43,14 +37,9 @@ START = (sys.executable, "-c", "from pytest_infer.cli.main import app; app()")
 
 def make_repository(folder: Path, commits: int, first: int, share: float) -> list[str]:
     """Return the hashes of the commits of a new repository, oldest first; from number `first` on it is slow."""
-    bench = folder / "bench"
-    bench.mkdir(parents=True)
-    (bench / "test_prompts.py").write_text(TEST)
-    (bench / "prompts.toml").write_text(SUITE)
-    (bench / "conftest.py").write_text(CONFTEST.replace(PLANTED, IMPORTED).format(model="reference-moe", threads=1))
-    (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
-    (folder / ".gitignore").write_text("__pycache__/\n")
-    git(folder, "init", "-q")
+    scratch_repository.make(folder, {"story": TEXTS["story"]}, 64, ini="pythonpath = .\n")
+    conftest = CONFTEST.replace(PLANTED, IMPORTED).format(model="reference-moe", threads=1)
+    (folder / "bench" / "conftest.py").write_text(conftest)
     for number in range(commits):
         planted = share / 100 if number >= first else 0
         (folder / "spin.py").write_text(f"SHARES = {{'story': {planted}}}\n# {number}\n")

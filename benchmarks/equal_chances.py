@@ -37,15 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
-TEXTS = {
-    "capital": "The capital of the country is",
-    "code": "def add(a, b):\n    return",
-    "list": "apples, pears, plums, cherries,",
-    "question": "How does a steam engine work? It",
-    "story": "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do.",
-    "dialogue": "'Who are you?' said the Caterpillar. 'I hardly know, sir,' she said,",
-}
+import scratch_repository
+from scratch_repository import BUSY, TEXTS, git
+
 CONFTEST = "# {tag}\n"
 TRACER = "import sys\n\n\ndef trace(frame, event, arg):\n    return trace\n\n\nsys.settrace(trace)\n"
 PROFILER = "import cProfile\n\nPROFILER = cProfile.Profile()\nPROFILER.enable()\n"
@@ -61,7 +55,6 @@ UNDER_A_TRACER = f"{TRACER}import pytest\nsys.exit(pytest.console_main())\n"
 MODEL = ("--infer-model=reference-moe", "--infer-threads=1", "--infer-ignore-eos", "--infer-no-probe")
 QUICK = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-timeline=off")
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
-BUSY = "while True: pass"
 LONGEST_S = 600
 VERDICTS = ("regressed", "improved", "unchanged", "inconclusive")
 Python = Sequence[str]
@@ -133,7 +126,7 @@ def one_loop(_repository: Path, stack: ExitStack) -> None:
 
 def another_run(repository: Path, stack: ExitStack) -> None:
     again = " ".join([sys.executable, "-m", "pytest", "bench", *QUICK, *MODEL, "--infer-rounds=50"])
-    command = ("sh", "-c", f"while :; do {again}; done")
+    command = ("sh", "-c", f"while kill -0 $PPID; do {again}; done")
     stack.enter_context(running(command, own_session=True, cwd=repository))
 
 
@@ -167,34 +160,13 @@ KINDS = (
 )
 
 
-def git(repository: Path, *command: str) -> None:
-    """Run git quietly."""
-    who = ("-c", "user.name=equal_chances", "-c", "user.email=nobody@localhost", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *who, *command], cwd=repository, check=True, capture_output=True)
-
-
-def suite(prompts: int, tokens: int) -> str:
-    """Return the suite file of the first so many prompts."""
-    texts = list(TEXTS.items())[:prompts]
-    tables = [f"[[prompt]]\nname = {json.dumps(name)}\ntext = {json.dumps(text)}\n" for name, text in texts]
-    return "\n".join([f"[defaults]\nmax_new_tokens = {tokens}\n", *tables])
-
-
-def make_repository(folder: Path, text: str) -> Path:
+def make_repository(folder: Path, prompts: int, tokens: int) -> Path:
     """Return a repository whose tags all hold the same suite; the conftest of some switches a tool on."""
-    bench = folder / "bench"
-    bench.mkdir(parents=True)
-    (bench / "test_prompts.py").write_text(TEST)
-    (bench / "prompts.toml").write_text(text)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / ".gitignore").write_text("__pycache__/\n.benchmarks/\n")
-    git(folder, "init", "-q")
+    scratch_repository.make(folder, dict(list(TEXTS.items())[:prompts]), tokens)
     contents = {"base": "", "same": "", "tracer": TRACER, "profiler": PROFILER, "monitoring": MONITORING}
     for tag, content in contents.items():
-        (bench / "conftest.py").write_text(CONFTEST.format(tag=tag) + content)
-        git(folder, "add", "-A")
-        git(folder, "commit", "-q", "-m", tag)
-        git(folder, "tag", tag)
+        (folder / "bench" / "conftest.py").write_text(CONFTEST.format(tag=tag) + content)
+        scratch_repository.commit(folder, tag)
     return folder
 
 
@@ -278,7 +250,7 @@ def main() -> None:
     raw: list[dict[str, Any]] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        repository = make_repository(Path(name) / "repository", suite(options.prompts, options.tokens))
+        repository = make_repository(Path(name) / "repository", options.prompts, options.tokens)
         for kind in (kind for kind in KINDS if kind.name in options.only):
             why = kind.impossible()
             if why is not None:

@@ -39,7 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import scratch_repository
 from scipy import stats
+from scratch_repository import COMES_AND_GOES, TEXTS
 
 from pytest_infer.analysis.compare import comparison, gate, rules
 from pytest_infer.records import Turns
@@ -52,6 +54,7 @@ RULE = "tpot:1%"
 NATIVE = 0.01
 HISTORY = 10
 LAUNCHES = 8
+TOKENS = 32
 CONFTEST = '''
 import time
 
@@ -99,28 +102,7 @@ def engine(request):
     yield made
     made.close()
 '''
-TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
-PROMPTS = {
-    "capital": "The capital of the country is",
-    "code": "def add(a, b):\\n    return",
-    "story": "Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to do.",
-    "list": "apples, pears, plums, cherries,",
-    "question": "How does a steam engine work? It",
-    "dialogue": "'Who are you?' said the Caterpillar. 'I hardly know, sir,' she said,",
-}
-SUITE = "[defaults]\nmax_new_tokens = 32\n" + "".join(
-    f'\n[[prompt]]\nname = "{name}"\ntext = "{text}"\n' for name, text in PROMPTS.items()
-)
 COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-no-probe", "--infer-ignore-eos")
-NEIGHBOUR = """
-import os, random, time
-parent = os.getppid()
-while os.getppid() == parent:
-    until = time.monotonic() + random.uniform(1, 8)
-    while time.monotonic() < until:
-        pass
-    time.sleep(random.uniform(1, 8))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,30 +124,12 @@ def neighbour(state: str) -> Iterator[None]:
     if state == "off":
         yield
         return
-    loop = subprocess.Popen([sys.executable, "-c", NEIGHBOUR])
+    loop = subprocess.Popen([sys.executable, "-c", COMES_AND_GOES])
     try:
         yield
     finally:
         loop.kill()
         loop.wait()
-
-
-def git(repository: Path, *command: str) -> None:
-    """Run git quietly."""
-    who = ("-c", "user.name=gate_quality", "-c", "user.email=nobody@localhost")
-    subprocess.run(["git", *who, *command], cwd=repository, check=True, capture_output=True)
-
-
-def make_repository(folder: Path) -> Path:
-    """Return a repository with the suite, and no commit yet."""
-    bench = folder / "bench"
-    bench.mkdir(parents=True)
-    (bench / "test_prompts.py").write_text(TEST)
-    (bench / "prompts.toml").write_text(SUITE)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / ".gitignore").write_text("__pycache__/\n")
-    git(folder, "init", "-q")
-    return folder
 
 
 def commit(repository: Path, cell: Cell, shares: dict[str, int], tag: str) -> None:
@@ -175,9 +139,7 @@ def commit(repository: Path, cell: Cell, shares: dict[str, int], tag: str) -> No
     )
     # A comment makes a commit that changes nothing one of its own.
     (repository / "bench" / "conftest.py").write_text(f"{text}# {tag}\n")
-    git(repository, "add", "-A")
-    git(repository, "commit", "-q", "--allow-empty", "-m", tag)
-    git(repository, "tag", "-f", tag)
+    scratch_repository.commit(repository, tag)
 
 
 def pytest_run(repository: Path, cell: Cell, *options: str) -> None:
@@ -195,7 +157,7 @@ def pytest_run(repository: Path, cell: Cell, *options: str) -> None:
 def paired(repository: Path, cell: Cell, shares: dict[str, int], turns: str, options: Sequence[str]) -> dict[str, Any]:
     """Run an A/B gate; return its judgements and the blocks that they were made from."""
     path = repository.parent / "run.json"
-    none = dict.fromkeys(PROMPTS, 0)
+    none = dict.fromkeys(TEXTS, 0)
     commit(repository, cell, none, "base")
     commit(repository, cell, shares, "head")
     started = time.monotonic()
@@ -215,7 +177,7 @@ def paired(repository: Path, cell: Cell, shares: dict[str, int], turns: str, opt
 def stored(repository: Path, cell: Cell, shares: dict[str, int]) -> dict[str, Any]:
     """Measure a history of the base and one run of the other commit; return what both gates say of it."""
     folder = repository.parent
-    commit(repository, cell, dict.fromkeys(PROMPTS, 0), "base")
+    commit(repository, cell, dict.fromkeys(TEXTS, 0), "base")
     base = []
     for number in range(HISTORY):
         path = folder / f"base-{number}.json"
@@ -368,10 +330,10 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run what was planned."""
     measured, started = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        repository = make_repository(Path(name) / "repository")
+        repository = scratch_repository.make(Path(name) / "repository", TEXTS, TOKENS)
         planned = plan(options)
         for done, (number, kind, cell) in enumerate(planned, 1):
-            shares = {prompt: SHARES[(n + number + options.seed) % len(SHARES)] for n, prompt in enumerate(PROMPTS)}
+            shares = {prompt: SHARES[(n + number + options.seed) % len(SHARES)] for n, prompt in enumerate(TEXTS)}
             run: dict[str, Any] = {"gate": kind, "cell": str(cell), "shares": shares}
             if kind == "stored":
                 found = stored(repository, cell, shares)

@@ -36,7 +36,7 @@ class History:
 
     def __init__(self, path):
         self.path = path
-        path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n")
+        path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n.cache\n")
         self.git("init", "-q", "-b", "main")
 
     def git(self, *args):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scratch import PROMPTS, History
 
 ENGINE = """
 import script
@@ -24,42 +25,23 @@ class Planned(Scripted):
 def engine():
     return Planned()
 """
-PROMPTS = """
-[[prompt]]
-name = "first"
-text = "one two three"
-max_new_tokens = 6
-
-[[prompt]]
-name = "second"
-text = "four five"
-max_new_tokens = 6
-"""
 EVEN = [0.01] * 6
 SLOW_DECODE = [0.01] + [0.0108] * 5
 RULES = "--infer-gate=output:exact,ttft:3%,tpot:3%"
 WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "inference-benchmarks.yml"
 
 
-class Repository:
+class Repository(History):
     def __init__(self, pytester):
-        self.pytester, self.path = pytester, pytester.path
-        (self.path / ".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\nresults\n.cache\n")
-        self.git("init", "-q", "-b", "main")
-
-    def git(self, *args):
-        who = ("-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
-        done = subprocess.run(["git", *who, *args], cwd=self.path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        super().__init__(pytester.path)
+        self.pytester = pytester
 
     def commit(self, delays=None, prompts=None):
         if delays is not None:
             (self.path / "script.py").write_text(f"DELAYS = {delays}\n")
         if prompts is not None:
             (self.path / "prompts.toml").write_text(prompts)
-        self.git("add", "-A")
-        self.git("commit", "-q", "--allow-empty", "-m", "a commit")
-        return self.git("rev-parse", "HEAD")
+        return super().commit()
 
     def run(self, *options):
         # In a process of its own: this one is full of the outer run's modules.
