@@ -26,7 +26,8 @@ INTERVALS = {
     Verdict.INCONCLUSIVE: (-0.02, 0.01, 0.04),
 }
 CODES = {Verdict.UNCHANGED: 0, Verdict.IMPROVED: 0, Verdict.REGRESSED: 1}
-PLAN = Plan(arguments=("-q",), selected=("t.py::t[story]", "t.py::t[chat]"), rules=rules.parse([RULE, "ttft:3%"]),
+PLAN = Plan(arguments=("-q",), longer=("--infer-time=9s",), selected=("t.py::t[story]", "t.py::t[chat]"),
+            rules=rules.parse([RULE, "ttft:3%"]),
             here=Path(), root=Path())  # fmt: skip
 
 
@@ -395,7 +396,7 @@ def test_tests_that_cannot_be_collected_here_are_told_with_pytests_words(checkou
     (checkout / "bench" / "test_it.py").write_text("def test_it(infer):\n    infer('one')\n")
     found = runs.collected(["bench"], tmp_path)
     assert found.files == (checkout.resolve() / "bench" / "test_it.py",)
-    assert found.arguments == ("bench",)
+    assert found.options == ()
     assert not list(checkout.rglob("__pycache__"))
 
 
@@ -528,24 +529,33 @@ def plan_fields():
 
 
 @pytest.mark.parametrize(
-    ("given", "asked"),
-    [
-        ((), ("180s", "16", "90")),
-        (("--infer-time=5s", "--infer-max-rounds", "8"), ("15s", "16", "24")),
-        (("--infer-time", "1.5 min", "--infer-launches=40"), ("4.5 min", "64", "90")),
-        (("--infer-time=1s", "--infer-time=2s", "-q"), ("6s", "16", "90")),
-    ],
+    ("amounts", "asked"),
+    [((60.0, 8, 30), ("180s", "16", "90")), ((90.5, 40, 8), ("271.5s", "64", "24")), ((0.5, 1, 1), ("1.5s", "2", "3"))],
 )
-def test_an_undecided_step_gets_several_times_as_much(given, asked):
+def test_an_undecided_step_gets_several_times_as_much(amounts, asked):
     names = ("--infer-time", "--infer-launches", "--infer-max-rounds")
-    assert runs.longer(given) == [f"{name}={value}" for name, value in zip(names, asked, strict=True)]
+    assert runs.longer(amounts) == tuple(f"{name}={value}" for name, value in zip(names, asked, strict=True))
 
 
-def test_the_defaults_are_those_of_a_run():
+def test_no_more_launches_are_asked_for_than_a_run_takes():
     from pytest_infer.pytest_face import settings
 
-    assert runs._DEFAULTS["--infer-max-rounds"] == str(settings.DEFAULT_MAX_ROUNDS)
-    assert runs._MOST["--infer-launches"] == settings.MOST_LAUNCHES
+    assert runs.MOST_LAUNCHES == settings.MOST_LAUNCHES
+
+
+def test_what_is_measured_and_how_long_is_what_pytest_says(checkout, tmp_path, monkeypatch):
+    commit(checkout, "tests", bench__test_it_dot_py="def test_it(infer):\n    infer('one')\n")
+    (checkout / "pytest.ini").write_text("[pytest]\ninfer_time = 300s\n")
+    (checkout / "test_other.py").write_text("def test_other(infer):\n    infer('two')\n")
+    monkeypatch.chdir(checkout)
+    # A word that is an option's value is no test, though there is a file of that name.
+    (checkout / "mine.toml").write_text("")
+    given = ["--infer-max-new-tokens", "3", "-k", "bench or it", "--ignore", "mine.toml"]
+    found = runs.collected(given, tmp_path)
+    assert (found.tests, found.options) == (("bench/test_it.py::test_it",), tuple(given))
+    assert found.amounts == (300.0, 8, 30)
+    named = runs.collected([*given, "test_other.py", "-k", "other"], tmp_path)
+    assert (named.tests, named.options) == (("test_other.py::test_other",), (*given, "-k", "other"))
 
 
 @pytest.mark.parametrize(

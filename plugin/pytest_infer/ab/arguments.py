@@ -49,6 +49,12 @@ def parser_of(config: pytest.Config) -> Any:
     return getattr(parser, "optparser", None) or parser._getparser()
 
 
+def options_of(config: pytest.Config) -> Mapping[str, Action]:
+    """Return the options that pytest knows, by every spelling."""
+    found: Mapping[str, Action] = parser_of(config)._option_string_actions
+    return found
+
+
 def neutralise(config: pytest.Config) -> None:
     """In the child: undo what an ini file's `addopts` asks for and the child must not do."""
     for action in parser_of(config)._actions:
@@ -77,6 +83,12 @@ def moved(args: Sequence[str], options: Mapping[str, Action], move: Move, cwd: P
 def selects(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
     """Return the files, folders and node ids among the arguments."""
     return [tokens[0] for action, tokens in _split(args, options) if action is None and not tokens[0].startswith("-")]
+
+
+def but_tests(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
+    """Return the arguments without what `selects` returns."""
+    split = _split(args, options)
+    return [token for action, tokens in split if action is not None or tokens[0].startswith("-") for token in tokens]
 
 
 def _moved_value(token: str, action: Action | None, move: Move, cwd: Path) -> str:

@@ -8,24 +8,43 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.checkouts.imports import CHECKOUT, TOLD, imported_from
+from pytest_infer.ab import arguments
+from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, imported_from
+from pytest_infer.pytest_face import session as sessions
 from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.pytest_face.preflight import measuring
 
-_OTHER_SIDE = CHILD in os.environ
-"""Whether this is the other side of a step's comparison, which gets all arguments too."""
+_MEASURES = CHILD in os.environ
+"""Whether this is a process that a step's comparison started, which gets all arguments too."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure this folder where the arguments name no tests: only pytest knows which word is an option's value."""
+    bench = os.environ.get(BENCH)
+    if bench and not arguments.selects(_given(config), arguments.options_of(config)):
+        config.args[:] = [bench]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell which tests measure, and where they lie."""
-    items = measuring(session.items)
+    """Tell which tests measure, where they lie, how much of them, and the arguments that are no tests."""
+    config, items = session.config, measuring(session.items)
+    if sessions.KEY not in config.stash:
+        # Nothing measures, or nothing could be collected: pytest says so.
+        return
+    settings = config.stash[sessions.KEY].settings
     _tell(
-        root=str(session.config.rootpath),
-        arguments=list(session.config.args),
+        root=str(config.rootpath),
+        options=arguments.but_tests(_given(config), arguments.options_of(config)),
         tests=[item.nodeid for item in items],
         files=sorted({str(item.path) for item in items}),
+        amounts=[settings.time_s, settings.launches, settings.max_rounds],
     )
+
+
+def _given(config: pytest.Config) -> list[str]:
+    return [str(argument) for argument in config.invocation_params.args]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,6 +56,8 @@ def pytest_sessionfinish() -> None:
 
 def _tell(**what: object) -> None:
     path = Path(os.environ[TOLD])
-    if not _OTHER_SIDE:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        path.write_text(json.dumps({**known, **what}), encoding="utf-8")
+    if _MEASURES:
+        # It knows what it imported itself, later than whoever started it may ask.
+        path = path.with_name(f"{path.name}.{os.getpid()}")
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**known, **what}), encoding="utf-8")

@@ -11,8 +11,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 """This package, which is the harness of both sides, whichever checkout it lies in."""
 
-TOLD, CHECKOUT = "PYTEST_INFER_BISECT", "PYTEST_INFER_BISECT_FROM"
-"""The variables that give a run of a bisection the file to tell in, and the checkout that nothing may come from."""
+TOLD, CHECKOUT, BENCH = "PYTEST_INFER_BISECT", "PYTEST_INFER_BISECT_FROM", "PYTEST_INFER_BISECT_BENCH"
+"""The variables that give a run of a bisection the file to tell in, the checkout that nothing may come from, and the
+folder to measure where no tests are named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,11 @@ from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.cli import inifile
 from pytest_infer.cli.bisect import lines
 from pytest_infer.cli.bisect.halving import Ends, Halving, Mark, described
-from pytest_infer.cli.bisect.runs import Collected, Plan, Runs, collected, refuse_arguments
+from pytest_infer.cli.bisect.runs import Collected, Plan, Runs, collected, longer, refuse_arguments
 from pytest_infer.cli.bisect.search import Search, Step, of_parents, others
 from pytest_infer.cli.bisect.suite import Suite, shared
 from pytest_infer.cli.shared import out, refuse, screen
 from pytest_infer.errors import AgainstError, InferError
-
-_BENCH = "bench"
 
 
 def bisect(
@@ -66,8 +64,8 @@ def bisect(
         parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()), rules.DEFAULT_PAIRED)
         refuse_arguments(given)
         with _scratch() as scratch:
-            found = collected(_with_tests(given), scratch)
-            code = _Bisection(repository, ends, found, given, parsed, again, first_parent=first_parent).run(scratch)
+            found = collected(given, scratch)
+            code = _Bisection(repository, ends, found, parsed, again, first_parent=first_parent).run(scratch)
     except InferError as error:
         refuse(str(error))
     raise typer.Exit(code)
@@ -85,22 +83,14 @@ def _scratch() -> Iterator[Path]:
             signal.signal(number, handler)
 
 
-def _with_tests(given: Sequence[str]) -> list[str]:
-    """Return pytest's arguments with the folder of benchmarks, where they name no tests and there is one."""
-    named = any(not word.startswith("-") and Path(word.partition("::")[0]).exists() for word in given)
-    return [*given, *([] if named or not Path(_BENCH).is_dir() else [_BENCH])]
-
-
-def _plan(repository: Repository, found: Collected, given: Sequence[str], parsed: Sequence[Rule]) -> Plan:
-    here, left = Path.cwd().resolve(), list(given)
-    for argument in found.arguments:
-        if argument in left:
-            left.remove(argument)
+def _plan(repository: Repository, found: Collected, parsed: Sequence[Rule]) -> Plan:
+    here = Path.cwd().resolve()
     for place in (here, found.root):
         if not place.is_relative_to(repository.root):
             raise AgainstError(f"{place} lies outside the repository {repository.root}: start in it")
     return Plan(
-        arguments=tuple(shared(repository, left, here)),
+        arguments=tuple(shared(repository, found.options, here)),
+        longer=longer(found.amounts),
         selected=found.tests,
         rules=tuple(parsed),
         here=here.relative_to(repository.root),
@@ -116,7 +106,6 @@ class _Bisection:
         repository: Repository,
         ends: Ends,
         found: Collected,
-        given: Sequence[str],
         parsed: Sequence[Rule],
         again: Sequence[str],
         *,
@@ -127,7 +116,7 @@ class _Bisection:
         self._files = found.files
         self._again = again
         self._first_parent = first_parent
-        self._plan = _plan(repository, found, given, parsed)
+        self._plan = _plan(repository, found, parsed)
         self._good, self._bad = described(repository, [ends.good, ends.bad])
         self._width = screen().width
 

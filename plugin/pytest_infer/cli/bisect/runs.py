@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.checkouts import imports
-from pytest_infer.checkouts.imports import CHECKOUT, TOLD, Move
+from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, Move
 from pytest_infer.checkouts.worktree import Repository, Worktree, git, last_line, remove_abandoned
 from pytest_infer.cli.bisect.suite import Suite
 from pytest_infer.errors import AgainstError, InferError, OptionError
@@ -31,12 +30,11 @@ from pytest_infer.storage import runfile
 PLUGIN = ("-p", "pytest_infer.ab.bisected", "-p", "no:cacheprovider")
 _PATIENCE_S = (30, 5, 5)
 """How long an interrupted run has to clean up, before it is asked again, and then killed."""
-_DEFAULTS = {"--infer-time": "60s", "--infer-launches": "8", "--infer-max-rounds": "30"}
+_BENCH = "bench"
 _MORE = (3, 2, 3)
-"""How many times as much of each an undecided step is measured again with."""
-_MOST = {"--infer-launches": 64}
+"""How many times the time, the launches and the rounds an undecided step is measured again with."""
+MOST_LAUNCHES = 64
 """What the option takes at most."""
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
 _PERCENT = re.compile(r"[\d.]+\s*%$")
 _NOT_HERE = {
     "--infer-gate": "give the rules with --rule",
@@ -58,10 +56,12 @@ _NOT_HERE = {
 class Plan:
     """What is measured at each step: pytest's arguments without the tests, and the node ids of these.
 
-    `here` is the folder that pytest is started in and `root` its rootdir, both relative to the repository's top.
+    `longer` are the arguments that let an undecided step measure longer. `here` is the folder that pytest is started in
+    and `root` its rootdir, both relative to the repository's top.
     """
 
     arguments: tuple[str, ...]
+    longer: tuple[str, ...]
     selected: tuple[str, ...]
     rules: tuple[Rule, ...]
     here: Path
@@ -99,10 +99,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What pytest would run in the user's checkout."""
+    """What pytest would run in the user's checkout: `options` are the arguments that name no tests.
+
+    `amounts` are what a prompt is measured with at most: seconds, launches, and rounds.
+    """
 
     root: Path
-    arguments: tuple[str, ...]
+    options: tuple[str, ...]
+    amounts: tuple[float, int, int]
     tests: tuple[str, ...]
     files: tuple[Path, ...]
 
@@ -116,10 +120,14 @@ def refuse_arguments(arguments: Sequence[str]) -> None:
 
 
 def collected(arguments: Sequence[str], scratch: Path) -> Collected:
-    """Return what pytest collects here; raise OptionError with pytest's words if that fails, or measures nothing."""
-    told = scratch / "collected.json"
-    command = [sys.executable, "-m", "pytest", *arguments, *PLUGIN, "--collect-only", _storage(scratch)]
-    environment = {**os.environ, TOLD: str(told), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Return what pytest collects here, the folder `bench` where no tests are named and there is one.
+
+    Raises OptionError, with pytest's words, if that fails or measures nothing.
+    """
+    told, own = scratch / "collected.json", (*PLUGIN, "--collect-only", _storage(scratch))
+    command = [sys.executable, "-m", "pytest", *own, *arguments]
+    bench = {BENCH: _BENCH} if Path(_BENCH).is_dir() else {}
+    environment = {**os.environ, **bench, TOLD: str(told), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command,
         env=environment,
@@ -135,7 +143,8 @@ def collected(arguments: Sequence[str], scratch: Path) -> Collected:
         raise OptionError(f"this checkout's tests cannot be measured: {reason}")
     return Collected(
         root=Path(what["root"]).resolve(),
-        arguments=tuple(what["arguments"]),
+        options=tuple(what["options"][len(own) :]),
+        amounts=tuple(what["amounts"]),
         tests=tuple(what["tests"]),
         files=tuple(Path(file).resolve() for file in what["files"]),
     )
@@ -169,11 +178,12 @@ class Runs:
         if not here.is_dir():
             return Measured(code=SKIP, why=f"it has no folder {plan.here}")
         told, stored = self._scratch / "told.json", self._scratch / "run.json"
-        for path in (told, stored):
+        # The run tells what it imported, and each process that it measures in, in a file of its own.
+        for path in (stored, *self._scratch.glob(f"{told.name}*")):
             path.unlink(missing_ok=True)
         code, output = self._run(self._command(plan, stored, more=more), here, told)
-        foreign = _read(told).get("foreign") or {}
-        for module, file in foreign.items():
+        foreign = [_read(path).get("foreign") or {} for path in self._scratch.glob(f"{told.name}*")]
+        for module, file in ((module, file) for one in foreign for module, file in one.items()):
             raise AgainstError(
                 f"the run of {commit[:12]} imported {module} from this checkout ({file}), not from that commit: make "
                 "it importable from the rootdir, or let `git bisect run` start a script that installs each commit"
@@ -195,7 +205,7 @@ class Runs:
         return [
             *(sys.executable, "-m", "pytest", *PLUGIN, *plan.arguments, f"--rootdir={root}"),
             *(["--infer-no-profile"] if timed else []),
-            *(longer(plan.arguments) if more else []),
+            *(plan.longer if more else ()),
             *(f"--infer-gate={rule.text}" for rule in plan.rules),
             *("--infer-exit=bisect", f"--infer-against={self._base}"),
             *(f"--benchmark-json={stored}", _storage(self._scratch)),
@@ -242,23 +252,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def longer(arguments: Sequence[str]) -> list[str]:
-    """Return the options that let a run measure longer: several times what the user gave, or else the defaults."""
-    found = dict(_DEFAULTS)
-    for argument, following in pairwise([*arguments, ""]):
-        name, equals, value = argument.partition("=")
-        if name in found:
-            found[name] = value if equals else following
-    times = {name: (_NUMBER.match(value), factor) for (name, value), factor in zip(found.items(), _MORE, strict=True)}
-    return [
-        f"{name}={_times(number[1], factor, name)}{found[name][number.end() :]}"
-        for name, (number, factor) in times.items()
-        if number is not None
-    ]
-
-
-def _times(number: str, factor: int, name: str) -> str:
-    return f"{min(factor * float(number), _MOST.get(name, 1e9)):.12g}"
+def longer(amounts: tuple[float, int, int]) -> tuple[str, ...]:
+    """Return the options that let a run measure longer: several times of what it has, whoever said so."""
+    seconds, launches, rounds = (factor * amount for factor, amount in zip(_MORE, amounts, strict=True))
+    return (
+        f"--infer-time={seconds:g}s",
+        f"--infer-launches={min(launches, MOST_LAUNCHES)}",
+        f"--infer-max-rounds={rounds}",
+    )
 
 
 def _judgements(stored: Path) -> tuple[Judgement, ...]:
