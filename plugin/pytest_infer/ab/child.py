@@ -106,11 +106,17 @@ class Child(Here):
     # the rounds of a test
 
     def measure(self, task: Task) -> rounds.Measured:
-        """Run rounds as the parent asks for them."""
+        """Run rounds as the parent asks for them; whatever ends them, all cores are there for what follows."""
+        all_cores = CoreSchedule(None).all
+        try:
+            return self._obey(task, all_cores)
+        finally:
+            pin(all_cores)
+
+    def _obey(self, task: Task, all_cores: tuple[int, ...]) -> rounds.Measured:
         timed: list[Round] = []
         first: Round | None = None
         warmup, profile = 0, None
-        all_cores = CoreSchedule(None).all
         self._send(
             protocol.Begun(
                 turns=self._baton is not None and task.runner.engine.takes_turns(),
@@ -130,17 +136,16 @@ class Child(Here):
                     pin(cores)
                     settle()
                     timed.append(task.runner.timed())
+                    pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
                     self._send(self._turns(task, asked))
                     pin(all_cores)
                 case protocol.RunProfile(experts=experts, trace=trace):
-                    pin(all_cores)
                     settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts, trace=trace)
                     self._send(protocol.Instrumented())
                 case protocol.Finish(keep=keep):
-                    pin(all_cores)
                     return rounds.Measured(
                         warmup=warmup,
                         rounds=tuple(timed[n] for n in keep),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -25,12 +24,6 @@ START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
 _END_S = 1.0
 _LOG_LINES = 15
-
-_GROUP_OF_ITS_OWN: Mapping[str, Any] = (
-    {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
-)
-"""Ctrl-C is for the parent, which then ends the child. Not a session of its own: with autogroups (sched(7)) the kernel
-would share the cores out between sessions, and whatever else runs in the parent's would slow only one side."""
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
 
@@ -74,7 +67,10 @@ class ChildProcess:
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno(), *(ends or ())],
-                **_GROUP_OF_ITS_OWN,
+                # Ctrl-C is for the parent, which then ends the child. Not a session of its own: with autogroups
+                # (sched(7)) the kernel would share the cores out between sessions, and whatever else runs in the
+                # parent's would slow only one side.
+                process_group=0,
             )
         except OSError as error:
             ours.close()
@@ -167,10 +163,19 @@ class ChildProcess:
         self._open = None
         return finished.record, ended.why
 
-    def close(self) -> None:
-        """End the child, whatever it is doing."""
+    def check(self) -> None:
+        """Raise the line that says why the child cannot go on, if it cannot."""
+        if self._broken is not None:
+            raise AgainstError(self._broken)
+
+    def hang_up(self) -> None:
+        """Let the child end: it notices that nobody is there any more. `close` waits for it."""
         self._channel.close()
         self.wake()
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        self.hang_up()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 with suppress(ProcessLookupError):
@@ -188,8 +193,7 @@ class ChildProcess:
         self._open = None
 
     def _send(self, message: protocol.WireMessage) -> None:
-        if self._broken is not None:
-            raise AgainstError(self._broken)
+        self.check()
         # A child that is gone is told from what it last sent, in _receive.
         with suppress(OSError):
             self._channel.send(message)

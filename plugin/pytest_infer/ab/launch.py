@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pytest_infer.ab import protocol
 from pytest_infer.ab.child_process import ChildProcess
+from pytest_infer.measure import rounds
 from pytest_infer.records import Pass, PromptRecord, Round
 
 _LOOK_S = 1.0
@@ -33,6 +34,8 @@ class Launch:
 
     def begin(self, nodeid: str) -> tuple[protocol.Begun, protocol.Begun]:
         """Let both sides run a test up to its first round, at the same time."""
+        for side in (self.before, self.after):
+            side.check()
         self.pairs, self.passes, self.first_tokens = [], [], []
         self.before.go(nodeid)
         self.after.go(nodeid)
@@ -86,13 +89,19 @@ class Launch:
         ended = [side.finish(keep) for side in (self.before, self.after)]
         return [record for record, _ in ended], [why for _, why in ended if why is not None]
 
+    def kept(self, each: int) -> tuple[int, ...]:
+        """Return the numbers of the pairs of whole rounds that count, `each` of them."""
+        return rounds.rounds_to_keep([disturbed(pair) for pair in self.pairs], each)
+
     @property
     def broken(self) -> bool:
         """Whether a side cannot go on."""
         return self.before.broken or self.after.broken
 
     def close(self) -> None:
-        """End both processes."""
+        """End both processes, at once."""
+        self.before.hang_up()
+        self.after.hang_up()
         self.before.close()
         self.after.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pytest_infer.ab import passes, protocol
+from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.launch import Launch, disturbed, pipes
 from pytest_infer.ab.loop import Task
 from pytest_infer.ab.other_commit import OtherCommit
@@ -57,21 +58,24 @@ class Launches:
     def close(self) -> None:
         """End all processes."""
         for launch in self._launches:
+            launch.before.hang_up()
+            launch.after.hang_up()
+        for launch in self._launches:
             launch.close()
         self._launches = []
 
     def _launch(self) -> Launch:
         planned = self._session.keeper.planned
         with pipes() as (before, after):
-            ours = self._commit.start_own(after)
+            ours, base = self._commit.start_own(after), None
             try:
                 base = self._commit.start(planned, before)
-                ready = ours.greet(protocol.Hello(planned=planned))
+                _greet(ours, planned)
             except BaseException:
-                ours.close()
+                for process in (ours, base):
+                    if process is not None:
+                        process.close()
                 raise
-        if ready.new:
-            raise AgainstError(f"a process of this checkout's own does not collect {', '.join(ready.new)}")
         return Launch(before=base, after=ours)
 
     def elsewhere(
@@ -85,11 +89,12 @@ class Launches:
         finally:
             self._session.live.clear()
             whole = [launch for launch in self._launches if not launch.broken]
-            for launch in self._launches:
-                if launch not in whole:
-                    launch.close()
             # With none left every later test says why.
-            self._launches = whole or self._launches[:1]
+            kept = whole or self._launches[:1]
+            for launch in self._launches:
+                if launch not in kept:
+                    launch.close()
+            self._launches = kept
 
     def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]) -> PromptRecord:
         first = self._launches[0]
@@ -111,7 +116,7 @@ class Launches:
                 launch.warm_up(plan.warmup)
         started = time.monotonic()
         each = math.ceil(plan.rounds / len(used))
-        self._whole_rounds(info, used, each, plan.repeat // len(used), cores)
+        self._whole_rounds(info, used, each, plan.repeat, cores)
         if plan.profile:
             self._say(info, "profile")
             first.before.instrument(experts=plan.experts)
@@ -189,12 +194,13 @@ class Launches:
     def _whole_rounds(
         self, info: PromptInfo, used: Sequence[Launch], each: int, repeat: int, cores: CoreSchedule
     ) -> None:
-        """Run `each` whole rounds a launch, in turns; disturbed pairs are run again in the same launch."""
+        """Run `each` whole rounds a launch, in turns; up to `repeat` disturbed pairs are run again, in their launch."""
         for number, launch in enumerate(used):
             self._say(info, f"whole rounds · launch {number + 1} of {len(used)}")
             while rounds.needs_more([disturbed(pair) for pair in launch.pairs], each, repeat):
                 turn = number + len(launch.pairs)
                 launch.time(cores.of(turn), after_first=turn % 2 == 1)
+            repeat -= max(0, len(launch.pairs) - each)
 
     def _more_rounds(
         self,
@@ -208,7 +214,7 @@ class Launches:
         """Run more whole rounds until they are settled or the time is up."""
         settings = self._session.settings
         while True:
-            pairs = [pair for launch in used for pair in launch.pairs[:each]]
+            pairs = [launch.pairs[number] for launch in used for number in launch.kept(each)]
             before, after = (tuple(pair[side] for pair in pairs) for side in (0, 1))
             settled = len(pairs) >= settings.min_pairs and self._session.settled(info, before, after, config)
             spent = time.monotonic() - started
@@ -230,8 +236,7 @@ class Launches:
     def _finish(self, nodeid: str, used: Sequence[Launch], found: Turns) -> PromptRecord:
         sides: tuple[list[PromptRecord], list[PromptRecord]] = ([], [])
         for launch in used:
-            keep = rounds.rounds_to_keep([disturbed(pair) for pair in launch.pairs], found.rounds)
-            records, reasons = launch.finish(keep)
+            records, reasons = launch.finish(launch.kept(found.rounds))
             for side, record in zip(sides, records, strict=True):
                 side.append(record)
             for why in reasons:
@@ -252,6 +257,12 @@ class Launches:
         self._session.pairs[record.nodeid] = (base, record)
         if found is not None:
             self._session.turns[record.nodeid] = found
+
+
+def _greet(ours: ChildProcess, planned: tuple[str, ...]) -> None:
+    ready = ours.greet(protocol.Hello(planned=planned))
+    if ready.new:
+        raise AgainstError(f"a process of this checkout's own does not collect {', '.join(ready.new)}")
 
 
 def _whole(records: Sequence[PromptRecord]) -> PromptRecord:

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from argparse import Action
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,18 +66,22 @@ class OtherCommit:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
         self._session.live.show(f"collecting {self.name} …")
         checkout, worktree = self._checked_out()
-        self.process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends)
-        ready = self.process.greet(
-            protocol.Hello(
-                planned=planned,
-                impossible=tuple(sorted(self._session.impossible)),
-                checkout=None if self._self else str(checkout),
-                worktree=None if self._self else str(worktree),
-            )
+        hello = protocol.Hello(
+            planned=planned,
+            impossible=tuple(sorted(self._session.impossible)),
+            checkout=None if self._self else str(checkout),
+            worktree=None if self._self else str(worktree),
         )
-        self._session.live.clear()
-        self._missing_in(ready, planned)
-        return self.process
+        process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends)
+        try:
+            self._missing_in(process.greet(hello), planned)
+        except BaseException:
+            process.close()
+            raise
+        finally:
+            self._session.live.clear()
+        self.process = process
+        return process
 
     def start_own(self, ends: tuple[int, int]) -> ChildProcess:
         """Start this checkout in a process of its own, as the other side is; `ChildProcess.greet` waits for it."""
@@ -107,9 +112,8 @@ class OtherCommit:
         return [str(argument) for argument in self._config.invocation_params.args]
 
     @property
-    def _options(self) -> dict[str, Any]:
-        found: dict[str, Any] = arguments.parser_of(self._config)._option_string_actions
-        return found
+    def _options(self) -> Mapping[str, Action]:
+        return arguments.options_of(self._config)
 
     def _command(self, move: imports.Move) -> Command:
         cwd = self._config.invocation_params.dir.resolve()
