@@ -437,16 +437,16 @@ def test_how_a_gate_ends(verdicts, expected):
 
 def test_history_holds_the_newest_comparable_runs_that_did_not_fail(storage, make_block, make_row):
     for value in range(1, 14):
-        storage.add([make_block(tpot_s=float(value))])
-    storage.add([make_block(tpot_s=100.0, machine={"cpu": "other"})])
-    storage.add([make_block(tpot_s=101.0)], gate={"result": "regressed"})
-    storage.add([make_block("another", tpot_s=102.0)])
-    storage.add([make_block(tpot_s=14.0)], gate={"result": "inconclusive"})
+        storage.add([make_block(tpot_s=[value / 1000] * 4)])
+    storage.add([make_block(tpot_s=[0.1] * 4, machine={"cpu": "other"})])
+    storage.add([make_block(tpot_s=[0.101] * 4)], gate={"result": "regressed"})
+    storage.add([make_block("another", tpot_s=[0.102] * 4)])
+    storage.add([make_block(tpot_s=[0.014] * 4)], gate={"result": "inconclusive"})
     storage.add([], failed={"bench/t.py::t[guide]": {}})
     found = earlier_runs.comparable_history(make_row(), storage.load().runs)
     test = "bench/t.py::t[guide]"
     assert {row.test for row in found} == {test}
-    assert [row.metrics["tpot_s"].value for row in found] == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0]
+    assert [row.metrics["tpot_s"].value for row in found] == [value / 1000 for value in range(5, 15)]
 
 
 def test_the_baseline_is_the_newest_that_fits(storage, make_block, make_row):

@@ -92,6 +92,17 @@ def test_of_few_launches_earlier_runs_tell_the_spread(suites):
     assert math.log1p(found.judgement.high) == pytest.approx(0.025 + 2.0395 * math.sqrt(0.0002 / 2), rel=1e-4)
 
 
+@pytest.mark.parametrize("first", [0.0001, 0.0003])
+def test_earlier_runs_of_each_prompt_count_whichever_is_first(suites, first):
+    pairs = taking_turns(suites.rounds(names=NAMES[:2]), [[0.01, 0.03], [0.02, 0.04]])
+    unlike = [with_earlier([pair], value)[0] for pair, value in zip(pairs, (first, 0.0004 - first), strict=True)]
+    (found,) = suite.of_figures([figure(unlike)], 0.95)
+    assert math.log1p(found.judgement.high) == pytest.approx(0.025 + 2.0395 * math.sqrt(0.0002 / 2), rel=1e-4)
+    # One that has none tells that the others are not all.
+    (alone,) = suite.of_figures([figure([unlike[0], pairs[1]])], 0.95)
+    assert math.log1p(alone.judgement.high) == pytest.approx(0.025 + 12.7062 * math.sqrt(0.0002 / 2), rel=1e-4)
+
+
 def test_memory_is_told_by_the_whole_rounds_of_each_launch(suites):
     pairs = suites.rounds(names=NAMES[:3])
     turns = Turns(every=0, cycles=0, seconds=1.0, ratios={}, rounds=2)

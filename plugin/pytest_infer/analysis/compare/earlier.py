@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_infer.analysis.compare import fingerprint, stats
+from pytest_infer.analysis.compare import fingerprint, possible, stats
 from pytest_infer.analysis.compare.verdicts import Evidence
+from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric
 from pytest_infer.storage.runs import Row, Run
 
@@ -26,7 +27,7 @@ ASSUMED_SPREAD = 0.05
 def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
     """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
 
-    Runs that failed their gate or that test are left out.
+    Runs that failed their gate or that test are left out, and so is what cannot be read or cannot have been measured.
     """
     found: list[Row] = []
     for run in reversed(runs[-SEARCHED:]):
@@ -34,10 +35,18 @@ def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
             break
         if run.regressed:
             continue
-        other = run.row(row.test)
-        if other is not None and not fingerprint.differences(other, row):
+        other = next((one for one in rows(run) if one.test == row.test), None)
+        if other is not None and possible.impossible(other) is None and not fingerprint.differences(other, row):
             found.append(other)
     return tuple(reversed(found))
+
+
+def rows(run: Run) -> tuple[Row, ...]:
+    """Return the tests of an earlier run; none of one that cannot be read, as there are others to learn from."""
+    try:
+        return run.rows
+    except StorageError:
+        return ()
 
 
 def number(row: Row, metric: Metric) -> float | None:

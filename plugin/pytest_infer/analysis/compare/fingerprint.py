@@ -15,6 +15,8 @@ from pytest_infer.units import size
 
 OUTPUT = "output"
 WATCHED = "instrumented"
+OF_SIDES = ("workload", OUTPUT, WATCHED)
+"""The kinds of differences that matter between the sides of one run: what is compared there are the sides."""
 SCHEDULING = (
     *("nice", "policy", "cpu_weight", "cpu_shares", "memory_nodes", "memory_policy", "turbo", "energy_preference"),
 )
@@ -174,7 +176,7 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
 def sides_differ(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Mismatch, ...]:
     """Return in what two sides of one run differ that matters: what is compared are the sides, so only other work."""
     found = differences(before, after, allowed)
-    return tuple(d for d in found if d.kind in ("workload", OUTPUT, WATCHED))
+    return tuple(d for d in found if d.kind in OF_SIDES)
 
 
 def _short(value: Any) -> str:

@@ -73,7 +73,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     for run in reversed(candidates[-earlier.SEARCHED :]):
         if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
             continue
-        both = [(row, news[row.test]) for row in run.rows if row.test in news]
+        both = [(row, news[row.test]) for row in earlier.rows(run) if row.test in news]
         if any(possible.impossible(old) is not None for old, _ in both):
             continue
         if any(not _other_setting(old, new, allowed) for old, new in both):
@@ -276,9 +276,10 @@ def precision(
     None while it is not known: there is one launch, or none has an observation yet.
     """
     wanted = [
-        (rule.metric.key, rule.limit)
+        (key, rule.limit)
         for rule in rules
         if rule.form is Form.RELATIVE and rule.metric is not None and rule.covers(name, config)
+        for key in launches.parts(rule.metric.key)
     ] or [(key, _NO_RULE) for key in ("ttft_s", "tpot_s")]
     found = []
     for key, limit in wanted:

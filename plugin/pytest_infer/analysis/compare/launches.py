@@ -46,6 +46,11 @@ class ByLaunch:
     of: int
 
 
+def parts(key: str) -> tuple[str, ...]:
+    """Return the metrics by which turns tell a metric: itself, or both parts of a total."""
+    return ("ttft_s", "tpot_s") if key in _WHOLE else (key,)
+
+
 def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
     """Return a metric's change in each launch, log-ratios; None for a metric that turns tell nothing of.
 

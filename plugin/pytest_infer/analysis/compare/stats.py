@@ -96,7 +96,7 @@ def weighted(parts: Sequence[tuple[float, Student]]) -> Student:
     return Student(mid, float(np.sqrt(whole)), whole**2 / sum(variance**2 / df for variance, df in variances))
 
 
-def student(log_ratios: Sequence[float]) -> Student:
+def student(log_ratios: Sequence[float] | Array) -> Student:
     """Return the mean of at least two log-ratios with its standard error."""
     logs = np.asarray(log_ratios)
     return Student(float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(len(logs))), len(logs) - 1)

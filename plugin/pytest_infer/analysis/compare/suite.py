@@ -237,7 +237,7 @@ def _launched(told: Sequence[Member], key: str) -> tuple[Student | None, str]:
     by_prompt = [dict(zip(one.numbers, map(float, one.values), strict=True)) for one in found]
     many = max(one.of for one in found)
     calm = sorted(set.intersection(*map(set, by_prompt))) if len({one.of for one in found}) == 1 else []
-    before = next((t for m in told if m.pair.turns and (t := launches.earlier(key, m.pair.turns)) is not None), None)
+    before = _earlier(told, key)
     if len(calm) >= max(LEAST if before is None else FEW, many / 2):
         means = np.asarray([[one[number] for number in calm] for one in by_prompt]).mean(axis=0)
         estimate = launches.estimate(means)
@@ -245,6 +245,18 @@ def _launched(told: Sequence[Member], key: str) -> tuple[Student | None, str]:
         return estimate, said
     said = f"each prompt's own calm launches of {many}, as if they shifted all prompts alike"
     return _at_worst([one.values for one in found], before), said
+
+
+def _earlier(told: Sequence[Member], key: str) -> launches.Spread | None:
+    """Return how far launches lay apart in earlier runs of these prompts, their mean; None unless each has some.
+
+    It is known no better than that of the prompt that has fewest.
+    """
+    found = [None if m.pair.turns is None else launches.earlier(key, m.pair.turns) for m in told]
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    return launches.Spread(variance=float(np.mean([one.variance for one in known])), df=min(one.df for one in known))
 
 
 def _at_worst(values: Sequence[stats.Array], before: launches.Spread | None) -> Student | None:

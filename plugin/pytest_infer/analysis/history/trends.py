@@ -11,6 +11,7 @@ from pytest_infer.analysis.compare import disturbance, fingerprint
 from pytest_infer.analysis.history import changepoints
 from pytest_infer.analysis.history.changepoints import ChangePoint
 from pytest_infer.analysis.sweep import axes
+from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Direction, Metric
 from pytest_infer.storage.runs import Row, Run, rows
 
@@ -96,8 +97,7 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
     found: dict[tuple[str, str], list[Point]] = {}
     for run in runs:
-        # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
-        for row in rows(run.path):
+        for row in _rows(run):
             if row.test in newest and _same(row, newest[row.test]):
                 mostly = disturbance.mostly(row)
                 for metric in metrics:
@@ -105,6 +105,15 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
                         point = Point(run, row.metrics[metric.key].value, mostly and metric.moved_by_load)
                         found.setdefault((row.test, metric.key), []).append(point)
     return found
+
+
+def _rows(run: Run) -> tuple[Row, ...]:
+    """Return the tests of a run; none of one that cannot be read, as there are others."""
+    try:
+        # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
+        return rows(run.path)
+    except StorageError:
+        return ()
 
 
 def _same(row: Row, newest: Row) -> bool:

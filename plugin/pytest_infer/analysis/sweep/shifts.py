@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from pytest_infer.analysis.compare.comparison import RowPair
-from pytest_infer.analysis.compare.stats import Array, Student
+from pytest_infer.analysis.compare.stats import Array, Student, student, weighted
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement
 
 
@@ -34,17 +34,13 @@ class Shifts:
         None where nothing tells its error.
         """
         if self.launches is not None:
-            sums = _scaled(self.launches, scale) @ weights
-            return Student(float(sums.mean()), float(sums.std(ddof=1)) / math.sqrt(len(sums)), len(sums) - 1)
+            return student(_scaled(self.launches, scale) @ weights)
         middle = float(weights @ _scaled(self.mid, scale))
         if self.se is None or self.df is None:
             return None
         slopes = weights if scale is None else weights * scale * np.exp(self.mid)
-        variances = (slopes * self.se) ** 2
-        total = float(variances.sum())
-        # Satterthwaite's degrees of freedom; without any error there is nothing to be uncertain of.
-        df = total**2 / float((variances**2 / self.df).sum()) if total else 1.0
-        return Student(middle, math.sqrt(total), df)
+        errors = [(slope, Student(0.0, se, df)) for slope, se, df in zip(slopes, self.se, self.df, strict=True)]
+        return replace(weighted(errors), mid=middle)
 
 
 def _scaled(changes: Array, scale: Array | None) -> Array:
@@ -61,6 +57,9 @@ def of(pairs: Sequence[RowPair], judgements: Sequence[Judgement]) -> Shifts | No
     if launches is not None:
         # Of the launches that all tests share: a sum is of the same ones throughout.
         return Shifts(mid=np.asarray(launches.mean(axis=0)), launches=launches)
+    if any(pair.by_launch(judgements[0].metric_key or "") is not None for pair in pairs):
+        # They share launches, too few of them calm in all: how far their errors are the same ones is not known.
+        return Shifts(mid=mid)
     errors = [_error(pair, judgement) for pair, judgement in zip(pairs, judgements, strict=True)]
     told = [error for error in errors if error is not None]
     if len(told) < len(errors):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
-from pytest_infer.analysis.compare import comparison
+from pytest_infer.analysis.compare import comparison, fingerprint
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.stats import Student
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, holm
@@ -105,13 +105,14 @@ def of(rows: Iterable[Row]) -> SweptSides | None:
     pairs = {row.test: pair for row in swept if (pair := _pair(row)) is not None}
     if not swept or swept[0].against is None:
         return None
-    found = _judged(list(pairs.values()))
+    doubted = _doubted(pairs.values())
+    found = _judged(list(pairs.values()), doubted)
     compared = [row for row in swept if row.test in pairs]
     against = swept[0].against
     return SweptSides(
         before=f"{against.rev} ({against.commit[:8]})" if against.commit else against.rev,
         curves=_curves(curve.groups(compared), pairs, found),
-        configurations=_configurations(compared, pairs, found),
+        configurations=_configurations(compared, pairs, found, doubted),
         left_out=tuple(
             f"{row.title}: {', '.join(row.against.differ or ('not measured on the other side',))}"
             for row in swept
@@ -136,15 +137,22 @@ def _pair(row: Row) -> RowPair | None:
     return RowPair(before=before, after=row, paired=not against.sequential, block_spread=spread, turns=against.turns)
 
 
-def _judged(pairs: Sequence[RowPair]) -> dict[tuple[str, str], Judgement]:
+def _doubted(pairs: Iterable[RowPair]) -> frozenset[tuple[str, str]]:
+    """Return the figures, by test and metric key, of which disturbed rounds conclude nothing."""
+    metrics = [by_key(key) for key in OF_CONFIGURATIONS]
+    return frozenset((pair.after.test, one.key) for pair in pairs for one in metrics if pair.disturbed(one))
+
+
+def _judged(pairs: Sequence[RowPair], doubted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Judgement]:
     wanted = comparison.all_metrics([by_key(key) for key in OF_CONFIGURATIONS])
     # What is stored of the work says that it was equal, or accepted; an older run did not store that.
-    allowed = ("output", "workload") if all(_known(pair.after) for pair in pairs) else ()
+    allowed = fingerprint.OF_SIDES if all(_known(pair.after) for pair in pairs) else ()
     judged = comparison.judge(pairs, lambda _row: wanted, allowed=allowed)
-    doubted = {(pair.after.test, one.metric.key) for pair in pairs for one in wanted if pair.disturbed(one.metric)}
-    # Disturbed rounds conclude nothing: without a p-value nothing is claimed of them.
+    # Without a p-value nothing is claimed of a figure, and without an interval nothing ruled out.
     return {
-        (j.test, j.metric_key): msgspec.structs.replace(j, p=None) if (j.test, j.metric_key) in doubted else j
+        (j.test, j.metric_key): msgspec.structs.replace(j, p=None, low=None, high=None)
+        if (j.test, j.metric_key) in doubted
+        else j
         for j in judged
         if j.metric_key is not None
     }
@@ -251,7 +259,7 @@ def _coefficient(name: str, before: Coefficient, after: Coefficient, estimate: S
 
 
 def _configurations(
-    rows: Sequence[Row], pairs: Mapping[str, RowPair], found: _Judged
+    rows: Sequence[Row], pairs: Mapping[str, RowPair], found: _Judged, doubted: Collection[tuple[str, str]]
 ) -> tuple[ConfigurationSides, ...]:
     grouped: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
@@ -276,7 +284,8 @@ def _configurations(
             changes={
                 key: _change(
                     estimates[config, key],
-                    shown=shown.get((config, key), False) and not _doubted(group, key, found),
+                    shown=shown.get((config, key), False),
+                    doubted=any((row.test, key) in doubted for row in group),
                 )
                 for key in OF_CONFIGURATIONS
                 if (config, key) in estimates
@@ -284,11 +293,6 @@ def _configurations(
         )
         for config, group in grouped.items()
     )
-
-
-def _doubted(group: Sequence[Row], key: str, found: _Judged) -> bool:
-    """Return whether disturbed rounds are among those of a configuration."""
-    return any(found[row.test, key].reason is not None and found[row.test, key].p is None for row in group)
 
 
 def _over_prompts(
@@ -303,8 +307,8 @@ def _over_prompts(
     return float(told.mid.mean()) if estimate is None else estimate
 
 
-def _change(estimate: Student | float, *, shown: bool) -> Change:
-    if isinstance(estimate, float):
-        return Change(mid=math.expm1(estimate))
+def _change(estimate: Student | float, *, shown: bool, doubted: bool) -> Change:
+    if isinstance(estimate, float) or doubted:
+        return Change(mid=math.expm1(estimate if isinstance(estimate, float) else estimate.mid))
     low, high = estimate.interval(CONFIDENCE)
     return Change(mid=math.expm1(estimate.mid), low=math.expm1(low), high=math.expm1(high), shown=shown)

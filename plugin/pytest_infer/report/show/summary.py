@@ -240,10 +240,13 @@ def _quiet(results: Sequence[Result]) -> Iterator[str]:
     """Yield a line about disturbed rounds that do not show, or were measured again."""
     # Without the reasons, and what to do about them: nothing needs to be done.
     found = [(_name(r), warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
+    # A single round has nothing beside it in which it could show.
+    several = all(r.timed_rounds > 1 for r in results if r.quiet)
     if len(found) == 1:
-        yield f"{found[0][0]}: {found[0][1]}; its times do not show it"
+        yield f"{found[0][0]}: {found[0][1]}; {'its times do not show it' if several else 'one round cannot show it'}"
     elif found:
-        yield f"{len(found)} of {len(results)} tests had disturbed rounds whose times do not show it"
+        how = "whose times do not show it" if several else "which single rounds cannot show"
+        yield f"{len(found)} of {len(results)} tests had disturbed rounds {how}"
         yield f"({found[0][0]}: {found[0][1]})"
 
 
