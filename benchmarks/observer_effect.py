@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.engines.transformers import decoding
 from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.engines.transformers.running import TickStreamer
 from pytest_infer.measure import rounds
@@ -53,7 +54,7 @@ class Walled(TransformersEngine):
     def bare_s(self, prompt_ids: Sequence[int], limits: Limits) -> float:
         """Return the wall time of the model's own generate() with nothing of ours, seconds."""
         model = self.running.model
-        config = self.running.limited(limits)
+        config = decoding.limited(self.running.config, limits, ignore_eos=limits.ignore_eos)
         self.reset()
         with rounds.quiet_gc():
             started = time.perf_counter()

@@ -264,10 +264,10 @@ def test_prefill_that_an_engine_tells_apart(suite):
 
 
 def test_what_is_not_the_engines_work_is_not_timed(suite):
-    # Encoding, resetting, synchronising, decoding and counting the cache each take 50 ms; a round takes none of it.
+    # Encoding, resetting, preparing, synchronising, decoding, counting the cache take 50 ms each; a round none of it.
     pytester = suite(
         engine="""
-        for name in ("encode", "reset", "synchronize", "decode", "cache_bytes"):
+        for name in ("encode", "reset", "prepare", "synchronize", "decode", "cache_bytes"):
             def slow(self, *args, method=getattr(Scripted, name)):
                 time.sleep(0.05)
                 return method(self, *args)

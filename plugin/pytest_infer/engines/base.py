@@ -138,6 +138,13 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Bring the engine to the same state before every round: seed, caches. Never timed."""
 
+    def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
+        """Make what belongs to the request and not to the model: tensors on the device, stop criteria, a message.
+
+        Called before every round with what `generate` gets next, outside the clock and the counters: keep what is made
+        as long as both stay the same.
+        """
+
     def weights_sha256(self) -> str | None:
         """Return a hash of the loaded weights, or None where they have no files. Called once after `load`."""
         return None

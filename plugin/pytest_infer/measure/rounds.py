@@ -74,6 +74,7 @@ class Runner:
         limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
         clock = TurnClock(turns)
         self.engine.reset()
+        self.engine.prepare(self.prompt_ids, limits)
         with suspended(), quiet_gc():
             self.engine.synchronize()
             turns.await_first()
@@ -162,6 +163,7 @@ def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, syste
     """Run one generation and nothing else; the kernel's counters are read just before and just after."""
     clock = TokenClock()
     engine.reset()
+    engine.prepare(prompt_ids, limits)
     with suspended(), quiet_gc():
         before = system.begin()
         engine.synchronize()

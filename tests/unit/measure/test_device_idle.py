@@ -19,6 +19,9 @@ class Deferred(Engine):
     def reset(self) -> None:
         self.log.append("reset")
 
+    def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
+        self.log.append(f"prepare {len(prompt_ids)}+{limits.max_new_tokens}")
+
     def synchronize(self) -> None:
         self.log.append("synchronize")
 
@@ -45,4 +48,27 @@ def test_the_clock_starts_when_the_device_has_nothing_left_to_do(monkeypatch) ->
     start = TokenClock.start
     monkeypatch.setattr(TokenClock, "start", lambda clock: (log.append("start"), start(clock))[1])
     rounds.timed_round(Deferred(log), [1, 2], Limits(max_new_tokens=1), System(log))
-    assert log == ["reset", "begin", "synchronize", "start", "generate", "end"]
+    # What belongs to the request is made before the counters are read.
+    assert log == ["reset", "prepare 2+1", "begin", "synchronize", "start", "generate", "end"]
+
+
+class First:
+    """Has the first turn, and all others."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def await_first(self) -> None:
+        self.log.append("turn")
+
+    def after(self, tick: int) -> bool:
+        return False
+
+
+def test_a_request_is_made_before_its_first_turn() -> None:
+    log: list[str] = []
+    runner = rounds.Runner(
+        engine=Deferred(log), prompt_ids=[1, 2], limits=Limits(max_new_tokens=1), system=System(log), usable_cores=1.0
+    )
+    runner.in_turns(First(log), tokens=3)
+    assert log == ["reset", "prepare 2+3", "synchronize", "turn", "generate"]

@@ -68,14 +68,12 @@ def configuration(own: GenerationConfig, options: EngineOptions) -> GenerationCo
     return config
 
 
-def limited(config: GenerationConfig, limits: Limits) -> GenerationConfig:
-    """Return a copy of a configuration that ends where the limits say."""
+def limited(config: GenerationConfig, limits: Limits, *, ignore_eos: bool) -> GenerationConfig:
+    """Return a copy of a configuration that ends where the limits say, but for their stop strings."""
     config = copy.copy(config)
     config.max_new_tokens = limits.max_new_tokens
-    if limits.ignore_eos:
+    if ignore_eos:
         config.eos_token_id = None
-    if limits.stop:
-        config.stop_strings = list(limits.stop)
     return config
 
 

@@ -167,6 +167,10 @@ class TransformersEngine(Engine):
         """Drop the last cache and start from the seed."""
         self.running.reset()
 
+    def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
+        """Bring the ids to the device, and build the criterion of the stop strings, which walks the vocabulary."""
+        self.running.prepare(prompt_ids, limits)
+
     def synchronize(self) -> None:
         """Wait for the accelerator, where the model is on one."""
         self.running.synchronize()

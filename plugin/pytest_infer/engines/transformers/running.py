@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import decoding, work
+from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
 _REMOTE = "transformers_modules."
@@ -55,7 +55,7 @@ class Running:
         self.config = decoding.configuration(model.generation_config, options)
         self.model = model.eval()
         self.cache: Any = None
-        self._tokenizer = tokenizer
+        self._requests = Requests(self.config, tokenizer, lambda: self.model.device)
         self._options = options
         self._own = model.generation_config
         model.generation_config = copy.deepcopy(self.config)
@@ -75,52 +75,24 @@ class Running:
         if self.model.device.type != "cpu":
             torch.accelerator.synchronize(self.model.device)
 
-    def limited(self, limits: Limits) -> Any:
-        """Return the configuration of one generation."""
-        config = decoding.limited(self.config, limits)
-        # generate() fills what is None from the model's own configuration, so that one must not define an end either.
-        self.model.generation_config.eos_token_id = config.eos_token_id
-        return config
+    def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
+        """Make what generate() is given, unless the last call made it."""
+        self._requests.of(prompt_ids, limits)
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
-        together = limits.sequences > 1
-        # In a batch the first sequence alone decides when all of them end, and not each when it ends itself.
-        config = self.limited(Limits(max_new_tokens=limits.max_new_tokens, ignore_eos=True) if together else limits)
-        ids = torch.tensor([list(prompt_ids)] * limits.sequences, device=self.model.device)
-        given: dict[str, Any] = {"stopping_criteria": [self._first_ended(limits)]} if together else {}
+        request = self._requests.prepared(prompt_ids, limits)
+        # generate() fills what is None from the model's own configuration, so that one must not define an end either.
+        self.model.generation_config.eos_token_id = request.config.eos_token_id
         output = self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            streamer=BatchStreamer(clock) if together else TickStreamer(clock),
-            **given,
-            **({"tokenizer": self._tokenizer} if limits.stop and not together else {}),
+            request.ids,
+            attention_mask=request.mask,
+            generation_config=request.config,
+            streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
+            **({"stopping_criteria": request.criteria} if request.criteria else {}),
         )
         self.cache = output.past_key_values
-        return self._stopped_by(output.sequences, len(prompt_ids), limits)
-
-    def _first_ended(self, limits: Limits) -> Any:
-        """Return a criterion by which all sequences end when the first one does."""
-        ends = decoding.ends(self.config, limits)
-        stops = StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer) if limits.stop else None
-
-        def ended(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            first = int(ids[0, -1]) in ends or (stops is not None and bool(stops(ids[:1], scores).all()))
-            return torch.full((ids.shape[0],), first, dtype=torch.bool, device=ids.device)
-
-        return ended
-
-    def _stopped_by(self, sequences: torch.Tensor, prompt_tokens: int, limits: Limits) -> StopReason | None:
-        new = sequences.shape[1] - prompt_tokens
-        if new and int(sequences[0, -1]) in decoding.ends(self.config, limits):
-            return StopReason.EOS
-        # Asked of the criterion itself, which sees the prompt too: it may have held with the last token allowed.
-        if limits.stop and bool(
-            StopStringCriteria(stop_strings=list(limits.stop), tokenizer=self._tokenizer)(sequences[:1], None).all()
-        ):
-            return StopReason.STOP_STRING
-        return StopReason.LENGTH if new >= limits.max_new_tokens else None
+        return request.stopped_by(output.sequences)
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""
