@@ -475,6 +475,27 @@ def test_an_engine_that_cannot_be_imported_is_one_line(installed_engine):
     refused(pytester.runpytest("--infer-engine=told"), "'told'", "cannot be imported", "nothing_of_this_name")
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("def __init__(self, options):\n        {}['model']", "KeyError: 'model' (told_engine.py:"),
+        ("def check(self):\n        raise RuntimeError('no\\nserver')", "RuntimeError: no server (told_engine.py:"),
+        ("def encode(self, prompt):\n        return prompt.texts", "AttributeError: "),
+        ("def context_length(self):\n        return 1 / 0", "ZeroDivisionError: "),
+    ],
+    ids=["init", "check", "encode", "context"],
+)
+def test_a_faulty_engine_is_one_line_that_names_the_place(installed_engine, method, says):
+    pytester = installed_engine
+    path = pytester.path / "told_engine.py"
+    path.write_text(path.read_text() + f"\n\nclass Told(Told):\n    {method}\n")
+    pytester.makepyfile(test_it="def test_it(infer, prompt):\n    infer(prompt)\n")
+    pytester.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "a"\ntext = "x"\n')
+    result = pytester.runpytest("--infer-engine=told")
+    refused(result, "the engine 'told' failed before its model was loaded: ", says, "(told_engine.py:", ", in ")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_a_suite_of_no_such_name_is_one_line(suite):
     result = suite().runpytest("--infer-prompts=none.toml")
     assert result.ret != 0

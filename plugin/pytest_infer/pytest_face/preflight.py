@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from pytest_infer.analysis.doctor.requirements import Room
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
-from pytest_infer.errors import InferError, ModelError, OptionError, StorageError, UnknownValueError
+from pytest_infer.errors import EngineError, InferError, ModelError, OptionError, StorageError, UnknownValueError
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
@@ -23,6 +26,8 @@ from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
 from pytest_infer.units import size
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -55,7 +60,8 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         with no_collections():
             _check_engine(items, session)
     except InferError as error:
-        raise pytest.UsageError(f"pytest-infer: {error}") from error
+        # Printable: a model's template and files may say anything.
+        raise pytest.UsageError(f"pytest-infer: {printable(str(error))}") from error
     finally:
         session.live.clear()
     planned = measuring(items)
@@ -115,14 +121,33 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
         if not own_model:
             loads[load].append(item)
     for load, own in loads.items():
-        engine = session.model_in_use.engine(load)
-        _check_adapts(engine, load, items)
-        if own:
-            _check_load(engine, load, own, session)
+        with _own_code(session.settings.engine):
+            engine = session.model_in_use.engine(load)
+            _check_adapts(engine, load, items)
+            if own:
+                _check_load(engine, load, own, session)
     marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
     if marks and len(marks) == len(items):
         reasons = dict.fromkeys(str(mark.kwargs["reason"]) for mark in marks)
         raise ModelError(f"nothing of the sweep can be run: {'; '.join(reasons)}")
+
+
+@contextmanager
+def _own_code(name: str) -> Iterator[None]:
+    """Say in one line, with its place, what an engine raises by mistake; pytest would call it an internal error."""
+    try:
+        yield
+    except InferError:
+        raise
+    except Exception as error:
+        # Where the engine failed: not we who called it, and not a library that it calls.
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)] or frames
+        place = next((frame for frame in reversed(theirs) if "site-packages" not in frame.filename), theirs[-1])
+        raise EngineError(
+            f"the engine {name!r} failed before its model was loaded: {type(error).__name__}: "
+            f"{' '.join(str(error).split())} ({Path(place.filename).name}:{place.lineno}, in {place.name})"
+        ) from error
 
 
 def _check_axes(item: pytest.Item, session: InferSession, *, own_engine: bool, own_model: bool) -> None:

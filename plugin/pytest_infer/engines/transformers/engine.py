@@ -142,13 +142,9 @@ class TransformersEngine(Engine):
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return ids as the tokenizer makes them: its special tokens for text, its chat template for messages."""
-        if prompt.text is not None:
-            return list(self._tokenizer(prompt.text)["input_ids"])
-        if not self._tokenizer.chat_template:
-            raise ModelError(f"prompt {prompt.name!r} is a dialogue, and {self.options.model} has no chat template")
-        turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        encoded = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        from pytest_infer.engines.transformers import encoding  # noqa: PLC0415
+
+        return encoding.encode(self._tokenizer, prompt, self._named[0] or self.options.model)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
