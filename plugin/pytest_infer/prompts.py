@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import tomllib
@@ -63,7 +64,7 @@ _DEFAULT_KEYS = ("max_new_tokens", "stop", "group", "tags")
 def load(path: Path) -> tuple[Prompt, ...]:
     """Return the prompts of a suite file in their order; raise SuiteError with one line that names file and place."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(path)
     except FileNotFoundError:
         raise SuiteError(
             f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE"
@@ -129,6 +130,8 @@ def _read_jsonl(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
     defaults: dict[str, Any] = {}
     entries: list[Any] = []
     for number, line in enumerate(text.split("\n"), 1):
+        # Files that were joined keep the byte order mark of each.
+        line = line.removeprefix("\ufeff")  # noqa: PLW2901
         if not line.strip():
             continue
         try:
@@ -205,11 +208,24 @@ def _check_text(entry: _PromptTable, where: str) -> None:
 
 def _text_of(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return _decoded(path)
     except (OSError, ValueError) as error:
         # A ValueError: not UTF-8, or a NUL in the name. What cannot be printed must not break the line.
         shown = str(path) if str(path).isprintable() else repr(str(path))
         raise SuiteError(f"{where}: cannot read {shown}: {error}") from error
+
+
+def _decoded(path: Path) -> str:
+    """Return a file's text: UTF-8, lines that end with a line feed, whatever system wrote it.
+
+    A byte order mark says how a file is written and is no part of its text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError("it is written as UTF-16: save it as UTF-8") from None
+        raise
 
 
 def _unique(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:

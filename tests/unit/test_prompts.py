@@ -71,6 +71,54 @@ def test_jsonl_and_toml_give_the_same_prompts(load):
     assert load('{"name": "a", "text": "x", "tags": ["t"]}', "suite.jsonl") == toml
 
 
+BOM = b"\xef\xbb\xbf"
+SUITES = {
+    "prompts.toml": b'[[prompt]]\nname = "a"\ntext = """one\ntwo"""\n[[prompt]]\nname = "b"\nfile = "b.txt"\n',
+    "suite.jsonl": b'{"name": "a", "text": "one\\ntwo"}\n{"name": "b", "file": "b.txt"}\n',
+}
+
+
+@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("mark", [b"", BOM], ids=["plain", "mark"])
+def test_files_of_other_systems_are_the_same_prompts(tmp_path, name, end, mark):
+    tmp_path.joinpath(name).write_bytes(mark + SUITES[name].replace(b"\n", end))
+    tmp_path.joinpath("b.txt").write_bytes(mark + "Größe\nzwei\n".encode().replace(b"\n", end))
+    found = prompts.load(tmp_path / name)
+    assert [p.text for p in found] == ["one\ntwo", "Größe\nzwei\n"]
+    assert found == tuple(Prompt(name=p.name, text=p.text) for p in found)
+    assert found[1].content_sha256 == Prompt(name="b", text="Größe\nzwei\n").content_sha256
+
+
+def test_joined_files_keep_no_mark(tmp_path):
+    path = tmp_path / "joined.jsonl"
+    path.write_bytes(b"".join(BOM + f'{{"name": "{n}", "text": "x"}}\r\n'.encode() for n in "abc") + BOM)
+    assert [p.name for p in prompts.load(path)] == ["a", "b", "c"]
+
+
+def test_a_mark_within_a_text_is_part_of_it(load, tmp_path):
+    tmp_path.joinpath("long.txt").write_text("one\ufefftwo", encoding="utf-8")
+    (prompt,) = load('[[prompt]]\nname = "long"\nfile = "long.txt"\n')
+    assert prompt.text == "one\ufefftwo"
+    (prompt,) = load('{"name": "a", "text": "\\ufeffx"}', "suite.jsonl")
+    assert prompt.text == "\ufeffx"
+
+
+def test_a_file_of_nothing_but_a_mark_is_empty(load, tmp_path):
+    tmp_path.joinpath("long.txt").write_bytes(BOM)
+    assert "the prompt is empty" in refused(load, '[[prompt]]\nname = "long"\nfile = "long.txt"\n')
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_says_so_where_it_is_marked(load, tmp_path, codec):
+    text = '[[prompt]]\nname = "a"\ntext = "x"\n'
+    path = tmp_path / "prompts.toml"
+    path.write_bytes(text.encode("utf-16") if codec == "utf-16" else ("\ufeff" + text).encode(codec))
+    assert "it is written as UTF-16: save it as UTF-8" in refused(prompts.load, path)
+    tmp_path.joinpath("long.txt").write_bytes(("\ufeff" + "Hello").encode(codec))
+    assert "it is written as UTF-16" in refused(load, '[[prompt]]\nname = "long"\nfile = "long.txt"\n')
+
+
 def test_a_jsonl_line_may_hold_a_line_separator(load):
     # U+2028 is a line break to str.splitlines, and an ordinary character of a JSON string.
     text = json.dumps({"name": "a", "text": "one\u2028two"}, ensure_ascii=False)
