@@ -80,10 +80,10 @@ Samples = dict[tuple[str, ...], tuple[float, ...]]
 CONFTEST = """
 from pytest_infer.engines.transformers import loading
 _read = loading.weights
-def weights(source, options):
+def weights(source, config, options, **given):
     with open("loads.txt", "a") as file:
         print(options.dtype, options.experts_implementation, file=file)
-    return _read(source, options)
+    return _read(source, config, options, **given)
 loading.weights = weights
 """
 

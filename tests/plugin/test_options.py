@@ -68,6 +68,7 @@ RUN_VALUES = {
     "against-sequential": (True, "against_sequential", True),
     "min-pairs": ("4", "min_pairs", 4),
     "max-rounds": ("8", "max_rounds", 8),
+    "context": ("100", "context", 100),
     "batch": ("4", "batch", 4),
     "prompt-tokens": ("16", "prompt_tokens", 16),
     "sweep": ("threads=1, 2", "sweep", (("threads", ("1", "2")),)),
@@ -150,8 +151,8 @@ def test_every_option_is_tested_here():
 
 def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
-    changes_none = """prompts engine_options cold_load max_new_tokens ignore_eos advice probe strict_memory resume
-        report gate gate_asked ending baseline allow_different against against_python against_sequential turns
+    changes_none = """prompts engine_options context cold_load max_new_tokens ignore_eos advice probe strict_memory
+        resume report gate gate_asked ending baseline allow_different against against_python against_sequential turns
         launches time_s min_pairs max_rounds batch sweep interleaved curve"""
     named = {*saving._MATTER, *changes_none.split()}
     assert named == set(Settings.__dataclass_fields__)
@@ -238,7 +239,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "experts": ("counts", "off"), "timeline": ("on", "off"), "turns": ("token", "round"),
         "launches": ("1", "2"), "time": ("1s", "2s"), "inconclusive": ("pass", "fail"), "exit": ("bisect", "plain"),
         "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
-        "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
+        "context": ("1", "2"), "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip

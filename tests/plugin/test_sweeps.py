@@ -632,7 +632,7 @@ def test_a_curve_for_each_configuration_of_a_sweep(swept):
 
 def test_a_curve_to_the_context_needs_an_engine_that_is_known_before(suite):
     text = suite().runpytest("--infer-curve").stdout.str()
-    assert "the model's context is not known; give the lengths: 16..1024" in text
+    assert "the model's context is not known; give the lengths (16..1024) or --infer-context N" in text
     suite().runpytest("--infer-curve=1..4").assert_outcomes(passed=3)
 
 

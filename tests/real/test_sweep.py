@@ -52,9 +52,9 @@ def test_two_by_two_on_the_bundled_model(forked):
     pytester.makeconftest(
         "from pytest_infer.engines.transformers import loading\n"
         "read = loading.weights\n"
-        "def weights(source, options):\n"
+        "def weights(source, config, options, **given):\n"
         "    print('LOADED', options.dtype)\n"
-        "    return read(source, options)\n"
+        "    return read(source, config, options, **given)\n"
         "loading.weights = weights\n"
     )
     result = pytester.runpytest_subprocess(

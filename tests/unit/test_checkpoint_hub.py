@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError
 
 from pytest_infer.engines import models
+from pytest_infer.engines.checkpoint import hub as reach
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.engines.checkpoint.source import ModelSource
 from pytest_infer.errors import ModelError
@@ -18,6 +19,7 @@ def hub(tmp_path, monkeypatch):
     """Return a function: what asking for the headers returns or raises."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2}), encoding="utf-8")
+    monkeypatch.setattr(reach, "only_cached", lambda name, revision: False)
     monkeypatch.setattr(models, "local_folder", lambda name, revision: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(config))
 

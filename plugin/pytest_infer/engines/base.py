@@ -121,6 +121,13 @@ class Engine(Protocol):
         """Return how many tokens, prompt and generated, the model takes; known after `check`; None when unbounded."""
         return None
 
+    def most_positions(self) -> int | None:
+        """Return how many positions the model has at all, which `--infer-context` cannot exceed; None without end.
+
+        Known after `check`: the rows of a table of positions.
+        """
+        return None
+
     def checkpoint(self) -> Checkpoint | None:
         """Return what the files say about the model before it is loaded, known after `check`, or None.
 

@@ -62,7 +62,8 @@ class ModelInUse:
         """Return the context of the model that options name, from its config; raise ModelError if there is none."""
         engine = self.engine(options)
         engine.check()
-        return engine.context_length()
+        context = engine.context_length()
+        return context if context is not None and context > 0 else None
 
     def close(self) -> None:
         """Free the model, and give its memory back to the system."""

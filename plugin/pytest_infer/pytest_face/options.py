@@ -93,6 +93,11 @@ OPTIONS = (
         "by torchao; default: none",
     ),
     Option(name="batch", metavar="N", help="feed each prompt N times at once; default: 1"),
+    Option(
+        name="context",
+        metavar="N",
+        help="allow N tokens, prompt and generated, whatever the model's config says; default: its limit",
+    ),
     Option(name="prompt-tokens", metavar="N", help="cut or repeat each prompt to N tokens; default: as it is"),
     Option(
         name="sweep",

@@ -75,9 +75,11 @@ def _points(
         most = 0
         if lengths.needs_context:
             load = configurations.load_of(configuration.settings, settings)
-            longest = context(load) if _has_our_engine(metafunc) else None
+            longest = settings.context or (context(load) if _has_our_engine(metafunc) else None)
             if longest is None:
-                raise OptionError("--infer-curve: the model's context is not known; give the lengths: 16..1024")
+                raise OptionError(
+                    "--infer-curve: the model's context is not known; give the lengths (16..1024) or --infer-context N"
+                )
             most = longest - prompt_tokens.limits_of(prompt, configuration.settings).max_new_tokens
             if most < 1:
                 raise SuiteError(f"prompt {prompt.name!r}: max_new_tokens leave no room in the context of {longest}")

@@ -30,7 +30,7 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
     """Return the prompt's ids, of the length that is asked for, and how long the tokenizer took, seconds.
 
     Raises:
-        SuiteError: the prompt has no tokens, or does not fit the model.
+        SuiteError: the prompt has no tokens, or does not fit the model or --infer-context.
         EngineError: the engine runs no batches, and one is asked for.
     """
     started = time.perf_counter_ns()
@@ -40,15 +40,33 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
         raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
     if settings.prompt_tokens is not None:
         ids = resized(ids, settings.prompt_tokens)
-    limits, context = limits_of(prompt, settings), engine.context_length()
-    if context is not None and len(ids) + limits.max_new_tokens > context:
-        raise SuiteError(
-            f"prompt {prompt.name!r}: {len(ids)} tokens and {limits.max_new_tokens} new ones do not fit "
-            f"the model's context of {context}; shorten it, lower max_new_tokens, or take another model"
-        )
+    limits = limits_of(prompt, settings)
+    _check_fits(engine, prompt, len(ids), limits.max_new_tokens, settings)
     if limits.sequences > 1 and not engine.batches():
         raise EngineError("this engine runs one sequence at a time: leave out --infer-batch, and batch of the sweep")
     return ids, tokenize_s
+
+
+def context_of(engine: Engine, settings: Settings) -> int | None:
+    """Return how many tokens may be in a sequence: as the option says, else as the engine does; None without end."""
+    if settings.context is not None:
+        return settings.context
+    context = engine.context_length()
+    return context if context is not None and context > 0 else None
+
+
+def _check_fits(engine: Engine, prompt: Prompt, tokens: int, new: int, settings: Settings) -> None:
+    """Raise SuiteError where prompt and new tokens are too many for the model."""
+    context, most = context_of(engine, settings), engine.most_positions()
+    asked = f"prompt {prompt.name!r}: {tokens} tokens and {new} new ones do not fit"
+    if context is not None and tokens + new > context:
+        whose = "the model's" if settings.context is None else "--infer-context's"
+        raise SuiteError(
+            f"{asked} {whose} context of {context}; shorten it, lower max_new_tokens, take another model, "
+            "or, where it does take more, give --infer-context N"
+        )
+    if most is not None and tokens + new > most:
+        raise SuiteError(f"{asked} the model's table of {most} positions, whatever --infer-context says")
 
 
 def resized(ids: Sequence[int], tokens: int) -> list[int]:

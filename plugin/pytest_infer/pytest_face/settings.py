@@ -72,6 +72,7 @@ class Settings:
     min_pairs: int
     max_rounds: int
     batch: int | None = None
+    context: int | None = None
     prompt_tokens: int | None = None
     sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
     interleaved: bool = True
@@ -151,6 +152,7 @@ class Settings:
             min_pairs=min_pairs,
             max_rounds=max_rounds,
             batch=read.number("batch", None, least=1),
+            context=read.number("context", None, least=1),
             prompt_tokens=read.number("prompt-tokens", None, least=1),
             sweep=sweep,
             interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.analysis.doctor.kv_cache import KvCache
 from pytest_infer.engines.base import TOWER
+from pytest_infer.engines.checkpoint import context as model_context
 from pytest_infer.engines.checkpoint.source import Checkpoint, ModelSource
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
@@ -119,7 +120,7 @@ def of(checkpoint: Checkpoint, room: Room, *, context: int | None = None, dtype:
         OptionError: the dtype is none of DTYPES, `stored` for weights that are not quantised included.
     """
     config = kv_cache.text_config(checkpoint.config)
-    longest = kv_cache.number(config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+    longest = model_context.longest(config)
     context = context or min(4096, longest or 4096)
     held = _Held.of(checkpoint, config)
     kv = kv_cache.of_config(config, context)

@@ -12,7 +12,7 @@ import msgspec
 
 from pytest_infer.engines import models
 from pytest_infer.engines.bundled import cache
-from pytest_infer.engines.checkpoint import gguf_header, hashes, tensors
+from pytest_infer.engines.checkpoint import gguf_header, hashes, hub, tensors
 from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
 
@@ -161,6 +161,8 @@ def _parts(path: Path) -> list[Path]:
 
 def _on_hub(name: str, revision: str | None) -> Checkpoint:
     """Return what the hub says about a model: its config, and its safetensors headers through range requests."""
+    if hub.only_cached(name, revision):
+        raise ModelError(f"{name}: the hub cannot be reached, and its cache does not hold the weights: give a folder")
     # Imported late: only a model from the hub needs it.
     from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415

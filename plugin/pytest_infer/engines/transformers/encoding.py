@@ -13,11 +13,12 @@ from pytest_infer.prompts import Prompt
 _SHOWN = 300
 
 
-def encode(tokenizer: Any, prompt: Prompt, model: str) -> list[int]:
+def encode(tokenizer: Any, prompt: Prompt, model: str, *, known: int | None = None) -> list[int]:
     """Return ids as the tokenizer makes them: its special tokens for text, its chat template for messages.
 
     Raises:
-        ModelError: the template refuses the dialogue or is faulty, the tokenizer fails, or there is no template.
+        ModelError: the template refuses the dialogue or is faulty, there is none, the tokenizer fails, or an id is
+            none of the `known` ids, from 0 on, that the model's embedding has rows for.
     """
     if prompt.text is None and not tokenizer.chat_template:
         raise ModelError(f"prompt {prompt.name!r} is a dialogue, and {model} has no chat template")
@@ -28,6 +29,13 @@ def encode(tokenizer: Any, prompt: Prompt, model: str) -> list[int]:
         raise ModelError(f"prompt {prompt.name!r}: {_why(prompt, error, model)}") from error
     if any(not isinstance(number, int) for number in ids):
         raise ModelError(f"prompt {prompt.name!r}: the tokenizer of {model} has no id for a part of it")
+    strange = next((number for number in ids if number < 0 or (known is not None and number >= known)), None)
+    if strange is not None:
+        token = tokenizer.convert_ids_to_tokens(strange) if strange >= 0 else None
+        raise ModelError(
+            f"prompt {prompt.name!r}: id {strange} ({token!r}) is beyond the embedding of {model}, which has {known}: "
+            "take the tokenizer that belongs to the model, or resize the embedding to hold tokens that were added"
+        )
     return ids
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions
-from pytest_infer.engines.checkpoint import hashes
+from pytest_infer.engines.checkpoint import context, hashes, hub, presence
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
@@ -17,6 +18,7 @@ from pytest_infer.records import Limits, ModelInfo, StopReason
 
 if TYPE_CHECKING:
     from pytest_infer.engines.transformers.running import Running
+    from pytest_infer.engines.transformers.work import Tables
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -30,6 +32,8 @@ class TransformersEngine(Engine):
         self._folder: Path | None = None
         self._config: Any = None
         self._tokenizer: Any = None
+        self._only_cached = False
+        self._tables: Tables | None = None
         self._running: Running | None = None
         self._threads_before: int | None = None
         self._named: tuple[str, str | None, str | None] = ("", None, None)
@@ -47,8 +51,15 @@ class TransformersEngine(Engine):
         implementations.check_device(self.options.device)
         if self._source is None:
             source = models.resolve(self.options.model, self.options.progress)
-            config, tokenizer = loading.config_and_tokenizer(source, self.options)
-            implementations.check(source, config, self.options)
+            folder = Path(source)
+            if folder.is_dir():
+                presence.check_pointers(folder)
+            else:
+                self._only_cached = hub.only_cached(source, self.options.revision)
+            config, tokenizer = loading.config_and_tokenizer(source, self.options, only_cached=self._only_cached)
+            self._tables = implementations.check(source, config, self.options)
+            if folder.is_dir():
+                presence.check_weights(folder)
             self._source, self._config, self._tokenizer = source, config, tokenizer
 
     def load(self) -> ModelInfo:
@@ -57,7 +68,7 @@ class TransformersEngine(Engine):
         from pytest_infer.engines.transformers import loading  # noqa: PLC0415
 
         self._set_threads()
-        model = loading.weights(str(self._source), self.options)
+        model = loading.weights(str(self._source), self._config, self.options, only_cached=self._only_cached)
         # Not the config's `_commit_hash`: transformers stopped setting it within its version 5.
         folder = models.local_folder(str(self._source), self.options.revision)
         revision = models.commit(folder) or self.options.revision
@@ -73,9 +84,12 @@ class TransformersEngine(Engine):
         """
         if getattr(model, "generation_config", None) is None:
             raise ModelError(f"{type(model).__name__} has no generation config, so it cannot generate")
+        from pytest_infer.engines.transformers.work import tables  # noqa: PLC0415
+
         self._set_threads()
         self._tokenizer = tokenizer
         self._config = model.config
+        self._tables = tables(model)
         self._source = self._folder = None
         own_name = models.display_name(str(getattr(model.config, "name_or_path", "") or ""))
         # Neither the name nor the revision of the options: they are those of another model.
@@ -92,7 +106,7 @@ class TransformersEngine(Engine):
         with explained(name):
             self._running = Running(model, self._tokenizer, self.options)
         self._named = (name, source, revision)
-        return self._running.describe(*self._named)
+        return replace(self._running.describe(*self._named), context_length=self.context_length())
 
     def adapt(self, options: EngineOptions) -> ModelInfo:
         """Change the threads and the use of the cache of the loaded model."""
@@ -137,14 +151,25 @@ class TransformersEngine(Engine):
     # text and ids
 
     def context_length(self) -> int | None:
-        """Return the config's `max_position_embeddings`."""
-        return getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        """Return the limit that the config names, stretched as its RoPE scaling stretches it."""
+        text = self._config.get_text_config()
+        # By attribute: a config of another family has its own names for some of them.
+        return context.longest({key: getattr(text, key, None) for key in context.KEYS})
+
+    def most_positions(self) -> int | None:
+        """Return the rows of a table of positions, as GPT-2 has one."""
+        return None if self._tables is None else self._tables.positions
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return ids as the tokenizer makes them: its special tokens for text, its chat template for messages."""
         from pytest_infer.engines.transformers import encoding  # noqa: PLC0415
 
-        return encoding.encode(self._tokenizer, prompt, self._named[0] or self.options.model)
+        return encoding.encode(
+            self._tokenizer,
+            prompt,
+            self._named[0] or self.options.model,
+            known=None if self._tables is None else self._tables.ids,
+        )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text without special tokens."""

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.utils import is_kernels_available
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.transformers import quantization
+from pytest_infer.engines.transformers import classes, quantization, work
 from pytest_infer.engines.transformers.loading import explained
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
@@ -34,22 +34,28 @@ def check_device(device: str | None) -> None:
         raise ModelError(alternatives("device", device, usable))
 
 
-def check(source: str, config: Any, options: EngineOptions) -> None:
-    """Build the model without memory (on torch's meta device), and reject what it cannot be built or run with."""
+def check(source: str, config: Any, options: EngineOptions) -> work.Tables:
+    """Build the model without memory (on torch's meta device), and reject what it cannot be built or run with.
+
+    Returns the sizes of the tables in which it looks up ids and positions.
+    """
     with explained(source):
+        quantization.check_own(config)
         model = _skeleton(config, options)
+        classes.check_generate(model, source)
     device = torch.device(options.device or "cpu").type
     if options.attention is not None:
         _check_attention(model, config, options, device)
     if options.experts_implementation is not None:
         _check_experts(model, options.experts_implementation, device)
     quantization.check(config, options)
+    return work.tables(model)
 
 
 def _skeleton(config: Any, options: EngineOptions, **given: Any) -> Any:
     # A copy, since a model writes its choices into its config.
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
+        return classes.auto_class(config).from_config(
             copy.deepcopy(config), trust_remote_code=options.trust_remote_code, **given
         )
 

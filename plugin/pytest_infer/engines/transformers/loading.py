@@ -5,16 +5,18 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.transformers import quantization
+from pytest_infer.engines.checkpoint import presence
+from pytest_infer.engines.transformers import classes, quantization
 from pytest_infer.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,27 +38,50 @@ _UNLOADABLE = (
     pickle.UnpicklingError,
 )
 _SHOWN = 3
+_NO_TOKENIZER = (
+    "{}: holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json, …): "
+    "copy these files from the model that this one was made from"
+)
 
 
-def config_and_tokenizer(source: str, options: EngineOptions) -> tuple[Any, Any]:
-    """Return both, or raise ModelError."""
-    hub = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+def config_and_tokenizer(source: str, options: EngineOptions, *, only_cached: bool = False) -> tuple[Any, Any]:
+    """Return both, or raise ModelError; `only_cached` keeps a hub model from the network."""
+    hub = _hub(options, only_cached=only_cached)
     with explained(source):
         config = AutoConfig.from_pretrained(source, **hub)
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(
                 f"{source}: {config.model_type} is an encoder-decoder model; only causal language models are measured"
             )
-        return config, AutoTokenizer.from_pretrained(source, **hub)
+        return config, _tokenizer(source, hub)
 
 
-def weights(source: str, options: EngineOptions) -> Any:
-    """Return the model with its weights on its device, or raise ModelError."""
-    given: dict[str, Any] = {
-        "dtype": DTYPES.get(options.dtype, "auto"),
+def _hub(options: EngineOptions, *, only_cached: bool) -> dict[str, Any]:
+    return {
         "revision": options.revision,
         "trust_remote_code": options.trust_remote_code,
+        **({"local_files_only": True} if only_cached else {}),
     }
+
+
+def _tokenizer(source: str, hub: dict[str, Any]) -> Any:
+    """Return the tokenizer; without its files transformers asks for sentencepiece, or makes an empty one."""
+    folder = Path(source)
+    there = not folder.is_dir() or presence.has_vocabulary(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+    except _UNLOADABLE as error:
+        if there:
+            raise
+        raise ModelError(_NO_TOKENIZER.format(source)) from error
+    if not there and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(_NO_TOKENIZER.format(source))
+    return tokenizer
+
+
+def weights(source: str, config: Any, options: EngineOptions, *, only_cached: bool = False) -> Any:
+    """Return the model with its weights on its device, or raise ModelError."""
+    given: dict[str, Any] = {"dtype": DTYPES.get(options.dtype, "auto"), **_hub(options, only_cached=only_cached)}
     if options.experts_implementation is not None:
         given["experts_implementation"] = options.experts_implementation
     if options.attention is not None:
@@ -64,7 +89,7 @@ def weights(source: str, options: EngineOptions) -> Any:
     given |= quantization.given(options)
     with explained(source):
         # Wrong sizes are accepted here so that the line below can name them.
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = classes.auto_class(config).from_pretrained(
             source, **given, output_loading_info=True, ignore_mismatched_sizes=True
         )
         _check_complete(source, info)

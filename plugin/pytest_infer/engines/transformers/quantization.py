@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from transformers.quantizers import AutoHfQuantizer
 
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
@@ -34,6 +36,20 @@ def check(config: Any, options: EngineOptions) -> None:
         raise ModelError(f"quantization {wanted} needs torchao: pip install torchao; {DYNAMIC} is torch's own")
     if wanted == DYNAMIC:
         _check_dynamic(config, options, on_cpu=on_cpu)
+
+
+def check_own(config: Any) -> None:
+    """Raise what transformers raises while it loads weights that are quantised already: ImportError for a package.
+
+    Source: `get_hf_quantizer` of transformers.
+    """
+    own = getattr(config, "quantization_config", None)
+    own = own or getattr(config.get_text_config(), "quantization_config", None)
+    if own is None or not AutoHfQuantizer.supports_quant_method(own):
+        return
+    AutoHfQuantizer.from_config(copy.deepcopy(own), pre_quantized=True).validate_environment(
+        device_map=None, weights_only=True
+    )
 
 
 def _check_dynamic(config: Any, options: EngineOptions, *, on_cpu: bool) -> None:

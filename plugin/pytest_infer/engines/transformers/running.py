@@ -11,7 +11,7 @@ import transformers
 from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer.engines.base import Clock, EngineOptions
-from pytest_infer.engines.transformers import decoding, work
+from pytest_infer.engines.transformers import classes, decoding, work
 from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
@@ -52,6 +52,7 @@ class Running:
     """
 
     def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
+        classes.check_generate(model, type(model).__name__)
         self.config = decoding.configuration(model.generation_config, options)
         self.model = model.eval()
         self.cache: Any = None
@@ -91,8 +92,9 @@ class Running:
             streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
             **({"stopping_criteria": request.criteria} if request.criteria else {}),
         )
-        self.cache = output.past_key_values
-        return request.stopped_by(output.sequences)
+        # A generate() of the model's own may return the ids alone.
+        self.cache = getattr(output, "past_key_values", None)
+        return request.stopped_by(getattr(output, "sequences", output))
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""
@@ -117,7 +119,6 @@ class Running:
             parameters=work.parameters(model),
             parameter_bytes=work.parameter_bytes(model),
             buffer_bytes=sum(map(work.stored_bytes, model.buffers())),
-            context_length=getattr(text, "max_position_embeddings", None),
             vocabulary=getattr(text, "vocab_size", None),
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),

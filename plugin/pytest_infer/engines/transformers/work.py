@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_infer.engines.base import TOWER
 from pytest_infer.records import Work
 
+_POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|positions?_embed(ding)?s?)$")
 WHOLE = frozenset({"full_attention", "attention", "hybrid"})
 WINDOWED = frozenset({"sliding_attention", "chunked_attention", "hybrid_sliding"})
 WITHOUT = frozenset({"linear_attention", "mamba", "conv", "moe", "mlp"})
@@ -49,6 +52,30 @@ def parameters(model: Any) -> int:
 def parameter_bytes(model: Any) -> int:
     """Return the bytes that hold the weights."""
     return sum(stored_bytes(p) for p in model.parameters()) + sum(size for _, size in _packed(model.modules()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """How many ids and how many positions a model has rows for; None where it has no such table."""
+
+    ids: int | None = None
+    positions: int | None = None
+
+
+def tables(model: Any) -> Tables:
+    """Return the sizes of the tables in which a model looks up the ids that it is given, and their positions."""
+    try:
+        ids = _rows(model.get_input_embeddings())
+    except NotImplementedError:
+        ids = None
+    found = [_rows(module) for name, module in _seeing_text(model) if _POSITIONS.search(name)]
+    return Tables(ids=ids, positions=min((rows for rows in found if rows is not None), default=None))
+
+
+def _rows(table: Any) -> int | None:
+    rows = getattr(table, "num_embeddings", None)
+    # Some tables of positions begin with rows of another use (`offset`: OPT, BART).
+    return rows - int(getattr(table, "offset", 0)) if isinstance(rows, int) else None
 
 
 def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
