@@ -75,6 +75,22 @@ def test_experts_that_do_not_add_up(record):
 
 
 @pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Reading(value=3, source="hook"), "3 of 4 forward passes gave logits that are NaN or infinite"),
+        (Reading(value=1, source="hook"), "1 of 4 forward passes"),
+        (Reading(value=0, source="hook"), None),
+        (absent("no forward pass was seen"), None),
+    ],
+    ids=str,
+)
+def test_logits_that_are_no_numbers(record, found, said):
+    profile = dataclasses.replace(record.profile, nonfinite_logits=found, passes=4)
+    texts = [w.text for w in warnings.find(record.rounds, profile, record.output) if w.kind is WarningKind.NOT_FINITE]
+    assert [said in text for text in texts] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
     ("totals", "said"),
     [
         ((300, 100, 100, 100), "3.0×"),

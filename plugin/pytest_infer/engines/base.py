@@ -167,8 +167,15 @@ class Engine(Protocol):
         """Return the torch module in which expert selections can be recorded, or None."""
         return None
 
+    def logits_module(self) -> object | None:
+        """Return the torch module whose output is the logits, or has them as `logits`: that of the experts.
+
+        Logits that are NaN or infinite are counted there in the profile round.
+        """
+        return self.experts_module()
+
     def experts_absent(self) -> str:
-        """Return why `experts_module` is None."""
+        """Return why `experts_module` is None, and with it `logits_module`."""
         return "the engine gives no access to its modules"
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import disturbance
+from pytest_infer.measure import disturbance, logits
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -193,6 +193,7 @@ def profile_round(
     with ExitStack() as instruments:
         if recorder is not None:
             instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
+        seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
         window = None if timeline is None else instruments.enter_context(timeline.sampling())
         raw = timed_round(engine, prompt_ids, limits, system)
     cache_bytes = engine.cache_bytes()
@@ -213,6 +214,8 @@ def profile_round(
         experts=usage,
         experts_absent=experts_absent,
         timeline=None if window is None else window.timeline,
+        nonfinite_logits=seen.reading(),
+        passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
     )
 

@@ -50,6 +50,13 @@ def _warnings(
             text=f"round {number + 1} differs from round 1 at generated token {position + 1}: "
             "timings are of different work; set one thread, a seed, or a deterministic kernel",
         )
+    if profile is not None and profile.nonfinite_logits.value:
+        yield MeasurementWarning(
+            kind=WarningKind.NOT_FINITE,
+            text=f"{profile.nonfinite_logits.value} of {profile.passes} forward passes gave logits that are NaN or "
+            "infinite: what was generated means nothing; look for broken weights, or try another dtype "
+            "(float16 overflows: --infer-dtype bfloat16)",
+        )
     if profile is not None and not profile.tokens_equal:
         yield MeasurementWarning(
             kind=WarningKind.PROFILE_DIFFERS,

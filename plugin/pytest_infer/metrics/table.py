@@ -136,6 +136,8 @@ METRICS: tuple[Metric, ...] = (
            "proportional share, after the profile round", "/proc/self/smaps_rollup"),
     _count("uss_bytes", "USS", _B, _LOWER, read.profile(lambda p: p.uss_bytes),
            "private to this process, after the profile round", "/proc/self/smaps_rollup"),
+    _count("nonfinite_logits", "non-finite logits", _N, _EXACT, read.profile(lambda p: p.nonfinite_logits),
+           "forward passes of the profile round whose logits hold NaN or +∞, or nothing finite", "engine"),
     # CPU
     _count("cpu_s", "CPU time", _S, _LOWER, read.counter(lambda c: c.cpu_s), "user + system time of all threads", _CPU),
     _count("cpu_user_s", "user", _S, _LOWER, read.counter(lambda c: c.cpu_user_s), "of it in user mode", _SELF),

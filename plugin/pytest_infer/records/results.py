@@ -17,6 +17,7 @@ class WarningKind(StrEnum):
 
     OUTPUT_DIFFERS = "output differs between rounds"
     PROFILE_DIFFERS = "output differs under instruments"
+    NOT_FINITE = "logits are not finite"
     EXPERTS_DO_NOT_ADD_UP = "expert selections do not add up"
     EXPERTS_UNCHECKED = "expert selections are of an unchecked architecture"
     DISTURBED = "rounds were disturbed"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertUsage
 from pytest_infer.records.generation import TokenTrace
-from pytest_infer.records.reading import Reading
+from pytest_infer.records.reading import Reading, absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,16 @@ class Timeline:
     absent: dict[str, str] = field(default_factory=dict)
 
 
+_NOT_READ = absent("this version of pytest-infer did not read it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """The profile round: the same prompt and seed with instruments on; its times are never used.
 
     `memory_growth_bytes` is its peak minus the resident size before it, after the heap was trimmed.
+    `nonfinite_logits` counts the forward passes, of which there were `passes`, whose logits held NaN or +∞, or nothing
+    finite.
     """
 
     trace: TokenTrace
@@ -57,6 +62,8 @@ class Profile:
     experts_absent: str | None = None
     timeline: Timeline | None = None
     timeline_absent: str | None = None
+    nonfinite_logits: Reading = _NOT_READ
+    passes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

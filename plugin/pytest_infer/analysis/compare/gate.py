@@ -25,6 +25,7 @@ from pytest_infer.storage.runs import Row, Run
 if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord
 
+_NOT_FINITE = "nonfinite_logits"
 _NO_RULE = 0.01
 """The threshold that turns are measured for where no rule says one."""
 
@@ -123,7 +124,7 @@ def judge(
     found = _without_figure(found, rules)
     found += [_bound(row, rule, confidence) for row in afters for rule in rules if _about(rule, Form.BOUND, row)]
     found += [_drift(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
-    unfit = unfit or {}
+    unfit = {row.test: why for row in afters if (why := _not_finite(row)) is not None} | dict(unfit or {})
     found += [_missing(row) for row in missing if (row if isinstance(row, str) else row.test) not in unfit]
     found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]
     if needs_baseline(rules):
@@ -151,6 +152,13 @@ def _without_figure(judgements: Sequence[Judgement], rules: Sequence[Rule]) -> l
         else j
         for j in judgements
     ]
+
+
+def _not_finite(row: Row) -> str | None:
+    """Return why what a test generated means nothing, whatever the rules ask of it."""
+    found = row.metrics.get(_NOT_FINITE)
+    passes = found.numbers if found is not None else ()
+    return f"logits of {passes[0]:g} forward passes are NaN or infinite" if passes and passes[0] else None
 
 
 def _about(rule: Rule, form: Form, row: Row) -> bool:

@@ -13,8 +13,11 @@ from transformers.generation.streamers import BaseStreamer
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import classes, decoding, work
 from pytest_infer.engines.transformers.request import Requests
+from pytest_infer.errors import ModelError
 from pytest_infer.records import Limits, ModelInfo, StopReason
 
+_NO_PROBABILITIES = "probability tensor contains"
+"""What torch.multinomial says of logits that are not finite."""
 _REMOTE = "transformers_modules."
 
 
@@ -85,13 +88,20 @@ class Running:
         request = self._requests.prepared(prompt_ids, limits)
         # generate() fills what is None from the model's own configuration, so that one must not define an end either.
         self.model.generation_config.eos_token_id = request.config.eos_token_id
-        output = self.model.generate(
-            request.ids,
-            attention_mask=request.mask,
-            generation_config=request.config,
-            streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
-            **({"stopping_criteria": request.criteria} if request.criteria else {}),
-        )
+        try:
+            output = self.model.generate(
+                request.ids,
+                attention_mask=request.mask,
+                generation_config=request.config,
+                streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
+                **({"stopping_criteria": request.criteria} if request.criteria else {}),
+            )
+        except RuntimeError as error:
+            if self._options.sampling is None or _NO_PROBABILITIES not in str(error):
+                raise
+            raise ModelError(
+                "logits are NaN or infinite, so nothing can be sampled: look for broken weights, or take another dtype"
+            ) from error
         # A generate() of the model's own may return the ids alone.
         self.cache = getattr(output, "past_key_values", None)
         return request.stopped_by(getattr(output, "sequences", output))
