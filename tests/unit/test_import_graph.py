@@ -34,6 +34,7 @@ FACE = (
     "ab.loop",
     "pytest_face.session",
     "pytest_face.summary",
+    "pytest_face.honoured",
     "pytest_face.infer",
     "pytest_face.preflight",
     "pytest_face.exits",

@@ -42,6 +42,13 @@ def _silent(_line: str) -> None:
     """Report nothing."""
 
 
+OF_THE_LOAD = frozenset(
+    {"model", "revision", "dtype", "device", "experts_implementation", "attention", "trust_remote_code", "quantization"}
+)
+OF_A_LOADED_MODEL = frozenset({"threads", "use_cache", "sampling", "compile"})
+"""The fields of EngineOptions that decide what is loaded, and how a model runs once it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What the options say about the model and how it runs; None leaves the engine's own default.
@@ -94,6 +101,13 @@ class Engine(Protocol):
         the prompt at once, tick with the tokens of the first sequence, and continue with all until that one ends.
         """
         ...
+
+    def honours(self) -> frozenset[str] | None:
+        """Return the fields of EngineOptions that the engine follows now; None where it does not say.
+
+        An option that was given and is not among them has no effect: it is refused, or named in the summary.
+        """
+        return None
 
     def batches(self) -> bool:
         """Return whether `generate` supports `limits.sequences`."""

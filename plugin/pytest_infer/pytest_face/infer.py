@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer import prompts
 from pytest_infer.prompts import Prompt
-from pytest_infer.pytest_face import failures, prompt_tokens
+from pytest_infer.pytest_face import failures, honoured, prompt_tokens
 from pytest_infer.pytest_face.parametrize import CONFIGURED
 from pytest_infer.pytest_face.session import BENCHMARK, CLOCK, InferSession
 from pytest_infer.pytest_face.sweep.configurations import Configuration
@@ -67,6 +67,8 @@ class Infer:
         # Asked for late, so that what is refused is refused before a model is loaded.
         engine = self._request.getfixturevalue("engine")
         model = self._request.getfixturevalue("model")
+        if nodeid not in session.deaf:
+            honoured.name_ignored(engine, session.settings, session.note, chosen=session.model_in_use.made(engine))
         model = session.model_in_use.adapt(engine, model, settings.engine_options)
         record = session.measure(nodeid, prompt, engine, model, self._configuration)
         if session.bridge.disabled:

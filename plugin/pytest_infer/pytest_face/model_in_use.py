@@ -36,12 +36,16 @@ class ModelInUse:
         self._made, self._runs_with = (options, engine), options
         return engine
 
+    def made(self, engine: Engine) -> bool:
+        """Return whether an engine is the one that was made here, and not one of a test's own."""
+        return self._made is not None and engine is self._made[1]
+
     def adapt(self, engine: Engine, info: ModelInfo, options: EngineOptions) -> ModelInfo:
         """Let a loaded model go on with options that need no other load, and return its description with them.
 
         `info` describes it as it was loaded. An engine that a test brought itself is left as it is.
         """
-        if self._made is None or engine is not self._made[1]:
+        if not self.made(engine):
             return info
         if self._described is None or info is not self._loaded:
             # The first model of this engine, or another that it adopted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
-from pytest_infer.pytest_face import fixtures, prompt_tokens
+from pytest_infer.pytest_face import fixtures, honoured, prompt_tokens
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.report.text import printable
@@ -111,6 +112,9 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     Of a sweep, what cannot be run is skipped, unless that is all of it.
     """
     loads: dict[EngineOptions, list[pytest.Item]] = {}
+    own = [item for item in items if not _resolves_to_ours(item, "engine")]
+    session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(_definitions, item)))
+    honoured.check_fixtures(session.deaf, len(items), session.settings, session.note)
     for item in items:
         own_engine = not _resolves_to_ours(item, "engine")
         own_model = own_engine or not _resolves_to_ours(item, "model")
@@ -123,6 +127,7 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     for load, own in loads.items():
         with _own_code(session.settings.engine):
             engine = session.model_in_use.engine(load)
+            honoured.check_engine(engine, session.settings)
             _check_adapts(engine, load, items)
             if own:
                 _check_load(engine, load, own, session)

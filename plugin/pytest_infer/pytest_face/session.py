@@ -71,6 +71,8 @@ class InferSession:
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.collected: list[pytest.Item] = []
+        # The tests whose own engine learns of no option.
+        self.deaf: tuple[str, ...] = ()
         self.loop: Loop = Alone()
         self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None

@@ -19,6 +19,7 @@ from pytest_infer.pytest_face.options import (
     EXPERTS,
     INTERLEAVED,
     OFF,
+    OPTIONS,
     ORDERS,
     SELF,
     TIMELINE,
@@ -30,6 +31,19 @@ ONLY_OURS = ("against", "cold-load", "exit", "gate", "inconclusive", "report", "
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
+OF_ENGINES = {
+    **{
+        name.replace("_", "-"): name
+        for name in ("model", "revision", "dtype", "device", "threads", "experts_implementation", "attention")
+    },
+    "no-cache": "use_cache",
+    "sample": "sampling",
+    "compile": "compile",
+    "trust-remote-code": "trust_remote_code",
+    "quantization": "quantization",
+}
+"""The fields of EngineOptions by the options that set them."""
+_FLAGS = {option.name for option in OPTIONS if option.flag}
 DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
@@ -72,6 +86,8 @@ class Settings:
     min_pairs: int
     max_rounds: int
     batch: int | None = None
+    given: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """The options that only an engine follows, by field of EngineOptions (and `engine`), with where they were given."""
     context: int | None = None
     prompt_tokens: int | None = None
     sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -152,12 +168,23 @@ class Settings:
             min_pairs=min_pairs,
             max_rounds=max_rounds,
             batch=read.number("batch", None, least=1),
+            given=_given(read),
             context=read.number("context", None, least=1),
             prompt_tokens=read.number("prompt-tokens", None, least=1),
             sweep=sweep,
             interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,
             curve=_curve(read, sweep),
         )
+
+
+def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:
+    """Return which options for the engine were given, and where."""
+    found = {"engine": "engine", **OF_ENGINES}
+    return tuple(
+        (option, read.place(name))
+        for name, option in found.items()
+        if (read.flag(name) if name in _FLAGS else read.text(name) is not None)
+    )
 
 
 def _gate(read: OptionReader) -> tuple[Rule, ...] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.engines import models
-from pytest_infer.engines.base import Clock, Engine, EngineOptions
+from pytest_infer.engines.base import OF_A_LOADED_MODEL, OF_THE_LOAD, Clock, Engine, EngineOptions
 from pytest_infer.engines.checkpoint import context, hashes, hub, presence
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_infer.engines.transformers.running import Running
     from pytest_infer.engines.transformers.work import Tables
 
+_ADOPTED = "adopted"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -94,7 +95,7 @@ class TransformersEngine(Engine):
         own_name = models.display_name(str(getattr(model.config, "name_or_path", "") or ""))
         # Neither the name nor the revision of the options: they are those of another model.
         revision = getattr(model.config, "_commit_hash", None)
-        return self._run(model, name or own_name or type(model).__name__, "adopted", revision)
+        return self._run(model, name or own_name or type(model).__name__, _ADOPTED, revision)
 
     def _run(self, model: Any, name: str, source: str | None, revision: str | None) -> ModelInfo:
         from pytest_infer.engines.transformers.loading import explained  # noqa: PLC0415
@@ -199,6 +200,10 @@ class TransformersEngine(Engine):
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
         return self.running.generate(prompt_ids, limits, clock)
+
+    def honours(self) -> frozenset[str]:
+        """Return all options; of a model that was adopted those alone that do not decide what is loaded."""
+        return OF_A_LOADED_MODEL if self._named[1] == _ADOPTED else OF_A_LOADED_MODEL | OF_THE_LOAD
 
     def batches(self) -> bool:
         """Return that batches are run."""
