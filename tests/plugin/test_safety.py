@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from pytest_infer.storage.journal import Journal, read
+
 FOUR = """
 [defaults]
 max_new_tokens = 3
@@ -301,6 +303,72 @@ def test_a_run_that_was_killed_twice_goes_on_from_both(suite, killed):
     suite(engine=HARMLESS, prompts=FOUR)
     killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume").assert_outcomes(passed=4)
     assert calls(killed) == {4: 4}
+
+
+KILLED_AFTER_A_LINE = """
+from pytest_infer.storage import journal
+
+append = journal.Journal.append
+
+def appended(self, entry):
+    append(self, entry)
+    os.kill(os.getpid(), 9)
+
+journal.Journal.append = appended
+"""
+SECOND_INTERRUPTIONS = {
+    "a run without resuming, stopped": (
+        COUNTED + "def trouble(tokens, number):\n    if tokens == 2:\n        raise KeyboardInterrupt\n",
+        (),
+    ),
+    "a resuming run, killed": (HARMLESS + KILLED_AFTER_A_LINE, ("--infer-resume",)),
+    "a part of the suite, killed": (HARMLESS + KILLED_AFTER_A_LINE, ("-k", "two")),
+    "other options, killed": (HARMLESS + KILLED_AFTER_A_LINE, ("--infer-warmup=0",)),
+}
+
+
+@pytest.mark.parametrize(("engine", "options"), SECOND_INTERRUPTIONS.values(), ids=SECOND_INTERRUPTIONS)
+def test_a_second_interruption_does_not_hide_the_first(suite, killed, engine, options):
+    suite(engine=engine, prompts=FOUR)
+    second = killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", *options)
+    assert second.ret in (-9, pytest.ExitCode.INTERRUPTED)
+    assert len(journals(killed)) == 2
+    calls(killed)
+    suite(engine=HARMLESS, prompts=FOUR)
+    result = killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume")
+    result.assert_outcomes(passed=4)
+    assert calls(killed) == {4: 4}
+    assert prompts_of(saved(killed)) == ["one", "two", "three", "four"]
+
+
+def test_journals_that_are_used_up_are_removed_and_others_stay(suite, killed):
+    suite(engine=KILLED, prompts=FOUR)
+    for options in ((), ("--infer-resume",), ("--infer-warmup=0",)):
+        killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", *options)
+    assert len(journals(killed)) == 4
+    suite(engine=HARMLESS, prompts=FOUR)
+    result = killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume")
+    result.assert_outcomes(passed=4)
+    assert len(journals(killed)) == 1, "what other options measured may be resumed with them"
+    assert "--infer-resume: 3 prompts of interrupted runs are of other tests, options" in " ".join(said(result).split())
+    calls(killed)
+    again = killed.runpytest_subprocess(
+        "--benchmark-autosave", "--infer-rounds=2", "--infer-warmup=0", "--infer-resume"
+    )
+    again.assert_outcomes(passed=4)
+    assert calls(killed) == {4: 3}
+    assert journals(killed) == []
+    assert "of interrupted runs are of other" not in said(again)
+
+
+def test_the_journal_of_a_run_that_goes_on_is_left_alone(suite, killed):
+    alive = Journal(killed.path / ".benchmarks")
+    (dead,) = journals(killed)
+    alive.append(read(dead)[0])
+    result = killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume")
+    result.assert_outcomes(passed=4)
+    assert journals(killed) == [alive.path]
+    alive.discard()
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 15)", "os._exit(3)"], ids=["SIGTERM", "os._exit"])

@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -87,31 +88,61 @@ def test_discarding_twice_is_no_error(tmp_path, record):
     assert not book.path.exists()
 
 
+def paths(storage):
+    return [left.path for left in journal.interrupted(storage)]
+
+
 def test_no_journal_no_interrupted_run(tmp_path):
-    assert journal.interrupted(tmp_path) is None
+    assert journal.interrupted(tmp_path) == ()
     (tmp_path / journal.FOLDER).mkdir()
-    assert journal.interrupted(tmp_path) is None
+    assert journal.interrupted(tmp_path) == ()
 
 
-def test_the_newest_run_with_entries_counts(tmp_path, record):
-    left_behind(tmp_path, entry(record, key="old"), name=f"1-{NO_PID}.jsonl", mtime=1000)
-    newest = left_behind(tmp_path, entry(record, key="new"), name=f"2-{NO_PID}.jsonl", mtime=2000)
+def test_every_run_with_entries_counts_the_one_written_last_at_the_end(tmp_path, record):
+    # Named the other way round: what counts is when a line was last written.
+    newest = left_behind(tmp_path, entry(record, key="new"), name=f"1-{NO_PID}.jsonl", mtime=2000)
+    oldest = left_behind(tmp_path, entry(record, key="old"), name=f"2-{NO_PID}.jsonl", mtime=1000)
     left_behind(tmp_path, name=f"3-{NO_PID}.jsonl", tail=b'{"nod', mtime=3000)
-    found = journal.interrupted(tmp_path)
-    assert found.path == newest
-    assert [e.key for e in found.entries] == ["new"]
+    assert paths(tmp_path) == [oldest, newest]
+    assert [e.key for left in journal.interrupted(tmp_path) for e in left.entries] == ["old", "new"]
+
+
+def seconds(record, value):
+    return dataclasses.replace(record, tokenize_s=value)
+
+
+def test_of_several_records_of_one_work_the_one_written_last_is_taken(tmp_path, record):
+    first, second, third = (entry(seconds(record, value)) for value in (1.0, 2.0, 3.0))
+    other, later = entry(seconds(record, 4.0), key="k2"), entry(seconds(record, 5.0), "t.py::t[b]")
+    left_behind(tmp_path, first, other, name="2.jsonl", mtime=1000)
+    left_behind(tmp_path, second, third, name="1.jsonl", mtime=2000)
+    left_behind(tmp_path, later, name="0.jsonl", mtime=500)
+    found = journal.newest(journal.interrupted(tmp_path))
+    assert {work: made.tokenize_s for work, made in found.items()} == {
+        ("t.py::t[a]", "k"): 3.0,
+        ("t.py::t[a]", "k2"): 4.0,
+        ("t.py::t[b]", "k"): 5.0,
+    }
+
+
+def test_a_journal_is_used_up_when_all_of_its_work_is_done(tmp_path, record):
+    left_behind(tmp_path, entry(record), entry(record, "t.py::t[b]", "k2"))
+    (left,) = journal.interrupted(tmp_path)
+    assert not left.used_up({("t.py::t[a]", "k")})
+    assert not left.used_up({("t.py::t[a]", "k"), ("t.py::t[b]", "k")}), "the same test with other options"
+    assert left.used_up({("t.py::t[a]", "k"), ("t.py::t[b]", "k2"), ("t.py::t[c]", "k")})
 
 
 def test_a_run_that_goes_on_beside_us_was_not_interrupted(tmp_path, record):
     dead = left_behind(tmp_path, entry(record, key="dead"), name=f"1-{NO_PID}.jsonl", mtime=1000)
     alive = Journal(tmp_path)
     alive.append(entry(record, key="alive"))
-    assert journal.interrupted(tmp_path).path == dead
+    assert paths(tmp_path) == [dead]
     journal.remove(dead)
-    assert journal.interrupted(tmp_path) is None
+    assert paths(tmp_path) == []
     assert len(journal.read(alive.path)) == 1
     alive.close()
-    assert journal.interrupted(tmp_path).path == alive.path, "left by a run that was interrupted and has ended"
+    assert paths(tmp_path) == [alive.path], "left by a run that was interrupted and has ended"
     alive.discard()
     assert list(alive.path.parent.iterdir()) == []
 
@@ -131,10 +162,9 @@ def test_a_killed_run_gives_its_journal_up(tmp_path, record):
     command = [sys.executable, "-c", WRITER, str(tmp_path), str(given)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"written\n"
-        assert journal.interrupted(tmp_path) is None
+        assert paths(tmp_path) == []
         process.kill()
-    found = journal.interrupted(tmp_path)
-    assert found is not None
+    (found,) = journal.interrupted(tmp_path)
     assert len(found.entries) == 1
     journal.remove(found.path)
     assert list(found.path.parent.iterdir()) == []
@@ -148,7 +178,7 @@ def test_where_there_are_no_locks_there_is_a_journal_all_the_same(tmp_path, reco
     book = Journal(tmp_path)
     book.append(entry(record))
     book.append(entry(record, "t.py::t[b]"))
-    assert len(journal.interrupted(tmp_path).entries) == 2
+    assert [len(left.entries) for left in journal.interrupted(tmp_path)] == [2]
 
 
 def test_two_runs_of_one_second_and_pid_write_apart(tmp_path):
@@ -158,37 +188,48 @@ def test_two_runs_of_one_second_and_pid_write_apart(tmp_path):
 def test_a_journal_that_goes_while_we_look_is_nobodys(tmp_path, record, monkeypatch):
     path = left_behind(tmp_path, entry(record))
     monkeypatch.setattr(journal.Path, "glob", lambda folder, pattern: [path, path.with_name("gone.jsonl")])
-    assert journal.interrupted(tmp_path).path == path
+    assert paths(tmp_path) == [path]
     path.unlink()
-    assert journal.interrupted(tmp_path) is None
+    assert paths(tmp_path) == []
 
 
 def test_a_pid_that_was_given_out_again_is_not_that_run(tmp_path, record):
     # In a container every run may be process 1.
     path = left_behind(tmp_path, entry(record), name=f"20200101-000000-{os.getpid()}.jsonl")
-    found = journal.interrupted(tmp_path)
-    assert found is not None
-    assert found.path == path
+    assert paths(tmp_path) == [path]
 
 
 def test_a_number_that_is_no_pid_is_no_running_run(tmp_path, record):
     path = left_behind(tmp_path, entry(record), name=f"1-{'9' * 30}.jsonl")
-    assert journal.interrupted(tmp_path).path == path
+    assert paths(tmp_path) == [path]
 
 
 def test_a_name_without_a_pid_is_read(tmp_path, record):
     path = left_behind(tmp_path, entry(record), name="moved.jsonl")
-    assert journal.interrupted(tmp_path).path == path
+    assert paths(tmp_path) == [path]
 
 
-def test_only_the_same_test_with_the_same_key_matches(record):
-    entries = [entry(record, "t.py::t[a]", "k1"), entry(record, "t.py::t[b]", "k2")]
-    assert journal.matching(entries, "t.py::t[b]", "k2").nodeid == "t.py::t[b]"
-    assert journal.matching(entries, "t.py::t[a]", "k2") is None
-    assert journal.matching(entries, "t.py::t[c]", "k1") is None
-    assert journal.matching([], "t.py::t[a]", "k1") is None
+def test_only_the_same_test_with_the_same_key_matches(tmp_path, record):
+    left_behind(tmp_path, entry(record, "t.py::t[a]", "k1"), entry(record, "t.py::t[b]", "k2"))
+    found = journal.newest(journal.interrupted(tmp_path))
+    assert found["t.py::t[b]", "k2"].nodeid == "t.py::t[b]"
+    assert ("t.py::t[a]", "k2") not in found
+    assert ("t.py::t[c]", "k1") not in found
+    assert journal.newest([]) == {}
 
 
-def test_what_matches_is_the_record_itself(record):
-    entries = [entry(record, key="k"), entry(dataclasses.replace(record, tokenize_s=99.0), key="k2")]
-    assert journal.matching(entries, "t.py::t[a]", "k2") == entries[1].record
+def test_what_matches_is_the_record_itself(tmp_path, record):
+    entries = [entry(record, key="k"), entry(seconds(record, 99.0), key="k2")]
+    left_behind(tmp_path, *entries)
+    assert journal.newest(journal.interrupted(tmp_path))["t.py::t[a]", "k2"] == entries[1].record
+
+
+def test_a_look_of_another_run_does_not_make_a_dead_one_alive(tmp_path, record):
+    # Both ask for the lock at the same moment.
+    path = left_behind(tmp_path, entry(record))
+    lock = journal.FileLock(path.with_suffix(".lock"), thread_local=False)
+    lock.acquire()
+    timer = threading.Timer(0.02, lock.release)
+    timer.start()
+    assert paths(tmp_path) == [path]
+    timer.join()

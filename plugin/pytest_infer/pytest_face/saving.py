@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Keeper:
         self._code_folder = code_folder
         self._note = note
         self._journal: journal.Journal | None = None
-        self._interrupted: journal.Interrupted | None = None
+        self._left: tuple[journal.Left, ...] = ()
+        self._worked: set[journal.Work] = set()
         self._code: str | None = None
 
     @property
@@ -69,7 +71,7 @@ class Keeper:
         return Path(storage.path) if isinstance(storage, FileStorage) else None
 
     def prepare(self) -> None:
-        """Before anything is measured: see that results can be saved, make saving safe, look for an interrupted run."""
+        """Before anything is measured: see that results can be saved, make saving safe, look for interrupted runs."""
         if not self._bridge.saving or self._bridge.disabled:
             if self._settings.resume:
                 raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
@@ -83,24 +85,30 @@ class Keeper:
         files.check_writable(self.storage)
         self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar, self._lost))
         self._code = code_state(self._code_folder)
-        self._interrupted = journal.interrupted(self.storage)
+        self._left = journal.interrupted(self.storage)
         self._journal = journal.Journal(self.storage)
-        if self._settings.resume and self._interrupted is None:
+        if self._settings.resume and not self._left:
             self._note(
                 f"--infer-resume: no interrupted run is left in {self.storage / journal.FOLDER}; everything is measured"
             )
-        elif self._interrupted is not None and not self._settings.resume:
-            left = {entry.nodeid for entry in self._interrupted.entries}
-            self._note(f"an interrupted run left {len(left)} prompts; --infer-resume takes the valid ones")
+        elif self._left and not self._settings.resume:
+            tests = {entry.nodeid for left in self._left for entry in left.entries}
+            runs = "an interrupted run" if len(self._left) == 1 else f"{len(self._left)} interrupted runs"
+            self._note(f"{runs} left {len(tests)} prompts; --infer-resume takes the valid ones")
+
+    @cached_property
+    def _resumable(self) -> Mapping[journal.Work, PromptRecord]:
+        """The newest record of each test and fingerprint that interrupted runs left."""
+        return journal.newest(self._left) if self._settings.resume else {}
 
     def resumed(self, nodeid: str, content_sha256: str, limits: Limits, settings: Settings) -> PromptRecord | None:
-        """Return the record that an interrupted run left of this test, if it was of the same work.
+        """Return the newest record that an interrupted run left of this test, if it was of the same work.
 
         `settings` are those of the test's own configuration.
         """
-        if not self._settings.resume or self._interrupted is None:
+        if not self._resumable:
             return None
-        record = journal.matching(self._interrupted.entries, nodeid, self._key(content_sha256, limits, settings))
+        record = self._resumable.get((nodeid, self._key(content_sha256, limits, settings)))
         return None if record is None else replace(record, resumed=True)
 
     def _key(self, content_sha256: str, limits: Limits, own: Settings) -> str:
@@ -149,8 +157,10 @@ class Keeper:
         if self._journal is None:
             return
         key = self._key(record.prompt.content_sha256, record.prompt.limits, settings)
+        entry = journal.Entry(nodeid=record.nodeid, key=key, record=record)
+        self._worked.add(entry.work)
         try:
-            self._journal.append(journal.Entry(nodeid=record.nodeid, key=key, record=record))
+            self._journal.append(entry)
         except OSError as error:
             # The measurement goes on: the run file may still be written at the end.
             self._note(f"! the journal cannot be written: {error.strerror}; a kill would lose this run")
@@ -167,6 +177,7 @@ class Keeper:
         if not self.finished:
             return
         self._bridge.complete(output_json)
+        self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
@@ -209,9 +220,21 @@ class Keeper:
         if self._journal is None or self.save_failed or not complete:
             return
         self._journal.discard()
-        left = self._interrupted if self._settings.resume else None
-        if left is not None and all(entry.nodeid in self.finished for entry in left.entries):
-            journal.remove(left.path)
+        if self._settings.resume:
+            for left in self._left:
+                if left.used_up(self._worked):
+                    journal.remove(left.path)
+
+    def _tell_left(self) -> None:
+        """Say what stays of interrupted runs after this one has taken what it can."""
+        if not self._resumable or self.unmeasured():
+            return
+        tests = {nodeid for nodeid, key in self._resumable if (nodeid, key) not in self._worked}
+        if tests:
+            self._note(
+                f"--infer-resume: {len(tests)} prompts of interrupted runs are of other tests, options, texts or code; "
+                f"they stay in {self._left[0].path.parent}: remove it to forget them"
+            )
 
     def close(self) -> None:
         """Leave the journal, if it is still there, to a run that goes on with it."""

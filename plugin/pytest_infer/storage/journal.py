@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,11 @@ from filelock import FileLock, Timeout
 from pytest_infer.records import PromptRecord
 
 FOLDER = ".journal"
+_PATIENCE_S = 0.1
+"""Another run that looks at the same moment holds a dead run's lock for an instant."""
+
+Work = tuple[str, str]
+"""A test and the key of what its figures depend on."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -24,6 +29,11 @@ class Entry(msgspec.Struct, frozen=True):
     nodeid: str
     key: str
     record: PromptRecord
+
+    @property
+    def work(self) -> Work:
+        """Return what was done: records of the same are interchangeable."""
+        return self.nodeid, self.key
 
 
 class Journal:
@@ -64,11 +74,15 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupted:
-    """What an earlier run left behind."""
+class Left:
+    """The journal that one interrupted run left behind, with its prompts."""
 
     path: Path
     entries: tuple[Entry, ...]
+
+    def used_up(self, finished: Collection[Work]) -> bool:
+        """Return whether all of its work has been finished by now; that of other options or code is other work."""
+        return all(entry.work in finished for entry in self.entries)
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -89,13 +103,19 @@ def read(path: Path) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def interrupted(storage: Path) -> Interrupted | None:
-    """Return the newest journal that a killed run left, if there is one; one still being written does not count."""
-    for path in sorted((storage / FOLDER).glob("*.jsonl"), key=_written_at, reverse=True):
-        entries = () if _is_running(path) else read(path)
-        if entries:
-            return Interrupted(path=path, entries=entries)
-    return None
+def interrupted(storage: Path) -> tuple[Left, ...]:
+    """Return every journal that a run which has ended left, in the order in which they were last written.
+
+    One still being written does not count.
+    """
+    paths = sorted((storage / FOLDER).glob("*.jsonl"), key=lambda path: (_written_at(path), path.name))
+    found = (Left(path=path, entries=read(path)) for path in paths if not _is_running(path))
+    return tuple(left for left in found if left.entries)
+
+
+def newest(journals: Iterable[Left]) -> dict[Work, PromptRecord]:
+    """Return the record of each work that journals hold; where several do, the one written last."""
+    return {entry.work: entry.record for left in journals for entry in left.entries}
 
 
 def _written_at(path: Path) -> float:
@@ -120,16 +140,10 @@ def _is_running(path: Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock).acquire(timeout=_PATIENCE_S, poll_interval=_PATIENCE_S / 10):
             return False
     except Timeout:
         return True
     except (OSError, NotImplementedError):
         # No locks here, so nobody holds this one.
         return False
-
-
-def matching(entries: Iterable[Entry], nodeid: str, key: str) -> PromptRecord | None:
-    """Return the newest record of that test, if what its figures depend on is still the same."""
-    found = [entry.record for entry in entries if entry.nodeid == nodeid and entry.key == key]
-    return found[-1] if found else None
