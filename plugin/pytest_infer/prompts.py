@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.errors import SuiteError, alternatives
 
 SUITE_FILE = "prompts.toml"
@@ -70,7 +71,7 @@ def load(path: Path) -> tuple[Prompt, ...]:
             f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE"
         ) from None
     except (OSError, ValueError) as error:
-        raise SuiteError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise SuiteError(f"{path}: cannot be read as UTF-8 text: {untrusted.reason(error)}") from error
     if path.suffix == ".jsonl":
         defaults, entries = _read_jsonl(path, text)
     elif path.suffix == ".toml":
@@ -112,8 +113,8 @@ def check(prompt: Prompt, where: str) -> None:
 def _read_toml(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"{path}: not valid TOML: {untrusted.reason(error)}") from None
     for key in data:
         if key not in ("defaults", "prompt"):
             raise SuiteError(
@@ -136,8 +137,8 @@ def _read_jsonl(path: Path, text: str) -> tuple[dict[str, Any], list[Any]]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise SuiteError(f"{path}:{number}: not valid JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SuiteError(f"{path}:{number}: not valid JSON: {untrusted.reason(error)}") from None
         if isinstance(entry, dict) and set(entry) == {"defaults"} and isinstance(entry["defaults"], dict):
             defaults = entry["defaults"]
         else:
@@ -212,7 +213,7 @@ def _text_of(path: Path, where: str) -> str:
     except (OSError, ValueError) as error:
         # A ValueError: not UTF-8, or a NUL in the name. What cannot be printed must not break the line.
         shown = str(path) if str(path).isprintable() else repr(str(path))
-        raise SuiteError(f"{where}: cannot read {shown}: {error}") from error
+        raise SuiteError(f"{where}: cannot read {shown}: {untrusted.reason(error)}") from error
 
 
 def _decoded(path: Path) -> str:
@@ -220,12 +221,11 @@ def _decoded(path: Path) -> str:
 
     A byte order mark says how a file is written and is no part of its text.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise ValueError("it is written as UTF-16: save it as UTF-8") from None
-        raise
+    content = untrusted.read(path, untrusted.TEXT_BYTES)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is written as UTF-16: save it as UTF-8")
+    text = untrusted.text(content.removeprefix(codecs.BOM_UTF8))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _unique(prompts: Sequence[Prompt], where: str) -> tuple[Prompt, ...]:

@@ -364,7 +364,7 @@ def test_journals_that_are_used_up_are_removed_and_others_stay(suite, killed):
 def test_the_journal_of_a_run_that_goes_on_is_left_alone(suite, killed):
     alive = Journal(killed.path / ".benchmarks")
     (dead,) = journals(killed)
-    alive.append(read(dead)[0])
+    alive.append(read(dead).entries[0])
     result = killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "--infer-resume")
     result.assert_outcomes(passed=4)
     assert journals(killed) == [alive.path]

@@ -4,6 +4,7 @@ import json
 import struct
 from pathlib import Path
 
+import not_files
 import pytest
 from typer.testing import CliRunner
 
@@ -199,6 +200,107 @@ def test_a_cut_or_foreign_gguf_is_one_line(tmp_path):
     path.write_bytes(aligned)
     with pytest.raises(ModelError, match="aligned to 0"):
         source.find(str(path))
+
+
+def header(*parts, tensors=0, keys=0):
+    return struct.pack("<4sIQQ", b"GGUF", 3, tensors, keys) + b"".join(parts)
+
+
+def text(content):
+    return struct.pack("<Q", len(content)) + content
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(keys=2**63),
+        header(struct.pack("<Q", 2**62), keys=1),
+        header(text(b"k"), struct.pack("<IIQ", 9, 0, 2**62), keys=1),
+        header(text(b"k"), struct.pack("<IIQ", 9, 8, 2**62), keys=1),
+        header(text(b"k"), struct.pack("<I", 9), struct.pack("<IQ", 9, 1) * 5000, keys=1),
+        header(text(b"k\xff"), struct.pack("<II", 4, 0), keys=1),
+        header(text(b"t"), struct.pack("<I", 2**31), bytes(10_000), tensors=1),
+        header(text(b"k"), struct.pack("<I", 77), keys=1),
+    ],
+    ids=["keys", "a long name", "numbers", "texts", "nesting", "no UTF-8", "dimensions", "an unknown type"],
+)
+def test_a_gguf_header_that_asks_for_too_much_is_one_line(tmp_path, content):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not a GGUF file") as caught:
+        source.find(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("count", ["99999999999", "\u00b2", "00000"])
+def test_a_part_of_a_split_gguf_is_believed_within_reason(tmp_path, count):
+    path = tmp_path / f"x-00001-of-{count}.gguf"
+    path.write_bytes(header())
+    assert source.find(str(path)).files == (path,)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b'{"a": "\xff"}',
+        b"[]",
+        b"7",
+        b"",
+        b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"a": 1e999}',
+    ],
+)
+def test_a_damaged_config_is_one_line(tmp_path, content):
+    folder = folder_of(tmp_path / "model", PHI_TINY)
+    folder.joinpath("config.json").write_bytes(content)
+    result = CliRunner().invoke(app, ["doctor", "--model", str(folder)])
+    assert result.exit_code == 2, result.output
+    assert "not a config" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": "many"},
+        {"hidden_size": 10**30},
+        {"hidden_size": [4096]},
+        {"layer_types": 7},
+        {"layer_types": [[]] * 32},
+        {"layer_types": {"a": 1}},
+        {"mlp_only_layers": 7},
+        {"text_config": [1]},
+        {"num_key_value_heads": "four"},
+        {"sliding_window": {}},
+        {"dtype": {}},
+        {"model_type": []},
+        {"max_position_embeddings": -1},
+    ],
+    ids=str,
+)
+def test_a_config_of_other_types_ends_in_what_is_known(tmp_path, more):
+    folder = folder_of(tmp_path / "model", PHI_TINY | more)
+    result = CliRunner().invoke(app, ["doctor", "--model", str(folder)])
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert result.exit_code in (0, 1, 2)
+
+
+@not_files.needs_posix
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "x.gguf"])
+def test_what_is_no_file_of_a_model_is_never_opened(tmp_path, make, name):
+    folder = folder_of(tmp_path / "model", PHI_TINY)
+    folder.joinpath(name).unlink(missing_ok=True)
+    make(folder / name)
+    result = CliRunner().invoke(app, ["doctor", "--model", str(folder)])
+    assert isinstance(result.exception, SystemExit | None), result.exception
 
 
 def test_phi_tiny_moe_by_its_config_alone(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest_infer
 
 PACKAGE = Path(pytest_infer.__file__).parent
 
-GROUND = {"checkouts", "errors", "metrics", "prompts", "records", "units"}
+GROUND = {"checkouts", "errors", "metrics", "prompts", "records", "units", "untrusted"}
 FACE = (
     "pytest_face.options",
     "pytest_face.fixtures",

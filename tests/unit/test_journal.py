@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import msgspec
+import not_files
 import pytest
 
 from pytest_infer.records import PromptRecord
@@ -48,7 +49,7 @@ def test_a_line_a_prompt_and_what_is_read_is_what_was_written(tmp_path, record):
     assert book.path.parent == tmp_path / journal.FOLDER
     assert str(os.getpid()) in book.path.name
     assert len(book.path.read_bytes().splitlines()) == 2
-    assert journal.read(book.path) == tuple(written)
+    assert journal.read(book.path) == journal.Left(path=book.path, entries=tuple(written))
 
 
 def test_each_line_is_on_the_disk_before_the_next_prompt(tmp_path, record, monkeypatch):
@@ -63,7 +64,7 @@ def test_the_output_of_a_model_cannot_break_a_line(tmp_path, record):
     output = dataclasses.replace(record.output, text="one\ntwo\r\n\u2028three\x1b[31m\x00\ud7ff")
     book = Journal(tmp_path)
     book.append(entry(dataclasses.replace(record, output=output)))
-    (read,) = journal.read(book.path)
+    (read,) = journal.read(book.path).entries
     assert read.record.output == output
 
 
@@ -72,12 +73,98 @@ def test_a_line_cut_short_is_left_out(tmp_path, record):
     cut = msgspec.json.encode(entry(record, "t.py::t[d]"))
     for length in (1, len(cut) // 2, len(cut) - 1):
         path = left_behind(tmp_path, *whole, tail=cut[:length])
-        assert journal.read(path) == tuple(whole)
+        assert journal.read(path) == journal.Left(path=path, entries=tuple(whole))
 
 
 def test_a_line_of_another_schema_is_left_out(tmp_path, record):
     path = left_behind(tmp_path, entry(record), tail=b'{"nodeid": "x", "key": "k", "record": {"old": 1}}\n\xff\xfe\n')
-    assert len(journal.read(path)) == 1
+    left = journal.read(path)
+    assert len(left.entries) == 1
+    assert left.damage.startswith("line 2: ")
+    assert left.damage.endswith(" (and 1 more lines)")
+
+
+DAMAGED_LINES = {
+    "a byte that is not UTF-8": b'{"nodeid":"a\xff","key":"b","record":{}}\n',
+    "a byte in what nobody reads": b'{"nodeid":"a","key":"b","more":"\xff"}\n',
+    "nesting": b'{"nodeid":"a","key":"b","record":' + b"[" * 2000 + b"]" * 2000 + b"}\n",
+    "another type": b'{"nodeid":1,"key":"b","record":{}}\n',
+    "a missing key": b'{"nodeid":"a","key":"b","record":{}}\n',
+    "zeros": b"\0" * 5000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+def test_a_damaged_line_costs_no_other(tmp_path, record, line):
+    path = left_behind(tmp_path, entry(record), tail=line + msgspec.json.encode(entry(record, "t.py::t[b]")) + b"\n")
+    (left,) = journal.interrupted(tmp_path)
+    assert [e.nodeid for e in left.entries] == ["t.py::t[a]", "t.py::t[b]"]
+    assert left.damage.startswith("line 2: ")
+    assert not left.used_up({e.work for e in left.entries}), f"{path} holds something that a person may mend"
+
+
+def record_of(record, **trace):
+    first = dataclasses.replace(record.rounds[0], trace=dataclasses.replace(record.rounds[0].trace, **trace))
+    return dataclasses.replace(record, rounds=(first, *record.rounds[1:]))
+
+
+@pytest.mark.parametrize(
+    "unsound",
+    [
+        lambda record: dataclasses.replace(record, rounds=()),
+        lambda record: record_of(record, stamps_ns=()),
+        lambda record: record_of(record, tick_sizes=(1,)),
+        lambda record: record_of(record, token_ids=(1,)),
+        lambda record: record_of(record, stamps_ns=tuple(reversed(record.rounds[0].trace.stamps_ns))),
+    ],
+)
+def test_a_record_that_no_run_makes_is_damage(tmp_path, record, unsound):
+    left_behind(tmp_path, Entry(nodeid="t", key="k", record=unsound(record)))
+    (left,) = journal.interrupted(tmp_path)
+    assert left.entries == ()
+    assert "line 1: " in left.damage
+
+
+@not_files.needs_posix
+@pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
+def test_what_is_no_file_is_named_and_never_opened(tmp_path, record, make):
+    good = left_behind(tmp_path, entry(record))
+    make(good.with_name("x.jsonl"))
+    found = {left.path: left for left in journal.interrupted(tmp_path)}
+    assert len(found[good].entries) == 1
+    assert "not a file" in found[good.with_name("x.jsonl")].damage
+
+
+@not_files.needs_posix
+@pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
+def test_a_lock_that_is_no_file_holds_nobody_up(tmp_path, record, make):
+    good = left_behind(tmp_path, entry(record))
+    make(good.with_suffix(".lock"))
+    assert paths(tmp_path) == [good]
+
+
+def test_a_journal_without_an_end_is_not_read(tmp_path):
+    path = left_behind(tmp_path)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    (left,) = journal.interrupted(tmp_path)
+    assert left.damage == "too large: 1.00 TiB"
+
+
+def test_what_runs_left_that_finished_no_prompt_is_cleaned(tmp_path, record):
+    empty = left_behind(tmp_path, name="1.jsonl", tail=b'{"nod', mtime=1000)
+    lock = left_behind(tmp_path, name="2.lock", mtime=1000)
+    young = left_behind(tmp_path, name="3.jsonl", tail=b'{"nod')
+    kept = left_behind(tmp_path, entry(record), name="4.jsonl", mtime=1000)
+    alive = Journal(tmp_path)
+    alive.append(entry(record))
+    os.utime(alive.path.with_suffix(".lock"), (1000, 1000))
+    alive.path.unlink()
+    assert paths(tmp_path) == [kept]
+    left = {path.name for path in empty.parent.iterdir()}
+    assert left >= {young.name, kept.name, alive.path.with_suffix(".lock").name}
+    assert not {empty.name, lock.name} & left
+    alive.discard()
 
 
 def test_discarding_twice_is_no_error(tmp_path, record):
@@ -140,7 +227,7 @@ def test_a_run_that_goes_on_beside_us_was_not_interrupted(tmp_path, record):
     assert paths(tmp_path) == [dead]
     journal.remove(dead)
     assert paths(tmp_path) == []
-    assert len(journal.read(alive.path)) == 1
+    assert len(journal.read(alive.path).entries) == 1
     alive.close()
     assert paths(tmp_path) == [alive.path], "left by a run that was interrupted and has ended"
     alive.discard()
@@ -151,7 +238,7 @@ WRITER = """
 import pathlib, sys
 from pytest_infer.storage import journal
 book = journal.Journal(pathlib.Path(sys.argv[1]))
-book.append(journal.read(pathlib.Path(sys.argv[2]))[0])
+book.append(journal.read(pathlib.Path(sys.argv[2])).entries[0])
 print("written", flush=True)
 sys.stdin.read()
 """

@@ -2,6 +2,7 @@
 
 import json
 
+import not_files
 import pytest
 
 from pytest_infer import prompts
@@ -294,3 +295,42 @@ def test_the_content_hash_does_not_say_where_the_text_came_from(load, tmp_path):
     (from_lines,) = load('{"name": "a", "text": "Gr\\u00f6\\u00dfe\\n"}', "suite.jsonl")
     assert from_file == from_text == from_lines
     assert from_file.content_sha256 == from_text.content_sha256
+
+
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("prompts.toml", b'[[prompt]]\nname = "a"\ntext = "\xff"\n'),
+        ("prompts.toml", f"prompt = {DEEP}\n".encode()),
+        ("prompts.toml", b'[[prompt]]\nname = "a"\ntext = "x"\nmax_new_tokens = ' + b"9" * 5000),
+        ("prompts.jsonl", b'{"name": "a", "text": "\xff"}\n'),
+        ("prompts.jsonl", f'{{"name": "a", "text": {DEEP}}}\n'.encode()),
+        ("prompts.jsonl", b'{"name": "a", "text": "x", "max_new_tokens": ' + b"9" * 5000 + b"}\n"),
+        ("prompts.jsonl", b"\0" * 100),
+    ],
+)
+def test_a_damaged_suite_is_one_line(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert str(path) in refused(prompts.load, path)
+
+
+@not_files.needs_posix
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
+def test_what_is_no_file_is_never_opened(load, tmp_path, make):
+    make(tmp_path / "odd.toml")
+    assert "not a file" in refused(prompts.load, tmp_path / "odd.toml")
+    assert "not a file" in refused(load, '[[prompt]]\nname = "a"\nfile = "odd.toml"\n')
+
+
+def test_a_suite_too_large_is_not_read(load, tmp_path):
+    for name in ("large.toml", "large.txt"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)
+    assert "too large: 1.00 TiB" in refused(prompts.load, tmp_path / "large.toml")
+    assert "too large: 1.00 TiB" in refused(load, '[[prompt]]\nname = "a"\nfile = "large.txt"\n')

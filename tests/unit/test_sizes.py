@@ -153,6 +153,10 @@ def test_another_model_is_refused(tmp_path, names, line):
         read(tmp_path, site(0))
 
 
+def headed(header):
+    return struct.pack("<Q", len(header)) + header
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -160,6 +164,11 @@ def test_another_model_is_refused(tmp_path, names, line):
         ("model.safetensors", b"\xff" * 8, "its header would be"),
         ("model.safetensors", struct.pack("<Q", 4) + b"null", "not a safetensors file"),
         ("model.safetensors", struct.pack("<Q", 9) + b'{"a": {}}', "not a safetensors file"),
+        ("model.safetensors", headed(b'{"\xff": {}}'), "not a safetensors file: not UTF-8"),
+        ("model.safetensors", headed(b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}"), "nested too deeply"),
+        ("model.safetensors", headed(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}'), ">= 0"),
+        ("model.safetensors", headed(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}'), "ends before"),
+        ("model.safetensors", headed(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}'), "length"),
         ("pytorch_model.bin", b"x", r"sizes are read from .safetensors files only \(found: .bin\)"),
         ("model.gguf", b"x", r"sizes are read from .safetensors files only \(found: .gguf\)"),
         ("readme.txt", b"x", r"sizes are read from .safetensors files only \(found: none\)"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import iniconfig
 
+from pytest_infer import untrusted
 from pytest_infer.errors import OptionError
 
 GATE, DOUBT, ADDOPTS = "infer_gate", "infer_inconclusive", "addopts"
@@ -30,14 +31,19 @@ class IniFile:
     def lines(self, key: str) -> list[str]:
         """Return the value of a key, line by line; [] where it is not set."""
         value = self.keys.get(key, [])
-        return value.splitlines() if isinstance(value, str) else [str(line) for line in value]
+        return value.splitlines() if isinstance(value, str) else [str(line) for line in self._list(key, value)]
+
+    def _list(self, key: str, value: object) -> list[object]:
+        if not isinstance(value, list):
+            raise OptionError(f"{self.path}: {key} is neither text nor a list of texts")
+        return value
 
     @property
     def storage(self) -> str | None:
         """Return what `--benchmark-storage` in `addopts` names, the last one; None where it is not there."""
         value = self.keys.get(ADDOPTS, [])
         try:
-            words = shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
+            words = shlex.split(value) if isinstance(value, str) else [str(word) for word in self._list(ADDOPTS, value)]
         except ValueError as error:
             raise OptionError(f"{self.path}: addopts: {error}") from error
         found = None
@@ -56,8 +62,9 @@ def nearest(folder: Path) -> IniFile | None:
             path = place / name
             try:
                 keys = _keys(path) if path.is_file() else None
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, iniconfig.ParseError) as error:
-                raise OptionError(f"the configuration in {place} cannot be read: {error}") from error
+            except (OSError, ValueError, RecursionError, iniconfig.ParseError) as error:
+                why = untrusted.reason(error)
+                raise OptionError(f"the configuration in {place} cannot be read: {why}") from error
             if keys is not None:
                 return IniFile(path=path, keys=keys)
     return None
@@ -87,7 +94,7 @@ def storage(folder: Path) -> Path | None:
 def _keys(path: Path) -> Mapping[str, Any] | None:
     """Return the keys of a file that pytest would take for its configuration, None for another one."""
     if path.suffix == ".toml":
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(untrusted.text(untrusted.read(path, untrusted.TEXT_BYTES)))
         if path.name != "pyproject.toml":
             return _table(data, "pytest")
         tool = _table(_table(data, "tool"), "pytest")

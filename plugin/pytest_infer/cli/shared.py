@@ -81,7 +81,7 @@ def open_history(storage: Path | None) -> History:
         storage = inifile.storage(Path.cwd()) or _usual()
         if not storage.exists():
             return History(folder=storage, runs=())
-    found = history.load(storage)
+    found = history.load(storage, say)
     for warning in found.warnings:
         say(warning)
     return found

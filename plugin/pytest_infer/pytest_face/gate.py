@@ -61,7 +61,7 @@ class Gate:
         if self._settings.gate is None or self._settings.against is not None:
             return
         if storage is not None and storage.is_dir():
-            self._history = history.load(storage)
+            self._history = history.load(storage, self._note)
             for warning in self._history.warnings:
                 self._note(warning)
         if self._settings.baseline is None:

@@ -85,7 +85,11 @@ class Keeper:
         files.check_writable(self.storage)
         self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar, self._lost))
         self._code = code_state(self._code_folder)
-        self._left = journal.interrupted(self.storage)
+        found = journal.interrupted(self.storage)
+        for left in found:
+            if left.damage is not None:
+                self._note(f"left out: {left.path}: {left.damage}")
+        self._left = tuple(left for left in found if left.entries)
         self._journal = journal.Journal(self.storage)
         if self._settings.resume and not self._left:
             self._note(

@@ -57,8 +57,10 @@ def write_report(run: InferSession) -> None:
         from pytest_infer.report.html import page  # noqa: PLC0415
 
         storage = run.keeper.storage
-        runs = history.load(storage).runs if storage is not None and storage.is_dir() else ()
-        page.write(path, read(run_file), runs)
+        found = history.load(storage, run.note) if storage is not None and storage.is_dir() else None
+        for line in () if found is None else found.warnings:
+            run.note(line)
+        page.write(path, read(run_file), () if found is None else found.runs)
     except InferError as error:
         run.note(f"! no report: {error}")
         return

@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.files import replacing
 
@@ -19,14 +20,20 @@ def names(folder: Path) -> dict[str, str]:
     parser = _parser()
     try:
         # Not `parser.read`: it takes a file that may not be read for none, and the next name would be the only one.
-        parser.read_string((folder / FILE).read_text(encoding="utf-8"), source=FILE)
+        content = untrusted.read(folder / FILE, untrusted.TEXT_BYTES)
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise StorageError(f"{folder / FILE} cannot be read: {error.strerror}") from error
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except (OSError, untrusted.Damaged) as error:
+        raise StorageError(f"{folder / FILE} cannot be read: {untrusted.reason(error)}") from error
+    try:
+        parser.read_string(untrusted.text(content), source=FILE)
+    except (configparser.Error, untrusted.Damaged) as error:
         raise StorageError(f"{folder / FILE}: {str(error).splitlines()[0]}; mend it or remove it") from None
-    return dict(parser[_SECTION]) if _SECTION in parser else {}
+    found = dict(parser[_SECTION]) if _SECTION in parser else {}
+    wrong = next((name for name, path in found.items() if "\0" in path), None)
+    if wrong is not None:
+        raise StorageError(f"{folder / FILE}: {wrong} names no file; mend it or remove it")
+    return found
 
 
 def path_of(folder: Path, name: str) -> Path | None:
@@ -35,9 +42,16 @@ def path_of(folder: Path, name: str) -> Path | None:
     if relative is None:
         return None
     path = folder / relative
-    if not path.is_file():
+    if not _is_file(path):
         raise StorageError(f"baseline {name!r} names {path}, which is gone; `pytest-infer baseline set {name} RUN`")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # a name too long for the file system
 
 
 def name(folder: Path, name: str, run_file: Path) -> None:

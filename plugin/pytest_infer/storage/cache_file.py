@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.counters.cpu import cores
@@ -38,8 +39,9 @@ def read(name: str, kind: type[dict[str, Kept]]) -> dict[str, Kept]:
     """Return a table, decoded as `kind`; one that is not there or cannot be read counts as empty."""
     place = path(name)
     try:
-        return msgspec.json.decode(b"{}" if place is None else place.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
+        content = b"{}" if place is None else untrusted.read(place, untrusted.TEXT_BYTES)
+        return untrusted.decode(msgspec.json.Decoder(kind), content)
+    except (OSError, untrusted.Damaged):
         return {}
 
 

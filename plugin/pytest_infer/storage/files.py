@@ -18,6 +18,7 @@ import msgspec
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
+from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import KEY, SCHEMA
@@ -208,11 +209,12 @@ def mark(run_file: Path, mark: Mark) -> None:
     The file is replaced as a whole or not at all. Raises StorageError if it cannot be.
     """
     try:
-        run = json.loads(run_file.read_text(encoding="utf-8"))
+        run = json.loads(untrusted.text(untrusted.read(run_file, untrusted.RUN_BYTES)))
         run.setdefault(KEY, {"schema": SCHEMA})["gate"] = msgspec.to_builtins(mark)
         mode = run_file.stat().st_mode
         with replacing(run_file) as file:
             file.write(dumps(run).encode())
         run_file.chmod(mode)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise StorageError(f"{run_file} could not be marked with the gate's result: {error}") from error
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        why = error if isinstance(error, OSError) else untrusted.reason(error)
+        raise StorageError(f"{run_file} could not be marked with the gate's result: {why}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from pytest_infer.errors import StorageError
@@ -32,7 +33,7 @@ class History:
         Another file in the folder (a report, a lock) is no run; where runs have no numbers, the files' times count.
         """
         own = number_of(run.path)
-        for path in self.unread:
+        for path in (*self.unread, *(other.path for other in self.runs if other.known_damage is not None)):
             number = number_of(path)
             if number is not None and own is not None and int(number) > int(own):
                 return path
@@ -54,6 +55,11 @@ class History:
         A path; a number (7, 0007); `latest`, `latest~1`; `commit:`, `branch:`, `tag:` and `baseline:NAME`; without a
         prefix whatever of them fits first: path, number, latest, baseline, commit, branch, and what git can resolve.
         """
+        found = self._named(selector)
+        _ = found.rows  # whoever names a run is told at once what is wrong with it
+        return found
+
+    def _named(self, selector: str) -> Run:
         if selector.endswith(".json") and _is_file(selector):
             return read(Path(selector))
         kind, colon, name = selector.partition(":")
@@ -88,8 +94,11 @@ def _is_file(path: str) -> bool:
         return False  # a name too long for the file system
 
 
-def load(folder: Path) -> History:
-    """Read all runs under a storage folder; damaged files are left out with one warning each."""
+def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
+    """Read all runs under a storage folder; damaged files are left out with one warning each.
+
+    `tell` takes the warnings of those whose damage shows only when their tests are read.
+    """
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
     index = Index(folder)
@@ -98,7 +107,7 @@ def load(folder: Path) -> History:
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
-            runs.append(_known_or_read(path, index))
+            runs.append(replace(_known_or_read(path, index), tell=tell))
         except StorageError as error:
             warnings.append(f"left out: {error}")
             unread.append(path)
@@ -120,7 +129,20 @@ def _known_or_read(path: Path, index: Index) -> Run:
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:
-    return max(runs, key=lambda run: run.time, default=None)
+    return _sound(sorted(runs, key=lambda run: run.time, reverse=True), 0)
+
+
+def _sound(runs: Sequence[Run], number: int) -> Run | None:
+    """Return that one of the runs whose tests can be read, counted from 0, and tell of those it had to leave out.
+
+    Where they are too few it is one that cannot: whoever named it is told why.
+    """
+    found = next(islice((run for run in runs if run.damage is None), number, None), None)
+    if found is None:
+        return next((run for run in runs if run.damage is not None), None)
+    for run in runs[: runs.index(found)]:
+        _ = run.readable
+    return found
 
 
 def _by_number(history: History, name: str) -> Run | None:
@@ -133,8 +155,7 @@ def _by_age(history: History, name: str) -> Run | None:
     word, _, back = name.partition("~")
     if word != "latest" or (back and not _DIGITS.fullmatch(back)):
         return None
-    index = len(history.runs) - 1 - int(back or 0)
-    return history.runs[index] if index >= 0 else None
+    return _sound(history.runs[::-1], int(back or 0))
 
 
 def _by_commit(history: History, name: str) -> Run | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 from pytest_infer.storage.files import replacing
@@ -16,7 +17,7 @@ from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Run
 
 FOLDER = "history"
-_FIELDS = tuple(field.name for field in fields(Run) if field.name != "path")
+_FIELDS = tuple(field.name for field in fields(Run) if field.init and field.name not in ("path", "tell"))
 
 
 class _KnownRun(msgspec.Struct, array_like=True):
@@ -32,6 +33,9 @@ class _Kept(msgspec.Struct):
 
     fields: tuple[str, ...] = _FIELDS
     runs: dict[str, _KnownRun] = {}
+
+
+_KEPT: msgspec.msgpack.Decoder[_Kept] = msgspec.msgpack.Decoder(_Kept)
 
 
 class Index:
@@ -52,8 +56,9 @@ class Index:
 
     def _read(self) -> _Kept:
         try:
-            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=_Kept) if self._path else _Kept()
-        except (OSError, msgspec.MsgspecError):
+            content = b"" if self._path is None else untrusted.read(self._path, untrusted.RUN_BYTES)
+            kept = untrusted.decode_binary(_KEPT, content)
+        except (OSError, untrusted.Damaged):
             return _Kept()
         return kept if kept.fields == _FIELDS else _Kept()
 

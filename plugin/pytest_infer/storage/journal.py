@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from filelock import FileLock, Timeout
 
+from pytest_infer import untrusted
 from pytest_infer.records import PromptRecord
+from pytest_infer.units import size
 
 FOLDER = ".journal"
+_YOUNG_S = 600.0
 _PATIENCE_S = 0.1
 """Another run that looks at the same moment holds a dead run's lock for an instant."""
 
@@ -78,39 +83,85 @@ class Left:
     """The journal that one interrupted run left behind, with its prompts."""
 
     path: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = ()
+    damage: str | None = None
+    """Why not all of it can be read, if something else than the kill cut it short."""
 
     def used_up(self, finished: Collection[Work]) -> bool:
         """Return whether all of its work has been finished by now; that of other options or code is other work."""
-        return all(entry.work in finished for entry in self.entries)
+        return self.damage is None and all(entry.work in finished for entry in self.entries)
 
 
-def read(path: Path) -> tuple[Entry, ...]:
-    """Return the whole lines of a journal; a line cut short by the kill is left out."""
-    decoder = msgspec.json.Decoder(Entry)
-    entries = []
+_ENTRY: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+_MOST_BYTES = 4 * 2**30
+"""Of a whole journal, which is read line by line."""
+
+
+def read(path: Path) -> Left:
+    """Return the whole lines of a journal; the one that the kill cut short is left out, and others are told of."""
+    entries: list[Entry] = []
+    unread: list[str] = []
     try:
-        lines = path.read_bytes().splitlines()
+        with untrusted.opened(path) as file:
+            for number, line in enumerate(_lines(file), 1):
+                try:
+                    entries.append(_sound(untrusted.decode(_ENTRY, line)))
+                except untrusted.Damaged as error:
+                    if line.endswith(b"\n"):
+                        unread.append(f"line {number}: {error}")
     except FileNotFoundError:
         # The run beside us that wrote it has finished meanwhile.
-        return ()
-    for line in lines:
-        try:
-            entries.append(decoder.decode(line))
-        except msgspec.DecodeError:
-            # The last line of a killed run, or one of an older schema: its prompt is measured again.
-            continue
-    return tuple(entries)
+        return Left(path=path)
+    except (OSError, untrusted.Damaged) as error:
+        unread.append(untrusted.reason(error))
+    more = f" (and {len(unread) - 1} more lines)" if len(unread) > 1 else ""
+    return Left(path=path, entries=tuple(entries), damage=unread[0] + more if unread else None)
+
+
+def _sound(entry: Entry) -> Entry:
+    """Return an entry; raise untrusted.Damaged unless its rounds can be worked with."""
+    if not entry.record.rounds:
+        raise untrusted.Damaged("a record without rounds")
+    profile = entry.record.profile
+    traces = [*(one.trace for one in entry.record.rounds), *([] if profile is None else [profile.trace])]
+    for trace in traces:
+        stamps, sizes = (trace.start_ns, *trace.stamps_ns), trace.tick_sizes
+        whole = len(sizes) == len(trace.stamps_ns) and sum(sizes) == len(trace.token_ids) > 0 and min(sizes) > 0
+        if not whole or list(stamps) != sorted(stamps):
+            raise untrusted.Damaged("stamps and tokens of a round that do not belong together")
+    return entry
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    length = os.fstat(file.fileno()).st_size
+    if length > _MOST_BYTES:
+        raise untrusted.Damaged(f"too large: {size(length)}")
+    while file.tell() < length:
+        line = file.readline(untrusted.RUN_BYTES)
+        if len(line) == untrusted.RUN_BYTES:
+            raise untrusted.Damaged(f"a line of {size(len(line))} or more")
+        yield line
 
 
 def interrupted(storage: Path) -> tuple[Left, ...]:
     """Return every journal that a run which has ended left, in the order in which they were last written.
 
-    One still being written does not count.
+    One still being written does not count, nor does one in which no prompt was finished.
     """
     paths = sorted((storage / FOLDER).glob("*.jsonl"), key=lambda path: (_written_at(path), path.name))
-    found = (Left(path=path, entries=read(path)) for path in paths if not _is_running(path))
-    return tuple(left for left in found if left.entries)
+    found = [read(path) for path in paths if not _is_running(path)]
+    _clean(storage / FOLDER, [left.path for left in found if not left.entries and left.damage is None])
+    return tuple(left for left in found if left.entries or left.damage is not None)
+
+
+def _clean(folder: Path, empty: Iterable[Path]) -> None:
+    """Remove what runs left that were killed before they had finished a prompt: empty journals, locks of none."""
+    locks = (path for path in folder.glob("*.lock") if not path.with_suffix(".jsonl").exists())
+    for path in (*empty, *locks):
+        # One that has just begun looks the same, for a moment or where there are no locks.
+        if _written_at(path) < time.time() - _YOUNG_S and not _is_running(path.with_suffix(".jsonl")):
+            with suppress(OSError):
+                remove(path.with_suffix(".jsonl"))
 
 
 def newest(journals: Iterable[Left]) -> dict[Work, PromptRecord]:
@@ -121,7 +172,7 @@ def newest(journals: Iterable[Left]) -> dict[Work, PromptRecord]:
 def _written_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0.0
 
 

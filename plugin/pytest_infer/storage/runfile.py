@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.storage.schema import SCHEMA, TOTAL, B, Block, HeadBlock, WholeBlock
 
@@ -61,6 +62,9 @@ class NativeMachine(msgspec.Struct, frozen=True):
     node: str | None = None
 
 
+_SECONDS: msgspec.json.Decoder[tuple[float, ...]] = msgspec.json.Decoder(tuple[float, ...])
+
+
 class Stats(msgspec.Struct, frozen=True):
     """pytest-benchmark's own figures of a row."""
 
@@ -68,8 +72,8 @@ class Stats(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"[]")
 
     def rounds(self) -> tuple[float, ...]:
-        """Return the seconds of each round; raise msgspec.MsgspecError where they are none."""
-        return msgspec.json.decode(self.data, type=tuple[float, ...])
+        """Return the seconds of each round; raise untrusted.Damaged where they are none."""
+        return untrusted.decode(_SECONDS, bytes(self.data))
 
 
 class Extra(msgspec.Struct, Generic[B], frozen=True):
@@ -153,9 +157,9 @@ def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
     """
     content = b""
     try:
-        content = path.read_bytes()
-        file = depth.decode(content)
-    except (OSError, msgspec.MsgspecError) as error:
+        content = untrusted.read(path, untrusted.RUN_BYTES)
+        file = untrusted.decode(depth, content)
+    except (OSError, ValueError) as error:
         refuse_newer(path, _newest_schema(content))
         raise damaged(path, error) from error
     newest: int = file.pytest_infer.schema
@@ -168,7 +172,7 @@ def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
 
 def damaged(path: Path, error: Exception) -> StorageError:
     """Return what is said of a file that is no run, or a damaged one."""
-    return StorageError(f"{path}: not a run of pytest-benchmark: {error}")
+    return StorageError(f"{path}: not a run of pytest-benchmark: {untrusted.reason(error)}")
 
 
 def refuse_newer(path: Path, schema: int) -> None:
@@ -180,8 +184,8 @@ def refuse_newer(path: Path, schema: int) -> None:
 def _newest_schema(content: bytes) -> int:
     """Return the highest schema in a file whose shape is not ours; 0 for none."""
     try:
-        found = _SCHEMAS.decode(content)
-    except msgspec.MsgspecError:
+        found = untrusted.decode(_SCHEMAS, content)
+    except untrusted.Damaged:
         return 0
     blocks = [found.pytest_infer, *(row.extra_info.pytest_infer for row in found.benchmarks)]
     return max((block.schema for block in blocks if block is not None), default=0)

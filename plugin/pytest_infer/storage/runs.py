@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import METRICS, Summary, scatter
 from pytest_infer.metrics.result import Result
@@ -38,10 +40,12 @@ from pytest_infer.storage.schema import (
     Values,
     WholeBlock,
 )
+from pytest_infer.units import Unit
 
-_NUMBER = re.compile(r"(\d+)_")
+_NUMBER = re.compile(r"([0-9]{1,18})_")
 _UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
 _NOT_STORED = "this run did not store it"
+_IS_TEXT = {metric.key: metric.unit is Unit.TEXT for metric in METRICS}
 _Record = TypeVar("_Record")
 
 
@@ -91,6 +95,9 @@ def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
 def _row(test: str, name: str, block: Block) -> Row:
     rounds = block.rounds or schema.Rounds()
     metrics = block.metrics or {}
+    for key in metrics.keys() & _IS_TEXT.keys():
+        if isinstance(metrics[key].value, str) is not _IS_TEXT[key]:
+            raise untrusted.Damaged(f"{test}: {key} is {'no text' if _IS_TEXT[key] else 'text'}")
     several = max((len(values.rounds) for values in metrics.values()), default=0)
     return Row(
         test=test,
@@ -117,7 +124,7 @@ def rows(path: Path) -> tuple[Row, ...]:
     file = runfile.read(path, runfile.ROWS)
     try:
         found = tuple(replace(row, run=path) for row in _rows_of(file))
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise runfile.damaged(path, error) from error
     seen: set[str] = set()
     for row in found:
@@ -139,7 +146,10 @@ def _rows_of(file: runfile.RunFile[Block]) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Run:
-    """A stored run: what its file says of it as a whole; `rows` are read when they are asked for."""
+    """A stored run: what its file says of it as a whole; `rows` are read when they are asked for.
+
+    `tell` takes the line that says why they cannot be read, once, where the run is then left out.
+    """
 
     path: Path
     time: datetime
@@ -153,6 +163,10 @@ class Run:
     gate: Mark | None = None
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    tell: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    # Whether it is damaged is found out once; the run itself stays what it is.
+    _damage: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    _told: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def number(self) -> str | None:
@@ -173,8 +187,47 @@ class Run:
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """Return the tests of the run; raise StorageError when the file cannot be read any more."""
-        return rows(self.path)
+        """Return the tests of the run; raise StorageError where they cannot be read."""
+        try:
+            return rows(self.path)
+        except StorageError as error:
+            self._damage.append(str(error))
+            raise
+
+    @property
+    def damage(self) -> str | None:
+        """Return why its tests cannot be read; None where they can."""
+        if not self._damage:
+            with suppress(StorageError):
+                _ = self.rows
+        return self._damage[0] if self._damage else None
+
+    @property
+    def known_damage(self) -> str | None:
+        """Return the same, so far as somebody has asked: nothing is read."""
+        return self._damage[0] if self._damage else None
+
+    @property
+    def readable(self) -> bool:
+        """Return whether its tests can be read, and tell that it is left out if they cannot."""
+        if self.damage is not None:
+            self._leave_out()
+        return self.damage is None
+
+    def passing(self) -> tuple[Row, ...]:
+        """Return the tests without keeping them, since a thousand runs do not fit into memory; none if damaged."""
+        if not self._damage:
+            try:
+                return rows(self.path)
+            except StorageError as error:
+                self._damage.append(str(error))
+        self._leave_out()
+        return ()
+
+    def _leave_out(self) -> None:
+        if self.tell is not None and not self._told:
+            self._told.append(self._damage[0])
+            self.tell(f"left out: {self._damage[0]}")
 
     @cached_property
     def _by_test(self) -> dict[str, Row]:
@@ -243,12 +296,14 @@ def shown(path: Path) -> Shown:
     """Return what the end of a run showed, figure by figure as stored; raise StorageError where it cannot be read."""
     file = runfile.read(path, runfile.ALL)
     try:
-        failed = {test: schema.WHOLE_BLOCK.decode(block) for test, block in file.pytest_infer.failed.items()}
+        failed = {
+            test: untrusted.decode(schema.WHOLE_BLOCK, bytes(block)) for test, block in file.pytest_infer.failed.items()
+        }
         for block in failed.values():
             runfile.refuse_newer(path, block.schema)
         tests = [*file.tests(), *((test, block) for test, block in failed.items() if block.phase == schema.TOTAL)]
         results = tuple(result_of(test, block) for test, block in tests)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         raise runfile.damaged(path, error) from error
     return Shown(results=results, failed=tuple(failed), advice=file.pytest_infer.advice)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ KEY = "pytest_infer"
 """Where the block lies: `extra_info["pytest_infer"]` of a row, and `["pytest_infer"]` of a run file."""
 TOTAL = "total"
 """The phase whose row holds the block; those of the others point to it."""
+
+_NUMBER = re.compile(r"[0-9]{1,9}")  # Python refuses to read numbers of thousands of digits
 
 Scalar = str | int | float | bool | None
 
@@ -154,11 +157,14 @@ class Figure(Values, frozen=True):
     source: str | None = None
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Selections per site and slot."""
 
-    prefill: tuple[tuple[int, ...], ...]
-    decode: tuple[tuple[int, ...], ...]
+    prefill: tuple[tuple[Count, ...], ...]
+    decode: tuple[tuple[Count, ...], ...]
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -171,15 +177,15 @@ class Weights(msgspec.Struct, frozen=True):
 class Dropped(msgspec.Struct, frozen=True):
     """Selections that were refused for want of capacity, per site."""
 
-    prefill: tuple[int, ...]
-    decode: tuple[int, ...]
+    prefill: tuple[Count, ...]
+    decode: tuple[Count, ...]
 
 
 class Tokens(msgspec.Struct, frozen=True):
     """How many tokens went through each site."""
 
-    prefill: int
-    decode: int
+    prefill: Count
+    decode: Count
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -210,7 +216,7 @@ class Rounds(msgspec.Struct, frozen=True):
     @property
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of the disturbed rounds."""
-        return tuple(int(number) for number in self.disturbed if number.isdecimal())
+        return tuple(int(number) for number in self.disturbed if _NUMBER.fullmatch(number))
 
 
 class StoredTimeline(msgspec.Struct, frozen=True):

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.records import Profile, PromptRecord
 from pytest_infer.storage.files import replacing
+from pytest_infer.units import size
+
+MOST_BYTES = 2**29
+"""The most that a sidecar may unpack to."""
+
+_TRACE = ("u", 2)
+_KINDS = {
+    **dict.fromkeys(
+        ("stamps_ns", "tick_sizes", "token_ids", "at_ns", "rss_bytes", "read_bytes", "write_bytes"), ("i", 1)
+    ),
+    "core_busy_s": ("f", 2),
+    **dict.fromkeys(("start_ns", "first_token_ns", "end_ns"), ("i", 0)),
+}
+"""The kind of numbers and how many dimensions, by what is kept."""
+_AS_LONG_AS = {
+    "tick_sizes": "stamps_ns",
+    **dict.fromkeys(("rss_bytes", "read_bytes", "write_bytes", "core_busy_s"), "at_ns"),
+}
 
 
 def path_for(run_file: Path) -> Path:
@@ -82,17 +104,55 @@ def _timeline(profile: Profile) -> dict[str, Any]:
 def read(run_file: Path) -> dict[str, Any]:
     """Return the arrays beside a run file, keyed as `write` says; empty where there is no sidecar.
 
+    Sizes are known before anything is unpacked: of the members from the archive's directory, of an array from its
+    header, and kind and dimensions of those that `write` makes are checked.
+
     Raises StorageError where it cannot be read.
     """
-    import numpy as np  # noqa: PLC0415
-
     path = path_for(run_file)
     if not path.exists():
         return {}
     try:
-        # Opened here, as numpy leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        # Opened here, as zipfile leaves a damaged file open.
+        with untrusted.opened(path) as file, zipfile.ZipFile(file) as archive:
+            return _arrays(archive)
     except Exception as error:  # damage ends in whatever zipfile, zlib, tokenize and numpy raise
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"{path.name} cannot be read: {why}") from error
+        raise StorageError(f"{path.name} cannot be read: {untrusted.reason(error)}") from error
+
+
+def _arrays(archive: zipfile.ZipFile) -> dict[str, Any]:
+    members = archive.infolist()
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > MOST_BYTES:
+        raise untrusted.Damaged(f"it would unpack to {size(unpacked)}, and at most {size(MOST_BYTES)} are read")
+    found = {}
+    for member in members:
+        key = member.filename.removesuffix(".npy")
+        kind = _KINDS.get(key.rpartition("|")[2]) or (_TRACE if "|experts|" in key else None)
+        found[key] = _array(archive.read(member), *(kind or (None, None)))
+    _check_together(found)
+    return found
+
+
+def _array(content: bytes, kind: str | None, dimensions: int | None) -> Any:
+    """Return an array of a `.npy`; raise ValueError unless it is whole, of that kind of numbers and dimensions."""
+    import numpy as np  # noqa: PLC0415
+
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(file)
+    held = len(content) - file.tell()
+    fits = kind in (None, dtype.kind) and dimensions in (None, len(shape)) and not fortran
+    if not fits or math.prod(shape) * dtype.itemsize != held:
+        raise untrusted.Damaged(f"an array of {dtype} and shape {shape} in {held} bytes")
+    return np.frombuffer(content, dtype=dtype, offset=file.tell()).reshape(shape)
+
+
+def _check_together(arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError where arrays that belong together are not of one length."""
+    for key, array in arrays.items():
+        head, _, what = key.rpartition("|")
+        whole = arrays.get(f"{head}|{_AS_LONG_AS.get(what, '')}")
+        if whole is not None and len(array) != len(whole):
+            raise untrusted.Damaged(f"{what} has {len(array)} entries, not {len(whole)}")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from pytest_infer.analysis.compare import fingerprint, possible, stats
 from pytest_infer.analysis.compare.verdicts import Evidence
-from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric
 from pytest_infer.storage.runs import Row, Run
 
@@ -33,20 +32,12 @@ def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
     for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
-        if run.regressed:
+        if run.regressed or not run.readable:
             continue
-        other = next((one for one in rows(run) if one.test == row.test), None)
+        other = next((one for one in run.rows if one.test == row.test), None)
         if other is not None and possible.impossible(other) is None and not fingerprint.differences(other, row):
             found.append(other)
     return tuple(reversed(found))
-
-
-def rows(run: Run) -> tuple[Row, ...]:
-    """Return the tests of an earlier run; none of one that cannot be read, as there are others to learn from."""
-    try:
-        return run.rows
-    except StorageError:
-        return ()
 
 
 def number(row: Row, metric: Metric) -> float | None:

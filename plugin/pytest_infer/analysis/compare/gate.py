@@ -72,9 +72,9 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     """
     news = {row.test: row for row in run_rows}
     for run in reversed(candidates[-earlier.SEARCHED :]):
-        if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
+        if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed or not run.readable:
             continue
-        both = [(row, news[row.test]) for row in earlier.rows(run) if row.test in news]
+        both = [(row, news[row.test]) for row in run.rows if row.test in news]
         if any(possible.impossible(old) is not None for old, _ in both):
             continue
         if any(not _other_setting(old, new, allowed) for old, new in both):

@@ -26,6 +26,10 @@ _HYBRID = (
 )
 """Keys of models that keep other than keys and values in some layers; without `layer_types` in which is not told."""
 
+MOST_LAYERS = 100_000
+_MOST = 2**40
+"""What a config may say and mean."""
+
 _PER_LAYER = ("global_head_dim", "num_global_key_value_heads", "per_layer_config")
 
 
@@ -48,17 +52,24 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def number(config: Mapping[str, Any], *keys: str) -> int | None:
-    """Return the first of these keys that holds a whole number above 0."""
+    """Return the first of these keys that holds a whole number above 0, and not beyond any model."""
     for key in keys:
         value = config.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST:
             return value
     return None
 
 
 def layers(config: Mapping[str, Any]) -> int | None:
     """Return the number of layers, whatever the config calls it."""
-    return number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    count = number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    return None if count is None or count > MOST_LAYERS else count
+
+
+def layer_types(config: Mapping[str, Any]) -> list[str] | None:
+    """Return the type of each layer; None where the config lists none, or no names."""
+    types = config.get("layer_types")
+    return types if isinstance(types, list) and all(isinstance(kind, str) for kind in types) else None
 
 
 def of_config(config: Mapping[str, Any], context: int) -> KvCache:  # noqa: PLR0911 - one for each reason
@@ -106,9 +117,11 @@ def _tokens_kept(  # noqa: PLR0911 - one for each reason
     windowed = config.get("use_sliding_window") is not False
     window = number(config, "sliding_window") if windowed else None
     window = window or number(config, "attention_chunk_size")
-    types = config.get("layer_types")
-    if isinstance(types, list):
-        unheard = sorted({str(kind) for kind in types} - WHOLE - WINDOWED - WITHOUT)
+    types = layer_types(config)
+    if types is None and config.get("layer_types"):
+        return "layer types that are no names"
+    if types is not None:
+        unheard = sorted(set(types) - WHOLE - WINDOWED - WITHOUT)
         if unheard or len(types) != count:
             return f"layers of type {unheard[0]}" if unheard else f"{len(types)} layer types for {count} layers"
         if window is None and set(types) & WINDOWED:
@@ -149,5 +162,5 @@ def _how(config: Mapping[str, Any], kept: list[int], context: int) -> str:
         what = f"{tokens} tokens" if tokens else "none"
         parts.append(f"{kept.count(tokens)} layers keep {what}")
     how = "keys and values of every layer" if set(kept) == {context} else ", ".join(parts)
-    stateful = [kind for kind in config.get("layer_types") or () if kind in _STATEFUL]
+    stateful = [kind for kind in layer_types(config) or () if kind in _STATEFUL]
     return how + (f"; the fixed state of {len(stateful)} layers is not counted" if stateful else "")

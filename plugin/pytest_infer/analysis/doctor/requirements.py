@@ -280,7 +280,7 @@ def _active(elements: Mapping[str, int], config: Mapping[str, Any]) -> tuple[flo
     elif (experts or 0) > 1:
         return None, None
     read = total - routed + chosen - (0 if tied else looked_up)
-    return read / (total + unseen), round(read)
+    return (read / (total + unseen), round(read)) if total + unseen else (None, None)
 
 
 def cores_for_prefill(active_parameters: int, flops_per_core: float) -> int:

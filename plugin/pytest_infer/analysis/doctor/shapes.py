@@ -89,7 +89,7 @@ def of_config(config: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:
-    value = kv_cache.number(config, key)
+    value = kv_cache.layers(config) if key == "num_hidden_layers" else kv_cache.number(config, key)
     if value is None:
         raise ModelError(f"the config has no {key}, so its shapes are not known")
     return value
@@ -147,7 +147,8 @@ def _is_sparse(config: Mapping[str, Any], kind: _LayerKind, number: int) -> bool
     if not kind.sparse_step:
         return True
     step = kv_cache.number(config, "decoder_sparse_step") or 1
-    return number not in (config.get("mlp_only_layers") or ()) and (number + 1) % step == 0
+    dense = config.get("mlp_only_layers")
+    return not (isinstance(dense, list) and number in dense) and (number + 1) % step == 0
 
 
 def _experts(name: str, config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import METRICS, Metric
-from pytest_infer.storage.runs import Row, Run, rows
+from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
 
@@ -57,8 +57,7 @@ def table(runs: Iterable[Run], shape: Shape) -> Iterator[dict[str, Any]]:
 
 
 def _rows(run: Run, shape: Shape) -> Iterator[Row]:
-    # Not `run.rows`, which are kept: of forty runs that would be all their curves and expert counts at once.
-    return (row for row in rows(run.path) if shape.keyword is None or shape.keyword in row.test)
+    return (row for row in run.passing() if shape.keyword is None or shape.keyword in row.test)
 
 
 def _of_run(run: Run) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from pytest_infer.analysis.compare import disturbance, fingerprint
 from pytest_infer.analysis.history import changepoints
 from pytest_infer.analysis.history.changepoints import ChangePoint
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Direction, Metric
-from pytest_infer.storage.runs import Row, Run, rows
+from pytest_infer.storage.runs import Row, Run
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 """Over time these are what one looks for, as much as code: only another machine or other work starts a new series."""
@@ -47,6 +46,8 @@ def shifts(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
 
     `runs` are oldest first; only those of the newest run's machine and of the same prompts and limits count.
     """
+    while runs and not runs[-1].readable:
+        runs = runs[:-1]
     return of_series(runs, series(runs, metrics, keyword), metrics)
 
 
@@ -97,7 +98,7 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
     found: dict[tuple[str, str], list[Point]] = {}
     for run in runs:
-        for row in _rows(run):
+        for row in run.passing():
             if row.test in newest and _same(row, newest[row.test]):
                 mostly = disturbance.mostly(row)
                 for metric in metrics:
@@ -105,15 +106,6 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
                         point = Point(run, row.metrics[metric.key].value, mostly and metric.moved_by_load)
                         found.setdefault((row.test, metric.key), []).append(point)
     return found
-
-
-def _rows(run: Run) -> tuple[Row, ...]:
-    """Return the tests of a run; none of one that cannot be read, as there are others."""
-    try:
-        # Not `run.rows`, which would be kept: a thousand runs do not fit into memory.
-        return rows(run.path)
-    except StorageError:
-        return ()
 
 
 def _same(row: Row, newest: Row) -> bool:

@@ -81,7 +81,7 @@ def is_complete(folder: Path, recipe: Recipe) -> bool:
         sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
         wanted = {**_identity(recipe), "files": sizes}
         return all(manifest[key] == value for key, value in wanted.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -9,11 +9,18 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from pytest_infer import untrusted
 from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
+from pytest_infer.units import size
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_LONGEST = 64 * 2**20
+"""The most bytes of a header: vocabularies and merges of large models are a tenth of it."""
+_DIMENSIONS = 8
+_NESTED = 4
+"""Arrays of arrays, so deep at most; ggml writes one."""
 
 BLOCKS = {
     0: ("F32", 1, 4),
@@ -87,7 +94,10 @@ def parse(data: bytes | mmap.mmap) -> Header:
     for _ in range(tensor_count):
         name = cursor.string()
         # The file gives the fastest-running dimension first.
-        shape = tuple(reversed([cursor.integer("Q") for _ in range(cursor.integer("I"))]))
+        dimensions = cursor.integer("I")
+        if dimensions > _DIMENSIONS:
+            raise ValueError(f"tensor {name} has {dimensions} dimensions")
+        shape = tuple(reversed([cursor.integer("Q") for _ in range(dimensions)]))
         places[name] = (shape, cursor.integer("I"), cursor.integer("Q"))
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
@@ -109,20 +119,20 @@ def of_file(path: Path) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
         ModelError: it cannot be read, is no GGUF file or cut short, or has a storage type that is not known here.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header, size = parse(data), len(data)
+        with untrusted.opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header, length = parse(data), len(data)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except (ValueError, struct.error) as error:
-        raise ModelError(f"{path}: not a GGUF file: {error}") from error
+        raise ModelError(f"{path}: not a GGUF file: {untrusted.reason(error)}") from error
     tensors = []
     for name, place in header.places.items():
         if place.kind not in BLOCKS:
             raise ModelError(f"{path}: tensor {name} has a storage type that is not known here: {place.kind}")
         kind, weights, block = BLOCKS[place.kind]
         held = prod(place.shape) // weights * block
-        if place.start + held > size:
-            raise ModelError(f"{path}: cut short: {size} of {place.start + held} bytes; fetch it again")
+        if place.start + held > length:
+            raise ModelError(f"{path}: cut short: {length} of {place.start + held} bytes; fetch it again")
         tensors.append(Tensor(name=name, dtype=kind, shape=place.shape, bytes=held))
     return header.metadata, tuple(tensors)
 
@@ -136,25 +146,33 @@ class _Cursor:
         return int(self.scalars(code, 1)[0])
 
     def scalars(self, code: str, count: int) -> tuple[Any, ...]:
-        layout = f"<{count}{code}"
+        layout = f"<{self.within(count)}{code}"
         values = struct.unpack_from(layout, self.data, self.position)
         self.position += struct.calcsize(layout)
         return values
 
     def string(self) -> str:
-        end = self.integer("Q") + self.position
+        end = self.within(self.integer("Q")) + self.position
         text = self.data[self.position : end].decode("utf-8")
         self.position = end
         return text
 
-    def value(self, kind: int) -> Any:
+    def within(self, count: int) -> int:
+        """Return a number of things to be read; raise ValueError where they are beyond any header or this file."""
+        if self.position + count > min(_LONGEST, len(self.data)):
+            raise ValueError(f"cut short, or a header longer than {size(_LONGEST)}")
+        return count
+
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
             item, count = self.integer("I"), self.integer("Q")
             if item in _SCALARS:
                 return list(self.scalars(_SCALARS[item], count))
-            return [self.value(item) for _ in range(count)]
+            if depth == _NESTED:
+                raise ValueError("nested too deeply")
+            return [self.value(item, depth + 1) for _ in range(self.within(count))]
         if kind in _SCALARS:
             return self.scalars(_SCALARS[kind], 1)[0]
         raise ValueError(f"metadata of type {kind}; known: {sorted([*_SCALARS, _STRING, _ARRAY])}")

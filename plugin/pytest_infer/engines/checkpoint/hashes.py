@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
+from pytest_infer import untrusted
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
 
@@ -24,6 +27,16 @@ _ENTRY = re.compile(r"\d+ -?\d+ [0-9a-f]{64}")  # size, mtime_ns, hash
 _CHUNK = 1 << 20
 
 
+class _Index(msgspec.Struct, frozen=True):
+    """Which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
+_INDEX: msgspec.json.Decoder[_Index] = msgspec.json.Decoder(_Index)
+_HELD: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
+
+
 def sha256(folder: Path, progress: Callable[[str], None]) -> str | None:
     """Return the SHA-256 over (file name, SHA-256 of the file) of a model folder's weight files, sorted by name.
 
@@ -35,7 +48,7 @@ def sha256(folder: Path, progress: Callable[[str], None]) -> str | None:
             return None
         known = _KnownHash()
         hashes = {path.name: known.sha256(path, progress) for path in paths}
-    except OSError:
+    except (OSError, untrusted.Damaged):
         return None
     known.save()
     total = hashlib.sha256()
@@ -52,17 +65,17 @@ def files(folder: Path) -> list[Path]:
             return adapter + (_indexed(folder / name) if name.endswith(".json") else [folder / name])
     for suffix in _SUFFIXES:
         # Under a name that only the config knows: all files of the first kind found.
-        if found := sorted(path for path in folder.glob(f"*{suffix}") if path not in adapter):
+        if found := sorted(path for path in folder.glob(f"*{suffix}") if path not in adapter and path.is_file()):
             return adapter + found
     return adapter
 
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted({index.parent / str(name) for name in named})
-    except (ValueError, KeyError, TypeError, AttributeError):
+        named = untrusted.decode(_INDEX, untrusted.read(index, untrusted.TEXT_BYTES)).weight_map.values()
+    except untrusted.Damaged:
         return []
+    return sorted({index.parent / name for name in named})
 
 
 def _of_blob(path: Path) -> str | None:
@@ -115,11 +128,10 @@ def _cache_path() -> Path | None:
 
 def _read(path: Path | None) -> dict[str, str]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+        held = untrusted.decode(_HELD, b"{}" if path is None else untrusted.read(path, untrusted.TEXT_BYTES))
+    except (OSError, untrusted.Damaged):
         return {}
-    good = isinstance(held, dict) and all(isinstance(v, str) and _ENTRY.fullmatch(v) for v in held.values())
-    return held if good else {}
+    return held if all(map(_ENTRY.fullmatch, held.values())) else {}
 
 
 def _write(path: Path, entries: Mapping[str, str]) -> None:
@@ -137,7 +149,7 @@ def _write(path: Path, entries: Mapping[str, str]) -> None:
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with untrusted.opened(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,11 +11,15 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.bundled import cache
 from pytest_infer.engines.checkpoint import gguf_header, hashes, hub, tensors
 from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.errors import ModelError
+
+_CONFIG: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+_PART = re.compile(r"(.*)[0-9]{5}-of-([0-9]{5})")
 
 
 class ModelSource(StrEnum):
@@ -109,10 +114,10 @@ def _there(files: list[Path]) -> list[Path]:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return untrusted.decode(_CONFIG, untrusted.read(path, untrusted.TEXT_BYTES))
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except untrusted.Damaged as error:
         raise ModelError(f"{path}: not a config: {error}") from error
 
 
@@ -153,10 +158,10 @@ def of_gguf(path: Path) -> Checkpoint:
 
 def _parts(path: Path) -> list[Path]:
     """Return all files of a split GGUF: NAME-00001-of-00003.gguf and the others (ggml's naming)."""
-    head, of, count = path.stem.rpartition("-of-")
-    if not of or not count.isdigit() or not head[-5:].isdigit():
+    found = _PART.fullmatch(path.stem)
+    if found is None or int(found[2]) == 0:
         return [path]
-    return _there([path.with_name(f"{head[:-5]}{n:05}-of-{count}.gguf") for n in range(1, int(count) + 1)])
+    return _there([path.with_name(f"{found[1]}{n:05}-of-{found[2]}.gguf") for n in range(1, int(found[2]) + 1)])
 
 
 def _on_hub(name: str, revision: str | None) -> Checkpoint:

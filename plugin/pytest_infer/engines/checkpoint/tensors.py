@@ -6,10 +6,11 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from pytest_infer import untrusted
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
@@ -26,10 +27,18 @@ EXPERT = re.compile(
 SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
 
 
+_Length = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _HeaderEntry(msgspec.Struct, frozen=True):
     dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+    shape: tuple[_Length, ...]
+    data_offsets: tuple[_Length, _Length]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a tensor that ends before it begins."""
+        if self.data_offsets[1] < self.data_offsets[0]:
+            raise ValueError("a tensor ends before it begins")
 
 
 _HEADER = msgspec.json.Decoder(dict[str, Any])
@@ -65,11 +74,11 @@ def of_folder(folder: Path) -> tuple[Tensor, ...]:
 
 def _of_file(path: Path) -> list[Tensor]:
     try:
-        with path.open("rb") as file:
+        with untrusted.opened(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _LONGEST:
                 raise ModelError(f"{path}: not a safetensors file: its header would be {length} bytes long")
-            entries = _HEADER.decode(file.read(length))
+            entries = untrusted.decode(_HEADER, file.read(length))
         entries.pop(_METADATA, None)
         found = {name: msgspec.convert(entry, _HeaderEntry) for name, entry in entries.items()}
         end = 8 + length + max((entry.data_offsets[1] for entry in found.values()), default=0)
@@ -77,8 +86,8 @@ def _of_file(path: Path) -> list[Tensor]:
             raise ModelError(f"{path}: cut short: {path.stat().st_size} of {end} bytes; fetch it again")
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
-    except (struct.error, msgspec.MsgspecError) as error:
-        raise ModelError(f"{path}: not a safetensors file: {error}") from error
+    except (struct.error, ValueError) as error:
+        raise ModelError(f"{path}: not a safetensors file: {untrusted.reason(error)}") from error
     return [
         Tensor(name=name, dtype=e.dtype, shape=e.shape, bytes=e.data_offsets[1] - e.data_offsets[0])
         for name, e in found.items()
