@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -64,3 +65,24 @@ def test_a_damaged_run_is_named_by_a_gate_and_by_a_report(suite):
         for name in ("0100_deep", "0101_byte", "0102_type", "0103_pipe"):
             assert text.count(f"{name}.json: ") == 1, (options, name, text)
         assert "INTERNALERROR" not in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills")
+def test_what_a_killed_save_leaves_is_gone_after_the_next(suite):
+    die = """
+    import os
+    from pytest_infer.storage import files
+
+    def linked(*args):
+        os.kill(os.getpid(), 9)
+
+    files.os.link = linked
+    """
+    pytester = suite(engine=die.replace("\n    ", "\n"))
+    assert pytester.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=1").ret == -9
+    folder = next(pytester.path.glob(".benchmarks/Linux*"))
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    suite()
+    result = pytester.runpytest("--benchmark-autosave", "--infer-rounds=1", "--infer-resume")
+    result.assert_outcomes(passed=2)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npz"]

@@ -4,14 +4,18 @@ import errno
 import json
 import logging
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import not_files
 import pytest
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import files
+from pytest_infer.storage import files, leftovers
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def save(storage, content=None, tail="abc_20261124_100000"):
     return path
 
 
-def leftovers(folder):
+def leftovers_in(folder):
     return [p.name for p in folder.iterdir() if p.name.startswith(".") or p.suffix == ".tmp"]
 
 
@@ -39,7 +43,7 @@ def test_the_first_run_is_number_one(storage):
     path = save(storage, {"benchmarks": [1], "datetime": "now"})
     assert path == storage.folder / "0001_abc_20261124_100000.json"
     assert json.loads(path.read_text()) == {"benchmarks": [1], "datetime": "now"}
-    assert leftovers(storage.folder) == []
+    assert leftovers_in(storage.folder) == []
 
 
 def test_a_run_file_can_be_read_by_others(storage):
@@ -84,7 +88,147 @@ def test_runs_that_save_at_once_get_a_number_each(storage):
         thread.join()
     assert {json.loads(path.read_text())["run"] for _, path in saved} == set(range(count))
     assert all(json.loads(path.read_text())["run"] == number for number, path in saved)
-    assert leftovers(storage.folder) == []
+    assert leftovers_in(storage.folder) == []
+
+
+def test_runs_of_other_names_that_save_at_once_get_other_numbers(storage):
+    # By commit, second and branch no two of them are called alike.
+    count = 16
+    barrier = threading.Barrier(count)
+
+    def run(number):
+        barrier.wait()
+        for again in range(4):
+            save(storage, {"run": number}, f"commit{number}_2026112{again}_100000")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    numbers = sorted(int(path.name.split("_")[0]) for path in storage.folder.iterdir())
+    assert numbers == list(range(1, 4 * count + 1))
+
+
+SAVER = """
+import logging, pathlib, sys
+from types import SimpleNamespace
+from pytest_infer.storage import files
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+storage = SimpleNamespace(get=lambda _: folder / "x.json", logger=logging.getLogger())
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    files.safe_save(storage, lambda path: None, sys.exit)({}, f"{name}-{number}")
+"""
+
+
+def test_processes_that_save_at_once_get_other_numbers(storage):
+    command = [sys.executable, "-c", SAVER, str(storage.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two", "three")]
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.stdin.close()
+        process.stdout.close()
+    numbers = sorted(int(path.name.split("_")[0]) for path in storage.folder.iterdir())
+    assert numbers == list(range(1, 61))
+
+
+def test_a_number_that_another_run_has_reserved_is_not_taken(storage):
+    with leftovers.held(lambda: files._reservation(storage.folder, 1)):
+        assert save(storage).name.startswith("0002_")
+    assert save(storage).name.startswith("0003_"), "a gap is not filled"
+
+
+def test_a_number_that_was_used_while_we_looked_is_not_taken(storage, monkeypatch):
+    # Another run has reserved, written and released it after we looked.
+    storage.folder.joinpath("0001_other.json").touch()
+    monkeypatch.setattr(files, "next_number", lambda folder: 1)
+    assert save(storage).name.startswith("0002_")
+
+
+@pytest.mark.parametrize("name", ["9" * 30 + "_x.json", "\u0661\u0662_x.json"])
+def test_a_name_that_nobody_counted_to_is_no_number(storage, name):
+    storage.folder.joinpath(name).touch()
+    assert save(storage).name.startswith("0001_")
+
+
+DIES = """
+import os, pathlib, sys
+from pytest_infer.storage import files
+path = pathlib.Path(sys.argv[1])
+with files.replacing(path) as file:
+    file.write(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_save_leaves_is_cleaned_and_what_lives_is_not(storage):
+    command = [sys.executable, "-c", DIES, str(storage.folder / "a.npz")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        (half,) = leftovers_in(storage.folder)
+        save(storage)
+        assert leftovers_in(storage.folder) == [half], "its process lives"
+        process.kill()
+    assert leftovers_in(storage.folder) == [half]
+    files.check_writable(storage.folder)
+    assert leftovers_in(storage.folder) == []
+
+
+@pytest.mark.parametrize("name", [".run-x.infer.tmp", ".0007.infer.tmp", ".0001_a.npz.x.infer.tmp"])
+def test_what_was_left_by_the_dead_goes_with_the_next_save(storage, name):
+    storage.folder.joinpath(name).write_bytes(b"half")
+    others = ["notes.tmp", ".hidden", "x.infer.tmp"]
+    for other in others:
+        storage.folder.joinpath(other).touch()
+    assert save(storage).name.startswith("0001_")
+    assert sorted(p.name for p in storage.folder.iterdir() if not p.name.endswith(".json")) == sorted(others)
+
+
+@not_files.needs_posix
+@pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
+def test_cleaning_touches_no_other_kind_of_file(storage, make):
+    make(storage.folder / ".odd.infer.tmp")
+    save(storage)
+    assert os.path.lexists(storage.folder / ".odd.infer.tmp")
+
+
+def test_where_there_are_no_locks_age_tells(storage, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(leftovers.fcntl, "flock", no_locks)
+    young, old = storage.folder / ".young.infer.tmp", storage.folder / ".old.infer.tmp"
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (1000, 1000))
+    save(storage)
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_a_file_that_was_cleaned_before_it_was_locked_is_made_again(storage):
+    made = []
+
+    def make():
+        descriptor, name = tempfile.mkstemp(dir=storage.folder, prefix=".x", suffix=leftovers.SUFFIX)
+        if not made:
+            Path(name).unlink()
+        made.append(name)
+        return descriptor, name
+
+    with leftovers.held(make) as path:
+        assert str(path) == made[1]
+        assert path.exists()
+    assert list(storage.folder.iterdir()) == []
 
 
 def test_two_claims_of_the_same_name_get_two_numbers(storage, monkeypatch):
@@ -102,7 +246,7 @@ def test_where_there_are_no_hard_links_nothing_is_written_over(storage, monkeypa
     monkeypatch.setattr(files, "next_number", lambda folder: 1)
     first, second = save(storage, {"run": 1}, "same"), save(storage, {"run": 2}, "same")
     assert [json.loads(p.read_text())["run"] for p in (first, second)] == [1, 2]
-    assert leftovers(storage.folder) == []
+    assert leftovers_in(storage.folder) == []
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_no_part(storage, monkeypatch):
@@ -118,7 +262,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_part(storage, monkeypatc
     assert str(storage.folder) in line
     assert "\n" not in line
     assert list(storage.folder.glob("*.json")) == []
-    assert leftovers(storage.folder) == []
+    assert leftovers_in(storage.folder) == []
 
 
 def test_what_cannot_be_encoded_writes_nothing(storage):
@@ -169,7 +313,7 @@ def test_replacing_writes_whole_files(tmp_path):
         file.write(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
-    assert leftovers(tmp_path) == []
+    assert leftovers_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -185,7 +329,7 @@ def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path, error):
     with pytest.raises(error):
         interrupted()
     assert path.read_bytes() == b"old"
-    assert leftovers(tmp_path) == []
+    assert leftovers_in(tmp_path) == []
 
 
 def test_an_interrupted_save_leaves_no_part(storage, monkeypatch):
@@ -203,7 +347,7 @@ def test_replacing_what_cannot_be_replaced_leaves_no_part(tmp_path):
     path.mkdir()
     with pytest.raises(OSError, match=r"a\.npz"), files.replacing(path) as file:
         file.write(b"new")
-    assert leftovers(tmp_path) == []
+    assert leftovers_in(tmp_path) == []
 
 
 def test_replacing_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
@@ -321,4 +465,4 @@ def test_an_output_that_fails_changes_nothing(tmp_path):
     with pytest.raises(TypeError):
         publish(tmp_path / "old", "no bytes")
     assert tmp_path.joinpath("old").read_text() == "old"
-    assert leftovers(tmp_path) == []
+    assert leftovers_in(tmp_path) == []

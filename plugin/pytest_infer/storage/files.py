@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +21,13 @@ from pytest_benchmark.utils import safe_dumps
 
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
+from pytest_infer.storage import leftovers
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import KEY, SCHEMA
 
 NEEDED_BYTES = 16 * 2**20
 _DEEPEST = 100
-_NUMBER = re.compile(r"(\d+)_")
+_NUMBER = re.compile(r"([0-9]{1,18})_")  # a longer one is no number that somebody counted to
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -37,6 +39,7 @@ def check_writable(folder: Path) -> None:
             probe.write(b"x" * 4096)
             probe.flush()
             os.fsync(probe.fileno())
+        leftovers.clear(folder)
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise StorageError(
@@ -48,13 +51,10 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def _temporary(folder: Path, prefix: str) -> Iterator[Path]:
-    """Make an empty file whose name is gone at the end, whatever ends the block: Ctrl-C too."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".tmp")
-    try:
-        os.close(descriptor)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    """Make an empty file whose name is gone at the end, whatever ends the block: Ctrl-C too, and at last a kill."""
+    leftovers.clear(folder)
+    with leftovers.held(lambda: tempfile.mkstemp(dir=folder, prefix=prefix, suffix=leftovers.SUFFIX)) as path:
+        yield path
 
 
 @contextmanager
@@ -122,37 +122,51 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def numbers(folder: Path) -> set[int]:
+    """Return the run numbers that are taken in a folder."""
+    return {int(m.group(1)) for p in folder.glob("*.json") if (m := _NUMBER.match(p.name))}
+
+
 def next_number(folder: Path) -> int:
     """Return one more than the highest run number in the folder; it goes on past 9999."""
-    numbers = [int(m.group(1)) for p in folder.glob("*.json") if (m := _NUMBER.match(p.name))]
-    return max(numbers, default=0) + 1
+    return max(numbers(folder), default=0) + 1
 
 
 def _claim(temporary: Path, folder: Path, tail: str) -> Path:
-    """Give the finished file the next free number; two runs that save at once get two."""
+    """Give the finished file the next number that no other run has, whatever that is called, and return its path."""
     number = next_number(folder)
     while True:
-        path = folder / f"{number:04}_{tail}"
         try:
-            os.link(temporary, path)
+            with leftovers.held(partial(_reservation, folder, number)):
+                # Who reserved it before us may have used it meanwhile.
+                if number not in numbers(folder):
+                    return _published(temporary, folder / f"{number:04}_{tail}")
         except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # No hard links here: reserve the name, then replace it.
-            try:
-                path.open("xb").close()
-            except FileExistsError:
-                number += 1
-                continue
-            try:
-                temporary.replace(path)
-            except BaseException:
-                path.unlink(missing_ok=True)  # else an empty run file would be left
-                raise
-        return path
+            # Another run is saving under this number.
+            pass
+        number += 1
+
+
+def _reservation(folder: Path, number: int) -> tuple[int, str]:
+    path = folder / f".{number:04}{leftovers.SUFFIX}"
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), str(path)
+
+
+def _published(temporary: Path, path: Path) -> Path:
+    """Give the finished file its name; raise FileExistsError where that is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here: reserve the name, then replace it.
+        path.open("xb").close()
+        try:
+            temporary.replace(path)
+        except BaseException:
+            path.unlink(missing_ok=True)  # else an empty run file would be left
+            raise
+    return path
 
 
 def _write(folder: Path, tail: str, data: bytes) -> Path:
