@@ -54,10 +54,70 @@ def test_no_escapes_where_there_is_no_terminal_and_colours_on_demand(suite):
     assert "\x1b[1m" in pytester.runpytest("--infer-rounds=1", "--color=yes").stdout.str()
 
 
+UNDISTURBED = "from pytest_infer.measure import disturbance\ndisturbance.reasons = lambda counters, usable_cores: ()\n"
+
+
 def test_quiet(suite):
-    result = suite().runpytest("-q", "--infer-rounds=1")
+    result = suite(engine=UNDISTURBED).runpytest("-q", "--infer-rounds=1")
     result.assert_outcomes(passed=2)
     assert "inference" not in result.stdout.str()
+
+
+def full_disk(pytester):
+    (pytester.path / "conftest.py").write_text(
+        (pytester.path / "conftest.py").read_text()
+        + """
+import errno
+from pytest_infer.storage import files
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+files._write = full
+"""
+    )
+
+
+def wrong_output(pytester):
+    (pytester.path / "test_suite.py").write_text(
+        "def test_prompt(infer, prompt):\n    infer(prompt)\n    assert prompt.name != 'first'\n"
+    )
+
+
+def no_journal(pytester):
+    pytester.mkdir(".benchmarks").joinpath(".journal").write_text("a file in the way")
+
+
+ALARMS = {
+    "! the run could not be saved in": full_disk,
+    "! test_suite.py::test_prompt[first] did not pass after it was measured": wrong_output,
+    "! the journal cannot be written": no_journal,
+}
+
+
+@pytest.mark.parametrize("quiet", ["-q", "-qq"])
+@pytest.mark.parametrize(("line", "trouble"), ALARMS.items(), ids=lambda given: getattr(given, "__name__", ""))
+def test_quiet_never_hides_an_alarm(suite, line, trouble, quiet):
+    pytester = suite(engine=UNDISTURBED)
+    trouble(pytester)
+    result = pytester.runpytest(quiet, "--infer-rounds=1", "--benchmark-autosave")
+    assert line in " ".join(result.stdout.str().split())
+    assert [shown for shown in result.outlines if shown.startswith("! ")]
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_what_is_doubtful_about_a_figure_is_said_with_q_too(suite, quiet):
+    engine = """
+def generate(self, prompt_ids, limits, clock):
+    self.calls += 1
+    for token in (1, 2, self.calls):
+        clock.tick([token])
+    return StopReason.LENGTH
+
+Scripted.generate = generate
+"""
+    result = suite(engine=UNDISTURBED + engine).runpytest(*quiet, "--infer-rounds=3")
+    assert any(line.startswith("! ") for line in result.outlines)
 
 
 def test_verbose_shows_the_output_with_escapes_made_visible(suite):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +17,11 @@ from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, columns, loads
 from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import CacheState, ModelInfo, WarningKind
-from pytest_infer.report import advice, surroundings
+from pytest_infer.records import CacheState, ModelInfo
+from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
-from pytest_infer.report.show import experts, roofline
+from pytest_infer.report.show import experts, remarks, roofline
 from pytest_infer.report.sweep import curve, sides
 from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.report.text import collected, printable
@@ -37,34 +36,28 @@ if TYPE_CHECKING:
 NARROW = 64
 """Below so many columns a prompt takes two lines."""
 
-_NAMED = 3
-"""So many tests of a sweep are named in a remark that they share."""
-
 
 def write_summary(reporter: pytest.TerminalReporter, run: RunSummary) -> None:
-    """Write the summary to pytest's terminal; with -q only what was judged, and nothing if no test measures."""
-    quiet = reporter.verbosity < 0
-    judged = run.gated is not None or bool(run.noise)
-    if not judged and (quiet or not (run.results or run.unmeasured or run.notes or run.disabled)):
-        return
-    shown = run
-    if quiet:
-        shown = replace(
-            run,
-            results=(),
-            failed=(),
-            unmeasured=(),
-            advice=(),
-            disabled=False,
-            recommended=None,
-            curves=(),
-            sides=None,
-        )
-    width = reporter._tw.fullwidth
-    text = render(shown, width=width, color=reporter._tw.hasmarkup, outputs=reporter.verbosity > 0)
-    reporter.ensure_newline()
-    reporter.section("inference", bold=True)
-    reporter.write(text)
+    """Write the summary to pytest's terminal, nothing if no test measures; with -q only what `quiet` says."""
+    how: dict[str, Any] = {"width": reporter._tw.fullwidth, "color": reporter._tw.hasmarkup}
+    if reporter.verbosity < 0:
+        text = quiet(run, **how)
+    elif run.results or run.unmeasured or run.notes or run.disabled or run.gated is not None or run.noise:
+        text = render(run, **how, outputs=reporter.verbosity > 0)
+    else:
+        text = ""
+    if text:
+        reporter.ensure_newline()
+        reporter.section("inference", bold=True)
+        reporter.write(text)
+
+
+def quiet(run: RunSummary, *, width: int, color: bool) -> str:
+    """Return what is never left out: the lines that begin with "!", and what was judged with all notes about it."""
+    console = new_console(width, color=color)
+    remarks.write_alarms(console, run)
+    _write_judged(console, run)
+    return collected(console)
 
 
 def render(run: RunSummary, *, width: int, color: bool, outputs: bool = False) -> str:
@@ -80,13 +73,17 @@ def render(run: RunSummary, *, width: int, color: bool, outputs: bool = False) -
         sides.write(console, run.sides, drawn=outputs)
     for one in run.curves if run.sides is None or not run.sides.curves else ():
         curve.write(console, one)
-    _write_remarks(console, run)
+    remarks.write(console, run)
     _write_advice(console, run)
+    _write_judged(console, run)
+    return collected(console)
+
+
+def _write_judged(console: Console, run: RunSummary) -> None:
     if run.gated is not None:
         comparison.write_gate(console, run.gated)
     if run.noise:
         _write_noise(console, run.noise)
-    return collected(console)
 
 
 def _configurations(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
@@ -108,11 +105,6 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
         console.print(line)
     for result in results if outputs else ():
         console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
-
-
-def _name(result: Result) -> str:
-    """Return how a remark names a result: its prompt, and its configuration where something is swept."""
-    return f"{result.prompt.name} [{label(result.config)}]" if result.config else result.prompt.name
 
 
 def _write_head(console: Console, result: Result) -> None:
@@ -221,62 +213,6 @@ def _mean(suite: Mapping[str, Average]) -> dict[str, str]:
 
 def _stdev(suite: Mapping[str, Average]) -> dict[str, str]:
     return {key: show(suite[key].stdev if key in suite else None, by_key(key).unit) for key in columns()}
-
-
-def _warnings(results: Sequence[Result]) -> Iterator[str]:
-    """Yield a line per warning, and a single one for a kind that several prompts share."""
-    for kind in WarningKind:
-        found = [(_name(r), c.text) for r in results for c in r.warnings if c.kind is kind]
-        if len(found) == 1:
-            yield f"! {found[0][0]}: {found[0][1]}"
-        elif found:
-            # A sweep has many tests, whose names are long.
-            many = len(found) > _NAMED and any(r.config for r in results)
-            where = f"{len(found)} of {len(results)} tests" if many else ", ".join(name for name, _ in found)
-            yield f"! {kind.value} in {where}. {found[0][0]}: {found[0][1]}"
-
-
-def _quiet(results: Sequence[Result]) -> Iterator[str]:
-    """Yield a line about disturbed rounds that do not show, or were measured again."""
-    # Without the reasons, and what to do about them: nothing needs to be done.
-    found = [(_name(r), warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
-    # A single round has nothing beside it in which it could show.
-    several = all(r.timed_rounds > 1 for r in results if r.quiet)
-    if len(found) == 1:
-        yield f"{found[0][0]}: {found[0][1]}; {'its times do not show it' if several else 'one round cannot show it'}"
-    elif found:
-        how = "whose times do not show it" if several else "which single rounds cannot show"
-        yield f"{len(found)} of {len(results)} tests had disturbed rounds {how}"
-        yield f"({found[0][0]}: {found[0][1]})"
-
-
-def _write_remarks(console: Console, run: RunSummary) -> None:
-    for line in _warnings(run.results):
-        console.print(Text(printable(line), style="yellow"))
-    for line in _quiet(run.results):
-        console.print(Text(printable(line), style="dim"))
-    unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
-    for line in (line for line in unusual if line is not None):
-        console.print(Text(printable(line), style="dim"))
-    for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
-        console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
-    for nodeid in run.failed:
-        console.print(
-            Text(
-                printable(f"! {nodeid} did not pass after it was measured: its row is marked and no baseline"),
-                style="red",
-            )
-        )
-    if run.unmeasured:
-        console.print(Text(printable(f"not measured: {', '.join(run.unmeasured)}"), style="yellow"))
-    if run.disabled:
-        console.print(
-            Text(
-                "benchmarks are disabled: each prompt ran once; nothing was recorded, nothing was gated", style="yellow"
-            )
-        )
-    for note in run.notes:
-        console.print(Text(printable(note)))
 
 
 def _write_advice(console: Console, run: RunSummary) -> None:

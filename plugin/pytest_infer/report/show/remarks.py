@@ -1,0 +1,96 @@
+"""The lines below a run's tables: what to look at twice, what was not measured, and the notes of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from pytest_infer.analysis.run_summary import RunSummary
+from pytest_infer.analysis.sweep.axes import label
+from pytest_infer.metrics.result import Result
+from pytest_infer.records import WarningKind
+from pytest_infer.report import surroundings
+from pytest_infer.report.text import printable
+
+_NAMED = 3
+"""So many tests of a sweep are named in a remark that they share."""
+_ALARM = "! "
+"""Begins a line that no option hides."""
+
+
+def write(console: Console, run: RunSummary) -> None:
+    """Write all of them."""
+    _write_warnings(console, run)
+    for line in _quiet(run.results):
+        console.print(Text(printable(line), style="dim"))
+    unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
+    for line in (line for line in unusual if line is not None):
+        console.print(Text(printable(line), style="dim"))
+    for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
+        console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
+    _write_failed(console, run)
+    if run.unmeasured:
+        console.print(Text(printable(f"not measured: {', '.join(run.unmeasured)}"), style="yellow"))
+    if run.disabled:
+        console.print(
+            Text(
+                "benchmarks are disabled: each prompt ran once; nothing was recorded, nothing was gated", style="yellow"
+            )
+        )
+    for note in run.notes:
+        console.print(Text(printable(note)))
+
+
+def write_alarms(console: Console, run: RunSummary) -> None:
+    """Write those that begin with "!", and where something was judged every note, as they say how far to trust it."""
+    _write_warnings(console, run)
+    _write_failed(console, run)
+    judged = run.gated is not None or bool(run.noise)
+    for note in run.notes:
+        if judged or note.startswith(_ALARM):
+            console.print(Text(printable(note)))
+
+
+def _write_warnings(console: Console, run: RunSummary) -> None:
+    for line in _warnings(run.results):
+        console.print(Text(printable(line), style="yellow"))
+
+
+def _write_failed(console: Console, run: RunSummary) -> None:
+    for nodeid in run.failed:
+        line = f"{_ALARM}{nodeid} did not pass after it was measured: its row is marked and no baseline"
+        console.print(Text(printable(line), style="red"))
+
+
+def _name(result: Result) -> str:
+    """Return how a remark names a result: its prompt, and its configuration where something is swept."""
+    return f"{result.prompt.name} [{label(result.config)}]" if result.config else result.prompt.name
+
+
+def _warnings(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line per warning, and a single one for a kind that several prompts share."""
+    for kind in WarningKind:
+        found = [(_name(r), c.text) for r in results for c in r.warnings if c.kind is kind]
+        if len(found) == 1:
+            yield f"{_ALARM}{found[0][0]}: {found[0][1]}"
+        elif found:
+            # A sweep has many tests, whose names are long.
+            many = len(found) > _NAMED and any(r.config for r in results)
+            where = f"{len(found)} of {len(results)} tests" if many else ", ".join(name for name, _ in found)
+            yield f"{_ALARM}{kind.value} in {where}. {found[0][0]}: {found[0][1]}"
+
+
+def _quiet(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line about disturbed rounds that do not show, or were measured again."""
+    # Without the reasons, and what to do about them: nothing needs to be done.
+    found = [(_name(r), warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
+    # A single round has nothing beside it in which it could show.
+    several = all(r.timed_rounds > 1 for r in results if r.quiet)
+    if len(found) == 1:
+        yield f"{found[0][0]}: {found[0][1]}; {'its times do not show it' if several else 'one round cannot show it'}"
+    elif found:
+        how = "whose times do not show it" if several else "which single rounds cannot show"
+        yield f"{len(found)} of {len(results)} tests had disturbed rounds {how}"
+        yield f"({found[0][0]}: {found[0][1]})"
