@@ -139,8 +139,9 @@ class Child(Here):
                     pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
-                    self._send(self._turns(task, asked))
+                    took = self._turns(task, asked)
                     pin(all_cores)
+                    self._send(took)
                 case protocol.RunProfile(experts=experts, trace=trace):
                     settle()
                     profile = task.runner.profile(timed[0].trace, experts=experts, trace=trace)
