@@ -225,8 +225,13 @@ OPTIONS = (
         help="with --infer-against: measure a prompt until its interval is narrower than the rule's threshold, but no "
         "longer than this (60s, 2min); default: 60s",
     ),
-    Option(name="min-pairs", metavar="N", help="with --infer-turns=round: at least N pairs of rounds; default: 10"),
-    Option(name="max-rounds", metavar="N", help="with --infer-turns=round: at most N pairs of rounds; default: 30"),
+    Option(
+        name="min-pairs",
+        metavar="N",
+        help="where --infer-against compares whole rounds (--infer-turns=round, or an engine that takes no turns of a "
+        "token): at least N pairs; default: 10",
+    ),
+    Option(name="max-rounds", metavar="N", help="where --infer-min-pairs counts: at most N pairs; default: 30"),
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
