@@ -1,7 +1,12 @@
 """Which rounds are kept, and when another one is due."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from pytest_infer.ab.launch import Launch
+from pytest_infer.ab.launches import Launches
+from pytest_infer.ab.settling import CoreSchedule
 from pytest_infer.measure.rounds import needs_more, rounds_to_keep
 
 
@@ -29,3 +34,37 @@ def test_a_round_is_repeated_until_enough_are_undisturbed_or_the_limit_is_reache
 
 def test_nothing_is_repeated_without_leave():
     assert not needs_more([True, True, True], 3, 0)
+
+
+class Side:
+    """A process that says which of its rounds were disturbed: those marked in the script, then none."""
+
+    def __init__(self, script):
+        self._script = iter(script)
+
+    def time(self, cores):
+        return SimpleNamespace(disturbed=("planted",) if next(self._script, ".") == "x" else ())
+
+
+@pytest.mark.parametrize(
+    ("scripts", "each", "repeat", "counts"),
+    [
+        # A launch may take all that may be repeated, and what one leaves is the next one's.
+        (["xxxxxx"] * 8, 1, 3, [4, 1, 1, 1, 1, 1, 1, 1]),
+        (["x", ".", ".", "x", ".", ".", ".", "xxxx"], 1, 3, [2, 1, 1, 2, 1, 1, 1, 2]),
+        (["."] * 7 + ["xxx"], 1, 3, [1] * 7 + [4]),
+        ([".x", "xx", "x"], 2, 3, [3, 4, 2]),
+        (["x", "x"], 1, 0, [1, 1]),
+        (["", ""], 3, 3, [3, 3]),
+    ],
+)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_launches_share_what_may_be_repeated(scripts, each, repeat, counts, side):
+    used = [Launch(**{"before": Side(""), "after": Side(""), side: Side(script)}) for script in scripts]
+    loop = Launches(SimpleNamespace(settings=SimpleNamespace(launches=8), live=SimpleNamespace(show=len)), None)
+    loop._whole_rounds(SimpleNamespace(name="a prompt"), used, each, repeat, CoreSchedule(None))
+    assert [len(launch.pairs) for launch in used] == counts
+    assert all(len(launch.kept(each)) == each for launch in used)
+    # One more pair of each, as for engines that take no turns of a token: what was repeated counts.
+    loop._whole_rounds(SimpleNamespace(name="a prompt"), used, each + 1, 0, CoreSchedule(None))
+    assert [len(launch.pairs) for launch in used] == [max(each + 1, count) for count in counts]

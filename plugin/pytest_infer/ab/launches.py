@@ -197,10 +197,11 @@ class Launches:
         """Run `each` whole rounds a launch, in turns; up to `repeat` disturbed pairs are run again, in their launch."""
         for number, launch in enumerate(used):
             self._say(info, f"whole rounds · launch {number + 1} of {len(used)}")
+            asked = max(each, len(launch.pairs))
             while rounds.needs_more([disturbed(pair) for pair in launch.pairs], each, repeat):
                 turn = number + len(launch.pairs)
                 launch.time(cores.of(turn), after_first=turn % 2 == 1)
-            repeat -= max(0, len(launch.pairs) - each)
+            repeat -= max(0, len(launch.pairs) - asked)
 
     def _more_rounds(
         self,
