@@ -650,11 +650,32 @@ def test_turns_of_a_token_tell_equal_code_from_none(repository):
     result.stdout.no_fnmatch_line("*one launch does not tell*")
 
 
-def test_an_engine_that_takes_no_turns_of_a_token(repository):
+DISTURBED = """
+from pytest_infer.measure import disturbance
+disturbance.reasons = lambda counters, usable_cores: ("planted",)
+"""
+
+
+def test_launches_share_what_disturbed_pairs_may_be_repeated(repository, monkeypatch):
+    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)  # the conftest file is loaded in this process too
     conftest = repository.path / "conftest.py"
-    conftest.write_text(conftest.read_text() + "\nScripted.takes_turns = lambda self: False\n")
+    conftest.write_text(conftest.read_text() + DISTURBED)
     repository.commit()
-    result, run = judged(repository, "--infer-gate=off")
+    few = ("--infer-launches=4", "--infer-rounds=4", "--infer-repeat-disturbed=3", "-k", "first")
+    result, run = judged(repository, "--infer-gate=off", *few)
+    result.assert_outcomes(passed=1)
+    ((before, after),) = run.pairs.values()
+    assert [len(one.rounds) for one in (before, after)] == [4, 4]
+    assert [len(one.repeated) for one in (before, after)] == [3, 3]
+
+
+@pytest.mark.parametrize("added", ["", DISTURBED])
+def test_an_engine_that_takes_no_turns_of_a_token(repository, monkeypatch, added):
+    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + "\nScripted.takes_turns = lambda self: False\n" + added)
+    repository.commit()
+    result, run = judged(repository, "--infer-gate=off", "--infer-repeat-disturbed=3")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["first: this engine takes no turns of a token: whole rounds were compared"])
     assert len(run.pairs) == 2
@@ -701,6 +722,85 @@ def test_a_side_that_dies_in_a_pass_is_one_line(repository, ours):
         ["*the run of this checkout*killed by SIGKILL*" if ours else "*HEAD*killed by SIGKILL*"]
     )
     gone(repository)
+
+
+class Watch:
+    """A plugin that keeps why each test failed, and how many of the processes that were noted live after it."""
+
+    def __init__(self, log):
+        self._log = log
+        self.why, self.alive = {}, []
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.why[report.nodeid.partition("[")[2][:-1]] = report.longreprtext
+
+    def pytest_runtest_logfinish(self):
+        self.alive.append(len(self.living()))
+
+    def living(self):
+        noted = self._log.read_text(encoding="utf-8").split() if self._log.exists() else ()
+        return {number for number in noted if Path(f"/proc/{number}").exists()}
+
+
+THREE = "".join(
+    f'[[prompt]]\nname = "{name}"\ntext = "{text}"\n'
+    for name, text in [("first", "a b c"), ("second", "a b"), ("third", "a b c d")]
+)
+
+
+def dying(repository, ours, when, *args):
+    """Run three prompts of which a side dies in one when it may; return the result, what was watched, and the run."""
+    log = repository.log.with_suffix(".processes")
+    seen = "import os\n    " + noting(log, "os.getpid()")
+    dies = seen + f"\n    {when} and os._exit(77)"
+    repository.path.joinpath("prompts.toml").write_text(THREE)
+    repository.speed(before=seen if ours else dies)
+    repository.commit()
+    repository.speed(before=dies if ours else seen)
+    keep, watch = Keep(), Watch(log)
+    result = repository.pytester.runpytest(
+        "--infer-against=HEAD", *TOKEN, "--infer-gate=off", *args, plugins=[keep, watch]
+    )
+    assert watch.living() == set()
+    assert children(repository) == []
+    gone(repository)
+    return result, watch, keep.run
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize(
+    ("when", "launches", "failed"),
+    [
+        # In the first launch, before there are others; in the only one, in its first round and in a pass.
+        ("prompt_tokens == 3", 2, ["first", "second", "third"]),
+        ("prompt_tokens == 2", 1, ["second", "third"]),
+        ("prompt_tokens == 2 and sys._getframe(2).f_code.co_name == 'in_turns'", 1, ["second", "third"]),
+    ],
+)
+def test_where_no_launch_is_left_later_tests_say_why(repository, ours, when, launches, failed):
+    when = when.replace("sys.", "__import__('sys').")
+    result, watch, run = dying(repository, ours, when, f"--infer-launches={launches}")
+    result.assert_outcomes(passed=3 - len(failed), failed=len(failed))
+    assert list(watch.why) == failed
+    (why,) = set(watch.why.values())
+    assert f"the run of {'this checkout' if ours else 'HEAD'}" in why
+    assert "ended early, with exit code 77" in why
+    assert len(run.pairs) == 3 - len(failed)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_launch_that_breaks_costs_one_prompt_and_another_takes_its_place(repository, ours):
+    once = repository.log.with_suffix(".once")
+    when = f"prompt_tokens == 2 and not os.path.exists({str(once)!r}) and open({str(once)!r}, 'w')"
+    result, watch, run = dying(repository, ours, when)
+    result.assert_outcomes(passed=2, failed=1)
+    assert list(watch.why) == ["second"]
+    assert "ended early, with exit code 77" in watch.why["second"]
+    # Its partner ended with it; the other launch was asked no more, and went on.
+    assert watch.alive == [4, 2, 4]
+    assert [name.partition("[")[2] for name in run.pairs] == ["first]", "third]"]
+    assert all(len(turns.ratios["step"]) == 2 for turns in run.turns.values())
 
 
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
