@@ -151,6 +151,44 @@ def test_code_of_the_checkout_is_not_taken_for_a_commits(history, monkeypatch, t
     assert list(history.temporary.iterdir()) == []
 
 
+LATE = """
+class Planned(Planned):
+    def {where}(self, *given):
+        sys.path.insert(0, {checkout!r})
+        import late
+        return super().{where}(*given)
+
+@pytest.fixture(scope="session")
+def engine():
+    return Planned()
+"""
+SLOW_END = """
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    time.sleep(3)
+"""
+TOKEN = ("--infer-launches=1", "--infer-time=1s", "--infer-rounds=1", "--infer-warmup=0", "--infer-max-rounds=2")
+
+
+@pytest.mark.parametrize(
+    ("late_in", "where", "end"),
+    [("bad", "load", ""), ("good", "load", ""), ("bad", "generate", ""), ("bad", "load", SLOW_END)],
+)
+def test_code_that_a_measured_process_imports_late_is_not_taken_for_a_commits(history, late_in, where, end):
+    # In turns of a token no engine is in the process that pytest was started as: only those that measure know.
+    plain = "import sys\n" + history.path.joinpath("conftest.py").read_text()
+    late = plain + LATE.format(where=where, checkout=str(history.path)) + end
+    good = history.commit("good", scratch.DECODE, conftest=late if late_in == "good" else plain)
+    bad = history.commit("bad", scratch.SLOW, conftest=late if late_in == "bad" else plain)
+    module = history.path / "late.py"
+    module.write_text("")
+    code, said, err = bisect(history.path, good, bad, RULE, "-k", "first", "--", *TOKEN)
+    assert (code, said) == (2, [])
+    assert f"the run of {bad[:12]} imported late from this checkout ({module})" in err
+    assert err.count("\n") == 1
+    assert list(history.temporary.iterdir()) == []
+
+
 def test_git_bisect_run_reads_the_exit_code(history):
     made = []
     for number in range(8):

@@ -48,8 +48,19 @@ def _given(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logfinish() -> None:
+    """Tell it before it is said that a test is over: a process that then takes long to end is killed."""
+    if _MEASURES:
+        _tell_imported()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
     """Tell which modules came from the checkout that is not measured."""
+    _tell_imported()
+
+
+def _tell_imported() -> None:
     if CHECKOUT in os.environ:
         _tell(foreign=imported_from(Path(os.environ[CHECKOUT])))
 
@@ -60,4 +71,5 @@ def _tell(**what: object) -> None:
         # It knows what it imported itself, later than whoever started it may ask.
         path = path.with_name(f"{path.name}.{os.getpid()}")
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**known, **what}), encoding="utf-8")
+    if known != (told := {**known, **what}):
+        path.write_text(json.dumps(told), encoding="utf-8")
