@@ -356,6 +356,24 @@ def refused(result, *parts):
         assert part in lines[0]
 
 
+@pytest.mark.parametrize("how", ["round", "token"])
+def test_options_of_pytest_benchmark_that_do_nothing_do_nothing_on_either_side(repository, how):
+    given = "--benchmark-cprofile=tottime --benchmark-cprofile-dump=dump/all --benchmark-min-rounds=50"
+    repository.path.joinpath("pytest.ini").write_text(f"[pytest]\naddopts = {given} --benchmark-histogram=plots/all\n")
+    repository.commit()
+    # The commit's own ini file is not this checkout's.
+    repository.path.joinpath("pytest.ini").write_text(f"[pytest]\naddopts = {given}\n")
+    turns = (f"--infer-turns={how}", "--infer-launches=1", "--infer-time=1s", *FEW[:3])
+    result, run = repository.run("--infer-against=HEAD", *turns, "--benchmark-autosave")
+    result.assert_outcomes(passed=2)
+    assert " ".join(result.outlines).count("no effect on") == 1
+    assert [before is not None for before, _ in run.pairs.values()] == [True, True]
+    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    assert len(json.loads(saved.read_text())["benchmarks"]) == 6
+    assert not [path for path in repository.path.iterdir() if path.name in ("dump", "plots")]
+    gone(repository)
+
+
 def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(repository):
     repository.commit()
     refused(repository.run("--infer-against=no-such-rev")[0], "--infer-against=no-such-rev", "git fetch", "self")

@@ -36,6 +36,7 @@ FACE = (
     "pytest_face.summary",
     "pytest_face.honoured",
     "pytest_face.infer",
+    "pytest_face.native_options",
     "pytest_face.preflight",
     "pytest_face.exits",
     "ab",

@@ -21,7 +21,7 @@ from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
-from pytest_infer.pytest_face import fixtures, honoured, prompt_tokens
+from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.report.text import printable
@@ -53,6 +53,9 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     for item in items:
         _check_benchmark(item)
     try:
+        if not session.bridge.disabled:
+            native_options.check(session.config)
+            native_options.name_ignored(session.config, items, session.note)
         _check_rules(session)
         session.keeper.prepare()
         _check_report(session)

@@ -117,6 +117,7 @@ class Bridge:
         fixture.group = group_name(TOTAL, group)
         fixture.params = {**params, "phase": TOTAL}
         fixture.extra_info[KEY] = block
+        fixture.cprofile = False  # would call the replay once more, for which there is no duration
         durations = phases[TOTAL]
         clock.load(durations)
         # pytest-benchmark takes profilers off as well, and before Python 3.12 it cannot put cProfile back.
