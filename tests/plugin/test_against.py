@@ -163,6 +163,11 @@ def test_what_is_slower_in_one_commit_is_seen_in_every_pair(repository):
     rows = [row for row in json.loads(saved.read_text())["benchmarks"] if row["params"]["phase"] == "total"]
     assert [row["stats"]["rounds"] for row in rows] == [4, 4]
     assert all(row["stats"]["min"] >= 0.03 for row in rows)
+    (suite,) = json.loads(saved.read_text())["pytest_infer"]["averages"]
+    blocks = [row["extra_info"]["pytest_infer"] for row in rows]
+    for side, told in ((blocks, suite["metrics"]), ([b["against"] for b in blocks], suite["against"])):
+        totals = [one["metrics"]["total_s"]["value"] for one in side]
+        assert told["total_s"] == {"mean": sum(totals) / 2, "stdev": statistics.stdev(totals), "prompts": 2}
 
 
 def test_uncommitted_changes_are_ours_and_told(repository):

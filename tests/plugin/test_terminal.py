@@ -203,12 +203,20 @@ def test_every_average_and_deviation(suite, wide):
     (mean,) = [line.split()[1:] for line in lines if line.startswith("mean")]
     (spread,) = [line.split()[2:] for line in lines if line.startswith("± sd")]
     assert lines[2].split() == ["in+out", "ms", "ms", "ms", "tok/s", "MiB", "%", "experts"]
+    (path,) = pytester.path.glob(".benchmarks/*/*.json")
+    (stored,) = json.loads(path.read_text())["pytest_infer"]["averages"]
     scales = {"ttft_s": 1e3, "itl_p50_s": 1e3, "itl_p99_s": 1e3, "decode_throughput": 1, "peak_rss_bytes": 2**-20}
     for number, (key, scale) in enumerate(scales.items()):
         values = [scale * statistics.median(block["metrics"][key]["rounds"]) for block in blocks_of(pytester)]
         # Three significant digits are shown.
         assert float(mean[number]) == pytest.approx(sum(values) / 2, rel=0.006), key
         assert float(spread[number]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=0.006), key
+        told = stored["metrics"][key]
+        assert scale * told["mean"] == pytest.approx(sum(values) / 2), key
+        assert scale * told["stdev"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5), key
+        assert told["prompts"] == 2
+    # Of every figure, also of those that the table does not show.
+    assert stored["metrics"].keys() >= {"total_s", "tpot_s", "cpu_s", "cpu_utilization"}
 
 
 def test_one_prompt_has_no_deviation(suite, wide):

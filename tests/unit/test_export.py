@@ -106,6 +106,46 @@ def test_a_row_a_round_with_all_metrics_beside_each_other(two):
     ]
 
 
+def test_a_row_an_average_of_the_suite(storage, make_block):
+    older = [make_block("a", ttft_s=0.2), make_block("b", ttft_s=0.4)]
+    storage.add(older)
+    stored = {"ttft_s": {"mean": 7.0, "stdev": 0.5, "prompts": 3}, "load_s": {"mean": 1.0, "prompts": 1}}
+    suites = [{"config": {"threads": "2"}, "metrics": stored, "against": {"ttft_s": {"mean": 8.0, "prompts": 1}}}]
+    storage.add(older, averages=suites)
+    first, second, load = table(storage, "--all", "--suite", "--metric", "ttft", "--metric", "load_s")[-3:]
+    assert (first["run"], first["metric"], first["config.threads"], first["n"]) == ("0001", "load_s", "", "2")
+    told = {key: second[key] for key in ("run", "mean", "stdev", "n", "against_mean", "against_stdev", "against_n")}
+    assert told == {
+        "run": "0002",
+        "mean": "7.0",
+        "stdev": "0.5",
+        "n": "3",
+        "against_mean": "8.0",
+        "against_stdev": "",
+        "against_n": "1",
+    }
+    assert (load["metric"], load["config.threads"], load["unit"]) == ("load_s", "2", "s")
+    # Of the chosen tests alone they are worked out.
+    (chosen,) = table(storage, "2", "--suite", "-k", "[b]", "--metric", "ttft")
+    assert (chosen["mean"], chosen["stdev"], chosen["n"]) == ("0.4", "", "1")
+
+
+@pytest.mark.parametrize("also", ["--wide", "--rounds"])
+def test_the_suites_averages_are_a_table_of_their_own(two, also):
+    result = export(two, "--suite", also)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "leave out --wide and --rounds" in result.output
+
+
+def test_the_suites_averages_as_parquet_and_without_a_damaged_run(two, tmp_path, make_block):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    two.add([make_block()], averages=5)
+    result = export(two, "--all", "--suite", "-o", tmp_path / "s.parquet")
+    assert (result.exit_code, result.output.count("left out: ")) == (0, 1)
+    read = parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [(row["run"], row["metric"], row["n"]) for row in read][:2] == [("0001", "ttft_s", 1), ("0001", "load_s", 1)]
+
+
 def test_what_is_chosen(two):
     assert {row["run"] for row in table(two, "--all")} == {"0001", "0002"}
     assert {row["run"] for row in table(two, "1", "2")} == {"0001", "0002"}

@@ -1,6 +1,7 @@
 """A stored run printed again: figure by figure what the end of the run printed."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import msgspec
@@ -115,6 +116,36 @@ def test_the_command_says_why_there_is_no_probe(storage, make_block):
     result = CliRunner().invoke(app, ["show", f"--storage={storage.folder}"])
     assert "no probe of the machine: its reads disagree" in result.output.splitlines()
     assert any(line.endswith("no probe") for line in result.output.splitlines())
+
+
+AVERAGED = {"ttft_s": {"mean": 0.3, "stdev": 0.1, "prompts": 2}}
+
+
+def test_the_suites_averages_are_those_of_the_file(storage, make_block):
+    pair = [make_block("a", ttft_s=0.2), make_block("b", ttft_s=0.4)]
+    storage.add(pair, averages=[{"metrics": AVERAGED, "against": AVERAGED}])
+    told = json.loads(show(storage, "--format=json").output)
+    assert told["averages"] == [{"metrics": AVERAGED, "config": {}, "against": AVERAGED}]
+    storage.add([make_block("c")], failed={"t.py::t": make_block("d")}, averages=[{"metrics": AVERAGED}])
+    (mean, spread) = show(storage, "--format=markdown").output.splitlines()[-2:]
+    assert mean.startswith("| mean | 300 ms |")
+    assert spread.startswith("| ± sd | 100 ms |")
+
+
+def test_an_older_runs_averages_are_worked_out_of_its_tests(storage, make_block):
+    storage.add([make_block("a", ttft_s=0.2)], failed={"t.py::t[b]": make_block("b", ttft_s=0.4)})
+    (suite,) = json.loads(show(storage, "--format=json").output)["averages"]
+    assert suite["metrics"]["ttft_s"] == {"mean": pytest.approx(0.3), "stdev": pytest.approx(0.02**0.5), "prompts": 2}
+
+
+@pytest.mark.parametrize(
+    "value", [5, None, [5], [{"metrics": {"ttft_s": 3}}], [{"metrics": {"ttft_s": {"mean": "x"}}}]]
+)
+def test_averages_of_another_shape_are_one_line(storage, make_block, value):
+    storage.add([make_block()], averages=value)
+    result = show(storage)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "not a run of pytest-benchmark" in result.output
 
 
 def test_outputs_on_demand(storage, make_block):

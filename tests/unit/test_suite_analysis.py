@@ -2,10 +2,13 @@
 
 import statistics
 
+import msgspec
 import pytest
 
-from pytest_infer.analysis.suite import averages
+from pytest_infer.analysis.suite import OneTest, averages, of_tests
 from pytest_infer.metrics import Summary
+from pytest_infer.records import Average, SuiteAverages
+from pytest_infer.storage.block import of_suite
 
 
 def row(**values):
@@ -46,3 +49,33 @@ def test_only_the_keys_asked_for():
 def test_the_suite_may_be_read_once_only():
     found = averages(iter([row(a=1, b=10), row(a=3, b=30)]), ["a", "b"])
     assert (found["a"].mean, found["b"].mean) == (2.0, 20.0)
+
+
+def one(config=None, against=None, **values):
+    return OneTest(config=config or {}, figures=row(**values), against=row(**(against or {})))
+
+
+def test_each_configuration_has_its_own_averages():
+    tests = [one({"threads": "1"}, ttft_s=1.0), one({"threads": "2"}, ttft_s=5.0), one({"threads": "1"}, ttft_s=3.0)]
+    first, second = of_tests(tests)
+    assert (first.config, second.config) == ({"threads": "1"}, {"threads": "2"})
+    assert first.metrics == {"ttft_s": Average(mean=2.0, stdev=2**0.5, prompts=2)}
+    assert second.metrics == {"ttft_s": Average(mean=5.0, prompts=1)}
+
+
+def test_every_metric_that_is_a_number_and_no_other():
+    (found,) = of_tests([one(ttft_s=1.0, output_sha256="text", peak_rss_bytes=7, swap_bytes=None)])
+    assert found.metrics.keys() == {"ttft_s", "peak_rss_bytes"}
+
+
+def test_the_other_side_counts_the_prompts_that_it_has():
+    (found,) = of_tests([one(ttft_s=1.0, against={"ttft_s": 4}), one(ttft_s=3.0)])
+    assert (found.metrics["ttft_s"].prompts, found.against) == (2, {"ttft_s": Average(mean=4.0, prompts=1)})
+
+
+def test_what_is_stored_is_read_back():
+    found = of_tests([one({"a": "b"}, ttft_s=1.0, against={"ttft_s": 2.0}), one(ttft_s=3.0), one(ttft_s=4.0)])
+    stored = of_suite(found)
+    assert "stdev" not in stored[0]["metrics"]["ttft_s"]
+    assert "config" not in stored[1]
+    assert msgspec.convert(stored, tuple[SuiteAverages, ...]) == found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_infer.metrics.result import Result
+from pytest_infer.records import SuiteAverages
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.advice.advice import Advice
@@ -21,6 +22,7 @@ class RunSummary:
     """What the end of a run shows; `failed` names tests whose assertion failed after the measurement."""
 
     results: tuple[Result, ...]
+    averages: tuple[SuiteAverages, ...] = ()
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pytest_infer.metrics import Summary
+from pytest_infer.metrics import METRICS, Summary
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import MachineProbe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Average:
-    """The mean of the prompts' values, and their sample standard deviation; None for fewer than two prompts."""
-
-    mean: float
-    stdev: float | None
-    prompts: int
+from pytest_infer.records import Average, MachineProbe, SuiteAverages
+from pytest_infer.storage.schema import Values
 
 
 def average(values: Iterable[float | None]) -> Average | None:
@@ -33,6 +25,41 @@ def averages(suite: Iterable[Mapping[str, Summary]], keys: Iterable[str]) -> dic
     """Return the average of each metric over the prompts that have it; a metric that none has is left out."""
     rows = list(suite)
     found = {key: average(_number(row[key]) for row in rows) for key in keys}
+    return {key: of for key, of in found.items() if of is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTest:
+    """What a test adds to its suite: its configuration, and its figures and those of the other side by metric key."""
+
+    config: Mapping[str, str]
+    figures: Mapping[str, Summary | Values]
+    against: Mapping[str, Summary | Values] = field(default_factory=dict)
+
+
+def of_tests(tests: Iterable[OneTest]) -> tuple[SuiteAverages, ...]:
+    """Return the averages of every metric that is a number, of each configuration in the order of their first tests."""
+    grouped: dict[tuple[tuple[str, str], ...], list[OneTest]] = {}
+    for test in tests:
+        grouped.setdefault(tuple(test.config.items()), []).append(test)
+    return tuple(
+        SuiteAverages(
+            config=dict(config),
+            metrics=_of_all(test.figures for test in found),
+            against=_of_all(test.against for test in found),
+        )
+        for config, found in grouped.items()
+    )
+
+
+def of_results(results: Iterable[Result]) -> tuple[SuiteAverages, ...]:
+    """Return the averages of what a run shows: of its own side."""
+    return of_tests(OneTest(config=result.config, figures=result.figures) for result in results)
+
+
+def _of_all(rows: Iterable[Mapping[str, Summary | Values]]) -> dict[str, Average]:
+    suite = list(rows)
+    found = {metric.key: average(_number(row.get(metric.key)) for row in suite) for metric in METRICS}
     return {key: of for key, of in found.items() if of is not None}
 
 
@@ -71,5 +98,5 @@ def used_limit(results: Iterable[Result]) -> UsedLimit | None:
     )
 
 
-def _number(summary: Summary) -> float | None:
-    return float(summary.value) if isinstance(summary.value, int | float) else None
+def _number(figure: Summary | Values | None) -> float | None:
+    return float(figure.value) if figure is not None and isinstance(figure.value, int | float) else None

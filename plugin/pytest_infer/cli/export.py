@@ -12,13 +12,14 @@ import typer
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.history import table
+from pytest_infer.analysis.suite import of_results
 from pytest_infer.cli.shared import Storage, offered, open_history, refuse, say
-from pytest_infer.errors import InferError, OptionError
+from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.metrics import METRICS
 from pytest_infer.report.formats import EXPORT, FlatTable, Format
 from pytest_infer.report.history import tables
 from pytest_infer.storage.files import publishing
-from pytest_infer.storage.runs import Run
+from pytest_infer.storage.runs import Run, shown
 
 
 def export(
@@ -38,6 +39,9 @@ def export(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of the standard output.")
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A row a test and a column a metric.")] = False,
+    suite: Annotated[
+        bool, typer.Option("--suite", help="The suite's averages over its prompts, and their deviations.")
+    ] = False,
     rounds: Annotated[bool, typer.Option("--rounds", help="Every round's value instead of their median.")] = False,
     metric: Annotated[list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this (repeat it).")] = None,
     keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
@@ -52,6 +56,8 @@ def export(
                 raise OptionError("parquet is no text: name a file with -o")
         if every and runs:
             raise OptionError("--all takes every run: leave out the names, or --all")
+        if suite and (wide or rounds):
+            raise OptionError("--suite is a table of its own: leave out --wide and --rounds")
         wanted = tuple(rules.metric_named(name) for name in metric) if metric else METRICS
         shape = table.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
         history = open_history(storage)
@@ -59,7 +65,7 @@ def export(
         if every and not chosen:
             say(f"no run in {history.folder}: nothing to export")
             raise typer.Exit(Exit.NOTHING.value)
-        _write(chosen, shape, written_as, file)
+        _write(_averaged(chosen, shape) if suite else _table(chosen, shape), written_as, file)
     except InferError as error:
         refuse(str(error))
 
@@ -73,8 +79,26 @@ def _by_suffix(file: Path | None) -> Format:
     raise OptionError(f"{file}: csv, jsonl or parquet? say so with --format")
 
 
-def _write(runs: Sequence[Run], shape: table.Shape, form: Format, file: Path | None) -> None:
-    found = FlatTable(columns=table.columns(runs, shape), rows=table.table(runs, shape))
+def _table(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
+    return FlatTable(columns=table.columns(runs, shape), rows=table.table(runs, shape))
+
+
+def _averaged(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
+    """Return the averages that each run stored; of the chosen tests alone, and of older runs, they are worked out."""
+    found = []
+    for run in runs:
+        try:
+            stored = shown(run.path)
+        except StorageError as error:
+            say(f"left out: {error}")
+            continue
+        results = [r for r in stored.results if shape.keyword is None or shape.keyword in r.nodeid]
+        worked_out = shape.keyword is not None or not stored.averages
+        found.append((run, of_results(results) if worked_out else stored.averages))
+    return FlatTable(columns=table.suite_columns(found), rows=table.suite_table(found, shape.metrics))
+
+
+def _write(found: FlatTable, form: Format, file: Path | None) -> None:
     if file is None:
         sys.stdout.flush()
         EXPORT[form](found, sys.stdout.buffer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from pytest_infer.analysis import suite
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.run_summary import RunSummary
@@ -49,6 +50,7 @@ def show(
     recommended, curves, sides = _swept(chosen) if swept else (None, (), None)
     shown = RunSummary(
         results=stored.results,
+        averages=stored.averages or suite.of_results(stored.results),
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
         notes=(*_unprobed(stored), *(() if chosen.gate is None else _gate(chosen.gate))),

@@ -14,14 +14,15 @@ from pytest_benchmark.storage.file import FileStorage
 
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
+from pytest_infer.analysis.suite import OneTest, of_tests
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Summary, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.records import Drift, Limits, PromptRecord
+from pytest_infer.records import Drift, Limits, PromptRecord, SuiteAverages
 from pytest_infer.storage import block, files, journal, sidecar
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state
-from pytest_infer.storage.schema import KEY, SCHEMA, WHOLE_BLOCK, of_block
+from pytest_infer.storage.schema import BLOCK, KEY, SCHEMA, WHOLE_BLOCK, StoredAgainst, of_block
 
 _MATTER = (
     "engine",
@@ -185,12 +186,24 @@ class Keeper:
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
+        whole["averages"] = block.of_suite(self.averages())
         whole["advice"] = msgspec.to_builtins(self.advice())
         output_json[KEY] = whole if gate is None else {**whole, "gate": gate}
 
     def advice(self) -> tuple[Advice, ...]:
         """Return the advice on the tests that passed."""
         return advice.advise(of_block(f.block, WHOLE_BLOCK) for f in self.finished.values() if not f.failed)
+
+    def averages(self) -> tuple[SuiteAverages, ...]:
+        """Return the averages of the suite, of all tests that were measured: those below the table at the end."""
+        return of_tests(
+            OneTest(
+                config=f.record.config,
+                figures=f.figures,
+                against=(of_block(f.block, BLOCK).against or StoredAgainst()).metrics if "against" in f.block else {},
+            )
+            for f in self.finished.values()
+        )
 
     def unmeasured(self) -> list[str]:
         """Return the planned tests that were not measured."""

@@ -20,9 +20,11 @@ from pytest_infer.records.results import (
     WarningKind,
 )
 from pytest_infer.records.rounds import Pass, Profile, Round, Timeline
+from pytest_infer.records.suite import Average, SuiteAverages
 
 __all__ = [
     "AgainstInfo",
+    "Average",
     "CacheState",
     "Counters",
     "CurvePoint",
@@ -45,6 +47,7 @@ __all__ = [
     "Reading",
     "Round",
     "StopReason",
+    "SuiteAverages",
     "SystemRecord",
     "Timeline",
     "TokenTrace",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from pytest_infer.metrics import METRICS, Summary, summarize
-from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round
+from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round, SuiteAverages
 from pytest_infer.storage.schema import SCHEMA, TOTAL
 
 
@@ -58,6 +58,12 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
 def of_phase(phase: str, fullname: str) -> dict[str, Any]:
     """Return the small block of a phase's row, which points to the `total` row that holds everything."""
     return {"schema": SCHEMA, "phase": phase, "of": fullname}
+
+
+def of_suite(found: Iterable[SuiteAverages]) -> list[dict[str, Any]]:
+    """Return the averages of a suite for the run's own block; what is empty is left out."""
+    tables = (_without_none(msgspec.to_builtins(averages)) for averages in found)
+    return [{key: part for key, part in table.items() if part} for table in tables]
 
 
 def _experts(record: PromptRecord) -> dict[str, Any]:

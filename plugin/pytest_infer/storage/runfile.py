@@ -11,6 +11,7 @@ import msgspec
 
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
+from pytest_infer.records import SuiteAverages
 from pytest_infer.storage.schema import SCHEMA, TOTAL, B, Block, HeadBlock, Values, WholeBlock
 
 
@@ -43,9 +44,13 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class AllOfWhole(Whole, frozen=True):
-    """The same with all judgements, and the advice of that day, not decoded either."""
+    """The same with all judgements, the suite's averages, and the advice of that day, not decoded either.
+
+    Older versions stored no averages.
+    """
 
     gate: JudgedMark | None = None
+    averages: tuple[SuiteAverages, ...] = ()
     advice: msgspec.Raw = msgspec.Raw(b"[]")
 
 

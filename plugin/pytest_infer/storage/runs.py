@@ -26,6 +26,7 @@ from pytest_infer.records import (
     ModelInfo,
     PromptInfo,
     Quality,
+    SuiteAverages,
 )
 from pytest_infer.storage import runfile, schema
 from pytest_infer.storage.runfile import Mark
@@ -297,11 +298,15 @@ def _machine(machine: HeadMachine | None) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What the end of a run showed: its tests in the order of its file, those that failed after measurement last."""
+    """What the end of a run showed: its tests in the order of its file, those that failed after measurement last.
+
+    `averages` are those of its suite; older versions stored none.
+    """
 
     results: tuple[Result, ...]
     failed: tuple[str, ...]
     advice: msgspec.Raw
+    averages: tuple[SuiteAverages, ...] = ()
 
 
 def shown(path: Path) -> Shown:
@@ -317,7 +322,8 @@ def shown(path: Path) -> Shown:
         results = tuple(result_of(test, block) for test, block in tests)
     except ValueError as error:
         raise runfile.damaged(path, error) from error
-    return Shown(results=results, failed=tuple(failed), advice=file.pytest_infer.advice)
+    whole = file.pytest_infer
+    return Shown(results=results, failed=tuple(failed), advice=whole.advice, averages=whole.averages)
 
 
 def result_of(nodeid: str, block: WholeBlock) -> Result:

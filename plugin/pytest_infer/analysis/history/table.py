@@ -1,4 +1,4 @@
-"""Stored runs as one flat table: a row a figure (long), or a row a test (wide)."""
+"""Stored runs as one flat table: a row a figure (long), a row a test (wide), or a row an average of the suite."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import METRICS, Metric
+from pytest_infer.records import SuiteAverages
 from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
 
 RUN = ("run", "file", "time", "commit", "branch", "dirty", "gate")
 TEST = ("model", "dtype", "device", "threads", "cpu", "test", "prompt", "group", "tags")
+AVERAGE = ("metric", "unit", "better", "mean", "stdev", "n", "against_mean", "against_stdev", "against_n")
 CONFIG = "config."
 """Begins the columns of what was swept over."""
 
@@ -140,6 +142,32 @@ def _wide_rounds(row: Row, metrics: Iterable[Metric]) -> Iterator[dict[str, Any]
             if number < len(values.rounds) or not values.rounds
         }
         yield {"round": number, "disturbed": number in row.disturbed, **figures}
+
+
+def suite_columns(suites: Sequence[tuple[Run, Sequence[SuiteAverages]]]) -> tuple[str, ...]:
+    """Return the columns of `suite_table`."""
+    axes = {axis for _, found in suites for averages in found for axis in averages.config}
+    return (*RUN, *(f"{CONFIG}{axis}" for axis in sorted(axes)), *AVERAGE)
+
+
+def suite_table(
+    suites: Iterable[tuple[Run, Sequence[SuiteAverages]]], metrics: Iterable[Metric]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row a run, configuration and metric: the mean of the prompts, their sample deviation, how many they are.
+
+    Those of the other side, where the run compared two, stand in the same row.
+    """
+    wanted = tuple(metrics)
+    for run, found in suites:
+        for averages in found:
+            about = _of_run(run) | {f"{CONFIG}{axis}": value for axis, value in averages.config.items()}
+            for metric in wanted:
+                if (own := averages.metrics.get(metric.key)) is not None:
+                    cells = {"mean": own.mean, "stdev": own.stdev, "n": own.prompts}
+                    other = averages.against.get(metric.key)
+                    if other is not None:
+                        cells |= {"against_mean": other.mean, "against_stdev": other.stdev, "against_n": other.prompts}
+                    yield {**about, **_named(metric), **cells}
 
 
 def is_text(column: str) -> bool:

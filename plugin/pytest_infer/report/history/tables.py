@@ -15,7 +15,7 @@ from pytest_infer.report.text import csv_lines
 Rows = Iterable[Mapping[str, Any]]
 _BATCH = 10_000
 _BOOLEANS = ("dirty", "disturbed")
-_WHOLE = ("threads", "n", "round")
+_WHOLE = ("threads", "n", "round", "against_n")
 _TEXTS = {*RUN, *TEST, "metric", "unit", "better", "text", "quality"} - {"time", "tags", *_BOOLEANS, *_WHOLE}
 
 
@@ -54,7 +54,7 @@ def write_parquet(columns: Sequence[str], rows: Rows, file: IO[bytes]) -> None:
     schema = pa.schema([(column, _type(column)) for column in columns])
     source = iter(rows)
     with pq.ParquetWriter(file, schema) as writer:
-        while batch := [{**row, "tags": list(row["tags"])} for row in islice(source, _BATCH)]:
+        while batch := [{**row, "tags": list(row.get("tags", ()))} for row in islice(source, _BATCH)]:
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 

@@ -17,10 +17,11 @@ from pytest_infer.units import show
 
 
 def as_json(of: RunSummary, *, run: str) -> str:
-    """Return the tests with all of their figures, and what a sweep says: of one side, and of both where two were."""
+    """Return the tests with all figures, the suite's averages, and what a sweep says of one side or of both."""
     shown: dict[str, Any] = {
         "run": run,
         "tests": [_test(result, failed=result.nodeid in of.failed) for result in of.results],
+        "averages": of.averages,
         "unmeasured": of.unmeasured,
         "recommended": of.recommended,
         "curves": of.curves,
@@ -58,4 +59,14 @@ def _tests(of: RunSummary) -> Iterator[str]:
         ]
         for result in of.results
     ]
+    for suite in of.averages:
+        # One prompt is its own mean.
+        if max((average.prompts for average in suite.metrics.values()), default=0) > 1:
+            found = suite.metrics
+            means = [show(found[key].mean if key in found else None, by_key(key).unit) for key in columns()]
+            spreads = [show(found[key].stdev if key in found else None, by_key(key).unit) for key in columns()]
+            rows += [
+                [f"mean {label(suite.config)}".rstrip(), *means],
+                [f"± sd {label(suite.config)}".rstrip(), *spreads],
+            ]
     return sweep.table(heads, rows)

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.run_summary import RunSummary
-from pytest_infer.analysis.suite import Average, averages
+from pytest_infer.analysis.suite import averages
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import Summary, by_key, columns, loads
 from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import CacheState, ModelInfo
+from pytest_infer.records import Average, CacheState, ModelInfo
 from pytest_infer.report import advice
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
