@@ -165,6 +165,113 @@ def test_evidence_by_hand():
     assert finding("cold_start").suggestion == "--infer-warmup 2"
 
 
+def advised(**changes):
+    return {advice.rule for advice in advise([block(**changes)]) if advice.suggestion is not None}
+
+
+CALM, ALL = {"timed": 3}, {"timed": 3, "disturbed": {"0": ["steal"], "1": ["steal"], "2": ["steal"]}}
+OF_THE_DISTURBANCE = {"rounds_disturbed", "threads_over_cores", "crowded_threads"}
+
+
+@pytest.mark.parametrize(
+    "of_rounds",
+    [
+        {"model": {"threads": 1}, "machine": {"usable_cores": 4.0, "physical_cores": 4}, "cores_used": [0.99] * 3},
+        {"model": T2, "machine": C2, "cores_used": [1.02] * 3, "mbu": [0.2] * 3},
+        {**CASES["experts_implementation"][0], "cores_used": [1.0] * 3},
+        {"mbu": [0.8] * 3, "step_bytes": 100 * MIB},
+        {"decode_throughput": [3.0] * 3},
+        {"ttft_s": [2.5] * 3, "decode_throughput": [30.0] * 3, "machine": {"accelerators": ["RTX"]}},
+        {**CASES["stalled_on_io"][0], "cpu_utilization": [30.0] * 3},
+        {
+            "model": {"dtype": "float32"},
+            "machine": CASES["faster_dtype"][0]["machine"],
+            "mfu": [0.7] * 3,
+            "ttft_s": [2.5] * 3,
+        },
+        {"tpot_s": [1.0, 1.2, 0.8]},
+        {"total_s": [3.0, 1.0, 1.0]},
+    ],
+    ids=range(10),
+)
+def test_what_only_disturbed_rounds_say_is_no_evidence(of_rounds):
+    calm = advised(**of_rounds, rounds=CALM)
+    assert calm
+    assert advised(**of_rounds, rounds=ALL) <= OF_THE_DISTURBANCE
+
+
+def test_calm_rounds_speak_for_themselves():
+    rounds = {"timed": 3, "disturbed": {"0": ["steal"], "1": ["steal"]}}
+    (slow,) = advise([block(decode_throughput=[2.0, 3.0, 4.0], rounds=rounds)])
+    assert slow.evidence == "decode 4.00 tok/s"
+    assert advised(decode_throughput=[2.0, 3.0, 16.0], rounds=rounds) == set()
+    assert advised(decode_throughput=3.0, rounds=ALL) == set()
+    # A single round has none beside it: that there should be more is said as well.
+    single = advised(decode_throughput=3.0, rounds={"timed": 1, "disturbed": {"0": ["steal"]}})
+    assert single == {"slow_decode", "too_few_rounds"}
+    # A first round that something else slowed asks for no warm-up.
+    assert advised(total_s=[3.0, 1.0, 1.0, 1.0], rounds={"timed": 4, "disturbed": {"0": ["steal"]}}) == {
+        "rounds_disturbed"
+    }
+
+
+def test_a_disturbance_does_not_change_how_much_memory_is_taken():
+    assert advised(memory_percent=[93.0] * 3, rounds=ALL) == {"memory_full"}
+    assert advised(swap_bytes=[MIB] * 3, rounds=ALL) == {"swapping"}
+    assert advised(pressure_memory_s=[0.1] * 3, total_s=[1.0] * 3, rounds=ALL) == {"memory_pressure"}
+    waited = {"run_queue_wait_s": [0.1] * 3, "cpu_s": [0.9] * 3}
+    assert advised(model=T2, machine=C2, **waited, rounds=ALL) == {"crowded_threads"}
+
+
+@pytest.mark.parametrize("rule", ["slow_dtype", "faster_dtype"])
+def test_multiplying_is_no_advice_where_it_is_not_the_limit(rule):
+    assert finding(rule, mfu=0.6) is not None
+    assert finding(rule, mfu=0.3) is None
+    assert finding(rule, mfu=0.0) is None
+
+
+@pytest.mark.parametrize(
+    "shaken", [{"read_bandwidth_spread": 0.41}, {"waited": 0.3}], ids=["reads disagree", "threads waited"]
+)
+def test_a_probe_that_was_disturbed_is_no_evidence(shaken):
+    for rule in ("slow_dtype", "faster_dtype"):
+        machine = CASES[rule][0]["machine"]
+        assert finding(rule, machine={"probe": {**machine["probe"], **shaken}}) is None
+    for rule in ("one_core", "memory_bound", "experts_implementation"):
+        assert finding(rule, machine={**C2, "probe": {**PROBE, **shaken}}) is None
+    assert "allows" not in finding("slow_decode", machine={"probe": {**PROBE, **shaken}}).evidence
+
+
+@pytest.mark.parametrize("beaten", [{"mbu": 1.2}, {"mfu": [0.7, 0.8, 1.1]}], ids=["memory", "one round's compute"])
+def test_a_probe_that_a_round_beat_is_no_evidence_of_any_kind(beaten):
+    for rule in ("slow_dtype", "faster_dtype", "one_core", "experts_implementation"):
+        assert finding(rule, **beaten) is None
+
+
+def test_no_gain_is_promised_that_was_not_measured():
+    for case, _, _ in CASES.values():
+        for advice in advise([block(**{**case, "mfu": 0.7, "prefill_s": 0.3})]):
+            assert "up to" not in f"{advice.suggestion}"
+            assert "×" not in f"{advice.suggestion}", "a factor"
+    told = finding("faster_dtype", mfu=0.7, prefill_s=0.3, total_s=1.0)
+    assert told.evidence == (
+        "large matrices multiply with 200 GFLOP/s in bfloat16 and 100 GFLOP/s in float32 here; "
+        "prefill reaches 70.0 % of the latter in 30.0 % of the time"
+    )
+
+
+def test_what_is_suggested_can_be_done():
+    few = finding("too_few_rounds", tpot_s=[1.0, 1.1, 0.9])
+    assert (few.suggestion, "about 17 rounds" in few.evidence) == ("--infer-rounds 17", True)
+    many = finding("too_few_rounds", tpot_s=[1.0, 4.9, 0.2])
+    assert many.suggestion == "compare commits with --infer-against"
+    assert "by no number of rounds that one would run" in many.evidence
+    bound = CASES["memory_bound"][0]
+    four = {"machine": {"usable_cores": 4.0}, "model": {"threads": 1}}
+    assert "not more threads" in BY_KEY["memory_bound"].find(Facts(block(**bound))).suggestion
+    assert "threads" not in BY_KEY["memory_bound"].find(Facts(block(**bound, **four))).suggestion
+
+
 def test_float32_is_not_suggested_where_it_does_not_fit():
     fits = {"probe": PROBE, "memory_limit_bytes": 9 * GIB}
     assert finding("slow_dtype", machine=fits, model_bytes=4 * GIB).suggestion.endswith("8.00 GiB instead of 4.00 GiB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
-from pytest_infer.units import percent, rate, significant, size
+from pytest_infer.units import flops, percent, rate, significant, size
 
 LOW, HIGH = 50.0, 90.0
 """Utilisation of the usable cores, percent (the guide: below 50 % is a bottleneck, near 100 % is good)."""
@@ -21,6 +21,8 @@ STALLED = 0.01
 """Share of the time stalled, beyond which the disturbance check doubts a round."""
 MEMORY_BOUND = 0.5
 """MBU of a kernel that reads as fast as it can: float32 with one token reaches 0.57 where it was measured."""
+COMPUTE_BOUND = 0.5
+"""MFU of prefill below which something else than multiplying takes most of its time: a faster rate cannot help much."""
 
 
 def threads_over_cores(facts: Facts) -> Finding | None:
@@ -50,7 +52,7 @@ def threads_under_cores(facts: Facts) -> Finding | None:
     return Finding(
         severity=Severity.INFO,
         evidence=f"{threads} of {useful} usable cores have a thread, busy {percent(100 * used / threads)} of the time",
-        suggestion=f"compare with --infer-threads {useful}: at most {significant(useful / threads, 2)}× as fast",
+        suggestion=f"compare with --infer-threads {useful}",
         weight=useful / threads,
     )
 
@@ -71,7 +73,7 @@ def crowded_threads(facts: Facts) -> Finding | None:
 def slow_dtype(facts: Facts) -> Finding | None:
     """A dtype that this processor emulates: measured by the probe, not assumed."""
     dtype, own, full = facts.model.dtype, facts.gemm_rate(facts.model.dtype), facts.gemm_rate("float32")
-    if own is None or full is None or dtype == "float32" or own >= SLOWER * full:
+    if own is None or full is None or dtype == "float32" or own >= SLOWER * full or _other_limit(facts):
         return None
     weights, limit = facts.figure("model_bytes"), facts.machine.memory_limit_bytes
     held = max(weights or 0, facts.figure("peak_rss_bytes") or 0)
@@ -82,28 +84,35 @@ def slow_dtype(facts: Facts) -> Finding | None:
         severity=Severity.WARNING,
         evidence=f"{dtype} multiplies {significant(full / own, 2)}× slower than float32 here "
         f"({significant(own / 1e9)} and {significant(full / 1e9)} GFLOP/s)",
-        suggestion=f"compare with --infer-dtype float32: prefill up to {significant(full / own, 2)}× as fast{needs}",
+        suggestion=f"compare with --infer-dtype float32{needs}",
         weight=full / own,
     )
 
 
 def faster_dtype(facts: Facts) -> Finding | None:
-    """A half-size dtype that multiplies faster here: half the bytes, and less time."""
+    """A half-size dtype that multiplies faster here, where multiplying is what prefill does, as far as that is told."""
     full = facts.gemm_rate("float32")
-    if facts.model.dtype != "float32" or full is None:
+    if facts.model.dtype != "float32" or full is None or _other_limit(facts):
         return None
     known = [(found, dtype) for dtype in ("bfloat16", "float16") if (found := facts.gemm_rate(dtype)) is not None]
     best, name = max(known, default=(0.0, ""))
     if full >= SLOWER * best:
         return None
+    mfu, share = facts.figure("mfu"), facts.share_of_total("prefill_s")
+    seen = "" if mfu is None else f"; prefill reaches {percent(100 * mfu)} of the latter"
+    seen += "" if mfu is None or share is None else f" in {percent(100 * share)} of the time"
     return Finding(
         severity=Severity.INFO,
-        evidence=f"{name} multiplies {significant(best / full, 2)}× as fast as float32 here "
-        f"({significant(best / 1e9)} and {significant(full / 1e9)} GFLOP/s)",
-        suggestion=f"compare with --infer-dtype {name}: prefill up to {significant(best / full, 2)}× as fast, "
-        "half the bytes a step; the output may differ",
-        weight=best / full,
+        evidence=f"large matrices multiply with {flops(best)} in {name} and {flops(full)} in float32 here{seen}",
+        suggestion=f"compare with --infer-dtype {name}: only a run tells what a model gains; the output may differ",
+        weight=mfu or 0.0,
     )
+
+
+def _other_limit(facts: Facts) -> bool:
+    """Return whether MFU shows that multiplying is not what limits prefill, or cannot be trusted to show that it is."""
+    mfu = facts.figure("mfu")
+    return facts.holds("mfu") if mfu is None else mfu < COMPUTE_BOUND
 
 
 def experts_implementation(facts: Facts) -> Finding | None:
@@ -113,7 +122,7 @@ def experts_implementation(facts: Facts) -> Finding | None:
     if name != "eager" or not routed or cores is None or used is None or cores < 2 or not facts.on_cpu:
         return None
     mbu = facts.figure("mbu")
-    if used > ONE_CORE[1] or (mbu is not None and mbu >= MEMORY_BOUND):
+    if used > ONE_CORE[1] or facts.doubts_probe or (mbu is not None and mbu >= MEMORY_BOUND):
         return None
     return Finding(
         severity=Severity.INFO,
@@ -129,7 +138,7 @@ def stalled_on_io(facts: Facts) -> Finding | None:
     used, read = facts.figure("cpu_utilization"), facts.figure("read_bytes")
     if used is None or read is None or used >= LOW or read < READ_BYTES:
         return None
-    stalled = facts.share_of_total("pressure_io_s")
+    stalled = facts.share_of_total("pressure_io_s", disturbance=True)
     if stalled is not None and stalled <= STALLED:
         return None
     seen = "" if stalled is None else f", stalled for I/O {percent(100 * stalled)} of the time"
@@ -149,7 +158,7 @@ def one_core(facts: Facts) -> Finding | None:
     if not ONE_CORE[0] <= used <= ONE_CORE[1]:
         return None
     mbu = facts.figure("mbu")
-    if mbu is not None and mbu >= MEMORY_BOUND:
+    if facts.doubts_probe or (mbu is not None and mbu >= MEMORY_BOUND):
         return None  # one core can do no more: memory_bound says so
     return Finding(
         severity=Severity.INFO,
@@ -168,10 +177,13 @@ def memory_bound(facts: Facts) -> Finding | None:
     if mbu is None or step is None or mbu < MEMORY_BOUND:
         return None
     limit = "" if most is None else f", at most {rate(most)}"
+    # The bandwidth is what so many threads read: where cores are left, more may read more.
+    all_used = facts.threads is None or facts.usable_cores is None or facts.threads >= int(facts.usable_cores)
+    more = "; not more threads" if all_used else ""
     return Finding(
         severity=Severity.INFO,
         evidence=f"decode uses {percent(100 * mbu)} of the probed memory bandwidth ({size(step)} a step{limit})",
-        suggestion="fewer bytes a step: quantised weights, or fewer or smaller active experts; not more threads",
+        suggestion=f"fewer bytes a step: quantised weights, or fewer or smaller active experts{more}",
         weight=mbu,
     )
 
@@ -186,7 +198,7 @@ def cores_busy(facts: Facts) -> Finding | None:
 
 def _waited(facts: Facts) -> float | None:
     """Return the share of its running and waiting time that the process waited for a core."""
-    waited, cpu = facts.figure("run_queue_wait_s"), facts.figure("cpu_s")
+    waited, cpu = facts.disturbance("run_queue_wait_s"), facts.disturbance("cpu_s")
     return None if waited is None or cpu is None or waited + cpu <= 0 else waited / (waited + cpu)
 
 
@@ -214,15 +226,17 @@ RULES = (
     ),
     AdviceRule(
         key="slow_dtype",
-        needs="`machine.probe.flops` of the dtype in use and of float32",
-        threshold="less than 0.8 of float32's GEMM rate, measured by the probe; silent if float32 does not fit",
+        needs="`machine.probe.flops` of the dtype in use and of float32; `mfu` where known",
+        threshold="less than 0.8 of float32's GEMM rate, measured by the probe; silent if prefill's MFU < 0.5 (another "
+        "limit) or float32 does not fit",
         what_to_try="compare with float32",
         find=slow_dtype,
     ),
     AdviceRule(
         key="faster_dtype",
-        needs="`machine.probe.flops` of float32 and of a half-size dtype",
-        threshold="float32 below 0.8 of the other's GEMM rate, measured by the probe",
+        needs="`machine.probe.flops` of float32 and of a half-size dtype; `mfu`, `prefill_s` where known",
+        threshold="float32 below 0.8 of the other's GEMM rate, measured by the probe; silent if prefill's MFU < 0.5 "
+        "(another limit)",
         what_to_try="compare with that dtype (the guide: lower precision)",
         find=faster_dtype,
     ),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_infer.measure.machine.probe import STEADY, WAITED
+from pytest_infer.metrics import METRICS, Kind
 from pytest_infer.records import WarningKind
-from pytest_infer.storage.schema import Rounds, StoredOutput, WholeBlock
+from pytest_infer.storage.schema import Figure, Rounds, StoredOutput, WholeBlock
+from pytest_infer.units import Unit
+
+_MOVED = {m.key for m in METRICS if m.kind is Kind.TIMED or m.unit in (Unit.SECONDS, Unit.CORES)} | {"cpu_utilization"}
+"""Metrics that other processes move; what a round took of memory, tokens or the disk they do not."""
+_OF_THE_PROBE = ("mbu", "mfu", "decode_ceiling")
 
 
 class Severity(StrEnum):
@@ -41,7 +49,7 @@ class AdviceRule:
 
 
 class Facts:
-    """The figures of one test; everything that is not known is None."""
+    """The figures of one test; everything that is not known is None, and so is what only disturbed rounds say."""
 
     def __init__(self, block: WholeBlock) -> None:
         self.model, self.machine = block.model, block.machine
@@ -50,17 +58,46 @@ class Facts:
         self._metrics = block.metrics or {}
 
     def figure(self, key: str) -> float | None:
-        """Return the median of a metric; none that is held against a probe that the test beat."""
+        """Return the median of a metric over its calm rounds; none that is held against a probe that is in doubt."""
         found = self._metrics.get(key)
-        value = None if found is None or isinstance(found.value, str) else float(found.value)
-        if key == "decode_ceiling":
-            return value if (self.figure("mbu") is not None or "mbu" not in self._metrics) else None
-        return None if value is not None and key in ("mbu", "mfu") and value > 1 else value
+        if found is None or isinstance(found.value, str) or (key in _OF_THE_PROBE and self.doubts_probe):
+            return None
+        disturbed, timed = len(self.counted.numbers), self.counted.timed or len(found.rounds)
+        # A single round has none beside it that would be better.
+        if key not in _MOVED or not disturbed or timed < 2:
+            return float(found.value)
+        if len(found.rounds) < 2:
+            return float(found.value) if disturbed < timed else None
+        return statistics.median(calm) if (calm := self.calm(key)) else None
+
+    def holds(self, key: str) -> bool:
+        """Return whether the test has a metric, however far it can be trusted."""
+        return key in self._metrics
+
+    def disturbance(self, key: str) -> float | None:
+        """Return the median of a metric that shows what disturbs, over all rounds."""
+        found = self._metrics.get(key)
+        return None if found is None or isinstance(found.value, str) else float(found.value)
 
     def rounds(self, key: str) -> tuple[float, ...]:
         """Return a metric's value of each timed round; nothing where there were not several."""
         found = self._metrics.get(key)
         return () if found is None else tuple(map(float, found.rounds))
+
+    def calm(self, key: str) -> tuple[float, ...]:
+        """Return a metric's value of each timed round that was not disturbed."""
+        return tuple(value for n, value in enumerate(self.rounds(key)) if n not in self.counted.numbers)
+
+    @property
+    def doubts_probe(self) -> bool:
+        """Whether the machine's probe was disturbed: it says so itself, or a round beat it (MBU or MFU above 1)."""
+        probe = self.machine.probe
+        shaken = probe is not None and ((probe.read_bandwidth_spread or 0) > STEADY or (probe.waited or 0) > WAITED)
+        return shaken or any(max(self._numbers(key), default=0.0) > 1 for key in ("mbu", "mfu"))
+
+    def _numbers(self, key: str) -> tuple[float, ...]:
+        found: Figure | None = self._metrics.get(key)
+        return () if found is None else (*found.numbers, *(() if isinstance(found.value, str) else (found.value,)))
 
     @property
     def threads(self) -> int | None:
@@ -80,11 +117,12 @@ class Facts:
     def gemm_rate(self, dtype: str | None) -> float | None:
         """Return the FLOP/s that the machine was probed to reach in a dtype on the model's device."""
         probe = self.machine.probe
-        if probe is None or (probe.device or "cpu") != (self.model.device or "cpu"):
+        if probe is None or (probe.device or "cpu") != (self.model.device or "cpu") or self.doubts_probe:
             return None
         return (probe.flops or {}).get(dtype or "") or None
 
-    def share_of_total(self, key: str) -> float | None:
-        """Return a metric in seconds as a share of the round's total time."""
-        part, whole = self.figure(key), self.figure("total_s")
+    def share_of_total(self, key: str, *, disturbance: bool = False) -> float | None:
+        """Return a metric in seconds as a share of the total time; of all rounds where it shows a disturbance."""
+        read = self.disturbance if disturbance else self.figure
+        part, whole = read(key), read("total_s")
         return None if part is None or not whole else part / whole

@@ -32,7 +32,7 @@ def swapping(facts: Facts) -> Finding | None:
 
 def memory_pressure(facts: Facts) -> Finding | None:
     """Tasks stalled because memory had to be made free first."""
-    stalled = facts.share_of_total("pressure_memory_s")
+    stalled = facts.share_of_total("pressure_memory_s", disturbance=True)
     if stalled is None or stalled <= STALLED:
         return None
     return Finding(

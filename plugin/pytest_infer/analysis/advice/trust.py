@@ -15,6 +15,8 @@ COLD = 1.5
 """A first timed round this many times slower than the median of the others was not warm (as the warning says)."""
 MOST_ROUNDS = 30
 """Beyond so many rounds a comparison in turns is the cheaper way."""
+ANY_ROUNDS = 100
+"""More rounds than anybody would run."""
 
 
 def output_differs(facts: Facts) -> Finding | None:
@@ -33,15 +35,17 @@ def output_differs(facts: Facts) -> Finding | None:
 def cold_start(facts: Facts) -> Finding | None:
     """The first timed round still compiled or initialised something, which its first token waited for."""
     totals = facts.rounds("total_s")
-    if len(totals) < 3:
+    others = [total for number, total in enumerate(totals) if number and number not in facts.counted.numbers]
+    if len(totals) < 3 or not others or 0 in facts.counted.numbers:
         return None
-    usual = statistics.median(totals[1:])
+    usual = statistics.median(others)
     ratio = totals[0] / usual if usual else 0.0
     if ratio < COLD:
         return None
     firsts, part = facts.rounds("ttft_s"), ""
     if len(firsts) == len(totals):
-        extra = (firsts[0] - statistics.median(firsts[1:])) / (totals[0] - statistics.median(totals[1:]))
+        calm = facts.calm("ttft_s")[1:]
+        extra = (firsts[0] - statistics.median(calm)) / (totals[0] - usual)
         part = f", {percent(100 * min(1.0, max(0.0, extra)))} of the difference before the first token"
     why = "compilation" if (facts.model.generation or {}).get("compile") else "lazy initialisation"
     warmup = facts.counted.warmup
@@ -76,18 +80,19 @@ def too_few_rounds(facts: Facts) -> Finding | None:
             evidence=f"{timed} timed round{'s' if timed == 2 else ''}: no spread can be told",
             suggestion="--infer-rounds 5",
         )
-    scattered = [(spread, key) for key in ("ttft_s", "tpot_s") if (spread := _spread(facts.rounds(key))) is not None]
+    scattered = [(spread, key) for key in ("ttft_s", "tpot_s") if (spread := _spread(facts.calm(key))) is not None]
     if not scattered:
         return None
     spread, key = max(scattered)
-    count = len(facts.rounds(key))
+    count = len(facts.calm(key))
     needed = math.ceil((2 * spread / WANTED) ** 2)
-    if needed <= count:
+    if needed <= len(facts.rounds(key)):
         return None
+    enough = f"from about {needed} rounds on" if needed <= ANY_ROUNDS else "by no number of rounds that one would run"
     return Finding(
         severity=Severity.INFO,
         evidence=f"{key} of {count} rounds scatters by ± {percent(100 * spread)}: "
-        f"{percent(100 * WANTED)} can be told from about {needed} rounds on",
+        f"{percent(100 * WANTED)} can be told {enough}",
         suggestion=f"--infer-rounds {needed}" if needed <= MOST_ROUNDS else "compare commits with --infer-against",
         weight=spread,
     )
