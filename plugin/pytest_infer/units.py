@@ -34,6 +34,7 @@ class Unit(StrEnum):
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SIZES: tuple[tuple[float, str], ...] = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_DURATIONS = ((86400, "days"), (3600, "h"), (60, "min"))
 _FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
 _BANDWIDTHS = ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"))
 _FLOPS = ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
@@ -65,6 +66,14 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) 
 def seconds(value: float) -> str:
     """Return a time: `2.17 s`, `20.1 ms`, `430 µs`."""
     return _scaled(value, _TIMES, "s")
+
+
+def duration(value: float) -> str:
+    """Return seconds as people say how long ago something was: `40 s`, `12 min`, `3 h`, `2 days`."""
+    for scale, name in _DURATIONS:
+        if value >= 2 * scale:
+            return f"{value / scale:.0f} {name}"
+    return f"{value:.0f} s"
 
 
 def size(value: float) -> str:

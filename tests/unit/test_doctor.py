@@ -1,7 +1,9 @@
 """The doctor's figures against bytes that are there, sums done by hand, and a fake control group's limit."""
 
+import dataclasses
 import json
 import struct
+import time
 from pathlib import Path
 
 import not_files
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis.doctor import kv_cache, requirements
 from pytest_infer.analysis.doctor.requirements import Fit, Room
+from pytest_infer.cli import doctor as doctor_command
 from pytest_infer.cli.main import app
 from pytest_infer.engines.bundled import cache
 from pytest_infer.engines.checkpoint import source
@@ -17,6 +20,7 @@ from pytest_infer.errors import ModelError, OptionError
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
+from pytest_infer.storage import cache_file, probes
 
 GIB = 2**30
 PHI_TINY = {
@@ -62,7 +66,7 @@ def write_safetensors(path, shapes, kind="BF16", size=2):
     return end
 
 
-def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB):
+def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB, governor=None):
     info = MachineInfo(
         cpu="Fast 1000",
         logical_cores=2,
@@ -76,6 +80,7 @@ def run(monkeypatch, *arguments, limit=24 * GIB, available=20 * GIB):
         kernel="6",
         architecture="x86_64",
         python="CPython 3.12",
+        governor=governor,
     )
     monkeypatch.setattr(description, "describe", lambda: info)
     monkeypatch.setattr(host, "describe", lambda: host.Host(available_bytes=available))
@@ -106,6 +111,99 @@ def test_a_probe_made_now_gives_the_ceiling_and_is_kept(monkeypatch):
     now = row(json.loads(run(monkeypatch, *command, "--probe").output), "float32")
     assert now["decode_ceiling"] == pytest.approx(10e9 / now["step_bytes"])
     assert row(json.loads(run(monkeypatch, *command).output), "float32") == now
+    assert asked == [2]
+
+
+HOUR_NS = 3600 * 10**9
+
+
+@pytest.fixture
+def booted(monkeypatch):
+    """A machine that has been up for ten days."""
+    monkeypatch.setattr(doctor_command.time, "clock_gettime", lambda _clock: 240 * 3600.0, raising=False)
+    monkeypatch.setattr(doctor_command.time, "monotonic", lambda: 240 * 3600.0)
+
+
+def kept(hours=3.0, threads=2, **changes):
+    made = dataclasses.replace(made_probe(threads), at_ns=time.time_ns() - round(hours * HOUR_NS), **changes)
+    # As an older version kept it, which did not ask how far it scatters.
+    cache_file.write(probes.NAME, {probes.key(threads): made})
+    return made
+
+
+def never(_threads):
+    raise AssertionError("probed again")
+
+
+def probing(monkeypatch, *answers):
+    """Let the machine be probed with these answers in turn; return how often it was."""
+    left, asked = list(answers), []
+    monkeypatch.setattr(probe, "measure", lambda threads: asked.append(threads) or left.pop(0))
+    return asked
+
+
+def test_the_age_and_the_scatter_of_a_kept_probe_are_shown(monkeypatch, booted):
+    monkeypatch.setattr(probe, "measure", never)
+    kept()
+    assert "10.0 GB/s ± 5.00 % with 2 threads, 3 h ago" in run(monkeypatch).output.replace("\n", " ")
+    assert json.loads(run(monkeypatch, "--format=json").output)["probe_age_s"] == pytest.approx(3 * 3600, abs=60)
+    kept(hours=0.0, threads=1)
+    assert "with 1 thread " in run(monkeypatch).output.replace("\n", " ") + " "
+    kept(hours=-5)
+    assert "the clock was set since" in run(monkeypatch).output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "why"),
+    [
+        ({"read_bandwidth": 1e9, "read_bandwidth_spread": 0.41}, "it was disturbed (1.00 GB/s ± 41.0 %)"),
+        ({"waited": 0.3}, "it was disturbed (10.0 GB/s while its threads waited 30.0 % of the time)"),
+        ({"hours": 50}, "it is 2 days old"),
+        ({"governor": "powersave"}, "the frequency governor was powersave then and is performance now"),
+    ],
+    ids=["scatters", "waited", "old", "governor"],
+)
+def test_a_kept_probe_that_is_in_doubt_is_made_again(monkeypatch, booted, doubtful, why):
+    kept(**doubtful)
+    now = dataclasses.replace(made_probe(2), at_ns=time.time_ns(), read_bandwidth=44e9, governor="performance")
+    asked = probing(monkeypatch, now)
+    output = " ".join(run(monkeypatch, governor="performance").output.split())
+    assert "44.0 GB/s ± 5.00 % with 2 threads" in output
+    assert f"probed again, as the kept probe was in doubt: {why}" in output
+    assert asked == [2]
+    # It is the one that is kept.
+    monkeypatch.setattr(probe, "measure", never)
+    assert "44.0 GB/s" in run(monkeypatch, governor="performance").output
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Unavailable("PyTorch cannot be loaded"), dataclasses.replace(made_probe(2), read_bandwidth_spread=0.9)],
+    ids=["no torch", "disturbed again"],
+)
+def test_a_probe_that_is_in_doubt_is_not_used_where_there_is_no_other(monkeypatch, booted, answer):
+    kept(read_bandwidth_spread=0.41)
+    probing(monkeypatch, *[answer] * 3)
+    done = run(monkeypatch, "--model", "reference-moe", "--format", "json")
+    built = json.loads(done.output)
+    assert done.exit_code == 0
+    assert "probe" not in built
+    assert "the kept probe is not used: it was disturbed" in built["probe_note"]
+    assert "decode_ceiling" not in row(built, "float32")
+
+
+def test_a_probe_that_contradicts_the_kept_one_is_made_once_more(monkeypatch, booted):
+    kept(read_bandwidth=90e9)
+    slow, fast = (
+        dataclasses.replace(made_probe(2), at_ns=time.time_ns(), read_bandwidth=rate) for rate in (30e9, 50e9)
+    )
+    asked = probing(monkeypatch, slow, fast)
+    output = " ".join(run(monkeypatch, "--probe").output.split())
+    assert "50.0 GB/s ± 5.00 % with 2 threads" in output
+    assert "read 30.0 GB/s and 50.0 GB/s now and 90.0 GB/s 3 h ago" in output
+    assert asked == [2, 2]
+    asked = probing(monkeypatch, dataclasses.replace(fast, read_bandwidth=51e9))
+    assert "ago" not in run(monkeypatch, "--probe").output
     assert asked == [2]
 
 

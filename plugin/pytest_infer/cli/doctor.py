@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pytest_infer.analysis.doctor import pitfalls, requirements
+from pytest_infer.analysis.doctor import kept_probe, pitfalls, requirements
 from pytest_infer.analysis.doctor.checkup import Checkup
 from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
 from pytest_infer.cli.shared import offered, out, refuse, screen
@@ -20,6 +21,7 @@ from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
+from pytest_infer.units import bandwidth, duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,14 @@ def doctor(
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
         refuse(str(error))
+    made, note = _measured(described, now) if measure else _kept(described, now)
     checked = Checkup(
         machine=described,
         host=now,
         pitfalls=pitfalls.find(described, now),
-        probe=_measured(described, now) if measure else _kept(described, now),
+        probe=made,
+        probe_age_s=None if made is None else _age_s(made),
+        probe_note=note,
         model=None if found is None else found[0],
         disk_free_bytes=None if found is None else found[1],
     )
@@ -79,17 +84,49 @@ def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requi
     return needed, free
 
 
-def _kept(described: MachineInfo, now: host.Host) -> MachineProbe | None:
-    """Return the probe that a run since the boot kept, with the threads that torch would start, else fewer or more."""
+def _kept(described: MachineInfo, now: host.Host) -> tuple[MachineProbe | None, str | None]:
+    """Return the probe that a run since the boot kept, with the threads that torch would start, else fewer or more.
+
+    One that is in doubt is made again; what is returned beside it says so.
+    """
     threads = pitfalls.torch_threads(described, now) or 1
     counts = (*range(threads, 0, -1), *range(threads + 1, (described.logical_cores or 1) + 1))
-    return next((found for n in counts if (found := probes.load(n)) is not None), None)
+    found = next((found for n in counts if (found := probes.load(n)) is not None), None)
+    why = None if found is None else kept_probe.doubt(found, _age_s(found), described.governor)
+    if found is None or why is None:
+        return found, None
+    made = _steady(found.threads)
+    if isinstance(made, Unavailable):
+        return None, f"the kept probe is not used: {why}; no other in its place: {made.reason}"
+    return probes.save(made), f"probed again, as the kept probe was in doubt: {why}"
 
 
-def _measured(described: MachineInfo, now: host.Host) -> MachineProbe:
-    """Probe the machine with the threads that torch would start, and keep that for later."""
+def _measured(described: MachineInfo, now: host.Host) -> tuple[MachineProbe, str | None]:
+    """Probe the machine with the threads that torch would start, and keep that for later.
+
+    Where that is not what the kept probe said, it is made once more, and the better of both counts: other work only
+    lowers a rate.
+    """
     threads = pitfalls.torch_threads(described, now) or 1
-    made, _ = probe.steady(lambda: probe.measure(threads))
+    before, made = probes.load(threads), _steady(threads)
     if isinstance(made, Unavailable):
         refuse(f"no probe of the machine: {made.reason}")
-    return probes.save(made)
+    if before is None or not kept_probe.apart(before, made):
+        return probes.save(made), None
+    again = _steady(threads)
+    both = [made] if isinstance(again, Unavailable) else [made, again]
+    seen = " and ".join(bandwidth(one.read_bandwidth) for one in both)
+    age = _age_s(before)
+    when = "before" if age is None else f"{duration(age)} ago"
+    note = f"read {seen} now and {bandwidth(before.read_bandwidth)} {when}: what others leave of the bandwidth moves"
+    return probes.save(max(both, key=lambda one: one.read_bandwidth)), note
+
+
+def _steady(threads: int) -> MachineProbe | Unavailable:
+    return probe.steady(lambda: probe.measure(threads))[0]
+
+
+def _age_s(made: MachineProbe) -> float | None:
+    # Elsewhere the monotonic clock counts from the boot as well.
+    up_s = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return kept_probe.age_s(made, time.time_ns(), up_s)

@@ -19,11 +19,13 @@ from pytest_infer.analysis.doctor.requirements import (
     Need,
     Requirements,
 )
+from pytest_infer.records import MachineProbe
 from pytest_infer.report import surroundings, text
 from pytest_infer.report.text import printable
-from pytest_infer.units import NONE, bandwidth, rate, significant, size
+from pytest_infer.units import NONE, bandwidth, duration, percent, rate, significant, size
 
 _STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.TOO_LARGE: "red"}
+JUST_NOW_S = 10
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
@@ -34,6 +36,8 @@ def as_json(found: Checkup) -> str:
         "host": msgspec.to_builtins(found.host),
         "pitfalls": msgspec.to_builtins(found.pitfalls),
         "probe": None if found.probe is None else msgspec.to_builtins(found.probe),
+        "probe_age_s": found.probe_age_s,
+        "probe_note": found.probe_note,
     }
     if found.model is not None:
         model = msgspec.to_builtins(found.model)
@@ -80,13 +84,23 @@ def _write_machine(console: Console, found: Checkup) -> None:
         f"{machine.system} {machine.kernel}",
     ]
     if found.probe is not None:
-        parts.append(f"{bandwidth(found.probe.read_bandwidth)} with {found.probe.threads} threads")
+        parts.append(_probed(found.probe, found.probe_age_s))
     console.print(Text(printable(" · ".join(parts))))
     unusual = surroundings.line(machine.environment, machine.scheduling)
     if unusual is not None:
         console.print(Text(printable(unusual)))
-    if found.probe is None:
+    if found.probe_note is not None:
+        console.print(Text(printable(found.probe_note)))
+    elif found.probe is None:
         console.print(Text(NO_PROBE, style="dim"))
+
+
+def _probed(probe: MachineProbe, age_s: float | None) -> str:
+    """Return what was measured, how far its reads spread, and how old that is."""
+    threads = f"{probe.threads} thread{'s' if probe.threads > 1 else ''}"
+    # Within the time that a probe takes it is of now.
+    when = ", the clock was set since" if age_s is None else "" if age_s < JUST_NOW_S else f", {duration(age_s)} ago"
+    return f"{bandwidth(probe.read_bandwidth)} ± {percent(100 * probe.read_bandwidth_spread)} with {threads}{when}"
 
 
 def _write_model(console: Console, found: Checkup, model: Requirements) -> None:

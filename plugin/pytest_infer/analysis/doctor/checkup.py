@@ -13,12 +13,17 @@ from pytest_infer.records import MachineInfo, MachineProbe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkup:
-    """All that was found; without a model only the machine."""
+    """All that was found; without a model only the machine.
+
+    `probe_age_s` is None where the clock was set since the probe; `probe_note` says why it was made again, or is none.
+    """
 
     machine: MachineInfo
     host: Host
     pitfalls: tuple[Pitfall, ...]
     probe: MachineProbe | None = None
+    probe_age_s: float | None = None
+    probe_note: str | None = None
     model: Requirements | None = None
     disk_free_bytes: int | None = None
 

@@ -53,8 +53,10 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
     size = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
     if size is None:
         return Unavailable(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
-    import torch  # noqa: PLC0415  # the plugin alone must not load it
-
+    try:
+        import torch  # noqa: PLC0415  # the plugin alone must not load it
+    except ImportError as error:
+        return Unavailable(f"PyTorch, which measures it, cannot be loaded here: {error}")
     try:
         with _set_threads(torch, threads), torch.inference_mode():
             rates, waited = _watched(lambda: _read_rates(torch, device, size))
