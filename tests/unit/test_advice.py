@@ -37,6 +37,14 @@ def stored(tables):
     return schema.of_block({"schema": 1, **tables}, schema.WHOLE_BLOCK)
 
 
+# The guide's model: its files stay mapped while its experts are copied.
+TWICE = {
+    "peak_rss_bytes": 12.4 * GIB,
+    "peak_file_bytes": 6.9 * GIB,
+    "mapped_weights_bytes": 6.7 * GIB,
+    "model_bytes": 6.99 * GIB,
+    "loaded_anon_bytes": 5.2 * GIB,
+}
 T2, C2 = {"threads": 2}, {"usable_cores": 2.0}
 # rule: (triggers, must not, evidence is absent)
 CASES = {
@@ -113,6 +121,7 @@ CASES = {
         {"total_s": 1.0},
     ),
     "memory_full": ({"memory_percent": 93.0}, {"memory_percent": 70.0, "system_memory_percent": 85.0}, {}),
+    "mapped_copy": (TWICE, {**TWICE, "loaded_anon_bytes": GIB}, {**TWICE, "mapped_weights_bytes": None}),
     "slow_decode": ({"decode_throughput": 3.0, "decode_ceiling": 4.0}, {"decode_throughput": 6.0}, {}),
     "slow_first_token": ({"ttft_s": 2.5, "prompt_tokens": 100}, {"ttft_s": 1.9}, {}),
     "idle_accelerator": (
@@ -319,6 +328,33 @@ def test_the_shortlist_leaves_out_good_signs_and_what_warnings_tell():
     assert [a.rule for a in shown.shortlist(given)] == ["rounds_disturbed", "r0", "r1"]
     assert [a.rule for a in shown.shortlist(given, {WarningKind.DISTURBED})] == ["r0", "r1", "r2"]
     assert shown.shortlist([piece(suggestion=None)]) == ()
+
+
+def test_what_the_kernel_can_drop_is_said_and_not_planned_for():
+    twice = finding("mapped_copy")
+    assert "12.4 GiB counts weights twice: 6.70 GiB of the model's mapped files" in twice.evidence
+    assert "the 5.20 GiB that the load copied, for a model of 6.99 GiB" in twice.evidence
+    assert twice.suggestion.startswith("plan for 5.70 GiB:")
+    # Mapped and not copied, copied and not mapped, and a file in shared memory, which cannot be dropped.
+    assert finding("mapped_copy", loaded_anon_bytes=0.1 * GIB) is None
+    assert finding("mapped_copy", mapped_weights_bytes=0) is None
+    assert finding("mapped_copy", peak_file_bytes=0.2 * GIB) is None
+    # A small model beside large libraries.
+    assert finding("mapped_copy", peak_rss_bytes=60 * GIB) is None
+
+
+def test_memory_that_is_full_of_what_can_be_dropped_is_a_remark():
+    full = {"memory_percent": 95.0, "rss_bytes": 12.4 * GIB}
+    dropped = finding("memory_full", **full, peak_file_bytes=6.9 * GIB)
+    assert dropped.severity is Severity.INFO
+    assert dropped.evidence.endswith(
+        "6.90 GiB of that pages of mapped files, which the kernel can drop: without them 42.1 %"
+    )
+    assert "major_faults" in dropped.suggestion
+    kept = finding("memory_full", **full, peak_file_bytes=0.2 * GIB)
+    assert (kept.severity, kept.suggestion) == (Severity.WARNING, "a smaller model or dtype")
+    assert "205 MiB of that pages of mapped files" in kept.evidence
+    assert "mapped" not in finding("memory_full", **full).evidence
 
 
 def test_lines_are_escaped():

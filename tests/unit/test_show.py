@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
-from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, WarningKind, Work
+from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, Reading, WarningKind, Work
 from pytest_infer.report.show import summary
 from pytest_infer.storage import block, runs, schema
 
@@ -74,6 +74,39 @@ def test_it_prints_alike(record, width):
     ]
     assert texts[0] == texts[1]
     assert "guide" in texts[0]
+
+
+def with_peaks(record, peak, file, shared, weights):
+    """Return the record with these bytes in every round."""
+    change = {"peak_rss_bytes": peak, "rss_file_bytes": file, "rss_shmem_bytes": shared}
+    change = {key: Reading(value=value, source="test") for key, value in change.items()}
+    rounds = tuple(dataclasses.replace(r, counters=dataclasses.replace(r.counters, **change)) for r in record.rounds)
+    mapped = Reading(value=weights, source="test")
+    return dataclasses.replace(
+        record, rounds=rounds, profile=dataclasses.replace(record.profile, mapped_weights_bytes=mapped)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ((12.4, 6.9, 0.0, 6.7), "12.4 GiB at the peak, 6.90 GiB of it file-backed (6.70 GiB the model's own files)"),
+        ((12.4, 6.9, 6.7, 0.0), "12.4 GiB at the peak, 205 MiB of it file-backed"),
+        # What grew after the peak was not in it.
+        ((1.0, 2.0, 0.0, 0.0), "1.00 GiB at the peak, 1.00 GiB of it file-backed"),
+    ],
+    ids=["mapped", "in shared memory", "grew"],
+)
+def test_what_of_the_peak_the_kernel_can_drop(record, sizes, told):
+    result = through_a_file(with_peaks(record, *(size * 2**30 for size in sizes)))
+    small = of_record(with_peaks(record, 2.0**20, 2.0**20, 0.0, 0.0))
+    lines = summary.render(RunSummary(results=(small, result)), width=200, color=False).splitlines()
+    assert [line for line in lines if line.startswith("memory:")] == [f"memory: {told}: the kernel can drop that"]
+
+
+def test_no_line_about_memory_that_nobody_tells(record):
+    untold = with_peaks(record, 2.0**30, None, 0.0, 0.0)
+    assert "memory:" not in summary.render(RunSummary(results=(of_record(untold),)), width=200, color=False)
 
 
 def show(storage, *arguments, run="latest"):

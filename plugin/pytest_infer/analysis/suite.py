@@ -98,5 +98,28 @@ def used_limit(results: Iterable[Result]) -> UsedLimit | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakParts:
+    """The highest peak of a suite's prompts, bytes, and what of it the kernel can drop: pages of mapped files.
+
+    `weights` are those of the model's own files; None where that is not told.
+    """
+
+    peak: float
+    file_backed: float
+    weights: float | None
+
+
+def peak_parts(results: Iterable[Result]) -> PeakParts | None:
+    """Return the parts of the highest peak, None where none tells them."""
+    told = [
+        PeakParts(peak=peak, file_backed=files, weights=_number(result.figures.get("mapped_weights_bytes")))
+        for result in results
+        if (peak := _number(result.figures.get("peak_rss_bytes"))) is not None
+        and (files := _number(result.figures.get("peak_file_bytes"))) is not None
+    ]
+    return max(told, key=lambda parts: parts.peak, default=None)
+
+
 def _number(figure: Summary | Values | None) -> float | None:
     return float(figure.value) if figure is not None and isinstance(figure.value, int | float) else None

@@ -215,6 +215,7 @@ def profile_round(
         experts_absent=experts_absent,
         timeline=None if window is None else window.timeline,
         nonfinite_logits=seen.reading(),
+        mapped_weights_bytes=memory.mapped(engine.files()),
         passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
     )

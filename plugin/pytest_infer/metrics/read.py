@@ -92,6 +92,15 @@ def memory_percent(_record: PromptRecord, r: Round) -> Reading:
     return derived(100 * rss.value / limit.value, rss, limit) if limit.value else absent("the limit reads 0")
 
 
+def file_backed(_record: PromptRecord, r: Round) -> Reading:
+    """Return the pages of files of a round's peak, as they are right after it; shared memory is not of files."""
+    file, shared, peak = r.counters.rss_file_bytes, r.counters.rss_shmem_bytes, r.counters.peak_rss_bytes
+    if file.value is None or shared.value is None or peak.value is None:
+        return next(reading for reading in (file, shared, peak) if reading.value is None)
+    value = min(max(0, file.value - shared.value), peak.value)
+    return Reading(value=value, source="/proc/self/status RssFile", quality=file.quality)
+
+
 def per_round(read: Callable[[PromptRecord, Round], MetricValue]) -> Read:
     """Read a value from each timed round and the record it belongs to."""
     return lambda record: [read(record, r) for r in record.rounds]

@@ -13,9 +13,9 @@ _NOT_READ = absent("this version of pytest-infer did not read it")
 class Counters:
     """What the kernel counted between a snapshot just before a window and one just after it.
 
-    Counts, times and bytes are differences over the window. Resident sizes are those at its end, except
-    `rss_before_bytes`; `peak_rss_bytes` is the high-water mark within the window. Scope: this process with all its
-    threads, without children, except where a field says otherwise.
+    Counts, times and bytes are differences over the window. Resident sizes are those at its end, except those `before`;
+    `rss_file_bytes` holds `rss_shmem_bytes`; `peak_rss_bytes` is the high-water mark within the window. Scope: this
+    process with all its threads, without children, except where a field says otherwise.
     """
 
     wall_s: float
@@ -55,6 +55,9 @@ class Counters:
     pressure_memory_s: Reading
     pressure_io_s: Reading
     thermal_throttles: Reading = _NOT_READ
+    # more of memory
+    rss_anon_before_bytes: Reading = _NOT_READ
+    rss_shmem_bytes: Reading = _NOT_READ
     # work, in user mode
     instructions: Reading = _NOT_READ
     cycles: Reading = _NOT_READ

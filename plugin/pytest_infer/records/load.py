@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_infer.records.counters import Counters
-from pytest_infer.records.reading import Reading
+from pytest_infer.records.reading import Reading, absent
 from pytest_infer.records.rounds import Round
+
+_NOT_READ = absent("this version of pytest-infer did not read it")
 
 
 class CacheState(StrEnum):
@@ -24,7 +26,7 @@ class Load:
 
     `cached` is the share of the weight files' pages that the page cache held right before it, 0 to 1. `read_bytes`
     came from the device meanwhile. Resident sizes are those of the whole process, libraries included, right after it;
-    `peak_rss_bytes` is the high-water mark within it.
+    `peak_rss_bytes` is the high-water mark within it, and `anon_growth_bytes` the anonymous memory that it added.
     """
 
     cached: Reading
@@ -32,6 +34,7 @@ class Load:
     rss_anon_bytes: Reading
     rss_file_bytes: Reading
     peak_rss_bytes: Reading
+    anon_growth_bytes: Reading = _NOT_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ class Profile:
     """The profile round: the same prompt and seed with instruments on; its times are never used.
 
     `memory_growth_bytes` is its peak minus the resident size before it, after the heap was trimmed.
+    `mapped_weights_bytes` are the resident pages of the model's own files that the process has mapped.
     `nonfinite_logits` counts the forward passes, of which there were `passes`, whose logits held NaN or +∞, or nothing
     finite.
     """
@@ -63,6 +64,7 @@ class Profile:
     timeline: Timeline | None = None
     timeline_absent: str | None = None
     nonfinite_logits: Reading = _NOT_READ
+    mapped_weights_bytes: Reading = _NOT_READ
     passes: int = 0
 
 

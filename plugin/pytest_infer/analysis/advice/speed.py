@@ -11,6 +11,8 @@ GOOD_TTFT_S = 2.0
 """The guide's limit of a good time to first token."""
 ROOM, FULL = 80.0, 90.0
 """The guide's percentages of memory: good below, risk of swapping above."""
+LARGE, COPIED = 0.25, 0.5
+"""Shares: of the peak that mapped weights must be to be worth a line, and of the weights that is a copy of them."""
 STALLED = 0.01
 """Share of the time stalled for memory, beyond which the disturbance check doubts a round."""
 
@@ -50,10 +52,17 @@ def memory_full(facts: Facts) -> Finding | None:
         return None
     mine = own is not None and own > FULL
     evidence = (
-        f"{percent(own or 0.0)} of the memory that this process may use is taken by it"
+        f"{percent(own or 0.0)} of the memory that this process may use is taken by it{_evictable(facts)}"
         if mine
         else f"{percent(whole or 0.0)} of the machine's memory is in use"
     )
+    if mine and (kept := _kept_percent(facts, own or 0.0)) is not None and kept <= FULL:
+        return Finding(
+            severity=Severity.INFO,
+            evidence=f"{evidence}: without them {percent(kept)}",
+            suggestion="watch major_faults: what is dropped and used again is read from the disk",
+            weight=own or 0.0,
+        )
     cache, rss = facts.figure("kv_cache_bytes"), facts.figure("rss_bytes")
     large = mine and cache is not None and rss is not None and cache > rss / 10
     suggestion = "a smaller model or dtype" if mine else "stop what else needs memory"
@@ -61,6 +70,36 @@ def memory_full(facts: Facts) -> Finding | None:
         suggestion += f", or a shorter text: the KV cache takes {size(cache or 0.0)}"
     return Finding(
         severity=Severity.WARNING, evidence=evidence, suggestion=suggestion, weight=max(own or 0.0, whole or 0.0)
+    )
+
+
+def _evictable(facts: Facts) -> str:
+    files = facts.figure("peak_file_bytes")
+    return "" if files is None else f", {size(files)} of that pages of mapped files, which the kernel can drop"
+
+
+def _kept_percent(facts: Facts, own: float) -> float | None:
+    """Return the percentage that is left of the process's own when the kernel has dropped all pages of files."""
+    files, rss = facts.figure("peak_file_bytes"), facts.figure("rss_bytes")
+    return None if files is None or not rss else own * max(0.0, 1 - files / rss)
+
+
+def mapped_copy(facts: Facts) -> Finding | None:
+    """The model's files stay mapped and resident beside a copy of the weights."""
+    peak, files, own = (facts.figure(key) for key in ("peak_rss_bytes", "peak_file_bytes", "mapped_weights_bytes"))
+    weights, copied = facts.figure("model_bytes"), facts.figure("loaded_anon_bytes")
+    if peak is None or files is None or own is None or weights is None or copied is None:
+        return None
+    # What the kernel cannot drop (a file in shared memory) is not to be left out of any plan.
+    own = min(own, files)
+    if own < peak * LARGE or own < weights * COPIED or copied < weights * COPIED:
+        return None
+    return Finding(
+        severity=Severity.INFO,
+        evidence=f"the peak of {size(peak)} counts weights twice: {size(own)} of the model's mapped files are resident "
+        f"beside the {size(copied)} that the load copied, for a model of {size(weights)}",
+        suggestion=f"plan for {size(peak - own)}: when memory is short the kernel drops the files' pages",
+        weight=own,
     )
 
 
@@ -163,10 +202,18 @@ RULES = (
     ),
     AdviceRule(
         key="memory_full",
-        needs="`memory_percent` or `system_memory_percent`; `kv_cache_bytes` where known",
-        threshold="> 90 % (the guide: risk of swapping)",
+        needs="`memory_percent` or `system_memory_percent`; `kv_cache_bytes`, `rss_bytes`, `peak_file_bytes` if known",
+        threshold="> 90 % (the guide: risk of swapping); only a remark if ≤ 90 % without pages of mapped files",
         what_to_try="a smaller model or dtype; a shorter text if the KV cache is > 10 %",
         find=memory_full,
+    ),
+    AdviceRule(
+        key="mapped_copy",
+        needs="`peak_rss_bytes`, `peak_file_bytes`, `mapped_weights_bytes`, `loaded_anon_bytes`, `model_bytes`",
+        threshold="mapped weights ≥ a quarter of the peak and ≥ half of the model; anonymous memory of ≥ half of the "
+        "model that the load added (own choice)",
+        what_to_try="nothing; plan memory without the pages that the kernel can drop",
+        find=mapped_copy,
     ),
     AdviceRule(
         key="slow_decode",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from pytest_infer.measure.counters.kernel_files import FAILURES, KernelFile, Sam
 from pytest_infer.records import Reading, absent
 
 _STATUS_LINE = re.compile(rb"(VmHWM|VmRSS|RssAnon|RssFile|RssShmem|VmSwap):\s+(\d+) kB")
+_SHMEM = re.compile(rb"RssShmem:\s+(\d+) kB")
 # All of them lie within so many bytes from the first: looking at the whole file costs 10 µs more.
 _STATUS_BLOCK = 512
 _KIB = 1024
@@ -34,6 +36,13 @@ def parse_status(text: bytes) -> Sample:
         # Shared memory is not the process's own either: together they are what is not anonymous.
         sample["file"] = lines[b"RssFile"] + lines.get(b"RssShmem", 0)
     return sample
+
+
+def parse_resident(text: bytes) -> Sample:
+    """Return the same, and of what is not anonymous the part in shared memory or in files of a tmpfs (`shmem`)."""
+    found = _SHMEM.search(text)
+    shmem: Sample = {} if found is None else {"shmem": int(found[1]) * _KIB}
+    return {**parse_status(text), **shmem}
 
 
 def parse_meminfo(text: bytes) -> Sample:
@@ -60,15 +69,17 @@ class ResidentMemory:
     """Resident and swapped bytes of this process, and its high-water mark, from /proc/self/status."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._file = KernelFile(proc / "self/status", parse_status)
+        self._file = KernelFile(proc / "self/status", parse_resident)
 
     def read(self) -> Sample | Unavailable:
-        """Return bytes as `parse_status` names them."""
+        """Return bytes as `parse_resident` names them."""
         return self._file.read()
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
-        """Return the sizes at the end of the window, and the resident size before it."""
+        """Return the sizes at the end of the window, and the resident and anonymous sizes before it."""
         return {
+            "rss_anon_before_bytes": now(before, "anon", "/proc/self/status RssAnon"),
+            "rss_shmem_bytes": now(after, "shmem", "/proc/self/status RssShmem"),
             "rss_before_bytes": now(before, "rss", "/proc/self/status VmRSS"),
             "rss_bytes": now(after, "rss", "/proc/self/status VmRSS"),
             "rss_anon_bytes": now(after, "anon", "/proc/self/status RssAnon"),
@@ -151,3 +162,32 @@ def footprint(proc: Path = Path("/proc"), platform: str = sys.platform) -> tuple
         return pss, Reading(value=psutil.Process().memory_full_info().uss, source="psutil uss")
     except (AttributeError, NotImplementedError, psutil.Error) as error:
         return pss, absent(f"psutil: {error}", "psutil uss")
+
+
+def mapped(files: Sequence[Path], proc: Path = Path("/proc"), platform: str = sys.platform) -> Reading:
+    """Return the resident bytes of these files that this process has mapped; 30 to 100 ms, never within a round.
+
+    Pages that were written to, which are copies of its own, do not count. Source: /proc/self/smaps, Rss - Anonymous.
+    """
+    path = proc / "self/smaps"
+    source = "/proc/self/smaps Rss - Anonymous"
+    if platform != "linux":
+        return absent("only Linux tells what of a mapped file is resident", source)
+    if not files:
+        return absent("the engine does not tell the files of the weights", source)
+    try:
+        names = {os.fsencode(file.resolve()) for file in files}
+        return Reading(value=sum(_resident_of(path.read_bytes(), names)), source=source)
+    except FAILURES as error:
+        return absent(why(error, path), source)
+
+
+def _resident_of(smaps: bytes, names: Collection[bytes]) -> Iterator[int]:
+    """Yield the bytes of each mapping of one of these files, those that are copies taken off."""
+    ours = False
+    for line in smaps.splitlines():
+        fields = line.split(None, 5)
+        if not fields[0].endswith(b":"):
+            ours = len(fields) == 6 and fields[5] in names
+        elif ours and fields[0] in (b"Rss:", b"Anonymous:"):
+            yield int(fields[1]) * _KIB * (1 if fields[0] == b"Rss:" else -1)

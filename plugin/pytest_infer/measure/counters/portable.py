@@ -18,6 +18,8 @@ _LINUX_ONLY = "only Linux tells it"
 _EVERYWHERE = {
     "rss_anon_bytes": "only Linux tells anonymous from file-backed memory",
     "rss_file_bytes": "only Linux tells anonymous from file-backed memory",
+    "rss_anon_before_bytes": "only Linux tells anonymous from file-backed memory",
+    "rss_shmem_bytes": "only Linux tells anonymous from file-backed memory",
     "swap_bytes": _LINUX_ONLY,
     "run_queue_wait_s": _LINUX_ONLY,
     "steal_s": _LINUX_ONLY,

@@ -1,10 +1,10 @@
-"""Lines about the machine's limit: what it was probed to do, and how much of that the run used."""
+"""Lines about the machine's limits: what it was probed to do, how much of that the run used, and of its memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_infer.analysis.suite import used_limit
+from pytest_infer.analysis.suite import peak_parts, used_limit
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import MachineInfo
 from pytest_infer.units import bandwidth, flops, rate, significant, size
@@ -43,6 +43,18 @@ def limit_line(results: Iterable[Result]) -> str | None:
     if used.mfu is not None:
         line += f" · prefill: {_range(used.mfu)} of its GEMM rate"
     return line
+
+
+def memory_line(results: Iterable[Result]) -> str | None:
+    """Return which part of the highest peak the kernel can drop; None where none tells it."""
+    parts = peak_parts(results)
+    if parts is None:
+        return None
+    weights = f" ({size(parts.weights)} the model's own files)" if parts.weights else ""
+    return (
+        f"memory: {size(parts.peak)} at the peak, {size(parts.file_backed)} of it file-backed{weights}: "
+        "the kernel can drop that"
+    )
 
 
 def _range(shares: tuple[float, float]) -> str:

@@ -98,9 +98,9 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     _write_head(console, results[0])
     suite = averages((result.figures for result in results), columns())
     (_write_narrow if console.width < NARROW else _write_wide)(console, results, suite)
-    limit = roofline.limit_line(results)
-    if limit is not None:
-        console.print(Text(limit))
+    for limit in (roofline.limit_line(results), roofline.memory_line(results)):
+        if limit is not None:
+            console.print(Text(limit))
     for line in experts.lines(results, width=console.width, drawn=outputs):
         console.print(line)
     for result in results if outputs else ():
