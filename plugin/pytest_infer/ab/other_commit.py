@@ -105,6 +105,8 @@ class OtherCommit:
             return root, root
         if self._worktree is None:
             self._worktree = Worktree(repository, self.info.commit)
+            for line in self._worktree.missing:
+                self._session.note(f"! {self.name}: {line}")
         return repository.root, self._worktree.path
 
     @property

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pytest_infer.checkouts import contents
+from pytest_infer.checkouts.git import distrust, git, last_line
 from pytest_infer.errors import AgainstError, UnknownCommitError
 
 PREFIX = "pytest-infer-"
-_LOCK = "lock"
-_TIMEOUT_S = 600
-"""A checkout of large files from a slow disk takes minutes; git that waits for a password takes for ever."""
+_LOCK, _MARK, _BASE = "lock", "made-by-pytest-infer", "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,10 @@ class Repository:
             top = git(folder, "rev-parse", "--show-toplevel")
         except FileNotFoundError:
             raise UnknownCommitError(f"{asked} needs git, which is not on the PATH") from None
+        except OSError as error:
+            raise UnknownCommitError(f"{asked} needs git, which cannot be started: {error.strerror}") from None
         if top.returncode or not top.stdout.strip():
-            raise UnknownCommitError(f"{asked} needs a git checkout, and {folder} is in none: {last_line(top)}")
+            raise UnknownCommitError(f"{asked}{_no_checkout(folder, distrust(top) or last_line(top))}")
         return cls(Path(top.stdout.strip()).resolve())
 
     def commit(self, rev: str, asked: str = "--infer-against=") -> str:
@@ -48,6 +50,8 @@ class Repository:
                 f"{asked}{rev}: git finds no such commit in this shallow clone; "
                 f"run `git fetch --unshallow` (or `git fetch --depth=1 origin {rev}` and give FETCH_HEAD)"
             )
+        if not git(self.root, "rev-list", "--max-count=1", "--all", "HEAD", "--ignore-missing").stdout.strip():
+            raise UnknownCommitError(f"{asked}{rev}: this repository has no commits yet")
         raise UnknownCommitError(
             f"{asked}{rev}: git finds no such commit; "
             f"give a branch, tag or commit of this repository (after `git fetch`){', or self' if '=' in asked else ''}"
@@ -65,8 +69,19 @@ class Repository:
         return bool(git(self.root, "status", "--porcelain", "--untracked-files=no").stdout.strip())
 
 
+def _no_checkout(folder: Path, why: str) -> str:
+    """Return why a folder cannot be used as a checkout, to be read behind what needs one."""
+    if why.startswith("git "):
+        return f": {why}"
+    if git(folder, "rev-parse", "--is-bare-repository").stdout.strip() == "true":
+        return f" needs files, and {folder} is a bare repository: run in a checkout of it (git worktree add)"
+    if git(folder, "rev-parse", "--is-inside-git-dir").stdout.strip() == "true":
+        return f" needs a git checkout, and {folder} is git's own folder: run beside it"
+    return f" needs a git checkout, and {folder} is in none: {why}"
+
+
 class Worktree:
-    """A commit checked out in a folder of its own."""
+    """A commit checked out in a folder of its own, its submodules included; `missing` says what of it is not there."""
 
     def __init__(self, repository: Repository, commit: str) -> None:
         remove_abandoned(repository)
@@ -75,7 +90,8 @@ class Worktree:
         # The kernel gives it up with this process, however that ends.
         self._lock = FileLock(self._folder / _LOCK)
         self._lock.acquire()
-        self.path = self._folder / "base"
+        self.path = self._folder / _BASE
+        (self._folder / _MARK).write_text(str(self.path), encoding="utf-8")
         ready = False
         try:
             # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
@@ -86,10 +102,15 @@ class Worktree:
             )  # fmt: skip
             if added.returncode:
                 raise AgainstError(f"git cannot check {commit[:12]} out: {last_line(added)}")
+            self.missing = self.complete()
             ready = True
         finally:
             if not ready:
                 self.remove()
+
+    def complete(self) -> tuple[str, ...]:
+        """Bring the submodules to the commit that is checked out now; return lines about what is missing."""
+        return tuple(contents.complete(self._repository.root, self.path))
 
     def remove(self) -> None:
         """Remove the folder and what git knows of it."""
@@ -99,7 +120,12 @@ class Worktree:
 
 def _remove(repository: Repository, path: Path) -> None:
     git(repository.root, "worktree", "remove", "--force", "--force", str(path))
-    shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    # Whatever else lies there is not ours.
+    with suppress(OSError):
+        for name in (_LOCK, _MARK):
+            (path.parent / name).unlink(missing_ok=True)
+        path.parent.rmdir()
     git(repository.root, "worktree", "prune")
 
 
@@ -108,7 +134,7 @@ def remove_abandoned(repository: Repository) -> None:
     listed = git(repository.root, "worktree", "list", "--porcelain").stdout.splitlines()
     for path in (Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")):
         lock = path.parent / _LOCK
-        if not path.parent.name.startswith(PREFIX) or not lock.exists():
+        if not _ours(path) or not lock.exists():
             continue
         try:
             with FileLock(lock, timeout=0):
@@ -118,38 +144,10 @@ def remove_abandoned(repository: Repository) -> None:
             continue
 
 
-def git(
-    folder: Path, *arguments: str, stdin: str | None = None, index: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Return what git, started in a folder, ends with; raise AgainstError if it does not end.
-
-    `index` is used in place of the checkout's own.
-    """
-    # In a git hook these name the repository of the hook, whatever the folder.
-    inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
-    own = {} if index is None else {"GIT_INDEX_FILE": str(index)}
+def _ours(path: Path) -> bool:
+    """Return whether we made a worktree, and it lies where we made it: a name alone may be anybody's."""
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env={**inherited, **own, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            input=stdin or "",
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            check=False,
-            timeout=_TIMEOUT_S,
-            # Ctrl-C is for us: git is asked to clean up after it.
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise AgainstError(f"`git {arguments[0]}` did not end within {_TIMEOUT_S} s") from None
-
-
-_OF_A_HOOK = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what git said last, which is why it failed."""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"git ended with {done.returncode}"
+        marked = (path.parent / _MARK).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return path.name == _BASE and path.parent.name.startswith(PREFIX) and marked == str(path)

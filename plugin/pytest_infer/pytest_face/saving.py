@@ -15,6 +15,7 @@ from pytest_benchmark.storage.file import FileStorage
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
+from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Summary, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
@@ -86,6 +87,8 @@ class Keeper:
         files.check_writable(self.storage)
         self._bridge.save_with(lambda storage: files.safe_save(storage, self._write_sidecar, self._lost))
         self._code = code_state(self._code_folder)
+        if self._code is None and (why := why_not_in(self._code_folder)) is not None:
+            self._note(f"! this run is stored without its commit: {why}")
         found = journal.interrupted(self.storage)
         for left in found:
             if left.damage is not None:

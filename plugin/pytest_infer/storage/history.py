@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines
 from pytest_infer.storage.code import resolve
@@ -75,8 +76,11 @@ class History:
                 f"no run {selector!r}: none is stored in {self.folder}; `pytest bench --benchmark-autosave` makes one, "
                 "or name the storage with --storage"
             )
+        # A name that git alone could resolve.
+        refused = why_not_in(Path.cwd())
         raise StorageError(
             f"no run {selector!r} among the {len(self.runs)} in {self.folder}; `pytest-infer history` lists them"
+            + (f"; names of commits are not resolved: {refused}" if refused is not None else "")
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pytest_infer.checkouts.worktree import Repository, git, last_line
+from pytest_infer.checkouts.git import git, last_line
+from pytest_infer.checkouts.worktree import Repository
 from pytest_infer.errors import AgainstError, OptionError
 
 _FIELDS = "%h%x00%an%x00%ad%x00%s"

@@ -20,8 +20,9 @@ from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.checkouts import imports
+from pytest_infer.checkouts.git import git, last_line
 from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, Move
-from pytest_infer.checkouts.worktree import Repository, Worktree, git, last_line, remove_abandoned
+from pytest_infer.checkouts.worktree import Repository, Worktree, remove_abandoned
 from pytest_infer.cli.bisect.suite import Suite
 from pytest_infer.errors import AgainstError, InferError, OptionError
 from pytest_infer.metrics import Kind
@@ -198,6 +199,9 @@ class Runs:
             done = git(self._worktree.path, "-c", f"core.hooksPath={os.devnull}", *arguments)
             if done.returncode:
                 raise AgainstError(f"git cannot check {commit[:12]} out: {last_line(done)}")
+        missing = self._worktree.complete()
+        if missing:
+            raise AgainstError(f"{commit[:12]} cannot be checked out whole: {'; '.join(missing)}")
 
     def _command(self, plan: Plan, stored: Path, *, more: bool) -> list[str]:
         root = self._worktree.path / plan.root

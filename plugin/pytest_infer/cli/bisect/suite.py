@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pytest_infer.checkouts.worktree import Repository, git, last_line
+from pytest_infer.checkouts.git import git, last_line
+from pytest_infer.checkouts.worktree import Repository
 from pytest_infer.errors import AgainstError
 
 _OPTIONS = ("--infer-model", "--infer-prompts")
