@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -45,6 +46,37 @@ class UnknownCommitError(AgainstError):
     """A name of a commit that git does not find, or that there is no git for."""
 
 
-def alternatives(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return the line for an unknown name: "unknown engine 'x'; known: a, b"."""
-    return f"unknown {kind} {given!r}; known: {', '.join(sorted(known)) or 'none'}"
+_FEW = 20
+"""So many names are listed; of more only those that are near."""
+
+
+def alternatives(kind: str, given: str, known: Iterable[str], listed: str | None = None) -> str:
+    """Return the line for an unknown name: "unknown axis 'thread'; did you mean threads? known: batch, cache, threads".
+
+    `listed` is what lists the names where they are too many for a line.
+    """
+    names = sorted(known)
+    close = near(given, names)
+    parts = [f"did you mean {' or '.join(close)}?"] if close else []
+    if len(names) <= _FEW or listed is None:
+        parts.append(f"known: {', '.join(names) or 'none'}")
+    else:
+        parts.append(f"`{listed}` lists all {len(names)}")
+    return f"unknown {kind} {given!r}; {' '.join(parts)}"
+
+
+def near(given: str, known: Iterable[str]) -> list[str]:
+    """Return up to three names that somebody may have meant: near in their letters, or with all the words that he gave.
+
+    Case, and which character stands between words, make no difference.
+    """
+    plain = {_plain(name): name for name in known}
+    wanted = _plain(given)
+    close = difflib.get_close_matches(wanted, plain, n=3, cutoff=0.7)
+    words = set(wanted.split("_")) - {""}
+    close += [name for name in plain if words and words <= set(name.split("_")) and name not in close]
+    return [plain[name] for name in close[:3]]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_").replace("/", "_")

@@ -126,7 +126,7 @@ def test_a_removed_test_is_missing_and_one_left_out_on_purpose_is_not(gated):
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
-        ("speed:5%", "*gate rule 'speed:5%': unknown metric 'speed'; known:*"),
+        ("speed:5%", "*gate rule 'speed:5%': unknown metric 'speed'; *pytest-infer metrics*"),
         ("ttft", "*gate rule 'ttft' cannot be read; write METRIC:5%*"),
         ("output:5%", "*output_sha256 has no noise: write output:exact*"),
         ("rss_file:5%", "*neither better high nor low; give a bound*"),

@@ -159,6 +159,16 @@ def refused(result, *said):
 # which tests, in which order, with which loads
 
 
+def test_a_dtype_is_stored_by_its_one_name_whatever_it_was_called(swept):
+    swept.makeini("[pytest]\ninfer_dtype = Half\ninfer_sweep =\n    dtype=bf16,FP32\n")
+    run(swept, "-v", "--benchmark-autosave").assert_outcomes(passed=4)
+    assert {one["config"]["dtype"] for one in blocks(swept).values()} == {"bfloat16", "float32"}
+    assert {one["model"]["dtype"] for one in blocks(swept).values()} == {"bfloat16", "float32"}
+    twice = run(swept, "--infer-sweep=dtype=bf16,bfloat16")
+    assert twice.ret == 4
+    twice.stderr.fnmatch_lines(["*dtype takes different values*"])
+
+
 def test_the_product_becomes_tests_and_each_model_is_loaded_once(swept):
     result = run(
         swept, "-v", "--benchmark-autosave", "--infer-sweep=threads=1,2", "--infer-sweep=dtype=float32,bfloat16",

@@ -389,7 +389,7 @@ def test_the_command_shows_a_stored_run(storage, make_block):
     result = run("latest", f"--storage={storage.folder}")
     assert result.exit_code == 0
     assert "warning: decode 3.00 tok/s" in result.output
-    told = json.loads(run("--json", f"--storage={storage.folder}").output)
+    told = json.loads(run("--format=json", f"--storage={storage.folder}").output)
     assert {"rule": "slow_decode", "severity": "warning"}.items() <= next(
         a for a in told["advice"] if a["rule"] == "slow_decode"
     ).items()

@@ -24,7 +24,7 @@ in_the_source_tree = pytest.mark.skipif(not DOCS.exists(), reason="the wheel is 
 def test_the_table_of_metrics_is_that_of_the_code():
     page = (DOCS / "metrics.md").read_text(encoding="utf-8")
     shown = page.partition("<!-- metrics:begin -->\n")[2].partition("<!-- metrics:end -->")[0]
-    assert shown == metrics_table(METRICS), "run: pytest-infer metrics --markdown"
+    assert shown == metrics_table(METRICS), "run: pytest-infer metrics --format markdown"
 
 
 @in_the_source_tree
@@ -63,7 +63,7 @@ def run(*arguments):
 
 
 def test_metrics_lists_every_key():
-    result = run("metrics", "--markdown")
+    result = run("metrics", "--format", "markdown")
     assert result.exit_code == 0
     assert result.output == metrics_table(METRICS)
 

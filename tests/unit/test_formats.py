@@ -24,8 +24,8 @@ FOLDER = str(models.BUNDLED[models.DEFAULT].ensure(str))
 
 FLAGS = {
     ("gate --github", Format.GITHUB): ("--format=json",),
-    ("advice", Format.JSON): ("--json",),
-    ("metrics", Format.MARKDOWN): ("--markdown",),
+    # A table of docs, which is Markdown whatever the advice itself is written as.
+    ("advice --rules", Format.MARKDOWN): ("--format=terminal",),
 }
 """What is typed where it is not --format alone."""
 ALWAYS = {"gate": ("--rule=ttft:5%",), "placement": ("--gpu-memory=5MiB", f"--model={FOLDER}")}

@@ -107,7 +107,7 @@ COMMANDS = [
     "placement --gpu-memory 2KiB --dense-on cpu --format llama.cpp",
     "placement --gpu-memory 2KiB --dense-on cpu --format experts",
     "advice",
-    "advice --json",
+    "advice --format json",
     "export --all",
     "export --all --wide",
     "export --rounds",

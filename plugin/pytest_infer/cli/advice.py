@@ -8,7 +8,7 @@ import typer
 
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.report.formats import ADVICE, ADVICE_RULES, AdvisedRun, Format
 from pytest_infer.storage import runfile
@@ -19,7 +19,7 @@ def show_advice(
         str, typer.Argument(metavar="RUN", help="Number, commit, branch, tag, path, baseline:NAME, latest~1.")
     ] = "latest",
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    form: Annotated[Format, offered(ADVICE)] = Format.TERMINAL,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of docs/advice.md instead.")] = False,
     storage: Storage = None,
 ) -> None:
@@ -36,4 +36,4 @@ def show_advice(
         say(f"run {chosen.label} holds no measurements of pytest-infer")
         raise typer.Exit(Exit.NOTHING.value)
     given = AdvisedRun(advice=advice.advise(found), run=chosen)
-    out(ADVICE[Format.JSON if as_json else Format.TERMINAL](given, screen()))
+    out(ADVICE[form](given, screen()))

@@ -10,7 +10,7 @@ import typer
 
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
+from pytest_infer.cli.shared import Command, Group, Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.compare.words import PRIMARY
@@ -20,7 +20,7 @@ from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
 from pytest_infer.units import Unit
 
-baseline = typer.Typer(no_args_is_help=True, help="Names for runs that others are compared with.")
+baseline = typer.Typer(cls=Group, no_args_is_help=True, help="Names for runs that others are compared with.")
 
 
 def list_history(
@@ -81,7 +81,7 @@ def _names(history: History) -> dict[Path, list[str]]:
     return found
 
 
-@baseline.command("set")
+@baseline.command("set", cls=Command)
 def set_baseline(name: str, run: str, *, storage: Storage = None) -> None:
     """Let NAME stand for RUN: then `baseline:NAME` selects it."""
     try:
@@ -95,7 +95,7 @@ def set_baseline(name: str, run: str, *, storage: Storage = None) -> None:
     typer.echo(printable(f"baseline:{name} is {chosen.label}"))
 
 
-@baseline.command("list")
+@baseline.command("list", cls=Command)
 def list_baselines(*, storage: Storage = None) -> None:
     """List the names and the files they stand for."""
     try:
@@ -105,7 +105,7 @@ def list_baselines(*, storage: Storage = None) -> None:
         refuse(str(error))
 
 
-@baseline.command("forget")
+@baseline.command("forget", cls=Command)
 def forget_baseline(name: str, *, storage: Storage = None) -> None:
     """Remove a name; the run stays."""
     try:

@@ -86,9 +86,13 @@ def storage(folder: Path) -> Path | None:
     """Return the folder that pytest stores runs in by its nearest configuration; None where that names none."""
     found = nearest(folder)
     named = None if found is None else found.storage
-    if named is None or ("://" in named and not named.startswith("file://")):
-        return None
-    return Path(named.removeprefix("file://"))
+    return None if named is None else folder_of(named)
+
+
+def folder_of(storage: str) -> Path | None:
+    """Return the folder of a storage as pytest-benchmark takes it, with file:// or without; None for another kind."""
+    plain = storage.removeprefix("file://")
+    return None if "://" in plain else Path(plain)
 
 
 def _keys(path: Path) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from pytest_infer.analysis.compare.ending import SKIP, STOP
 from pytest_infer.analysis.compare.verdicts import Exit
@@ -28,7 +28,7 @@ from pytest_infer.cli import (
     show,
 )
 from pytest_infer.cli.bisect import command as bisecting
-from pytest_infer.cli.shared import out, refuse, screen
+from pytest_infer.cli.shared import Command, Group, Storage, offered, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, alternatives
 from pytest_infer.metrics import METRICS
@@ -36,7 +36,7 @@ from pytest_infer.report.formats import METRICS as METRICS_LISTED
 from pytest_infer.report.formats import Format
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """The commands. With `--exit=bisect`, git takes neither wrong usage nor a crash for a verdict."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
@@ -59,20 +59,39 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pytest-infer {importlib.metadata.version('pytest-infer')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
-    """Exact benchmarks of language-model inference; measuring itself is `pytest bench`."""
-
-
-@app.command()
-def metrics(
-    *, markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/metrics.md.")] = False
+def _main(
+    ctx: typer.Context,
+    *,
+    storage: Storage = None,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
+    """Exact benchmarks of language-model inference; measuring itself is `pytest bench`."""
+    if storage is not None:
+        ctx.default_map = _storage_of(ctx.command, str(storage))
+
+
+def _storage_of(command: Any, folder: str) -> dict[str, Any]:
+    """Return the default of --storage for a group's commands: what stands before their name, as pytest-benchmark's."""
+    inner = getattr(command, "commands", {})
+    return {"storage": folder, **{name: _storage_of(one, folder) for name, one in inner.items()}}
+
+
+@app.command(cls=Command)
+def metrics(*, form: Annotated[Format, offered(METRICS_LISTED)] = Format.TERMINAL) -> None:
     """List every metric: key, unit, which way is better, definition, source."""
-    out(METRICS_LISTED[Format.MARKDOWN if markdown else Format.TERMINAL](METRICS, screen()))
+    out(METRICS_LISTED[form](METRICS, screen()))
 
 
-@app.command(name="models")
+@app.command(name="models", cls=Command)
 def list_models(
     build: Annotated[str | None, typer.Option(metavar="NAME", help="Build this model into the cache now.")] = None,
 ) -> None:
@@ -89,17 +108,17 @@ def list_models(
         refuse(str(error))
 
 
-app.command("init")(init.init)
-app.command("compare")(compare.compare)
-app.command("gate")(gate.run_gate)
-app.command("bisect")(bisecting.bisect)
-app.command("experts")(experts.show_experts)
-app.command("placement")(placement.placement)
-app.command("doctor")(doctor.doctor)
-app.command("load")(load.load)
-app.command("advice")(advice.show_advice)
-app.command("show")(show.show)
-app.command("export")(export.export)
-app.command("report")(report.report)
-app.command("history")(history.list_history)
+app.command("init", cls=Command)(init.init)
+app.command("compare", cls=Command)(compare.compare)
+app.command("gate", cls=Command)(gate.run_gate)
+app.command("bisect", cls=Command)(bisecting.bisect)
+app.command("experts", cls=Command)(experts.show_experts)
+app.command("placement", cls=Command)(placement.placement)
+app.command("doctor", cls=Command)(doctor.doctor)
+app.command("load", cls=Command)(load.load)
+app.command("advice", cls=Command)(advice.show_advice)
+app.command("show", cls=Command)(show.show)
+app.command("export", cls=Command)(export.export)
+app.command("report", cls=Command)(report.report)
+app.command("history", cls=Command)(history.list_history)
 app.add_typer(history.baseline, name="baseline")

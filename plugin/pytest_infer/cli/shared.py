@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from pytest_infer.cli import inifile
 from pytest_infer.report.formats import Format, Screen
@@ -17,13 +18,47 @@ from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History
 
+
+class Command(TyperCommand):
+    """A command whose flags show no type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return its parameters, and --help."""
+        return _untyped(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """Commands under a name, whose own flags show no type either."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return its parameters, and --help."""
+        return _untyped(super().get_params(ctx))
+
+
+def _untyped(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
+
+
+def _folder(given: str) -> Path:
+    folder = inifile.folder_of(given)
+    if folder is None:
+        raise typer.BadParameter(f"{given} is no folder: runs are read from pytest-benchmark's file storage only")
+    return folder
+
 
 Storage = Annotated[
     Path | None,
     typer.Option(
         "--storage",
         metavar="FOLDER",
+        # Not typer's own: a path would lose one of the slashes of file://.
+        parser=_folder,
         help="pytest-benchmark's storage; default: what addopts names with --benchmark-storage, results, .benchmarks.",
     ),
 ]

@@ -49,10 +49,30 @@ OF_A_LOADED_MODEL = frozenset({"threads", "use_cache", "sampling", "compile"})
 """The fields of EngineOptions that decide what is loaded, and how a model runs once it is."""
 
 
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float": "float32",
+    "single": "float32",
+    "full": "float32",
+}
+
+
+def dtype_named(given: str) -> str:
+    """Return the one name under which a dtype is stored and compared: bfloat16 for BF16, float16 for torch.half."""
+    plain = given.strip().lower().removeprefix("torch.")
+    return _DTYPES.get(plain, plain)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What the options say about the model and how it runs; None leaves the engine's own default.
 
+    `dtype` is always its one name, whichever was given.
     `progress` is called with one line about what takes long (a model that is built first).
     """
 
@@ -69,6 +89,10 @@ class EngineOptions:
     trust_remote_code: bool = False
     quantization: str | None = None
     progress: Callable[[str], None] = _silent
+
+    def __post_init__(self) -> None:
+        """Give the dtype its one name."""
+        object.__setattr__(self, "dtype", dtype_named(self.dtype))
 
 
 class Engine(Protocol):

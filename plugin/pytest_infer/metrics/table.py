@@ -262,4 +262,4 @@ def by_key(key: str) -> Metric:
     for metric in METRICS:
         if metric.key == key:
             return metric
-    raise OptionError(alternatives("metric", key, (m.key for m in METRICS)))
+    raise OptionError(alternatives("metric", key, (m.key for m in METRICS), "pytest-infer metrics"))

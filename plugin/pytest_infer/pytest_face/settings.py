@@ -10,7 +10,7 @@ import pytest
 from pytest_infer.analysis.compare import ending, fingerprint, rules
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.rules import Rule, Source
-from pytest_infer.analysis.sweep.axes import AXES
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
@@ -223,12 +223,12 @@ def _sweep(read: OptionReader) -> tuple[tuple[str, tuple[str, ...]], ...]:
     for line in read.lines("sweep") or ():
         axis, equals, values = (part.strip() for part in line.partition("="))
         if not equals:
-            raise OptionError(f"{where} takes AXIS=VALUE,VALUE, not {line!r}; axes: {', '.join(AXES)}")
-        if axis not in AXES:
-            raise OptionError(f"{where}: {alternatives('axis', axis, AXES)}")
+            raise OptionError(f"{where} takes AXIS=VALUE,VALUE, not {line!r}; axes: {', '.join(axes.AXES)}")
+        if axis not in axes.AXES:
+            raise OptionError(f"{where}: {alternatives('axis', axis, axes.AXES)}")
         if axis in found:
             raise OptionError(f"{where}: {axis} is swept twice; write all its values in one: {axis}=V1,V2")
-        found[axis] = tuple(value.strip() for value in values.split(","))
+        found[axis] = tuple(axes.named(axis, value.strip()) for value in values.split(","))
         if "" in found[axis] or len(set(found[axis])) < len(found[axis]):
             raise OptionError(f"{where}: {axis} takes different values with commas between them, not {values!r}")
     return tuple(found.items())

@@ -99,7 +99,7 @@ def metric_named(name: str) -> Metric:
     for metric in METRICS:
         if name in (metric.key, short_name(metric)):
             return metric
-    raise OptionError(alternatives("metric", name, (short_name(m) for m in METRICS)))
+    raise OptionError(alternatives("metric", name, (short_name(m) for m in METRICS), "pytest-infer metrics"))
 
 
 def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT, source: Source = Source.TYPED) -> tuple[Rule, ...]:
@@ -145,6 +145,7 @@ def _rule(text: str) -> Rule:
     if found is None:
         raise OptionError(f"gate rule {text!r} cannot be read; write {_FORMS}")
     part = found.groupdict()
+    part["prompt"] = None if part["prompt"] is None else axes.meant(part["prompt"])
     if part["drift"] is not None or part["name"] == EXPERTS:
         if part["name"] != EXPERTS or part["drift"] is None:
             raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")

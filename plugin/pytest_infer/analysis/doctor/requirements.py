@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.analysis.doctor.kv_cache import KvCache
-from pytest_infer.engines.base import TOWER
+from pytest_infer.engines.base import TOWER, dtype_named
 from pytest_infer.engines.checkpoint import context as model_context
 from pytest_infer.engines.checkpoint.source import Checkpoint, ModelSource
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
@@ -125,7 +125,7 @@ def of(checkpoint: Checkpoint, room: Room, *, context: int | None = None, dtype:
     held = _Held.of(checkpoint, config)
     kv = kv_cache.of_config(config, context)
     known = {name: held.bytes_in(name) for name in held.dtypes}
-    wanted = held.own if dtype == AUTO else dtype
+    wanted = held.own if dtype_named(dtype) == AUTO else dtype_named(dtype)
     if wanted not in known:
         raise OptionError(alternatives("dtype", wanted, (AUTO, *known)))
     needs = tuple(_need(name, held, size, kv, room) for name, size in known.items())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_infer.engines.base import dtype_named
+
 if TYPE_CHECKING:
     from pytest_infer.storage.runs import Row
 
+_DTYPE = re.compile(r"\bdtype=([\w.]+)")
 FEWEST_WORKLOADS = 3
 """From so many prompts on, how their ratios differ from each other counts as an error of a comparison too."""
 
@@ -56,6 +60,16 @@ AXES = {
         ),
     )
 }
+
+
+def named(axis: str, value: str) -> str:
+    """Return the one name of a value of an axis: that of a dtype for all that it may be called."""
+    return dtype_named(value) if axis == "dtype" and value else value
+
+
+def meant(pattern: str) -> str:
+    """Return a pattern for names of tests with each dtype in it by its one name."""
+    return _DTYPE.sub(lambda found: f"dtype={dtype_named(found[1])}", pattern)
 
 
 def id_of(config: Mapping[str, str]) -> str:
