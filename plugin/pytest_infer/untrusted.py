@@ -110,3 +110,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def failure(error: BaseException) -> str:
+    """Return in one line what was raised, by its kind and its words."""
+    words = reason(error)
+    return words if words == type(error).__name__ else f"{type(error).__name__}: {words}"

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from pytest_infer.measure.counters.kernel_files import Sources
+
 SETTLE_S = 0.02
 """Pause before each turn, never inside one, and in the process whose turn it is: both then start alike, from a sleep.
 
@@ -29,7 +31,8 @@ class CoreSchedule:
     """
 
     def __init__(self, threads: int | None) -> None:
-        self.all = tuple(sorted(os.sched_getaffinity(0))) if sys.platform == "linux" else ()
+        here = Sources().ask("cores", lambda: os.sched_getaffinity(0), "affinity") if sys.platform == "linux" else ()
+        self.all = tuple(sorted(here or ()))
         self._threads = threads if threads is not None and threads < len(self.all) else 0
 
     def of(self, pair: int) -> tuple[int, ...]:
@@ -42,9 +45,11 @@ def pin(cores: tuple[int, ...]) -> None:
     """Let every thread of this process run on these cores only; nothing for none."""
     if not cores or sys.platform != "linux":
         return
-    for task in Path("/proc/self/task").iterdir():
+    tasks = Sources().matching("threads", Path("/proc/self/task"), "*")
+    # 0 is this thread; those that it starts follow it.
+    for thread in [int(task.name) for task in tasks] or [0]:
         try:
-            os.sched_setaffinity(int(task.name), cores)
+            os.sched_setaffinity(thread, cores)
         except ProcessLookupError:
             # It ended meanwhile.
             continue

@@ -23,6 +23,8 @@ from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
 from pytest_infer.units import bandwidth, duration
 
+_EXITS = {Fit.TOO_LARGE: 1, Fit.UNKNOWN: 2}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
@@ -68,14 +70,14 @@ def doctor(
         disk_free_bytes=None if found is None else found[1],
     )
     out(DOCTOR[form](checked, screen()))
-    if found is not None and found[0].chosen.verdict is Fit.TOO_LARGE:
-        raise typer.Exit(1)
+    if found is not None and found[0].chosen.verdict in _EXITS:
+        raise typer.Exit(_EXITS[found[0].chosen.verdict])
 
 
 def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:
     """Return what a model needs, and what is free on the disk where its files lie or would lie."""
     held = source.find(asked.model, asked.revision)
-    room = Room(limit_bytes=described.memory_limit_bytes or 0, available_bytes=now.available_bytes)
+    room = Room(limit_bytes=described.memory_limit_bytes, available_bytes=now.available_bytes)
     needed = requirements.of(held, room, context=asked.context, dtype=asked.dtype)
     try:
         free: int | None = shutil.disk_usage(held.folder or Path.home()).free

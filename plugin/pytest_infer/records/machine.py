@@ -36,7 +36,7 @@ class MachineInfo:
     `environment` holds the variables that change how fast code runs, `scheduling` what the system grants the process,
     and `instrumented` the tools that watched Python code in timed rounds because they cannot be suspended.
     `probe_absent` says why a probe that was made is not used. `clock_resolution_s` is the performance counter's: no
-    time is told below it.
+    time is told below it. `unread` says, by field, why it is unknown, or which limit it may lack.
     """
 
     cpu: str | None = None
@@ -61,3 +61,4 @@ class MachineInfo:
     instrumented: tuple[str, ...] = ()
     probe_absent: str | None = None
     clock_resolution_s: float | None = None
+    unread: dict[str, str] | None = None

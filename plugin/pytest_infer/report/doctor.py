@@ -24,7 +24,7 @@ from pytest_infer.report import surroundings, text
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, duration, percent, rate, significant, size
 
-_STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.TOO_LARGE: "red"}
+_STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.UNKNOWN: "yellow", Fit.TOO_LARGE: "red"}
 JUST_NOW_S = 10
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
@@ -89,6 +89,9 @@ def _write_machine(console: Console, found: Checkup) -> None:
     unusual = surroundings.line(machine.environment, machine.scheduling)
     if unusual is not None:
         console.print(Text(printable(unusual)))
+    unread = surroundings.unread({**(machine.unread or {}), **host.unread})
+    if unread is not None:
+        console.print(Text(printable(unread), style="yellow"))
     if found.probe_note is not None:
         console.print(Text(printable(found.probe_note)))
     elif found.probe is None:
@@ -159,10 +162,12 @@ def _remarks(found: Checkup, model: Requirements) -> list[str]:
 
 
 def _conclusion(found: Checkup, model: Requirements) -> str:
-    chosen, limit = model.chosen, found.machine.memory_limit_bytes or 0
+    chosen, limit = model.chosen, found.machine.memory_limit_bytes
     needs = f"{model.name} in {chosen.dtype} takes {size(chosen.minimum_bytes)}"
     if chosen.kv_bytes is None:
         needs += " without its KV cache, whose size is not known"
+    if chosen.verdict is Fit.UNKNOWN or limit is None:
+        return f"{needs}; whether it fits cannot be told, as this system does not tell its memory"
     if chosen.verdict is Fit.TOO_LARGE:
         others = ", ".join(model.fitting)
         return f"{needs} and does not fit {size(limit)}; " + (f"{others} would" if others else "no dtype here would")

@@ -1,4 +1,4 @@
-"""A line about what a process was given that others may not have: variables and priorities that change its speed."""
+"""Lines about what a process was given that others may not have, and about what the system did not tell it."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def line(environment: Mapping[str, str] | None, granted: Mapping[str, str] | Non
     parts = [f"{name}={value}" for name, value in (environment or {}).items()]
     parts += [f"{_WORDS[name]} {value}" for name, value in unusual.items()]
     return f"set here: {' · '.join(parts)}" if parts else None
+
+
+def unread(absent: Mapping[str, str] | None) -> str | None:
+    """Return what of a machine could not be read, each reason once with the names that it is of; None for nothing."""
+    names: dict[str, list[str]] = {}
+    for name, reason in (absent or {}).items():
+        names.setdefault(reason, []).append(name.removesuffix("_bytes").replace("_", " "))
+    parts = [f"{', '.join(of)} ({reason})" for reason, of in names.items()]
+    return f"not known in full: {' · '.join(parts)}" if parts else None

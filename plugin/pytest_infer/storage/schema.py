@@ -128,6 +128,7 @@ class Machine(_Part, frozen=True):
     instrumented: list[str] | None = None
     probe_absent: str | None = None
     clock_resolution_s: float | None = None
+    unread: dict[str, str] | None = None
 
 
 # figures

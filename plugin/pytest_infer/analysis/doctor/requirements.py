@@ -59,17 +59,18 @@ class Fit(StrEnum):
     FITS = "fits"
     TIGHT = "tight"
     NOT_NOW = "not now"
+    UNKNOWN = "unknown"
     TOO_LARGE = "does not fit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """The memory there is: the most that the process may have, and what is free of it now (None: not told).
+    """The memory there is: the most that the process may have, and what is free of it now; None where nobody tells.
 
     `runtime_bytes` are still to be taken by interpreter and libraries, none of it once they are loaded.
     """
 
-    limit_bytes: int
+    limit_bytes: int | None
     available_bytes: int | None = None
     runtime_bytes: int = RUNTIME_BYTES
 
@@ -109,7 +110,7 @@ class Requirements:
     @property
     def fitting(self) -> tuple[str, ...]:
         """Return the dtypes that fit, the most exact first."""
-        return tuple(need.dtype for need in self.needs if need.verdict is not Fit.TOO_LARGE)
+        return tuple(need.dtype for need in self.needs if need.verdict not in (Fit.TOO_LARGE, Fit.UNKNOWN))
 
 
 def of(checkpoint: Checkpoint, room: Room, *, context: int | None = None, dtype: str = AUTO) -> Requirements:
@@ -161,6 +162,8 @@ def _need(dtype: str, held: _Held, weights: int, kv: KvCache, room: Room) -> Nee
 
 
 def _verdict(minimum: int, room: Room) -> Fit:
+    if room.limit_bytes is None:
+        return Fit.UNKNOWN
     if minimum > room.limit_bytes:
         return Fit.TOO_LARGE
     if room.available_bytes is not None and minimum > room.available_bytes:

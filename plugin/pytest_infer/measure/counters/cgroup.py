@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from pytest_infer.measure.counters.kernel_files import FAILURES
+from pytest_infer.measure.counters.kernel_files import Sources
 
 UNIFIED = ""
 """The name of the version 2 hierarchy, which has no controller in /proc/self/cgroup."""
@@ -15,14 +17,17 @@ UNIFIED = ""
 # cgroup v1 writes "no limit" as the largest page-aligned number.
 _NO_LIMIT = 2**60
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlGroups:
-    """The directories of this process's groups: its own first, then its visible ancestors."""
+    """The directories of this process's groups: its own first, then its visible ancestors; `why` it has none."""
 
     unified: tuple[Path, ...] = ()
     memory_v1: tuple[Path, ...] = ()
     cpu_v1: tuple[Path, ...] = ()
+    why: str | None = None
 
 
 def parse_memberships(text: str) -> dict[str, str]:
@@ -52,11 +57,11 @@ def parse_mounts(text: str) -> dict[str, tuple[str, str]]:
 
 def discover(proc: Path = Path("/proc")) -> ControlGroups:
     """Find the groups of this process; without control groups all are empty."""
-    try:
-        memberships = parse_memberships((proc / "self/cgroup").read_text())
-        mounts = parse_mounts((proc / "self/mountinfo").read_text())
-    except FAILURES:
-        return ControlGroups()
+    sources = Sources()
+    memberships = sources.read("groups", proc / "self/cgroup", parse_memberships)
+    mounts = sources.read("groups", proc / "self/mountinfo", parse_mounts)
+    if memberships is None or mounts is None:
+        return ControlGroups(why=sources.unread.get("groups"))
 
     def chain(hierarchy: str) -> tuple[Path, ...]:
         if hierarchy not in memberships or hierarchy not in mounts:
@@ -77,7 +82,7 @@ def _upward(mount_point: Path, root: str, membership: str) -> Iterator[Path]:
     except ValueError:
         inside = PurePosixPath()
     own = mount_point / inside
-    if ".." in inside.parts or not own.is_dir():
+    if ".." in inside.parts or not _there(own):
         own = mount_point
     while own != mount_point:
         yield own
@@ -85,38 +90,50 @@ def _upward(mount_point: Path, root: str, membership: str) -> Iterator[Path]:
     yield mount_point
 
 
-def quota_cores(groups: ControlGroups) -> float | None:
+def _there(folder: Path) -> bool:
+    """Return whether there is such a folder; one that may not be looked at is there, and says so when it is read."""
+    try:
+        return stat.S_ISDIR(folder.stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def quota_cores(groups: ControlGroups, sources: Sources | None = None) -> float | None:
     """Return the CPU quota in cores, the lowest of all levels, or None without one.
 
+    What cannot be read is noted in `sources` under the name of the function, here and below.
     Sources: `cpu.max` (cgroup-v2.rst), `cpu.cfs_quota_us` over `cpu.cfs_period_us` (sched-bwc.rst).
     """
-    quotas: list[float] = []
-    for directory in groups.unified:
-        # Absent files, "max" and a quota of -1 all mean: no quota at this level.
-        with contextlib.suppress(*FAILURES):
-            quota, period = (directory / "cpu.max").read_text().split()
-            quotas.append(int(quota) / int(period))
+    read = _reader(groups, sources or Sources(), "quota_cores")
+    # Absent files, "max" and a quota of -1 all mean: no quota at this level.
+    quotas = [read(directory / "cpu.max", _quota) for directory in groups.unified]
     for directory in groups.cpu_v1:
-        with contextlib.suppress(*FAILURES):
-            quotas.append(_number(directory / "cpu.cfs_quota_us") / _number(directory / "cpu.cfs_period_us"))
-    return min((quota for quota in quotas if quota > 0), default=None)
+        quota = read(directory / "cpu.cfs_quota_us", int)
+        period = read(directory / "cpu.cfs_period_us", int)
+        quotas.append(quota / period if quota and period else None)
+    return min((quota for quota in quotas if quota is not None and quota > 0), default=None)
 
 
-def memory_limit_bytes(groups: ControlGroups) -> int | None:
+def memory_limit_bytes(groups: ControlGroups, sources: Sources | None = None) -> int | None:
     """Return the memory limit in bytes, the lowest of all levels, or None without one.
 
     Sources: `memory.max` (cgroup-v2.rst), `memory.limit_in_bytes` (cgroup-v1/memory.rst).
     """
+    read = _reader(groups, sources or Sources(), "memory_limit_bytes")
     files = [d / "memory.max" for d in groups.unified] + [d / "memory.limit_in_bytes" for d in groups.memory_v1]
-    return min((limit for limit in _numbers(files) if limit < _NO_LIMIT), default=None)
+    limits = (read(file, _limit) for file in files)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def memory_left_bytes(groups: ControlGroups) -> int | None:
+def memory_left_bytes(groups: ControlGroups, sources: Sources | None = None) -> int | None:
     """Return how many bytes the groups still allow, the lowest of all levels with a limit, or None without one.
 
     Pages of files are given back when others need them, so they do not count as used. Sources: `memory.current` and
     `memory.stat` (cgroup-v2.rst), `memory.usage_in_bytes` and `total_` of `memory.stat` (cgroup-v1/memory.rst).
     """
+    read = _reader(groups, sources or Sources(), "available_bytes")
     left: list[int] = []
     levels = [(d / "memory.max", d / "memory.current", d / "memory.stat", "") for d in groups.unified]
     levels += [
@@ -124,24 +141,31 @@ def memory_left_bytes(groups: ControlGroups) -> int | None:
         for d in groups.memory_v1
     ]
     for limit_file, usage_file, stat_file, prefix in levels:
-        with contextlib.suppress(*FAILURES):
-            limit, used = _number(limit_file), _number(usage_file)
-            if limit < _NO_LIMIT:
-                left.append(max(0, limit - max(0, used - _file_pages(stat_file, prefix))))
+        limit = read(limit_file, _limit)
+        if limit is None:
+            continue
+        used, pages = read(usage_file, int), read(stat_file, partial(_file_pages, prefix=prefix))
+        if used is not None and pages is not None:
+            left.append(max(0, limit - max(0, used - pages)))
     return min(left, default=None)
 
 
-def _file_pages(stat: Path, prefix: str) -> int:
-    lines = dict(line.split() for line in stat.read_text().splitlines())
+def _reader(groups: ControlGroups, sources: Sources, name: str) -> Callable[[Path, Callable[[str], _T]], _T | None]:
+    if groups.why is not None:
+        sources.unread.setdefault(name, groups.why)
+    return lambda path, parse: sources.read(name, path, parse)
+
+
+def _limit(text: str) -> int | None:
+    number = None if text.strip() == "max" else int(text)
+    return None if number is None or number >= _NO_LIMIT else number
+
+
+def _quota(text: str) -> float | None:
+    quota, period = text.split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _file_pages(text: str, *, prefix: str) -> int:
+    lines = dict(line.split() for line in text.splitlines())
     return sum(int(lines[f"{prefix}{name}_file"]) for name in ("active", "inactive"))
-
-
-def _numbers(files: Iterable[Path]) -> Iterator[int]:
-    for file in files:
-        # An absent file and "max" both mean: no limit at this level.
-        with contextlib.suppress(*FAILURES):
-            yield _number(file)
-
-
-def _number(file: Path) -> int:
-    return int(file.read_text())

@@ -16,6 +16,7 @@ _NS = 1e9
 _US = 1e6
 # Beyond so many threads their files are reopened each time (6 µs instead of 2), to save descriptors.
 _KEPT_THREADS = 64
+_PSI_OFF = " (pressure stall information is off: boot with psi=1)"
 _SOME = re.compile(rb"^some .*total=(\d+)", re.MULTILINE)
 
 
@@ -168,7 +169,7 @@ class Pressure:
 
     def __init__(self, resource: str, groups: cgroup.ControlGroups, proc: Path = Path("/proc")) -> None:
         own = groups.unified[0] / f"{resource}.pressure" if groups.unified else None
-        in_group = own is not None and own.exists()
+        in_group = own is not None and os.access(own, os.F_OK)
         self._file = KernelFile(own if own and in_group else proc / "pressure" / resource, parse_pressure, size=256)
         self._figure = f"pressure_{resource}_s"
         self._source = f"{resource}.pressure some, whole cgroup" if in_group else f"/proc/pressure/{resource} some"
@@ -177,7 +178,8 @@ class Pressure:
         """Return microseconds stalled since the group was made, or since boot."""
         sample = self._file.read()
         if isinstance(sample, Unavailable):
-            return Unavailable(f"{sample.reason} (pressure stall information is off: boot with psi=1)")
+            off = "has no" in sample.reason or "not supported" in sample.reason
+            return Unavailable(sample.reason + (_PSI_OFF if off else ""))
         return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from pytest_infer.measure.counters import cgroup
-from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, difference, now
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Sources, Unavailable, difference, now
 from pytest_infer.records import Quality, Reading
 
 try:
@@ -36,27 +36,30 @@ class Cores:
     usable: float
 
 
-def cores(groups: cgroup.ControlGroups | None = None) -> Cores:
+def cores(groups: cgroup.ControlGroups | None = None, sources: Sources | None = None) -> Cores:
     """Count the cores; the quota comes from the control groups, by default those of this process."""
-    logical = psutil.cpu_count()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _psutil_affinity()
-    quota = cgroup.quota_cores(cgroup.discover() if groups is None else groups)
+    sources = sources or Sources()
+    logical = sources.ask("logical_cores", psutil.cpu_count, "psutil cpu_count")
+    affinity = sources.ask("affinity_cores", _affinity, "sched_getaffinity")
+    quota = cgroup.quota_cores(cgroup.discover() if groups is None else groups, sources)
     limits = [float(limit) for limit in (affinity or logical, quota) if limit]
     return Cores(
         logical=logical,
-        physical=psutil.cpu_count(logical=False),
+        physical=sources.ask(
+            "physical_cores", lambda: psutil.cpu_count(logical=False), "/sys/devices/system/cpu/*/topology"
+        ),
         affinity=affinity,
         quota=quota,
         usable=min(limits, default=1.0),
     )
 
 
-def _psutil_affinity() -> int | None:
-    try:
-        return len(psutil.Process().cpu_affinity())
-    except (AttributeError, psutil.Error):
-        # macOS has no affinity; psutil then lacks the method.
-        return None
+def _affinity() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    # macOS has no affinity; psutil then lacks the method.
+    ask = getattr(psutil.Process(), "cpu_affinity", None)
+    return None if ask is None else len(ask())
 
 
 def children_s() -> float:
@@ -116,10 +119,11 @@ class Frequency:
     """The cores' current frequency where the kernel scales it (cpufreq); two samples, so never exact."""
 
     def __init__(self, sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
-        policies = sorted((sys / "devices/system/cpu/cpufreq").glob("policy*/scaling_cur_freq"))
+        sources = Sources()
+        policies = sources.matching("policies", sys / "devices/system/cpu/cpufreq", "policy*/scaling_cur_freq")
         step = max(1, -(-len(policies) // _POLICIES_READ))
         self._files = [KernelFile(policy, _parse_khz, size=32) for policy in policies[::step]]
-        self._reason = _no_frequency(proc)
+        self._reason = sources.unread.get("policies") or _no_frequency(proc)
 
     def read(self) -> Sample | Unavailable:
         """Return the mean over the policies in Hz."""
@@ -157,14 +161,19 @@ def _no_frequency(proc: Path) -> str:
     return "no cpufreq policy in /sys/devices/system/cpu/cpufreq"
 
 
-def has_hypervisor_flag(proc: Path = Path("/proc")) -> bool:
+def has_hypervisor_flag(proc: Path = Path("/proc"), sources: Sources | None = None) -> bool:
     """Return whether the processor reports a virtual machine (x86, cpuid leaf 1)."""
-    try:
-        text = (proc / "cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return "hypervisor" in flags.split()
+    fields = (sources or Sources()).read("virtualization", proc / "cpuinfo", parse_cpuinfo, optional=False)
+    return fields is not None and "hypervisor" in fields.get("flags", "").split()
+
+
+def parse_cpuinfo(text: str) -> dict[str, str]:
+    """Return the fields of /proc/cpuinfo, of the last core that has one; raise ValueError if it is no such text."""
+    lines = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
+    if fields.keys().isdisjoint(("processor", "model name", "flags", "CPU part", "vendor_id")):
+        raise ValueError("it tells of no processor")
+    return fields
 
 
 def peak_rss_bytes() -> int | None:

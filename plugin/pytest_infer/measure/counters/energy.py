@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_infer.measure.counters.cpu import has_hypervisor_flag
-from pytest_infer.measure.counters.kernel_files import FAILURES, KernelFile, Sample, Unavailable, why
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Sources, Unavailable
 from pytest_infer.records import Reading, absent
 
 SOURCE = "/sys/class/powercap intel-rapl energy_uj"
@@ -34,11 +34,12 @@ class Rapl:
         self._zones: tuple[_Zone, ...] = ()
         virtual = "a virtual machine has no RAPL" if has_hypervisor_flag(proc) else "this kernel offers no RAPL"
         self._unavailable = Unavailable(virtual)
-        folder = sys_folder / "class/powercap"
-        try:
-            self._zones = tuple(_zone(zone) for zone in sorted(folder.glob("intel-rapl:*")) if _added(zone))
-        except FAILURES as error:
-            self._unavailable = Unavailable(why(error, folder))
+        sources, folder = Sources(), sys_folder / "class/powercap"
+        found = sources.matching("zones", folder, "intel-rapl:*")
+        zones = sources.ask("zones", lambda: tuple(_zone(zone) for zone in found if _added(zone)), str(folder))
+        self._zones = zones or ()
+        if sources.unread:
+            self._unavailable = Unavailable(sources.unread["zones"])
 
     def read(self) -> Sample | Unavailable:
         """Return each zone's counter in microjoules; one that cannot be read leaves the sum unknown."""

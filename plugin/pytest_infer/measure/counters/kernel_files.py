@@ -1,4 +1,4 @@
-"""Kernel files kept open and re-read with one `pread`, and the reasons when they cannot be read."""
+"""Kernel files, read once or kept open and re-read with one `pread`, and the reasons when they cannot be read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pytest_infer.records import Quality, Reading, absent
 
 # Raw values of one source at one moment. Counts stay `int`: a difference of ints is exact at any size.
 Sample = dict[str, float]
 
-# What a kernel file can do wrong: refuse to be read, hold something other than numbers, or lack a line.
-FAILURES = (OSError, ValueError, LookupError)
+# What a kernel file can do wrong: refuse to be read, hold something other than numbers or a zero, or lack a line.
+FAILURES = (OSError, ValueError, LookupError, ArithmeticError)
+
+_T = TypeVar("_T")
 
 # Room for every file read here; `Groups:` in /proc/self/status can be long and stands before the memory lines.
 _READ_SIZE = 16_384
@@ -35,6 +38,47 @@ def why(error: Exception, path: Path | str) -> str:
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or error}"
     return f"{path} is not in the expected form"
+
+
+class Sources:
+    """Reads each source once. One that fails is None; `unread` then says why, by the name of what it was read for."""
+
+    def __init__(self) -> None:
+        self.unread: dict[str, str] = {}
+
+    def ask(self, name: str, call: Callable[[], _T], source: str) -> _T | None:
+        """Return what a call returns, which asks the system or psutil about `source`."""
+        try:
+            return call()
+        # psutil's readers and sandboxed system calls raise whatever the source makes them.
+        except Exception as error:  # noqa: BLE001
+            place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else source
+            self.unread.setdefault(name, why(error, place))
+            return None
+
+    def read(self, name: str, path: Path, parse: Callable[[str], _T], *, optional: bool = True) -> _T | None:
+        """Return what `parse` makes of a file; that an `optional` one is not there is no failure."""
+        try:
+            return parse(path.read_text(encoding="utf-8", errors="replace"))
+        except FAILURES as error:
+            if not (optional and isinstance(error, FileNotFoundError | NotADirectoryError)):
+                self.unread.setdefault(name, why(error, path))
+            return None
+
+    def text(self, name: str, path: Path, *, optional: bool = True) -> str | None:
+        """Return the stripped text of a file, None for an empty one."""
+        return self.read(name, path, str.strip, optional=optional) or None
+
+    def matching(self, name: str, folder: Path, pattern: str) -> list[Path]:
+        """Return the sorted paths below a folder that match a pattern, none where it is not there."""
+        try:
+            # glob passes over what it may not list.
+            next(folder.iterdir(), None)
+            return sorted(folder.glob(pattern))
+        except FAILURES as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                self.unread.setdefault(name, why(error, folder))
+            return []
 
 
 class KernelFile:

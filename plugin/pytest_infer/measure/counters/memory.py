@@ -48,10 +48,10 @@ def parse_resident(text: bytes) -> Sample:
 def parse_meminfo(text: bytes) -> Sample:
     """Return the machine's total and available bytes from /proc/meminfo (proc(5))."""
     lines = dict(line.split(b":", 1) for line in text.splitlines()[:8] if b":" in line)
-    return {
-        "total": int(lines[b"MemTotal"].split()[0]) * _KIB,
-        "available": int(lines[b"MemAvailable"].split()[0]) * _KIB,
-    }
+    total, available = (int(lines[name].split()[0]) * _KIB for name in (b"MemTotal", b"MemAvailable"))
+    if total <= 0:
+        raise ValueError("no memory at all")
+    return {"total": total, "available": available}
 
 
 def parse_smaps_rollup(text: bytes) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_infer.measure.counters.cpu import has_hypervisor_flag
-from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Unavailable, difference
+from pytest_infer.measure.counters.kernel_files import KernelFile, Sample, Sources, Unavailable, difference
 from pytest_infer.records import Reading
 
 
@@ -17,10 +17,12 @@ class Throttling:
 
     def __init__(self, sys_folder: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
         packages: dict[str, Path] = {}
-        for folder in sorted((sys_folder / "devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")):
-            packages.setdefault(_package(folder.parent), folder / "package_throttle_count")
+        sources = Sources()
+        for folder in sources.matching("folders", sys_folder / "devices/system/cpu", "cpu[0-9]*/thermal_throttle"):
+            package = sources.text("package", folder.parent / "topology/physical_package_id") or ""
+            packages.setdefault(package, folder / "package_throttle_count")
         self._files = [KernelFile(path, _parse, size=32) for path in packages.values()]
-        self._reason = (
+        self._reason = sources.unread.get("folders") or (
             "a virtual machine is not told how hot its processor is"
             if has_hypervisor_flag(proc)
             else "this processor does not count thermal throttling"
@@ -47,13 +49,6 @@ class Throttling:
         """Give the file descriptors back."""
         for file in self._files:
             file.close()
-
-
-def _package(cpu: Path) -> str:
-    try:
-        return (cpu / "topology/physical_package_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _parse(text: bytes) -> Sample:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from pytest_infer.measure.counters.kernel_files import Sources
+
 _THAT_CHANGE_SPEED = re.compile(
     r"(OMP|KMP|GOMP|GOTO|MKL|MKLDNN|OPENBLAS|BLIS|ARMPL|VECLIB|DNNL|ONEDNN|ATEN|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
     r"|(CUDA|CUBLAS|NVIDIA_TF32|HIP|HSA|ROCR|ROCBLAS|SYCL|ZE|NCCL|TOKENIZERS|RAYON)_\w+"
@@ -31,10 +33,7 @@ def relevant(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def preloaded(etc: Path = Path("/etc")) -> dict[str, str]:
     """Return what the dynamic linker loads into every process, as a variable would say it (ld.so(8)); often nothing."""
-    try:
-        names = _names((etc / "ld.so.preload").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return {}
+    names = _names(Sources().text("preloaded", etc / "ld.so.preload") or "")
     return {"ld.so.preload": names} if names else {}
 
 
@@ -42,11 +41,14 @@ def _names(paths: str) -> str:
     return " ".join(Path(part).name for part in re.split(r"[\s:]+", paths) if part)
 
 
-def huge_pages(sys_folder: Path = Path("/sys")) -> str | None:
+def huge_pages(sys_folder: Path = Path("/sys"), sources: Sources | None = None) -> str | None:
     """Return the kernel's mode for transparent huge pages: always, madvise or never; None where it has none."""
-    try:
-        text = (sys_folder / "kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return None
+    path = sys_folder / "kernel/mm/transparent_hugepage/enabled"
+    return (sources or Sources()).read("huge_pages", path, _chosen)
+
+
+def _chosen(text: str) -> str:
     chosen = re.search(r"\[(\w+)\]", text)
-    return None if chosen is None else chosen[1]
+    if chosen is None:
+        raise ValueError("no mode is chosen")
+    return chosen[1]

@@ -13,8 +13,9 @@ from typing import Any
 
 import psutil
 
+from pytest_infer import untrusted
 from pytest_infer.measure.counters.contention import RunQueue
-from pytest_infer.measure.counters.kernel_files import FAILURES, Unavailable
+from pytest_infer.measure.counters.kernel_files import Sources, Unavailable
 from pytest_infer.measure.machine import host
 from pytest_infer.measure.machine.description import governor
 from pytest_infer.metrics import timing
@@ -61,8 +62,8 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
         with _set_threads(torch, threads), torch.inference_mode():
             rates, waited = _watched(lambda: _read_rates(torch, device, size))
             known = dict(flops) if flops else _gemm_rates(torch, device)
-    except (RuntimeError, MemoryError) as error:
-        return Unavailable(f"the probe failed: {error}")
+    except Exception as error:  # noqa: BLE001 - of torch, a driver, or for want of memory
+        return Unavailable(f"the probe failed: {untrusted.failure(error)}")
     level, spread = summarized(rates)
     return MachineProbe(
         threads=threads,
@@ -140,7 +141,8 @@ def cache_sizes(sys_folder: Path = Path("/sys"), cpus: set[int] | None = None) -
     are the values that the host shows its guest. Source: Documentation/ABI/testing/sysfs-devices-system-cpu, cpu/cache.
     """
     if cpus is None:
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        ask = getattr(os, "sched_getaffinity", None)
+        cpus = set() if ask is None else Sources().ask("cpus", lambda: ask(0), "sched_getaffinity") or set()
     seen: dict[tuple[str, str], int] = {}
     for cpu in sorted(cpus):
         for level, shared, size in _caches_of(sys_folder / f"devices/system/cpu/cpu{cpu}/cache"):
@@ -153,24 +155,30 @@ def cache_sizes(sys_folder: Path = Path("/sys"), cpus: set[int] | None = None) -
 
 def _caches_of(folder: Path) -> Iterator[tuple[str, str, int]]:
     """Yield level, the cores that share it, and bytes of each cache of one core."""
-    for index in sorted(folder.glob("index*")):
-        try:
-            level, kind, shared, size = (
-                (index / name).read_text().strip() for name in ("level", "type", "shared_cpu_list", "size")
-            )
-            number = int(size.rstrip("KMG")) * _SIZE_UNITS.get(size[-1:], 1)
-        except (OSError, ValueError):
+    sources = Sources()
+    for index in sources.matching("caches", folder, "index*"):
+        level, kind, shared = (sources.text("caches", index / name) for name in ("level", "type", "shared_cpu_list"))
+        number = sources.read("caches", index / "size", _bytes_of)
+        if level is None or kind is None or shared is None or number is None:
             continue
         letter = {"Data": "d", "Instruction": "i"}.get(kind, "")
         yield f"L{level}{letter}", shared, number
 
 
+def _bytes_of(text: str) -> int:
+    size = text.strip()
+    return int(size.rstrip("KMG")) * _SIZE_UNITS.get(size[-1:], 1)
+
+
 def boot(proc: Path = Path("/proc")) -> str:
-    """Return a name of this boot of the system: Linux's own, elsewhere the second in which it started."""
-    try:
-        return (proc / "sys/kernel/random/boot_id").read_text().strip()
-    except FAILURES:
-        return str(round(psutil.boot_time()))
+    """Return a name of this boot of the system: Linux's own, elsewhere the second in which it started.
+
+    Where neither can be read each process counts as a boot of its own: no probe from before one is then believed.
+    """
+    sources = Sources()
+    told = sources.text("boot", proc / "sys/kernel/random/boot_id")
+    told = told or sources.ask("boot", lambda: str(round(psutil.boot_time())), "/proc/stat")
+    return told or f"not known, process {os.getpid()} at {time.monotonic_ns()}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pytest_infer.measure.counters.cgroup import ControlGroups
-from pytest_infer.measure.counters.kernel_files import FAILURES
+from pytest_infer.measure.counters.kernel_files import Sources
 
 DEFAULTS = {"nice": "0", "policy": "other", "cpu_weight": "100", "cpu_shares": "1024", "memory_policy": "default"}
 """What a process has where nobody asked for anything else; turbo is on."""
@@ -14,24 +14,31 @@ _POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline
 
 
 def granted(
-    groups: ControlGroups, *, proc: Path = Path("/proc"), sys_folder: Path = Path("/sys")
+    groups: ControlGroups,
+    *,
+    proc: Path = Path("/proc"),
+    sys_folder: Path = Path("/sys"),
+    sources: Sources | None = None,
 ) -> dict[str, str] | None:
-    """Return what is known of it, by name; None where nothing is.
+    """Return what is known of it, by name; None where nothing is. What cannot be read is noted in `sources`.
 
     `nice` (nice(2)) and `policy` (sched(7)) of this process; `cpu_weight` or `cpu_shares` of its control group
     (cgroup-v2.rst, sched-design-CFS.rst); `memory_nodes` and `memory_policy` (numa(7)); `turbo` and
     `energy_preference` of the first core (cpufreq/boost, intel_pstate.rst).
     """
-    cores = sys_folder / "devices/system/cpu"
+    ours, cores = sources or Sources(), sys_folder / "devices/system/cpu"
+    weights = (ours.text("cpu_weight", group / "cpu.weight") for group in groups.unified)
+    shares = (ours.text("cpu_shares", group / "cpu.shares") for group in groups.cpu_v1)
     found = {
-        "nice": str(os.getpriority(os.PRIO_PROCESS, 0)) if hasattr(os, "getpriority") else None,
-        "policy": _policy(),
-        "cpu_weight": next((w for group in groups.unified if (w := _text(group / "cpu.weight"))), None),
-        "cpu_shares": next((s for group in groups.cpu_v1 if (s := _text(group / "cpu.shares"))), None),
-        "memory_nodes": _status(proc, "Mems_allowed_list"),
-        "memory_policy": _memory_policy(proc),
-        "turbo": _turbo(cores),
-        "energy_preference": _text(cores / "cpu0/cpufreq/energy_performance_preference"),
+        "nice": ours.ask("nice", _nice, "getpriority"),
+        "policy": ours.ask("policy", _policy, "sched_getscheduler"),
+        "cpu_weight": next((weight for weight in weights if weight), None),
+        "cpu_shares": next((share for share in shares if share), None),
+        "memory_nodes": ours.read("memory_nodes", proc / "self/status", _allowed_nodes, optional=False),
+        # Only kernels that know of nodes have this file, whose first mapping has no policy of its own (numa(7)).
+        "memory_policy": ours.read("memory_policy", proc / "self/numa_maps", _first_policy),
+        "turbo": _turbo(cores, ours),
+        "energy_preference": ours.text("energy_preference", cores / "cpu0/cpufreq/energy_performance_preference"),
     }
     return {name: value for name, value in found.items() if value is not None} or None
 
@@ -43,6 +50,10 @@ def unusual(of: dict[str, str] | None) -> dict[str, str]:
     return changed | ({"turbo": "off"} if known.get("turbo") == "off" else {})
 
 
+def _nice() -> str | None:
+    return str(os.getpriority(os.PRIO_PROCESS, 0)) if hasattr(os, "getpriority") else None
+
+
 def _policy() -> str | None:
     if not hasattr(os, "sched_getscheduler"):
         return None
@@ -51,30 +62,19 @@ def _policy() -> str | None:
     return _POLICIES.get(number, str(number))
 
 
-def _turbo(cores: Path) -> str | None:
-    boost, no_turbo = _text(cores / "cpufreq/boost"), _text(cores / "intel_pstate/no_turbo")
+def _turbo(cores: Path, sources: Sources) -> str | None:
+    boost = sources.text("turbo", cores / "cpufreq/boost")
+    no_turbo = sources.text("turbo", cores / "intel_pstate/no_turbo")
     if boost is not None:
         return "on" if boost == "1" else "off"
     return None if no_turbo is None else "off" if no_turbo == "1" else "on"
 
 
-def _status(proc: Path, name: str) -> str | None:
-    lines = (_text(proc / "self/status") or "").splitlines()
-    return next((line.split()[1] for line in lines if line.startswith(f"{name}:") and len(line.split()) > 1), None)
+def _allowed_nodes(status: str) -> str | None:
+    found = (line.partition(":") for line in status.splitlines())
+    return next((value.strip() or None for name, _, value in found if name == "Mems_allowed_list"), None)
 
 
-def _memory_policy(proc: Path) -> str | None:
-    """Return the policy of this process: that of the first mapping, which has none of its own (proc(5), numa_maps)."""
-    try:
-        with (proc / "self/numa_maps").open(encoding="utf-8", errors="replace") as file:
-            fields = file.readline().split()
-    except FAILURES:
-        return None
+def _first_policy(maps: str) -> str | None:
+    fields = maps.partition("\n")[0].split()
     return fields[1] if len(fields) > 1 else None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except FAILURES:
-        return None

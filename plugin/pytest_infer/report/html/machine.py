@@ -90,6 +90,7 @@ def _machine(machine: Machine) -> dict[str, Any]:
         "governor": machine.governor,
         "huge pages": machine.huge_pages,
         "environment": ", ".join(f"{name}={value}" for name, value in (machine.environment or {}).items()),
+        "not known in full": "; ".join(f"{name}: {reason}" for name, reason in (machine.unread or {}).items()),
         "granted": ", ".join(f"{name} {value}" for name, value in (machine.scheduling or {}).items()),
     }
 

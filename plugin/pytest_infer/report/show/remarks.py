@@ -26,6 +26,7 @@ def write(console: Console, run: RunSummary) -> None:
     for line in _quiet(run.results):
         console.print(Text(printable(line), style="dim"))
     unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
+    unusual |= dict.fromkeys(surroundings.unread(r.machine.unread) for r in run.results)
     for line in (line for line in unusual if line is not None):
         console.print(Text(printable(line), style="dim"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
