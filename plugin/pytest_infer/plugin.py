@@ -59,6 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_infer.pytest_face import hooks
 
         hooks.start_at_once(config)
+    elif os.environ.get("RANK", "0").strip("0") and "WORLD_SIZE" in os.environ:
+        from pytest_infer.pytest_face import followers
+
+        config.pluginmanager.register(followers.Held(config), "pytest_infer.held")
 
 
 @pytest.hookimpl(trylast=True)

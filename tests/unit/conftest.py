@@ -35,7 +35,7 @@ def _golden():
 def make_block(_golden):
     """Return a function that makes a block; a figure is a value or a list of rounds, None takes a key away."""
 
-    def make(name="guide", *, prompt=None, model=None, machine=None, only=None, experts=None, **metrics):
+    def make(name="guide", *, prompt=None, model=None, machine=None, only=None, experts=None, ranks=None, **metrics):
         made = copy.deepcopy(_golden)
         if only is not None:
             made["metrics"] = {key: made["metrics"][key] for key in only}
@@ -51,6 +51,8 @@ def make_block(_golden):
                 made["metrics"][key] = {"value": figure}
         if experts is not None:
             made["experts"] = experts
+        if ranks is not None:
+            made["ranks"] = ranks
         return made
 
     return make

@@ -42,6 +42,7 @@ OTHER = {
     "instrumented": ({"machine": {"instrumented": []}}, {"machine": {"instrumented": ["tracemalloc"]}}),
     "engine": ({"model": {"engine": "scripted"}}, {"model": {"engine": "transformers"}}),
     "threads": ({"model": {"threads": 1}}, {"model": {"threads": 2}}),
+    "ranks": ({}, {"ranks": {"size": 2, "memory": []}}),
     "attention": ({"model": {"attention": "sdpa"}}, {"model": {"attention": "eager"}}),
     "experts_implementation": (
         {"model": {"experts_implementation": "eager"}},

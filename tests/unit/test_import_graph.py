@@ -39,6 +39,7 @@ FACE = (
     "pytest_face.native_options",
     "pytest_face.preflight",
     "pytest_face.exits",
+    "pytest_face.followers",
     "ab",
     "pytest_face.hooks",
     "plugin",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_infer import untrusted
 from pytest_infer.records import Reading, absent
 
 SOURCE = "forward hook on the model"
@@ -30,7 +31,7 @@ class Logits:
             self._finite.append(logits[:, -1].amax(-1).isfinite().all())
         # An instrument that fails marks the record, whatever a module returns.
         except Exception as error:  # noqa: BLE001
-            self._problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._problem = untrusted.failure(error)
 
     def reading(self) -> Reading:
         """Return how many forward passes gave logits that hold NaN or +∞, or nothing finite."""
@@ -54,7 +55,11 @@ def watching(module: object | None, why: str) -> Iterator[Logits]:
         yield Logits(why if module is None else "the engine's module takes no hook")
         return
     seen = Logits()
-    handle = hook(seen.see)
+    try:
+        handle = hook(seen.see)
+    except Exception as error:  # noqa: BLE001 - a module that takes no hooks after all
+        yield Logits(untrusted.failure(error))
+        return
     try:
         yield seen
     finally:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
+from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import disturbance, logits
@@ -43,7 +44,7 @@ class RoundPlan:
 class Measured:
     """What the loop saw of one prompt; `repeated` are disturbed rounds that were re-measured.
 
-    `first` is the first warm-up round.
+    `first` is the first warm-up round. `profile_absent` is why a planned profile round gave nothing.
     """
 
     warmup: int
@@ -51,6 +52,7 @@ class Measured:
     profile: Profile | None
     repeated: tuple[Round, ...] = ()
     first: Round | None = None
+    profile_absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +134,23 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
         rounds.append(runner.timed())
         last = rounds[-1].trace
     kept = rounds_to_keep([bool(r.disturbed) for r in rounds], plan.rounds)
-    profile = None
+    profile, why = None, None
     if plan.profile:
         watch("profile", 0, 1, last)
-        profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace)
+        try:
+            profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace)
+        except Exception as error:
+            # What was timed is valid, whatever instruments do to a model. A request to end is none of theirs.
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            why = f"the profile round failed: {untrusted.failure(error)}"
     return Measured(
         warmup=plan.warmup,
         rounds=tuple(rounds[n] for n in kept),
         profile=profile,
         repeated=tuple(r for n, r in enumerate(rounds) if n not in kept),
         first=first,
+        profile_absent=why,
     )
 
 
@@ -192,11 +201,14 @@ def profile_round(
     memory.trim_heap()
     with ExitStack() as instruments:
         if recorder is not None:
-            instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
+            try:
+                instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
+            except Exception as error:  # noqa: BLE001 - of whatever the model's modules are
+                recorder, experts_absent = None, _told(error)
         seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
         window = None if timeline is None else instruments.enter_context(timeline.sampling())
         raw = timed_round(engine, prompt_ids, limits, system)
-    cache_bytes = engine.cache_bytes()
+    cache_bytes = _cache_bytes(engine)
     pss, uss = memory.footprint()
     usage = None
     if recorder is not None:
@@ -207,9 +219,7 @@ def profile_round(
         memory_growth_bytes=_growth(raw.counters),
         pss_bytes=pss,
         uss_bytes=uss,
-        kv_cache_bytes=absent("the engine keeps no cache that can be counted")
-        if cache_bytes is None
-        else Reading(value=cache_bytes, source="engine"),
+        kv_cache_bytes=cache_bytes,
         tokens_equal=raw.trace.token_ids == expected.token_ids,
         experts=usage,
         experts_absent=experts_absent,
@@ -219,6 +229,21 @@ def profile_round(
         passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
     )
+
+
+def _cache_bytes(engine: Engine) -> Reading:
+    try:
+        size = engine.cache_bytes()
+    except Exception as error:  # noqa: BLE001 - of whatever a model keeps there
+        return absent(_told(error), "engine")
+    if size is None:
+        return absent("the engine keeps no cache that can be counted")
+    return Reading(value=size, source="engine")
+
+
+def _told(error: Exception) -> str:
+    """Return what an instrument's failure says: one of our own is a reason by itself."""
+    return str(error) if isinstance(error, ExpertCaptureError) else untrusted.failure(error)
 
 
 def _growth(counters: Counters) -> Reading:
@@ -238,9 +263,9 @@ def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
 
     try:
         recorder = ExpertRecorder(cast("torch.nn.Module", module))
-    except ExpertCaptureError as error:
-        # An instrument that cannot be attached marks the record; it does not fail the round.
-        return None, str(error)
+    # An instrument that cannot be attached marks the record; it does not fail the round.
+    except Exception as error:  # noqa: BLE001
+        return None, _told(error)
     return (recorder, None) if recorder.sites else (None, "the model is dense: it routes to no experts")
 
 
@@ -252,6 +277,6 @@ def _usage(recorder: ExpertRecorder, trace: TokenTrace, sequences: int) -> tuple
             generated_tokens=sequences * sum(trace.tick_sizes),
             sequences=sequences,
         )
-    except ExpertCaptureError as error:
-        return None, str(error)
+    except Exception as error:  # noqa: BLE001 - as above
+        return None, _told(error)
     return usage, None

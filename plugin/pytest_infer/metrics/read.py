@@ -123,7 +123,7 @@ def rest(record: PromptRecord, r: Round) -> Reading:
     peak = r.counters.peak_rss_bytes
     cache = record.profile.kv_cache_bytes if record.profile is not None else None
     if cache is None or cache.value is None or record.model.parameter_bytes is None:
-        return absent("the engine tells neither its tensors' nor its cache's size")
+        return absent(record.model.uncounted or "the engine tells neither its tensors' nor its cache's size")
     if (record.model.device or "cpu") != "cpu":
         return absent(f"the weights are on {record.model.device}, not in this process's memory")
     if peak.value is None:

@@ -15,6 +15,7 @@ from pytest_infer.records import (
     ModelInfo,
     PromptInfo,
     PromptRecord,
+    Ranks,
 )
 
 
@@ -37,6 +38,7 @@ class Result:
     quiet: tuple[MeasurementWarning, ...] = ()
     experts: ExpertUsage | None = None
     experts_absent: str | None = None
+    ranks: Ranks | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
 
@@ -60,6 +62,7 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         quiet=quiet,
         experts=None if usage is None else replace(usage, trace=None),
         experts_absent=profile.experts_absent if profile is not None else None,
+        ranks=record.ranks,
         config=record.config,
         curve=record.curve,
     )

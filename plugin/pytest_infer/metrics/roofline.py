@@ -99,7 +99,7 @@ def step(record: PromptRecord) -> Reading:
     """Return the bytes that a decode step of the profile round had to read, the mean over its steps."""
     work, profile = record.model.work, record.profile
     if work is None:
-        return absent("the engine does not tell which weights a forward pass reads")
+        return absent(record.model.uncounted or "the engine does not tell which weights a forward pass reads")
     if profile is None:
         return absent(record.profile_absent or "no profile round")
     refusal = _refusal(record, profile, work)
@@ -247,7 +247,7 @@ def _prefill_flops(record: PromptRecord) -> Reading:
     """Return the operations that the prompt needs."""
     work, profile = record.model.work, record.profile
     if work is None:
-        return absent("the engine does not tell what a forward pass multiplies")
+        return absent(record.model.uncounted or "the engine does not tell what a forward pass multiplies")
     if work.expert_parameters and (profile is None or _unusable(profile)):
         return absent((record.profile_absent if profile is None else _unusable(profile)) or "no profile round")
     usage = profile.experts if profile is not None else None

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_infer.ab import child, parent
 from pytest_infer.errors import InferError
-from pytest_infer.pytest_face import exits, failures, parametrize, preflight, summary
+from pytest_infer.pytest_face import exits, failures, followers, parametrize, preflight, summary
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.summary import write_summary
@@ -57,6 +57,8 @@ def _begin(config: pytest.Config, channel: parent.ToParent | None, *, collecting
     config.pluginmanager.register(Hooks(session), "pytest_infer.hooks")
     if side is not None:
         config.pluginmanager.register(side, "pytest_infer.ab")
+    if collecting and not session.world.place.leads:
+        followers.silence(config, session.bridge)
     return session
 
 
@@ -96,6 +98,12 @@ class Hooks:
     def pytest_unconfigure(self) -> None:
         """Give back what was opened."""
         self._run.close()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Say nothing in a rank that follows; pytest and its plugins are configured now, and have said nothing yet."""
+        if not self._run.world.place.leads:
+            followers.silence(session.config, self._run.bridge)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Let -k find a test by what it is swept over, and remember what -k may leave out."""
@@ -138,6 +146,8 @@ class Hooks:
         # In whatever phase, as a fixture may measure or check; xfail and a skip after the measurement are "skipped".
         if not report.passed:
             self._run.fail(item)
+        if report.failed and not self._run.world.place.leads:
+            followers.tell_failure(self._run.world.place, report)
         return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -175,6 +185,7 @@ class Hooks:
         yield
         self._run.keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
         exits.finish(session, self._run)
+        followers.agree(session, self._run.world)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:

@@ -11,12 +11,13 @@ import pytest
 
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import instrumentation, rounds, warnings
+from pytest_infer.measure import instrumentation, ranks, rounds, warnings
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
+from pytest_infer.measure.ranks import World
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
@@ -63,11 +64,14 @@ class InferSession:
         self.configurations = configurations.of(self.settings)
         self.suites: Cache = {}
         self.notes: list[str] = []
+        self.world = World(ranks.here())
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
         self.gate = Gate(self.settings, self.note)
         # Not in a comparison of two commits: the memory that a probe leaves behind would be on one side only.
-        self.probing = Probing(self.note, wanted=self.settings.probe and self.one_sided)
+        # Nor in ranks that follow, whose probes would disturb that of the first.
+        wanted = self.settings.probe and self.one_sided and self.world.place.leads
+        self.probing = Probing(self.note, wanted=wanted)
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.collected: list[pytest.Item] = []
@@ -212,6 +216,8 @@ class InferSession:
             )
         )
         self.live.clear()
+        if measured.profile_absent is not None:
+            self.note(f"! {nodeid}: {measured.profile_absent}; what was timed is kept")
         token_ids = measured.rounds[0].trace.token_ids
         difference = warnings.first_difference(measured.rounds)
         output = Output(
@@ -232,15 +238,18 @@ class InferSession:
             repeated=measured.repeated,
             first_run=measured.first,
             profile=measured.profile,
-            profile_absent="benchmarks are disabled"
-            if once
-            else None
-            if measured.profile
-            else "left out with --infer-no-profile",
+            profile_absent=None if measured.profile else self._unprofiled(measured, once=once),
             warnings=warnings.find(measured.rounds, measured.profile, output, measured.repeated),
             config=dict(configuration.values),
             curve=configuration.curve,
+            ranks=self.world.gathered(nodeid, [r.counters for r in measured.rounds]),
         )
+
+    @staticmethod
+    def _unprofiled(measured: rounds.Measured, *, once: bool) -> str:
+        if once:
+            return "benchmarks are disabled"
+        return measured.profile_absent or "left out with --infer-no-profile"
 
     def verified(self, record: PromptRecord) -> PromptRecord:
         """Return a record with the machine's probe made again if a round beat it; earlier records get it as well."""

@@ -14,6 +14,7 @@ from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.measure import ranks
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
     EXPERTS,
@@ -103,7 +104,11 @@ class Settings:
 
         `base` says that this run is the other side of one with --infer-against, which alone compares and gates.
         """
-        read = OptionReader(config, ignored=ONLY_OURS if base else (), not_in_ini=OF_THE_RUN if base else ())
+        place = ranks.here()
+        if not place.alone:
+            _check_ranks(OptionReader(config), place.size)
+        ignored = ONLY_OURS if base or not place.leads else ()
+        read = OptionReader(config, ignored=ignored, not_in_ini=OF_THE_RUN if base else ())
         folder = read.path("prompts")
         engine_options = EngineOptions(
             model=read.text("model") or DEFAULT,
@@ -149,7 +154,8 @@ class Settings:
             advice=read.flag("advice"),
             profile=not read.flag("no-profile"),
             probe=not read.flag("no-probe"),
-            repeat_disturbed=read.number("repeat-disturbed", 3, least=0),
+            # Ranks that each judged their own rounds would wait for each other for ever.
+            repeat_disturbed=read.number("repeat-disturbed", 3, least=0) if place.alone else 0,
             strict_memory=read.flag("strict-memory"),
             resume=read.flag("resume"),
             report=read.path("report"),
@@ -175,6 +181,13 @@ class Settings:
             interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,
             curve=_curve(read, sweep),
         )
+
+
+def _check_ranks(read: OptionReader, size: int) -> None:
+    """Refuse what the processes of a distributed run cannot do alike."""
+    for name in ("against", "resume"):
+        if read.flag(name) if name in _FLAGS else read.text(name) is not None:
+            raise OptionError(f"{read.place(name)} is for one process, and this run has {size} (WORLD_SIZE)")
 
 
 def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:

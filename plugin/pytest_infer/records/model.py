@@ -38,7 +38,9 @@ class ModelInfo:
     keeps elsewhere until they run). `load_s` runs from the call to a usable model and `load_read_bytes` came from the
     disk meanwhile (0: a warm page cache, or weights that are mapped and not touched yet); `load` holds the rest. All
     three are None for a model that the run did not load itself. `weights_sha256` is over the names and bytes of the
-    files. `remote_code` is the module of the model's class where that came with the model, None where it is installed.
+    files. Of a model that is spread over several processes all counts are those of this process's part; `uncounted` is
+    why its weights could not be counted. `remote_code` is the module of the model's class where that came with the
+    model, None where it is installed.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelInfo:
     load: Load | None = None
     weights_sha256: str | None = None
     work: Work | None = None
+    uncounted: str | None = None
     quantization: str | None = None
     remote_code: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -55,13 +55,34 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankMemory:
+    """The most memory of one process of a distributed run over a test's rounds, bytes; None where it is unknown.
+
+    `absent` says why a rank told nothing at all.
+    """
+
+    rss_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    absent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """The processes that measured a test together, in order; everything else in a record is that of the first."""
+
+    size: int
+    memory: tuple[RankMemory, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
     """Everything measured for one prompt in one test.
 
     `repeated` are disturbed rounds that were re-measured and are not used. `first_run` is the first warm-up round: what
     it takes beyond the others is the extra time of a first run. `config` holds
     the swept options by axis, as they were given; it is empty when nothing is swept. `drift` is stored with the last
-    test of a load.
+    test of a load. `ranks` is None unless several processes ran the model together.
     """
 
     nodeid: str
@@ -81,6 +102,7 @@ class PromptRecord:
     config: dict[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
     drift: Drift | None = None
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

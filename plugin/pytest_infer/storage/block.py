@@ -37,10 +37,12 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
     swept: dict[str, Any] = {"config": record.config} if record.config else {}
     swept |= {"curve": msgspec.to_builtins(record.curve)} if record.curve is not None else {}
     swept |= {"drift": msgspec.to_builtins(record.drift)} if record.drift is not None else {}
+    ranks = {} if record.ranks is None else {"ranks": msgspec.to_builtins(record.ranks)}
     return {
         "schema": SCHEMA,
         "phase": TOTAL,
         **swept,
+        **ranks,
         "prompt": _without_none(msgspec.to_builtins(record.prompt)),
         # Without the load: its figures are metrics, with their sources.
         "model": _without_none(msgspec.to_builtins(record.model) | {"load": None}),

@@ -94,6 +94,13 @@ class Bridge:
         """Whether xdist spreads the tests over processes."""
         return bool(self._session.xdist_worker or self._session.config.getoption("dist", "no") != "no")
 
+    def mute(self) -> None:
+        """Let pytest-benchmark neither write, compare nor say anything: another process does."""
+        session = self._session
+        session.save = session.autosave = session.json = session.histogram = session.compare = None
+        session.compare_fail = []
+        session.logger.level = session.logger.QUIET
+
     def save_with(self, make: Callable[[Any], Callable[[Any, str], None]]) -> None:
         """Replace the storage's `save` by one made for it."""
         self._session.storage.save = make(self._session.storage)

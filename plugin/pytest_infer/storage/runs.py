@@ -26,6 +26,7 @@ from pytest_infer.records import (
     ModelInfo,
     PromptInfo,
     Quality,
+    Ranks,
     SuiteAverages,
 )
 from pytest_infer.storage import runfile, schema
@@ -72,6 +73,7 @@ class Row:
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
     drift: Drift | None = None
+    ranks: Ranks | None = None
     disturbed: tuple[int, ...] = ()
     timed: int = 0
     run: Path | None = None
@@ -111,6 +113,7 @@ def _row(test: str, name: str, block: Block) -> Row:
         config=block.config,
         curve=block.curve,
         drift=block.drift,
+        ranks=block.ranks,
         disturbed=rounds.numbers,
         timed=max(1, several) if rounds.timed is None else rounds.timed,
         against=block.against,
@@ -347,6 +350,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         experts_absent=usage.absent if rounds.profile else None,
         config=block.config,
         curve=block.curve,
+        ranks=block.ranks,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from pytest_infer.records import CurvePoint, Drift, ExpertSite, Turns
+from pytest_infer.records import CurvePoint, Drift, ExpertSite, Ranks, Turns
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -81,6 +81,7 @@ class Model(_Part, frozen=True):
     load_read_bytes: int | None = None
     weights_sha256: str | None = None
     work: StoredWork | None = None
+    uncounted: str | None = None
     quantization: str | None = None
     remote_code: str | None = None
     versions: dict[str, str] | None = None
@@ -300,6 +301,7 @@ class Block(msgspec.Struct, frozen=True):
     config: dict[str, str] = {}
     curve: CurvePoint | None = None
     drift: Drift | None = None
+    ranks: Ranks | None = None
     rounds: Rounds | None = None
     against: StoredAgainst | None = None
 

@@ -77,6 +77,12 @@ def _unless_none(key: str) -> Callable[[Row], object]:
     return lambda row: (getattr(row.model, key) or "none") if row.model != Model() else None
 
 
+def _ranks(row: Row) -> object:
+    if row.model == Model():
+        return None
+    return 1 if row.ranks is None else row.ranks.size
+
+
 def _version(key: str) -> Callable[[Row], object]:
     return lambda row: (row.model.versions or {}).get(key)
 
@@ -135,6 +141,7 @@ FACTS: tuple[Fact, ...] = (
     Fact(WATCHED, WATCHED, _instrumented),
     Fact("engine", "software", _model("engine")),
     Fact("threads", "software", _model("threads")),
+    Fact("ranks", "software", _ranks),
     Fact("attention", "software", _model("attention")),
     Fact("experts_implementation", "software", _model("experts_implementation")),
     Fact("remote_code", "software", _unless_none("remote_code")),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import transformers
 from transformers.generation.streamers import BaseStreamer
 
+from pytest_infer import untrusted
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import classes, decoding, work
 from pytest_infer.engines.transformers.request import Requests
@@ -112,12 +113,13 @@ class Running:
         if layers is None:
             return None
         tensors = {id(t): t for layer in layers for t in vars(layer).values() if isinstance(t, torch.Tensor)}
-        return sum(t.untyped_storage().nbytes() for t in tensors.values())
+        return sum(int(work.local(t).untyped_storage().nbytes()) for t in tensors.values())
 
     def describe(self, name: str, source: str | None, revision: str | None) -> ModelInfo:
         """Return what results say about the model."""
         model, config = self.model, self.model.config
         text = config.get_text_config()
+        counted, uncounted = _counted(model)
         return ModelInfo(
             name=name,
             engine="transformers",
@@ -126,19 +128,35 @@ class Running:
             revision=revision,
             dtype=str(model.dtype).removeprefix("torch."),
             device=_devices(model),
-            parameters=work.parameters(model),
-            parameter_bytes=work.parameter_bytes(model),
-            buffer_bytes=sum(map(work.stored_bytes, model.buffers())),
             vocabulary=getattr(text, "vocab_size", None),
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
             quantization=None if self._options.quantization == "none" else self._options.quantization,
             remote_code=_remote_code(model),
-            work=work.of(model),
+            uncounted=uncounted,
+            **counted,
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),
         )
+
+
+def _counted(model: Any) -> tuple[dict[str, Any], str | None]:
+    """Return the sizes of a model and the work of a forward pass, or why one is missing: it can be measured anyway."""
+    counts: dict[str, Callable[[], Any]] = {
+        "parameters": lambda: work.parameters(model),
+        "parameter_bytes": lambda: work.parameter_bytes(model),
+        "buffer_bytes": lambda: sum(map(work.stored_bytes, model.buffers())),
+        "work": lambda: work.of(model),
+    }
+    found: dict[str, Any] = {}
+    why: str | None = None
+    for name, count in counts.items():
+        try:
+            found[name] = count()
+        except Exception as error:  # noqa: BLE001 - of tensors and modules that nobody has seen yet
+            why = why or f"{name.replace('_', ' ')} not counted: {untrusted.failure(error)}"
+    return found, why
 
 
 def _devices(model: Any) -> str:

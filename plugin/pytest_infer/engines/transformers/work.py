@@ -11,6 +11,7 @@ from pytest_infer.engines.base import TOWER
 from pytest_infer.records import Work
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|positions?_embed(ding)?s?)$")
+_QUERIES = re.compile(r"(^|\.)(q|query|qkv|q_b|query_key_value|Wqkv)(_proj)?$")
 WHOLE = frozenset({"full_attention", "attention", "hybrid"})
 WINDOWED = frozenset({"sliding_attention", "chunked_attention", "hybrid_sliding"})
 WITHOUT = frozenset({"linear_attention", "mamba", "conv", "moe", "mlp"})
@@ -32,7 +33,7 @@ def of(model: Any) -> Work | None:
         count = _weights(module) if module is not head else 0
         known = known and count is not None
         parameters += count or 0
-    pairs = _attention(model.config.get_text_config())
+    pairs = _attention(model.config.get_text_config(), _heads_here(model))
     return Work(
         read_bytes=_read_bytes(model),
         parameters=parameters if known else None,
@@ -44,9 +45,15 @@ def of(model: Any) -> Work | None:
     )
 
 
+def local(tensor: Any) -> Any:
+    """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
 def parameters(model: Any) -> int:
-    """Return the number of weights; shared ones count once, unless a quantiser packed a copy of them."""
-    return sum(int(p.numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model.modules()))
+    """Return the number of weights held here; shared ones count once, unless a quantiser packed a copy of them."""
+    return sum(int(local(p).numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model.modules()))
 
 
 def parameter_bytes(model: Any) -> int:
@@ -100,7 +107,7 @@ def _read_bytes(model: Any) -> int:
         if TOWER.search(name):
             continue
         looked_up = id(parameter) in tables and id(parameter) not in others
-        total += stored_bytes(parameter) // (parameter.shape[0] if looked_up else 1)
+        total += stored_bytes(parameter) // (local(parameter).shape[0] if looked_up else 1)
     # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
     return total + sum(
         stored_bytes(buffer)
@@ -117,6 +124,7 @@ def stored_bytes(tensor: Any) -> int:
     torchao's tensors wrap those that hold their data (`__tensor_flatten__`); bitsandbytes keeps the scales of its
     4-bit parameters beside them (`quant_state`).
     """
+    tensor = local(tensor)
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
         return sum(stored_bytes(getattr(tensor, name)) for name in flatten()[0])
@@ -146,11 +154,18 @@ def _weights(module: Any) -> int | None:
     """Return the weights of a module itself; None where they are packed in whole numbers and no shape says more."""
     inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(inputs, int) and isinstance(outputs, int):
-        return inputs * outputs
-    matrices = [p for p in module._parameters.values() if p is not None and p.ndim > 1]
+        return round(inputs * outputs * _share(module))
+    matrices = [local(p) for p in module._parameters.values() if p is not None and p.ndim > 1]
     if not all(matrix.is_floating_point() for matrix in matrices):
         return None
     return sum(int(matrix.numel()) for matrix in matrices)
+
+
+def _share(module: Any) -> float:
+    """Return how much of a module's own weights this process holds."""
+    held = [p for p in module._parameters.values() if p is not None and p.ndim > 1]
+    whole = sum(int(p.numel()) for p in held)
+    return sum(int(local(p).numel()) for p in held) / whole if whole else 1.0
 
 
 def _experts(model: Any) -> Iterator[tuple[str, Any]]:
@@ -170,7 +185,13 @@ def _weights_below(module: Any) -> int:
 # attention
 
 
-def _attention(config: Any) -> tuple[int, int, int | None] | None:
+def _heads_here(model: Any) -> float:
+    """Return the share of the attention's heads that this process computes: as much as it has of their projections."""
+    projections = (module for name, module in _seeing_text(model) if _QUERIES.search(name))
+    return min((_share(module) for module in projections), default=1.0)
+
+
+def _attention(config: Any, share: float = 1.0) -> tuple[int, int, int | None] | None:
     """Return the operations a pair of positions of all full layers, of all windowed ones, and the window.
 
     None where sizes are missing, or where layers see a choice of positions (sparse, indexed, compressed attention).
@@ -190,7 +211,7 @@ def _attention(config: Any) -> tuple[int, int, int | None] | None:
         kinds = ["sliding_attention" if windowed else "full_attention"] * layers
     if set(kinds) - WHOLE - WINDOWED - WITHOUT:
         return None
-    a_layer = 2 * heads * (key + value)
+    a_layer = round(2 * heads * (key + value) * share)
     full = sum(kind in WHOLE for kind in kinds) * a_layer
     short = sum(kind in WINDOWED for kind in kinds) * a_layer
     if window is None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_infer import untrusted
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
 from pytest_infer.records import Quality, Reading
 
@@ -32,11 +33,14 @@ class Nvml:
             except ImportError:
                 self._unavailable = Unavailable("no NVML: nvidia-ml-py is not installed")
                 return
+            except Exception as error:  # noqa: BLE001 - of a library that is there and cannot be loaded
+                self._unavailable = Unavailable(f"no NVML: {untrusted.failure(error)}")
+                return
         try:
             self._nvml.nvmlInit()
             self._handles = _visible(self._nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        except self._nvml.NVMLError as error:
-            self._unavailable = Unavailable(f"no NVML: {error}")
+        except Exception as error:  # noqa: BLE001 - NVMLError, and what comes of a driver that it does not know
+            self._unavailable = Unavailable(f"no NVML: {untrusted.reason(error)}")
             return
         if not self._handles:
             self._unavailable = Unavailable("no NVIDIA device is visible")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pytest_infer import untrusted
 from pytest_infer.measure.counters import cgroup, peak, portable
 from pytest_infer.measure.counters.accelerator import DeviceMemory
 from pytest_infer.measure.counters.contention import MachineTime, Pressure, RunQueue
@@ -67,17 +68,17 @@ class SystemCounters:
             self.close()
             self._open()
         window = self._peak.begin()
-        samples = [instrument.read() for instrument in reversed(self._instruments)]
+        samples = [_sample(instrument) for instrument in reversed(self._instruments)]
         return Snapshot(window=window, samples=tuple(reversed(samples)), start_ns=time.perf_counter_ns())
 
     def end(self, before: Snapshot) -> Counters:
         """Read everything, the clocks first, and return what the window added."""
         end_ns = time.perf_counter_ns()
-        samples = [instrument.read() for instrument in self._instruments]
+        samples = [_sample(instrument) for instrument in self._instruments]
         peak_reading = self._peak.end(before.window, before.samples[self._memory], samples[self._memory])
         readings = {"peak_rss_bytes": peak_reading}
         for instrument, sample_before, sample_after in zip(self._instruments, before.samples, samples, strict=True):
-            readings.update(instrument.readings(sample_before, sample_after))
+            readings.update(_readings(instrument, sample_before, sample_after))
         for name, reading in self._not_on_this_system.items():
             if name not in readings or readings[name].value is None:
                 readings[name] = reading
@@ -100,6 +101,22 @@ class SystemCounters:
             if isinstance(instrument, ResidentMemory | portable.PsutilMemory)
         )
         self._peak = peak.choose(self._proc, linux=linux, usable_cores=cores(groups).usable)
+
+
+def _sample(instrument: Instrument) -> Sample | Unavailable:
+    """Return what an instrument reads; one that breaks its word and raises has no value, and its round goes on."""
+    try:
+        return instrument.read()
+    except Exception as error:  # noqa: BLE001 - whatever a kernel or a driver makes it raise
+        return Unavailable(untrusted.failure(error))
+
+
+def _readings(instrument: Instrument, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
+    try:
+        return instrument.readings(before, after)
+    except Exception as error:  # noqa: BLE001 - as above
+        failed = Unavailable(untrusted.failure(error))
+        return instrument.readings(failed, failed)
 
 
 def linux_instruments(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from pytest_infer import untrusted
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure.experts import sites as expert_sites
 from pytest_infer.measure.experts.counts import DECODE, PREFILL, Counted, Piece, SiteGroup, grouped
@@ -155,17 +156,17 @@ class _Log:
             return
         try:
             self._take(captured, dict(zip(self._parameters, args, strict=False)) | kwargs)
-        except (ExpertCaptureError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001
             # From torch, a cache without a length, a module that is called otherwise: generation must not fail for it.
-            self._doubt(str(error))
+            self._doubt(untrusted.reason(error))
 
     def finish(self) -> None:
         """Count what is pending and let go of every tensor of the model."""
         try:
             expert_sites.refuse_compiled(self._module)  # generate() may have compiled it just now
             self._flush()
-        except (ExpertCaptureError, RuntimeError) as error:
-            self._doubt(str(error))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._doubt(untrusted.reason(error))
         for site, index in zip(self._sites, self._captured, strict=True):
             if index is not None:
                 self._doubt(f"{site.name} ran outside the forward of the model that is recorded")

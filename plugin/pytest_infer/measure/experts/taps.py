@@ -93,6 +93,7 @@ class Site:
 
         """
         ids, weights = (None, None) if captured is None else self.tap.read(captured, rows)
+        ids, weights = replicated(ids, self.name), replicated(weights, self.name)
         if ids is None:
             raise ExpertCaptureError(f"{self.name} did not run in a forward of the model, or got no expert ids")
         if not isinstance(ids, torch.Tensor) or ids.dtype not in _ID_TYPES or ids.ndim < 2:
@@ -164,8 +165,25 @@ def bytes_of_one(tensors: Sequence[torch.Tensor], experts: int) -> int | None:
     return sum(stored_bytes(tensor) for tensor in tensors if tensor.ndim and tensor.shape[0] == experts) // experts
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
+def replicated(tensor: Any, name: str) -> Any:
+    """Return a tensor that every rank has whole as a plain one; raise ExpertCaptureError for one that they share."""
+    placements = getattr(tensor, "placements", None)
+    if placements is None:
+        return tensor
+    if not all(placement.is_replicate() for placement in placements):
+        raise ExpertCaptureError(f"{name} sees the selections of one rank only: they are spread over the ranks")
+    return tensor.to_local()
+
+
 def stored_bytes(tensor: torch.Tensor) -> int:
-    """Return the stored size; a quantised tensor (torchao) is a wrapper around the tensors that hold its data."""
+    """Return the size stored here: a quantised tensor (torchao) wraps those with its data, a DTensor holds its part."""
+    tensor = local(tensor)
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return tensor.numel() * tensor.element_size()

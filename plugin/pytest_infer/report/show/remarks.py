@@ -10,9 +10,10 @@ from rich.text import Text
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import WarningKind
+from pytest_infer.records import Ranks, WarningKind
 from pytest_infer.report import surroundings
 from pytest_infer.report.text import printable
+from pytest_infer.units import NONE, size
 
 _NAMED = 3
 """So many tests of a sweep are named in a remark that they share."""
@@ -27,6 +28,9 @@ def write(console: Console, run: RunSummary) -> None:
         console.print(Text(printable(line), style="dim"))
     unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
     unusual |= dict.fromkeys(surroundings.unread(r.machine.unread) for r in run.results)
+    ranks = _ranks([r.ranks for r in run.results if r.ranks is not None])
+    if ranks is not None:
+        console.print(Text(printable(ranks), style="dim"))
     for line in (line for line in unusual if line is not None):
         console.print(Text(printable(line), style="dim"))
     for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
@@ -42,6 +46,17 @@ def write(console: Console, run: RunSummary) -> None:
         )
     for note in run.notes:
         console.print(Text(printable(note)))
+
+
+def _ranks(of: Sequence[Ranks]) -> str | None:
+    """Return the most memory of each process of a distributed run; None where there was one process."""
+    parts = []
+    for rank in range(max((one.size for one in of), default=0)):
+        told = [one.memory[rank] for one in of if rank < len(one.memory)]
+        peaks = [one.peak_rss_bytes for one in told if one.peak_rss_bytes is not None]
+        why = next((f" ({one.absent})" for one in told if one.absent is not None), "")
+        parts.append(f"{size(max(peaks)) if peaks else NONE} in rank {rank}{why}")
+    return f"peak memory {', '.join(parts)}; everything else is rank 0's" if parts else None
 
 
 def write_alarms(console: Console, run: RunSummary) -> None:
