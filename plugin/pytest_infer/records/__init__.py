@@ -22,9 +22,11 @@ from pytest_infer.records.results import (
     WarningKind,
 )
 from pytest_infer.records.rounds import Pass, Profile, Round, Timeline
+from pytest_infer.records.scores import TOP, Reference, Scores, TextScore
 from pytest_infer.records.suite import Average, SuiteAverages
 
 __all__ = [
+    "TOP",
     "AgainstInfo",
     "Average",
     "CacheState",
@@ -49,10 +51,13 @@ __all__ = [
     "RankMemory",
     "Ranks",
     "Reading",
+    "Reference",
     "Round",
+    "Scores",
     "StopReason",
     "SuiteAverages",
     "SystemRecord",
+    "TextScore",
     "Timeline",
     "TokenTrace",
     "Turns",

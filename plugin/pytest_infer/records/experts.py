@@ -49,6 +49,7 @@ class ExpertUsage:
     `trace[i]` holds the selections of `sites[i]` token by token in order of position, those of the prompt first: an
     array of shape (prefill_tokens + decode_tokens, k) in C order, one byte per selection, or two, little-endian, where
     the site has more than 256 slots. The number `slots` stands for a selection that reached no expert of the site.
+    `trace_weights[i]` are the gate weights of those selections, float32, little-endian, shaped alike.
     """
 
     sites: tuple[ExpertSite, ...]
@@ -62,4 +63,5 @@ class ExpertUsage:
     prefill_dropped: tuple[int, ...] | None = None
     decode_dropped: tuple[int, ...] | None = None
     trace: tuple[bytes, ...] | None = None
+    trace_weights: tuple[bytes, ...] | None = None
     note: str | None = None

@@ -10,6 +10,7 @@ from pytest_infer.records.generation import Output, PromptInfo
 from pytest_infer.records.machine import MachineInfo
 from pytest_infer.records.model import ModelInfo
 from pytest_infer.records.rounds import Profile, Round
+from pytest_infer.records.scores import Reference
 
 
 class WarningKind(StrEnum):
@@ -82,7 +83,9 @@ class PromptRecord:
     `repeated` are disturbed rounds that were re-measured and are not used. `first_run` is the first warm-up round: what
     it takes beyond the others is the extra time of a first run. `config` holds
     the swept options by axis, as they were given; it is empty when nothing is swept. `drift` is stored with the last
-    test of a load. `ranks` is None unless several processes ran the model together.
+    test of a load. `reference` says whose tokens were followed, if any were. `pieces` are the texts of single ids: of
+    those generated, and of the most probable ones at each position.
+    `ranks` is None unless several processes ran the model together.
     """
 
     nodeid: str
@@ -103,6 +106,8 @@ class PromptRecord:
     curve: CurvePoint | None = None
     drift: Drift | None = None
     ranks: Ranks | None = None
+    reference: Reference | None = None
+    pieces: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertUsage
 from pytest_infer.records.generation import TokenTrace
 from pytest_infer.records.reading import Reading, absent
+from pytest_infer.records.scores import Scores, TextScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Profile:
     `memory_growth_bytes` is its peak minus the resident size before it, after the heap was trimmed.
     `mapped_weights_bytes` are the resident pages of the model's own files that the process has mapped.
     `nonfinite_logits` counts the forward passes, of which there were `passes`, whose logits held NaN or +∞, or nothing
-    finite.
+    finite. `text` is how well the model predicts the text of --infer-text, if there is one.
     """
 
     trace: TokenTrace
@@ -66,6 +67,10 @@ class Profile:
     nonfinite_logits: Reading = _NOT_READ
     mapped_weights_bytes: Reading = _NOT_READ
     passes: int = 0
+    scores: Scores | None = None
+    scores_absent: str | None = None
+    text: TextScore | None = None
+    text_absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
