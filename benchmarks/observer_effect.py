@@ -4,9 +4,10 @@
 
 Both sides are timed alike, by the wall around the engine's `generate`: once called bare, without streamer and counters,
 and once from `timed_round`, with the clock ticking and the kernel's counters read before and after. Pairs run A B B A.
-The second ratio compares the profile round's generation (hooks on the experts, the timeline's helper sampling) with a
-timed one, the third a timed round beside the sleeping helper with one before it was started, the fourth sampling alone
-with a timed round; the last lines are the helper's own CPU time and the sampler's self-test.
+The second ratio compares the profile round's generation (hooks on the experts, scores, the timeline's helper sampling)
+with a timed one; then follow scores alone, a round that follows given tokens, sampling alone, and a timed round beside
+the sleeping helper with one before it was started; the last lines are the helper's own CPU time and the sampler's
+self-test.
 
 A ratio of two noisy times cannot show a thousandth. All that a timed round adds inside the timed region is the streamer
 with its tick, so that is timed by itself as well, a hundred thousand ticks, and given as a share of the token's time.
@@ -121,10 +122,23 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
             shares.append(window.timeline.helper_cpu_s / engine.wall_s)
         return engine.wall_s
 
+    def scored() -> float:
+        engine.keep_scores(keep=True)
+        rounds.timed_round(engine, ids, limits, system)
+        engine.keep_scores(keep=False)
+        return engine.wall_s
+
     def profiled() -> float:
         recorder = ExpertRecorder(engine.running.model)
         with recorder.recording(prompt_tokens=len(ids)), sampler.sampling():
-            rounds.timed_round(engine, ids, limits, system)
+            return scored()
+
+    free = rounds.timed_round(engine, ids, limits, system).trace.token_ids
+
+    def followed() -> float:
+        engine.follow(free)
+        rounds.timed_round(engine, ids, limits, system)
+        engine.follow(None)
         return engine.wall_s
 
     for _ in range(3):
@@ -141,6 +155,8 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
     tick, token_s = tick_s(), statistics.median(walls) / tokens
     print(f"  a tick takes {1e6 * tick:.2f} µs, {100 * tick / token_s:.4f} % of {1e3 * token_s:.2f} ms a token")
     report("profile round / timed round", paired(ours, profiled, pairs))
+    report("scored / timed round", paired(ours, scored, pairs))
+    report("following / timed round", paired(ours, followed, pairs))
     report("sampled / timed round", paired(ours, sampled, pairs))
     sampler.close()  # or its helper would sleep beside both sides
     report("timed, helper asleep / none", asleep_pairs(engine, ours, pairs))

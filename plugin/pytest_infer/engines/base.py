@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_infer.errors import EngineError
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import Limits, ModelInfo, StopReason
+from pytest_infer.records import Limits, ModelInfo, Scores, StopReason
 
 if TYPE_CHECKING:
     from pytest_infer.engines.checkpoint.source import Checkpoint
@@ -215,6 +215,41 @@ class Engine(Protocol):
     def experts_absent(self) -> str:
         """Return why `experts_module` is None, and with it `logits_module`."""
         return "the engine gives no access to its modules"
+
+    def follows(self) -> bool:
+        """Return whether `follow` is supported: by default, whether the engine overrides it."""
+        return type(self).follow is not Engine.follow
+
+    def follow(self, token_ids: Sequence[int] | None) -> None:  # noqa: ARG002 - for those that override it
+        """From the next `prepare` on generate exactly these tokens, or with None what the model chooses.
+
+        All the work of a step is done as ever, and then the next of these ids is taken in place of the chosen one, in
+        every sequence of a batch, ticked and fed. Their number is the length: neither the limits nor what ends a
+        sequence otherwise matter. Two sides of a comparison then do the same work on the same text.
+        """
+        raise EngineError("this engine cannot follow given tokens")
+
+    def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:
+        """From the next `prepare` on keep the scores of what is generated, or none. Called for profile rounds only.
+
+        What they are kept in is made by `prepare`, outside of what is counted. `full`, if any, is a file for the
+        log-probabilities of the whole vocabulary, as `engines.transformers.scores.ScoreRecorder` writes it.
+        """
+
+    def scores(self) -> Scores | None:
+        """Return the scores of the last generation, None where none were kept: by default never."""
+        return None
+
+    def scores_absent(self) -> str:
+        """Return why `scores` returns None."""
+        return "the engine offers no scores"
+
+    def log_probabilities(self, token_ids: Sequence[int], first: int) -> Sequence[float] | None:  # noqa: ARG002
+        """Return the natural logarithm of the probability of each of `token_ids[first:]`, given all ids before it.
+
+        `first` is 1 or more. None where the engine cannot tell. The perplexity of a text is computed from these.
+        """
+        return None
 
     def close(self) -> None:
         """Free the model."""

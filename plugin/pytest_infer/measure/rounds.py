@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import disturbance, logits
+from pytest_infer.measure import disturbance, following, logits
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.records import Counters, ExpertUsage, Limits, Pass, Profile, Reading, Round, TokenTrace, absent
+from pytest_infer.records import (
+    Counters,
+    ExpertUsage,
+    Limits,
+    Pass,
+    Profile,
+    Reading,
+    Reference,
+    Round,
+    Scores,
+    TextScore,
+    TokenTrace,
+    absent,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +52,16 @@ class RoundPlan:
     """Whether the selections of each token are recorded, not only their counts."""
     repeat: int = 0
     """How many rounds may be added for disturbed ones."""
+    reference: Reference | None = None
+    """Whose tokens the profile round follows, and the timed rounds too if the free output is another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What the loop saw of one prompt; `repeated` are disturbed rounds that were re-measured.
 
-    `first` is the first warm-up round. `profile_absent` is why a planned profile round gave nothing.
+    `first` is the first warm-up round. `profile_absent` is why a planned profile round gave nothing. `reference` says
+    whose tokens were followed, and what the free ones are.
     """
 
     warmup: int
@@ -53,6 +70,7 @@ class Measured:
     repeated: tuple[Round, ...] = ()
     first: Round | None = None
     profile_absent: str | None = None
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +83,20 @@ class Runner:
     system: SystemCounters
     usable_cores: float
     timeline: TimelineSampler | None = None
+    text: Callable[[], tuple[TextScore | None, str | None]] | None = None
+    """Scores the text of --infer-text, if there is one, or says why it cannot."""
 
-    def timed(self) -> Round:
-        """Run a timed round and say whether it was disturbed."""
+    def timed(self, follow: Sequence[int] | None = None) -> Round:
+        """Run a timed round, which generates the tokens given if any are, and say whether it was disturbed."""
+        following.steer(self.engine, follow)
         raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
-    def in_turns(self, turns: TurnTaker, tokens: int | None = None) -> Pass:
+    def in_turns(self, turns: TurnTaker, tokens: int | None = None, follow: Sequence[int] | None = None) -> Pass:
         """Run a round without counters in turns with another process; `tokens` is a limit of its own."""
         limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
         clock = TurnClock(turns)
+        following.steer(self.engine, None if follow is None else follow[: limits.max_new_tokens])
         self.engine.reset()
         self.engine.prepare(self.prompt_ids, limits)
         with suspended(), quiet_gc():
@@ -90,9 +112,21 @@ class Runner:
             token_ids=tuple(trace.token_ids),
         )
 
-    def profile(self, expected: TokenTrace, *, experts: bool, trace: bool = False) -> Profile:
-        """Run the round with instruments; `expected` is the trace of a timed one."""
-        return profile_round(
+    def profile(
+        self,
+        expected: TokenTrace,
+        *,
+        experts: bool,
+        trace: bool = False,
+        follow: Sequence[int] | None = None,
+        full: Path | None = None,
+    ) -> Profile:
+        """Run the round with instruments; `expected` is the trace of a timed one. Then score the text, if there is one.
+
+        `full` is a file for whole distributions, as `Engine.keep_scores` has it.
+        """
+        following.steer(self.engine, follow)
+        profile = profile_round(
             self.engine,
             self.prompt_ids,
             self.limits,
@@ -101,7 +135,10 @@ class Runner:
             experts=experts,
             trace=trace,
             timeline=self.timeline,
+            full=full,
         )
+        text, why = (None, "no text: --infer-text") if self.text is None else self.text()
+        return replace(profile, text=text, text_absent=why)
 
 
 class Watcher(Protocol):
@@ -123,34 +160,42 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
     """Run one prompt as planned and return its rounds, in order."""
     first: Round | None = None
     last: TokenTrace | None = None
-    for number in range(plan.warmup):
-        watch("warm-up", number, plan.warmup, last)
+    # What is generated freely is known before it is decided whether the timed rounds follow.
+    warmup = max(plan.warmup, 0 if plan.reference is None else 1)
+    for number in range(warmup):
+        watch("warm-up", number, warmup, last)
         warmed = runner.timed()
         first, last = first or warmed, warmed.trace
+    reference = None
+    if plan.reference is not None and first is not None:
+        reference = following.decide(plan.reference, runner.engine, first.trace.token_ids)
+    follow = following.timed(reference)
     rounds: list[Round] = []
     while needs_more([bool(r.disturbed) for r in rounds], plan.rounds, plan.repeat):
         again = len(rounds) - plan.rounds
         watch(*(("round", len(rounds), plan.rounds) if again < 0 else ("repeat", again, plan.repeat)), last)
-        rounds.append(runner.timed())
+        rounds.append(runner.timed(follow))
         last = rounds[-1].trace
     kept = rounds_to_keep([bool(r.disturbed) for r in rounds], plan.rounds)
     profile, why = None, None
     if plan.profile:
         watch("profile", 0, 1, last)
         try:
-            profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace)
+            followed = following.profiled(reference, runner.engine)
+            profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace, follow=followed)
         except Exception as error:
             # What was timed is valid, whatever instruments do to a model. A request to end is none of theirs.
             if type(error).__module__.startswith("_pytest."):
                 raise
             why = f"the profile round failed: {untrusted.failure(error)}"
     return Measured(
-        warmup=plan.warmup,
+        warmup=warmup,
         rounds=tuple(rounds[n] for n in kept),
         profile=profile,
         repeated=tuple(r for n, r in enumerate(rounds) if n not in kept),
         first=first,
         profile_absent=why,
+        reference=reference,
     )
 
 
@@ -193,22 +238,32 @@ def profile_round(
     experts: bool,
     trace: bool = False,
     timeline: TimelineSampler | None = None,
+    full: Path | None = None,
 ) -> Profile:
-    """Run the same prompt and seed once more with a trimmed heap, hooks on the experts and a process that samples."""
+    """Run the same prompt and seed once more with a trimmed heap, hooks on the experts and a process that samples.
+
+    Scores are kept in what the engine prepares before the counters are read: they are no part of the memory measured.
+    """
     recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
     one = limits.sequences == 1  # a trace is of one sequence
     engine.reset()
     memory.trim_heap()
-    with ExitStack() as instruments:
-        if recorder is not None:
-            try:
-                instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
-            except Exception as error:  # noqa: BLE001 - of whatever the model's modules are
-                recorder, experts_absent = None, _told(error)
-        seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
-        window = None if timeline is None else instruments.enter_context(timeline.sampling())
-        raw = timed_round(engine, prompt_ids, limits, system)
-    cache_bytes = _cache_bytes(engine)
+    engine.keep_scores(keep=True, full=full)
+    try:
+        with ExitStack() as instruments:
+            if recorder is not None:
+                try:
+                    instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
+                except Exception as error:  # noqa: BLE001 - of whatever the model's modules are
+                    recorder, experts_absent = None, _told(error)
+            seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
+            window = None if timeline is None else instruments.enter_context(timeline.sampling())
+            raw = timed_round(engine, prompt_ids, limits, system)
+        cache_bytes = _cache_bytes(engine)
+        scores, scores_absent = _scores(engine)
+    finally:
+        # Rounds that follow are timed ones, of the next test.
+        engine.keep_scores(keep=False)
     pss, uss = memory.footprint()
     usage = None
     if recorder is not None:
@@ -228,6 +283,8 @@ def profile_round(
         mapped_weights_bytes=memory.mapped(engine.files()),
         passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
+        scores=scores,
+        scores_absent=scores_absent if scores is None else None,
     )
 
 
@@ -239,6 +296,13 @@ def _cache_bytes(engine: Engine) -> Reading:
     if size is None:
         return absent("the engine keeps no cache that can be counted")
     return Reading(value=size, source="engine")
+
+
+def _scores(engine: Engine) -> tuple[Scores | None, str | None]:
+    try:
+        return engine.scores(), engine.scores_absent()
+    except Exception as error:  # noqa: BLE001 - as above
+        return None, _told(error)
 
 
 def _told(error: Exception) -> str:

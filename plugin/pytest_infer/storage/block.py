@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer.measure.warnings import hash_ids
 from pytest_infer.metrics import METRICS, Summary, summarize
-from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Round, SuiteAverages
+from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Reference, Round, SuiteAverages
 from pytest_infer.storage.schema import SCHEMA, TOTAL
 
 
@@ -51,6 +52,8 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
         "absent": {key: summary.reason for key, summary in summaries.items() if summary.value is None},
         "experts": _experts(record),
         "timeline": _timeline(record),
+        "scores": _scores(record),
+        **_reference(record.reference),
         "output": _output(record),
         "rounds": _rounds(record),
         "cautions": [msgspec.to_builtins(warning) for warning in record.warnings],
@@ -110,6 +113,30 @@ def _timeline(record: PromptRecord) -> dict[str, Any]:
         "helper_cpu_s": timeline.helper_cpu_s,
         "not_read": timeline.absent,
     }
+
+
+def _scores(record: PromptRecord) -> dict[str, Any]:
+    """Say what the sidecar holds of the scores."""
+    profile = record.profile
+    if profile is None:
+        return {"absent": record.profile_absent or "no profile round"}
+    if profile.scores is None:
+        return {"absent": profile.scores_absent or "not recorded"}
+    return {name: getattr(profile.scores, name) for name in ("positions", "sequences", "width", "vocabulary")}
+
+
+def _reference(reference: Reference | None) -> dict[str, Any]:
+    """Say whose tokens were followed."""
+    if reference is None:
+        return {}
+    told = {
+        "name": reference.name,
+        "tokens": len(reference.tokens),
+        "sha256": hash_ids(reference.tokens),
+        "timed": reference.timed,
+        "problem": reference.problem,
+    }
+    return {"reference": _without_none(told)}
 
 
 def _output(record: PromptRecord) -> dict[str, Any]:

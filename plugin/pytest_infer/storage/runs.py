@@ -38,6 +38,8 @@ from pytest_infer.storage.schema import (
     Model,
     StoredAgainst,
     StoredPrompt,
+    StoredReference,
+    StoredScores,
     Usage,
     Values,
     WholeBlock,
@@ -59,7 +61,7 @@ class Row:
     `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
     `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
     row was read from, None for one that is not stored yet. `against` is the other side's, where the run compared two
-    commits.
+    commits. `scores` says what the sidecar holds of them, and `reference` whose tokens were followed.
     """
 
     test: str
@@ -78,6 +80,8 @@ class Row:
     timed: int = 0
     run: Path | None = None
     against: StoredAgainst | None = None
+    scores: StoredScores = StoredScores()  # noqa: RUF009
+    reference: StoredReference | None = None
 
     @property
     def title(self) -> str:
@@ -117,6 +121,8 @@ def _row(test: str, name: str, block: Block) -> Row:
         disturbed=rounds.numbers,
         timed=max(1, several) if rounds.timed is None else rounds.timed,
         against=block.against,
+        scores=block.scores or StoredScores(),
+        reference=block.reference,
     )
 
 
@@ -345,7 +351,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         output=(block.output.text or "") if block.output is not None else "",
         warnings=warnings,
         quiet=quiet,
-        experts=_usage(usage),
+        experts=usage_of(usage),
         # Where there was no profile round at all, nobody asked for experts.
         experts_absent=usage.absent if rounds.profile else None,
         config=block.config,
@@ -379,7 +385,7 @@ def _figures(block: WholeBlock) -> dict[str, Summary]:
     return found
 
 
-def _usage(usage: Usage) -> ExpertUsage | None:
+def usage_of(usage: Usage) -> ExpertUsage | None:
     """Return the expert usage; None where it was not recorded."""
     counts, tokens = usage.counts, usage.tokens
     if counts is None or tokens is None:

@@ -229,6 +229,29 @@ class StoredTimeline(msgspec.Struct, frozen=True):
     not_read: dict[str, str] = {}
 
 
+class StoredScores(msgspec.Struct, frozen=True):
+    """What the sidecar holds of the scores of each generated position, or why there are none."""
+
+    positions: int | None = None
+    sequences: int | None = None
+    width: int | None = None
+    vocabulary: int | None = None
+    absent: str | None = None
+
+
+class StoredReference(msgspec.Struct, frozen=True):
+    """Whose tokens were followed: `records.Reference` as stored, its scores in the sidecar.
+
+    `tokens` is their number, `sha256` that of its ids, as of any output.
+    """
+
+    name: str = ""
+    tokens: int = 0
+    sha256: str | None = None
+    timed: bool = False
+    problem: str | None = None
+
+
 class StoredOutput(msgspec.Struct, frozen=True):
     """What was generated, and whether every round generated it."""
 
@@ -304,6 +327,8 @@ class Block(msgspec.Struct, frozen=True):
     ranks: Ranks | None = None
     rounds: Rounds | None = None
     against: StoredAgainst | None = None
+    scores: StoredScores | None = None
+    reference: StoredReference | None = None
 
 
 class WholeBlock(Block, frozen=True):

@@ -1,4 +1,4 @@
-"""The sidecar of a run file: raw stamps and ids per round, as `.npz` with the run file's name."""
+"""The sidecar of a run file: raw stamps and ids per round, traces and scores, as `.npz` with the run file's name."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
-from pytest_infer.records import Profile, PromptRecord
+from pytest_infer.records import Profile, PromptRecord, Scores
 from pytest_infer.storage.files import replacing
 from pytest_infer.units import size
 
 MOST_BYTES = 2**29
 """The most that a sidecar may unpack to."""
 
-_TRACE = ("u", 2)
+_TRACE, _GATES = ("u", 2), ("f", 2)
 _KINDS = {
     **dict.fromkeys(
         ("stamps_ns", "tick_sizes", "token_ids", "at_ns", "rss_bytes", "read_bytes", "write_bytes"), ("i", 1)
     ),
     "core_busy_s": ("f", 2),
     **dict.fromkeys(("start_ns", "first_token_ns", "end_ns"), ("i", 0)),
+    "tokens": ("i", 2),
+    "top_ids": ("i", 3),
+    "top": ("f", 3),
+    **dict.fromkeys(("chosen", "rest"), ("f", 2)),
+    "kl": ("f", 1),
+    "pieces": ("u", 1),
 }
 """The kind of numbers and how many dimensions, by what is kept."""
+_SCORES = {"tokens": "<i4", "chosen": "<f4", "top_ids": "<i4", "top": "<f4", "rest": "<f4"}
+_PIECES: msgspec.json.Decoder[dict[int, str]] = msgspec.json.Decoder(dict[int, str])
 _AS_LONG_AS = {
     "tick_sizes": "stamps_ns",
     **dict.fromkeys(("rss_bytes", "read_bytes", "write_bytes", "core_busy_s"), "at_ns"),
@@ -43,13 +53,24 @@ def expert_key(nodeid: str, site: str) -> str:
     return f"{nodeid}|experts|{site}"
 
 
+def gates_key(nodeid: str, site: str) -> str:
+    """Return the key of the gate weights of a site's trace."""
+    return f"{nodeid}|gates|{site}"
+
+
 def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
     """Write the arrays of a run's records beside its file and return the path.
 
     Per record and round r, keyed `NODEID|r|WHAT`: `stamps_ns` (int64, ticks; nanoseconds since the round's start),
     `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
     With --infer-experts=trace also, keyed `NODEID|experts|SITE`: the slots that each token selected (uint8, or uint16
-    above 256 slots; tokens in order of position, those of the prompt first, x k).
+    above 256 slots; tokens in order of position, those of the prompt first, x k), and `NODEID|gates|SITE` their gate
+    weights (float32, alike). An A/B run and a sweep keep them too, for what follows a reference.
+
+    Of a profile round with scores, keyed `NODEID|scores|WHAT`, as `records.Scores` has them: `tokens` (int32,
+    sequences x positions), `chosen` and `rest` (float32, alike), `top_ids` (int32) and `top` (float32, both sequences x
+    positions x width). Where a reference was followed, `NODEID|reference|WHAT` are the reference's own, and `kl`
+    (float64, positions) where it is exact. `NODEID|pieces` (uint8): the texts of single ids, a JSON object in UTF-8.
 
     Of a profile round with a timeline, keyed `NODEID|timeline|WHAT`, what could be read of: `at_ns` (int64, samples;
     since the round's start), `rss_bytes` (int64, samples), `core_busy_s` (float64, samples x cores), `read_bytes` and
@@ -72,9 +93,13 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
             for site, trace in zip(usage.sites, usage.trace, strict=True):
                 dtype = "<u1" if len(trace) == tokens * site.k else "<u2"
                 arrays[expert_key(record.nodeid, site.name)] = np.frombuffer(trace, dtype=dtype).reshape(-1, site.k)
+        if usage is not None and usage.trace is not None and usage.trace_weights is not None:
+            for site, gates in zip(usage.sites, usage.trace_weights, strict=True):
+                arrays[gates_key(record.nodeid, site.name)] = np.frombuffer(gates, dtype="<f4").reshape(-1, site.k)
         if record.profile is not None:
             named = _timeline(record.profile)
             arrays |= {f"{record.nodeid}|timeline|{what}": array for what, array in named.items()}
+        arrays |= _scored(record)
     path = path_for(run_file)
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)
@@ -99,6 +124,62 @@ def _timeline(profile: Profile) -> dict[str, Any]:
         named["first_token_ns"] = np.int64(trace.stamps_ns[0] - trace.start_ns)
         named["end_ns"] = np.int64(trace.stamps_ns[-1] - trace.start_ns)
     return named
+
+
+def _scored(record: PromptRecord) -> dict[str, Any]:
+    """Return the arrays of a record's scores, of those of its reference, and the texts of the tokens in them."""
+    import numpy as np  # noqa: PLC0415
+
+    reference, profile = record.reference, record.profile
+    kinds = {
+        "scores": None if profile is None else profile.scores,
+        "reference": None if reference is None else reference.scores,
+    }
+    named: dict[str, Any] = {
+        f"{record.nodeid}|{kind}|{what}": np.frombuffer(getattr(scores, what), dtype).reshape(_shape(scores, what))
+        for kind, scores in kinds.items()
+        if scores is not None
+        for what, dtype in _SCORES.items()
+    }
+    if reference is not None and reference.kl is not None:
+        named[f"{record.nodeid}|reference|kl"] = np.frombuffer(reference.kl, "<f8")
+    if record.pieces:
+        texts = {str(number): text for number, text in record.pieces.items()}
+        named[f"{record.nodeid}|pieces"] = np.frombuffer(msgspec.json.encode(texts), np.uint8)
+    return named
+
+
+def _shape(scores: Scores, what: str) -> list[int]:
+    both = [scores.sequences, scores.positions]
+    return [*both, scores.width] if what.startswith("top") else both
+
+
+def scores(arrays: Mapping[str, Any], nodeid: str, kind: str = "scores") -> Scores | None:
+    """Return the scores of a test from a sidecar's arrays, or with "reference" those of its reference; None without.
+
+    Their `vocabulary` is not kept: it is 0.
+    """
+    keys = {what: f"{nodeid}|{kind}|{what}" for what in _SCORES}
+    if not arrays.keys() >= set(keys.values()):
+        return None
+    found = {what: arrays[key] for what, key in keys.items()}
+    sequences, positions, width = found["top"].shape
+    return Scores(
+        sequences=sequences,
+        positions=positions,
+        width=width,
+        vocabulary=0,
+        **{what: found[what].astype(dtype).tobytes() for what, dtype in _SCORES.items()},
+    )
+
+
+def pieces(arrays: Mapping[str, Any], nodeid: str) -> dict[int, str]:
+    """Return the texts of single ids; raise StorageError where they cannot be read."""
+    found = arrays.get(f"{nodeid}|pieces")
+    try:
+        return {} if found is None else untrusted.decode(_PIECES, found.tobytes())
+    except untrusted.Damaged as error:
+        raise StorageError(f"the texts of single tokens cannot be read: {error}") from error
 
 
 def read(run_file: Path) -> dict[str, Any]:
@@ -128,7 +209,8 @@ def _arrays(archive: zipfile.ZipFile) -> dict[str, Any]:
     found = {}
     for member in members:
         key = member.filename.removesuffix(".npy")
-        kind = _KINDS.get(key.rpartition("|")[2]) or (_TRACE if "|experts|" in key else None)
+        traced = _TRACE if "|experts|" in key else _GATES if "|gates|" in key else None
+        kind = traced or _KINDS.get(key.rpartition("|")[2])
         found[key] = _array(archive.read(member), *(kind or (None, None)))
     _check_together(found)
     return found
@@ -151,8 +233,19 @@ def _array(content: bytes, kind: str | None, dimensions: int | None) -> Any:
 
 def _check_together(arrays: Mapping[str, Any]) -> None:
     """Raise ValueError where arrays that belong together are not of one length."""
+    for key in arrays:
+        head, _, what = key.rpartition("|")
+        if what in _SCORES:
+            _check_scores(arrays, head)
     for key, array in arrays.items():
         head, _, what = key.rpartition("|")
         whole = arrays.get(f"{head}|{_AS_LONG_AS.get(what, '')}")
         if whole is not None and len(array) != len(whole):
             raise untrusted.Damaged(f"{what} has {len(array)} entries, not {len(whole)}")
+
+
+def _check_scores(arrays: Mapping[str, Any], head: str) -> None:
+    shapes = {what: getattr(arrays.get(f"{head}|{what}"), "shape", None) for what in _SCORES}
+    top = shapes["top"]
+    if top is None or any(shape != (top if what.startswith("top") else top[:2]) for what, shape in shapes.items()):
+        raise untrusted.Damaged(f"scores of different shapes: {shapes}")

@@ -14,7 +14,7 @@ from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import Limits, ModelInfo, StopReason
+from pytest_infer.records import Limits, ModelInfo, Scores, StopReason
 
 if TYPE_CHECKING:
     from pytest_infer.engines.transformers.running import Running
@@ -200,6 +200,31 @@ class TransformersEngine(Engine):
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
         return self.running.generate(prompt_ids, limits, clock)
+
+    def follows(self) -> bool:
+        """Return whether the model's generate() lets a processor choose."""
+        return self.running.takes_processors
+
+    def follow(self, token_ids: Sequence[int] | None) -> None:
+        """Leave generate() one token to choose at each step."""
+        self.running.follow(token_ids)
+
+    def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:
+        """Let a processor that changes nothing see the logits before all others."""
+        self.running.keep_scores(keep=keep and self.running.takes_processors, full=full)
+
+    def scores(self) -> Scores | None:
+        """Return the scores of the last generation."""
+        return self.running.scores()
+
+    def scores_absent(self) -> str:
+        """Say what failed, or which generate() shows none."""
+        own = type(self.running.model).__name__
+        return self.running.scores_problem or f"generate() of {own} shows its logits to no processor"
+
+    def log_probabilities(self, token_ids: Sequence[int], first: int) -> Sequence[float]:
+        """Run the model's forward over the ids, without a cache."""
+        return self.running.log_probabilities(token_ids, first)
 
     def honours(self) -> frozenset[str]:
         """Return all options; of a model that was adopted those alone that do not decide what is loaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from transformers import StoppingCriteriaList, StopStringCriteria
 from transformers.generation import stopping_criteria
 
 from pytest_infer.engines.transformers import decoding
+from pytest_infer.engines.transformers.scores import Follow
 from pytest_infer.errors import SuiteError
 from pytest_infer.records import Limits, StopReason
 
@@ -22,7 +23,8 @@ class Request:
     """One prompt with its limits: `ids` and `mask` are on the model's device, of shape (sequences, prompt tokens).
 
     `given` is the very list that was asked for and `tokens` what it held, `criteria` what ends the generation beside
-    the configuration, `stops` the criterion of the stop strings, `ends` the ids that end a sequence.
+    the configuration, `stops` the criterion of the stop strings, `ends` the ids that end a sequence. `follow` gives the
+    tokens that are to be generated, which then nothing else ends.
     """
 
     given: Sequence[int]
@@ -34,6 +36,7 @@ class Request:
     criteria: StoppingCriteriaList
     stops: Criterion | None
     ends: frozenset[int]
+    follow: Follow | None = None
 
     def stopped_by(self, sequences: torch.Tensor) -> StopReason | None:
         """Return why the first of the sequences that generate() returned, prompt included, has ended."""
@@ -43,18 +46,26 @@ class Request:
         # Asked of the criterion itself, which sees the prompt too: it may have held with the last token allowed.
         if self.stops is not None and bool(self.stops(sequences[:1], None).all()):
             return StopReason.STOP_STRING
-        return StopReason.LENGTH if new >= self.limits.max_new_tokens else None
+        # Tokens that are followed end where those of the reference did, whatever its limit was.
+        return StopReason.LENGTH if self.follow is not None or new >= self.limits.max_new_tokens else None
 
 
 class Requests:
     """Makes requests and keeps the last one, and the criterion of each set of stop strings, for a model's lifetime."""
 
-    def __init__(self, config: Any, tokenizer: Any, device: Callable[[], torch.device]) -> None:
+    def __init__(self, config: Any, tokenizer: Any, model: Any) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._device = device
+        self._model = model
+        self._follow: tuple[int, ...] | None = None
         self._last: Request | None = None
         self._stops: dict[tuple[str, ...], StopStringCriteria] = {}
+
+    def follow(self, tokens: Sequence[int] | None) -> None:
+        """Let requests generate these tokens, or with None what is chosen."""
+        wanted = None if tokens is None else tuple(tokens)
+        if wanted != self._follow:
+            self._follow, self._last = wanted, None
 
     def of(self, prompt_ids: Sequence[int], limits: Limits) -> Request:
         """Return the request that these make, the last one if it is the same.
@@ -73,13 +84,18 @@ class Requests:
         return last if last and last.given is prompt_ids and last.limits == limits else self.of(prompt_ids, limits)
 
     def _made(self, prompt_ids: Sequence[int], tokens: tuple[int, ...], limits: Limits) -> Request:
-        ids = torch.tensor([tokens] * limits.sequences, device=self._device())
+        ids = torch.tensor([tokens] * limits.sequences, device=self._model.device)
         stops = self._criterion(limits.stop) if limits.stop else None
         ends = frozenset(decoding.ends(self._config, limits))
         together = limits.sequences > 1
         # In a batch the first sequence alone decides when all of them end, and not each when it ends itself.
         config = decoding.limited(self._config, limits, ignore_eos=limits.ignore_eos or together)
         criteria = [_first_ended(ends, stops)] if together else [stops] if stops is not None else []
+        follow = None
+        if self._follow is not None:
+            follow = Follow(self._follow, limits.sequences, self._model)
+            given = replace(limits, max_new_tokens=len(self._follow))
+            config, criteria = decoding.limited(self._config, given, ignore_eos=True), []
         return Request(
             given=prompt_ids,
             tokens=tokens,
@@ -90,6 +106,7 @@ class Requests:
             criteria=StoppingCriteriaList(criteria),
             stops=stops,
             ends=ends,
+            follow=follow,
         )
 
     def _criterion(self, stop: tuple[str, ...]) -> StopStringCriteria:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Clock, EngineOptions
 from pytest_infer.engines.transformers import classes, decoding, work
 from pytest_infer.engines.transformers.request import Requests
+from pytest_infer.engines.transformers.scores import Look, looking_first
 from pytest_infer.errors import ModelError
-from pytest_infer.records import Limits, ModelInfo, StopReason
+from pytest_infer.records import Limits, ModelInfo, Scores, StopReason
 
 _NO_PROBABILITIES = "probability tensor contains"
 """What torch.multinomial says of logits that are not finite."""
 _REMOTE = "transformers_modules."
+_ROWS = 128
+"""So many positions of a text are normalised at once."""
 
 
 class TickStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
@@ -60,7 +67,9 @@ class Running:
         self.config = decoding.configuration(model.generation_config, options)
         self.model = model.eval()
         self.cache: Any = None
-        self._requests = Requests(self.config, tokenizer, lambda: self.model.device)
+        self._requests = Requests(self.config, tokenizer, self.model)
+        self._look: Look | None = None
+        self._keep: tuple[Path | None] | None = None
         self._options = options
         self._own = model.generation_config
         model.generation_config = copy.deepcopy(self.config)
@@ -81,22 +90,72 @@ class Running:
             torch.accelerator.synchronize(self.model.device)
 
     def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
-        """Make what generate() is given, unless the last call made it."""
-        self._requests.of(prompt_ids, limits)
+        """Make what generate() is given, unless the last call made it, and what scores are kept in."""
+        request = self._requests.of(prompt_ids, limits)
+        if request.follow is not None:
+            request.follow.restart()
+        self._look = None
+        if self._keep is not None:
+            positions = request.config.max_new_tokens
+            self._look = Look(self.model, limits.sequences, positions, full=self._keep[0])
+
+    def follow(self, token_ids: Sequence[int] | None) -> None:
+        """Generate these tokens instead of chosen ones, from the next `prepare` on."""
+        self._requests.follow(token_ids)
+
+    def keep_scores(self, *, keep: bool, full: Path | None) -> None:
+        """Keep the scores of what is generated from the next `prepare` on, or none any more."""
+        self._keep = (full,) if keep else None
+        self._look = None
+
+    def scores(self) -> Scores | None:
+        """Return the scores that were kept of the last generation."""
+        look = self._look
+        return None if look is None or look.problem is not None else look.recorder.scores()
+
+    @property
+    def scores_problem(self) -> str | None:
+        """Return why scores could not be kept of the last generation, if that failed."""
+        return None if self._look is None else self._look.problem
+
+    @property
+    def takes_processors(self) -> bool:
+        """Return whether the model's generate() takes a processor of its scores."""
+        parameters = inspect.signature(self.model.generate).parameters.values()
+        named = any(p.name == "logits_processor" or p.kind is p.VAR_KEYWORD for p in parameters)
+        return named and hasattr(self.model, "_get_logits_processor")
+
+    @torch.inference_mode()
+    def log_probabilities(self, token_ids: Sequence[int], first: int) -> list[float]:
+        """Return the log-probability of each token from `first` on, given those before it, by one forward pass."""
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        kept = len(token_ids) - first + 1
+        takes = inspect.signature(self.model.forward).parameters
+        fewer = {"logits_to_keep": kept} if "logits_to_keep" in takes else {}
+        logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **fewer).logits
+        scores, wanted = logits[0, -kept:-1], ids[0, first:, None].to(logits.device)
+        parts = [slice(begin, begin + _ROWS) for begin in range(0, len(wanted), _ROWS)]
+        known = [torch.log_softmax(scores[part].float(), dim=-1).gather(1, wanted[part]) for part in parts]
+        return [float(value) for one in known for value in one[:, 0].tolist()]
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Run the model's own generate() on one sequence, or on a batch of the same prompt."""
-        request = self._requests.prepared(prompt_ids, limits)
+        request, look = self._requests.prepared(prompt_ids, limits), self._look
+        given: dict[str, Any] = {"stopping_criteria": request.criteria} if request.criteria else {}
+        if request.follow is not None:
+            request.follow.restart()
+            given["logits_processor"] = LogitsProcessorList([request.follow])
         # generate() fills what is None from the model's own configuration, so that one must not define an end either.
         self.model.generation_config.eos_token_id = request.config.eos_token_id
         try:
-            output = self.model.generate(
-                request.ids,
-                attention_mask=request.mask,
-                generation_config=request.config,
-                streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
-                **({"stopping_criteria": request.criteria} if request.criteria else {}),
-            )
+            with nullcontext() if look is None else looking_first(self.model, look):
+                output = self.model.generate(
+                    request.ids,
+                    attention_mask=request.mask,
+                    generation_config=request.config,
+                    streamer=BatchStreamer(clock) if limits.sequences > 1 else TickStreamer(clock),
+                    **given,
+                )
         except RuntimeError as error:
             if self._options.sampling is None or _NO_PROBABILITIES not in str(error):
                 raise
@@ -105,7 +164,10 @@ class Running:
             ) from error
         # A generate() of the model's own may return the ids alone.
         self.cache = getattr(output, "past_key_values", None)
-        return request.stopped_by(getattr(output, "sequences", output))
+        sequences = getattr(output, "sequences", output)
+        if look is not None:
+            look.close(sequences)
+        return request.stopped_by(sequences)
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""

@@ -60,8 +60,10 @@ class SiteGroup:
         self._slots = [site.slots for site in sites]
         self._k = like.shape[-1]
         self._starts = [sum(self._slots[:i]) + 2 * i for i in range(len(sites))]
+        self._small = torch.int16 if max(self._slots) < torch.iinfo(torch.int16).max else torch.int32
         size, device = sum(self._slots) + 2 * len(sites), like.device
         self._trace: list[list[torch.Tensor]] | None = [[] for _ in sites] if trace else None
+        self._gates: list[list[torch.Tensor]] | None = [[] for _ in sites] if trace and weight is not None else None
         # Generation may run in inference mode, whose tensors cannot be added to once it is over.
         with torch.inference_mode(mode=False):
             self._counts = torch.zeros(2, size, dtype=torch.int64, device=device)
@@ -105,12 +107,17 @@ class SiteGroup:
             wide = slots > _ONE_BYTE or largest >= _ONE_BYTE
             yield number, selected.numpy().astype("<u2" if wide else "<u1").tobytes()
 
+    def gates(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number of each site with the gate weights of its trace; nothing where it has none."""
+        for number, parts in zip(self._numbers, self._gates or (), strict=bool(self._gates)):
+            yield number, torch.cat(parts).cpu().numpy().astype("<f4").tobytes()
+
     def _add(self, pieces: Sequence[Piece], sites: slice) -> None:
         members, piece = self._numbers[sites], pieces[0]
         ids = self._columns([one.index[member] for one in pieces for member in members], pieces, len(members))
         slot = torch.clamp(ids, self._low, self._high[sites])
         if self._trace is not None:
-            self._keep(torch.where(slot < 0, self._high[sites], slot), sites)
+            self._keep(self._trace, torch.where(slot < 0, self._high[sites], slot).to(self._small), sites)
         slot = (slot + self._base[sites]).reshape(-1)
         mask = None
         if piece.mask is not None:
@@ -120,7 +127,10 @@ class SiteGroup:
         self._counts[piece.phase].index_add_(0, slot, ones)
         if self._weights is not None:
             given = [weight for one in pieces for member in members if (weight := one.weights[member]) is not None]
-            gates = self._columns(given, pieces, len(members)).reshape(-1).to(self._weights.dtype)
+            gates = self._columns(given, pieces, len(members))
+            if self._gates is not None:
+                self._keep(self._gates, gates.float(), sites)
+            gates = gates.reshape(-1).to(self._weights.dtype)
             self._weights[piece.phase].index_add_(0, slot, gates if mask is None else gates * mask)
 
     def _columns(self, tensors: list[torch.Tensor], pieces: Sequence[Piece], members: int) -> torch.Tensor:
@@ -129,10 +139,9 @@ class SiteGroup:
         stack = torch.stack(tensors).view(len(pieces), members, piece.batch, piece.width, self._k)
         return stack[:, :, :, piece.begin : piece.end]
 
-    def _keep(self, slot: torch.Tensor, sites: slice) -> None:
-        """Append to the trace of each site, on the device."""
-        small = torch.int16 if max(self._slots) < torch.iinfo(torch.int16).max else torch.int32
-        for parts, one in zip((self._trace or [])[sites], slot.transpose(0, 1).to(small), strict=True):
+    def _keep(self, kept: list[list[torch.Tensor]], found: torch.Tensor, sites: slice) -> None:
+        """Append what belongs to each site, in order of position, on the device."""
+        for parts, one in zip(kept[sites], found.transpose(0, 1), strict=True):
             parts.append(one.reshape(-1, self._k))
 
 

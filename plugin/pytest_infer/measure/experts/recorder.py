@@ -91,7 +91,7 @@ class ExpertRecorder:
             raise ExpertCaptureError("the model is dense: it has no experts to record")
         if self._log is None:
             raise ExpertCaptureError("no expert selections were recorded: generate inside recording()")
-        top_k, phases, traces = self._log.result()
+        top_k, phases, (traces, gates) = self._log.result()
         tokens = (prompt_tokens, generated_tokens - sequences)
         check = _check([site.name for site in self._sites], top_k, phases, tokens)
         used = [
@@ -113,6 +113,9 @@ class ExpertRecorder:
             prefill_dropped=tuple(one.missed for one in prefill) if any(drops) else None,
             decode_dropped=tuple(one.missed for one in decode) if any(drops) else None,
             trace=tuple(traces[number] for number in used) if traces and check == "passed" else None,
+            trace_weights=tuple(gates[number] for number in used)
+            if check == "passed" and set(used) <= set(gates)
+            else None,
             note=expert_sites.note(self._module),
         )
 
@@ -172,15 +175,16 @@ class _Log:
                 self._doubt(f"{site.name} ran outside the forward of the model that is recorded")
         self._captured[:] = [None] * len(self._captured)
 
-    def result(self) -> tuple[tuple[int, ...], _Phases, dict[int, bytes]]:
-        """Return k of every site, what it selected in prefill and in decode, and its trace if there is one."""
+    def result(self) -> tuple[tuple[int, ...], _Phases, tuple[dict[int, bytes], dict[int, bytes]]]:
+        """Return k of every site, what it selected in prefill and decode, and its trace and gates if there are any."""
         if self._problem is not None:
             raise ExpertCaptureError(self._problem)
         if not self._groups:
             raise ExpertCaptureError("no forward of the model was seen: does the engine call another module?")
         phases = (self._counted_in(PREFILL), self._counted_in(DECODE))
         traces = dict(one for group in self._groups for one in group.traces()) if self._trace else {}
-        return self._top_k, phases, traces
+        gates = dict(one for group in self._groups for one in group.gates()) if self._trace else {}
+        return self._top_k, phases, (traces, gates)
 
     def _counted_in(self, phase: int) -> tuple[Counted, ...]:
         found = dict(one for group in self._groups for one in group.results(phase))

@@ -1,0 +1,66 @@
+"""Which rounds follow the tokens of a reference, so that two sides do the same work on the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_infer.engines.base import Engine
+from pytest_infer.records import Reference, Scores
+
+CANNOT = "the engine cannot follow given tokens"
+NOT_WHOLE = "whole distributions are compared within an A/B run alone"
+MOST_TRACED = 2048
+"""Prompts with more positions, new ones included, are compared without each token's choice of experts."""
+
+
+def steer(engine: Engine, follow: Sequence[int] | None) -> None:
+    """Let the next rounds of an engine follow these tokens, or none any more."""
+    if follow is not None or engine.follows():
+        engine.follow(follow)
+
+
+def decide(reference: Reference, engine: Engine, free: Sequence[int]) -> Reference:
+    """Return a reference with what this side generates freely, and whether its timed rounds have to follow.
+
+    Where the tokens are the same anyway nothing has to.
+    """
+    free = tuple(free)
+    differs = free != reference.tokens
+    problem = reference.problem or (CANNOT if differs and not engine.follows() else None)
+    return replace(reference, free=free, timed=differs and problem is None, problem=problem)
+
+
+def timed(reference: Reference | None) -> tuple[int, ...] | None:
+    """Return the tokens that timed rounds follow."""
+    return reference.tokens if reference is not None and reference.timed else None
+
+
+def profiled(reference: Reference | None, engine: Engine) -> tuple[int, ...] | None:
+    """Return the tokens that the profile round follows; one that cannot generates the same, or is not compared."""
+    return reference.tokens if reference is not None and reference.problem is None and engine.follows() else None
+
+
+def cut(reference: Reference, tokens: int) -> Reference:
+    """Return a reference that is no longer than a limit."""
+    if len(reference.tokens) <= tokens:
+        return reference
+    scores = None if reference.scores is None else _cut(reference.scores, tokens)
+    # Its trace has positions that nobody generates.
+    return replace(reference, tokens=reference.tokens[:tokens], scores=scores, experts=None)
+
+
+def _cut(scores: Scores, positions: int) -> Scores:
+    def first(data: bytes, width: int) -> bytes:
+        row, kept = 4 * scores.positions * width, 4 * positions * width
+        return b"".join(data[start : start + kept] for start in range(0, len(data), row))
+
+    return replace(
+        scores,
+        positions=positions,
+        tokens=first(scores.tokens, 1),
+        chosen=first(scores.chosen, 1),
+        rest=first(scores.rest, 1),
+        top_ids=first(scores.top_ids, scores.width),
+        top=first(scores.top, scores.width),
+    )
