@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from shell import Shell
 
+from pytest_infer.storage import runs, sidecar
+
 pytestmark = pytest.mark.real
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
@@ -27,7 +29,9 @@ def shell(warm_torch, tmp_path_factory):
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block(tmp_path, model_folder, shell, number):
-    (tmp_path / "conftest.py").write_text(BLOCKS[number].replace("path/to/your/model", str(model_folder())))
+    # The second is added to the first.
+    code = BLOCKS[0] + BLOCKS[1] if number == 1 else BLOCKS[number]
+    (tmp_path / "conftest.py").write_text(code.replace("path/to/your/model", str(model_folder())))
     (tmp_path / "test_it.py").write_text(TEST)
     (tmp_path / "prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
     done = shell.run("pytest test_it.py", tmp_path)
@@ -35,5 +39,24 @@ def test_block(tmp_path, model_folder, shell, number):
     assert "1 passed" in done.stdout
 
 
-def test_the_page_has_both_ways():
-    assert len(BLOCKS) == 2
+def test_the_page_has_all_ways():
+    assert len(BLOCKS) == 3
+
+
+def test_the_second_is_scored_and_follows(tmp_path, model_folder, shell):
+    """Twice the same suite: the second run replays the first, whose tokens another model has generated."""
+    (tmp_path / "test_it.py").write_text("def test_prompt(infer, prompt):\n    infer(prompt)\n")
+    (tmp_path / "prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
+    for kind, more in (("mixtral", ""), ("llama", "--infer-replay=latest --infer-text=test_it.py")):
+        code = (BLOCKS[0] + BLOCKS[1]).replace("path/to/your/model", str(model_folder(kind)))
+        (tmp_path / "conftest.py").write_text(code)
+        done = shell.run(f"pytest test_it.py --benchmark-autosave {more}", tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = sorted(tmp_path.glob(".benchmarks/*/*.json"))
+    (row,) = runs.rows(second)
+    assert (row.reference.timed, row.reference.tokens, row.scores.positions) == (True, 8, 8)
+    before, after = (sidecar.read(path) for path in (first, second))
+    key = row.test
+    assert after[f"{key}|scores|tokens"].tolist() == before[f"{key}|scores|tokens"].tolist()
+    assert after[f"{key}|0|token_ids"].tolist() == before[f"{key}|0|token_ids"].tolist()
+    assert after[f"{key}|scores|top"].shape == (1, 8, 64)

@@ -27,7 +27,7 @@ class TornError(Exception):
 class Runner:
     """Notes the cores that it ran on, and ends one kind of round early; a pass in turns pins itself."""
 
-    engine = SimpleNamespace(takes_turns=lambda: True)
+    engine = SimpleNamespace(takes_turns=lambda: True, follows=lambda: None)
 
     def __init__(self, cores, torn):
         self._cores, self._torn, self.ran = cores, torn, []
@@ -37,11 +37,11 @@ class Runner:
         if what == self._torn:
             raise TornError
 
-    def timed(self):
+    def timed(self, follow=None):
         self._run("whole")
         return SimpleNamespace(trace=None)
 
-    def in_turns(self, turns, tokens):
+    def in_turns(self, turns, tokens, follow=None):
         turns._settle(1)
         self._run("turns")
         return Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(1,))

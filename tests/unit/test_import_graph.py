@@ -23,6 +23,8 @@ FACE = (
     "pytest_face.settings",
     "pytest_face.sweep.configurations",
     "pytest_face.prompt_tokens",
+    "pytest_face.pieces",
+    "pytest_face.references",
     "pytest_face.parametrize",
     "pytest_face.sweep.ordering",
     "pytest_face.saving",

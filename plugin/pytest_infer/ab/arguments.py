@@ -32,7 +32,7 @@ _NOT_FOR_THE_CHILD = frozenset(
 )
 """Destinations of options, whatever way they are written."""
 _NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov")
-_DATA = ("infer_model", "infer_prompts")
+_DATA = ("infer_model", "infer_prompts", "infer_text")
 """Options that name files which need not be committed."""
 _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")
 

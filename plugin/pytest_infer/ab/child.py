@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,12 @@ from pytest_infer.ab.baton import Baton, TokenTurns
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.checkouts.imports import imported_from
-from pytest_infer.measure import rounds
+from pytest_infer.measure import following, rounds
 from pytest_infer.measure.counters import memory
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptRecord, Reading, Round
+from pytest_infer.records import PromptRecord, Reading, Reference, Round
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
 _GONE = "the run that compares with this one is over"
@@ -116,10 +117,12 @@ class Child(Here):
     def _obey(self, task: Task, all_cores: tuple[int, ...]) -> rounds.Measured:
         timed: list[Round] = []
         first: Round | None = None
-        warmup, profile = 0, None
+        reference: Reference | None = None
+        warmup, profile, engine = 0, None, task.runner.engine
         self._send(
             protocol.Begun(
-                turns=self._baton is not None and task.runner.engine.takes_turns(),
+                turns=self._baton is not None and engine.takes_turns(),
+                follows=engine.follows(),
                 threads=task.threads,
                 private_bytes=_whole(memory.footprint()[1]),
             )
@@ -135,16 +138,28 @@ class Child(Here):
                 case protocol.Time(cores=cores):
                     pin(cores)
                     settle()
-                    timed.append(task.runner.timed())
+                    timed.append(task.runner.timed(following.timed(reference)))
                     pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
-                    took = self._turns(task, asked)
+                    took = self._turns(task, asked, following.timed(reference))
                     pin(all_cores)
                     self._send(took)
-                case protocol.RunProfile(experts=experts, trace=trace):
+                case protocol.Follow(reference=given):
+                    reference = replace(given, free=timed[0].trace.token_ids, timed=True)
+                    timed.clear()
+                    self._send(protocol.Follows())
+                case protocol.RunProfile() as asked:
                     settle()
-                    profile = task.runner.profile(timed[0].trace, experts=experts, trace=trace)
+                    if reference is None and asked.reference is not None:
+                        reference = following.decide(asked.reference, engine, timed[0].trace.token_ids)
+                    profile = task.runner.profile(
+                        timed[0].trace,
+                        experts=asked.experts,
+                        trace=asked.trace,
+                        follow=following.profiled(reference, engine),
+                        full=None if asked.full is None else Path(asked.full),
+                    )
                     self._send(protocol.Instrumented())
                 case protocol.Finish(keep=keep):
                     return rounds.Measured(
@@ -153,11 +168,12 @@ class Child(Here):
                         profile=profile,
                         repeated=tuple(r for n, r in enumerate(timed) if n not in keep),
                         first=first,
+                        reference=reference,
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")
 
-    def _turns(self, task: Task, asked: protocol.TakeTurns) -> protocol.TookTurns:
+    def _turns(self, task: Task, asked: protocol.TakeTurns, follow: tuple[int, ...] | None) -> protocol.TookTurns:
         if self._baton is None:
             pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
         self._baton.begin(asked.number, asked.partner)
@@ -170,7 +186,7 @@ class Child(Here):
         )
         begun = time.perf_counter_ns()
         try:
-            taken = task.runner.in_turns(turns, asked.tokens)
+            taken = task.runner.in_turns(turns, asked.tokens, follow)
         finally:
             self._baton.end()
         return protocol.TookTurns(taken=taken, wall_ns=time.perf_counter_ns() - begun)

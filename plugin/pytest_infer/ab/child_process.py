@@ -18,7 +18,7 @@ import msgspec
 from pytest_infer.ab import baton, protocol
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.options import CHILD
-from pytest_infer.records import PromptRecord, Round
+from pytest_infer.records import PromptRecord, Reference, Round
 
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
@@ -147,9 +147,22 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGCONT)
 
-    def instrument(self, *, experts: bool, trace: bool = False) -> None:
+    def follow(self, reference: Reference) -> None:
+        """Let all rounds and passes of the test follow a reference from now on; those it had are forgotten."""
+        self._send(protocol.Follow(reference=reference))
+        self._expect(protocol.Follows)
+
+    def instrument(
+        self,
+        *,
+        experts: bool,
+        trace: bool = False,
+        reference: Reference | None = None,
+        full: Path | None = None,
+    ) -> None:
         """Let the profile round run."""
-        self._send(protocol.RunProfile(experts=experts, trace=trace))
+        file = None if full is None else str(full)
+        self._send(protocol.RunProfile(experts=experts, trace=trace, reference=reference, full=file))
         self._expect(protocol.Instrumented)
 
     def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:

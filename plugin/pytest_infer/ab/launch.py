@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pytest_infer.ab import protocol
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.measure import rounds
-from pytest_infer.records import Pass, PromptRecord, Round
+from pytest_infer.records import Pass, PromptRecord, Reference, Round
 
 _LOOK_S = 1.0
 """So often a side that says nothing is looked at."""
@@ -58,6 +58,16 @@ class Launch:
         else:
             before = self.before.time(cores)
             self.pairs.append((before, self.after.time(cores)))
+
+    def differs_from(self, tokens: tuple[int, ...]) -> bool:
+        """Return whether either side has generated other tokens in a whole round."""
+        return any(one.trace.token_ids != tokens for pair in self.pairs for one in pair)
+
+    def follow(self, reference: Reference) -> None:
+        """Let both sides follow a reference from now on, and forget what they measured of the test until now."""
+        for side in (self.before, self.after):
+            side.follow(reference)
+        self.pairs, self.passes, self.first_tokens = [], [], []
 
     def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""

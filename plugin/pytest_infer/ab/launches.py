@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pytest_infer.ab import passes, protocol
+from pytest_infer.ab import divergence, passes, protocol
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.launch import Launch, disturbed, pipes
 from pytest_infer.ab.loop import Task
@@ -18,7 +18,7 @@ from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.machine import host
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptInfo, PromptRecord, Turns
+from pytest_infer.records import PromptInfo, PromptRecord, Reference, Turns
 from pytest_infer.storage import launch_spreads
 
 ROOM = 0.8
@@ -117,10 +117,15 @@ class Launches:
         started = time.monotonic()
         each = math.ceil(plan.rounds / len(used))
         self._whole_rounds(info, used, each, plan.repeat, cores)
+        reference = self._reference(first, begun)
+        if reference.problem is None and any(launch.differs_from(reference.tokens) for launch in used):
+            # The same work on both sides, or their times are of different work.
+            for launch in used:
+                launch.follow(reference)
+            self._whole_rounds(info, used, each, plan.repeat, cores)
         if plan.profile:
             self._say(info, "profile")
-            first.before.instrument(experts=plan.experts)
-            first.after.instrument(experts=plan.experts, trace=plan.trace)
+            self._profile(first, plan, reference)
         left = self._session.settings.time_s - (time.monotonic() - started)
         if takes_turns:
             found = passes.measure(
@@ -135,6 +140,17 @@ class Launches:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, each, cores, started)
         return self._finish(nodeid, used, found)
+
+    def _reference(self, first: Launch, begun: Sequence[protocol.Begun]) -> Reference:
+        """Return the base's tokens, which both sides follow if they can."""
+        base, ours = (one.trace.token_ids for one in first.pairs[0])
+        return divergence.of(self._commit.name, base, ours, follow=all(one.follows for one in begun))
+
+    def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
+        files = divergence.Files.within(self._commit.scratch)
+        trace = plan.experts and divergence.traceable(first.pairs[0][0])
+        first.before.instrument(experts=plan.experts, trace=trace, reference=reference, full=files.before)
+        first.after.instrument(experts=plan.experts, trace=trace or plan.trace, reference=reference, full=files.after)
 
     def _say(self, info: PromptInfo, what: str) -> None:
         self._session.live.show(f"{info.name} · {what}")
@@ -245,8 +261,15 @@ class Launches:
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
         base, ours = (_whole(records) for records in sides)
+        files = divergence.Files.within(self._commit.scratch)
+        ours = divergence.compared(base, ours, files)
+        files.remove()
         self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(launch_spreads.key(ours))))
         return ours
+
+    def compared(self, record: PromptRecord) -> PromptRecord:
+        """Return it as it is: `elsewhere` compared it."""
+        return record
 
     def measure(self, task: Task) -> rounds.Measured:
         """Refuse: nothing is measured in this process."""

@@ -34,6 +34,9 @@ class Loop(Protocol):
     def measure(self, task: Task) -> rounds.Measured:
         """Run the rounds of one prompt."""
 
+    def compared(self, record: PromptRecord) -> PromptRecord:
+        """Return the record with what the other side says of the same tokens, where there is one."""
+
     def finished(self, record: PromptRecord) -> None:
         """Take the record, which is stored by now."""
 
@@ -50,6 +53,10 @@ class Here:
     ) -> PromptRecord | None:
         """Return None: it is measured here."""
         return None
+
+    def compared(self, record: PromptRecord) -> PromptRecord:
+        """Return it as it is: there is nothing to add."""
+        return record
 
 
 class Alone(Here):

@@ -62,6 +62,11 @@ class OtherCommit:
         """Return how errors name the other side."""
         return "the other side" if self._self else f"{self._rev} ({self.info.commit[:12]})"
 
+    @property
+    def scratch(self) -> Path:
+        """Return a folder for files of this run, which is removed at its end."""
+        return Path(self._scratch)
+
     def start(self, planned: tuple[str, ...], ends: tuple[int, int] | None = None) -> ChildProcess:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
         self._session.live.show(f"collecting {self.name} …")

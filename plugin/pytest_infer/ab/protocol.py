@@ -7,9 +7,9 @@ from typing import Generic, TypeVar, Union
 
 import msgspec
 
-from pytest_infer.records import Pass, PromptRecord, Round
+from pytest_infer.records import Pass, PromptRecord, Reference, Round
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -64,11 +64,19 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     tokens: int | None = None
 
 
+class Follow(WireMessage, frozen=True, kw_only=True):
+    """Forget the timed rounds of this test; from now on follow the tokens of the reference in all rounds and passes."""
+
+    reference: Reference
+
+
 class RunProfile(WireMessage, frozen=True, kw_only=True):
-    """Run the profile round."""
+    """Run the profile round on the tokens of a reference, if there is one; `full` is a file for whole distributions."""
 
     experts: bool
     trace: bool = False
+    reference: Reference | None = None
+    full: str | None = None
 
 
 class Finish(WireMessage, frozen=True, kw_only=True):
@@ -105,10 +113,12 @@ class Begun(WireMessage, frozen=True, kw_only=True):
     """The model is loaded and the prompt encoded: rounds can be asked for.
 
     `private_bytes` is the memory that nobody shares with this process, where the kernel tells it, and `threads` those
-    of the engine. `turns` says whether the engine can take turns of a token.
+    of the engine. `turns` says whether the engine can take turns of a token, and `follows` whether it can follow given
+    tokens.
     """
 
     turns: bool = False
+    follows: bool = False
     threads: int | None = None
     private_bytes: int | None = None
 
@@ -130,6 +140,10 @@ class TookTurns(WireMessage, frozen=True, kw_only=True):
     wall_ns: int
 
 
+class Follows(WireMessage, frozen=True, kw_only=True):
+    """The rounds from now on follow the reference."""
+
+
 class Instrumented(WireMessage, frozen=True, kw_only=True):
     """The profile round is over; the record will hold it."""
 
@@ -148,9 +162,9 @@ class Ended(WireMessage, frozen=True, kw_only=True):
     why: str | None = None
 
 
-FromParent = Union[Hello, Go, WarmUp, Time, TakeTurns, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromParent = Union[Hello, Go, WarmUp, Time, TakeTurns, Follow, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
 FromChild = Union[  # noqa: UP007 - as above
-    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, Instrumented, FinishedTest, Ended
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, Follows, Instrumented, FinishedTest, Ended
 ]
 
 Received = TypeVar("Received")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
+from pytest_infer.ab import divergence
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.errors import AgainstError
-from pytest_infer.measure import rounds, warnings
+from pytest_infer.measure import following, rounds, warnings
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptRecord, Round
+from pytest_infer.records import Profile, PromptRecord, Reference, Round
 
 
 class LockStep(Here):
@@ -38,24 +41,19 @@ class LockStep(Here):
         base = self._other.process
         if task.nodeid in self._other.new or base is None:
             return rounds.measure(task.runner, task.plan, task.watch)
-        base.begin(task.nodeid)
+        begun = base.begin(task.nodeid)
         first: Round | None = None
         for number in range(task.plan.warmup):
             task.watch("warm-up", number, task.plan.warmup, None)
             base.warm_up()
             warmed = _timed(task)
             first = first or warmed
-        cores = CoreSchedule(task.threads)
+        cores, engine = CoreSchedule(task.threads), task.runner.engine
         try:
-            pairs, kept = self._pairs(task, base, cores)
+            reference, pairs, kept = self._pairs(task, base, cores, follow=begun.follows and engine.follows())
         finally:
             pin(cores.all)
-        profile = None
-        if task.plan.profile:
-            task.watch("profile", 0, 1, pairs[-1][1].trace)
-            base.instrument(experts=task.plan.experts)
-            settle()
-            profile = task.runner.profile(pairs[0][1].trace, experts=task.plan.experts, trace=task.plan.trace)
+        profile = self._profile(task, base, reference, pairs) if task.plan.profile else None
         self._records[task.nodeid], why = base.finish(kept)
         if why is not None:
             self._session.note(f"! {task.nodeid} was measured in {self._other.name}, but then {why}")
@@ -65,42 +63,89 @@ class LockStep(Here):
             profile=profile,
             repeated=tuple(after for n, (_, after) in enumerate(pairs) if n not in kept),
             first=first,
+            reference=reference,
         )
+
+    def compared(self, record: PromptRecord) -> PromptRecord:
+        """Return our record with all that its reference is compared by."""
+        base = self._records.get(record.nodeid)
+        files = divergence.Files.within(self._other.scratch)
+        found = record if base is None else divergence.compared(base, record, files)
+        files.remove()
+        return found
 
     def finished(self, record: PromptRecord) -> None:
         """Put the records of both sides together."""
         self._session.pairs[record.nodeid] = (self._records.pop(record.nodeid, None), record)
 
+    def _profile(
+        self, task: Task, base: ChildProcess, reference: Reference, pairs: Sequence[tuple[Round, Round]]
+    ) -> Profile:
+        plan, files = task.plan, divergence.Files.within(self._other.scratch)
+        task.watch("profile", 0, 1, pairs[-1][1].trace)
+        traced = plan.experts and divergence.traceable(pairs[0][0])
+        base.instrument(experts=plan.experts, trace=traced, reference=reference, full=files.before)
+        settle()
+        return task.runner.profile(
+            pairs[0][1].trace,
+            experts=plan.experts,
+            trace=traced or plan.trace,
+            follow=following.profiled(reference, task.runner.engine),
+            full=files.after,
+        )
+
     def _pairs(
-        self, task: Task, base: ChildProcess, cores: CoreSchedule
-    ) -> tuple[list[tuple[Round, Round]], tuple[int, ...]]:
-        """Return all pairs, base first, and the numbers of those to keep."""
+        self, task: Task, base: ChildProcess, cores: CoreSchedule, *, follow: bool
+    ) -> tuple[Reference, list[tuple[Round, Round]], tuple[int, ...]]:
+        """Return whose tokens were followed, all pairs, base first, and the numbers of those to keep.
+
+        If the first pair generated different tokens it does not count: all others follow those of the base, so that
+        both sides do the same work.
+        """
         settings = self._session.settings
+        reference: Reference | None = None
         pairs: list[tuple[Round, Round]] = []
         disturbed: list[bool] = []
         wanted, left = settings.min_pairs, task.plan.repeat
         while True:
             while rounds.needs_more(disturbed, wanted, left):
                 task.watch("pair", min(len(pairs), wanted - 1), wanted, pairs[-1][1].trace if pairs else None)
-                pairs.append(self._pair(task, base, cores.of(len(pairs)), ours_first=len(pairs) % 2 == 1))
+                ours_first = len(pairs) % 2 == 1
+                pair = self._pair(task, base, cores.of(len(pairs)), following.timed(reference), ours_first=ours_first)
+                if reference is None:
+                    theirs, own = (one.trace.token_ids for one in pair)
+                    reference = divergence.of(self._other.name, theirs, own, follow=follow)
+                    reference = following.decide(reference, task.runner.engine, own)
+                    if reference.timed:
+                        base.follow(reference)
+                        continue
+                pairs.append(pair)
                 disturbed.append(any(r.disturbed for r in pairs[-1]))
             kept = rounds.rounds_to_keep(disturbed, wanted)
             before, after = (tuple(pairs[n][side] for n in kept) for side in (0, 1))
             if wanted >= settings.max_rounds or self._session.settled(task.prompt, before, after, task.config):
-                return pairs, kept
+                return cast("Reference", reference), pairs, kept
             wanted = min(wanted + 2, settings.max_rounds)
 
-    def _pair(self, task: Task, base: ChildProcess, cores: tuple[int, ...], *, ours_first: bool) -> tuple[Round, Round]:
+    def _pair(
+        self,
+        task: Task,
+        base: ChildProcess,
+        cores: tuple[int, ...],
+        follow: tuple[int, ...] | None,
+        *,
+        ours_first: bool,
+    ) -> tuple[Round, Round]:
         if ours_first:
-            after = _timed(task, cores)
+            after = _timed(task, cores, follow)
             return base.time(cores), after
-        return base.time(cores), _timed(task, cores)
+        return base.time(cores), _timed(task, cores, follow)
 
 
-def _timed(task: Task, cores: tuple[int, ...] = ()) -> Round:
+def _timed(task: Task, cores: tuple[int, ...] = (), follow: tuple[int, ...] | None = None) -> Round:
     pin(cores)
     settle()
-    return task.runner.timed()
+    return task.runner.timed(follow)
 
 
 class Sequential(Here):
@@ -132,7 +177,18 @@ class Sequential(Here):
         if task.nodeid in self._errors:
             raise AgainstError(self._errors[task.nodeid])
         count = task.plan.rounds if task.nodeid in self._other.new else self._session.settings.max_rounds
-        return rounds.measure(task.runner, replace(task.plan, rounds=count), task.watch)
+        plan, base = replace(task.plan, rounds=count), self._records.get(task.nodeid)
+        if base is not None:
+            first = base.rounds[0]
+            reference = divergence.of(self._other.name, first.trace.token_ids, first.trace.token_ids, follow=True)
+            traced = plan.trace or (plan.experts and divergence.traceable(first))
+            plan = replace(plan, reference=reference, trace=traced)
+        return rounds.measure(task.runner, plan, task.watch)
+
+    def compared(self, record: PromptRecord) -> PromptRecord:
+        """Return our record with what the other side's first half says of the same tokens."""
+        base = self._records.get(record.nodeid)
+        return record if base is None else divergence.compared(base, record, None)
 
     def finished(self, record: PromptRecord) -> None:
         """Keep our record until the other side's second half is measured."""
@@ -184,9 +240,10 @@ class Sequential(Here):
             base.warm_up()
         disturbed: list[bool] = []
         while rounds.needs_more(disturbed, count, repeat):
-            disturbed.append(bool(base.time().disturbed))
+            taken = base.time()
+            disturbed.append(bool(taken.disturbed))
         if settings.profile and first:
-            base.instrument(experts=settings.experts)
+            base.instrument(experts=settings.experts, trace=settings.experts and divergence.traceable(taken))
         record, why = base.finish(rounds.rounds_to_keep(disturbed, count))
         if why is not None:
             self._session.note(f"! {nodeid} was measured in {self._other.name}, but then {why}")

@@ -92,6 +92,7 @@ class Infer:
             ),
         )
         session.loop.finished(record)
+        session.references.measured(record, prompt, self._configuration)
 
     def _params(self, prompt: Prompt) -> dict[str, Any]:
         callspec = getattr(self._request.node, "callspec", None)

@@ -189,6 +189,18 @@ OPTIONS = (
         flag=True,
         help="refuse to load a model that needs more memory than is available, instead of warning",
     ),
+    Option(
+        name="replay",
+        metavar="RUN",
+        help="follow the tokens of a stored run (latest, number, commit, branch, tag, path, baseline:NAME) in the "
+        "profile round, and in the timed rounds too where the free output differs: both then did the same work",
+    ),
+    Option(
+        name="text",
+        metavar="FILE",
+        bare=True,
+        help="measure each model's perplexity on a text; alone: on a bundled one that reference-moe was not trained on",
+    ),
     Option(name="report", metavar="FILE", help="write the HTML report of the stored run to this file"),
     Option(name="resume", flag=True, help="take finished prompts from the journal of an interrupted run"),
     Option(

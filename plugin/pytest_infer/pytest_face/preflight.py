@@ -60,6 +60,8 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         session.keeper.prepare()
         _check_report(session)
         session.gate.prepare(session.keeper.storage)
+        session.references.prepare(session.keeper.storage, {item.nodeid: _prompt_of(item) for item in items})
+        session.read_text()
         # Importing torch and transformers would start half a dozen collections of all that is there.
         with no_collections():
             _check_engine(items, session)

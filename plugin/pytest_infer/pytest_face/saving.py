@@ -35,6 +35,8 @@ _MATTER = (
     "profile",
     "repeat_disturbed",
     "prompt_tokens",
+    "replay",
+    "text",
 )
 """The settings on which figures depend, beside the engine's options and the prompt's limits."""
 
@@ -124,7 +126,7 @@ class Keeper:
         settings = {name: getattr(own, name) for name in _MATTER}
         options = {k: v for k, v in _fields(own.engine_options).items() if k != "progress"}
         basis = [content_sha256, _fields(limits), settings, options, self._code]
-        return hashlib.sha256(msgspec.json.encode(basis)).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(basis, enc_hook=str)).hexdigest()
 
     def keep(
         self,

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import instrumentation, ranks, rounds, warnings
+from pytest_infer.measure import following, instrumentation, ranks, rounds, warnings
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.ranks import World
+from pytest_infer.measure.text import TextScorer
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
-from pytest_infer.pytest_face import prompt_tokens
+from pytest_infer.pytest_face import pieces, prompt_tokens
 from pytest_infer.pytest_face.gate import Gate, Selection, both_sides
 from pytest_infer.pytest_face.model_in_use import ModelInUse
 from pytest_infer.pytest_face.parametrize import Cache
 from pytest_infer.pytest_face.probing import Probing
+from pytest_infer.pytest_face.references import References
 from pytest_infer.pytest_face.saving import Keeper
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep import configurations
@@ -72,6 +74,8 @@ class InferSession:
         # Nor in ranks that follow, whose probes would disturb that of the first.
         wanted = self.settings.probe and self.one_sided and self.world.place.leads
         self.probing = Probing(self.note, wanted=wanted)
+        self.references = References(self.settings.replay, self.note, sweeping=self.one_sided)
+        self.text: TextScorer | None = None
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.collected: list[pytest.Item] = []
@@ -110,6 +114,11 @@ class InferSession:
         """Keep a line for the summary, once."""
         if line not in self.notes:
             self.notes.append(line)
+
+    def read_text(self) -> None:
+        """Read the text of --infer-text, if there is one; raise OptionError where it cannot be."""
+        if self.settings.text is not None:
+            self.text = TextScorer(self.settings.text, lambda line: self.live.show(line))  # noqa: PLW0108
 
     # what is measured with
 
@@ -164,6 +173,8 @@ class InferSession:
 
     def _closing_model(self) -> None:
         self.remeasure.forget()
+        if self.text is not None:
+            self.text.forget()
         self.heap.release()
 
     def close(self) -> None:
@@ -195,7 +206,13 @@ class InferSession:
             system=self.system,
             usable_cores=here.usable_cores,
             timeline=self.timeline,
+            text=None if self.text is None else partial(self.text.score, engine, model),
         )
+        reference = None if once else self.references.of(nodeid, prompt, info.limits, model, engine, configuration)
+        traced = plan.trace or (
+            plan.experts and self.references.traces(configuration, len(ids) + info.limits.max_new_tokens, reference)
+        )
+        plan = replace(plan, reference=reference, trace=traced)
         watch = self._watcher(model, prompt)
         with self.heap.still():
             measured = self.loop.measure(
@@ -209,6 +226,8 @@ class InferSession:
                     config=configuration.values,
                 )
             )
+        # The test may go on to generate something itself.
+        following.steer(engine, None)
         options = configuration.settings.engine_options
         self.remeasure.measured(
             Measurement(
@@ -218,7 +237,8 @@ class InferSession:
         self.live.clear()
         if measured.profile_absent is not None:
             self.note(f"! {nodeid}: {measured.profile_absent}; what was timed is kept")
-        token_ids = measured.rounds[0].trace.token_ids
+        reference = measured.reference
+        token_ids = measured.rounds[0].trace.token_ids if reference is None else reference.free
         difference = warnings.first_difference(measured.rounds)
         output = Output(
             text=engine.decode(token_ids),
@@ -226,7 +246,7 @@ class InferSession:
             equal=difference is None,
             first_difference=difference,
         )
-        return PromptRecord(
+        record = PromptRecord(
             nodeid=nodeid,
             prompt=info,
             model=model,
@@ -243,7 +263,10 @@ class InferSession:
             config=dict(configuration.values),
             curve=configuration.curve,
             ranks=self.world.gathered(nodeid, [r.counters for r in measured.rounds]),
+            reference=reference,
+            pieces=pieces.of(engine.decode, measured.profile, reference),
         )
+        return self.loop.compared(record)
 
     @staticmethod
     def _unprofiled(measured: rounds.Measured, *, once: bool) -> str:

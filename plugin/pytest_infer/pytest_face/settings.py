@@ -15,8 +15,10 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.measure import ranks
+from pytest_infer.measure.text import BUNDLED
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
+    BARE,
     EXPERTS,
     INTERLEAVED,
     OFF,
@@ -28,7 +30,7 @@ from pytest_infer.pytest_face.options import (
 )
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 
-ONLY_OURS = ("against", "cold-load", "exit", "gate", "inconclusive", "report", "resume")
+ONLY_OURS = ("against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
@@ -95,6 +97,9 @@ class Settings:
     interleaved: bool = True
     curve: Lengths | None = None
     ending: Ending = Ending()  # noqa: RUF009 - frozen
+    replay: str | None = None
+    text: Path | None = None
+    """The file whose perplexity is measured."""
     gate_asked: bool = field(default=False, compare=False)
     """Whether the gate was asked for on the command line, not only in the ini file."""
 
@@ -180,6 +185,8 @@ class Settings:
             sweep=sweep,
             interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,
             curve=_curve(read, sweep),
+            replay=_replay(read),
+            text=_text(read),
         )
 
 
@@ -188,6 +195,23 @@ def _check_ranks(read: OptionReader, size: int) -> None:
     for name in ("against", "resume"):
         if read.flag(name) if name in _FLAGS else read.text(name) is not None:
             raise OptionError(f"{read.place(name)} is for one process, and this run has {size} (WORLD_SIZE)")
+
+
+def _replay(read: OptionReader) -> str | None:
+    replay = read.text("replay")
+    if replay is not None:
+        for other in ("against", "no-profile"):
+            if read.flag(other) if other in _FLAGS else read.text(other) is not None:
+                raise OptionError(f"{read.place('replay')} cannot be combined with {read.place(other)}")
+    return replay
+
+
+def _text(read: OptionReader) -> Path | None:
+    if read.text("text") is None:
+        return None
+    if read.flag("no-profile"):
+        raise OptionError(f"{read.place('text')} is measured after the profile round: leave out --infer-no-profile")
+    return BUNDLED if read.text("text") == BARE else read.path("text")
 
 
 def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:
