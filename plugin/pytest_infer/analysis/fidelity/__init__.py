@@ -1,0 +1,1 @@
+"""How far the distribution of the next token moved between two sides that read the same text."""
