@@ -29,6 +29,7 @@ class Unit(StrEnum):
     WATTS = "W"
     COUNT = "count"
     RATIO = "ratio"
+    NATS = "nats"
     TEXT = "text"
 
 
@@ -86,6 +87,14 @@ def rate(value: float) -> str:
     return f"{significant(value)} tok/s"
 
 
+def nats(value: float) -> str:
+    """Return a difference of logarithms of probabilities: `0.412`, `0.0021`; a small one as `2.1e-6`."""
+    if abs(value) >= 0.001 or not value:
+        return significant(value, 3 if abs(value) >= 0.1 else 2)
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(exponent)}"
+
+
 def percent(value: float) -> str:
     """Return a percentage that is already times 100: `99.8 %`."""
     return f"{significant(value)} %"
@@ -123,6 +132,7 @@ _FORMATS: dict[Unit, Callable[[float], str]] = {
     Unit.WATTS: lambda value: f"{significant(value)} W",
     Unit.COUNT: count,
     Unit.RATIO: significant,
+    Unit.NATS: nats,
 }
 
 

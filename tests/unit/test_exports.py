@@ -75,6 +75,7 @@ def test_json_is_complete():
         "threshold": 0.03,
         "verdict": "regressed",
         "reason": None,
+        "note": None,
     }
     assert [row["verdict"] for row in found["judgements"]] == [j.verdict.value if j.verdict else None for j in ALL]
     assert text.endswith("}\n")

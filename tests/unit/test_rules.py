@@ -37,6 +37,35 @@ def test_exact(text, key):
     assert (rule.form, rule.metric.key, rule.limit) == (Form.EXACT, key, 0.0)
 
 
+def test_close_is_about_output():
+    assert (one("output:close").form, one("output[story*]: close").prompt) == (Form.CLOSE, "story*")
+    for text in ("model:close", "ttft:close", "nll:close"):
+        with pytest.raises(OptionError, match="only output can be close"):
+            one(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "limit", "at_least"),
+    [
+        ("kl<=0.001", "kl", 0.001, False),
+        ("kl<=2e-6 nats", "kl", 2e-6, False),
+        ("top1>=99%", "top1", 99, True),
+        ("experts_changed<1%", "experts_changed", 1, False),
+        ("perplexity<=12", "perplexity", 12, False),
+    ],
+)
+def test_bounds_of_fidelity(text, key, limit, at_least):
+    rule = one(text)
+    assert (rule.form, rule.metric.key, rule.limit, rule.at_least) == (Form.BOUND, key, limit, at_least)
+    assert rule.compares is (key != "perplexity")
+
+
+@pytest.mark.parametrize("text", ["kl:5%", "kl:exact", "kl:close", "top1:1%", "first_divergence:exact"])
+def test_a_distance_has_no_change(text):
+    with pytest.raises(OptionError, match=r"tells how far two sides are apart, so it has no change: give a bound \("):
+        one(text)
+
+
 @pytest.mark.parametrize(
     ("text", "limit", "at_least"),
     [

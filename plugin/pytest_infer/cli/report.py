@@ -57,6 +57,7 @@ def report(
                 confidence=confidence,
                 suite=one.suite,
                 headline=headline.in_words(one.headline, one.judgements),
+                earlier=chosen[0],
             )
             compared.append(made)
         found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared)

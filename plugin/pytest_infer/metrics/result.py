@@ -10,6 +10,7 @@ from pytest_infer.metrics.summary import Summary, summarize
 from pytest_infer.records import (
     CurvePoint,
     ExpertUsage,
+    Fidelity,
     MachineInfo,
     MeasurementWarning,
     ModelInfo,
@@ -41,6 +42,7 @@ class Result:
     ranks: Ranks | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
+    fidelity: Fidelity | None = None
 
 
 def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> Result:
@@ -65,4 +67,5 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         ranks=record.ranks,
         config=record.config,
         curve=record.curve,
+        fidelity=record.fidelity,
     )

@@ -6,11 +6,15 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """The process's own, one that others on the machine or in the control group change too, or one of the probe."""
+    """The process's own, one that others on the machine or in the control group change too, one of the probe.
+
+    Or a distance: between this side and a reference, so that no change of it is compared, only the figure itself.
+    """
 
     PROCESS = "process"
     MACHINE = "machine"
     PROBE = "probe"
+    DISTANCE = "distance"
 
 
 OTHERS: dict[str, tuple[Scope, str]] = {
@@ -24,6 +28,10 @@ OTHERS: dict[str, tuple[Scope, str]] = {
     "pressure_memory_s": (Scope.MACHINE, "peak_rss_bytes"),
     "pressure_io_s": (Scope.MACHINE, "read_bytes"),
     "thermal_throttles": (Scope.MACHINE, "tpot_s"),
+    **dict.fromkeys(
+        ("kl", "kl_p99", "top1", "logprob_rms", "first_divergence", "experts_changed", "gate_shift"),
+        (Scope.DISTANCE, "nll"),
+    ),
     "mbu": (Scope.PROBE, "tpot_s"),
     "decode_ceiling": (Scope.PROBE, "step_bytes"),
     "mfu": (Scope.PROBE, "prefill_s"),

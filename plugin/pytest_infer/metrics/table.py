@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import experts, loads, read, roofline, timing
+from pytest_infer.metrics import experts, fidelity, loads, read, roofline, timing
 from pytest_infer.metrics.metric import Column, Direction, Fact, Kind, Metric
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
@@ -30,9 +30,16 @@ def _count(key: str, label: str, unit: Unit, direction: Direction, read: Read, d
     return Metric(key, label, unit, direction, Kind.COUNTED, read, definition, source)
 
 
+def _distance(
+    key: str, label: str, unit: Unit, direction: Direction, definition: str, source: str = fidelity.BOTH
+) -> Metric:
+    return _count(key, label, unit, direction, read.once(fidelity.of_both(key)), definition, source)
+
+
 _B, _S, _N = Unit.BYTES, Unit.SECONDS, Unit.COUNT
 _LOWER, _NEUTRAL, _EXACT = Direction.LOWER, Direction.NEUTRAL, Direction.EXACT
 _STATUS, _IO = "/proc/self/status", "/proc/self/io"
+_LOGITS = fidelity.LOGITS
 _CPU = "CLOCK_PROCESS_CPUTIME_ID"
 _PERF = "perf_event_open(2), user mode"
 _SELF, _CHILDREN = "getrusage(RUSAGE_SELF)", "getrusage(RUSAGE_CHILDREN)"
@@ -245,6 +252,30 @@ METRICS: tuple[Metric, ...] = (
     _count("device_peak_bytes", "device peak", _B, _LOWER, read.counter(lambda c: c.device_peak_bytes),
            "most that torch had allocated on the accelerators within the round",
            "torch max_memory_allocated, reset before it"),
+    # fidelity
+    replace(_count("nll", "NLL", Unit.NATS, _LOWER, read.profile(fidelity.alone(fidelity.nll)),
+                   "−mean ln p of the generated tokens, or of those that were followed", _LOGITS), repeatable=True),
+    replace(_count("perplexity", "perplexity", Unit.RATIO, _LOWER, read.profile(fidelity.perplexity),
+                   "exp of −mean ln p of the tokens of a fixed text, in windows", "forward passes over the text"),
+            repeatable=True),
+    _count("entropy", "entropy", Unit.NATS, _NEUTRAL, read.profile(fidelity.alone(fidelity.entropy)),
+           "−Σ p ln p of the next token, mean over positions; tokens beyond the 64 likeliest count as one", _LOGITS),
+    _count("margin", "least margin", Unit.NATS, _NEUTRAL, read.profile(fidelity.alone(fidelity.margin)),
+           "ln p of the likeliest token − ln p of the second, least over positions: how near the output was to another",
+           _LOGITS),
+    _distance("kl", "KL", Unit.NATS, _LOWER,
+              "KL(reference ‖ this) = Σ p ln(p / q) of the next token, mean over positions; with --infer-against "
+              "exact, else a lower bound from the 64 likeliest tokens"),
+    _distance("kl_p99", "KL p99", Unit.NATS, _LOWER, "99th percentile of the same over positions"),
+    _distance("top1", "top-1", Unit.PERCENT, Direction.HIGHER, "positions whose likeliest token is the reference's"),
+    _distance("logprob_rms", "log-prob. RMS", Unit.NATS, _LOWER,
+              "√mean (ln q − ln p)² of the reference's tokens"),
+    _distance("first_divergence", "first divergence", Unit.TOKENS, _NEUTRAL,
+              "tokens before the first that this goes on with in place of the reference's"),
+    _distance("experts_changed", "experts changed", Unit.PERCENT, _LOWER,
+              "(site, token) whose set of chosen experts is not the reference's", fidelity.EXPERTS),
+    _distance("gate_shift", "gate shift", Unit.RATIO, _LOWER,
+              "largest change of a gate weight; an expert that was not chosen has none", fidelity.EXPERTS),
     # output
     _count("output_sha256", "output", Unit.TEXT, _EXACT, read.once(lambda record: record.output.sha256),
            "SHA-256 of the generated ids in decimal, commas between them", "clock"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.compare.comparison import RowPair
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.compare.noise import NamedFloor
+    from pytest_infer.pytest_face.saving import MeasuredTest
 
 Block = Mapping[str, Any]
 _NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
@@ -75,8 +76,8 @@ class Gate:
 
         possible.refuse(self._baseline)
 
-    def judge(self, blocks: Mapping[str, Block], planned: Collection[str], covers: Callable[[str], bool]) -> None:
-        """Judge the measured tests (their blocks by node id) against a stored run.
+    def judge(self, tests: Mapping[str, MeasuredTest], planned: Collection[str], covers: Callable[[str], bool]) -> None:
+        """Judge the measured tests (by node id) against a stored run.
 
         `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, and that was not
         measured, is missing.
@@ -87,7 +88,7 @@ class Gate:
         # Imported late, here and below: loading the plugin must not load numpy and scipy.
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
-        measured = [row_of(test, test, block) for test, block in blocks.items()]
+        measured = [row_of(test, test, found.block) for test, found in tests.items()]
         unfit = _impossible(measured)
         rows = [row for row in measured if row.test not in unfit]
         before = self._baseline or self._found(rows)
@@ -97,7 +98,8 @@ class Gate:
                 self._note("gate: no stored run to compare with (same machine and software, clean code, not failed)")
             self._end(gate.judge([], rules, unfit=unfit, new=rows, allowed=allowed))
             return
-        pairs, gone, new = gate.stored_pairs(before, rows, self._history)
+        records = {test: found.record for test, found in tests.items()}
+        pairs, gone, new = gate.stored_pairs(before, rows, self._history, records)
         missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
         self._end(
             gate.judge(pairs, rules, missing=missing, unfit=unfit, new=new, against=before.label, allowed=allowed)
@@ -287,7 +289,12 @@ def _pair(test: str, before: Block, after: Block, info: AgainstInfo, turns: Turn
     rows = row_of(test, test, before), row_of(test, test, after)
     spread = comparison.block_spread(*rows) if info.sequential else None
     return comparison.RowPair(
-        before=rows[0], after=rows[1], paired=not info.sequential, block_spread=spread, turns=turns
+        before=rows[0],
+        after=rows[1],
+        paired=not info.sequential,
+        block_spread=spread,
+        turns=turns,
+        unscored=after["absent"].get("kl"),
     )
 
 

@@ -159,7 +159,8 @@ class InferSession:
 
     def judge(self) -> None:
         """Hold what was measured against the gate's rules."""
-        passed = {nodeid: f.block for nodeid, f in self.keeper.finished.items() if not f.failed}
+        measured = {nodeid: f for nodeid, f in self.keeper.finished.items() if not f.failed}
+        passed = {nodeid: f.block for nodeid, f in measured.items()}
         if self.config.option.collectonly:
             return
         if not self.keeper.planned or not passed:
@@ -169,7 +170,7 @@ class InferSession:
             self.noise += noise
             self.gate.judge_sides(judged, self.turns, self.missing, self.against)
         else:
-            self.gate.judge(passed, self.keeper.planned, Selection(self.config, self.deselected).covers)
+            self.gate.judge(measured, self.keeper.planned, Selection(self.config, self.deselected).covers)
 
     def _closing_model(self) -> None:
         self.remeasure.forget()

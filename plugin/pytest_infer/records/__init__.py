@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
+from pytest_infer.records.fidelity import Fidelity, Picked, Split
 from pytest_infer.records.generation import Limits, Output, PromptInfo, StopReason, TokenTrace
 from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
@@ -35,6 +36,7 @@ __all__ = [
     "Drift",
     "ExpertSite",
     "ExpertUsage",
+    "Fidelity",
     "Limits",
     "Load",
     "LoadRound",
@@ -44,6 +46,7 @@ __all__ = [
     "ModelInfo",
     "Output",
     "Pass",
+    "Picked",
     "Profile",
     "PromptInfo",
     "PromptRecord",
@@ -54,6 +57,7 @@ __all__ = [
     "Reference",
     "Round",
     "Scores",
+    "Split",
     "StopReason",
     "SuiteAverages",
     "SystemRecord",

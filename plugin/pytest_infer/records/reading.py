@@ -7,9 +7,10 @@ from enum import StrEnum
 
 
 class Quality(StrEnum):
-    """How a value was obtained."""
+    """How a value was obtained; a bound is the least that it can be."""
 
     EXACT = "exact"
+    BOUND = "lower bound"
     SAMPLED = "sampled"
     ESTIMATED = "estimated"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_infer.records.counters import Counters
+from pytest_infer.records.fidelity import Fidelity
 from pytest_infer.records.generation import Output, PromptInfo
 from pytest_infer.records.machine import MachineInfo
 from pytest_infer.records.model import ModelInfo
@@ -84,7 +85,7 @@ class PromptRecord:
     it takes beyond the others is the extra time of a first run. `config` holds
     the swept options by axis, as they were given; it is empty when nothing is swept. `drift` is stored with the last
     test of a load. `reference` says whose tokens were followed, if any were. `pieces` are the texts of single ids: of
-    those generated, and of the most probable ones at each position.
+    those generated, and of the most probable ones at each position. `fidelity` is how far this is from the reference.
     `ranks` is None unless several processes ran the model together.
     """
 
@@ -108,6 +109,7 @@ class PromptRecord:
     ranks: Ranks | None = None
     reference: Reference | None = None
     pieces: dict[int, str] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

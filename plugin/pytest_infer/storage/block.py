@@ -39,6 +39,7 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
     swept |= {"curve": msgspec.to_builtins(record.curve)} if record.curve is not None else {}
     swept |= {"drift": msgspec.to_builtins(record.drift)} if record.drift is not None else {}
     ranks = {} if record.ranks is None else {"ranks": msgspec.to_builtins(record.ranks)}
+    swept |= {"fidelity": _without_none(msgspec.to_builtins(record.fidelity))} if record.fidelity is not None else {}
     return {
         "schema": SCHEMA,
         "phase": TOTAL,

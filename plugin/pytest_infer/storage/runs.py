@@ -21,6 +21,7 @@ from pytest_infer.records import (
     CurvePoint,
     Drift,
     ExpertUsage,
+    Fidelity,
     MachineInfo,
     MeasurementWarning,
     ModelInfo,
@@ -59,6 +60,7 @@ class Row:
 
     `prompt`, `model` and `machine` are those of the block, `config` the swept options by axis as they were given, and
     `curve` says where the test stands on a curve. `drift` is that of its model's load, whose last test this was.
+    `fidelity` is how far it was from the reference that it followed.
     `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
     row was read from, None for one that is not stored yet. `against` is the other side's, where the run compared two
     commits. `scores` says what the sidecar holds of them, and `reference` whose tokens were followed.
@@ -76,6 +78,7 @@ class Row:
     curve: CurvePoint | None = None
     drift: Drift | None = None
     ranks: Ranks | None = None
+    fidelity: Fidelity | None = None
     disturbed: tuple[int, ...] = ()
     timed: int = 0
     run: Path | None = None
@@ -118,6 +121,7 @@ def _row(test: str, name: str, block: Block) -> Row:
         curve=block.curve,
         drift=block.drift,
         ranks=block.ranks,
+        fidelity=block.fidelity,
         disturbed=rounds.numbers,
         timed=max(1, several) if rounds.timed is None else rounds.timed,
         against=block.against,
@@ -357,6 +361,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         config=block.config,
         curve=block.curve,
         ranks=block.ranks,
+        fidelity=block.fidelity,
     )
 
 

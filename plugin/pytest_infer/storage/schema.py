@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from pytest_infer.records import CurvePoint, Drift, ExpertSite, Ranks, Turns
+from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, Ranks, Turns
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -325,6 +325,7 @@ class Block(msgspec.Struct, frozen=True):
     curve: CurvePoint | None = None
     drift: Drift | None = None
     ranks: Ranks | None = None
+    fidelity: Fidelity | None = None
     rounds: Rounds | None = None
     against: StoredAgainst | None = None
     scores: StoredScores | None = None

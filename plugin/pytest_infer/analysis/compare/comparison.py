@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import disturbance, earlier, fingerprint, launches, moderation, stats
+from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerprint, launches, moderation, stats
 from pytest_infer.analysis.compare.launches import ByLaunch
 from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
+from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
 from pytest_infer.metrics.scope import Scope
 from pytest_infer.records import Turns
@@ -30,7 +31,8 @@ class RowPair:
 
     `history` holds earlier rows of the test that `before` is comparable with, itself included; `block_spread` is the
     largest log-ratio between two blocks of the same side, where a side was measured in blocks. `turns` is what turns of
-    a token said: that decides where it says anything.
+    a token said: that decides where it says anything. How far `after` is from `before` is its own `fidelity`, or not
+    known for the reason in `unscored`.
     """
 
     before: Row
@@ -39,6 +41,7 @@ class RowPair:
     history: tuple[Row, ...] = ()
     block_spread: Mapping[str, float] | None = None
     turns: Turns | None = None
+    unscored: str | None = None
 
     def launches(self, key: str) -> Array | None:
         """Return a metric's change in each launch, log-ratios: as turns of a token told it, else as whole rounds do.
@@ -64,6 +67,30 @@ class RowPair:
         whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
         return None if whole is None else ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
 
+    @property
+    def close(self) -> bool | None:
+        """Return whether rounding explains how far `after` is from `before`; None where that is not known."""
+        found = self.after.fidelity
+        return None if found is None else closeness.close(found, closeness.bound(self.before.model, self.after.model))
+
+    @property
+    def told(self) -> str | None:
+        """Return how far `after` is from `before`, to be read after "output"; None where that is not known."""
+        if self.after.fidelity is None:
+            return None
+        most = closeness.bound(self.before.model, self.after.model)
+        return closeness.told(self.after.fidelity, most, same=self._same)
+
+    @property
+    def _same(self) -> bool:
+        hashes = [row.metrics.get(exact.OUTPUT) for row in (self.before, self.after)]
+        return None not in hashes and hashes[0] == hashes[1]
+
+    @property
+    def alike(self) -> bool:
+        """Return whether both sides generated the same tokens, and nothing but rounding is between them."""
+        return self._same and self.close is not False
+
     def disturbed(self, metric: Metric) -> str | None:
         """Return why disturbed rounds keep a change from being judged; turns of a token judge by themselves."""
         if self.launches(metric.key) is not None:
@@ -74,12 +101,16 @@ class RowPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One figure that somebody wants judged, against which threshold, by which rule; `exact`: no difference at all."""
+    """One figure that somebody wants judged, against which threshold, by which rule.
+
+    `exact`: no difference at all; `close`: none of output but what rounding explains.
+    """
 
     metric: Metric
     threshold: float
     rule: str | None = None
     exact: bool = False
+    close: bool = False
 
 
 def match(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
@@ -156,10 +187,12 @@ def _without_noise(
         rounds=(len(before.numbers), len(after.numbers)) if before and after else None,
         verdict=Verdict.INCOMPARABLE,
     )
+    if metric.scope is Scope.DISTANCE:
+        return replace(draft, before=None, verdict=None, reason=None if after else pair.unscored or "not measured")
     if before is None or after is None:
         return _unmeasured(draft, metric, before, after)
-    if want.exact or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
-        return _exact(draft, want, allowed)
+    if want.exact or want.close or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
+        return exact.judged(draft, pair, want, allowed)
     differ = [*map(str, found), *_caches(metric, pair)]
     if differ:
         return replace(draft, reason="differ: " + ", ".join(differ))
@@ -187,26 +220,6 @@ def _caches(metric: Metric, pair: RowPair) -> list[str]:
         return []
     states = [row.metrics["load_cache"].value for row in (pair.before, pair.after) if "load_cache" in row.metrics]
     return [f"load_cache {states[0]} → {states[1]}"] if len(set(states)) > 1 else []
-
-
-_FOLLOW = {
-    "prompt_tokens": {"prompt_tokens", "workload"},
-    "requested_tokens": {"limits", "workload"},
-    "total_tokens": {"prompt_tokens", "workload", fingerprint.OUTPUT},
-}
-"""What is accepted together with such a difference; every other exact figure of a prompt follows from its output."""
-
-
-def _exact(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement:
-    if draft.before == draft.after:
-        return replace(draft, verdict=Verdict.UNCHANGED)
-    if want.metric.direction is not Direction.EXACT and want.rule is None:
-        return replace(draft, verdict=None)
-    accepts = _FOLLOW.get(want.metric.key, {fingerprint.OUTPUT})
-    if want.metric.direction is Direction.EXACT and not accepts.isdisjoint(allowed):
-        return replace(draft, verdict=None, reason="differs, which --allow-different accepts")
-    verdict = Verdict.INCOMPARABLE if want.rule is None else Verdict.REGRESSED
-    return replace(draft, verdict=verdict, reason="differs, and must not")
 
 
 def _question(

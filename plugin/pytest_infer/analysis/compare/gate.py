@@ -7,16 +7,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import comparison, earlier, fingerprint, headline, launches, possible, stats, suite
+from pytest_infer.analysis.compare import (
+    bounds,
+    comparison,
+    earlier,
+    fingerprint,
+    headline,
+    launches,
+    possible,
+    stats,
+    suite,
+)
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.rules import Form, Rule, Source
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, outcome
-from pytest_infer.analysis.experts import drift
+from pytest_infer.analysis.fidelity import stored
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Round, Turns
 from pytest_infer.storage.history import History
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord
 
 _NOT_FINITE = "nonfinite_logits"
+_OF_PAIRS = (Form.RELATIVE, Form.EXACT, Form.CLOSE)
 _NO_RULE = 0.01
 """The threshold that turns are measured for where no rule says one."""
 
@@ -61,8 +71,8 @@ class Gated:
 
 
 def needs_baseline(rules: Iterable[Rule]) -> bool:
-    """Return whether any rule compares with something: bounds do not."""
-    return any(rule.form is not Form.BOUND for rule in rules)
+    """Return whether any rule compares with something."""
+    return any(rule.compares for rule in rules)
 
 
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
@@ -88,11 +98,22 @@ def _other_setting(old: Row, new: Row, allowed: Collection[str]) -> bool:
     return any(d.kind not in ("workload", fingerprint.OUTPUT) for d in found)
 
 
-def stored_pairs(before: Run, after: Sequence[Row], history: History) -> tuple[list[RowPair], list[Row], list[Row]]:
-    """Return the tests of a run beside those of its baseline with their history, those missing, and those new."""
+def stored_pairs(
+    before: Run, after: Sequence[Row], history: History, fresh: Mapping[str, PromptRecord] | None = None
+) -> tuple[list[RowPair], list[Row], list[Row]]:
+    """Return the tests of a run beside those of its baseline with their history, those missing, and those new.
+
+    `fresh` are the records of `after`, by test, where that run is not stored yet.
+    """
     runs = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
-    pairs = [RowPair(before=a, after=b, history=earlier.comparable_history(a, runs)) for a, b in both]
+    scored = stored.Scored(fresh or {})
+    pairs = []
+    for a, b in both:
+        found = stored.between(a, b, scored, before.label)
+        known, unscored = (None, found) if isinstance(found, str) else (found, None)
+        row = stored.with_figures(b, known)
+        pairs.append(RowPair(before=a, after=row, history=earlier.comparable_history(a, runs), unscored=unscored))
     return pairs, gone, new
 
 
@@ -115,15 +136,21 @@ def judge(
 
     def wanted(row: Row) -> Iterator[Wanted]:
         for rule in rules:
-            if rule.metric is not None and rule.form in (Form.RELATIVE, Form.EXACT) and _covers(rule, row):
-                exact = rule.form is Form.EXACT
-                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact)
+            if rule.metric is not None and rule.form in _OF_PAIRS and _covers(rule, row):
+                exact, close = rule.form is Form.EXACT, rule.form is Form.CLOSE
+                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact, close=close)
 
     found = comparison.judge(pairs, wanted, allowed=allowed, confidence=confidence)
     afters = [*(pair.after for pair in pairs), *new]
     found = _without_figure(found, rules)
-    found += [_bound(row, rule, confidence) for row in afters for rule in rules if _about(rule, Form.BOUND, row)]
-    found += [_drift(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
+    unscored = {pair.after.test: pair.unscored for pair in pairs}
+    found += [
+        bounds.held(row, rule, confidence, unscored.get(row.test))
+        for row in afters
+        for rule in rules
+        if _about(rule, Form.BOUND, row)
+    ]
+    found += [bounds.drifted(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
     unfit = {row.test: why for row in afters if (why := _not_finite(row)) is not None} | dict(unfit or {})
     found += [_missing(row) for row in missing if (row if isinstance(row, str) else row.test) not in unfit]
     found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]
@@ -169,71 +196,6 @@ def _missing(row: Row | str) -> Judgement:
     test, name = (row, row) if isinstance(row, str) else (row.test, row.title)
     reason = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
     return Judgement(test=test, name=name, verdict=Verdict.MISSING, reason=reason)
-
-
-def _bound(row: Row, rule: Rule, confidence: float) -> Judgement:
-    """Hold a figure's own interval (t, of the mean of its rounds' logs) against a bound."""
-    if rule.metric is None:
-        raise ValueError("a bound is about a metric")
-    values = row.metrics.get(rule.metric.key)
-    draft = Judgement(
-        test=row.test,
-        name=row.title,
-        metric_key=rule.metric.key,
-        unit=rule.metric.unit.value,
-        rule=rule.text,
-        before=rule.limit,
-        verdict=Verdict.INCOMPARABLE,
-    )
-    if values is None or isinstance(values.value, str):
-        return replace(draft, reason="not measured")
-    low, high = _interval(values.numbers, confidence)
-    # In one direction for both kinds of bound: below 0 is within it.
-    worst, best = (rule.limit - low, rule.limit - high) if rule.at_least else (high - rule.limit, low - rule.limit)
-    sign = (">" if rule.at_least else "<") + ("=" if rule.inclusive else "")
-    if worst < 0 or (worst == 0 and rule.inclusive):
-        verdict, reason = Verdict.UNCHANGED, None
-    elif best > 0 or (best == 0 and not rule.inclusive):
-        verdict, reason = Verdict.REGRESSED, f"must be {sign} {rule.limit:g}"
-    else:
-        verdict, reason = Verdict.INCONCLUSIVE, f"the interval holds the bound {sign} {rule.limit:g}: more rounds"
-    return replace(draft, after=values.value, verdict=verdict, reason=reason)
-
-
-def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return the interval of the mean of a figure's rounds; a figure of one round or without spread is itself."""
-    if len(values) < 2 or min(values) <= 0 or len(set(values)) == 1:
-        return min(values), max(values)
-    logs = np.log(np.asarray(values))
-    estimate = stats.Student(float(logs.mean()), float(logs.std(ddof=1) / math.sqrt(len(logs))), len(logs) - 1)
-    low, high = estimate.interval(confidence)
-    return math.exp(low), math.exp(high)
-
-
-def _drift(pair: RowPair, rule: Rule) -> Judgement:
-    layers = drift.between(pair.before.experts, pair.after.experts)
-    draft = Judgement(
-        test=pair.after.test,
-        name=pair.after.title,
-        rule=rule.text,
-        threshold=rule.limit,
-        verdict=Verdict.INCOMPARABLE,
-        reason="expert usage was not recorded on both sides",
-    )
-    if layers is None:
-        return draft
-    worst = layers[0]
-    over = [layer for layer in layers if not _allows(rule, layer.distance)]
-    if not over:
-        return replace(draft, verdict=Verdict.UNCHANGED, reason=None, after=worst.distance)
-    named = ", ".join(f"layer {layer.layer}: {layer.distance:.3f}" for layer in over[:3])
-    more = f" and {len(over) - 3} more" if len(over) > 3 else ""
-    return replace(draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {named}{more}")
-
-
-def _allows(rule: Rule, distance: float) -> bool:
-    # "Less than nothing" can only mean nothing; shares of counts are not exact in binary.
-    return distance < rule.limit or ((rule.inclusive or rule.limit == 0) and math.isclose(distance, rule.limit))
 
 
 def settled(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from pytest_infer.analysis.compare import suite
 from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.exact import OUTPUT
 from pytest_infer.analysis.compare.suite import Figure
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict, worse_sign
 from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
 
-_OUTPUT = "output_sha256"
 _ORDER = [metric.key for metric in METRICS]
 
 
@@ -52,11 +52,15 @@ class Unsure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differs:
-    """What must be the same, or within a bound, and is not in so many tests of those that were asked."""
+    """What must be the same, or within a bound, and is not in so many tests of those that were asked.
+
+    Of output, `told` says how far it is from the other side's, where that is most.
+    """
 
     judgement: Judgement
     tests: int
     of: int
+    told: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ def of(
     reasons = Counter(j.reason for j in judgements if j.verdict in why and j.reason)
     return Headline(
         told=tuple(told),
-        differs=tuple(_differs(judgements)),
+        differs=tuple(_differs(pairs, judgements)),
         lost=len({j.test for j in judgements if j.verdict is Verdict.MISSING and j.metric is None}),
         others=_others(figures, groups, teller, told),
         unsure=tuple(unsure for figure in quiet if (unsure := _unsure(figure)) is not None),
@@ -247,21 +251,40 @@ def _bound(figures: Sequence[Figure]) -> float | None:
     return max(known) if known and len(known) == len(ends) else None
 
 
-def _differs(judgements: Sequence[Judgement]) -> Iterable[Differs]:
+def _differs(pairs: Sequence[RowPair], judgements: Sequence[Judgement]) -> Iterable[Differs]:
     """Yield what is not as a rule asks without any noise, and output that differs where no rule is about it."""
     groups: dict[str, list[Judgement]] = {}
     for j in judgements:
         exact = j.metric is not None and j.metric.direction is Direction.EXACT
-        if j.rule is not None or (exact and j.metric_key == _OUTPUT):
+        if j.rule is not None or (exact and j.metric_key == OUTPUT):
             groups.setdefault(j.rule or j.metric_key or "", []).append(j)
+    apart = {pair.after.test: pair for pair in pairs if pair.after.fidelity is not None}
+    said: set[str] = set()
     for group in groups.values():
         bad = [j for j in group if j.mid is None and (j.verdict is Verdict.REGRESSED or _other_output(j))]
         if bad:
-            yield Differs(judgement=bad[0], tests=len(bad), of=len(group))
+            told = {j.test: apart[j.test] for j in bad if j.metric_key == OUTPUT and j.test in apart}
+            said |= told.keys()
+            worst = _furthest(told.values())
+            first = next((j for j in bad if worst is not None and j.test == worst.after.test), bad[0])
+            yield Differs(
+                judgement=first, tests=len(bad), of=len(group), told=worst.told if worst is not None else None
+            )
+    # The furthest was told already where a rule is about output, or nothing can be compared because of it.
+    rest = [] if said else [pair for pair in apart.values() if not pair.alike]
+    worst = _furthest(rest)
+    if worst is not None:
+        row = worst.after
+        found = Judgement(test=row.test, name=row.title, metric_key=OUTPUT)
+        yield Differs(judgement=found, tests=len(rest), of=len(pairs), told=worst.told)
+
+
+def _furthest(pairs: Iterable[RowPair]) -> RowPair | None:
+    return max(pairs, key=lambda pair: pair.after.fidelity.kl_mean if pair.after.fidelity else 0.0, default=None)
 
 
 def _other_output(j: Judgement) -> bool:
-    return j.metric_key == _OUTPUT and j.verdict is Verdict.INCOMPARABLE and j.rule is None
+    return j.metric_key == OUTPUT and j.verdict is Verdict.INCOMPARABLE and j.rule is None
 
 
 def _others(

@@ -28,7 +28,7 @@ _RULE = re.compile(
     r"""(?P<name>[A-Za-z_][\w]*)            # metric
         (?:\[(?P<prompt>[^\]]*)\])?\s*      # of these prompts only
         (?: :\s*(?P<percent>\d+(?:\.\d+)?)\s*%
-          | :\s*(?P<exact>exact)
+          | :\s*(?P<same>exact|close)
           | :\s*drift\s*<(?P<upto>=?)\s*(?P<drift>\d+(?:\.\d+)?|\.\d+)
           | (?P<sign><=|>=|<|>)\s*(?P<bound>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[A-Za-zµμ/%]*)
         )""",
@@ -42,15 +42,20 @@ _SCALES: dict[Unit, dict[str, float]] = {
     Unit.TOKENS_PER_SECOND: {"tok/s": 1},
     Unit.PERCENT: {"%": 1},
     Unit.HERTZ: {"Hz": 1, "MHz": 1e6, "GHz": 1e9},
+    Unit.NATS: {"nats": 1},
 }
-_FORMS = "METRIC:5%, METRIC[PROMPT]:3%, METRIC>=15, METRIC<=2GiB, output:exact, experts:drift<0.02"
+_FORMS = "METRIC:5%, METRIC[PROMPT]:3%, METRIC>=15, METRIC<=2GiB, output:exact, output:close, experts:drift<0.02"
 
 
 class Form(StrEnum):
-    """What a rule asks: no worse by more than a share, no difference at all, a bound, or a bound on expert drift."""
+    """What a rule asks: no worse by more than a share, no difference at all, a bound, or a bound on expert drift.
+
+    Or output that is as close as rounding explains.
+    """
 
     RELATIVE = "relative"
     EXACT = "exact"
+    CLOSE = "close"
     BOUND = "bound"
     DRIFT = "drift"
 
@@ -78,6 +83,11 @@ class Rule:
     inclusive: bool = False
     prompt: str | None = None
     source: Source = field(default=Source.TYPED, compare=False)
+
+    @property
+    def compares(self) -> bool:
+        """Return whether it needs something to compare with: a bound does only where it is about a distance."""
+        return self.form is not Form.BOUND or (self.metric is not None and self.metric.scope is Scope.DISTANCE)
 
     def covers(self, name: str, config: Mapping[str, str] | None = None) -> bool:
         """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell).
@@ -133,7 +143,7 @@ def check_measured(rules: Iterable[Rule], figures: Collection[tuple[Collection[s
     whoever has the figure.
     """
     for rule in rules:
-        if rule.metric is None or rule.source is Source.DEFAULT:
+        if rule.metric is None or rule.metric.scope is Scope.DISTANCE or rule.source is Source.DEFAULT:
             continue
         covered = [keys for names, keys in figures if any(map(rule.covers, names))]
         if covered and not any(rule.metric.key in keys for keys in covered):
@@ -158,8 +168,8 @@ def _rule(text: str) -> Rule:
     unfit = _unfit(metric, part)
     if unfit is not None:
         raise OptionError(f"gate rule {text!r}: {unfit}")
-    if part["exact"]:
-        return Rule(text=text, form=Form.EXACT, metric=metric, prompt=part["prompt"])
+    if part["same"] is not None:
+        return Rule(text=text, form=Form(part["same"]), metric=metric, prompt=part["prompt"])
     if part["percent"] is not None:
         limit = float(part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
@@ -179,7 +189,9 @@ def _unfit(metric: Metric, part: Mapping[str, str | None]) -> str | None:
     """Return why a metric cannot be asked for what a rule asks, and what can."""
     if metric.scope is not Scope.PROCESS and part["bound"] is None:
         return _not_of_the_code(metric)
-    if part["exact"]:
+    if part["same"] == Form.CLOSE.value and metric.key != "output_sha256":
+        return "only output can be close: write output:close, or give a bound"
+    if part["same"] is not None:
         return f"no two times are the same: write {part['name']}:5%" if metric.kind is Kind.TIMED else None
     if metric.unit is Unit.TEXT or metric.direction is Direction.EXACT:
         return f"{metric.key} has no noise: write {part['name']}:exact"
@@ -190,6 +202,9 @@ def _unfit(metric: Metric, part: Mapping[str, str | None]) -> str | None:
 
 def _not_of_the_code(metric: Metric) -> str:
     """Return why a change of a metric is not the code's, and what to gate instead."""
+    if metric.scope is Scope.DISTANCE:
+        good = f"{short_name(metric)}{'>=' if metric.direction is Direction.HIGHER else '<='}…"
+        return f"{metric.key} tells how far two sides are apart, so it has no change: give a bound ({good})"
     why = (
         "is held against the machine's probe, which moves from run to run"
         if metric.scope is Scope.PROBE

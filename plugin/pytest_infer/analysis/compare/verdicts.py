@@ -92,6 +92,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
     threshold: float | None = None
     verdict: Verdict | None = None
     reason: str | None = None
+    note: str | None = None
 
     @property
     def metric(self) -> Metric | None:

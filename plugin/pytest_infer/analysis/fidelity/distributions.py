@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ Ids = npt.NDArray[np.int64]
 
 _ROUNDING = 2.0**-24
 """Below this a mass that was kept as float32 may be nothing but rounding."""
-_NOBODY = -1
+NOBODY = -1
+LEAST = -700.0
+"""The log-probability of a token that a model rules out: its logarithm would not be finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ def top(ids: Any, logprobs: Any, rest: Any, chosen: Any, chosen_logprobs: Any) -
     inside = (known == came[:, None]).any(axis=1)
     left = np.asarray(rest, dtype=np.float64) - np.where(inside, 0.0, np.exp(its))
     return Distributions(
-        ids=np.column_stack((known, np.where(inside, _NOBODY, came))),
+        ids=np.column_stack((known, np.where(inside, NOBODY, came))),
         logprobs=np.column_stack((of, np.where(inside, -np.inf, its))),
         rest=np.maximum(left, 0.0),
         least=of.min(axis=1),
@@ -85,7 +88,7 @@ def divergence(reference: Distributions, candidate: Distributions) -> Array:
     """
     p, q, shared = _aligned(reference, candidate)
     only = np.where(shared, 0.0, p)
-    a, size = only.sum(axis=1), (~shared & (reference.ids != _NOBODY)).sum(axis=1)
+    a, size = only.sum(axis=1), (~shared & (reference.ids != NOBODY)).sum(axis=1)
     common = np.where(shared, q, 0.0).sum(axis=1)
     unshared = np.exp(candidate.logprobs).sum(axis=1) - common
     s = np.maximum(unshared, 0.0) + candidate.rest
@@ -97,49 +100,60 @@ def divergence(reference: Distributions, candidate: Distributions) -> Array:
     even = s * _ratio(a, a + r)
     x = np.minimum(even, np.maximum(most, _ROUNDING))
     terms = np.where(shared, _term(p / total_p[:, None], q / total_q[:, None]), 0.0).sum(axis=1)
-    return np.maximum(terms + _term(a, x) + _term(r, s - x), 0.0)
+    kl: Array = np.maximum(terms + _term(a, x) + _term(r, s - x), 0.0)
+    return kl
 
 
 def _aligned(reference: Distributions, candidate: Distributions) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Return the reference's probabilities, the candidate's of the same tokens, and which of them both know."""
     p = np.exp(reference.logprobs)
     if reference.ids.shape == candidate.ids.shape and np.array_equal(reference.ids, candidate.ids):
-        return p, np.exp(candidate.logprobs), reference.ids != _NOBODY
+        return p, np.exp(candidate.logprobs), reference.ids != NOBODY
     q, shared = np.zeros_like(p), np.zeros(p.shape, dtype=np.bool_)
     for row, (ours, theirs) in enumerate(zip(reference.ids, candidate.ids, strict=True)):
         _, here, there = np.intersect1d(ours, theirs, return_indices=True)
-        keep = ours[here] != _NOBODY
+        keep = ours[here] != NOBODY
         shared[row, here[keep]] = True
         q[row, here[keep]] = np.exp(candidate.logprobs[row, there[keep]])
     return p, q, shared
 
 
 def _ratio(part: Array, of: Array) -> Array:
-    return np.divide(part, of, out=np.zeros_like(part), where=of > 0)
+    ratio: Array = np.divide(part, of, out=np.zeros_like(part), where=of > 0)
+    return ratio
 
 
 def _term(p: Array, q: Array) -> Array:
-    """Return p ln(p / q), which is 0 where p is."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
+    """Return p ln(p / q), which is 0 where p is; NaN stays."""
+    least = math.exp(LEAST)
+    return np.where(p == 0, 0.0, p * (np.log(np.maximum(p, least)) - np.log(np.maximum(q, least))))
 
 
 def entropy(of: Distributions) -> Array:
     """Return −Σ p ln p of each position, nats: a lower bound where there is a rest, which counts as one token."""
     p = np.exp(of.logprobs)
-    return -(_term(p, np.ones_like(p)).sum(axis=1) + _term(of.rest, np.ones_like(of.rest)))
+    nats: Array = _term(p, np.ones_like(p)).sum(axis=1) + _term(of.rest, np.ones_like(of.rest))
+    return -nats
 
 
 def likeliest(of: Distributions) -> Ids:
     """Return the likeliest token of each position, of several the one with the lowest id, as greedy decoding does."""
     best = of.logprobs == of.logprobs.max(axis=1, keepdims=True)
-    return np.where(best, of.ids, np.iinfo(np.int64).max).min(axis=1)
+    lowest: Ids = np.where(best, of.ids, np.iinfo(np.int64).max).min(axis=1)
+    return lowest
 
 
 def margin(of: Distributions) -> Array:
     """Return how much likelier the likeliest token is than the second: the difference of log-probabilities, nats."""
     ordered = np.sort(of.logprobs, axis=1)
-    return ordered[:, -1] - ordered[:, -2]
+    apart: Array = ordered[:, -1] - ordered[:, -2]
+    return apart
+
+
+def without(of: Distributions, tokens: Ids) -> Array:
+    """Return the largest log-probability of each position but that of the token given."""
+    others: Array = np.where(of.ids == tokens[:, None], -np.inf, of.logprobs).max(axis=1)
+    return others
 
 
 def logprob(of: Distributions, tokens: Ids) -> Array:

@@ -33,7 +33,8 @@ class Split:
     """The first position at which a candidate would go on with another token than the reference did.
 
     `position` counts from 0. `reference` and `candidate` are the tokens' ids, with the probability that their own side
-    gave them; `margin` is how much likelier the reference found its token than the next one, nats.
+    gave them; `margin` is how much likelier the reference found its token than the best other one, nats: below 0 where
+    it was not the likeliest.
     """
 
     position: int
@@ -114,15 +115,18 @@ def joined(parts: Sequence[Positions]) -> Positions:
     )
 
 
-def split(reference: Side, candidate: Side, *, forced: bool) -> Split | None:
+def split(reference: Side, candidate: Side, *, free: Ids | None = None) -> Split | None:
     """Return where a candidate leaves the reference's text; None where it does not.
 
-    `forced`: the candidate was fed the reference's tokens, and leaves where another token is its likeliest.
+    `free` is what a candidate that was fed the reference's tokens generates without. Where that is not known, it
+    leaves where its likeliest token is another, at positions where the reference took its own likeliest.
     """
     n = common(reference, candidate)
     theirs = candidate.tokens[:n]
-    if forced:
-        # A reference that was sampled is no greedy text: only its likeliest tokens can be left.
+    if free is not None:
+        n = min(n, len(free))
+        theirs = free[:n]
+    elif np.array_equal(theirs, reference.tokens[:n]):
         greedy = distributions.likeliest(reference.of.first(n)) == reference.tokens[:n]
         theirs = np.where(greedy, distributions.likeliest(candidate.of.first(n)), theirs)
     differ = np.flatnonzero(theirs != reference.tokens[:n])
@@ -130,13 +134,14 @@ def split(reference: Side, candidate: Side, *, forced: bool) -> Split | None:
         return None
     at = int(differ[0])
     p, q = reference.of.first(at + 1), candidate.of.first(at + 1)
+    took, other = float(reference.logprobs[at]), distributions.without(p, reference.tokens[: at + 1])[at]
     return Split(
         position=at,
         reference=int(reference.tokens[at]),
         candidate=int(theirs[at]),
-        reference_p=math.exp(float(reference.logprobs[at])),
+        reference_p=math.exp(took),
         candidate_p=math.exp(float(distributions.logprob(q, theirs[: at + 1])[at])),
-        margin=float(distributions.margin(p)[at]),
+        margin=took - float(other),
     )
 
 

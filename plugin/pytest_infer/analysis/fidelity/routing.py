@@ -39,23 +39,35 @@ def moved(reference: Routed, candidate: Routed) -> Moved | None:
     """
     if len(reference.chosen) != len(candidate.chosen) or not reference.chosen:
         return None
-    changed, most, seen, weighed = 0, 0.0, 0, True
-    for site, (ours, theirs) in enumerate(zip(reference.chosen, candidate.chosen, strict=True)):
-        a, b = np.asarray(ours, dtype=np.int64), np.asarray(theirs, dtype=np.int64)
-        tokens = min(len(a), len(b))
-        if a.shape[1:] != b.shape[1:]:
-            return None
-        seen += tokens
-        a, b = a[:tokens], b[:tokens]
+    if [np.shape(site)[1:] for site in reference.chosen] != [np.shape(site)[1:] for site in candidate.chosen]:
+        return None
+    changed = seen = 0
+    for ours, theirs in zip(reference.chosen, candidate.chosen, strict=True):
+        a, b = _common(ours, theirs)
+        seen += len(a)
         changed += int((np.sort(a, axis=1) != np.sort(b, axis=1)).any(axis=1).sum())
-        if reference.weights is None or candidate.weights is None:
-            weighed = False
-            continue
-        ours, theirs = (np.asarray(w[site], dtype=np.float64)[:tokens] for w in (reference.weights, candidate.weights))
-        most = max(most, _weight(a, ours, b, theirs))
     if not seen:
         return None
-    return Moved(of=seen, changed=100 * changed / seen, weight=most if weighed else None)
+    return Moved(of=seen, changed=100 * changed / seen, weight=_largest(reference, candidate))
+
+
+def _common(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """Return the rows of the tokens that both sides saw; ids are signed, so that they can be compared."""
+    a, b = np.asarray(ours), np.asarray(theirs)
+    tokens = min(len(a), len(b))
+    kind = np.float64 if a.dtype.kind == "f" else np.int64
+    return a[:tokens].astype(kind), b[:tokens].astype(kind)
+
+
+def _largest(reference: Routed, candidate: Routed) -> float | None:
+    if reference.weights is None or candidate.weights is None:
+        return None
+    sites = zip(
+        map(_common, reference.chosen, candidate.chosen),
+        map(_common, reference.weights, candidate.weights),
+        strict=True,
+    )
+    return max(_weight(a, ours, b, theirs) for (a, b), (ours, theirs) in sites)
 
 
 def _weight(a: Any, ours: Any, b: Any, theirs: Any) -> float:

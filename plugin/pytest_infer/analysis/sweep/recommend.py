@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pytest_infer.analysis.sweep import axes
+from pytest_infer.analysis.sweep import axes, distances
+from pytest_infer.analysis.sweep.distances import Distance
 from pytest_infer.analysis.sweep.ratios import CONFIDENCE, Key, Ratio, Samples, mean_log, of_memory, ratio_of
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.records import Drift
@@ -31,7 +32,10 @@ class RelativeValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationSummary:
-    """One configuration of a sweep. `figures` are by metric key, of the prompts that it shares with the first one."""
+    """One configuration of a sweep. `figures` are by metric key, of the prompts that it shares with the first one.
+
+    `distance` is how far its predictions are from the configuration whose tokens it followed, where that is known.
+    """
 
     config: dict[str, str]
     label: str
@@ -39,6 +43,7 @@ class ConfigurationSummary:
     workloads: int
     figures: dict[str, RelativeValue]
     pareto: bool = False
+    distance: Distance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,8 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted from prompt
     to prompt. Between configurations of different loads, which are measured minutes apart, comes the root mean square
     of the changes that the loads' first tests showed when measured again, with as many degrees of freedom as loads
-    were. A configuration is in the Pareto set unless another beats it: distinctly better in one of
-    decode, TTFT and peak memory, and behind in none, whether distinctly or not.
+    were. A configuration is in the Pareto set unless another beats it: distinctly better in one of decode, TTFT, peak
+    memory and fidelity, and behind in none, whether distinctly or not.
     """
     grouped: dict[_Config, list[Row]] = {}
     drifts: list[Drift] = []
@@ -106,13 +111,15 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     if len(kept) < 2:
         return None
     left_out = tuple(axes.label(dict(config)) for config in grouped if config not in kept)
-    return _recommendation(kept, metrics, _drift(drifts, metrics), left_out)
+    apart = distances.of([grouped[config] for config in kept])
+    return _recommendation(kept, metrics, _drift(drifts, metrics), apart, left_out)
 
 
 def _recommendation(
     kept: Mapping[_Config, Mapping[str, Samples]],
     metrics: Sequence[str],
     drift: Mapping[str, tuple[float, ...]],
+    apart: Sequence[Distance | None],
     left_out: tuple[str, ...],
 ) -> Recommendation:
     samples = list(kept.values())
@@ -125,7 +132,7 @@ def _recommendation(
         return ratio_of(before, after, () if loads[number] == loads[of] else drift.get(metric, ()))
 
     goals = tuple(goal for metric in metrics if (goal := _goal(metric, samples, ratio)) is not None)
-    front = _pareto(len(samples), metrics, ratio)
+    front = _pareto(metrics, ratio, apart)
     front |= {goal.best for goal in goals} if not front else set()
     configurations = tuple(
         ConfigurationSummary(
@@ -135,6 +142,7 @@ def _recommendation(
             workloads=len(_shared(samples[0], found)),
             figures=_figures(samples, number, metrics, ratio),
             pareto=number in front,
+            distance=apart[number],
         )
         for number, (config, found) in enumerate(kept.items())
     )
@@ -219,7 +227,7 @@ def _goal(metric: str, samples: Sequence[Mapping[str, Samples]], between: _Betwe
     return Goal(metric=metric, best=best, ties=ties)
 
 
-def _pareto(count: int, metrics: Sequence[str], between: _Between) -> set[int]:
+def _pareto(metrics: Sequence[str], between: _Between, apart: Sequence[Distance | None]) -> set[int]:
     def beats(one: int, other: int) -> bool:
         better = False
         for metric in metrics:
@@ -231,6 +239,10 @@ def _pareto(count: int, metrics: Sequence[str], between: _Between) -> set[int]:
             if not ahead and (ratio.distinct if metric == PEAK else ratio.value != 1):
                 return False
             better |= ahead and ratio.distinct
-        return better
+        ours, theirs = apart[one], apart[other]
+        if ours is None or theirs is None:
+            return better
+        return not ours.worse(theirs) and (better or ours.distinct(theirs))
 
-    return {n for n in range(count) if not any(beats(other, n) for other in range(count) if other != n)}
+    numbers = range(len(apart))
+    return {n for n in numbers if not any(beats(other, n) for other in numbers if other != n)}

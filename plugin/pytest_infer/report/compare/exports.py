@@ -88,6 +88,8 @@ def as_markdown(
     bad = [line.judgement for line in first]
     reasons = dict.fromkeys(f"{j.verdict.value}: {j.reason}" for j in bad if j.reason and j.verdict)
     lines += [f"- {escape(reason)}" for reason in list(reasons)[:6]]
+    noted = [line.judgement for line in lines_ if line.judgement.note]
+    lines += [f"- {escape(f'{title[j.test]}: {label(j)} {j.note}')}" for j in noted[:6]]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -138,7 +140,14 @@ def github_annotations(judgements: Sequence[Judgement]) -> str:
     for j in judgements:
         if j.verdict in levels:
             about = _property(f"{title[j.test]}: {printable(label(j)) or j.verdict.value}")
-            parts = (values(j), change(j), p_value(j.p_adjusted), verdict(j), printable(j.reason or ""))
+            parts = (
+                values(j),
+                change(j),
+                p_value(j.p_adjusted),
+                verdict(j),
+                printable(j.reason or ""),
+                printable(j.note or ""),
+            )
             lines.append(f"::{levels[j.verdict]} title={about}::{_data('  '.join(p for p in parts if p))}")
     return "".join(f"{line}\n" for line in lines)
 

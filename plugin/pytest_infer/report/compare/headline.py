@@ -160,6 +160,15 @@ def _quiet(headline: Headline, title: Mapping[str, str]) -> str:
 
 def _differs(one: Differs) -> str:
     j, where = one.judgement, f"in {one.tests} of {_many(one.of, 'prompt')}"
+    if one.told is not None and j.metric is not None:
+        among = (
+            ""
+            if one.of == 1
+            else f" ({where})"
+            if one.tests == 1
+            else f" (the furthest of {where.removeprefix('in ')})"
+        )
+        return f"{j.metric.label} {one.told}{among}"
     if j.metric is None:
         return f"experts moved {where}"
     exact = j.metric.direction is Direction.EXACT or j.threshold is not None

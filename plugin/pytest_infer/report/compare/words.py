@@ -152,9 +152,10 @@ def _lead_of(j: Judgement, leads: dict[tuple[str, Fact], Judgement]) -> Judgemen
 
 
 def also(line: Line) -> str:
-    """Return the figures that are folded into another, each with its change."""
+    """Return what is told beside a figure: its note, and those that are folded into it, each with its change."""
     parts = []
     for j in line.also:
         rate = " tok/s" if j.metric is not None and j.metric.unit is Unit.TOKENS_PER_SECOND else ""
         parts.append(f"{label(j)}{rate}{f' {share(j.mid)}' if j.mid is not None else ''}")
-    return f"also {', '.join(parts)}" if parts else ""
+    folded_ = f"also {', '.join(parts)}" if parts else ""
+    return "; ".join(part for part in (printable(line.judgement.note or ""), folded_) if part)

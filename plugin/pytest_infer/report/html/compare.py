@@ -14,6 +14,7 @@ from pytest_infer.report.compare.words import Line
 from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runfile import JudgedMark
+from pytest_infer.storage.runs import Run
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
 _WIDTH = 120.0
@@ -24,7 +25,7 @@ _WIDEST = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Judgements of one run against another (or against what a gate found), to be shown."""
+    """Judgements of one run against another (or against what a gate found), to be shown; `earlier` is that run."""
 
     before: str
     after: str
@@ -32,6 +33,7 @@ class Compared:
     confidence: float = CONFIDENCE
     suite: tuple[SuiteChange, ...] = ()
     headline: str = ""
+    earlier: Run | None = None
 
 
 def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
@@ -146,7 +148,7 @@ def _table(
             (
                 Cell(text=name, look="same" if name == last else ""),
                 Cell(text=line.label or "test", link=None if metric is None else anchor(metric.key)),
-                Cell(text=words.values(j) if counts is None else counts[j.metric_key]),
+                Cell(text=words.values(j) if counts is None else counts[j.metric_key], note=j.note),
                 Cell(text=words.change(j)),
                 Cell(text="", drawn=_drawn(j, widest)),
                 Cell(text=words.p_value(j.p_adjusted)),

@@ -25,7 +25,7 @@ class Definition:
 _TERMS = {
     "itl": ("ITL", "inter-token latency: the gap between two ticks, that is, between two tokens becoming available"),
     "sd": ("± sd", "sample standard deviation over the timed rounds, or over the prompts below a suite's mean"),
-    "quality": ("quality", "exact unless it says sampled (from samples of a changing quantity) or estimated"),
+    "quality": ("quality", "exact unless it says sampled (of a changing quantity), estimated, or lower bound"),
     "timeline": (
         "timeline",
         "what a helper process sampled in the profile round, which is never timed; memory is this process's resident "
@@ -65,7 +65,7 @@ _TERMS = {
     "pareto": (
         "Pareto set",
         "the configurations that no other one beats: distinctly better (the ratio's interval excludes 1) in decode, "
-        "TTFT or peak memory, and behind in none of them",
+        "TTFT, peak memory or, where it was measured, fidelity (KL), and behind in none of them",
     ),
     "drift": (
         "drift",

@@ -16,7 +16,18 @@ from markupsafe import Markup
 
 from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
-from pytest_infer.report.html import compare, experts, glossary, history, machine, overview, prompts, stored, sweep
+from pytest_infer.report.html import (
+    compare,
+    experts,
+    fidelity,
+    glossary,
+    history,
+    machine,
+    overview,
+    prompts,
+    stored,
+    sweep,
+)
 from pytest_infer.report.html.compare import Compared
 from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
@@ -56,6 +67,7 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
         overview.section(found, advice.advise(test.block for test in found.tests)),
         compare.section(every),
         prompts.section(found),
+        fidelity.section(found, next((one.earlier for one in reversed(compared) if one.after == run.label), None)),
         experts.section(found),
         machine.section(found),
         swept,

@@ -40,7 +40,7 @@ def section(stored: StoredRun) -> Section:
 
 
 def _items(found: Recommendation) -> list[Item]:
-    text = [sweep.sentence(found, goal) for goal in found.goals]
+    text = [*(sweep.sentence(found, goal) for goal in found.goals), *sweep.traded(found)]
     if found.options:
         text.append(f"use the best decode: {found.options}")
     if (line := sweep.drift(found)) is not None:
@@ -48,9 +48,10 @@ def _items(found: Recommendation) -> list[Item]:
     if found.left_out:
         names = ", ".join(found.left_out)
         text.append(f"not compared, no measured prompt in common with {found.configurations[0].label}: {names}")
-    charts = (_pareto(found),) if all(len(c.figures) > 1 for c in found.configurations) else ()
+    charts = [_pareto(found)] if all(len(c.figures) > 1 for c in found.configurations) else []
+    charts += [_fidelity(found)] if any(c.distance is not None and c.distance.kl for c in found.configurations) else []
     return [
-        Item(title=_TITLE, text=tuple(text), charts=charts, tables=(_table(found),)),
+        Item(title=_TITLE, text=tuple(text), charts=tuple(charts), tables=(_table(found),)),
     ]
 
 
@@ -81,8 +82,10 @@ def _table(found: Recommendation) -> Table:
         ColumnHead(text="configuration", number=False, define=anchor("configuration")),
         ColumnHead(text="best in", number=False, define=anchor("pareto")),
     ]
+    distances = sweep.fidelity(found)
     for metric, (unit, _) in zip(metrics, columns, strict=True):
         heads += [head(metric, unit), ColumnHead(text="× first", define=anchor("interval"))]
+    heads += [] if distances is None else [head(by_key("kl")), head(by_key("top1"))]
     rows = []
     for number, one in enumerate(configurations):
         best = [by_key(goal.metric).label for goal in found.goals if goal.best == number]
@@ -91,6 +94,7 @@ def _table(found: Recommendation) -> Table:
         for metric, (_, figures) in zip(metrics, columns, strict=True):
             ratio = one.figures[metric.key].ratio if metric.key in one.figures else None
             cells += [Cell(text=figures[number]), Cell(text="" if ratio is None or not number else _ratio(ratio))]
+        cells += [] if distances is None else [Cell(text=text) for text in distances[number]]
         rows.append(tuple(cells))
     caption = f"Geometric means over the prompts; × first with {100 * found.confidence:g} % intervals"
     return Table(caption=caption, heads=tuple(heads), rows=tuple(rows))
@@ -138,4 +142,35 @@ def _pareto(found: Recommendation) -> Chart:
             (ttft.label, anchor(ttft.key)),
             *([("drift", anchor("drift"))] if found.loads > 1 else []),
         ),
+    )
+
+
+def _fidelity(found: Recommendation) -> Chart:
+    """Return speed over fidelity; what rounding alone tells from the first stands where rounding ends."""
+    decode, kl = _metrics(found)[0], by_key("kl")
+    known = [(c, c.distance) for c in found.configurations if c.distance is not None]
+    ys = [_figure(c, decode) for c, _ in known]
+    unit, scale = scale_of(ys, decode.unit)
+    return Chart(
+        key="fidelity",
+        title="Speed by fidelity",
+        says="Up and to the left is better; filled points are the Pareto set. Rounding alone stands at its bound.",
+        data={
+            "kind": "scatter",
+            "x": {"name": kl.label, "unit": kl.unit.value, "log": True},
+            "y": {"name": decode.label, "unit": unit},
+            "points": [
+                {
+                    "name": c.label,
+                    "x": points([max(distance.kl, distance.rounding)], 1)[0],
+                    "y": points([y], scale)[0],
+                    "z": None,
+                    "zunit": "",
+                    "front": c.pareto,
+                }
+                for (c, distance), y in zip(known, ys, strict=True)
+            ],
+        },
+        table=_table(found),
+        define=(("Pareto set", anchor("pareto")), (decode.label, anchor(decode.key)), (kl.label, anchor("kl"))),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
@@ -26,6 +27,8 @@ def write(console: Console, run: RunSummary) -> None:
     _write_warnings(console, run)
     for line in _quiet(run.results):
         console.print(Text(printable(line), style="dim"))
+    for line in _fidelity(run):
+        console.print(Text(printable(line)))
     unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
     unusual |= dict.fromkeys(surroundings.unread(r.machine.unread) for r in run.results)
     ranks = _ranks([r.ranks for r in run.results if r.ranks is not None])
@@ -96,6 +99,26 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
             many = len(found) > _NAMED and any(r.config for r in results)
             where = f"{len(found)} of {len(results)} tests" if many else ", ".join(name for name, _ in found)
             yield f"{_ALARM}{kind.value} in {where}. {found[0][0]}: {found[0][1]}"
+
+
+def _fidelity(run: RunSummary) -> Iterator[str]:
+    """Yield how far outputs are from those of the reference, prompt by prompt, and a line for all that are alike.
+
+    A gate says it with its verdicts, and a sweep in its table.
+    """
+    found = [(r, r.fidelity) for r in run.results if r.fidelity is not None and not r.config and run.gated is None]
+    alike = []
+    for result, fidelity in found:
+        most = closeness.bound(result.model)
+        if fidelity.split is None and closeness.close(fidelity, most):
+            alike.append(fidelity)
+        else:
+            told = closeness.told(fidelity, most, same=fidelity.split is None)
+            yield f"{_name(result)}: output {told} (reference: {fidelity.reference})"
+    if alike:
+        furthest = max(alike, key=lambda one: one.kl_mean)
+        many = f"{len(alike)} of {len(found)} prompts" if len(alike) < len(found) else "all prompts"
+        yield f"output as that of {furthest.reference} in {many}: {closeness.size(furthest)} at most: arithmetic"
 
 
 def _quiet(results: Sequence[Result]) -> Iterator[str]:

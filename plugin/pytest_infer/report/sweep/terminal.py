@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.text import Text
 from pytest_infer.analysis.sweep.axes import FEWEST_WORKLOADS
 from pytest_infer.metrics import Direction, by_key
 from pytest_infer.report.text import printable
-from pytest_infer.units import Unit, column, show, significant
+from pytest_infer.units import NONE, Unit, column, nats, show, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.sweep.ratios import Ratio
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 WIDE = 110
 """From so many columns on, the table holds the intervals too."""
+_BESIDE = 16
+"""What the columns of fidelity take."""
 MOST_NAMED = 3
 """Of more configurations that cannot be told from the best, two are named and the others counted."""
 _TITLES = {
@@ -29,6 +32,14 @@ _TITLES = {
 }
 
 
+_NOUNS = {
+    "decode_throughput": "decode",
+    "total_decode_throughput": "decode",
+    "ttft_s": "TTFT",
+    "peak_rss_bytes": "memory",
+}
+
+
 def write(console: Console, found: Recommendation) -> None:
     """Write the table of configurations, the best of each, and how to use it."""
     _write_table(console, found)
@@ -36,9 +47,13 @@ def write(console: Console, found: Recommendation) -> None:
     note = f"×: by {first}, geometric mean over prompts"
     front = [configuration for configuration in found.configurations if configuration.pareto]
     note += f" · *: Pareto set of {len(front)}" if front else ""
+    followed = [c.distance.reference for c in found.configurations[1:] if c.distance is not None]
+    note += f" · KL: from {printable(followed[0])}, on its tokens" if followed else ""
     console.print(Text(note, style="dim"))
     for goal in found.goals:
         console.print(Text(sentence(found, goal), style="bold"))
+    for said in traded(found):
+        console.print(Text(said))
     if (line := drift(found)) is not None:
         console.print(Text(line, style="dim"))
     if found.left_out:
@@ -46,6 +61,33 @@ def write(console: Console, found: Recommendation) -> None:
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
     if found.options:
         console.print(Text(f"use the best decode: {printable(found.options)}"))
+
+
+def fidelity(found: Recommendation) -> list[tuple[str, str]] | None:
+    """Return each configuration's KL and top-1 agreement as a table has them; None where no distance is known."""
+    if not any(configuration.distance for configuration in found.configurations):
+        return None
+    return [
+        (NONE, NONE)
+        if (distance := configuration.distance) is None
+        else (f"{'' if distance.exact else '≥'}{nats(distance.kl)}", significant(distance.top1))
+        for configuration in found.configurations
+    ]
+
+
+def traded(found: Recommendation) -> Iterator[str]:
+    """Yield, for each configuration that no other beats, what it gains and what of the first one's output it loses."""
+    for configuration in found.configurations[1:]:
+        distance = configuration.distance
+        if distance is None or not configuration.pareto:
+            continue
+        said = [
+            f"{significant(ratio.value)}× {_NOUNS[goal.metric]}"
+            for goal in found.goals
+            if goal.metric in configuration.figures and (ratio := configuration.figures[goal.metric].ratio) is not None
+        ]
+        said.append(f"KL {'' if distance.exact else '≥ '}{nats(distance.kl)}, top-1 {significant(distance.top1)} %")
+        yield f"{printable(configuration.label)}: {', '.join(said)}"
 
 
 def drift(found: Recommendation) -> str | None:
@@ -84,6 +126,7 @@ def _write_table(console: Console, found: Recommendation) -> None:
     if len(counts) > 1:
         table.add_column("prompts\n", justify="right", no_wrap=True)
     columns: list[list[str]] = []
+    distances = fidelity(found)
     for goal in found.goals:
         metric = by_key(goal.metric)
         figures = [configuration.figures.get(goal.metric) for configuration in found.configurations]
@@ -91,8 +134,12 @@ def _write_table(console: Console, found: Recommendation) -> None:
         table.add_column(f"{metric.label}\n{unit}", justify="right", no_wrap=True)
         table.add_column("\n×", justify="right", no_wrap=True)
         ratios = [None if figure is None else figure.ratio for figure in figures]
-        wide = console.width >= WIDE
+        wide = console.width >= WIDE + (_BESIDE if distances is not None else 0)
         columns += [values, ["" if r is None else _ratio(r, wide=wide and n > 0) for n, r in enumerate(ratios)]]
+    if distances is not None:
+        for heading, unit in (("KL", "nats"), ("top-1", "%")):
+            table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
+        columns += [[one[0] for one in distances], [one[1] for one in distances]]
     for number, configuration in enumerate(found.configurations):
         name = _name(configuration, best=any(goal.best == number for goal in found.goals))
         prompts = [str(configuration.workloads)] if len(counts) > 1 else []

@@ -9,6 +9,7 @@ const chartKinds = (() => {
   const figure = (value, digits = 4) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "—";
     if (Number.isInteger(value)) return value.toLocaleString("en");
+    if (Math.abs(value) < 1e-4) return Number(value.toPrecision(Math.min(digits, 3))).toExponential();
     return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits });
   };
   const cut = (text, most) => ([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
@@ -45,6 +46,10 @@ const chartKinds = (() => {
   const upright = (name, more = {}) => axis(name, {
     nameLocation: "end", nameGap: 10, nameTextStyle: { color: colour("muted"), fontSize: 12, align: "left", padding: [0, 0, 0, -24] }, ...more,
   });
+  /* A logarithmic axis, marked by powers of ten. */
+  const powers = {
+    type: "log", axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true, formatter: (value) => value.toExponential(0) },
+  };
   const named = (names, more = {}) => ({
     type: "category", data: names, inverse: true, axisTick: { show: false },
     axisLine: { lineStyle: { color: colour("line") } },
@@ -179,7 +184,7 @@ const chartKinds = (() => {
             ...rows.map((row) => `${row.seriesName}  ${figure(row.value[1])} ${spec.y.unit}`)].join("\n"),
         },
         grid: { ...base(spec).grid, bottom: 40, top: 60 },
-        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", max: "dataMax", splitLine: { show: false } }),
+        xAxis: axis([spec.x.name, spec.x.unit].filter(Boolean).join(", "), { type: "value", max: "dataMax", splitLine: { show: false } }),
         yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", max: spec.y.top, min: 0 }),
         series: spec.series.map((one, index) => {
           const several = spec.series.filter((other) => other.look === "strong").length > 1;
@@ -189,6 +194,7 @@ const chartKinds = (() => {
             type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.size || (one.look === "points" ? 8 : 4),
             data: xs.map((x, at) => [x, one.values[at]]), lineStyle: { color: tint, ...(look[one.look] || { width: 1.5 }) },
             itemStyle: { color: tint },
+            ...(spec.mark && index === 0 ? { markLine: lineMark([{ xAxis: spec.mark.at, name: spec.mark.name }], (mark) => mark.name) } : {}),
           };
         }),
       };
@@ -276,7 +282,8 @@ const chartKinds = (() => {
       const size = (z) => (z === null || most === least ? 12 : 9 + (13 * (z - least)) / (most - least));
       const front = spec.points.filter((point) => point.front).sort((a, b) => a.x - b.x);
       const xs = spec.points.map((point) => point.x).filter((x) => x !== null);
-      const middle = (Math.min(...xs) + Math.max(...xs)) / 2;
+      const [left, right] = [Math.min(...xs), Math.max(...xs)];
+      const middle = spec.x.log ? Math.sqrt(left * right) : (left + right) / 2;
       const row = (point) => ({
         name: point.name, value: [point.x, point.y, point.z], symbolSize: size(point.z),
         label: { position: point.x > middle ? "left" : "right" },
@@ -292,7 +299,7 @@ const chartKinds = (() => {
           },
         },
         grid: { ...base(spec).grid, bottom: 40, top: 60 },
-        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", scale: true }),
+        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, spec.x.log ? powers : { type: "value", scale: true }),
         yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", scale: true }),
         series: [
           {

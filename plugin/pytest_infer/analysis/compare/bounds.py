@@ -1,0 +1,87 @@
+"""Rules that hold a figure itself against a bound: of one side, or a distance of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec.structs import replace
+
+from pytest_infer.analysis.compare import stats
+from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.rules import Rule
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
+from pytest_infer.analysis.experts import drift
+from pytest_infer.metrics.scope import Scope
+from pytest_infer.storage.runs import Row
+
+
+def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judgement:
+    """Hold a figure's own interval (t, of the mean of its rounds' logs) against a bound.
+
+    `unscored` says why a distance to the other side is not known.
+    """
+    if rule.metric is None:
+        raise ValueError("a bound is about a metric")
+    values = row.metrics.get(rule.metric.key)
+    draft = Judgement(
+        test=row.test,
+        name=row.title,
+        metric_key=rule.metric.key,
+        unit=rule.metric.unit.value,
+        rule=rule.text,
+        before=rule.limit,
+        verdict=Verdict.INCOMPARABLE,
+    )
+    if values is None or isinstance(values.value, str):
+        why = unscored if rule.metric.scope is Scope.DISTANCE else None
+        return replace(draft, reason=why or "not measured")
+    low, high = _interval(values.numbers, confidence)
+    # In one direction for both kinds of bound: below 0 is within it.
+    worst, best = (rule.limit - low, rule.limit - high) if rule.at_least else (high - rule.limit, low - rule.limit)
+    sign = (">" if rule.at_least else "<") + ("=" if rule.inclusive else "")
+    if worst < 0 or (worst == 0 and rule.inclusive):
+        verdict, reason = Verdict.UNCHANGED, None
+    elif best > 0 or (best == 0 and not rule.inclusive):
+        verdict, reason = Verdict.REGRESSED, f"must be {sign} {rule.limit:g}"
+    else:
+        verdict, reason = Verdict.INCONCLUSIVE, f"the interval holds the bound {sign} {rule.limit:g}: more rounds"
+    return replace(draft, after=values.value, verdict=verdict, reason=reason)
+
+
+def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return the interval of the mean of a figure's rounds; a figure of one round or without spread is itself."""
+    if len(values) < 2 or min(values) <= 0 or len(set(values)) == 1:
+        return min(values), max(values)
+    logs = np.log(np.asarray(values))
+    estimate = stats.Student(float(logs.mean()), float(logs.std(ddof=1) / math.sqrt(len(logs))), len(logs) - 1)
+    low, high = estimate.interval(confidence)
+    return math.exp(low), math.exp(high)
+
+
+def drifted(pair: RowPair, rule: Rule) -> Judgement:
+    """Hold the drift of each layer's expert usage against a bound."""
+    layers = drift.between(pair.before.experts, pair.after.experts)
+    draft = Judgement(
+        test=pair.after.test,
+        name=pair.after.title,
+        rule=rule.text,
+        threshold=rule.limit,
+        verdict=Verdict.INCOMPARABLE,
+        reason="expert usage was not recorded on both sides",
+    )
+    if layers is None:
+        return draft
+    worst = layers[0]
+    over = [layer for layer in layers if not _allows(rule, layer.distance)]
+    if not over:
+        return replace(draft, verdict=Verdict.UNCHANGED, reason=None, after=worst.distance)
+    named = ", ".join(f"layer {layer.layer}: {layer.distance:.3f}" for layer in over[:3])
+    more = f" and {len(over) - 3} more" if len(over) > 3 else ""
+    return replace(draft, verdict=Verdict.REGRESSED, after=worst.distance, reason=f"moved in {named}{more}")
+
+
+def _allows(rule: Rule, distance: float) -> bool:
+    # "Less than nothing" can only mean nothing; shares of counts are not exact in binary.
+    return distance < rule.limit or ((rule.inclusive or rule.limit == 0) and math.isclose(distance, rule.limit))

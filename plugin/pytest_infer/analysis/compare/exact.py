@@ -1,0 +1,59 @@
+"""Figures without noise: what must be the same, and output, which may differ as far as rounding explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from pytest_infer.analysis.compare import fingerprint
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
+from pytest_infer.metrics import Direction
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.comparison import RowPair, Wanted
+
+OUTPUT = "output_sha256"
+_FOLLOW = {
+    "prompt_tokens": {"prompt_tokens", "workload"},
+    "requested_tokens": {"limits", "workload"},
+    "total_tokens": {"prompt_tokens", "workload", fingerprint.OUTPUT},
+}
+"""What is accepted together with such a difference; every other exact figure of a prompt follows from its output."""
+
+
+def judged(draft: Judgement, pair: RowPair, want: Wanted, allowed: Collection[str]) -> Judgement:
+    """Return the judgement of a figure that has no noise; `draft` holds both values."""
+    if want.metric.key == OUTPUT and (want.close or pair.after.fidelity is not None):
+        return _output(draft, want, pair, allowed)
+    return _same(draft, want, allowed)
+
+
+def _same(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement:
+    if draft.before == draft.after:
+        return replace(draft, verdict=Verdict.UNCHANGED)
+    if want.metric.direction is not Direction.EXACT and want.rule is None:
+        return replace(draft, verdict=None)
+    accepts = _FOLLOW.get(want.metric.key, {fingerprint.OUTPUT})
+    if want.metric.direction is Direction.EXACT and not accepts.isdisjoint(allowed):
+        return replace(draft, verdict=None, reason="differs, which --allow-different accepts")
+    verdict = Verdict.INCOMPARABLE if want.rule is None else Verdict.REGRESSED
+    return replace(draft, verdict=verdict, reason="differs, and must not")
+
+
+def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[str]) -> Judgement:
+    """Judge output by how far it is from the other side's, where that is known."""
+    decided, near = _same(draft, want, allowed), pair.close
+    if near is None:
+        if decided.verdict is not Verdict.REGRESSED:
+            return decided
+        why = f"differs, and how far is not known: {pair.unscored or 'no scores were kept'}"
+        return replace(decided, verdict=Verdict.INCOMPARABLE, reason=why)
+    same = draft.before == draft.after
+    if not (same and near):
+        decided = replace(decided, note=pair.told)
+    if want.close and decided.verdict is not None:
+        reason = None if near else "further apart than rounding explains"
+        return replace(decided, verdict=Verdict.UNCHANGED if near else Verdict.REGRESSED, reason=reason)
+    return replace(decided, verdict=None, reason=None) if want.rule is None and near and not same else decided

@@ -1,0 +1,132 @@
+"""Fidelity of what was measured: of a record that followed a reference, and of any two sides' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_infer.analysis.fidelity import distributions, figures, routing
+from pytest_infer.analysis.fidelity.figures import Positions, Side
+from pytest_infer.analysis.fidelity.routing import Moved, Routed
+from pytest_infer.records import ExpertUsage, Fidelity, Picked, PromptRecord, Scores, Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a side told of a text: its scores, its routers' choices if they were kept, and how its tokens read.
+
+    `free` are the tokens that it generates when nothing is given to it, where they are not those of the scores.
+    """
+
+    scores: Scores
+    routed: Routed | str = "router choices were not recorded"
+    pieces: Mapping[int, str]
+    free: Sequence[int] | None = None
+
+
+def sides(scores: Scores) -> list[Side]:
+    """Return the predictions of each sequence; positions whose logits were not finite are NaN."""
+    shape = (scores.sequences, scores.positions)
+    tokens = np.frombuffer(scores.tokens, dtype="<i4").reshape(shape).astype(np.int64)
+    chosen, rest = (
+        np.frombuffer(b, dtype="<f4").reshape(shape).astype(np.float64) for b in (scores.chosen, scores.rest)
+    )
+    wide = (*shape, scores.width)
+    ids = np.frombuffer(scores.top_ids, dtype="<i4").reshape(wide)
+    top = np.frombuffer(scores.top, dtype="<f4").reshape(wide).astype(np.float64)
+    return [
+        Side(
+            tokens=tokens[n],
+            logprobs=np.maximum(chosen[n], distributions.LEAST),
+            of=distributions.top(ids[n], top[n], np.exp(rest[n]), tokens[n], chosen[n]),
+        )
+        for n in range(scores.sequences)
+    ]
+
+
+def of_record(record: PromptRecord) -> Fidelity | None:
+    """Return how far a record is from the reference whose tokens it followed; None where it followed none."""
+    reference, profile = record.reference, record.profile
+    if reference is None or reference.scores is None or profile is None or profile.scores is None:
+        return None
+    exact = None if reference.kl is None else np.frombuffer(reference.kl, dtype="<f8")
+    return between(
+        Told(scores=reference.scores, routed=routed(reference.experts), pieces=record.pieces),
+        Told(scores=profile.scores, routed=routed(profile.experts), pieces=record.pieces, free=reference.free),
+        reference.name,
+        exact,
+    )
+
+
+def between(reference: Told, candidate: Told, name: str, exact: distributions.Array | None = None) -> Fidelity | None:
+    """Return how far a candidate is from a reference; None where no position of both had the same text before it.
+
+    `exact` is KL(reference ‖ candidate) of each position of the first sequence, nats, where it is known.
+    """
+    pairs = list(zip(sides(reference.scores), sides(candidate.scores), strict=False))
+    found = [one for a, b in pairs if (one := _finite(figures.positions(a, b))) is not None]
+    if not found:
+        return None
+    whole = figures.joined(found)
+    if exact is not None and len(pairs) == 1 and len(exact) == len(whole.kl):
+        whole = replace(whole, kl=exact, exact=True)
+    moved = _moved(reference.routed, candidate.routed)
+    return Fidelity(
+        reference=name,
+        positions=len(whole.kl),
+        of=reference.scores.sequences * reference.scores.positions,
+        exact=whole.exact,
+        kl_mean=whole.kl_mean,
+        kl_p99=whole.kl_p99,
+        top1=whole.top1,
+        logprob_rms=whole.logprob_rms,
+        split=_split(*pairs[0], candidate.free, {**reference.pieces, **candidate.pieces}),
+        experts_changed=None if isinstance(moved, str) else moved.changed,
+        gate_shift=None if isinstance(moved, str) else moved.weight,
+        experts_absent=moved if isinstance(moved, str) else None,
+    )
+
+
+def _finite(found: Positions | None) -> Positions | None:
+    """Return the positions whose logits were finite on both sides; None where there are none."""
+    if found is None:
+        return None
+    keep = np.isfinite(found.kl) & np.isfinite(found.shift)
+    return replace(found, kl=found.kl[keep], agree=found.agree[keep], shift=found.shift[keep]) if keep.any() else None
+
+
+def routed(usage: ExpertUsage | None) -> Routed | str:
+    """Return the choices that a trace holds, or why there are none."""
+    if usage is None or usage.trace is None:
+        return "router choices were not recorded token by token"
+    tokens = usage.prefill_tokens + usage.decode_tokens
+    chosen = [
+        np.frombuffer(trace, dtype="<u1" if len(trace) == tokens * site.k else "<u2").reshape(-1, site.k)
+        for site, trace in zip(usage.sites, usage.trace, strict=True)
+    ]
+    if usage.trace_weights is None:
+        return Routed(chosen=chosen)
+    weights = [
+        np.frombuffer(held, dtype="<f4").reshape(-1, site.k)
+        for site, held in zip(usage.sites, usage.trace_weights, strict=True)
+    ]
+    return Routed(chosen=chosen, weights=weights)
+
+
+def _moved(reference: Routed | str, candidate: Routed | str) -> Moved | str:
+    if isinstance(candidate, str) or isinstance(reference, str):
+        return candidate if isinstance(candidate, str) else f"of the reference: {reference}"
+    return routing.moved(reference, candidate) or "the two sides have other MoE layers"
+
+
+def _split(reference: Side, candidate: Side, free: Sequence[int] | None, pieces: Mapping[int, str]) -> Split | None:
+    gone = figures.split(reference, candidate, free=None if free is None else np.asarray(free, dtype=np.int64))
+    if gone is None:
+        return None
+    ours, theirs = (
+        Picked(id=token, p=p, text=pieces.get(token))
+        for token, p in ((gone.reference, gone.reference_p), (gone.candidate, gone.candidate_p))
+    )
+    return Split(position=gone.position, reference=ours, candidate=theirs, margin=gone.margin)

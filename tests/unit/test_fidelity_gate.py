@@ -1,0 +1,201 @@
+"""Comparisons and gates that know how far predictions are apart: verdicts, words, and what stays incomparable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import scored
+from typer.testing import CliRunner
+
+from pytest_infer.analysis.compare import gate, headline, rules
+from pytest_infer.analysis.compare.comparison import RowPair, all_metrics, judge
+from pytest_infer.analysis.compare.verdicts import Exit, Verdict
+from pytest_infer.cli.main import app
+from pytest_infer.report.compare import headline as headlines
+from pytest_infer.storage import block, sidecar
+from pytest_infer.storage.runs import row_of
+
+LOGITS = scored.logits()
+TEST = "bench/t.py::t[guide]"
+ROUNDING, FAULT, OTHER = 1e-7, 0.01, 2.0
+
+
+def rows(by, *, forced, timed=True, kl=None, logits=LOGITS):
+    """Return both sides' rows: the candidate's logits are so many nats off."""
+    base = scored.record(logits, test=TEST)
+    moved = scored.around(logits, by)
+    followed = {"reference": logits, "free": scored.greedy(moved), "timed": timed, "kl": kl} if forced else {}
+    ours = scored.record(moved, test=TEST, **followed)
+    return tuple(row_of(TEST, TEST, block.build(one)) for one in (base, ours))
+
+
+def judged(pair, *lines):
+    found = gate.judge([pair], rules.parse(lines))
+    return {j.rule: j for j in found.judgements}, found
+
+
+def near_tie():
+    """Return logits of which rounding changes the likeliest token at position 7."""
+    logits = LOGITS.copy()
+    first, second = logits[0, 7].argsort()[::-1][:2]
+    logits[0, 7, second] = logits[0, 7, first] - 1e-9
+    return logits
+
+
+def test_forced_work_is_comparable_and_the_difference_has_its_own_line():
+    before, after = rows(ROUNDING, forced=True, logits=near_tie())
+    pair = RowPair(before=before, after=after)
+    judgements = {j.metric_key: j for j in judge([pair], lambda _row: all_metrics())}
+    assert before.metrics["output_sha256"] != after.metrics["output_sha256"]
+    assert judgements["ttft_s"].verdict is not Verdict.INCOMPARABLE
+    output = judgements["output_sha256"]
+    assert output.verdict is None
+    assert output.note.startswith("differs from token 8 (")
+    assert output.note.endswith(": arithmetic")
+    assert judgements["kl"].before is None
+    assert judgements["kl"].verdict is None
+    assert judgements["kl"].after < 1e-12
+    said = headlines.in_words(headline.of([pair], list(judgements.values()), ()), judgements.values())
+    assert "output differs from token 8 (" in said
+
+
+def test_free_work_is_incomparable_whatever_the_scores_say():
+    before, after = rows(OTHER, forced=False)
+    found = {j.metric_key: j for j in judge([RowPair(before=before, after=after)], lambda _row: all_metrics())}
+    assert found["ttft_s"].verdict is Verdict.INCOMPARABLE
+    assert found["output_sha256"].verdict is Verdict.INCOMPARABLE
+    assert found["output_sha256"].reason == "differs, and must not"
+
+
+def test_forced_but_not_timed_is_other_work():
+    before, after = rows(OTHER, forced=True, timed=False)
+    found = {j.metric_key: j for j in judge([RowPair(before=before, after=after)], lambda _row: all_metrics())}
+    assert found["ttft_s"].verdict is Verdict.INCOMPARABLE
+    assert found["output_sha256"].note.endswith("another model")
+
+
+@pytest.mark.parametrize(
+    ("by", "rule", "verdict"),
+    [
+        (ROUNDING, "output:close", Verdict.UNCHANGED),
+        (FAULT, "output:close", Verdict.REGRESSED),
+        (OTHER, "output:close", Verdict.REGRESSED),
+        (OTHER, "output:exact", Verdict.REGRESSED),
+        (ROUNDING, "kl<=1e-9", Verdict.UNCHANGED),
+        (FAULT, "kl<=1e-9", Verdict.REGRESSED),
+        (FAULT, "kl<=0.001", Verdict.UNCHANGED),
+        (OTHER, "kl_p99<=0.001 nats", Verdict.REGRESSED),
+        (ROUNDING, "top1>=99%", Verdict.UNCHANGED),
+        (OTHER, "top1>=99%", Verdict.REGRESSED),
+        (FAULT, "logprob_rms<=0.02", Verdict.UNCHANGED),
+        (ROUNDING, "nll:0.1%", Verdict.UNCHANGED),
+        (OTHER, "nll:0.1%", Verdict.REGRESSED),
+        (OTHER, "first_divergence>=20", Verdict.REGRESSED),
+    ],
+)
+def test_rules(by, rule, verdict):
+    before, after = rows(by, forced=True)
+    found, gated = judged(RowPair(before=before, after=after), rule)
+    assert found[rule].verdict is verdict
+    assert gated.exit is (Exit.REGRESSED if verdict is Verdict.REGRESSED else Exit.PASSED)
+
+
+def test_the_same_tokens_by_another_distribution_are_told():
+    sure = LOGITS.copy()
+    sure[0, range(sure.shape[1]), sure[0].argmax(axis=1)] += 20
+    before, after = rows(FAULT, forced=True, logits=sure * 0.2)
+    assert before.metrics["output_sha256"] == after.metrics["output_sha256"]
+    found, gated = judged(RowPair(before=before, after=after), "output:exact", "output:close")
+    assert found["output:exact"].verdict is Verdict.UNCHANGED
+    assert found["output:exact"].note.startswith("has the same tokens, but KL ")
+    assert found["output:close"].verdict is Verdict.REGRESSED
+    assert "output has the same tokens, but" in headlines.in_words(gated.headline, gated.judgements)
+
+
+def test_a_gate_without_a_rule_about_output_says_that_it_differs():
+    before, after = rows(OTHER, forced=True)
+    _, gated = judged(RowPair(before=before, after=after), "peak_rss:5%")
+    assert gated.exit is Exit.PASSED
+    assert "output differs from token" in headlines.in_words(gated.headline, gated.judgements)
+    assert "another model" in headlines.in_words(gated.headline, gated.judgements)
+
+
+def test_bounds_of_distances_need_something_to_compare_with():
+    assert gate.needs_baseline(rules.parse(["kl<=0.001"]))
+    assert not gate.needs_baseline(rules.parse(["perplexity<=12"]))
+
+
+def test_unequal_hashes_without_scores_stay_what_they_were():
+    before, after = rows(OTHER, forced=False)
+    pair = RowPair(before=before, after=replace(after, fidelity=None), unscored="this run: switched off")
+    found, _ = judged(pair, "output:exact", "output:close", "kl<=0.001", "ttft:5%")
+    assert (found["output:exact"].verdict, found["output:exact"].reason) == (Verdict.REGRESSED, "differs, and must not")
+    assert found["output:close"].verdict is Verdict.INCOMPARABLE
+    assert found["output:close"].reason == "differs, and how far is not known: this run: switched off"
+    assert (found["kl<=0.001"].verdict, found["kl<=0.001"].reason) == (Verdict.INCOMPARABLE, "this run: switched off")
+    assert found["ttft:5%"].verdict is Verdict.INCOMPARABLE
+
+
+def test_output_that_is_accepted_may_be_far():
+    before, after = rows(OTHER, forced=True)
+    found = gate.judge([RowPair(before=before, after=after)], rules.parse(["output:close"]), allowed=["output"])
+    assert [j.verdict for j in found.judgements] == [None]
+
+
+# stored runs
+
+
+@pytest.fixture
+def infer(storage, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*arguments, f"--storage={storage.folder}"])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def add(storage):
+    def run(*records):
+        path = storage.add([block.build(record) for record in records])
+        sidecar.write(path, records)
+        return path
+
+    return run
+
+
+def test_stored_runs_are_compared_by_their_scores(infer, add):
+    add(scored.record(LOGITS, test=TEST))
+    moved = scored.around(LOGITS, ROUNDING)
+    add(scored.record(moved, test=TEST))
+    add(scored.record(scored.around(LOGITS, OTHER), test=TEST, reference=LOGITS, free=(3, 4), timed=True))
+    assert "output" not in infer("compare", "1", "2").stdout.splitlines()[0]
+    text = infer("compare", "1", "3").stdout
+    assert "output differs from token 1 (" in text.splitlines()[0]
+    assert "another model" in text
+    result = infer("gate", "3", "--against=1", "--rule=output:close", "--rule=kl<=0.001", "--no-mark")
+    assert result.exit_code == 1
+    assert "regressed: further apart than rounding explains" in result.stdout
+    assert infer("gate", "2", "--against=1", "--rule=output:close", "--rule=kl<=0.001", "--no-mark").exit_code == 0
+    rows_ = json.loads(infer("compare", "1", "3", "--format=json").stdout)["judgements"]
+    known = {row["metric"]: row for row in rows_}
+    assert known["kl"]["after"] > 0.5
+    assert known["output_sha256"]["note"].startswith("differs from token 1 (")
+    assert "another model" in infer("compare", "1", "3", "--format=markdown").stdout
+
+
+def test_a_sidecar_that_is_gone_leaves_the_reason(infer, add):
+    path = add(scored.record(LOGITS, test=TEST))
+    add(scored.record(scored.around(LOGITS, OTHER), test=TEST, reference=LOGITS))
+    sidecar.path_for(path).unlink()
+    result = infer("gate", "2", "--against=1", "--rule=kl<=0.001", "--no-mark")
+    assert result.exit_code == Exit.NOTHING.value
+    assert "the earlier run: " in result.stdout
+    assert "holds no scores of it" in result.stdout
+    sidecar.path_for(path).write_bytes(b"no archive")
+    result = infer("gate", "2", "--against=1", "--rule=kl<=0.001", "--no-mark")
+    assert "cannot be read" in result.stdout
