@@ -118,7 +118,8 @@ def _fidelity(run: RunSummary) -> Iterator[str]:
     if alike:
         furthest = max(alike, key=lambda one: one.kl_mean)
         many = f"{len(alike)} of {len(found)} prompts" if len(alike) < len(found) else "all prompts"
-        yield f"output as that of {furthest.reference} in {many}: {closeness.size(furthest)} at most: arithmetic"
+        size = closeness.size(furthest)
+        yield f"output as that of {furthest.reference} in {many}, the furthest with {size}: arithmetic"
 
 
 def _quiet(results: Sequence[Result]) -> Iterator[str]:
