@@ -36,7 +36,7 @@ def section(stored: StoredRun, earlier: Run | None) -> Section:
     if not shown:
         why = next((beside for _, beside in found if isinstance(beside, str)), stored.nothing)
         return Section(key="fidelity", title="Fidelity", absent=why)
-    name = "what it followed" if earlier is None else earlier.label
+    name = "its reference" if earlier is None else earlier.label
     parts = [_part(test, beside) for test, beside in shown]
     return Section(
         key="fidelity",
