@@ -75,6 +75,8 @@ RUN_VALUES = {
     "order": ("sequential", "interleaved", False),
     "curve": ("16..64", "curve", Lengths(shortest=16, longest=64)),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
+    "replay": ("baseline:main", "replay", "baseline:main"),
+    "text": ("texts/mine.txt", "text", Path("texts/mine.txt")),
 }
 """What the harness uses itself."""
 

@@ -248,6 +248,7 @@ def test_a_killed_run_is_mentioned_to_whoever_does_not_resume(killed):
         "--infer-no-profile",
         "--infer-experts=off",
         "--infer-threads=1",
+        "--infer-text",
     ],
 )
 def test_resume_does_not_take_what_other_options_measured(killed, other):
