@@ -306,3 +306,32 @@ def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["compare"], {"numpy", "scipy", "pydantic", "jinja2", "pytest", "psutil", "filelock"}),
+        (["history"], {"numpy", "scipy", "pydantic", "jinja2", "pytest", "psutil", "filelock"}),
+        (["show"], {"scipy", "pydantic", "jinja2", "pytest"}),
+        (["history", "--change-points"], {"scipy", "pydantic", "jinja2", "pytest"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_needs(storage, make_block, arguments, heavy):
+    # Most of the time of a command over stored runs is that of its imports.
+    for value in range(1, 9):
+        storage.add([make_block(tpot_s=[value / 1000] * 4)])
+    code = f"""
+import sys
+sys.argv = ["pytest-infer", *{arguments}, "--storage", {str(storage.folder)!r}]
+from pytest_infer.cli.main import app
+try:
+    app()
+finally:
+    print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"

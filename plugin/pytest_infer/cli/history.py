@@ -10,7 +10,8 @@ import typer
 
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli.shared import Command, Group, Storage, open_history, out, refuse, say, screen
+from pytest_infer.cli.plain import Command, Group
+from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.compare.words import PRIMARY

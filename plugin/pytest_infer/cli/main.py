@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
 
-from pytest_infer.analysis.compare.ending import SKIP, STOP
-from pytest_infer.analysis.compare.verdicts import Exit
-from pytest_infer.cli import (
-    advice,
-    compare,
-    doctor,
-    experts,
-    export,
-    gate,
-    history,
-    init,
-    load,
-    placement,
-    report,
-    show,
-)
-from pytest_infer.cli.bisect import command as bisecting
-from pytest_infer.cli.shared import Command, Group, Storage, offered, out, refuse, screen
-from pytest_infer.engines import models
+from pytest_infer.cli.plain import Command, Group
+from pytest_infer.cli.shared import Storage, offered, out, refuse, screen
 from pytest_infer.errors import InferError, alternatives
-from pytest_infer.metrics import METRICS
 from pytest_infer.report.formats import METRICS as METRICS_LISTED
 from pytest_infer.report.formats import Format
+
+_COMMANDS = {
+    "metrics": "pytest_infer.cli.main:metrics",
+    "models": "pytest_infer.cli.main:list_models",
+    "init": "pytest_infer.cli.init:init",
+    "compare": "pytest_infer.cli.compare:compare",
+    "gate": "pytest_infer.cli.gate:run_gate",
+    "bisect": "pytest_infer.cli.bisect.command:bisect",
+    "experts": "pytest_infer.cli.experts:show_experts",
+    "placement": "pytest_infer.cli.placement:placement",
+    "doctor": "pytest_infer.cli.doctor:doctor",
+    "load": "pytest_infer.cli.load:load",
+    "advice": "pytest_infer.cli.advice:show_advice",
+    "show": "pytest_infer.cli.show:show",
+    "export": "pytest_infer.cli.export:export",
+    "report": "pytest_infer.cli.report:report",
+    "history": "pytest_infer.cli.history:list_history",
+    "baseline": "pytest_infer.cli.history:baseline",
+}
+"""Where each command's function is, or its commands, in the order in which --help lists them."""
+
+
+class _Imported(Mapping[str, Any]):
+    """Commands by name, each imported when it is looked at: that of others takes longer than most commands do."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            found = pkgutil.resolve_name(_COMMANDS[name])
+            if not isinstance(found, typer.Typer):
+                one = typer.Typer(add_completion=False)
+                one.command(name, cls=Command)(found)
+                found = one
+            self._made[name] = typer.main.get_command(found)
+            self._made[name].name = name
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
 
 
 class _Commands(Group):
     """The commands. With `--exit=bisect`, git takes neither wrong usage nor a crash for a verdict."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.commands = _Imported()  # type: ignore[assignment]  # nobody adds one
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
         """Run a command, and end with its exit code."""
@@ -45,6 +76,9 @@ class _Commands(Group):
         asked = any(pair[0] == "--exit=bisect" or pair == ("--exit", "bisect") for pair in pairwise([*words, ""]))
         if not asked:
             return super().main(args, *more, **named)
+        from pytest_infer.analysis.compare.ending import SKIP, STOP  # noqa: PLC0415
+        from pytest_infer.analysis.compare.verdicts import Exit  # noqa: PLC0415
+
         try:
             return super().main(args, *more, **named)
         except SystemExit as end:
@@ -85,17 +119,19 @@ def _storage_of(command: Any, folder: str) -> dict[str, Any]:
     return {"storage": folder, **{name: _storage_of(one, folder) for name, one in inner.items()}}
 
 
-@app.command(cls=Command)
 def metrics(*, form: Annotated[Format, offered(METRICS_LISTED)] = Format.TERMINAL) -> None:
     """List every metric: key, unit, which way is better, definition, source."""
+    from pytest_infer.metrics import METRICS  # noqa: PLC0415
+
     out(METRICS_LISTED[form](METRICS, screen()))
 
 
-@app.command(name="models", cls=Command)
 def list_models(
     build: Annotated[str | None, typer.Option(metavar="NAME", help="Build this model into the cache now.")] = None,
 ) -> None:
     """List the models that need no hub, or build one of them."""
+    from pytest_infer.engines import models  # noqa: PLC0415
+
     if build is None:
         for model in models.BUNDLED.values():
             typer.echo(f"{model.name:<14} {model.description}")
@@ -106,19 +142,3 @@ def list_models(
         typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
     except InferError as error:
         refuse(str(error))
-
-
-app.command("init", cls=Command)(init.init)
-app.command("compare", cls=Command)(compare.compare)
-app.command("gate", cls=Command)(gate.run_gate)
-app.command("bisect", cls=Command)(bisecting.bisect)
-app.command("experts", cls=Command)(experts.show_experts)
-app.command("placement", cls=Command)(placement.placement)
-app.command("doctor", cls=Command)(doctor.doctor)
-app.command("load", cls=Command)(load.load)
-app.command("advice", cls=Command)(advice.show_advice)
-app.command("show", cls=Command)(show.show)
-app.command("export", cls=Command)(export.export)
-app.command("report", cls=Command)(report.report)
-app.command("history", cls=Command)(history.list_history)
-app.add_typer(history.baseline, name="baseline")

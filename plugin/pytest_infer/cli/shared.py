@@ -10,37 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from pytest_infer.cli import inifile
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.history import History
-
-
-class Command(TyperCommand):
-    """A command whose flags show no type: they take no value."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return its parameters, and --help."""
-        return _untyped(super().get_params(ctx))
-
-
-class Group(TyperGroup):
-    """Commands under a name, whose own flags show no type either."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return its parameters, and --help."""
-        return _untyped(super().get_params(ctx))
-
-
-def _untyped(parameters: list[Any]) -> list[Any]:
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
-
 
 DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
 

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from pytest_infer.analysis.advice.advice import Advice
-from pytest_infer.analysis.advice.evidence import AdviceRule
-from pytest_infer.analysis.doctor.checkup import Checkup
-from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.metrics import Metric
 from pytest_infer.records import LoadRound
-from pytest_infer.report import advice, doctor, load, metrics
-from pytest_infer.report.compare import exports as judgements
-from pytest_infer.report.compare import headline
-from pytest_infer.report.compare import runs as comparison
-from pytest_infer.report.compare.runs import ComparedRuns
-from pytest_infer.report.compare.terminal import render_judgements
-from pytest_infer.report.experts import exports as usages
-from pytest_infer.report.experts import terminal as usage
-from pytest_infer.report.history import tables
-from pytest_infer.report.history import terminal as history
-from pytest_infer.report.placement import exports as placements
-from pytest_infer.report.placement import terminal as placement
-from pytest_infer.report.show import exports as shown
-from pytest_infer.report.show import summary
-from pytest_infer.report.text import printable
-from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.advice.advice import Advice
+    from pytest_infer.analysis.advice.evidence import AdviceRule
     from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.doctor.checkup import Checkup
     from pytest_infer.analysis.experts.suite import View
     from pytest_infer.analysis.history.trends import Shift
     from pytest_infer.analysis.placement.planning import PlacementPlan
+    from pytest_infer.analysis.run_summary import RunSummary
+    from pytest_infer.report.compare.runs import ComparedRuns
     from pytest_infer.report.html.compare import Compared
+    from pytest_infer.storage.runs import Run
 
 
 class Format(StrEnum):
@@ -67,6 +54,27 @@ class Screen:
 _T = TypeVar("_T")
 Writers = Mapping[Format, Callable[[_T, Screen], str]]
 """The formats of a view, in the order in which its command offers them, each with what writes it."""
+_Writer = TypeVar("_Writer")
+
+
+class _Formats(Mapping[Format, _Writer]):
+    """The formats of a view; its writers are imported once they are looked at: each command needs those of its own."""
+
+    def __init__(self, load: Callable[[], Mapping[Format, _Writer]]) -> None:
+        self._load = load
+
+    @cached_property
+    def _writers(self) -> Mapping[Format, _Writer]:
+        return self._load()
+
+    def __getitem__(self, form: Format) -> _Writer:
+        return self._writers[form]
+
+    def __iter__(self) -> Iterator[Format]:
+        return iter(self._writers)
+
+    def __len__(self) -> int:
+        return len(self._writers)
 
 
 # what the views are of, where that is more than one thing
@@ -79,13 +87,11 @@ class GatedRun:
     gated: Gated
     heading: Sequence[str]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return every judgement as a row of a table."""
-        return [judgements.flat(judgement) for judgement in self.gated.judgements]
-
     @property
     def said(self) -> str:
         """Return the headline in words."""
+        from pytest_infer.report.compare import headline  # noqa: PLC0415
+
         return headline.in_words(self.gated.headline, self.gated.judgements)
 
 
@@ -155,86 +161,201 @@ def _named(run: Run) -> str:
 
 # the table
 
-COMPARE: Writers[ComparedRuns] = {
-    Format.TERMINAL: lambda of, on: comparison.render(of, width=on.width, color=on.color),
-    Format.MARKDOWN: lambda of, _: comparison.as_markdown(of),
-    Format.JSON: lambda of, _: comparison.as_json(of),
-    Format.CSV: lambda of, _: comparison.as_csv(of),
-}
-GATE: Writers[GatedRun] = {
-    Format.TERMINAL: lambda of, on: (
-        render_judgements(
-            of.gated.judgements,
-            heading=of.heading,
-            width=on.width,
-            color=on.color,
+
+def _compare() -> Writers[ComparedRuns]:
+    from pytest_infer.report.compare import runs as comparison  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: comparison.render(of, width=on.width, color=on.color),
+        Format.MARKDOWN: lambda of, _: comparison.as_markdown(of),
+        Format.JSON: lambda of, _: comparison.as_json(of),
+        Format.CSV: lambda of, _: comparison.as_csv(of),
+    }
+
+
+COMPARE = _Formats(_compare)
+
+
+def _gate() -> Writers[GatedRun]:
+    from pytest_infer.report.compare import exports as judgements  # noqa: PLC0415
+    from pytest_infer.report.compare.terminal import render_judgements  # noqa: PLC0415
+
+    def rows(gated: Gated) -> list[dict[str, Any]]:
+        return [judgements.flat(judgement) for judgement in gated.judgements]
+
+    return {
+        Format.TERMINAL: lambda of, on: (
+            render_judgements(
+                of.gated.judgements,
+                heading=of.heading,
+                width=on.width,
+                color=on.color,
+                headline=of.said,
+                suite=of.gated.suite,
+            )
+            + "".join(f"{line}\n" for line in judgements.ended(of.gated))
+        ),
+        Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(
+            of.gated, [*of.heading, *judgements.ended(of.gated)]
+        ),
+        Format.JSON: lambda of, _: judgements.as_json_rows(
+            rows(of.gated),
             headline=of.said,
-            suite=of.gated.suite,
-        )
-        + "".join(f"{line}\n" for line in judgements.ended(of.gated))
-    ),
-    Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(of.gated, [*of.heading, *judgements.ended(of.gated)]),
-    Format.JSON: lambda of, _: judgements.as_json_rows(
-        of.rows(),
-        headline=of.said,
-        result=of.gated.exit.word,
-        suite=[judgements.flat_suite(change) for change in of.gated.suite],
-    ),
-    Format.CSV: lambda of, _: judgements.as_csv(of.rows()),
-}
-GATE_ON_GITHUB: Writers[GatedRun] = {
-    Format.GITHUB: lambda of, _: judgements.github_annotations(of.gated.judgements),
-}
-EXPERTS: Writers[UsedExperts] = {
-    Format.TERMINAL: lambda of, on: usage.render(
-        of.view, heading=_named(of.run), top=of.top, width=on.width, color=on.color
-    ),
-    Format.MARKDOWN: lambda of, _: usages.as_markdown(of.view, heading=_named(of.run), top=of.top),
-    Format.JSON: lambda of, _: usages.as_json(of.view, run=str(of.run.path), model=of.run.model),
-    Format.CSV: lambda of, _: usages.as_csv(of.view),
-}
-PLACEMENT: Writers[PlannedRun] = {
-    Format.TERMINAL: lambda of, on: placement.render(
-        of.plan, f"{of.run.label} · {of.run.model or of.model or 'unknown model'}", width=on.width, color=on.color
-    ),
-    Format.JSON: lambda of, _: placements.as_json(of.plan, run=of.run.label, model=of.model),
-    Format.LLAMA_CPP: lambda of, on: placements.llama_cpp(of.plan, on.remark),
-    Format.DEVICE_MAP: lambda of, on: placements.device_map(of.plan, on.remark),
-    Format.EXPERTS: lambda of, on: placements.expert_list(of.plan, on.remark),
-}
-DOCTOR: Writers[Checkup] = {
-    Format.TERMINAL: lambda of, on: doctor.render(of, width=on.width, color=on.color),
-    Format.JSON: lambda of, _: doctor.as_json(of),
-}
-LOAD: Writers[Sequence[LoadRound]] = {
-    Format.TERMINAL: lambda of, on: load.render(of, width=on.width, color=on.color),
-    Format.JSON: lambda of, _: load.as_json(of),
-}
-ADVICE: Writers[AdvisedRun] = {
-    Format.TERMINAL: lambda of, on: advice.render(of.advice, heading=_named(of.run), width=on.width, color=on.color),
-    Format.JSON: lambda of, _: advice.as_json(of.advice, run=str(of.run.path)),
-}
-ADVICE_RULES: Writers[Sequence[AdviceRule]] = {Format.MARKDOWN: lambda of, _: advice.rules_table(of)}
-SHOW: Writers[ShownRun] = {
-    Format.TERMINAL: lambda of, on: (
-        f"{printable(f'{of.run.label} · {of.run.time:%Y-%m-%d %H:%M} UTC')}\n"
-        + summary.render(of.summary, width=on.width, color=on.color, outputs=of.outputs)
-    ),
-    Format.MARKDOWN: lambda of, _: shown.as_markdown(
-        of.summary, heading=f"{_named(of.run)} · {of.run.time:%Y-%m-%d %H:%M} UTC"
-    ),
-    Format.JSON: lambda of, _: shown.as_json(of.summary, run=str(of.run.path)),
-}
-HISTORY: Writers[ListedRuns] = {
-    Format.TERMINAL: lambda of, on: history.render_history(of.runs, of.names, width=on.width, color=on.color),
-}
-CHANGE_POINTS: Writers[Sequence[Shift]] = {
-    Format.TERMINAL: lambda of, on: history.render_shifts(of, width=on.width, color=on.color),
-}
-METRICS: Writers[Sequence[Metric]] = {
-    Format.TERMINAL: lambda of, on: metrics.render(of, width=on.width, color=on.color),
-    Format.MARKDOWN: lambda of, _: metrics.as_markdown(of),
-}
+            result=of.gated.exit.word,
+            suite=[judgements.flat_suite(change) for change in of.gated.suite],
+        ),
+        Format.CSV: lambda of, _: judgements.as_csv(rows(of.gated)),
+    }
+
+
+GATE = _Formats(_gate)
+
+
+def _gate_on_github() -> Writers[GatedRun]:
+    from pytest_infer.report.compare import exports as judgements  # noqa: PLC0415
+
+    return {
+        Format.GITHUB: lambda of, _: judgements.github_annotations(of.gated.judgements),
+    }
+
+
+GATE_ON_GITHUB = _Formats(_gate_on_github)
+
+
+def _experts() -> Writers[UsedExperts]:
+    from pytest_infer.report.experts import exports as usages  # noqa: PLC0415
+    from pytest_infer.report.experts import terminal as usage  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: usage.render(
+            of.view, heading=_named(of.run), top=of.top, width=on.width, color=on.color
+        ),
+        Format.MARKDOWN: lambda of, _: usages.as_markdown(of.view, heading=_named(of.run), top=of.top),
+        Format.JSON: lambda of, _: usages.as_json(of.view, run=str(of.run.path), model=of.run.model),
+        Format.CSV: lambda of, _: usages.as_csv(of.view),
+    }
+
+
+EXPERTS = _Formats(_experts)
+
+
+def _placement() -> Writers[PlannedRun]:
+    from pytest_infer.report.placement import exports as placements  # noqa: PLC0415
+    from pytest_infer.report.placement import terminal as placement  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: placement.render(
+            of.plan, f"{of.run.label} · {of.run.model or of.model or 'unknown model'}", width=on.width, color=on.color
+        ),
+        Format.JSON: lambda of, _: placements.as_json(of.plan, run=of.run.label, model=of.model),
+        Format.LLAMA_CPP: lambda of, on: placements.llama_cpp(of.plan, on.remark),
+        Format.DEVICE_MAP: lambda of, on: placements.device_map(of.plan, on.remark),
+        Format.EXPERTS: lambda of, on: placements.expert_list(of.plan, on.remark),
+    }
+
+
+PLACEMENT = _Formats(_placement)
+
+
+def _doctor() -> Writers[Checkup]:
+    from pytest_infer.report import doctor  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: doctor.render(of, width=on.width, color=on.color),
+        Format.JSON: lambda of, _: doctor.as_json(of),
+    }
+
+
+DOCTOR = _Formats(_doctor)
+
+
+def _load() -> Writers[Sequence[LoadRound]]:
+    from pytest_infer.report import load  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: load.render(of, width=on.width, color=on.color),
+        Format.JSON: lambda of, _: load.as_json(of),
+    }
+
+
+LOAD = _Formats(_load)
+
+
+def _advice() -> Writers[AdvisedRun]:
+    from pytest_infer.report import advice  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: advice.render(
+            of.advice, heading=_named(of.run), width=on.width, color=on.color
+        ),
+        Format.JSON: lambda of, _: advice.as_json(of.advice, run=str(of.run.path)),
+    }
+
+
+ADVICE = _Formats(_advice)
+
+
+def _advice_rules() -> Writers[Sequence[AdviceRule]]:
+    from pytest_infer.report import advice  # noqa: PLC0415
+
+    return {Format.MARKDOWN: lambda of, _: advice.rules_table(of)}
+
+
+ADVICE_RULES = _Formats(_advice_rules)
+
+
+def _show() -> Writers[ShownRun]:
+    from pytest_infer.report.show import exports as shown  # noqa: PLC0415
+    from pytest_infer.report.show import summary  # noqa: PLC0415
+    from pytest_infer.report.text import printable  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: (
+            f"{printable(f'{of.run.label} · {of.run.time:%Y-%m-%d %H:%M} UTC')}\n"
+            + summary.render(of.summary, width=on.width, color=on.color, outputs=of.outputs)
+        ),
+        Format.MARKDOWN: lambda of, _: shown.as_markdown(
+            of.summary, heading=f"{_named(of.run)} · {of.run.time:%Y-%m-%d %H:%M} UTC"
+        ),
+        Format.JSON: lambda of, _: shown.as_json(of.summary, run=str(of.run.path)),
+    }
+
+
+SHOW = _Formats(_show)
+
+
+def _history() -> Writers[ListedRuns]:
+    from pytest_infer.report.history import terminal as history  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: history.render_history(of.runs, of.names, width=on.width, color=on.color),
+    }
+
+
+HISTORY = _Formats(_history)
+
+
+def _change_points() -> Writers[Sequence[Shift]]:
+    from pytest_infer.report.history import terminal as history  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: history.render_shifts(of, width=on.width, color=on.color),
+    }
+
+
+CHANGE_POINTS = _Formats(_change_points)
+
+
+def _metrics() -> Writers[Sequence[Metric]]:
+    from pytest_infer.report import metrics  # noqa: PLC0415
+
+    return {
+        Format.TERMINAL: lambda of, on: metrics.render(of, width=on.width, color=on.color),
+        Format.MARKDOWN: lambda of, _: metrics.as_markdown(of),
+    }
+
+
+METRICS = _Formats(_metrics)
 
 
 def _html(of: ReportedRun, _on: Screen) -> str:
@@ -245,11 +366,19 @@ def _html(of: ReportedRun, _on: Screen) -> str:
 
 
 REPORT: Writers[ReportedRun] = {Format.HTML: _html}
-EXPORT: Mapping[Format, Callable[[FlatTable, IO[bytes]], None]] = {
-    Format.CSV: lambda of, file: tables.write_csv(of.columns, of.rows, file),
-    Format.JSONL: lambda of, file: tables.write_jsonl(of.columns, of.rows, file),
-    Format.PARQUET: lambda of, file: tables.write_parquet(of.columns, of.rows, file),
-}
+
+
+def _export() -> Mapping[Format, Callable[[FlatTable, IO[bytes]], None]]:
+    from pytest_infer.report.history import tables  # noqa: PLC0415
+
+    return {
+        Format.CSV: lambda of, file: tables.write_csv(of.columns, of.rows, file),
+        Format.JSONL: lambda of, file: tables.write_jsonl(of.columns, of.rows, file),
+        Format.PARQUET: lambda of, file: tables.write_parquet(of.columns, of.rows, file),
+    }
+
+
+EXPORT = _Formats(_export)
 """Written as it goes: a table may be long."""
 
 VIEWS: Mapping[str, Mapping[Format, Callable[..., Any]]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import stats
@@ -54,9 +53,7 @@ def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]
     """Return the interval of the mean of a figure's rounds; a figure of one round or without spread is itself."""
     if len(values) < 2 or min(values) <= 0 or len(set(values)) == 1:
         return min(values), max(values)
-    logs = np.log(np.asarray(values))
-    estimate = stats.Student(float(logs.mean()), float(logs.std(ddof=1) / math.sqrt(len(logs))), len(logs) - 1)
-    low, high = estimate.interval(confidence)
+    low, high = stats.student(stats.logs(values)).interval(confidence)
     return math.exp(low), math.exp(high)
 
 

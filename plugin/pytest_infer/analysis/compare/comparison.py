@@ -6,12 +6,11 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerprint, launches, moderation, stats
-from pytest_infer.analysis.compare.launches import ByLaunch
-from pytest_infer.analysis.compare.stats import Array
+from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerprint, stats
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
@@ -20,6 +19,11 @@ from pytest_infer.records import Turns
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Values
 from pytest_infer.units import Unit
+
+if TYPE_CHECKING:
+    # Imported late, here and below: runs without launches are compared without numpy and scipy.
+    from pytest_infer.analysis.compare.launches import ByLaunch, Spread
+    from pytest_infer.analysis.compare.stats import Array
 
 THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
 """What counts as a change where no rule says so."""
@@ -55,17 +59,23 @@ class RowPair:
         """Return the same with the launches' numbers."""
         if self.turns is None:
             return None
+        from pytest_infer.analysis.compare import launches  # noqa: PLC0415
+
         first, total = (self.before.metrics.get(name) for name in ("ttft_s", "total_s"))
         known = first is not None and total is not None and total.value
         share = float(first.value) / float(total.value) if known and first is not None and total is not None else None
         told = launches.told(key, self.turns, share)
         if told is not None:
-            return ByLaunch(values=told, numbers=launches.calm_numbers(self.turns), of=launches.total(self.turns))
+            return launches.ByLaunch(
+                values=told, numbers=launches.calm_numbers(self.turns), of=launches.total(self.turns)
+            )
         before, after = self.before.metrics.get(key), self.after.metrics.get(key)
         if before is None or after is None:
             return None
         whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
-        return None if whole is None else ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
+        return (
+            None if whole is None else launches.ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
+        )
 
     @property
     def close(self) -> bool | None:
@@ -155,9 +165,11 @@ class _Spreads:
 
     def __init__(self, pairs: Sequence[RowPair]) -> None:
         self._pairs = pairs
-        self._known: dict[str, dict[str, launches.Spread | None]] = {}
+        self._known: dict[str, dict[str, Spread | None]] = {}
 
-    def of(self, key: str, pair: RowPair) -> launches.Spread | None:
+    def of(self, key: str, pair: RowPair) -> Spread | None:
+        from pytest_infer.analysis.compare import launches, moderation  # noqa: PLC0415
+
         if key not in self._known:
             told = {one.after.test: found for one in self._pairs if (found := one.by_launch(key)) is not None}
             self._known[key] = dict(zip(told, moderation.moderated(list(told.values())), strict=True))
@@ -249,6 +261,8 @@ def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list
     found = None if metric.repeatable else pair.launches(metric.key)
     if found is None:
         return None
+    from pytest_infer.analysis.compare import launches  # noqa: PLC0415
+
     estimate = launches.estimate(found, spreads.of(metric.key, pair))
     if estimate is None:
         return [], "one launch does not tell how far launches lie apart: more are needed (--infer-launches)"

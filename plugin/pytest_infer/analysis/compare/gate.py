@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import (
-    bounds,
-    comparison,
-    earlier,
-    fingerprint,
-    headline,
-    launches,
-    possible,
-    stats,
-    suite,
-)
+from pytest_infer.analysis.compare import bounds, comparison, earlier, fingerprint, headline, possible, stats, suite
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
@@ -245,6 +235,8 @@ def precision(
 
     None while it is not known: there is one launch, or none has an observation yet.
     """
+    from pytest_infer.analysis.compare import launches  # noqa: PLC0415
+
     wanted = [
         (key, rule.limit)
         for rule in rules

@@ -6,12 +6,16 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-from pytest_infer.analysis.compare.stats import Array, Student
+from pytest_infer.analysis.compare.stats import Student
 from pytest_infer.records import Pass, Turns
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.stats import Array
 
 RESTLESS = 4.0
 """A launch whose passes scatter this many times as much as the median launch's is left out."""

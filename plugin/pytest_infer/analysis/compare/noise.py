@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-from pytest_infer.analysis.compare.stats import Array
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.stats import Array
 
 POWER = 0.95
 _EFFICIENCY = 3 / math.pi

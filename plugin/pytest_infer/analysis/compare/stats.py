@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-from scipy import special
+from pytest_infer.analysis.compare import student as t_distribution
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    # Imported late, here and below: stored runs are compared without it, and its import takes half as long.
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
 
 _MANY = 1e9
 """Degrees of freedom of an error that is known."""
@@ -66,7 +71,7 @@ class Student:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return mid ± t·se."""
-        half = float(special.stdtrit(self.df, 0.5 + confidence / 2)) * self.se
+        half = t_distribution.quantile(self.df, (1 - confidence) / 2) * self.se
         return self.mid - half, self.mid + half
 
     def p_above(self, bound: float) -> float:
@@ -80,7 +85,7 @@ class Student:
     def _tail(self, distance: float) -> float:
         if self.se == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(special.stdtr(self.df, -distance / self.se))
+        return t_distribution.tail(self.df, distance / self.se)
 
 
 def weighted(parts: Sequence[tuple[float, Student]]) -> Student:
@@ -93,13 +98,24 @@ def weighted(parts: Sequence[tuple[float, Student]]) -> Student:
     whole = sum(variance for variance, _ in variances)
     if whole == 0:
         return Student(mid, 0.0, _MANY)
-    return Student(mid, float(np.sqrt(whole)), whole**2 / sum(variance**2 / df for variance, df in variances))
+    return Student(mid, math.sqrt(whole), whole**2 / sum(variance**2 / df for variance, df in variances))
 
 
 def student(log_ratios: Sequence[float] | Array) -> Student:
     """Return the mean of at least two log-ratios with its standard error."""
-    logs = np.asarray(log_ratios)
-    return Student(float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(len(logs))), len(logs) - 1)
+    mean, variance = _moments(log_ratios)
+    return Student(mean, math.sqrt(variance / len(log_ratios)), len(log_ratios) - 1)
+
+
+def _moments(values: Sequence[float] | Array) -> tuple[float, float]:
+    """Return the mean of at least two values, and their variance as of a sample."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.fsum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
+
+
+def logs(values: Sequence[float]) -> list[float]:
+    """Return natural logarithms of values, all of them above 0."""
+    return [math.log(value) for value in values]
 
 
 def certain(mid: float) -> Student:
@@ -109,7 +125,7 @@ def certain(mid: float) -> Student:
 
 def within(mid: float, bound: float, confidence: float) -> Student:
     """Return an estimate whose interval of that confidence is `mid` ± `bound`: an error that was seen, not modelled."""
-    return Student(mid, bound / float(special.stdtrit(_MANY, 0.5 + confidence / 2)), _MANY)
+    return Student(mid, bound / t_distribution.quantile(_MANY, (1 - confidence) / 2), _MANY)
 
 
 def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:
@@ -120,13 +136,13 @@ def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain 
     """
     if min(len(before), len(after)) < 2:
         return None
-    a, b = np.log(np.asarray(before)), np.log(np.asarray(after))
-    mid = float(b.mean() - a.mean())
-    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    (mean_before, variance_before), (mean_after, variance_after) = _moments(logs(before)), _moments(logs(after))
+    mid = mean_after - mean_before
+    va, vb = variance_before / len(before), variance_after / len(after)
     if va + vb < 1e-24:  # rounding of equal values' mean
         return Certain(mid if abs(mid) > 1e-12 else 0.0)
-    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    return Student(mid, float(np.sqrt(va + vb)), float(df))
+    df = (va + vb) ** 2 / (va**2 / (len(before) - 1) + vb**2 / (len(after) - 1))
+    return Student(mid, math.sqrt(va + vb), df)
 
 
 def predicted(history: Sequence[float], new: float) -> Student | None:
@@ -137,9 +153,8 @@ def predicted(history: Sequence[float], new: float) -> Student | None:
     """
     if len(history) < 2:
         return None
-    logs = np.log(np.asarray(history))
-    spread = float(logs.std(ddof=1))
-    return Student(float(np.log(new) - logs.mean()), spread * float(np.sqrt(1 + 1 / len(logs))), len(logs) - 1)
+    mean, variance = _moments(logs(history))
+    return Student(math.log(new) - mean, math.sqrt(variance * (1 + 1 / len(history))), len(history) - 1)
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,8 @@ class SignedRank:
     @cached_property
     def _averages(self) -> Array:
         """Return the sorted Walsh averages: of each pair of values, and of each with itself."""
+        import numpy as np  # noqa: PLC0415
+
         x = np.asarray(self.log_ratios, dtype=np.float64)
         rows, columns = np.triu_indices(len(x))
         return np.sort((x[rows] + x[columns]) / 2)
@@ -163,19 +180,20 @@ class SignedRank:
     @property
     def mid(self) -> float:
         """Return the median of the Walsh averages."""
-        return float(np.median(self._averages))
+        middle = len(self._averages) // 2
+        return float(self._averages[middle] + self._averages[~middle]) / 2
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the order statistics of the Walsh averages that hold at least that confidence."""
         cut = _quantile(len(self.log_ratios), (1 - confidence) / 2)
         if cut == 0:
-            return -np.inf, np.inf
+            return -math.inf, math.inf
         return float(self._averages[cut - 1]), float(self._averages[-cut])
 
     def p_above(self, bound: float) -> float:
         """Return P(W ≥ observed) where W counts the Walsh averages above `bound`; one equal to it counts half."""
         averages = self._averages
-        above = float(np.count_nonzero(averages > bound)) + np.count_nonzero(averages == bound) / 2
+        above = float((averages > bound).sum()) + float((averages == bound).sum()) / 2
         return _upper_tail(len(self.log_ratios), above)
 
     def p_below(self, bound: float) -> float:
@@ -185,15 +203,17 @@ class SignedRank:
 
 def paired(before: Sequence[float], after: Sequence[float]) -> SignedRank | Certain:
     """Return the change within pairs: `before[i]` and `after[i]` were measured next to each other; all above 0."""
-    logs = tuple(float(x) for x in np.log(np.asarray(after)) - np.log(np.asarray(before)))
-    if len(logs) > 1 and len(set(logs)) == 1 and len(set(before)) == 1:
-        return Certain(logs[0])
-    return SignedRank(logs)
+    ratios = tuple(b - a for a, b in zip(logs(before), logs(after), strict=True))
+    if len(ratios) > 1 and len(set(ratios)) == 1 and len(set(before)) == 1:
+        return Certain(ratios[0])
+    return SignedRank(ratios)
 
 
 @lru_cache(maxsize=64)
 def _null(pairs: int) -> Array:
     """Return P(W = w) for w = 0 … n(n + 1)/2: each rank is added or not with probability one half."""
+    import numpy as np  # noqa: PLC0415
+
     probabilities = np.ones(1)
     for rank in range(1, pairs + 1):
         kept = np.concatenate([probabilities, np.zeros(rank)])
@@ -204,21 +224,20 @@ def _null(pairs: int) -> Array:
 
 def _normal(pairs: int) -> tuple[float, float]:
     """Return mean and standard deviation of W."""
-    return pairs * (pairs + 1) / 4, float(np.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24))
+    return pairs * (pairs + 1) / 4, math.sqrt(pairs * (pairs + 1) * (2 * pairs + 1) / 24)
 
 
 def _upper_tail(pairs: int, observed: float) -> float:
     if pairs > EXACT_PAIRS:
         mean, deviation = _normal(pairs)
-        return float(special.ndtr((mean + 0.5 - observed) / deviation))
-    return float(min(1.0, _null(pairs)[int(np.floor(observed)) :].sum()))
+        return NormalDist().cdf((mean + 0.5 - observed) / deviation)
+    return float(min(1.0, _null(pairs)[math.floor(observed) :].sum()))
 
 
 def _quantile(pairs: int, tail: float) -> int:
     """Return the largest c with P(W < c) ≤ tail: so many Walsh averages may be cut from each end."""
     if pairs > EXACT_PAIRS:
         mean, deviation = _normal(pairs)
-        return max(0, int(np.floor(mean + deviation * float(special.ndtri(tail)))))
-    cumulative = np.cumsum(_null(pairs))
+        return max(0, math.floor(mean + deviation * NormalDist().inv_cdf(tail)))
     # A hair of tolerance: 1 − 0.99 is not 0.01 in binary.
-    return int(np.searchsorted(cumulative, tail * (1 + 1e-9), side="right"))
+    return int(_null(pairs).cumsum().searchsorted(tail * (1 + 1e-9), side="right"))

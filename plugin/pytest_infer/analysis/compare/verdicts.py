@@ -152,8 +152,10 @@ def decide(questions: Sequence[Question], confidence: float = CONFIDENCE) -> lis
     Regressed: the estimate is worse by more than the threshold, and every piece of evidence is significant.
     Unchanged: every interval ends below the threshold of a regression. Neither: inconclusive.
     """
-    raw = [_p_value(q) for q in questions]
-    return [_judge(q, p, a, confidence) for q, p, a in zip(questions, raw, holm(raw), strict=True)]
+    tails = [_tails(question) for question in questions]
+    raw = [min(1.0, 2 * min(both)) for both in tails]
+    asked = zip(questions, tails, raw, holm(raw), strict=True)
+    return [_judge(question, both, p, adjusted, confidence) for question, both, p, adjusted in asked]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -179,13 +181,9 @@ def _tails(question: Question) -> tuple[float, float]:
     return (up, down) if sign > 0 else (down, up)
 
 
-def _p_value(question: Question) -> float:
-    return min(1.0, 2 * min(_tails(question)))
-
-
-def _judge(question: Question, p: float, p_adjusted: float, confidence: float) -> Judgement:
+def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted: float, confidence: float) -> Judgement:
     sign = worse_sign(question.draft.metric)
-    worse, better = _tails(question)
+    worse, better = tails
     intervals = [e.estimate.interval(confidence) for e in question.evidence]
     low, high = min(i[0] for i in intervals), max(i[1] for i in intervals)
     mid = question.evidence[0].estimate.mid

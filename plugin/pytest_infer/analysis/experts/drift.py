@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from pytest_infer.storage.runs import Run
 from pytest_infer.storage.schema import Usage
@@ -34,14 +32,15 @@ class LayerDrift:
     moved: tuple[Moved, ...]
 
 
-def shares(usage: Usage) -> list[npt.NDArray[np.float64]]:
+def shares(usage: Usage) -> list[list[float]]:
     """Return each site's share of selections per expert, prefill and decode together; each sums to 1, or is all 0."""
     if usage.counts is None:
         return []
     found = []
     for prefill, decode in zip(usage.counts.prefill, usage.counts.decode, strict=True):
-        counts = np.asarray(prefill, dtype=np.float64) + np.asarray(decode, dtype=np.float64)
-        found.append(counts / counts.sum() if counts.sum() else counts)
+        counts = [a + b for a, b in zip(prefill, decode, strict=True)]
+        total = sum(counts) or 1
+        found.append([count / total for count in counts])
     return found
 
 
@@ -77,7 +76,8 @@ def of_runs(before: Run, after: Run, keyword: str | None = None) -> dict[str, tu
     return found
 
 
-def _layer(layer: int, site: str, p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> LayerDrift:
-    most = np.argsort(-np.abs(q - p), kind="stable")[:3]
-    moved = tuple(Moved(expert=int(e), before=float(p[e]), after=float(q[e])) for e in most if p[e] != q[e])
-    return LayerDrift(layer=layer, site=site, distance=float(np.abs(p - q).sum() / 2), moved=moved)
+def _layer(layer: int, site: str, p: Sequence[float], q: Sequence[float]) -> LayerDrift:
+    apart = [abs(a - b) for a, b in zip(p, q, strict=True)]
+    most = sorted(range(len(apart)), key=lambda expert: -apart[expert])[:3]
+    moved = tuple(Moved(expert=e, before=p[e], after=q[e]) for e in most if p[e] != q[e])
+    return LayerDrift(layer=layer, site=site, distance=sum(apart) / 2, moved=moved)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_infer.analysis.fidelity import closeness, measured, tokens
-from pytest_infer.analysis.fidelity.distributions import Array
-from pytest_infer.analysis.fidelity.measured import Told
-from pytest_infer.analysis.fidelity.routing import Routed
-from pytest_infer.analysis.fidelity.tokens import Token
+from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import fidelity as figures
 from pytest_infer.records import Fidelity, PromptRecord
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Values
+
+if TYPE_CHECKING:
+    # Imported late, here and below: runs without scores are compared without numpy.
+    from pytest_infer.analysis.fidelity.distributions import Array
+    from pytest_infer.analysis.fidelity.measured import Told
+    from pytest_infer.analysis.fidelity.routing import Routed
+    from pytest_infer.analysis.fidelity.tokens import Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class Scored:
             return str(error)
         if scores is None:
             return f"{sidecar.path_for(row.run).name} holds no scores of it"
+        from pytest_infer.analysis.fidelity.measured import Told  # noqa: PLC0415
+
         return Told(scores=scores, routed=_routed(row, arrays), pieces=pieces)
 
     def followed(self, row: Row) -> tuple[Told, Array | None] | str:
@@ -65,8 +68,10 @@ class Scored:
             return str(error)
         if scores is None or row.reference.problem is not None:
             return row.reference.problem or "the reference kept no scores"
+        from pytest_infer.analysis.fidelity.measured import Told  # noqa: PLC0415
+
         kl = arrays.get(f"{row.test}|reference|kl")
-        return Told(scores=scores, pieces=pieces), None if kl is None else np.asarray(kl, dtype=np.float64)
+        return Told(scores=scores, pieces=pieces), None if kl is None else kl.astype("float64")
 
     def beside(self, row: Row, earlier: Row | None) -> Beside | str:
         """Return a stored test beside that of an earlier run, or without one beside what it followed, or why not."""
@@ -74,6 +79,8 @@ class Scored:
         found = self.followed(row) if earlier is None else self.of(earlier)
         if isinstance(theirs, str) or isinstance(found, str):
             return theirs if isinstance(theirs, str) else str(found)
+        from pytest_infer.analysis.fidelity import measured, tokens  # noqa: PLC0415
+
         ours, exact = found if isinstance(found, tuple) else (found, None)
         known = row.fidelity
         if earlier is not None or known is None:
@@ -96,9 +103,11 @@ def _of_record(record: PromptRecord) -> Told | str:
     profile = record.profile
     if profile is None or profile.scores is None:
         return (profile.scores_absent if profile is not None else record.profile_absent) or "no scores were kept"
+    from pytest_infer.analysis.fidelity import measured  # noqa: PLC0415
+
     free = record.reference.free if record.reference is not None else None
     routed = measured.routed(profile.experts)
-    return Told(scores=profile.scores, routed=routed, pieces=record.pieces, free=free)
+    return measured.Told(scores=profile.scores, routed=routed, pieces=record.pieces, free=free)
 
 
 def _routed(row: Row, arrays: Mapping[str, Any]) -> Routed | str:
@@ -106,6 +115,8 @@ def _routed(row: Row, arrays: Mapping[str, Any]) -> Routed | str:
     if not keys or any(key not in arrays for key in keys):
         return row.experts.absent or "router choices were not recorded token by token"
     gates = [sidecar.gates_key(row.test, site.name) for site in row.experts.sites]
+    from pytest_infer.analysis.fidelity.routing import Routed  # noqa: PLC0415
+
     weights = [arrays[key] for key in gates] if all(key in arrays for key in gates) else None
     return Routed(chosen=[arrays[key] for key in keys], weights=weights)
 
@@ -119,6 +130,8 @@ def between(before: Row, after: Row, scored: Scored, name: str) -> Fidelity | st
         return f"the earlier run: {ours}"
     if isinstance(theirs, str):
         return f"this run: {theirs}"
+    from pytest_infer.analysis.fidelity import measured  # noqa: PLC0415
+
     found = measured.between(ours, theirs, name)
     if found is None:
         return "no position has finite logits on both sides"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.compare.stats import Array, Certain, Student
+from pytest_infer.analysis.compare.stats import Certain, Student
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.stats import Array
 
 MIN_RUNS = 3
 """A level needs so many runs: of two that lie close by chance nobody can tell how far they scatter."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
 from pytest_infer.analysis.compare.comparison import RowPair
-from pytest_infer.analysis.compare.stats import Array, Student, student, weighted
+from pytest_infer.analysis.compare.stats import Student, student, weighted
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.stats import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pytest_infer.errors import ModelError
@@ -111,6 +110,8 @@ def _identity(recipe: Recipe) -> dict[str, str]:
 
 @contextmanager
 def _locked(path: Path, name: str, progress: Progress) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - who asks only where the cache is builds nothing
+
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, SuiteChange, Verdict
@@ -120,17 +119,20 @@ def _write_groups(console: Console, rows: Sequence[_Row], *, apart: bool = False
         groups.setdefault(row.group, []).append(row)
     widths = [max(map(cell_len, column)) for column in zip(*(row.cells for row in rows), strict=True)]
     one_line = 2 + sum(width + 2 for width in widths if width) - 2 <= console.width
+    lines: list[Text] = []
     for (_, name), members in groups.items():
         if apart:
-            console.print()
-        console.print(Text(name, style="bold"))
+            lines.append(Text())
+        lines.append(Text(name, style="bold"))
         for row in members:
             style = STYLES.get(row.verdict, "") if row.verdict is not None else "dim"
             cells = row.cells
-            for line in _aligned(cells, widths, style) if one_line else _folded(cells, widths[0], console.width, style):
-                console.print(line)
+            lines += _aligned(cells, widths, style) if one_line else _folded(cells, widths[0], console.width, style)
             if row.also:
-                console.print(Padding(Text(row.also, style="dim"), (0, 0, 0, 4)))
+                wrapped = Text(row.also, style="dim").wrap(console, max(1, console.width - 4))
+                lines += [Text("    ").append_text(line) for line in wrapped]
+    # At once: rich takes longer to begin a line than to write it.
+    console.print(Text("\n").join(lines))
 
 
 def what(judgement: Judgement) -> str:
