@@ -61,6 +61,15 @@ def test_long_flat_histories_do_not_alarm_more():
     assert sum(bool(changepoints.find(noisy(rng, (1000, 1.0)))) for _ in range(100)) <= 3
 
 
+def test_series_of_any_lengths_together_are_what_each_is_alone():
+    rng = np.random.default_rng(17)
+    series = [noisy(rng, (count, 1.0), (count, 1.2)) for count in (0, 1, 2, 3, 40, 7, 90, 25)] * 9
+    series += [[1.0] * 20, [0.0] * 20, [math.nan] * 20, [1.0, 2.0, 3.0]]
+    found = changepoints.find_each(series)
+    assert found == [changepoints.find(values) for values in series]
+    assert len({len(points) for points in found}) > 1
+
+
 def delays(rng, history, step, trials=400):
     """Return, for each trial, how many runs after the change it was first reported within 2 runs of its place."""
     found = []

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import baselines
+from pytest_infer.storage import baselines, shared_work
 from pytest_infer.storage.code import resolve
-from pytest_infer.storage.index import Index
+from pytest_infer.storage.index import Digest, Digests, Index, State, state_of
 from pytest_infer.storage.runs import Run, number_of, read
 
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
@@ -41,6 +41,10 @@ class History:
             if own is None and _changed(path) > _changed(run.path):
                 return path
         return None
+
+    def digests(self, kind: type[Digest], maker: str) -> Digests[Digest]:
+        """Return what the code `maker` worked out of the tests of these runs, each of the type `kind`."""
+        return Digests(self.folder, kind, maker)
 
     def other_than(self, run: Run) -> History:
         """Return the history without a run."""
@@ -106,30 +110,42 @@ def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
     index = Index(folder)
-    runs, warnings, unread = [], [], []
+    found: dict[Path, Run | StorageError] = {}
+    new: dict[Path, State] = {}
     for path in sorted(folder.rglob("*.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
-            runs.append(replace(_known_or_read(path, index), tell=tell))
-        except StorageError as error:
-            warnings.append(f"left out: {error}")
-            unread.append(path)
+            state = state_of(path.stat())
+        except OSError as error:
+            found[path] = StorageError(f"{path}: {error.strerror}")
+            continue
+        known = index.get(path, state)
+        if known is None:
+            new[path] = state
+        found[path] = known if known is not None else StorageError(f"{path}: not read")  # it is, below
+    size = sum(state[0] for state in new.values())
+    for path, read_now in zip(new, shared_work.by_all_cores(_read_all, list(new), size), strict=True):
+        found[path] = read_now
+        if isinstance(read_now, Run):
+            index.put(read_now, new[path])
     index.save()
+    runs = [replace(one, tell=tell) for one in found.values() if isinstance(one, Run)]
     runs.sort(key=lambda run: (run.time, run.path.name))
-    return History(folder=folder, runs=tuple(runs), warnings=tuple(warnings), unread=tuple(unread))
+    unread = {path: error for path, error in found.items() if isinstance(error, StorageError)}
+    warnings = tuple(f"left out: {error}" for error in unread.values())
+    return History(folder=folder, runs=tuple(runs), warnings=warnings, unread=tuple(unread))
 
 
-def _known_or_read(path: Path, index: Index) -> Run:
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-    known = index.get(path, state.st_size, state.st_mtime_ns)
-    if known is None:
-        known = read(path)
-        index.put(known, state.st_size, state.st_mtime_ns)
-    return known
+def _read_all(paths: Sequence[Path]) -> list[Run | StorageError]:
+    """Return the run of each file, or why it is none."""
+    found: list[Run | StorageError] = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except StorageError as error:
+            found.append(error)
+    return found
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:

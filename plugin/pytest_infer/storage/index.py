@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -17,14 +19,26 @@ from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Run
 
 FOLDER = "history"
+DIGESTS = "digests"
+MOST_DIGESTS = 100
 _FIELDS = tuple(field.name for field in fields(Run) if field.init and field.name not in ("path", "tell"))
+
+State = tuple[int, int, int, int]
+"""By which a file is known again: its size, the times of its last change and of its inode's, and the inode.
+
+Whoever puts a file's time back, or another file in its place, changes the last two.
+"""
+
+
+def state_of(found: os.stat_result) -> State:
+    """Return the state of a file."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 class _KnownRun(msgspec.Struct, array_like=True):
-    """A run, and the size and time of change of the file that it was read from."""
+    """A run, and the state of the file that it was read from."""
 
-    size: int
-    mtime_ns: int
+    state: State
     run: dict[str, Any]
 
 
@@ -45,46 +59,119 @@ class Index:
     """
 
     def __init__(self, folder: Path) -> None:
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        try:
-            self._path: Path | None = cache.root() / FOLDER / f"{name}.msgpack"
-        except ModelError:
-            self._path = None
+        self._path = _place(FOLDER, folder)
         self._kept = self._read()
         self._seen: dict[str, _KnownRun] = {}
         self._new = False
 
     def _read(self) -> _Kept:
-        try:
-            content = b"" if self._path is None else untrusted.read(self._path, untrusted.RUN_BYTES)
-            kept = untrusted.decode_binary(_KEPT, content)
-        except (OSError, untrusted.Damaged):
-            return _Kept()
+        kept = _decoded(_KEPT, self._path) or _Kept()
         return kept if kept.fields == _FIELDS else _Kept()
 
-    def get(self, path: Path, size: int, mtime_ns: int) -> Run | None:
+    def get(self, path: Path, state: State) -> Run | None:
         """Return the run of a file that has not changed since it was read."""
         known = self._kept.runs.get(str(path))
-        if known is None or (known.size, known.mtime_ns) != (size, mtime_ns):
+        if known is None or known.state != state:
             return None
         self._seen[str(path)] = known
         run: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.run.items()}
         run["gate"] = None if run["gate"] is None else msgspec.convert(run["gate"], Mark)
         return Run(path=path, **run)
 
-    def put(self, run: Run, size: int, mtime_ns: int) -> None:
+    def put(self, run: Run, state: State) -> None:
         """Keep a run that was read."""
         known = {name: getattr(run, name) for name in _FIELDS}
-        self._seen[str(run.path)] = _KnownRun(size, mtime_ns, known)
+        self._seen[str(run.path)] = _KnownRun(state, known)
         self._new = True
 
     def save(self) -> None:
-        """Write what is known, if there is anything new; a cache that cannot be written is left as it is."""
-        if self._path is None or not (self._new or len(self._seen) < len(self._kept.runs)):
-            return
+        """Write what is known, if there is anything new."""
+        if self._new or len(self._seen) < len(self._kept.runs):
+            _write(self._path, _Kept(runs=self._seen))
+
+
+class _KnownDigest(msgspec.Struct, array_like=True):
+    state: State
+    digest: msgspec.Raw
+
+
+class _KeptDigests(msgspec.Struct):
+    """What was worked out of runs, by path; `maker` is what worked it out."""
+
+    maker: str = ""
+    digests: dict[str, _KnownDigest] = {}
+
+
+_DIGESTS: msgspec.msgpack.Decoder[_KeptDigests] = msgspec.msgpack.Decoder(_KeptDigests)
+Digest = TypeVar("Digest")
+
+
+class Digests(Generic[Digest]):
+    """What is worked out of the tests of one storage folder's runs again and again: `get` and `put`, `save` at the end.
+
+    Like the index it only saves time. `maker` names the code that works it out, with its version.
+    """
+
+    def __init__(self, folder: Path, kind: type[Digest], maker: str) -> None:
+        self._path = _place(DIGESTS, folder)
+        self._maker = maker
+        self._decoder: msgspec.msgpack.Decoder[Digest] = msgspec.msgpack.Decoder(kind)
+        kept = _decoded(_DIGESTS, self._path)
+        self._kept = kept.digests if kept is not None and kept.maker == maker else {}
+        self._states: dict[Path, State] = {}
+        self._new: dict[str, _KnownDigest] = {}
+
+    def get(self, path: Path) -> Digest | None:
+        """Return the digest of a file that has not changed since it was worked out."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as file:
-                file.write(msgspec.msgpack.encode(_Kept(runs=self._seen)))
-        except OSError:
-            return
+            self._states[path] = state = state_of(path.stat())
+            known = self._kept.get(str(path))
+            if known is None or known.state != state:
+                return None
+            return untrusted.decode_binary(self._decoder, bytes(known.digest))
+        except (OSError, untrusted.Damaged):
+            return None
+
+    def put(self, path: Path, digest: Digest) -> None:
+        """Keep the digest of a file as it was when `get` did not know it."""
+        # A number that is too large for msgpack is not kept.
+        with suppress(KeyError, OverflowError, TypeError, ValueError):
+            content = msgspec.Raw(msgspec.msgpack.encode(digest))
+            self._new[str(path)] = _KnownDigest(self._states[path], content)
+
+    def save(self) -> None:
+        """Write what is known, if there is anything new."""
+        if self._new:
+            others = {path: known for path, known in self._kept.items() if path not in self._new}
+            newest = dict(list({**others, **self._new}.items())[-MOST_DIGESTS:])
+            _write(self._path, _KeptDigests(maker=self._maker, digests=newest))
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _place(name: str, folder: Path) -> Path | None:
+    """Return where what is known of a storage folder is kept; None where there is no cache."""
+    try:
+        return cache.root() / name / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.msgpack"
+    except ModelError:
+        return None
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Kind], path: Path | None) -> _Kind | None:
+    try:
+        return None if path is None else untrusted.decode_binary(decoder, untrusted.read(path, untrusted.RUN_BYTES))
+    except (OSError, untrusted.Damaged):
+        return None
+
+
+def _write(path: Path | None, kept: msgspec.Struct) -> None:
+    """Keep something; a cache that cannot be written is left as it is."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(msgspec.msgpack.encode(kept))
+    except OSError:
+        return

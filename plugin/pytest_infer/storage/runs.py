@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from pytest_infer.records import (
     Ranks,
     SuiteAverages,
 )
-from pytest_infer.storage import runfile, schema
+from pytest_infer.storage import runfile, schema, shared_work
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import (
     Block,
@@ -52,6 +52,7 @@ _UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where the
 _NOT_STORED = "this run did not store it"
 _IS_TEXT = {metric.key: metric.unit is Unit.TEXT for metric in METRICS}
 _Record = TypeVar("_Record")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,18 +238,21 @@ class Run:
             self._leave_out()
         return self.damage is None
 
-    def passing(self, metrics: frozenset[str] | None = None) -> tuple[Row, ...]:
-        """Return the tests without keeping them, since a thousand runs do not fit into memory; none if damaged.
-
-        `metrics` are as those of `rows`.
-        """
+    def passing(self) -> tuple[Row, ...]:
+        """Return the tests without keeping them, since a thousand runs do not fit into memory; none if damaged."""
         if not self._damage:
             try:
-                return rows(self.path, metrics)
+                return rows(self.path)
             except StorageError as error:
                 self._damage.append(str(error))
         self._leave_out()
         return ()
+
+    def leave_out(self, damage: str) -> None:
+        """Remember why its tests cannot be read, as somebody else found out, and tell that it is left out."""
+        if not self._damage:
+            self._damage.append(damage)
+        self._leave_out()
 
     def _leave_out(self) -> None:
         if self.tell is not None and not self._told:
@@ -262,6 +266,18 @@ class Run:
     def row(self, test: str) -> Row | None:
         """Return the row of that test."""
         return self._by_test.get(test)
+
+
+def of_each(runs: Sequence[Run], work: Callable[[Run], _Found]) -> list[_Found]:
+    """Return what `work` makes of each run, in their order, worked on by all cores where there is much to read.
+
+    It returns what can be pickled, and what it changes of a run may be lost.
+    """
+
+    def of_part(part: Sequence[Run]) -> list[_Found]:
+        return [work(run) for run in part]
+
+    return shared_work.by_all_cores(of_part, runs, shared_work.bytes_of([run.path for run in runs]))
 
 
 def number_of(path: Path) -> str | None:

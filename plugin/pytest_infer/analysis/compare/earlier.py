@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from pytest_infer.analysis.compare import fingerprint, possible, stats
 from pytest_infer.analysis.compare.verdicts import Evidence
-from pytest_infer.metrics import Metric
+from pytest_infer.metrics import METRICS, Metric, table
+from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.schema import Values
 
 HISTORY = 10
 """So many comparable runs, the newest, tell the run-to-run spread."""
@@ -23,20 +30,101 @@ ASSUMED_SPREAD = 0.05
 """Standard deviation from run to run where history does not tell it: the largest in docs/statistics.md's table."""
 
 
-def comparable_history(row: Row, runs: Sequence[Run]) -> tuple[Row, ...]:
+class _Test(msgspec.Struct, array_like=True, frozen=True):
+    """As much of a test as later comparisons need: its facts by `fingerprint`, and its figures that are numbers.
+
+    `facts` are None of a plain row, which is comparable with any other. `numbers` are in the order of METRICS, whose
+    table has no figure of another name.
+    """
+
+    name: str
+    possible: bool
+    facts: list[Any] | None
+    numbers: list[float | None]
+
+
+_Digest = dict[str, _Test]
+_PLACE = {metric.key: place for place, metric in enumerate(METRICS)}
+
+
+class _Numbers(Mapping[str, Values]):
+    """Metrics of which only the numbers are known."""
+
+    def __init__(self, numbers: Sequence[float | None]) -> None:
+        self._numbers = numbers
+
+    def __getitem__(self, key: str) -> Values:
+        number = self._numbers[_PLACE[key]]
+        if number is None:
+            raise KeyError(key)
+        return Values(value=number)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, place in _PLACE.items() if self._numbers[place] is not None)
+
+    def __len__(self) -> int:
+        return len(self._numbers) - self._numbers.count(None)
+
+
+class Known:
+    """What is known of earlier runs: of a `history`'s as long as their files do not change, so that few are read."""
+
+    def __init__(self, history: History | None = None) -> None:
+        self._kept = None if history is None else history.digests(_Digest, _maker())
+        self._known: dict[Path, _Digest] = {}
+
+    def of(self, run: Run) -> Mapping[str, _Test]:
+        """Return the tests of a run; none, and it is told, where they cannot be read."""
+        found = self._known.get(run.path)
+        if found is None and self._kept is not None:
+            found = self._kept.get(run.path)
+        if found is None:
+            found = {row.test: _digest(row) for row in run.rows} if run.readable else {}
+            if self._kept is not None and run.readable:
+                self._kept.put(run.path, found)
+        self._known[run.path] = found
+        return found
+
+    def save(self) -> None:
+        """Keep what was found out."""
+        if self._kept is not None:
+            self._kept.save()
+
+
+def _maker() -> str:
+    """Return the state of the code that digests are made by: of every module that decides what is in them."""
+    names = {__name__, fingerprint.__name__, possible.__name__, table.__name__, Row.__module__, Values.__module__}
+    files = (Path(str(sys.modules[name].__file__)).stat() for name in sorted(names))
+    return " ".join(f"{file.st_size}.{file.st_mtime_ns}" for file in files)
+
+
+def _digest(row: Row) -> _Test:
+    values = (row.metrics.get(key) for key in _PLACE)
+    return _Test(
+        name=row.name,
+        possible=possible.impossible(row) is None,
+        facts=None if row.plain else fingerprint.facts(row),
+        numbers=[None if one is None or isinstance(one.value, str) else float(one.value) for one in values],
+    )
+
+
+def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None) -> tuple[Row, ...]:
     """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
 
     Runs that failed their gate or that test are left out, and so is what cannot be read or cannot have been measured.
+    Of the rows that are returned only the numbers of their figures are known.
     """
+    known = Known() if known is None else known
+    facts = None if row.plain else fingerprint.facts(row)
     found: list[Row] = []
     for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
-        if run.regressed or not run.readable:
+        other = None if run.regressed else known.of(run).get(row.test)
+        if other is None or not other.possible:
             continue
-        other = next((one for one in run.rows if one.test == row.test), None)
-        if other is not None and possible.impossible(other) is None and not fingerprint.differences(other, row):
-            found.append(other)
+        if facts is None or other.facts is None or fingerprint.alike(other.facts, facts):
+            found.append(Row(test=row.test, name=other.name, metrics=_Numbers(other.numbers), run=run.path))
     return tuple(reversed(found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,6 +184,16 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
         if fact.differ(a, b) and fact.key not in allowed and fact.kind not in allowed:
             found.append(Mismatch(key=fact.key, kind=fact.kind, before=fact.text(a), after=fact.text(b)))
     return tuple(found)
+
+
+def facts(row: Row) -> list[object]:
+    """Return what must be equal, in the order of FACTS."""
+    return [fact.read(row) for fact in FACTS]
+
+
+def alike(before: Sequence[object], after: Sequence[object]) -> bool:
+    """Return whether two rows with these facts differ in nothing that matters."""
+    return before == after or not any(fact.differ(a, b) for fact, a, b in zip(FACTS, before, after, strict=True))
 
 
 def sides_differ(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Mismatch, ...]:

@@ -97,13 +97,15 @@ def stored_pairs(
     """
     runs = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
-    scored = stored.Scored(fresh or {})
+    scored, digests = stored.Scored(fresh or {}), earlier.Known(history)
     pairs = []
     for a, b in both:
         found = stored.between(a, b, scored, before.label)
         known, unscored = (None, found) if isinstance(found, str) else (found, None)
         row = stored.with_figures(b, known)
-        pairs.append(RowPair(before=a, after=row, history=earlier.comparable_history(a, runs), unscored=unscored))
+        comparable = earlier.comparable_history(a, runs, digests)
+        pairs.append(RowPair(before=a, after=row, history=comparable, unscored=unscored))
+    digests.save()
     return pairs, gone, new
 
 

@@ -6,13 +6,17 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.compare import disturbance, fingerprint
-from pytest_infer.analysis.history import changepoints
-from pytest_infer.analysis.history.changepoints import ChangePoint
 from pytest_infer.analysis.sweep import axes
+from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Direction, Metric
+from pytest_infer.storage import runs as stored
 from pytest_infer.storage.runs import Row, Run
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.history.changepoints import ChangePoint
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
 """Over time these are what one looks for, as much as code: only another machine or other work starts a new series."""
@@ -67,14 +71,21 @@ Series = Mapping[tuple[str, str], Sequence[Point]]
 
 def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> tuple[Shift, ...]:
     """Return the change points of what `series` found in the same runs."""
+    # Imported late: it needs numpy, whose threads would keep the files from being read on all cores.
+    from pytest_infer.analysis.history import changepoints  # noqa: PLC0415
+
     names = axes.titles(runs[-1].rows if runs else ())
-    shifted = [
-        shift
-        for test, name in names.items()
-        for metric in metrics
-        for shift in _of(found.get((test, metric.key), []), test, name, metric)
+    asked = [
+        (test, metric, points) for test in names for metric in metrics if (points := found.get((test, metric.key)))
     ]
-    return tuple(sorted(shifted, key=lambda shift: shift.run.time))
+    asked = [one for one in asked if not any(isinstance(point.value, str) for point in one[2])]
+    shifted = changepoints.find_each([[float(point.value) for point in points] for _, _, points in asked])
+    shifts = [
+        shift
+        for (test, metric, points), changes in zip(asked, shifted, strict=True)
+        for shift in _of(points, changes, test, names[test], metric)
+    ]
+    return tuple(sorted(shifts, key=lambda shift: shift.run.time))
 
 
 def levels(values: Sequence[float | None], starts: Sequence[int]) -> list[tuple[int, int, float]]:
@@ -98,16 +109,38 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     if not runs:
         return {}
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
-    found: dict[tuple[str, str], list[Point]] = {}
     wanted = frozenset((_TOKENS, *(metric.key for metric in metrics)))
-    for run in runs:
-        for row in run.passing(wanted):
-            if row.test in newest and _same(row, newest[row.test]):
-                mostly = disturbance.mostly(row)
-                for metric in metrics:
-                    if metric.key in row.metrics:
-                        point = Point(run, row.metrics[metric.key].value, mostly and metric.moved_by_load)
-                        found.setdefault((row.test, metric.key), []).append(point)
+
+    def read(run: Run) -> _Figures:
+        return run.known_damage or _figures(run, newest, metrics, wanted)
+
+    found: dict[tuple[str, str], list[Point]] = {}
+    for run, told in zip(runs, stored.of_each(runs, read), strict=True):
+        if isinstance(told, str):
+            run.leave_out(told)
+            continue
+        for test, key, value, disturbed in told:
+            found.setdefault((test, key), []).append(Point(run, value, disturbed))
+    return found
+
+
+_Figures = list[tuple[str, str, float | str, bool]] | str
+"""Of one run: test, metric, value, and whether most of the rounds were disturbed; or why the run is left out."""
+
+
+def _figures(run: Run, newest: Mapping[str, Row], metrics: Sequence[Metric], wanted: frozenset[str]) -> _Figures:
+    try:
+        rows = stored.rows(run.path, wanted)
+    except StorageError as error:
+        return str(error)
+    found = []
+    for row in rows:
+        if row.test in newest and _same(row, newest[row.test]):
+            mostly = disturbance.mostly(row)
+            for metric in metrics:
+                if metric.key in row.metrics:
+                    value = row.metrics[metric.key].value
+                    found.append((row.test, metric.key, value, mostly and metric.moved_by_load))
     return found
 
 
@@ -118,11 +151,7 @@ def _same(row: Row, newest: Row) -> bool:
     return not fingerprint.differences(row, newest, _MAY_DIFFER)
 
 
-def _of(points: Sequence[Point], test: str, name: str, metric: Metric) -> Iterator[Shift]:
-    values = [float(point.value) for point in points if not isinstance(point.value, str)]
-    if len(values) < len(points):
-        return
-    found = changepoints.find(values)
+def _of(points: Sequence[Point], found: Sequence[ChangePoint], test: str, name: str, metric: Metric) -> Iterator[Shift]:
     edges = [0, *(point.index for point in found), len(points)]
     for number, point in enumerate(found):
         sides = points[edges[number] : point.index], points[point.index : edges[number + 2]]
