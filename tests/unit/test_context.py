@@ -26,6 +26,11 @@ LONG = {"short_factor": [1.0], "long_factor": [4.0]}
         ({"max_position_embeddings": "2048"}, None),
         ({"max_position_embeddings": -1, "n_positions": 512}, 512),
         ({"max_position_embeddings": -1, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, None),
+        # values that no config should hold
+        ({"max_position_embeddings": 64, "rope_scaling": {"type": ["yarn"], "factor": 4.0}}, 64),
+        ({"max_position_embeddings": 64, "rope_scaling": {"rope_type": {"a": 1}, "factor": 4.0}}, 64),
+        ({"max_position_embeddings": 2**63, "rope_scaling": {"type": "yarn", "factor": 1e308}}, 2**63),
+        ({"max_position_embeddings": 10**400, "rope_scaling": {"type": "linear", "factor": 2.0}}, 10**400),
         # YaRN: Qwen2.5 (the limit stays), Qwen3, DeepSeek-V3 and gpt-oss (the limit is stretched already)
         ({"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", **YARN}}, 131072),
         ({"max_position_embeddings": 40960, "rope_scaling": {"rope_type": "yarn", **YARN}}, 131072),

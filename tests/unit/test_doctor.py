@@ -535,6 +535,7 @@ def test_the_cache_that_a_config_tells(more, elements):
     "more",
     [
         {"model_type": "gemma2", "sliding_window": 30},
+        {"model_type": ["mistral"], "sliding_window": 30},
         {"mamba_d_state": 16},
         {"kv_lora_rank": 32},
         {"layer_types": ["new_attention"] * 4},

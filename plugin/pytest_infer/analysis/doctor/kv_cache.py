@@ -133,7 +133,7 @@ def _tokens_kept(  # noqa: PLR0911 - one for each reason
         return f"a hybrid model ({hybrid}) whose config does not list its layers' types"
     if window is None or context <= window:
         return [context] * count
-    if config.get("model_type") in _EVERY_LAYER_WINDOWED:
+    if str(config.get("model_type")) in _EVERY_LAYER_WINDOWED:
         return [window] * count
     return f"which layers keep only the window of {window} tokens is in the model's code"
 

@@ -47,9 +47,12 @@ def _scaled(written: int, scaling: Mapping[str, Any], config: Mapping[str, Any])
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 < factor < math.inf:
         return written
     original = _number(config.get(_ORIGINAL)) or _number(scaling.get(_ORIGINAL))
-    if original is None and (scaling.get("rope_type") or scaling.get("type")) not in _OF_THE_LIMIT:
+    if original is None and str(scaling.get("rope_type") or scaling.get("type")) not in _OF_THE_LIMIT:
         return written
-    return max(written, math.floor(factor * (original or written)))
+    try:
+        return max(written, math.floor(factor * (original or written)))
+    except OverflowError:
+        return written  # no model takes so many
 
 
 def _number(value: object) -> int | None:
