@@ -21,8 +21,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -45,6 +43,7 @@ from fuzz_mutations import (
     no_file,
     value_mutated,
 )
+from fuzz_pytest import HANG_S, MOST_BYTES, Hang, Pytest, remove, run_pytest
 from typer.testing import CliRunner
 
 from pytest_infer import prompts
@@ -52,18 +51,11 @@ from pytest_infer.cli.main import app
 from pytest_infer.errors import InferError
 from pytest_infer.storage import block, journal, launch_spreads, probes
 
-HANG_S = 10
-MOST_BYTES = 10**9
-
 CACHED = {
     "probes.json": '{"host | boot | 2 cores | torch 2 | 2 threads | cpu": {"threads": 2, "read_bandwidth": 1e10, '
     '"read_bandwidth_spread": 0.01, "flops": {"float32": 1e11}, "caches": {"L2": 1000000}}}',
     "launch-spreads.json": '{"key": [{"at_ns": 1, "spreads": {"first": [0.1, 3.0], "step": [0.2, 3.0]}}]}',
 }
-
-
-class Hang(BaseException):
-    """A command took too long; nothing of ours may catch it."""
 
 
 # what reads them
@@ -210,6 +202,7 @@ class Bench:
         self.folder = folder
         self._seed = seed
         self._every = pytest_every
+        self.pytest = Pytest() if pytest_every else None
         make_good(folder)
         (folder / "cache").mkdir()
         for name, content in CACHED.items():
@@ -225,23 +218,27 @@ class Bench:
         kind = KINDS[name]
         path = self.folder / kind.path
         backup = None if kind.copy_of else path.read_bytes()
-        _remove(path)
+        remove(path)
         if chance.randrange(60) == 0:
             no_file(path, chance)
         else:
             path.write_bytes(chance.choice(kind.mutations)(self._good[name], chance))
-        reader = run_pytest if through_pytest else chance.choice(kind.readers)
+        reader = self._run_pytest if through_pytest else chance.choice(kind.readers)
         try:
             yield from self._read(reader, number, name)
         finally:
-            _remove(path)
+            remove(path)
             if backup is not None:
                 path.write_bytes(backup)
+
+    def _run_pytest(self, folder: Path) -> None:
+        if self.pytest is not None:
+            run_pytest(folder, self.pytest)
 
     def _read(self, reader: Callable[[Path], None], number: int, name: str) -> Iterator[Fault]:
         called = reader.__name__
         try:
-            with limited(HANG_S if reader is not run_pytest else 10 * HANG_S):
+            with limited(HANG_S if reader != self._run_pytest else 10 * HANG_S):
                 reader(self.folder)
         except Hang:
             yield Fault(number, name, called, "hang", traceback.format_exc())
@@ -251,39 +248,16 @@ class Bench:
             yield Fault(number, name, called, what, traceback.format_exc())
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
-
-
-def run_pytest(folder: Path) -> None:
-    """Run the suite in the storage, resuming, with a gate and a report, and remove what it stored."""
-    storage = folder / "results"
-    before = set(storage.rglob("*"))
-    options = ["--benchmark-autosave", f"--benchmark-storage={storage}", "--infer-rounds=1", "--infer-no-probe"]
-    options += ["--infer-resume", "--infer-gate=ttft:900%", f"--infer-report={folder / 'report.html'}", "-q"]
-    done = subprocess.run(  # noqa: PLW1510 - its exit code is of the suite, which may be damaged
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
-        cwd=folder / "suite",
-        capture_output=True,
-        text=True,
-        timeout=HANG_S * 6,
-    )
-    for path in sorted(set(storage.rglob("*")) - before, reverse=True):
-        _remove(path)
-    said = done.stdout + done.stderr
-    if "INTERNALERROR" in said or "Traceback (most recent call last)" in said or "! no report: " in said:
-        raise RuntimeError(said[-3000:])
-
-
 def work(numbers: Any, faults: Any, folder: Path, seed: int, every: int) -> None:
     """Try files by their numbers until there is None; end early when memory has grown beyond the bound."""
     os.chdir(folder)
     os.environ["PYTEST_INFER_CACHE"] = str(folder / "cache")
     bench = Bench(folder, seed, every)
     limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + MOST_BYTES
+    # So that what takes all memory ends in an exception of this process, not of another.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 4 * MOST_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     while (number := numbers.get()) is not None:
         for fault in bench.try_file(number):
             faults.put(fault)
@@ -291,17 +265,20 @@ def work(numbers: Any, faults: Any, folder: Path, seed: int, every: int) -> None
             faults.put(Fault(number, "?", "?", "memory"))
             limit *= 2
         faults.put(number)
+    if bench.pytest is not None:
+        bench.pytest.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=1, metavar="N", help="the first file's number, for a part of them")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", type=int, help="this file alone")
     parser.add_argument("--pytest-every", type=int, default=200, help="0: no run of pytest")
     options = parser.parse_args()
-    numbers = [options.only] if options.only is not None else list(range(1, options.files + 1))
+    numbers = [options.only] if options.only is not None else list(range(options.first, options.first + options.files))
     began = time.monotonic()
     faults = tried(numbers, options.jobs, options.seed, options.pytest_every)
     counts = Counter((fault.kind, fault.reader.partition(" --storage")[0], fault.what) for fault in faults)
