@@ -128,6 +128,7 @@ def judged(
         for row in gone
         if keyword is None or keyword in row.test
     ]
-    changes = suite.changes(pairs, found, confidence)
-    said = headline.of(pairs, found, changes, confidence)
+    figures = suite.figures(pairs, found)
+    changes = suite.changes(pairs, found, confidence, figures)
+    said = headline.of(pairs, found, changes, confidence, figures)
     return Judged(judgements=tuple(found), suite=changes, headline=said)

@@ -109,18 +109,18 @@ def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     """
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
-    index = Index(folder)
+    index, depth = Index(folder), len(folder.parts)
     found: dict[Path, Run | StorageError] = {}
     new: dict[Path, State] = {}
     for path in sorted(folder.rglob("*.json")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if any(part.startswith(".") for part in path.parts[depth:]):
             continue
         try:
             state = state_of(path.stat())
         except OSError as error:
             found[path] = StorageError(f"{path}: {error.strerror}")
             continue
-        known = index.get(path, state)
+        known = index.get(path, state, tell)
         if known is None:
             new[path] = state
         found[path] = known if known is not None else StorageError(f"{path}: not read")  # it is, below
@@ -129,8 +129,9 @@ def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
         found[path] = read_now
         if isinstance(read_now, Run):
             index.put(read_now, new[path])
+            found[path] = replace(read_now, tell=tell)
     index.save()
-    runs = [replace(one, tell=tell) for one in found.values() if isinstance(one, Run)]
+    runs = [one for one in found.values() if isinstance(one, Run)]
     runs.sort(key=lambda run: (run.time, run.path.name))
     unread = {path: error for path, error in found.items() if isinstance(error, StorageError)}
     warnings = tuple(f"left out: {error}" for error in unread.values())

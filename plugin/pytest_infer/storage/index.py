@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -68,15 +69,15 @@ class Index:
         kept = _decoded(_KEPT, self._path) or _Kept()
         return kept if kept.fields == _FIELDS else _Kept()
 
-    def get(self, path: Path, state: State) -> Run | None:
-        """Return the run of a file that has not changed since it was read."""
+    def get(self, path: Path, state: State, tell: Callable[[str], None] | None) -> Run | None:
+        """Return the run of a file that has not changed since it was read, which tells what is wrong with it."""
         known = self._kept.runs.get(str(path))
         if known is None or known.state != state:
             return None
         self._seen[str(path)] = known
         run: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.run.items()}
         run["gate"] = None if run["gate"] is None else msgspec.convert(run["gate"], Mark)
-        return Run(path=path, **run)
+        return Run(path=path, tell=tell, **run)
 
     def put(self, run: Run, state: State) -> None:
         """Keep a run that was read."""

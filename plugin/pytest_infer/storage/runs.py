@@ -103,7 +103,7 @@ def row_of(test: str, name: str, block: Mapping[str, Any]) -> Row:
     return _row(test, name, schema.of_block(block, schema.BLOCK))
 
 
-def _row(test: str, name: str, block: Block) -> Row:
+def _row(test: str, name: str, block: Block, run: Path | None = None) -> Row:
     rounds = block.rounds or schema.Rounds()
     metrics = _mapping(block.metrics)
     for key in metrics.keys() & _IS_TEXT.keys():
@@ -128,6 +128,7 @@ def _row(test: str, name: str, block: Block) -> Row:
         against=block.against,
         scores=block.scores or StoredScores(),
         reference=block.reference,
+        run=run,
     )
 
 
@@ -147,7 +148,7 @@ def rows(path: Path, metrics: frozenset[str] | None = None) -> tuple[Row, ...]:
     """
     file = runfile.read(path, runfile.ROWS if metrics is None else runfile.rows_with(metrics))
     try:
-        found = tuple(replace(row, run=path) for row in _rows_of(file))
+        found = tuple(_rows_of(file, path))
     except ValueError as error:
         raise runfile.damaged(path, error) from error
     seen: set[str] = set()
@@ -158,14 +159,14 @@ def rows(path: Path, metrics: frozenset[str] | None = None) -> tuple[Row, ...]:
     return found
 
 
-def _rows_of(file: runfile.RunFile[Block]) -> Iterator[Row]:
+def _rows_of(file: runfile.RunFile[Block], path: Path) -> Iterator[Row]:
     for native in file.benchmarks:
         block = native.block
         if block is None:
             total = Values(value=native.stats.median, rounds=native.stats.rounds())
-            yield Row(test=native.fullname, name=native.name, metrics={"total_s": total}, plain=True)
+            yield Row(test=native.fullname, name=native.name, metrics={"total_s": total}, plain=True, run=path)
         elif block.phase == schema.TOTAL:
-            yield _row(native.fullname, native.name, block)
+            yield _row(native.fullname, native.name, block, path)
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,14 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
 
     `side_by_side`: the rounds of both sides alternated in one run.
     """
-    if not _moved(metric, before, after):
+    sides = [(row, which) for row, which in ((before, "the earlier run"), (after, "this run")) if mostly(row)]
+    if not (sides or side_by_side) or not _moved(metric, before, after):
         return None
     if side_by_side:
         if abs(_share(before) - _share(after)) < APART or not _explains(metric, before, after):
             return None
         told = f"{_count(before)} rounds of the other side and {_count(after)} of this one were disturbed"
         return f"{told}, which explains the change: end what else runs, and measure again"
-    sides = [(row, which) for row, which in ((before, "the earlier run"), (after, "this run")) if mostly(row)]
-    if not sides:
-        return None
     counts = " and ".join(
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )

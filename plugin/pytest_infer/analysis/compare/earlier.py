@@ -31,19 +31,25 @@ ASSUMED_SPREAD = 0.05
 
 
 class _Test(msgspec.Struct, array_like=True, frozen=True):
-    """As much of a test as later comparisons need: its facts by `fingerprint`, and its figures that are numbers.
+    """As much of a test as later comparisons need.
 
-    `facts` are None of a plain row, which is comparable with any other. `numbers` are in the order of METRICS, whose
-    table has no figure of another name.
+    `facts` is the number of its facts among those of its run, None of a plain row, which is comparable with any other.
+    `numbers` are its figures in the order of METRICS, whose table has no figure of another name.
     """
 
     name: str
     possible: bool
-    facts: list[Any] | None
+    facts: int | None
     numbers: list[float | None]
 
 
-_Digest = dict[str, _Test]
+class _Digest(msgspec.Struct, array_like=True, frozen=True):
+    """The tests of a run by name, and all different facts by `fingerprint`: those of most tests are the same."""
+
+    facts: list[list[Any]] = []
+    tests: dict[str, _Test] = {}
+
+
 _PLACE = {metric.key: place for place, metric in enumerate(METRICS)}
 
 
@@ -73,13 +79,13 @@ class Known:
         self._kept = None if history is None else history.digests(_Digest, _maker())
         self._known: dict[Path, _Digest] = {}
 
-    def of(self, run: Run) -> Mapping[str, _Test]:
-        """Return the tests of a run; none, and it is told, where they cannot be read."""
+    def of(self, run: Run) -> _Digest:
+        """Return what is known of a run; nothing, and it is told, where it cannot be read."""
         found = self._known.get(run.path)
         if found is None and self._kept is not None:
             found = self._kept.get(run.path)
         if found is None:
-            found = {row.test: _digest(row) for row in run.rows} if run.readable else {}
+            found = _digest(run.rows) if run.readable else _Digest()
             if self._kept is not None and run.readable:
                 self._kept.put(run.path, found)
         self._known[run.path] = found
@@ -98,14 +104,21 @@ def _maker() -> str:
     return " ".join(f"{file.st_size}.{file.st_mtime_ns}" for file in files)
 
 
-def _digest(row: Row) -> _Test:
-    values = (row.metrics.get(key) for key in _PLACE)
-    return _Test(
-        name=row.name,
-        possible=possible.impossible(row) is None,
-        facts=None if row.plain else fingerprint.facts(row),
-        numbers=[None if one is None or isinstance(one.value, str) else float(one.value) for one in values],
-    )
+def _digest(rows: Sequence[Row]) -> _Digest:
+    facts: list[list[object]] = []
+    tests = {}
+    for row in rows:
+        own = None if row.plain else fingerprint.facts(row)
+        if own is not None and own not in facts:
+            facts.append(own)
+        values = (row.metrics.get(key) for key in _PLACE)
+        tests[row.test] = _Test(
+            name=row.name,
+            possible=possible.impossible(row) is None,
+            facts=None if own is None else facts.index(own),
+            numbers=[None if one is None or isinstance(one.value, str) else float(one.value) for one in values],
+        )
+    return _Digest(facts=facts, tests=tests)
 
 
 def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None) -> tuple[Row, ...]:
@@ -120,10 +133,11 @@ def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None
     for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
-        other = None if run.regressed else known.of(run).get(row.test)
+        digest = _Digest() if run.regressed else known.of(run)
+        other = digest.tests.get(row.test)
         if other is None or not other.possible:
             continue
-        if facts is None or other.facts is None or fingerprint.alike(other.facts, facts):
+        if facts is None or other.facts is None or fingerprint.alike(digest.facts[other.facts], facts):
             found.append(Row(test=row.test, name=other.name, metrics=_Numbers(other.numbers), run=run.path))
     return tuple(reversed(found))
 

@@ -152,8 +152,9 @@ def judge(
         ]
     order = {row.test: number for number, row in enumerate(afters)}
     found.sort(key=lambda j: order.get(j.test, len(order)))
-    changes = suite.changes(pairs, found, confidence)
-    said = headline.of(pairs, found, changes, confidence)
+    figures = suite.figures(pairs, found)
+    changes = suite.changes(pairs, found, confidence, figures)
+    said = headline.of(pairs, found, changes, confidence, figures)
     return Gated(judgements=tuple(found), rules=tuple(rules), against=against, suite=changes, headline=said)
 
 

@@ -88,21 +88,25 @@ def of(
     judgements: Sequence[Judgement],
     changes: Sequence[SuiteChange],
     confidence: float = CONFIDENCE,
+    found: Sequence[Figure] | None = None,
 ) -> Headline | None:
-    """Return the headline of judgements and of the suite's changes that go with them; None where there is nothing."""
+    """Return the headline of judgements and of the suite's changes that go with them; None where there is nothing.
+
+    `found` are the suite's figures where they are known already.
+    """
     if not judgements:
         return None
-    figures = suite.figures(pairs, judgements)
+    figures = suite.figures(pairs, judgements) if found is None else found
     groups = _groups(figures)
     teller = _Teller({change.judgement.metric_key or "": change for change in changes}, confidence)
     told: list[Told] = []
     quiet: list[Figure] = []
     for fact, group in groups.items():
         parts = fact.parts if isinstance(fact, Fact) else ()
-        found = next((moved for figure in group if (moved := teller.told(figure))), [])
+        moves = next((moved for figure in group if (moved := teller.told(figure))), [])
         # A total moves because a part of it does.
-        told += [one for one in found if not any(t.worse is one.worse for t in told if t.metric.fact in parts)]
-        if not found and not (parts and all(part in groups for part in parts)):
+        told += [one for one in moves if not any(t.worse is one.worse for t in told if t.metric.fact in parts)]
+        if not moves and not (parts and all(part in groups for part in parts)):
             quiet.append(next((figure for figure in group if _unsure(figure) is not None), group[0]))
     timed = [figure for figure in quiet if figure.metric.kind is Kind.TIMED] or quiet
     judged = any(j.verdict in suite.JUDGED for j in judgements)

@@ -62,13 +62,18 @@ class Figure:
 
 
 def changes(
-    pairs: Sequence[RowPair], judgements: Sequence[Judgement], confidence: float = CONFIDENCE
+    pairs: Sequence[RowPair],
+    judgements: Sequence[Judgement],
+    confidence: float = CONFIDENCE,
+    found: Sequence[Figure] | None = None,
 ) -> tuple[SuiteChange, ...]:
     """Return the suite's change in each figure that two or more prompts have, comparable ones only.
 
+    `found` are these figures where they are known already.
+
     They are a family of their own for Holm's correction, and change nothing of the prompts' verdicts.
     """
-    return of_figures(figures(pairs, judgements), confidence)
+    return of_figures(figures(pairs, judgements) if found is None else found, confidence)
 
 
 def of_figures(found: Iterable[Figure], confidence: float = CONFIDENCE) -> tuple[SuiteChange, ...]:
