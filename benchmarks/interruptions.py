@@ -228,19 +228,20 @@ def check_files(job: Job, found: Found, what: str) -> None:
             found.fault("number", f"{what}: {times} runs are {number}")
 
 
-def check_interrupted(job: Job, found: Found, code: int, what: str) -> None:
+def check_interrupted(job: Job, found: Found, code: int, what: str, *, measuring: bool) -> None:
     """Count an exit code that says something else than that the run was interrupted, or that it was through."""
     said = job.said()
-    if "SIGKILL" in what:
+    name = "SIGKILL" if "SIGKILL" in what else "Ctrl-C twice" if "twice" in what else "Ctrl-C"
+    found.counts[f"exit code {code} after {name}"] += 1
+    if name == "SIGKILL":
         fine = code in (-signal.SIGKILL, PASSED)
     else:
-        # Python's own codes: before pytest listens (no line of it yet), and once it has said its last.
-        own = code in (-signal.SIGINT, 128 + signal.SIGINT, 1) and ("test session" not in said and " in " not in said)
+        # Python's own code: before pytest listens, after it has said its last, or at the second of two.
+        own = code == -signal.SIGINT and (not measuring or " passed" in said or name == "Ctrl-C twice")
         through = code == PASSED and len(job.finished()) in (0, PROMPTS)
-        fine = code == INTERRUPTED or through or own or (code == -signal.SIGINT and " passed" in said)
+        fine = code == INTERRUPTED or through or own
     if not fine or "INTERNALERROR" in said:
         found.fault("exit code", f"{what}: {code}\n{said[-3000:]}")
-    found.counts[f"exit code {code} after {'SIGKILL' if 'SIGKILL' in what else 'Ctrl-C'}"] += 1
 
 
 def check_through(job: Job, found: Found, earlier: set[str], known: set[Path], what: str) -> None:
@@ -315,6 +316,7 @@ def try_job(job: Job, kinds: list[str], durations: Durations, chance: random.Ran
     known = set(job.runs())
     whats = []
     for kind in kinds:
+        there = job.journals()
         process = job.start()
         moment = moments(chance, durations, len(earlier))
         if not wait(job, process, moment):
@@ -323,7 +325,7 @@ def try_job(job: Job, kinds: list[str], durations: Durations, chance: random.Ran
         whats.append(what)
         code = ended(process, found, what)
         found.counts[kind] += 1
-        check_interrupted(job, found, code, what)
+        check_interrupted(job, found, code, what, measuring=bool(job.finished(job.journals() - there)))
         check_files(job, found, what)
         earlier = job.finished()
         known |= set(job.runs())

@@ -60,6 +60,22 @@ def _check_regular(mode: int) -> None:
         raise Damaged(f"{kinds.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a name is that of a file; one that is too long for the system, or may not be looked at, is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Return the same of a folder."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def read(path: Path, most: int) -> bytes:
     """Return what a regular file of at most `most` bytes holds.
 

@@ -581,3 +581,20 @@ def test_the_pages_commands_work(monkeypatch):
     for arguments in commands:
         done = run(monkeypatch, *arguments)
         assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "../" * 2000 + "x", "a\0b", "."])
+def test_an_index_that_names_what_cannot_be_a_file(tmp_path, monkeypatch, name):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    done = run(monkeypatch, "--model", str(tmp_path))
+    assert done.exit_code == 2
+    assert "is missing: fetch it again" in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "./" + "x" * 5000, "./" + "x" * 5000 + ".gguf"])
+def test_a_model_whose_name_is_too_long_for_the_system(monkeypatch, name):
+    done = run(monkeypatch, "--model", name)
+    assert done.exit_code == 2
+    assert len(done.output.splitlines()) == 1

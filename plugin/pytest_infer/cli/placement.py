@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_infer import units
+from pytest_infer import units, untrusted
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
@@ -146,7 +146,7 @@ def _sizes(of: Census, row: Row, model: str | None) -> Sizes:
     from pytest_infer.engines.checkpoint import tensors  # noqa: PLC0415
 
     folder: Path | None = Path(model)
-    if not Path(model).is_dir():
+    if not untrusted.is_dir(Path(model)):
         source = models.resolve(model, lambda line: typer.echo(line, err=True))
         folder = models.local_folder(source, None)
     if folder is None:

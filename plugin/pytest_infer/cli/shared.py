@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pytest_infer import untrusted
 from pytest_infer.cli import inifile
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
@@ -89,7 +90,7 @@ def open_history(storage: Path | None) -> History:
     """
     if storage is None:
         storage = inifile.storage(Path.cwd()) or _usual()
-        if not storage.exists():
+        if not (untrusted.is_dir(storage) or untrusted.is_file(storage)):
             return History(folder=storage, runs=())
     found = history.load(storage, say)
     for warning in found.warnings:

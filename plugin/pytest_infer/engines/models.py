@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
+from pytest_infer import untrusted
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import UnknownValueError, alternatives
 
@@ -70,7 +71,7 @@ def _folder(name: str) -> Path | None:
     """Return the local folder that a name refers to, if it exists."""
     # Unlike Path.expanduser, this raises nothing for the home of an unknown user.
     folder = Path(os.path.expanduser(name))  # noqa: PTH111
-    return folder if name and name not in BUNDLED and folder.is_dir() else None
+    return folder if name and name not in BUNDLED and untrusted.is_dir(folder) else None
 
 
 def check_name(name: str, revision: str | None = None) -> None:
@@ -112,7 +113,7 @@ def resolve(name: str, progress: Progress) -> str:
 
 def local_folder(source: str, revision: str | None) -> Path | None:
     """Return the folder that holds what `resolve` named: itself, or a hub model's folder in the hub's cache."""
-    if Path(source).is_dir():
+    if untrusted.is_dir(Path(source)):
         return Path(source)
     # Imported late: only a model from the hub needs it.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415

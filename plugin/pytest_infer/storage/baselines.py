@@ -42,16 +42,9 @@ def path_of(folder: Path, name: str) -> Path | None:
     if relative is None:
         return None
     path = folder / relative
-    if not _is_file(path):
+    if not untrusted.is_file(path):
         raise StorageError(f"baseline {name!r} names {path}, which is gone; `pytest-infer baseline set {name} RUN`")
     return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False  # a name too long for the file system
 
 
 def name(folder: Path, name: str, run_file: Path) -> None:

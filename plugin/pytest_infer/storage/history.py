@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines, shared_work
@@ -65,7 +66,7 @@ class History:
         return found
 
     def _named(self, selector: str) -> Run:
-        if selector.endswith(".json") and _is_file(selector):
+        if selector.endswith(".json") and untrusted.is_file(Path(selector)):
             return read(Path(selector))
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
@@ -95,19 +96,12 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except OSError:
-        return False  # a name too long for the file system
-
-
 def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     """Read all runs under a storage folder; damaged files are left out with one warning each.
 
     `tell` takes the warnings of those whose damage shows only when their tests are read.
     """
-    if not folder.is_dir():
+    if not untrusted.is_dir(folder):
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
     index, depth = Index(folder), len(folder.parts)
     found: dict[Path, Run | StorageError] = {}

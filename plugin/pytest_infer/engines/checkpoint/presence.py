@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
@@ -33,7 +34,7 @@ def check_weights(folder: Path) -> None:
     files = hashes.files(folder)
     if not files:
         raise ModelError(f"{folder}: holds no weights (model.safetensors, pytorch_model.bin, or several by an index)")
-    missing = [path.name for path in files if not path.is_file()]
+    missing = [path.name for path in files if not untrusted.is_file(path)]
     if missing:
         of = f"{len(missing)} of {len(files)} files of the weights are missing, the first is {missing[0]}"
         raise ModelError(f"{folder}: {of}: fetch the model again")
@@ -52,7 +53,7 @@ def _names(paths: Iterable[Path]) -> Iterable[str]:
 
 def _is_pointer(path: Path) -> bool:
     try:
-        if not path.is_file() or path.stat().st_size > _LONGEST_POINTER:
+        if not untrusted.is_file(path) or path.stat().st_size > _LONGEST_POINTER:
             return False
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER

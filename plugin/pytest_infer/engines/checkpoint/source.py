@@ -56,14 +56,14 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
         ModelError: there is no such model, its files are damaged, or the hub does not answer.
     """
     path = Path(name).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix == ".gguf" and untrusted.is_file(path):
         return of_gguf(path)
     if name in models.BUNDLED:
         return replace(of_folder(_bundled(name)), name=name)
-    if path.is_dir() and not (path / "config.json").is_file() and (found := sorted(path.glob("*.gguf"))):
+    if untrusted.is_dir(path) and not (path / "config.json").is_file() and (found := sorted(path.glob("*.gguf"))):
         return of_gguf(found[0])
     models.check_name(name, revision)
-    if path.is_dir():
+    if untrusted.is_dir(path):
         return of_folder(path)
     folder = models.local_folder(name, revision)
     held = None if folder is None else of_folder(folder)
@@ -106,7 +106,7 @@ def of_folder(folder: Path) -> Checkpoint:
 
 
 def _there(files: list[Path]) -> list[Path]:
-    missing = [path.name for path in files if not path.is_file()]
+    missing = [path.name for path in files if not untrusted.is_file(path)]
     if missing:
         raise ModelError(f"{files[0].parent}: {missing[0]} is missing: fetch it again")
     return files
