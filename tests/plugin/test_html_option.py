@@ -49,6 +49,16 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(suite, op
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
+@pytest.mark.parametrize("name", ["r.html", "x" * 300 + ".html", "file/r.html"], ids=["circle", "long", "below"])
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_measured(suite, name):
+    pytester = suite(engine="Scripted.generate = None")
+    (pytester.path / "r.html").symlink_to("r.html")
+    (pytester.path / "file").write_text("")
+    result = pytester.runpytest(f"--infer-report={name}", "--benchmark-autosave")
+    result.stderr.fnmatch_lines(["*--infer-report *; choose another file"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_the_ini_file_may_ask_for_it_and_a_disabled_run_writes_none(suite):
     pytester = suite()
     pytester.makeini("[pytest]\ninfer_report = kept/r.html\n")

@@ -177,6 +177,18 @@ def test_a_baseline_that_names_no_file_is_one_line(good, value):
 
 
 @not_files.needs_posix
+@pytest.mark.parametrize("links", [["a.json"], ["b.json", "a.json"], ["gone.json"]], ids=["itself", "two", "nothing"])
+def test_a_baseline_that_is_a_link_to_nowhere_hides_no_run(good, links):
+    good.folder.joinpath(baselines.FILE).write_text("[baselines]\nmain = a.json\n")
+    for name, target in zip(["a.json", "b.json"], links, strict=False):
+        good.folder.joinpath(name).symlink_to(target)
+    result = run("history", "--storage", good.folder)
+    assert result.exit_code == 0
+    assert "0001" in result.stdout
+    assert "left out" in result.stderr
+
+
+@not_files.needs_posix
 @pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
 def test_baselines_that_are_no_file_are_one_line(good, make):
     make(good.folder / baselines.FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -73,10 +74,11 @@ def _metrics(names: Sequence[str] | None) -> list[Metric]:
 
 
 def _names(history: History) -> dict[Path, list[str]]:
-    files = {run.path.resolve(): run.path for run in history.runs}
+    # Unlike Path.resolve, this raises nothing for links that lead in a circle.
+    files = {os.path.realpath(run.path): run.path for run in history.runs}
     found: dict[Path, list[str]] = {}
     for name, path in baselines.names(history.folder).items():
-        file = files.get((history.folder / path).resolve())
+        file = files.get(os.path.realpath(history.folder / path))
         if file is not None:
             found.setdefault(file, []).append(name)
     return found

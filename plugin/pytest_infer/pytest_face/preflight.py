@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.doctor import requirements
 from pytest_infer.analysis.doctor.requirements import Room
 from pytest_infer.analysis.sweep import axes
@@ -103,10 +105,16 @@ def _check_report(session: InferSession) -> None:
         return
     if not session.bridge.saving:
         raise OptionError("--infer-report shows a stored run: add --benchmark-autosave")
-    if path.is_dir():
+    if untrusted.is_dir(path):
         raise OptionError(f"--infer-report {path} is a folder: name a file in it")
+    place = Path(os.path.realpath(path))  # a link's target is replaced
     try:
-        files.check_writable(path.resolve().parent)  # a link's target is replaced
+        with suppress(FileNotFoundError):
+            place.stat()
+    except OSError as error:
+        raise OptionError(f"--infer-report {path}: {error.strerror}; choose another file") from error
+    try:
+        files.check_writable(place.parent)
     except StorageError as error:
         raise OptionError(f"--infer-report {path}: nothing can be written there; choose another file") from error
 

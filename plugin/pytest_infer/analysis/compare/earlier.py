@@ -76,7 +76,8 @@ class Known:
     """What is known of earlier runs: of a `history`'s as long as their files do not change, so that few are read."""
 
     def __init__(self, history: History | None = None) -> None:
-        self._kept = None if history is None else history.digests(_Digest, _maker())
+        maker = _maker()
+        self._kept = None if history is None or maker is None else history.digests(_Digest, maker)
         self._known: dict[Path, _Digest] = {}
 
     def of(self, run: Run) -> _Digest:
@@ -97,11 +98,14 @@ class Known:
             self._kept.save()
 
 
-def _maker() -> str:
-    """Return the state of the code that digests are made by: of every module that decides what is in them."""
+def _maker() -> str | None:
+    """Return the state of the modules that decide what is in a digest; None where they are no files."""
     names = {__name__, fingerprint.__name__, possible.__name__, table.__name__, Row.__module__, Values.__module__}
-    files = (Path(str(sys.modules[name].__file__)).stat() for name in sorted(names))
-    return " ".join(f"{file.st_size}.{file.st_mtime_ns}" for file in files)
+    try:
+        found = [Path(str(sys.modules[name].__file__)).stat() for name in sorted(names)]
+    except OSError:
+        return None
+    return " ".join(f"{file.st_size}.{file.st_mtime_ns}" for file in found)
 
 
 def _digest(rows: Sequence[Row]) -> _Digest:
