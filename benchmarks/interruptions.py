@@ -1,6 +1,6 @@
 """What kills and Ctrl-C lose: the real main job is interrupted at random moments, and resumed until it is through.
 
-    python benchmarks/interruptions.py --kills 200 --interrupts 100      # about 10 s for each; --seed repeats them
+    python benchmarks/interruptions.py --kills 200 --interrupts 100      # two to three runs' time each
     python benchmarks/interruptions.py --kills 5 --interrupts 5          # a try
 
 The job is a suite of six short prompts with reference-moe, run by `python -m pytest … --benchmark-autosave
@@ -28,7 +28,6 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,14 +299,9 @@ def moments(chance: random.Random, durations: Durations, done: int) -> Moment:
             return Moment(chance.uniform(0, durations.saving), prompts=PROMPTS)
 
 
-def plan(kills: int, interrupts: int, chance: random.Random) -> Iterator[list[str]]:
-    """Yield what interrupts each job: one signal or two, so many of each kind in all."""
-    kinds = ["kill"] * kills + ["interrupt"] * interrupts
-    chance.shuffle(kinds)
-    two = False
-    while kinds:
-        yield [kinds.pop() for _ in range(min(1 + two, len(kinds)))]
-        two = not two
+def left(found: Found, kills: int, interrupts: int) -> list[str]:
+    """Return the signals that are still to be sent."""
+    return ["kill"] * (kills - found.counts["kill"]) + ["interrupt"] * (interrupts - found.counts["interrupt"])
 
 
 def try_job(job: Job, kinds: list[str], durations: Durations, chance: random.Random, found: Found) -> None:
@@ -319,13 +313,13 @@ def try_job(job: Job, kinds: list[str], durations: Durations, chance: random.Ran
         there = job.journals()
         process = job.start()
         moment = moments(chance, durations, len(earlier))
-        if not wait(job, process, moment):
-            found.counts["over before its moment"] += 1
+        over = not wait(job, process, moment)
         what = f"{interrupt(process, kind, chance)} {moment}"
         whats.append(what)
         code = ended(process, found, what)
-        found.counts[kind] += 1
-        check_interrupted(job, found, code, what, measuring=bool(job.finished(job.journals() - there)))
+        found.counts["over before its moment" if over else kind] += 1
+        if not over:
+            check_interrupted(job, found, code, what, measuring=bool(job.finished(job.journals() - there)))
         check_files(job, found, what)
         earlier = job.finished()
         known |= set(job.runs())
@@ -348,15 +342,18 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         job = Job(Path(name))
-        durations = measured(job, found)
-        print(
-            f"a run takes {durations.whole:.1f} s, {durations.saving:.1f} s of them after its last prompt", flush=True
-        )
-        for kinds in plan(options.kills, options.interrupts, chance):
-            if time.monotonic() - began > 60 * options.minutes:
-                break
-            try_job(job, kinds, durations, chance, found)
-            found.counts["jobs"] += 1
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+        try:
+            durations = measured(job, found)
+            print(f"a run takes {durations.whole:.1f} s, {durations.saving:.1f} s after its last prompt", flush=True)
+            while signals := left(found, options.kills, options.interrupts):
+                if time.monotonic() - began > 60 * options.minutes:
+                    break
+                many = min(1 + found.counts["jobs"] % 2, len(signals))
+                try_job(job, chance.sample(signals, many), durations, chance, found)
+                found.counts["jobs"] += 1
+        finally:
+            job.end()
     for what, count in sorted(found.counts.items()):
         print(f"{count:6}  {what}")
     print(f"{len(found.faults)} faults in {time.monotonic() - began:.0f} s")
