@@ -25,7 +25,7 @@ def test_a_commit_that_generates_other_text_gets_verdicts_on_its_times(commits):
     assert found[TEST, "kl<=0.2"].after == pytest.approx(KL, abs=1e-6)
     said = " ".join(result.stdout.str().split())
     assert re.search(
-        r"output differs from token 1 \(' 0' 0\.50 → ' 1' 0\.50\): KL 0\.173, top-1 0 %: another model", said
+        r"output differs from token 1 \(' 0' 0\.50 → ' 1' 0\.50\): KL 0\.173, top-1 0 %: more than arithmetic", said
     )
 
 
@@ -66,6 +66,13 @@ def test_a_run_that_replays_says_how_far_it_is_without_a_gate(suite_of):  # noqa
     suite_of.script()
     said = " ".join(suite_of.run("--infer-replay=latest").stdout.str().split())
     assert "in all prompts, the furthest with KL 0, top-1 100 %: arithmetic" in said
+
+
+@pytest.mark.parametrize("rule", ["output:close", "kl<=0.1", "nll:1%", "top1>=99%"])
+def test_a_rule_about_a_round_that_is_left_out_is_refused_at_once(suite_of, rule):  # noqa: F811
+    result = suite_of.run("--infer-no-profile", f"--infer-gate={rule}")
+    assert result.ret == 4
+    assert f"gate rule '{rule}' needs the profile round: leave out --infer-no-profile" in result.stderr.str()
 
 
 def test_a_sweep_has_fidelity_beside_speed(swept):  # noqa: F811

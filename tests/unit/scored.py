@@ -25,7 +25,8 @@ def scores(logits, tokens, top=TOP):
     width = min(top, vocabulary)
     order = np.argsort(-logprobs, axis=-1, kind="stable")
     ordered = np.take_along_axis(logprobs, order, axis=-1)
-    rest = np.logaddexp.reduce(ordered[..., width:], axis=-1) if width < vocabulary else np.full(ids.shape, -np.inf)
+    with np.errstate(invalid="ignore"):
+        rest = np.logaddexp.reduce(ordered[..., width:], axis=-1) if width < vocabulary else np.full(ids.shape, -np.inf)
     chosen = np.take_along_axis(logprobs, ids[..., None], axis=-1)[..., 0]
     return Scores(
         sequences=sequences,

@@ -91,6 +91,7 @@ def test_forced_but_not_timed_is_other_work():
         (ROUNDING, "nll:0.1%", Verdict.UNCHANGED),
         (OTHER, "nll:0.1%", Verdict.REGRESSED),
         (OTHER, "first_divergence>=20", Verdict.REGRESSED),
+        (ROUNDING, "first_divergence>=20", Verdict.UNCHANGED),
     ],
 )
 def test_rules(by, rule, verdict):
@@ -142,6 +143,13 @@ def test_output_that_is_accepted_may_be_far():
     assert [j.verdict for j in found.judgements] == [None]
 
 
+def test_a_dense_model_has_no_experts_that_could_change():
+    before, after = rows(ROUNDING, forced=True)
+    found, gated = judged(RowPair(before=before, after=after), "experts_changed<=1%", "gate_shift<=0.1")
+    assert gated.exit is Exit.NOTHING
+    assert "not recorded token by token" in found["experts_changed<=1%"].reason
+
+
 # stored runs
 
 
@@ -186,6 +194,10 @@ def test_stored_runs_are_compared_by_their_scores(infer, add):
     assert known["kl"]["after"] > 0.5
     assert known["output_sha256"]["note"].startswith("differs from token 1 (")
     assert "another model" in infer("compare", "1", "3", "--format=markdown").stdout
+    (shown,) = json.loads(infer("show", "3", "--format=json").stdout)["tests"]
+    assert shown["fidelity"]["reference"] == "0001 base"
+    assert shown["fidelity"]["split"]["candidate"]["id"] == 3
+    assert "guide: output differs from token 1 (" in " ".join(infer("show", "3").stdout.split())
 
 
 def test_a_sidecar_that_is_gone_leaves_the_reason(infer, add):

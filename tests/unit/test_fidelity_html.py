@@ -58,6 +58,15 @@ def test_what_is_alike_has_no_colour_and_no_split(add):
     assert "arithmetic" in shown.shown
 
 
+def test_logits_that_are_not_finite_leave_their_token_bare(add):
+    moved = scored.around(LOGITS, 2.0)
+    moved[0, 4] = float("nan")
+    record = scored.record(moved, reference=LOGITS, free=(1, 2, 3), timed=True, test=TEST)
+    shown = Page(page.render(read(add(record)), [], []))
+    assert classes(shown)[4] == ["token", "other"]
+    assert shown.data["kl-1"]["series"][0]["values"][4] is None
+
+
 def test_two_runs_are_shown_side_by_side(storage, add, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     add(scored.record(LOGITS, test=TEST))
@@ -67,6 +76,18 @@ def test_two_runs_are_shown_side_by_side(storage, add, tmp_path, monkeypatch):
     shown = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert classes(shown)
     assert "each text as 0001" in shown.shown
+
+
+def test_a_test_that_the_earlier_run_lacks_is_beside_nothing(storage, add, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = scored.record(LOGITS, test="bench/t.py::t[other]")
+    add(replace(other, prompt=replace(other.prompt, name="other")))
+    add(followed())
+    result = CliRunner().invoke(app, ["report", "1", "2", f"--storage={storage.folder}", "--output=r.html"])
+    assert result.exit_code == 0, result.output
+    shown = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert not classes(shown)
+    assert "the earlier run does not have it" in shown.shown
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,7 @@ def test_what_a_run_with_both_sides_knows_exactly_replaces_the_bound():
 def test_the_same_logits_are_no_distance():
     found = scored.record(HALF, reference=HALF)
     assert (found.fidelity.kl_mean, found.fidelity.top1, found.fidelity.logprob_rms) == (0, 100, 0)
-    summary = summarize(found)["first_divergence"]
-    assert (summary.value, summary.reason) == (None, "both sides go on with the same tokens")
+    assert values(found)["first_divergence"] == 3
 
 
 def test_positions_that_are_not_finite_are_left_out():
@@ -100,6 +99,24 @@ def test_a_token_that_is_ruled_out_is_as_far_as_can_be_told():
     assert found.positions == 3
     assert 100 < found.kl_mean < 700
     assert found.split.candidate.id == 0
+
+
+@pytest.mark.parametrize("what", ["chosen", "top", "rest"])
+def test_no_file_makes_a_probability_larger_than_one(what):
+    record = scored.record(scored.around(scored.logits(), 0.1), reference=scored.logits())
+    held = getattr(record.profile.scores, what)
+    broken = replace(record.profile.scores, **{what: np.full(len(held) // 4, 1e30, dtype="<f4").tobytes()})
+    found = measured.of_record(replace(record, profile=replace(record.profile, scores=broken)))
+    assert 0 <= found.kl_mean < 700
+    assert math.isfinite(found.logprob_rms)
+
+
+def test_scores_without_any_token_are_no_scores():
+    record = scored.record(HALF, reference=HALF)
+    empty = replace(record.profile.scores, width=0, top=b"", top_ids=b"")
+    assert measured.of_record(replace(record, profile=replace(record.profile, scores=empty))) is None
+    told = Told(scores=empty, pieces={})
+    assert tokens.of(told, told) == ()
 
 
 def test_without_a_reference_the_reason_says_how_to_get_one():

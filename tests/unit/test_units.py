@@ -58,10 +58,13 @@ def test_significant_digits(value, shown):
         (60, Unit.TOKENS, "60"),
         (1.5, Unit.CORES, "1.50 cores"),
         (1.234, Unit.RATIO, "1.23"),
+        (1.234, Unit.NATS, "1.23"),
         (0.4123, Unit.NATS, "0.412"),
-        (0.00213, Unit.NATS, "0.0021"),
-        (2.13e-6, Unit.NATS, "2.1e-6"),
-        (-0.0, Unit.NATS, "0"),
+        (0.00204, Unit.NATS, "0.0020"),
+        # Distances span ten orders of magnitude.
+        (0.000204, Unit.NATS, "2.0e-4"),
+        (9.97e-13, Unit.NATS, "1.0e-12"),
+        (0.0, Unit.NATS, "0"),
         ("L2E5 L0E1", Unit.TEXT, "L2E5 L0E1"),
         (None, Unit.SECONDS, NONE),
         (None, Unit.TEXT, NONE),
@@ -71,7 +74,7 @@ def test_figures_for_people(value, unit, shown):
     assert show(value, unit) == shown
 
 
-@pytest.mark.parametrize("unit", [u for u in Unit if u not in {Unit.TEXT, Unit.NATS}])
+@pytest.mark.parametrize("unit", [u for u in Unit if u not in (Unit.TEXT, Unit.NATS)])
 @pytest.mark.parametrize("value", [1, 0.5, 1e-9, 1e12, 999.99, 0.99949, -3])
 def test_no_exponent_ever(unit, value):
     assert "e+" not in show(value, unit)

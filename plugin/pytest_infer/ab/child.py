@@ -123,6 +123,7 @@ class Child(Here):
             protocol.Begun(
                 turns=self._baton is not None and engine.takes_turns(),
                 follows=engine.follows(),
+                vocabulary=task.vocabulary,
                 threads=task.threads,
                 private_bytes=_whole(memory.footprint()[1]),
             )

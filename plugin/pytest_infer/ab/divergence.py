@@ -17,15 +17,17 @@ _AT_ONCE = 2**22
 """So many numbers of a side are read at once: 16 MB."""
 
 
-def of(name: str, tokens: Sequence[int], others: Sequence[int], *, follow: bool) -> Reference:
+def of(
+    name: str, tokens: Sequence[int], others: Sequence[int], *, follow: bool, vocabulary: int | None = None
+) -> Reference:
     """Return the reference that the base's tokens are to both sides; `others` are those of this checkout.
 
-    `follow` says whether both engines can follow. Where they cannot it matters only if the tokens differ.
+    `follow` says whether both engines can follow, and `vocabulary` how many ids this checkout's model knows. What
+    cannot be followed matters only if the tokens differ.
     """
+    problem = following.unknown(tokens, vocabulary) if follow else following.CANNOT
     same = tuple(tokens) == tuple(others)
-    return Reference(
-        name=name, tokens=tuple(tokens), free=tuple(tokens), problem=None if same or follow else following.CANNOT
-    )
+    return Reference(name=name, tokens=tuple(tokens), free=tuple(tokens), problem=None if same else problem)
 
 
 def traceable(one: Round) -> bool:
@@ -81,7 +83,7 @@ def _divergence(base: PromptRecord, ours: PromptRecord, files: Files) -> tuple[b
     if theirs.positions != own.positions or any(
         not path.exists() or path.stat().st_size != size for path in (files.before, files.after)
     ):
-        return None, "whole distributions were not kept: they are too large, or the disk is full"
+        return None, "whole distributions were not kept: too large, the disk is full, or the engine writes none"
     return kl(files, own.positions, own.vocabulary).astype("<f8").tobytes(), None
 
 

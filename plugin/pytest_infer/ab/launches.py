@@ -117,9 +117,12 @@ class Launches:
         started = time.monotonic()
         each = math.ceil(plan.rounds / len(used))
         self._whole_rounds(info, used, each, plan.repeat, cores)
-        reference = self._reference(first, begun)
-        if reference.problem is None and any(launch.differs_from(reference.tokens) for launch in used):
-            # The same work on both sides, or their times are of different work.
+        able = all(one.follows for one in begun)
+        tokens, others = (one.trace.token_ids for one in first.pairs[0])
+        known = begun[1].vocabulary
+        reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known)
+        if able and reference.problem is None and any(launch.differs_from(tokens) for launch in used):
+            # Times of different work say nothing: both sides do the base's.
             for launch in used:
                 launch.follow(reference)
             self._whole_rounds(info, used, each, plan.repeat, cores)
@@ -141,13 +144,9 @@ class Launches:
             found = self._more_rounds(info, config, used, each, cores, started)
         return self._finish(nodeid, used, found)
 
-    def _reference(self, first: Launch, begun: Sequence[protocol.Begun]) -> Reference:
-        """Return the base's tokens, which both sides follow if they can."""
-        base, ours = (one.trace.token_ids for one in first.pairs[0])
-        return divergence.of(self._commit.name, base, ours, follow=all(one.follows for one in begun))
-
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
         files = divergence.Files.within(self._commit.scratch)
+        files.remove()
         trace = plan.experts and divergence.traceable(first.pairs[0][0])
         first.before.instrument(experts=plan.experts, trace=trace, reference=reference, full=files.before)
         first.after.instrument(experts=plan.experts, trace=trace or plan.trace, reference=reference, full=files.after)

@@ -20,6 +20,7 @@ class Task:
     runner: rounds.Runner
     watch: rounds.Watcher
     threads: int | None = None
+    vocabulary: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
 
 

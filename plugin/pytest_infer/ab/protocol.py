@@ -114,11 +114,12 @@ class Begun(WireMessage, frozen=True, kw_only=True):
 
     `private_bytes` is the memory that nobody shares with this process, where the kernel tells it, and `threads` those
     of the engine. `turns` says whether the engine can take turns of a token, and `follows` whether it can follow given
-    tokens.
+    tokens, of which its model knows `vocabulary`.
     """
 
     turns: bool = False
     follows: bool = False
+    vocabulary: int | None = None
     threads: int | None = None
     private_bytes: int | None = None
 

@@ -82,6 +82,7 @@ class LockStep(Here):
         self, task: Task, base: ChildProcess, reference: Reference, pairs: Sequence[tuple[Round, Round]]
     ) -> Profile:
         plan, files = task.plan, divergence.Files.within(self._other.scratch)
+        files.remove()
         task.watch("profile", 0, 1, pairs[-1][1].trace)
         traced = plan.experts and divergence.traceable(pairs[0][0])
         base.instrument(experts=plan.experts, trace=traced, reference=reference, full=files.before)
@@ -114,7 +115,8 @@ class LockStep(Here):
                 pair = self._pair(task, base, cores.of(len(pairs)), following.timed(reference), ours_first=ours_first)
                 if reference is None:
                     theirs, own = (one.trace.token_ids for one in pair)
-                    reference = divergence.of(self._other.name, theirs, own, follow=follow)
+                    known = task.vocabulary
+                    reference = divergence.of(self._other.name, theirs, own, follow=follow, vocabulary=known)
                     reference = following.decide(reference, task.runner.engine, own)
                     if reference.timed:
                         base.follow(reference)
@@ -180,7 +182,9 @@ class Sequential(Here):
         plan, base = replace(task.plan, rounds=count), self._records.get(task.nodeid)
         if base is not None:
             first = base.rounds[0]
-            reference = divergence.of(self._other.name, first.trace.token_ids, first.trace.token_ids, follow=True)
+            tokens, known = first.trace.token_ids, task.vocabulary
+            # What this checkout generates is not known yet.
+            reference = divergence.of(self._other.name, tokens, (), follow=True, vocabulary=known)
             traced = plan.trace or (plan.experts and divergence.traceable(first))
             plan = replace(plan, reference=reference, trace=traced)
         return rounds.measure(task.runner, plan, task.watch)

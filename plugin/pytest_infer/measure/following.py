@@ -20,6 +20,14 @@ def steer(engine: Engine, follow: Sequence[int] | None) -> None:
         engine.follow(follow)
 
 
+def unknown(tokens: Sequence[int], vocabulary: int | None) -> str | None:
+    """Return why a model cannot be given these tokens; None where it knows all of them, or does not say."""
+    largest = max(tokens)
+    return (
+        None if vocabulary is None or largest < vocabulary else f"token {largest} is none of the model's {vocabulary}"
+    )
+
+
 def decide(reference: Reference, engine: Engine, free: Sequence[int]) -> Reference:
     """Return a reference with what this side generates freely, and whether its timed rounds have to follow.
 

@@ -20,19 +20,21 @@ OF_BOTH: Mapping[str, Callable[[Fidelity], float | None]] = {
     "kl_p99": lambda found: found.kl_p99,
     "top1": lambda found: found.top1,
     "logprob_rms": lambda found: found.logprob_rms,
-    "first_divergence": lambda found: None if found.split is None else found.split.position,
+    "first_divergence": lambda found: found.positions if found.split is None else found.split.position,
     "experts_changed": lambda found: found.experts_changed,
     "gate_shift": lambda found: found.gate_shift,
 }
 """The metrics of a candidate and its reference, by key, and how they are read."""
+
+OF_ONE = frozenset(("nll", "perplexity", "entropy", "margin"))
+"""The metrics of what a model predicts by itself."""
 
 
 def reading(key: str, found: Fidelity) -> Reading:
     """Return one of these metrics, or why there is none."""
     value, source = OF_BOTH[key](found), EXPERTS if key in _OF_EXPERTS else BOTH
     if value is None:
-        why = found.experts_absent if key in _OF_EXPERTS else "both sides go on with the same tokens"
-        return absent(why or "not recorded on both sides", source)
+        return absent(found.experts_absent or "not recorded on both sides", source)
     bound = key in ("kl", "kl_p99") and not found.exact
     return Reading(value=value, source=source, quality=Quality.BOUND if bound else Quality.EXACT)
 

@@ -271,7 +271,7 @@ METRICS: tuple[Metric, ...] = (
     _distance("logprob_rms", "log-prob. RMS", Unit.NATS, _LOWER,
               "√mean (ln q − ln p)² of the reference's tokens"),
     _distance("first_divergence", "first divergence", Unit.TOKENS, _NEUTRAL,
-              "tokens before the first that this goes on with in place of the reference's"),
+              "tokens before the first that this replaces the reference's by; all where there is none"),
     _distance("experts_changed", "experts changed", Unit.PERCENT, _LOWER,
               "(site, token) whose set of chosen experts is not the reference's", fidelity.EXPERTS),
     _distance("gate_shift", "gate shift", Unit.RATIO, _LOWER,

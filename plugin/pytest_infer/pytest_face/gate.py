@@ -14,7 +14,7 @@ import pytest
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.rules import Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
-from pytest_infer.errors import StorageError
+from pytest_infer.errors import OptionError, StorageError
 from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
@@ -148,10 +148,15 @@ class Gate:
     def check_rules(self, names: Collection[str], *, part: bool) -> None:
         """Raise OptionError for a rule about none of the suite's prompts, whatever of them is measured.
 
-        `part` says that only some files or tests were collected: rules of the ini file may be about others.
+        Or for one that was typed about a round that is switched off. `part` says that only some files or tests were
+        collected: rules of the ini file may be about others.
         """
         asked = [rule for rule in self._settings.gate or () if not (part and rule.source is Source.INI)]
         check_covered(asked, names)
+        if not self._settings.profile:
+            unscored = next((rule for rule in asked if rule.source is Source.TYPED and rule.needs_scores), None)
+            if unscored is not None:
+                raise OptionError(f"gate rule {unscored.text!r} needs the profile round: leave out --infer-no-profile")
 
     def expects(self, measurements: bool) -> None:
         """Take note whether tests that measure were selected, if only to be skipped."""

@@ -93,10 +93,8 @@ class References:
             return None
         if not engine.follows():
             self._note(f"--infer-replay: {following.CANNOT}: what is generated otherwise is not compared")
-        known, largest = model.vocabulary, max(found.tokens)
-        problem = None
-        if known is not None and largest >= known:
-            problem = f"its token {largest} is none of this model's {known}"
+        problem = following.unknown(found.tokens, model.vocabulary)
+        if problem is not None:
             self._note(f"! {prompt.name}: cannot follow {found.name}: {problem}")
         return replace(following.cut(found, limits.max_new_tokens), problem=problem)
 
@@ -128,7 +126,7 @@ def _reference(row: Row, label: str, arrays: Mapping[str, Any]) -> Reference | N
     scores = sidecar.scores(arrays, row.test)
     ids = arrays.get(f"{row.test}|scores|tokens")
     ids = arrays.get(f"{row.test}|0|token_ids") if ids is None else ids[0]
-    if ids is None or not len(ids):
+    if ids is None or not len(ids) or min(ids) < 0:
         return None
     tokens = tuple(int(number) for number in ids)
     return Reference(

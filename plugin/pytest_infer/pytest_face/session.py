@@ -224,6 +224,7 @@ class InferSession:
                     runner=runner,
                     watch=watch,
                     threads=model.threads,
+                    vocabulary=model.vocabulary,
                     config=configuration.values,
                 )
             )

@@ -12,6 +12,7 @@ from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.analysis.experts import drift
+from pytest_infer.metrics import fidelity
 from pytest_infer.metrics.scope import Scope
 from pytest_infer.storage.runs import Row
 
@@ -35,6 +36,8 @@ def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judge
     )
     if values is None or isinstance(values.value, str):
         why = unscored if rule.metric.scope is Scope.DISTANCE else None
+        if rule.metric.key in fidelity.OF_BOTH and row.fidelity is not None:
+            why = fidelity.reading(rule.metric.key, row.fidelity).reason
         return replace(draft, reason=why or "not measured")
     low, high = _interval(values.numbers, confidence)
     # In one direction for both kinds of bound: below 0 is within it.

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import METRICS, Metric, by_key
+from pytest_infer.metrics import METRICS, Metric, by_key, fidelity
 from pytest_infer.metrics.metric import Direction, Kind
 from pytest_infer.metrics.scope import OTHERS, Scope
 from pytest_infer.units import Unit
@@ -88,6 +88,12 @@ class Rule:
     def compares(self) -> bool:
         """Return whether it needs something to compare with: a bound does only where it is about a distance."""
         return self.form is not Form.BOUND or (self.metric is not None and self.metric.scope is Scope.DISTANCE)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Return whether it is about what is measured in the profile round: how tokens were predicted."""
+        key = None if self.metric is None else self.metric.key
+        return self.form is Form.CLOSE or key in fidelity.OF_BOTH or key in fidelity.OF_ONE
 
     def covers(self, name: str, config: Mapping[str, str] | None = None) -> bool:
         """Return whether the rule is about the prompt of that name (`*` and `?` match as in a shell).

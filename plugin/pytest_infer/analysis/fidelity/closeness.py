@@ -7,14 +7,14 @@ from typing import Protocol
 from pytest_infer.records import Fidelity, Picked
 from pytest_infer.units import nats, significant
 
-BOUNDS = {"float64": 1e-9, "float32": 1e-9, "float16": 1e-4, "bfloat16": 5e-4}
+BOUNDS = {"float64": 1e-9, "float32": 1e-9, "float16": 5e-4, "bfloat16": 5e-3}
 """Up to which mean KL, nats, another order of the same sums explains a difference, by the dtype of the weights.
 
 Chosen from measurements between what rounding did and what planted faults did (docs/fidelity.md,
 `benchmarks/fidelity_pairs.py`).
 """
 
-_OTHER = 0.1
+_OTHER = 0.2
 """From so many nats on, two sides predict the text as other models do."""
 _LONGEST = 24
 

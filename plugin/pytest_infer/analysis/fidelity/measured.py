@@ -27,15 +27,18 @@ class Told:
 
 
 def sides(scores: Scores) -> list[Side]:
-    """Return the predictions of each sequence; positions whose logits were not finite are NaN."""
+    """Return the predictions of each sequence; positions whose logits were not finite are NaN.
+
+    No probability is above 1, whatever a file says.
+    """
+    if not scores.width:
+        return []
     shape = (scores.sequences, scores.positions)
     tokens = np.frombuffer(scores.tokens, dtype="<i4").reshape(shape).astype(np.int64)
-    chosen, rest = (
-        np.frombuffer(b, dtype="<f4").reshape(shape).astype(np.float64) for b in (scores.chosen, scores.rest)
-    )
+    chosen, rest = (_logarithms(held).reshape(shape) for held in (scores.chosen, scores.rest))
     wide = (*shape, scores.width)
     ids = np.frombuffer(scores.top_ids, dtype="<i4").reshape(wide)
-    top = np.frombuffer(scores.top, dtype="<f4").reshape(wide).astype(np.float64)
+    top = _logarithms(scores.top).reshape(wide)
     return [
         Side(
             tokens=tokens[n],
@@ -44,6 +47,11 @@ def sides(scores: Scores) -> list[Side]:
         )
         for n in range(scores.sequences)
     ]
+
+
+def _logarithms(held: bytes) -> distributions.Array:
+    found: distributions.Array = np.minimum(np.frombuffer(held, dtype="<f4").astype(np.float64), 0.0)
+    return found
 
 
 def of_record(record: PromptRecord) -> Fidelity | None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.fidelity.routing import Routed
     from pytest_infer.analysis.fidelity.tokens import Token
 
+_NOT_FINITE = "no position has finite logits on both sides"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
@@ -68,10 +70,12 @@ class Scored:
             return str(error)
         if scores is None or row.reference.problem is not None:
             return row.reference.problem or "the reference kept no scores"
+        import numpy as np  # noqa: PLC0415
+
         from pytest_infer.analysis.fidelity.measured import Told  # noqa: PLC0415
 
-        kl = arrays.get(f"{row.test}|reference|kl")
-        return Told(scores=scores, pieces=pieces), None if kl is None else kl.astype("float64")
+        kl = np.asarray(arrays.get(f"{row.test}|reference|kl", ()), dtype=np.float64)
+        return Told(scores=scores, pieces=pieces), kl if len(kl) and np.isfinite(kl).all() else None
 
     def beside(self, row: Row, earlier: Row | None) -> Beside | str:
         """Return a stored test beside that of an earlier run, or without one beside what it followed, or why not."""
@@ -82,11 +86,12 @@ class Scored:
         from pytest_infer.analysis.fidelity import measured, tokens  # noqa: PLC0415
 
         ours, exact = found if isinstance(found, tuple) else (found, None)
-        known = row.fidelity
-        if earlier is not None or known is None:
-            known = measured.between(ours, theirs, "the earlier run" if earlier is not None else "the reference", exact)
-        if known is None:
-            return "no position has finite logits on both sides"
+        if earlier is not None:
+            known: Fidelity | str | None = between(earlier, row, self, "the earlier run")
+        else:
+            known = row.fidelity or measured.between(ours, theirs, "the reference", exact)
+        if known is None or isinstance(known, str):
+            return known or _NOT_FINITE
         hashes = [one.metrics.get("output_sha256") for one in (row, earlier) if one is not None]
         same = hashes[0] == hashes[1] if len(hashes) > 1 else known.split is None
         most = closeness.bound(row.model, *([earlier.model] if earlier is not None else []))
@@ -134,11 +139,10 @@ def between(before: Row, after: Row, scored: Scored, name: str) -> Fidelity | st
 
     found = measured.between(ours, theirs, name)
     if found is None:
-        return "no position has finite logits on both sides"
+        return _NOT_FINITE
     # What it generates freely was known when it followed these very tokens, and is not stored.
-    return (
-        replace(found, split=after.fidelity.split) if after.fidelity is not None and _follows(after, before) else found
-    )
+    known = after.fidelity if _follows(after, before) else None
+    return found if known is None else replace(found, split=known.split)
 
 
 def _follows(after: Row, before: Row) -> bool:

@@ -21,13 +21,14 @@ TOP = 5
 class Token:
     """A token of the reference's text: what both sides gave it, KL(reference ‖ candidate) there, and both sides' top 5.
 
-    `shift` is ln(candidate's probability / reference's). `agree`: the likeliest token of both is the same.
+    `shift` is ln(candidate's probability / reference's). `agree`: the likeliest token of both is the same. Where logits
+    were not finite, these are not known.
     """
 
     reference: Picked
-    candidate_p: float
-    shift: float
-    kl: float
+    candidate_p: float | None
+    shift: float | None
+    kl: float | None
     agree: bool
     top_reference: tuple[Picked, ...]
     top_candidate: tuple[Picked, ...]
@@ -38,7 +39,10 @@ def of(reference: Told, candidate: Told, exact: Array | None = None) -> tuple[To
 
     `exact` is KL at each position, where it is known; else it is a lower bound.
     """
-    ours, theirs = measured.sides(reference.scores)[0], measured.sides(candidate.scores)[0]
+    both = [measured.sides(told.scores)[:1] for told in (reference, candidate)]
+    if not all(both):
+        return ()
+    (ours,), (theirs,) = both
     found = figures.positions(ours, theirs)
     if found is None:
         return ()
@@ -49,15 +53,19 @@ def of(reference: Told, candidate: Told, exact: Array | None = None) -> tuple[To
     return tuple(
         Token(
             reference=_picked(int(ours.tokens[at]), float(ours.logprobs[at]), pieces),
-            candidate_p=math.exp(float(ours.logprobs[at] + found.shift[at])),
-            shift=float(found.shift[at]),
-            kl=float(kl[at]),
+            candidate_p=_known(np.exp(ours.logprobs[at] + found.shift[at])),
+            shift=_known(found.shift[at]),
+            kl=_known(kl[at]),
             agree=bool(found.agree[at]),
             top_reference=tops[0][at],
             top_candidate=tops[1][at],
         )
         for at in range(n)
     )
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _tops(side: Side, pieces: Mapping[int, str]) -> Sequence[tuple[Picked, ...]]:
@@ -67,11 +75,11 @@ def _tops(side: Side, pieces: Mapping[int, str]) -> Sequence[tuple[Picked, ...]]
         tuple(
             _picked(int(token), float(logprob), pieces)
             for token, logprob in zip(row, those, strict=True)
-            if token != distributions.NOBODY
+            if token != distributions.NOBODY and math.isfinite(logprob)
         )
         for row, those in zip(ids, logprobs, strict=True)
     ]
 
 
 def _picked(token: int, logprob: float, pieces: Mapping[int, str]) -> Picked:
-    return Picked(id=token, p=math.exp(logprob), text=pieces.get(token))
+    return Picked(id=token, p=math.exp(logprob) if math.isfinite(logprob) else 0.0, text=pieces.get(token))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,22 +103,24 @@ class ScoreRecorder:
 
     def _write(self, row: torch.Tensor) -> None:
         if self._file is not None:
-            try:
-                self._file.write(row.contiguous().cpu().numpy().data)
-            except OSError:
-                self._drop()
+            self._or_no_file(lambda file: file.write(row.contiguous().cpu().numpy().data))
 
-    def _drop(self) -> None:
-        if self._file is not None and self._full is not None:
-            self._file.close()
+    def _or_no_file(self, act: Callable[[IO[bytes]], object]) -> None:
+        """Do something with the file, and remove it where that fails: it would be taken for a whole one."""
+        if self._file is None or self._full is None:
+            return
+        try:
+            act(self._file)
+        except OSError:
             self._full.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def scores(self) -> Scores | None:
         """Return what was seen; None before anything was."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._or_no_file(lambda file: file.close())
+        self._file = None
         seen = self._positions
         if not seen:
             return None

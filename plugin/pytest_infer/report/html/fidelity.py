@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.metrics import by_key
-from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, points
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, points, short
 from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.storage.runs import Run
-from pytest_infer.units import nats, significant
+from pytest_infer.units import Unit, show, significant
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.fidelity.stored import Beside
@@ -28,10 +28,11 @@ def section(stored: StoredRun, earlier: Run | None) -> Section:
     from pytest_infer.analysis.fidelity.stored import Scored  # noqa: PLC0415 - numpy is loaded where it is needed
 
     scored = Scored()
-    found = [
-        (test, scored.beside(test.row, None if earlier is None else earlier.row(test.row.test)))
-        for test in stored.tests
-    ]
+    found: list[tuple[Test, Beside | str]] = []
+    for test in stored.tests:
+        before = None if earlier is None else earlier.row(test.row.test)
+        lacks = earlier is not None and before is None
+        found.append((test, "the earlier run does not have it" if lacks else scored.beside(test.row, before)))
     shown = [(test, beside) for test, beside in found if not isinstance(beside, str)]
     if not shown:
         why = next((beside for _, beside in found if isinstance(beside, str)), stored.nothing)
@@ -67,13 +68,14 @@ def _part(test: Test, beside: Beside) -> tuple[Item, dict[str, Any]]:
 
 def _token(number: int, token: Token, *, split: bool) -> dict[str, Any]:
     """Return a token as the template shows it: its text, its colour, and what is told of it."""
-    strength = sum(abs(token.shift) >= step for step in _STEPS)
-    look = f"{'up' if token.shift > 0 else 'down'}{strength}" if strength else ""
+    shift = token.shift or 0.0
+    strength = sum(abs(shift) >= step for step in _STEPS)
+    look = f"{'up' if shift > 0 else 'down'}{strength}" if strength else ""
     return {
         "number": number + 1,
         "text": _text(token.reference),
         "look": " ".join(part for part in (look, "split" if split else "", "" if token.agree else "other") if part),
-        "says": f"{significant(token.reference.p)} → {significant(token.candidate_p)}, KL {nats(token.kl)}",
+        "says": f"{significant(token.reference.p)} → {short(token.candidate_p)}, KL {show(token.kl, Unit.NATS)}",
         "tops": [_top(token.top_reference), _top(token.top_candidate)],
     }
 
@@ -121,8 +123,8 @@ def _table(tokens: Sequence[Token]) -> Table:
             Cell(text=str(number)),
             Cell(text=repr(_text(token.reference))),
             Cell(text=significant(token.reference.p)),
-            Cell(text=significant(token.candidate_p)),
-            Cell(text=nats(token.kl)),
+            Cell(text=short(token.candidate_p)),
+            Cell(text=show(token.kl, Unit.NATS)),
             Cell(text=_top(token.top_reference)),
             Cell(text=_top(token.top_candidate)),
         )

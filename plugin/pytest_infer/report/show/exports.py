@@ -32,6 +32,7 @@ def as_json(of: RunSummary, *, run: str) -> str:
 
 def _test(result: Result, *, failed: bool) -> dict[str, Any]:
     figures = {key: figure.value for key, figure in result.figures.items() if figure.value is not None}
+    followed = {} if result.fidelity is None else {"fidelity": result.fidelity}
     return {
         "test": result.nodeid,
         "prompt": result.prompt.name,
@@ -39,6 +40,7 @@ def _test(result: Result, *, failed: bool) -> dict[str, Any]:
         "failed": failed,
         "warnings": [warning.text for warning in result.warnings],
         "figures": figures,
+        **followed,
     }
 
 
