@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy import special
 
-from pytest_infer.analysis.compare import student
+from pytest_infer.analysis.compare import stats, student
 
 FREEDOMS = [1, 1.3, 2, 3.7, 4, 8, 29.5, 30, 200, 4321.5, 999_999, 1_000_001, 1e9]
 
@@ -28,3 +29,10 @@ def test_quantiles(df, p):
 @pytest.mark.parametrize("df", [3, 1e9])
 def test_the_ends(df, t, expected):
     assert student.tail(df, t) == expected
+
+
+def test_estimates_of_arrays_are_numbers_that_json_takes():
+    weights, logs = np.array([0.25, 0.75]), np.array([0.01, 0.02, 0.04])
+    found = stats.weighted([(weight, stats.student(logs * scale)) for scale, weight in enumerate(weights, 1)])
+    numbers = [found.mid, found.se, found.df, *found.interval(0.99), found.p_above(0.0), found.p_below(0.0)]
+    assert [type(number) for number in numbers] == [float] * 7

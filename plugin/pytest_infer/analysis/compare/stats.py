@@ -93,12 +93,13 @@ def weighted(parts: Sequence[tuple[float, Student]]) -> Student:
 
     Its degrees of freedom are (Σ w²se²)² / Σ ((w²se²)² / df) (Satterthwaite 1946).
     """
-    mid = sum(weight * one.mid for weight, one in parts)
-    variances = [((weight * one.se) ** 2, one.df) for weight, one in parts]
+    # Weights may be numpy's, whose numbers no encoder of JSON takes.
+    mid = float(sum(weight * one.mid for weight, one in parts))
+    variances = [(float(weight * one.se) ** 2, one.df) for weight, one in parts]
     whole = sum(variance for variance, _ in variances)
     if whole == 0:
         return Student(mid, 0.0, _MANY)
-    return Student(mid, math.sqrt(whole), whole**2 / sum(variance**2 / df for variance, df in variances))
+    return Student(mid, math.sqrt(whole), float(whole**2 / sum(variance**2 / df for variance, df in variances)))
 
 
 def student(log_ratios: Sequence[float] | Array) -> Student:
