@@ -92,7 +92,7 @@ TORCH_IN = (
     "engines.bundled.",
     "measure.experts.",
     "measure.machine.probe",
-    "measure.rounds",
+    "measure.profile_round",
 )
 
 
@@ -252,9 +252,9 @@ def test_torch_is_imported_where_models_run_only():
     assert not wrong
 
 
-def test_the_measuring_loop_imports_torch_for_types_only():
-    found = [i for i in IMPORTS if i.module == "measure.rounds" and i.target.partition(".")[0] in TORCH]
-    assert found, "the rule can go when the loop names no torch type"
+def test_the_profile_round_imports_torch_for_types_only():
+    found = [i for i in IMPORTS if i.module == "measure.profile_round" and i.target.partition(".")[0] in TORCH]
+    assert found, "the rule can go when it names no torch type"
     assert all(i.typing for i in found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import pkgutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,25 +19,91 @@ from pytest_infer.errors import InferError, alternatives
 from pytest_infer.report.formats import METRICS as METRICS_LISTED
 from pytest_infer.report.formats import Format
 
-_COMMANDS = {
-    "metrics": "pytest_infer.cli.main:metrics",
-    "models": "pytest_infer.cli.main:list_models",
-    "init": "pytest_infer.cli.init:init",
-    "compare": "pytest_infer.cli.compare:compare",
-    "gate": "pytest_infer.cli.gate:run_gate",
-    "bisect": "pytest_infer.cli.bisect.command:bisect",
-    "experts": "pytest_infer.cli.experts:show_experts",
-    "placement": "pytest_infer.cli.placement:placement",
-    "doctor": "pytest_infer.cli.doctor:doctor",
-    "load": "pytest_infer.cli.load:load",
-    "advice": "pytest_infer.cli.advice:show_advice",
-    "show": "pytest_infer.cli.show:show",
-    "export": "pytest_infer.cli.export:export",
-    "report": "pytest_infer.cli.report:report",
-    "history": "pytest_infer.cli.history:list_history",
-    "baseline": "pytest_infer.cli.history:baseline",
-}
-"""Where each command's function is, or its commands, in the order in which --help lists them."""
+_COMMANDS = (
+    "metrics",
+    "models",
+    "init",
+    "compare",
+    "gate",
+    "bisect",
+    "experts",
+    "placement",
+    "doctor",
+    "load",
+    "advice",
+    "show",
+    "export",
+    "report",
+    "history",
+    "baseline",
+)
+"""In the order in which --help lists them."""
+
+
+def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
+    """Return the function of a command, or the commands under a name; its module is imported now."""
+    match name:
+        case "metrics":
+            return metrics
+        case "models":
+            return list_models
+        case "init":
+            from pytest_infer.cli.init import init  # noqa: PLC0415
+
+            return init
+        case "compare":
+            from pytest_infer.cli.compare import compare  # noqa: PLC0415
+
+            return compare
+        case "gate":
+            from pytest_infer.cli.gate import run_gate  # noqa: PLC0415
+
+            return run_gate
+        case "bisect":
+            from pytest_infer.cli.bisect.command import bisect  # noqa: PLC0415
+
+            return bisect
+        case "experts":
+            from pytest_infer.cli.experts import show_experts  # noqa: PLC0415
+
+            return show_experts
+        case "placement":
+            from pytest_infer.cli.placement import placement  # noqa: PLC0415
+
+            return placement
+        case "doctor":
+            from pytest_infer.cli.doctor import doctor  # noqa: PLC0415
+
+            return doctor
+        case "load":
+            from pytest_infer.cli.load import load  # noqa: PLC0415
+
+            return load
+        case "advice":
+            from pytest_infer.cli.advice import show_advice  # noqa: PLC0415
+
+            return show_advice
+        case "show":
+            from pytest_infer.cli.show import show  # noqa: PLC0415
+
+            return show
+        case "export":
+            from pytest_infer.cli.export import export  # noqa: PLC0415
+
+            return export
+        case "report":
+            from pytest_infer.cli.report import report  # noqa: PLC0415
+
+            return report
+        case "history":
+            from pytest_infer.cli.history import list_history  # noqa: PLC0415
+
+            return list_history
+        case "baseline":
+            from pytest_infer.cli.history import baseline  # noqa: PLC0415
+
+            return baseline
+    raise KeyError(name)
 
 
 class _Imported(Mapping[str, Any]):
@@ -49,7 +114,7 @@ class _Imported(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            found = pkgutil.resolve_name(_COMMANDS[name])
+            found = _command(name)
             if not isinstance(found, typer.Typer):
                 one = typer.Typer(add_completion=False)
                 one.command(name, cls=Command)(found)

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
-from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import disturbance, following, logits
+from pytest_infer.measure import disturbance, following
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
-from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
+from pytest_infer.measure.profile_round import profile_round
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.records import (
-    Counters,
-    ExpertUsage,
-    Limits,
-    Pass,
-    Profile,
-    Reading,
-    Reference,
-    Round,
-    Scores,
-    TextScore,
-    TokenTrace,
-    absent,
-)
-
-if TYPE_CHECKING:
-    import torch
-
-    from pytest_infer.measure.experts.recorder import ExpertRecorder
+from pytest_infer.records import Limits, Pass, Profile, Reference, Round, TextScore, TokenTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +110,19 @@ class Runner:
         following.steer(self.engine, follow)
         profile = profile_round(
             self.engine,
-            self.prompt_ids,
-            self.limits,
-            self.system,
+            partial(timed_round, self.engine, self.prompt_ids, self.limits, self.system),
+            prompt_tokens=len(self.prompt_ids),
+            sequences=self.limits.sequences,
             expected=expected,
             experts=experts,
             trace=trace,
             timeline=self.timeline,
             full=full,
         )
-        text, why = (None, "no text: --infer-text") if self.text is None else self.text()
+        try:
+            text, why = (None, "no text: --infer-text") if self.text is None else self.text()
+        except Exception as error:  # noqa: BLE001 - of whatever the model does with a long text
+            text, why = None, untrusted.failure(error)
         return replace(profile, text=text, text_absent=why)
 
 
@@ -226,121 +211,3 @@ def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, syste
         counters = system.end(before)
     trace = clock.trace(prompt_tokens=len(prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by)
     return Round(trace=trace, counters=counters)
-
-
-def profile_round(
-    engine: Engine,
-    prompt_ids: Sequence[int],
-    limits: Limits,
-    system: SystemCounters,
-    *,
-    expected: TokenTrace,
-    experts: bool,
-    trace: bool = False,
-    timeline: TimelineSampler | None = None,
-    full: Path | None = None,
-) -> Profile:
-    """Run the same prompt and seed once more with a trimmed heap, hooks on the experts and a process that samples.
-
-    Scores are kept in what the engine prepares before the counters are read: they are no part of the memory measured.
-    """
-    recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
-    one = limits.sequences == 1  # a trace is of one sequence
-    engine.reset()
-    memory.trim_heap()
-    engine.keep_scores(keep=True, full=full)
-    try:
-        with ExitStack() as instruments:
-            if recorder is not None:
-                try:
-                    instruments.enter_context(recorder.recording(prompt_tokens=len(prompt_ids), trace=trace and one))
-                except Exception as error:  # noqa: BLE001 - of whatever the model's modules are
-                    recorder, experts_absent = None, _told(error)
-            seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
-            window = None if timeline is None else instruments.enter_context(timeline.sampling())
-            raw = timed_round(engine, prompt_ids, limits, system)
-        cache_bytes = _cache_bytes(engine)
-        scores, scores_absent = _scores(engine)
-    finally:
-        # Rounds that follow are timed ones, of the next test.
-        engine.keep_scores(keep=False)
-    pss, uss = memory.footprint()
-    usage = None
-    if recorder is not None:
-        usage, experts_absent = _usage(recorder, raw.trace, limits.sequences)
-    return Profile(
-        trace=raw.trace,
-        counters=raw.counters,
-        memory_growth_bytes=_growth(raw.counters),
-        pss_bytes=pss,
-        uss_bytes=uss,
-        kv_cache_bytes=cache_bytes,
-        tokens_equal=raw.trace.token_ids == expected.token_ids,
-        experts=usage,
-        experts_absent=experts_absent,
-        timeline=None if window is None else window.timeline,
-        nonfinite_logits=seen.reading(),
-        mapped_weights_bytes=memory.mapped(engine.files()),
-        passes=seen.passes,
-        timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
-        scores=scores,
-        scores_absent=scores_absent if scores is None else None,
-    )
-
-
-def _cache_bytes(engine: Engine) -> Reading:
-    try:
-        size = engine.cache_bytes()
-    except Exception as error:  # noqa: BLE001 - of whatever a model keeps there
-        return absent(_told(error), "engine")
-    if size is None:
-        return absent("the engine keeps no cache that can be counted")
-    return Reading(value=size, source="engine")
-
-
-def _scores(engine: Engine) -> tuple[Scores | None, str | None]:
-    try:
-        return engine.scores(), engine.scores_absent()
-    except Exception as error:  # noqa: BLE001 - as above
-        return None, _told(error)
-
-
-def _told(error: Exception) -> str:
-    """Return what an instrument's failure says: one of our own is a reason by itself."""
-    return str(error) if isinstance(error, ExpertCaptureError) else untrusted.failure(error)
-
-
-def _growth(counters: Counters) -> Reading:
-    peak, before = counters.peak_rss_bytes, counters.rss_before_bytes
-    if peak.value is None or before.value is None:
-        return peak if peak.value is None else before
-    return Reading(value=max(0, peak.value - before.value), source=peak.source, quality=peak.quality)
-
-
-def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
-    """Return a recorder for the engine's model, or None and why there is none."""
-    module = engine.experts_module()
-    if module is None:
-        return None, engine.experts_absent()
-    # Imported late: the only part of the loop that needs torch.
-    from pytest_infer.measure.experts.recorder import ExpertRecorder  # noqa: PLC0415
-
-    try:
-        recorder = ExpertRecorder(cast("torch.nn.Module", module))
-    # An instrument that cannot be attached marks the record; it does not fail the round.
-    except Exception as error:  # noqa: BLE001
-        return None, _told(error)
-    return (recorder, None) if recorder.sites else (None, "the model is dense: it routes to no experts")
-
-
-def _usage(recorder: ExpertRecorder, trace: TokenTrace, sequences: int) -> tuple[ExpertUsage | None, str | None]:
-    """Return the recorded usage, checked against the clock's own token numbers, or None and why there is none."""
-    try:
-        usage = recorder.usage(
-            prompt_tokens=sequences * trace.prompt_tokens,
-            generated_tokens=sequences * sum(trace.tick_sizes),
-            sequences=sequences,
-        )
-    except Exception as error:  # noqa: BLE001 - as above
-        return None, _told(error)
-    return usage, None
