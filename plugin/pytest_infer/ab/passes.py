@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -98,10 +99,9 @@ def measure(
             seconds=now - started,
             ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], asked.every),
             rounds=rounds,
-            strayed=sum(launch.strayed for launch in launches),
         )
         if enough(found) or now - started + now - begun > budget_s:
-            return found
+            return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))
 
 
 def warm_up(launch: Launch, threads: int | None) -> None:

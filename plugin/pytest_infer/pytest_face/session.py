@@ -40,6 +40,7 @@ from pytest_infer.records import (
     Output,
     PromptInfo,
     PromptRecord,
+    Reference,
     TokenTrace,
     Turns,
 )
@@ -197,8 +198,7 @@ class InferSession:
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
         ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
-        once = self.bridge.disabled
-        plan, info = self._plan(), _info(prompt, configuration)
+        once, info = self.bridge.disabled, _info(prompt, configuration)
         here = self._described(model, type(engine), once=once)
         runner = rounds.Runner(
             engine=engine,
@@ -210,44 +210,34 @@ class InferSession:
             text=None if self.text is None else partial(self.text.score, engine, model),
         )
         reference = None if once else self.references.of(nodeid, prompt, info.limits, model, engine, configuration)
-        traced = plan.trace or (
-            plan.experts and self.references.traces(configuration, len(ids) + info.limits.max_new_tokens, reference)
+        task = Task(
+            nodeid=nodeid,
+            prompt=info,
+            plan=self._following(reference, configuration, len(ids) + info.limits.max_new_tokens),
+            runner=runner,
+            watch=self._watcher(model, prompt),
+            threads=model.threads,
+            vocabulary=model.vocabulary,
+            config=configuration.values,
         )
-        plan = replace(plan, reference=reference, trace=traced)
-        watch = self._watcher(model, prompt)
         with self.heap.still():
-            measured = self.loop.measure(
-                Task(
-                    nodeid=nodeid,
-                    prompt=info,
-                    plan=plan,
-                    runner=runner,
-                    watch=watch,
-                    threads=model.threads,
-                    vocabulary=model.vocabulary,
-                    config=configuration.values,
-                )
-            )
+            measured = self.loop.measure(task)
         # The test may go on to generate something itself.
         following.steer(engine, None)
-        options = configuration.settings.engine_options
         self.remeasure.measured(
             Measurement(
-                test=nodeid, name=prompt.name, runner=runner, options=options, plan=plan, rounds=measured.rounds
+                test=nodeid,
+                name=prompt.name,
+                runner=runner,
+                options=configuration.settings.engine_options,
+                plan=task.plan,
+                rounds=measured.rounds,
             )
         )
         self.live.clear()
         if measured.profile_absent is not None:
             self.note(f"! {nodeid}: {measured.profile_absent}; what was timed is kept")
-        reference = measured.reference
-        token_ids = measured.rounds[0].trace.token_ids if reference is None else reference.free
-        difference = warnings.first_difference(measured.rounds)
-        output = Output(
-            text=engine.decode(token_ids),
-            sha256=warnings.hash_ids(token_ids),
-            equal=difference is None,
-            first_difference=difference,
-        )
+        output = _output(engine, measured)
         record = PromptRecord(
             nodeid=nodeid,
             prompt=info,
@@ -265,10 +255,16 @@ class InferSession:
             config=dict(configuration.values),
             curve=configuration.curve,
             ranks=self.world.gathered(nodeid, [r.counters for r in measured.rounds]),
-            reference=reference,
-            pieces=pieces.of(engine.decode, measured.profile, reference),
+            reference=measured.reference,
+            pieces=pieces.of(engine.decode, measured.profile, measured.reference),
         )
         return self.loop.compared(record)
+
+    def _following(self, reference: Reference | None, configuration: Configuration, positions: int) -> rounds.RoundPlan:
+        """Return the plan of rounds that follow a reference, with router choices by token where these are told."""
+        plan = self._plan()
+        traced = plan.trace or (plan.experts and self.references.traces(configuration, positions, reference))
+        return replace(plan, reference=reference, trace=traced)
 
     @staticmethod
     def _unprofiled(measured: rounds.Measured, *, once: bool) -> str:
@@ -331,3 +327,15 @@ def _info(prompt: Prompt, configuration: Configuration) -> PromptInfo:
 KEY = pytest.StashKey[InferSession]()
 CLOCK = pytest.StashKey[ReplayClock]()
 BENCHMARK = pytest.StashKey[object]()
+
+
+def _output(engine: Engine, measured: rounds.Measured) -> Output:
+    """Return what the engine generates freely, whatever it followed."""
+    reference, difference = measured.reference, warnings.first_difference(measured.rounds)
+    token_ids = measured.rounds[0].trace.token_ids if reference is None else reference.free
+    return Output(
+        text=engine.decode(token_ids),
+        sha256=warnings.hash_ids(token_ids),
+        equal=difference is None,
+        first_difference=difference,
+    )
