@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -122,7 +123,9 @@ def test_a_tool_that_watches_one_side(repository, watcher):
 def covered():
     if importlib.util.find_spec("coverage") is None:
         return (sys.executable, "-c", f"import sys\n{TRACER}\nimport pytest\nsys.exit(pytest.console_main())")
-    return (sys.executable, "-m", "coverage", "run", f"--data-file={os.devnull}", "-m", "pytest")
+    # Not the null device: coverage removes what it is to write, which as root is the device itself.
+    data = Path(tempfile.gettempdir()) / "test_equal_chances.coverage"
+    return (sys.executable, "-m", "coverage", "run", f"--data-file={data}", "-m", "pytest")
 
 
 STARTS = {

@@ -10,7 +10,7 @@ from pytest_infer.errors import ModelError
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.logits import watching
-from pytest_infer.measure.rounds import profile_round, timed_round
+from pytest_infer.measure.rounds import Runner, timed_round
 from pytest_infer.records import Limits
 
 pytestmark = pytest.mark.real
@@ -36,7 +36,9 @@ def measured(model, tokenizer, system, **limits):
     engine.adopt(model, tokenizer)
     ids, given = [5, 6, 7], Limits(max_new_tokens=4, ignore_eos=True, **limits)
     timed = timed_round(engine, ids, given, system)
-    profile = profile_round(engine, ids, given, system, expected=timed.trace, experts=False)
+    profile = Runner(engine=engine, prompt_ids=ids, limits=given, system=system, usable_cores=2.0).profile(
+        timed.trace, experts=False
+    )
     assert not model._forward_hooks
     engine.close()
     return profile

@@ -11,7 +11,7 @@ from tiny import build, tokenizer
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.rounds import profile_round, timed_round
+from pytest_infer.measure.rounds import Runner, timed_round
 from pytest_infer.records import Limits, StopReason
 
 scoring = Late("pytest_infer.engines.transformers.scores")
@@ -315,7 +315,9 @@ def test_timed_rounds_run_nothing_of_it(system, monkeypatch):
     monkeypatch.setattr(engine.running.model, "generate", generate)
     limits = Limits(max_new_tokens=4, ignore_eos=True)
     first = timed_round(engine, [5, 6, 7], limits, system)
-    profile = profile_round(engine, [5, 6, 7], limits, system, expected=first.trace, experts=False)
+    profile = Runner(engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=system, usable_cores=2.0).profile(
+        first.trace, experts=False
+    )
     assert profile.scores.positions == 4
     assert profile.tokens_equal
 
@@ -345,7 +347,9 @@ def test_the_memory_of_scores_is_in_no_figure(system, monkeypatch):
         with monkeypatch.context() as patch:
             if not keep:
                 patch.setattr(engine, "keep_scores", lambda **_: None)
-            profile = profile_round(engine, [5, 6, 7], limits, system, expected=expected, experts=False)
+            profile = Runner(
+                engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=system, usable_cores=2.0
+            ).profile(expected, experts=False)
         assert (profile.scores is not None) == keep
         return profile.memory_growth_bytes.value
 
@@ -362,7 +366,9 @@ def test_what_fails_while_it_looks_marks_the_record_alone(system, monkeypatch):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(scoring.ScoreRecorder, "see", fail)
-    profile = profile_round(engine, [5, 6, 7], limits, system, expected=expected, experts=False)
+    profile = Runner(engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=system, usable_cores=2.0).profile(
+        expected, experts=False
+    )
     assert profile.tokens_equal
     assert (profile.scores, profile.scores_absent) == (None, "RuntimeError: no kernel")
 
@@ -375,5 +381,7 @@ def test_an_engine_that_offers_none_says_so(system):
             clock.tick([1])
 
     expected = timed_round(Plain(), [1], Limits(max_new_tokens=1), system).trace
-    profile = profile_round(Plain(), [1], Limits(max_new_tokens=1), system, expected=expected, experts=False)
+    profile = Runner(
+        engine=Plain(), prompt_ids=[1], limits=Limits(max_new_tokens=1), system=system, usable_cores=2.0
+    ).profile(expected, experts=False)
     assert (profile.scores, profile.scores_absent) == (None, "the engine offers no scores")

@@ -114,7 +114,9 @@ def test_experts_of_a_batch_add_up_and_keep_no_trace(loaded):
     limits = Limits(max_new_tokens=4, ignore_eos=True, batch=3)
     with contextlib.closing(SystemCounters()) as system:
         expected = rounds.timed_round(engine, IDS, limits, system).trace
-        profile = rounds.profile_round(engine, IDS, limits, system, expected=expected, experts=True, trace=True)
+        profile = rounds.Runner(engine=engine, prompt_ids=IDS, limits=limits, system=system, usable_cores=2.0).profile(
+            expected, experts=True, trace=True
+        )
     usage = profile.experts
     assert usage.check == "passed"
     assert (usage.prefill_tokens, usage.decode_tokens) == (3 * len(IDS), 3 * 3)
@@ -157,7 +159,10 @@ def test_dynamic_int8_is_smaller_counted_right_and_generates(loaded):
     [
         ({"quantization": "int8-dynamic", "dtype": "bfloat16"}, "computes with float32 and not with bfloat16"),
         ({"quantization": "int4"}, "int4: torchao has it for accelerators only; take int8 or int8-dynamic"),
-        ({"quantization": "int2"}, "unknown quantization 'int2'; known: int4, int8, int8-dynamic, none"),
+        (
+            {"quantization": "int2"},
+            "unknown quantization 'int2'; did you mean int8 or int4\\? known: int4, int8, int8-dynamic, none",
+        ),
     ],
 )
 def test_what_cannot_be_quantised_is_refused_before_loading(model_folder, options, said):

@@ -160,7 +160,10 @@ def test_a_dialogue_goes_through_the_chat_template(made):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"dtype": "float7"}, "unknown dtype 'float7'; known: auto, bfloat16, float16, float32"),
+        (
+            {"dtype": "float7"},
+            "unknown dtype 'float7'; did you mean float32",
+        ),
         ({"device": "nonsense"}, "unknown device 'nonsense'"),
         ({"device": "cuda:7"}, "unknown device 'cuda:7'; known: cpu"),
         ({"experts_implementation": "magic"}, "magic"),
