@@ -14,7 +14,8 @@ def test_turns_of_a_token_change_nothing_but_when_a_token_is_computed(tmp_path):
     for name in ("plain", "turns"):
         (tmp_path / name).mkdir()
     chosen = ("-k", "code or story", "--infer-threads=1")
-    plain = bench(tmp_path / "plain", *chosen)
+    # Both sides keep router choices token by token, to tell how far they are apart.
+    plain = bench(tmp_path / "plain", *chosen, "--infer-experts=trace")
     turns = bench(
         tmp_path / "turns", *chosen, "--infer-against=self", "--infer-launches=2", "--infer-time=2s",
         "--infer-gate=off",
