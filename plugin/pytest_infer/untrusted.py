@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
+import msgspec
+
 from pytest_infer.units import size
 
 RUN_BYTES = 256 * 2**20
@@ -115,7 +117,8 @@ def decode_binary(decoder: Decoder[T_co], content: bytes) -> T_co:
     """Return what a decoder makes of bytes that are no text; raises Damaged as `decode` does."""
     try:
         return decoder.decode(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        # Older versions of msgspec: its errors were no ValueError.
         raise Damaged(reason(error)) from None
 
 

@@ -350,7 +350,7 @@ def shown(path: Path) -> Shown:
             runfile.refuse_newer(path, block.schema)
         tests = [*file.tests(), *((test, block) for test, block in failed.items() if block.phase == schema.TOTAL)]
         results = tuple(result_of(test, block) for test, block in tests)
-    except ValueError as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise runfile.damaged(path, error) from error
     whole = file.pytest_infer
     return Shown(results=results, failed=tuple(failed), advice=whole.advice, averages=whole.averages)

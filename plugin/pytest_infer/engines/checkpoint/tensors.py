@@ -86,7 +86,7 @@ def _of_file(path: Path) -> list[Tensor]:
             raise ModelError(f"{path}: cut short: {path.stat().st_size} of {end} bytes; fetch it again")
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, msgspec.MsgspecError) as error:
         raise ModelError(f"{path}: not a safetensors file: {untrusted.reason(error)}") from error
     return [
         Tensor(name=name, dtype=e.dtype, shape=e.shape, bytes=e.data_offsets[1] - e.data_offsets[0])
