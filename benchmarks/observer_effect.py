@@ -19,6 +19,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -100,69 +102,85 @@ def paired(first: Callable[[], float], second: Callable[[], float], pairs: int) 
     return ratios
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds of one prompt, each with one thing more than a bare one; all return `generate`'s wall time, seconds."""
+
+    engine: Walled
+    ids: list[int]
+    limits: Limits
+    system: SystemCounters
+    sampler: TimelineSampler
+    shares: list[float] = field(default_factory=list)
+
+    def timed(self) -> float:
+        """Run a timed round."""
+        rounds.timed_round(self.engine, self.ids, self.limits, self.system)
+        return self.engine.wall_s
+
+    def bare(self) -> float:
+        """Run `generate()` alone."""
+        return self.engine.bare_s(self.ids, self.limits)
+
+    def sampled(self) -> float:
+        """Run a timed round while the helper samples, and keep how much of a core it used."""
+        with self.sampler.sampling() as window:
+            wall_s = self.timed()
+        if window.timeline is not None:
+            self.shares.append(window.timeline.helper_cpu_s / wall_s)
+        return wall_s
+
+    def scored(self) -> float:
+        """Run a round that keeps scores."""
+        self.engine.keep_scores(keep=True)
+        wall_s = self.timed()
+        self.engine.keep_scores(keep=False)
+        return wall_s
+
+    def profiled(self) -> float:
+        """Run a round with all that a profile round has."""
+        recorder = ExpertRecorder(self.engine.running.model)
+        with recorder.recording(prompt_tokens=len(self.ids)), self.sampler.sampling():
+            return self.scored()
+
+    def following(self, tokens: Sequence[int]) -> float:
+        """Run a round that is fed these tokens."""
+        self.engine.follow(tokens)
+        wall_s = self.timed()
+        self.engine.follow(None)
+        return wall_s
+
+
 def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
-    """Print both ratios for one model."""
+    """Print all ratios for one model."""
     engine = Walled(EngineOptions(model=name, threads=threads))
     info = engine.load()
-    ids = engine.encode(PROMPT)
-    limits = Limits(max_new_tokens=tokens, ignore_eos=True)
-    system = SystemCounters()
-
-    def ours() -> float:
-        rounds.timed_round(engine, ids, limits, system)
-        return engine.wall_s
-
     sampler = TimelineSampler(usable_cores=description.describe().usable_cores)
-    shares: list[float] = []
-
-    def sampled() -> float:
-        with sampler.sampling() as window:
-            rounds.timed_round(engine, ids, limits, system)
-        if window.timeline is not None:
-            shares.append(window.timeline.helper_cpu_s / engine.wall_s)
-        return engine.wall_s
-
-    def scored() -> float:
-        engine.keep_scores(keep=True)
-        rounds.timed_round(engine, ids, limits, system)
-        engine.keep_scores(keep=False)
-        return engine.wall_s
-
-    def profiled() -> float:
-        recorder = ExpertRecorder(engine.running.model)
-        with recorder.recording(prompt_tokens=len(ids)), sampler.sampling():
-            return scored()
-
-    free = rounds.timed_round(engine, ids, limits, system).trace.token_ids
-
-    def followed() -> float:
-        engine.follow(free)
-        rounds.timed_round(engine, ids, limits, system)
-        engine.follow(None)
-        return engine.wall_s
-
+    one = Rounds(
+        engine=engine,
+        ids=engine.encode(PROMPT),
+        limits=Limits(max_new_tokens=tokens, ignore_eos=True),
+        system=SystemCounters(),
+        sampler=sampler,
+    )
+    free = rounds.timed_round(engine, one.ids, one.limits, one.system).trace.token_ids
     for _ in range(3):
-        engine.bare_s(ids, limits)
-        ours()
-    print(f"{name}: {info.dtype}, {info.threads} threads, {len(ids)} + {tokens} tokens, {pairs} pairs")
-    walls: list[float] = []
-
-    def bare() -> float:
-        walls.append(engine.bare_s(ids, limits))
-        return walls[-1]
-
-    report("timed round / bare generate()", paired(bare, ours, pairs))
-    tick, token_s = tick_s(), statistics.median(walls) / tokens
+        one.bare()
+        one.timed()
+    token_s = statistics.median(one.bare() for _ in range(10)) / tokens
+    print(f"{name}: {info.dtype}, {info.threads} threads, {len(one.ids)} + {tokens} tokens, {pairs} pairs")
+    report("timed round / bare generate()", paired(one.bare, one.timed, pairs))
+    tick = tick_s()
     print(f"  a tick takes {1e6 * tick:.2f} µs, {100 * tick / token_s:.4f} % of {1e3 * token_s:.2f} ms a token")
-    report("profile round / timed round", paired(ours, profiled, pairs))
-    report("scored / timed round", paired(ours, scored, pairs))
-    report("following / timed round", paired(ours, followed, pairs))
-    report("sampled / timed round", paired(ours, sampled, pairs))
+    report("profile round / timed round", paired(one.timed, one.profiled, pairs))
+    report("scored / timed round", paired(one.timed, one.scored, pairs))
+    report("following / timed round", paired(one.timed, partial(one.following, free), pairs))
+    report("sampled / timed round", paired(one.timed, one.sampled, pairs))
     sampler.close()  # or its helper would sleep beside both sides
-    report("timed, helper asleep / none", asleep_pairs(engine, ours, pairs))
-    if shares:
-        print(f"  the helper used {100 * statistics.median(shares):.2f} % of a core while it sampled")
-    system.close()
+    report("timed, helper asleep / none", asleep_pairs(engine, one.timed, pairs))
+    if one.shares:
+        print(f"  the helper used {100 * statistics.median(one.shares):.2f} % of a core while it sampled")
+    one.system.close()
     engine.close()
 
 

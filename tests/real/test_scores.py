@@ -127,7 +127,7 @@ def independent(model, prompt, ids):
     return torch.log_softmax(logits[0, len(prompt) - 1 :].double(), dim=-1).numpy()
 
 
-def check(model, engine, prompt, *, new=12, within=2e-4):
+def assert_as_a_forward_pass(model, engine, prompt, *, new=12, within=2e-4):
     """Hold what an engine keeps against an independent forward pass, free and forced."""
     free, scores, _ = generated(engine, prompt, Limits(max_new_tokens=new, ignore_eos=True))
     size = independent(model, prompt, free).shape[1]
@@ -150,13 +150,13 @@ def check(model, engine, prompt, *, new=12, within=2e-4):
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "phimoe", "llama"])
 def test_as_a_forward_pass_over_the_text(kind):
     model = build(kind)
-    check(model, engine_of(model), [5, 6, 7, 8])
+    assert_as_a_forward_pass(model, engine_of(model), [5, 6, 7, 8])
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v3", "gpt_oss", "olmoe", "granitemoehybrid"])
 def test_as_a_forward_pass_of_other_architectures(kind):
     model = tiny_moe.build(kind)
-    check(model, engine_of(model), [5, 6, 7, 8])
+    assert_as_a_forward_pass(model, engine_of(model), [5, 6, 7, 8])
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_as_a_forward_pass_of_real_weights(name):
             pytest.skip(str(error))
         raise
     prompt = engine._tokenizer("The capital of France is")["input_ids"]
-    check(engine.running.model, engine, prompt, new=16, within=1e-3)
+    assert_as_a_forward_pass(engine.running.model, engine, prompt, new=16, within=1e-3)
     engine.close()
 
 

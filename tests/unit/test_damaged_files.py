@@ -104,7 +104,7 @@ EVERYWHERE = [
 ]
 
 
-def check(result, path, code):
+def assert_named_once(result, path, code):
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in code, result.output
     notes = [line for line in result.stderr.splitlines() if path.name in line]
@@ -116,7 +116,7 @@ def check(result, path, code):
 def test_a_damaged_run_is_named_once_and_left_out(good, change):
     path = damaged(good.folder / "Linux-CPython-3.12-64bit" / "0001_cccccccc_x.json", change, "0000_damaged.json")
     for command in EVERYWHERE:
-        check(run(*command, "--storage", good.folder), path, (0, 10))
+        assert_named_once(run(*command, "--storage", good.folder), path, (0, 10))
 
 
 @pytest.mark.parametrize("change", IN_A_BLOCK.values(), ids=IN_A_BLOCK)

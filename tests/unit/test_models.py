@@ -18,6 +18,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["reference-moe", "smollm2", "owner/name", "mine", "./mine", "./mine/"])
 def test_good_names(folder, name):
     models.check_name(name)
+    # A folder is one by its config, and every other name is good without it.
+    (folder / "config.json").unlink()
+    if "mine" in name:
+        with pytest.raises(ModelError, match=r"holds no config\.json"):
+            models.check_name(name)
+    else:
+        assert models.check_name(name) is None
 
 
 @pytest.mark.parametrize("name", ["", "bareword", "./missing", "/missing", "a/b/c", "~missing/x", "C:\\models\\x", "."])

@@ -47,11 +47,16 @@ def test_several_pointers_are_counted(tmp_path):
 def test_a_pointer_that_nothing_reads_is_left_alone(tmp_path, name):
     write(tmp_path, **{"model.safetensors": b"\0" * 16, name: POINTER})
     presence.check_pointers(tmp_path)
+    # Beside one that matters it is not counted either.
+    write(tmp_path, **{"config.json": POINTER})
+    assert "config.json: a pointer of git-lfs" in refused(presence.check_pointers, tmp_path)
 
 
 def test_what_only_quotes_a_pointer_is_none(tmp_path):
     write(tmp_path, **{"notes.txt": b"see " + POINTER, "model.safetensors": POINTER + b" " * 2000})
     presence.check_pointers(tmp_path)
+    write(tmp_path, **{"model.safetensors": POINTER})
+    assert "model.safetensors: a pointer of git-lfs" in refused(presence.check_pointers, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,9 @@ def test_weights_that_are_missing(tmp_path, files, says):
 def test_weights_that_are_there(tmp_path, files):
     write(tmp_path, **dict.fromkeys(files, b"x"))
     presence.check_weights(tmp_path)
+    # The file itself is what was found.
+    (tmp_path / files[0]).unlink()
+    assert "holds no weights" in refused(presence.check_weights, tmp_path)
 
 
 def test_an_adapter_needs_its_package(tmp_path, monkeypatch):

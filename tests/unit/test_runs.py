@@ -8,7 +8,7 @@ import pytest
 
 from pytest_infer.errors import StorageError
 from pytest_infer.records import ExpertSite
-from pytest_infer.storage import runs, schema
+from pytest_infer.storage import results, runs, schema
 from pytest_infer.storage.runs import Run
 from pytest_infer.storage.schema import Usage
 
@@ -23,7 +23,7 @@ USAGE = {
 
 def restored(made, **changes):
     made = {**copy.deepcopy(made), **changes}
-    return runs.result_of(TEST, schema.of_block(made, schema.WHOLE_BLOCK))
+    return results.result_of(TEST, schema.of_block(made, schema.WHOLE_BLOCK))
 
 
 # rows
@@ -128,7 +128,7 @@ def test_a_metric_that_a_run_does_not_have_says_so(make_block):
 
 def test_of_failed_tests_only_their_total_rows_are_shown(storage, make_block):
     failed = {"t[a]": make_block("a"), "t[a]:ttft": {**make_block("a"), "phase": "ttft"}}
-    found = runs.shown(storage.add([make_block()], failed=failed))
+    found = results.shown(storage.add([make_block()], failed=failed))
     assert [result.nodeid for result in found.results] == [TEST, "t[a]"]
     assert found.failed == ("t[a]", "t[a]:ttft")
 
@@ -145,5 +145,5 @@ def test_of_failed_tests_only_their_total_rows_are_shown(storage, make_block):
 def test_a_failed_test_that_cannot_be_read_is_one_line(storage, make_block, failed, said):
     path = storage.add([make_block()], failed={"t[a]": {**make_block("a"), **failed}})
     with pytest.raises(StorageError, match=said) as raised:
-        runs.shown(path)
+        results.shown(path)
     assert "\n" not in str(raised.value)

@@ -11,7 +11,7 @@ from pytest_infer.measure import warnings
 from pytest_infer.metrics import result, scatter
 from pytest_infer.records import PromptRecord, WarningKind
 from pytest_infer.report.show.summary import render
-from pytest_infer.storage import block, runs, schema
+from pytest_infer.storage import block, results, schema
 
 DATA = Path(__file__).parents[1] / "data"
 WHY = ("waited 12 % of its time for a core",)
@@ -114,7 +114,7 @@ def test_what_is_stored_keeps_every_mark_and_is_shown_alike(make, totals, shown)
     stored = block.build(record)
     assert stored["rounds"]["disturbed"] == {"2": list(WHY)}
     assert [caution["kind"] for caution in stored["cautions"]] == ["rounds were disturbed"]
-    read = runs.result_of("t", schema.of_block(stored, schema.WHOLE_BLOCK))
+    read = results.result_of("t", schema.of_block(stored, schema.WHOLE_BLOCK))
     of_record = result.of_record(record)
     assert (read.warnings, read.quiet) == (of_record.warnings, of_record.quiet)
     assert bool(read.warnings) is shown

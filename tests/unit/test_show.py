@@ -13,7 +13,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import MachineProbe, MeasurementWarning, PromptRecord, Reading, WarningKind, Work
 from pytest_infer.report.show import summary
-from pytest_infer.storage import block, runs, schema
+from pytest_infer.storage import block, results, schema
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -42,7 +42,7 @@ def record():
 
 def through_a_file(record):
     """Return the result of a record after its block was written as JSON and read back."""
-    return runs.result_of(record.nodeid, schema.of_block(block.build(record), schema.WHOLE_BLOCK))
+    return results.result_of(record.nodeid, schema.of_block(block.build(record), schema.WHOLE_BLOCK))
 
 
 def test_what_is_restored_is_what_was_recorded(record):
@@ -211,7 +211,7 @@ def test_a_part_of_a_block_that_is_no_table_is_tolerated_or_one_line(storage, ma
     made = make_block("guide")
     made[key] = value
     if value is None:
-        assert runs.result_of("t", schema.of_block(made, schema.WHOLE_BLOCK)).prompt.name == "guide"
+        assert results.result_of("t", schema.of_block(made, schema.WHOLE_BLOCK)).prompt.name == "guide"
     storage.add([made])
     result = show(storage)
     assert isinstance(result.exception, SystemExit | None), result.exception

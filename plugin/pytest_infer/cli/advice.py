@@ -10,7 +10,8 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
-from pytest_infer.report.formats import ADVICE, ADVICE_RULES, AdvisedRun, Format
+from pytest_infer.report.formats import ADVICE, ADVICE_RULES, Format
+from pytest_infer.report.views import AdvisedRun
 from pytest_infer.storage import runfile
 
 

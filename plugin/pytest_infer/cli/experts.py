@@ -12,7 +12,8 @@ from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report.formats import EXPERTS, Format, UsedExperts
+from pytest_infer.report.formats import EXPERTS, Format
+from pytest_infer.report.views import UsedExperts
 from pytest_infer.storage.runs import Row, Run
 
 

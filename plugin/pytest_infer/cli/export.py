@@ -16,10 +16,12 @@ from pytest_infer.analysis.suite import of_results
 from pytest_infer.cli.shared import Storage, offered, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.metrics import METRICS
-from pytest_infer.report.formats import EXPORT, FlatTable, Format
+from pytest_infer.report.formats import EXPORT, Format
 from pytest_infer.report.history import tables
+from pytest_infer.report.views import FlatTable
 from pytest_infer.storage.files import publishing
-from pytest_infer.storage.runs import Run, shown
+from pytest_infer.storage.results import shown
+from pytest_infer.storage.runs import Run
 
 
 def export(

@@ -29,7 +29,8 @@ from pytest_infer.cli.shared import (
 )
 from pytest_infer.errors import InferError, OptionError, StorageError, alternatives
 from pytest_infer.report.compare import exports
-from pytest_infer.report.formats import GATE, GATE_ON_GITHUB, Format, GatedRun
+from pytest_infer.report.formats import GATE, GATE_ON_GITHUB, Format
+from pytest_infer.report.views import GatedRun
 from pytest_infer.storage import files
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runfile import Mark

@@ -16,8 +16,9 @@ from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, scr
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.compare.words import PRIMARY
-from pytest_infer.report.formats import CHANGE_POINTS, HISTORY, Format, ListedRuns
+from pytest_infer.report.formats import CHANGE_POINTS, HISTORY, Format
 from pytest_infer.report.text import printable
+from pytest_infer.report.views import ListedRuns
 from pytest_infer.storage import baselines
 from pytest_infer.storage.history import History
 from pytest_infer.units import Unit

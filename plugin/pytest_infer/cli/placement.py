@@ -15,8 +15,9 @@ from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines import models
 from pytest_infer.errors import InferError, OptionError, StorageError
-from pytest_infer.report.formats import PLACEMENT, Format, PlannedRun
+from pytest_infer.report.formats import PLACEMENT, Format
 from pytest_infer.report.placement import exports
+from pytest_infer.report.views import PlannedRun
 from pytest_infer.storage.runs import Row
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pytest_infer.cli import compare
 from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.report.compare import headline
-from pytest_infer.report.formats import REPORT, Format, ReportedRun
+from pytest_infer.report.formats import REPORT, Format
 from pytest_infer.report.text import printable
+from pytest_infer.report.views import ReportedRun
 
 
 def report(

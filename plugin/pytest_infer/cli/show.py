@@ -14,8 +14,9 @@ from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError, StorageError
-from pytest_infer.report.formats import SHOW, Format, ShownRun
-from pytest_infer.storage import runs
+from pytest_infer.report.formats import SHOW, Format
+from pytest_infer.report.views import ShownRun
+from pytest_infer.storage import results
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Run
 
@@ -39,7 +40,7 @@ def show(
     """Print a stored run again, as the summary at its end: a row a prompt, cautions, and the advice of that day."""
     try:
         chosen = open_history(storage).select(run)
-        stored = runs.shown(chosen.path)
+        stored = results.shown(chosen.path)
         advice = _advice(stored, chosen)
     except InferError as error:
         refuse(str(error))
@@ -72,14 +73,14 @@ def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...], SweptSid
     return recommend(run.rows), curves(run.rows), of(run.rows)
 
 
-def _advice(stored: runs.Shown, run: Run) -> tuple[Advice, ...]:
+def _advice(stored: results.Shown, run: Run) -> tuple[Advice, ...]:
     try:
         return msgspec.json.decode(stored.advice, type=tuple[Advice, ...])
     except msgspec.ValidationError as error:
         raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
 
 
-def _unprobed(stored: runs.Shown) -> list[str]:
+def _unprobed(stored: results.Shown) -> list[str]:
     """Return why the machine has no probe that could be used."""
     reasons = dict.fromkeys(result.machine.probe_absent for result in stored.results)
     return [f"no probe of the machine: {reason}" for reason in reasons if reason is not None]

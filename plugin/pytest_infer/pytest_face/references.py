@@ -13,7 +13,7 @@ from pytest_infer.measure import following
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face.sweep.configurations import Configuration
 from pytest_infer.records import ExpertUsage, Limits, ModelInfo, PromptRecord, Reference
-from pytest_infer.storage import history, runs, sidecar
+from pytest_infer.storage import history, results, sidecar
 from pytest_infer.storage.runs import Row, Run
 
 OTHER_WORK = ("model", "prompt-tokens", "max-new-tokens")
@@ -142,7 +142,7 @@ def _reference(row: Row, label: str, arrays: Mapping[str, Any]) -> Reference | N
 
 def _traced(row: Row, arrays: Mapping[str, Any]) -> ExpertUsage | None:
     """Return the expert usage with its trace; None where the run kept none."""
-    usage = runs.usage_of(row.experts)
+    usage = results.usage_of(row.experts)
     if usage is None:
         return None
     traces = [arrays.get(sidecar.expert_key(row.test, site.name)) for site in usage.sites]

@@ -40,7 +40,6 @@ from pytest_infer.records import (
     Output,
     PromptInfo,
     PromptRecord,
-    Reference,
     TokenTrace,
     Turns,
 )
@@ -198,28 +197,9 @@ class InferSession:
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
         ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
-        once, info = self.bridge.disabled, _info(prompt, configuration)
+        once = self.bridge.disabled
         here = self._described(model, type(engine), once=once)
-        runner = rounds.Runner(
-            engine=engine,
-            prompt_ids=ids,
-            limits=info.limits,
-            system=self.system,
-            usable_cores=here.usable_cores,
-            timeline=self.timeline,
-            text=None if self.text is None else partial(self.text.score, engine, model),
-        )
-        reference = None if once else self.references.of(nodeid, prompt, info.limits, model, engine, configuration)
-        task = Task(
-            nodeid=nodeid,
-            prompt=info,
-            plan=self._following(reference, configuration, len(ids) + info.limits.max_new_tokens),
-            runner=runner,
-            watch=self._watcher(model, prompt),
-            threads=model.threads,
-            vocabulary=model.vocabulary,
-            config=configuration.values,
-        )
+        task = self._task(nodeid, prompt, ids, engine, model, here, configuration)
         with self.heap.still():
             measured = self.loop.measure(task)
         # The test may go on to generate something itself.
@@ -228,7 +208,7 @@ class InferSession:
             Measurement(
                 test=nodeid,
                 name=prompt.name,
-                runner=runner,
+                runner=task.runner,
                 options=configuration.settings.engine_options,
                 plan=task.plan,
                 rounds=measured.rounds,
@@ -240,7 +220,7 @@ class InferSession:
         output = _output(engine, measured)
         record = PromptRecord(
             nodeid=nodeid,
-            prompt=info,
+            prompt=task.prompt,
             model=model,
             machine=here,
             tokenize_s=tokenize_s,
@@ -260,11 +240,41 @@ class InferSession:
         )
         return self.loop.compared(record)
 
-    def _following(self, reference: Reference | None, configuration: Configuration, positions: int) -> rounds.RoundPlan:
-        """Return the plan of rounds that follow a reference, with router choices by token where these are told."""
-        plan = self._plan()
+    def _task(
+        self,
+        nodeid: str,
+        prompt: Prompt,
+        ids: list[int],
+        engine: Engine,
+        model: ModelInfo,
+        here: MachineInfo,
+        configuration: Configuration,
+    ) -> Task:
+        """Return what the rounds of a test are run with."""
+        info, plan = _info(prompt, configuration), self._plan()
+        reference = None
+        if not self.bridge.disabled:
+            reference = self.references.of(nodeid, prompt, info.limits, model, engine, configuration)
+        positions = len(ids) + info.limits.max_new_tokens
         traced = plan.trace or (plan.experts and self.references.traces(configuration, positions, reference))
-        return replace(plan, reference=reference, trace=traced)
+        return Task(
+            nodeid=nodeid,
+            prompt=info,
+            plan=replace(plan, reference=reference, trace=traced),
+            runner=rounds.Runner(
+                engine=engine,
+                prompt_ids=ids,
+                limits=info.limits,
+                system=self.system,
+                usable_cores=here.usable_cores,
+                timeline=self.timeline,
+                text=None if self.text is None else partial(self.text.score, engine, model),
+            ),
+            watch=self._watcher(model, prompt),
+            threads=model.threads,
+            vocabulary=model.vocabulary,
+            config=configuration.values,
+        )
 
     @staticmethod
     def _unprofiled(measured: rounds.Measured, *, once: bool) -> str:

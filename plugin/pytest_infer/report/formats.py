@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pytest_infer.metrics import Metric
 from pytest_infer.records import LoadRound
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.advice.advice import Advice
     from pytest_infer.analysis.advice.evidence import AdviceRule
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.doctor.checkup import Checkup
-    from pytest_infer.analysis.experts.suite import View
     from pytest_infer.analysis.history.trends import Shift
-    from pytest_infer.analysis.placement.planning import PlacementPlan
-    from pytest_infer.analysis.run_summary import RunSummary
     from pytest_infer.report.compare.runs import ComparedRuns
-    from pytest_infer.report.html.compare import Compared
+    from pytest_infer.report.views import (
+        AdvisedRun,
+        FlatTable,
+        GatedRun,
+        ListedRuns,
+        PlannedRun,
+        ReportedRun,
+        ShownRun,
+        UsedExperts,
+    )
     from pytest_infer.storage.runs import Run
 
 
@@ -75,84 +79,6 @@ class _Formats(Mapping[Format, _Writer]):
 
     def __len__(self) -> int:
         return len(self._writers)
-
-
-# what the views are of, where that is more than one thing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatedRun:
-    """A gate's judgements under its heading."""
-
-    gated: Gated
-    heading: Sequence[str]
-
-    @property
-    def said(self) -> str:
-        """Return the headline in words."""
-        from pytest_infer.report.compare import headline  # noqa: PLC0415
-
-        return headline.in_words(self.gated.headline, self.gated.judgements)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsedExperts:
-    """The experts that a run used, `top` of them at either end of a list."""
-
-    view: View
-    run: Run
-    top: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
-    """A plan of experts, and the run and the model that it is for."""
-
-    plan: PlacementPlan
-    run: Run
-    model: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdvisedRun:
-    """The advice on a run."""
-
-    advice: Sequence[Advice]
-    run: Run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownRun:
-    """A stored run as the end of it showed it; with `outputs` also what it generated."""
-
-    run: Run
-    summary: RunSummary
-    outputs: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedRuns:
-    """Runs, oldest first, and the baselines that each file is."""
-
-    runs: Sequence[Run]
-    names: Mapping[Path, Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedRun:
-    """A run, those of its storage, and those that it is compared with."""
-
-    run: Run
-    runs: Sequence[Run]
-    compared: Sequence[Compared]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlatTable:
-    """Stored runs as one table."""
-
-    columns: Sequence[str]
-    rows: Iterable[Mapping[str, Any]]
 
 
 def _named(run: Run) -> str:
