@@ -21,6 +21,7 @@ more `--prompts` as many trials take fewer runs, and fewer launches stand behind
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -81,7 +82,8 @@ def covered() -> Python:
     if importlib.util.find_spec("coverage") is None:
         return (sys.executable, "-c", UNDER_A_TRACER)
     # Not the null device: coverage removes what it is to write, which as root is the device itself.
-    data = Path(tempfile.gettempdir()) / "equal_chances.coverage"
+    data = Path(tempfile.mkdtemp()) / "coverage"
+    atexit.register(shutil.rmtree, data.parent, ignore_errors=True)
     return (sys.executable, "-m", "coverage", "run", f"--data-file={data}", "-m", "pytest")
 
 

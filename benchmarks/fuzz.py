@@ -296,7 +296,7 @@ def main() -> None:
 
 
 def tried(numbers: list[int], jobs: int, seed: int, every: int) -> list[Fault]:
-    """Return what went wrong with the files of these numbers; a worker that says nothing for a minute hangs."""
+    """Return what went wrong with the files of these numbers; a worker that says nothing for two minutes hangs."""
     context = multiprocessing.get_context("spawn")
     queue, found = context.Queue(), context.Queue()
     for number in [*numbers, *[None] * jobs]:

@@ -18,6 +18,9 @@ RUN_BYTES = 256 * 2**20
 TEXT_BYTES = 64 * 2**20
 """The most that a file may have which people write: a prompt suite, a prompt's text, a config, baselines."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER = 1024
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -75,6 +78,18 @@ def is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:
+        return False
+
+
+def is_pointer(path: Path) -> bool:
+    """Return whether a file is what git-lfs keeps in the place of one that it has not fetched (its specification)."""
+    try:
+        if not is_file(path) or path.stat().st_size > _LONGEST_POINTER:
+            return False
+        with opened(path) as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except (OSError, Damaged):
+        # Whoever reads it says what is wrong.
         return False
 
 

@@ -72,7 +72,7 @@ def test_a_rank_that_follows_neither_gates_nor_reports(rank, pytester):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("option", ["--infer-against=self", "--infer-resume"])
+@pytest.mark.parametrize("option", ["--infer-against=self", "--infer-replay=latest", "--infer-resume"])
 def test_what_ranks_cannot_do_alike_is_refused_by_each(rank, number, option):
     result = rank(number, option)
     assert result.ret == 4

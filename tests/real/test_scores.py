@@ -334,9 +334,9 @@ def test_timed_rounds_run_nothing_of_it(system, monkeypatch):
 
 
 def test_the_memory_of_scores_is_in_no_figure(system, monkeypatch):
-    """A vocabulary whose logits are 2 MB: what scores take of them would be several times that."""
+    """A vocabulary whose logits are 8 MB: what scores take of them would be several times that."""
     config = transformers.LlamaConfig(
-        vocab_size=500_000, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        vocab_size=2_000_000, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     engine = engine_of(transformers.LlamaForCausalLM(config).eval())
@@ -354,7 +354,7 @@ def test_the_memory_of_scores_is_in_no_figure(system, monkeypatch):
         return profile.memory_growth_bytes.value
 
     without = min(growth(keep=False) for _ in range(3))
-    assert min(growth(keep=True) for _ in range(3)) <= without + 2**20
+    assert min(growth(keep=True) for _ in range(3)) <= without + 4 * 2**20
 
 
 def test_what_fails_while_it_looks_marks_the_record_alone(system, monkeypatch):

@@ -21,6 +21,7 @@ def at(kl, *, positions=60, top1=98.0, exact=False):
         reference="dtype=float32",
         positions=positions,
         of=positions,
+        length=positions,
         exact=exact,
         kl_mean=kl,
         kl_p99=4 * kl,
@@ -71,6 +72,21 @@ def test_the_distance_is_over_all_positions_of_all_prompts():
 def test_what_the_other_side_of_a_comparison_generated_is_no_configuration():
     both = replace(swept("bfloat16", 0.002), against=StoredAgainst(rev="main"))
     assert distances.of([[swept("float32")], [both]]) == [None, None]
+
+
+def test_distances_of_two_models_are_not_compared():
+    def of(model, dtype, kl=None, speed=1.0):
+        made = swept(dtype, kl, speed=speed)
+        config = {"model": model, "dtype": dtype}
+        known = None if kl is None else replace(made.fidelity, reference=f"model={model} dtype=float32")
+        return replace(made, config=config, fidelity=known)
+
+    rows = [of("a", "float32"), of("a", "bfloat16", 0.2), of("b", "float32"), of("b", "bfloat16", 0.001)]
+    found = distances.of([[row] for row in rows])
+    assert [one.kl for one in found] == [0, 0.2, 0, 0.001]
+    assert [one.reference for one in found][::2] == ["itself", "itself"]
+    assert found[0].comparable(found[1])
+    assert not found[1].comparable(found[3])
 
 
 def test_without_any_distance_there_is_none():

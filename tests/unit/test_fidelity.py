@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pytest_infer.analysis.fidelity import distributions, figures, routing
 from pytest_infer.analysis.fidelity.figures import Side
 from pytest_infer.analysis.fidelity.routing import Routed
+from pytest_infer.metrics import fidelity as metrics
 
 LN2 = math.log(2)
 
@@ -119,19 +121,32 @@ def test_a_tie_goes_to_the_lower_id_on_either_side():
     assert list(distributions.likeliest(whole((1 / 4, 3 / 8, 3 / 8), (1 / 2, 1 / 4, 1 / 4)))) == [1, 0]
 
 
+def kept(rows, tokens, top=64):
+    """Return the scores of one sequence with these probabilities, a row a position."""
+    with np.errstate(divide="ignore"):
+        return scored.scores(np.log(np.asarray([rows])), tokens, top)
+
+
 def test_entropy_and_margin_by_hand():
-    of = whole((1 / 2, 1 / 4, 1 / 4))
-    assert distributions.entropy(of) == pytest.approx([1.5 * LN2])
-    assert distributions.margin(of) == pytest.approx([LN2])
-    lumped = cut(np.log([[1 / 2, 1 / 4, 1 / 8, 1 / 8]]), np.array([0]), 2)
-    assert distributions.entropy(lumped.of) == pytest.approx([1.5 * LN2])
-    assert distributions.margin(lumped.of) == pytest.approx([LN2])
+    of = kept([[1 / 2, 1 / 4, 1 / 4]], [0])
+    assert metrics.entropy(of) == pytest.approx(1.5 * LN2)
+    assert metrics.margin(of) == pytest.approx(LN2)
+    lumped = kept([[1 / 2, 1 / 4, 1 / 8, 1 / 8]], [0], top=2)
+    # What is not kept counts as one token.
+    assert metrics.entropy(lumped) == pytest.approx(1.5 * LN2)
+    assert metrics.margin(lumped) == pytest.approx(LN2)
 
 
-def test_likelihood_and_perplexity_by_hand():
-    logprobs = np.log([1 / 2, 1 / 4, 1 / 8])
-    assert figures.nll(logprobs) == pytest.approx(2 * LN2)
-    assert figures.perplexity(logprobs) == pytest.approx(4)
+def test_likelihood_by_hand():
+    some = [1 / 2, 1 / 4, 1 / 8, 1 / 8]
+    assert metrics.nll(kept([some, some, some], [0, 1, 2])) == pytest.approx(2 * LN2)
+
+
+def test_a_token_that_is_ruled_out_makes_a_model_worse():
+    of = kept([[1.0, 0.0], [0.5, 0.5]], [1, 0])
+    assert metrics.nll(of) == pytest.approx((700 + LN2) / 2)
+    assert metrics.margin(of) == pytest.approx(0)
+    assert metrics.margin(kept([[1.0, 0.0]], [0])) == pytest.approx(700)
 
 
 def test_routing_by_hand():
@@ -145,7 +160,7 @@ def test_routing_by_hand():
         weights=[np.array([[0.375, 0.625], [0.5625, 0.4375]]), np.array([[0.5, 0.5], [0.625, 0.375]])],
     )
     found = routing.moved(reference, candidate)
-    assert (found.of, found.changed, found.weight) == (4, 25.0, 0.5)
+    assert (found.changed, found.weight) == (25.0, 0.5)
     assert routing.moved(reference, Routed(chosen=candidate.chosen)).weight is None
     assert routing.moved(reference, Routed(chosen=candidate.chosen[:1])) is None
     assert routing.moved(Routed(chosen=[]), Routed(chosen=[])) is None

@@ -308,6 +308,7 @@ def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["storage last", "storage first"])
 @pytest.mark.parametrize(
     ("arguments", "heavy"),
     [
@@ -318,13 +319,14 @@ def test_loading_takes_neither_torch_nor_transformers_nor_numpy(module):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_imports_what_it_needs(storage, make_block, arguments, heavy):
+def test_a_command_imports_what_it_needs(storage, make_block, arguments, heavy, first):
     # Most of the time of a command over stored runs is that of its imports.
     for value in range(1, 9):
         storage.add([make_block(tpot_s=[value / 1000] * 4)])
+    named = ["--storage", str(storage.folder)]
     code = f"""
 import sys
-sys.argv = ["pytest-infer", *{arguments}, "--storage", {str(storage.folder)!r}]
+sys.argv = ["pytest-infer", *{[*named, *arguments] if first else [*arguments, *named]}]
 from pytest_infer.cli.main import app
 try:
     app()

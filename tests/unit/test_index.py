@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from pytest_infer.analysis.compare import gate
@@ -122,6 +123,17 @@ def test_a_damaged_cache_is_not_believed(storage, make_block, tmp_path, content)
     storage.add([make_block()])
     first = storage.load()
     kept(tmp_path).write_bytes(content)
+    assert storage.load() == first
+
+
+@pytest.mark.parametrize("run", [{}, {"time": "yesterday"}, [], None, {"gate": 1}])
+def test_a_cache_that_says_something_else_is_not_believed(storage, make_block, tmp_path, run):
+    path = storage.add([make_block()])
+    first = storage.load()
+    content = msgspec.msgpack.decode(kept(tmp_path).read_bytes())
+    assert list(content["runs"]) == [str(path)]
+    content["runs"][str(path)][1] = {**content["runs"][str(path)][1], **run} if run else run
+    kept(tmp_path).write_bytes(msgspec.msgpack.encode(content))
     assert storage.load() == first
 
 

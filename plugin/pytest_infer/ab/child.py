@@ -118,7 +118,7 @@ class Child(Here):
         timed: list[Round] = []
         first: Round | None = None
         reference: Reference | None = None
-        warmup, profile, engine = 0, None, task.runner.engine
+        warmup, profile, absent, engine = 0, None, None, task.runner.engine
         self._send(
             protocol.Begun(
                 turns=self._baton is not None and engine.takes_turns(),
@@ -154,7 +154,7 @@ class Child(Here):
                     settle()
                     if reference is None and asked.reference is not None:
                         reference = following.decide(asked.reference, engine, timed[0].trace.token_ids)
-                    profile = task.runner.profile(
+                    profile, absent = task.runner.kept_apart(
                         timed[0].trace,
                         experts=asked.experts,
                         trace=asked.trace,
@@ -169,6 +169,7 @@ class Child(Here):
                         profile=profile,
                         repeated=tuple(r for n, r in enumerate(timed) if n not in keep),
                         first=first,
+                        profile_absent=absent,
                         reference=reference,
                     )
                 case _:

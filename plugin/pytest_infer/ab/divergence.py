@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.measure import following
 from pytest_infer.records import PromptRecord, Reference, Round
+from pytest_infer.records.scores import LEAST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ def _divergence(base: PromptRecord, ours: PromptRecord, files: Files) -> tuple[b
 def kl(files: Files, positions: int, vocabulary: int) -> np.ndarray:
     """Return the Kullback-Leibler divergence of the second file's distributions from the first's, nats; float64.
 
-    Sum over ids of p (log p - log q): nothing where p is 0, infinite where q alone is. Both hold log-probabilities,
+    Sum over ids of p (log p - log q); an id that a side rules out counts as e^LEAST there. Both hold log-probabilities,
     float32.
     """
     import numpy as np  # noqa: PLC0415 - for runs that compare
@@ -100,10 +101,10 @@ def kl(files: Files, positions: int, vocabulary: int) -> np.ndarray:
     with files.before.open("rb") as before, files.after.open("rb") as after:
         for first in range(0, positions, rows):
             count = min(rows, positions - first) * vocabulary
-            p, q = (np.fromfile(file, np.float32, count).astype(np.float64) for file in (before, after))
-            p, q = p.reshape(-1, vocabulary), q.reshape(-1, vocabulary)
-            with np.errstate(invalid="ignore"):
-                terms = np.exp(p) * (p - q)
-            found[first : first + rows] = np.where(np.isneginf(p), 0.0, terms).sum(-1)
+            p, q = (
+                np.maximum(np.fromfile(file, np.float32, count).astype(np.float64), LEAST).reshape(-1, vocabulary)
+                for file in (before, after)
+            )
+            found[first : first + rows] = (np.exp(p) * (p - q)).sum(-1)
     # Rounding can leave a divergence of equal distributions a little below 0.
     return np.maximum(found, 0.0)

@@ -108,10 +108,14 @@ class Launch:
         """Whether a side cannot go on."""
         return self.before.broken or self.after.broken
 
-    def close(self) -> None:
-        """End both processes, at once."""
+    def hang_up(self) -> None:
+        """Let both processes end; `close` waits for them."""
         self.before.hang_up()
         self.after.hang_up()
+
+    def close(self) -> None:
+        """End both processes, at once."""
+        self.hang_up()
         self.before.close()
         self.after.close()
 

@@ -58,8 +58,7 @@ class Launches:
     def close(self) -> None:
         """End all processes."""
         for launch in self._launches:
-            launch.before.hang_up()
-            launch.after.hang_up()
+            launch.hang_up()
         for launch in self._launches:
             launch.close()
         self._launches = []

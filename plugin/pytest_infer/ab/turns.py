@@ -53,7 +53,7 @@ class LockStep(Here):
             reference, pairs, kept = self._pairs(task, base, cores, follow=begun.follows and engine.follows())
         finally:
             pin(cores.all)
-        profile = self._profile(task, base, reference, pairs) if task.plan.profile else None
+        profile, absent = self._profile(task, base, reference, pairs) if task.plan.profile else (None, None)
         self._records[task.nodeid], why = base.finish(kept)
         if why is not None:
             self._session.note(f"! {task.nodeid} was measured in {self._other.name}, but then {why}")
@@ -63,6 +63,7 @@ class LockStep(Here):
             profile=profile,
             repeated=tuple(after for n, (_, after) in enumerate(pairs) if n not in kept),
             first=first,
+            profile_absent=absent,
             reference=reference,
         )
 
@@ -80,14 +81,14 @@ class LockStep(Here):
 
     def _profile(
         self, task: Task, base: ChildProcess, reference: Reference, pairs: Sequence[tuple[Round, Round]]
-    ) -> Profile:
+    ) -> tuple[Profile | None, str | None]:
         plan, files = task.plan, divergence.Files.within(self._other.scratch)
         files.remove()
         task.watch("profile", 0, 1, pairs[-1][1].trace)
         traced = plan.experts and divergence.traceable(pairs[0][0])
         base.instrument(experts=plan.experts, trace=traced, reference=reference, full=files.before)
         settle()
-        return task.runner.profile(
+        return task.runner.kept_apart(
             pairs[0][1].trace,
             experts=plan.experts,
             trace=traced or plan.trace,

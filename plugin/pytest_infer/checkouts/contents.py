@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.checkouts.git import distrust, git, last_line
 
 _LINK = "160000"
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _NAMED = 3
 
 
@@ -85,9 +85,10 @@ def _sources(own: _Own, worktree: Path, path: str) -> list[Path]:
     if (own.checkout / path / ".git").exists():
         used = git(own.checkout / path, "rev-parse", "--absolute-git-dir")
         found += [Path(used.stdout.strip())] if used.returncode == 0 else []
-    named = git(worktree, "config", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$").stdout
-    for line in named.splitlines():
-        key, _, value = line.partition(" ")
+    # With -z a name may hold spaces.
+    named = git(worktree, "config", "-z", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$").stdout
+    for entry in named.split("\0"):
+        key, _, value = entry.partition("\n")
         name = Path(key.removeprefix("submodule.").removesuffix(".path"))
         # git itself takes no name that leads elsewhere.
         if value == path and not name.is_absolute() and ".." not in name.parts:
@@ -99,19 +100,11 @@ def _sources(own: _Own, worktree: Path, path: str) -> list[Path]:
 def _pointers(worktree: Path, where: str) -> list[str]:
     """Return a line about the files that git-lfs has not fetched."""
     tracked = git(worktree, "ls-files", "-z", ":(attr:filter=lfs)").stdout.split("\0")
-    found = [f"{where}{name}" for name in tracked if name and _is_pointer(worktree / name)]
+    found = [f"{where}{name}" for name in tracked if name and untrusted.is_pointer(worktree / name)]
     if not found:
         return []
     what = "is a pointer" if len(found) == 1 else "are pointers"
     return [f"{_some(found)} {what} of git-lfs there, not the file itself: git lfs fetch --all"]
-
-
-def _is_pointer(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_POINTER)) == _POINTER
-    except OSError:
-        return False
 
 
 def _some(names: Sequence[str]) -> str:

@@ -191,8 +191,10 @@ def _main(
     ] = False,
 ) -> None:
     """Exact benchmarks of language-model inference; measuring itself is `pytest bench`."""
-    if storage is not None:
-        ctx.default_map = _storage_of(ctx.command, str(storage))
+    name = ctx.invoked_subcommand
+    if storage is not None and name is not None and isinstance(ctx.command, Group):
+        # Of that command alone: to look at one is to import it.
+        ctx.default_map = {name: _storage_of(ctx.command.commands[name], str(storage))}
 
 
 def _storage_of(command: Any, folder: str) -> dict[str, Any]:

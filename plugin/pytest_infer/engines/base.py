@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_infer.errors import EngineError
 from pytest_infer.prompts import Prompt
@@ -36,6 +36,12 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+
+
+def local(tensor: Any) -> Any:
+    """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
 
 
 def _silent(_line: str) -> None:
@@ -253,3 +259,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+
+
+def known_context(engine: Engine) -> int | None:
+    """Return an engine's context length, where that is a length at all."""
+    context = engine.context_length()
+    return context if context is not None and context > 0 else None

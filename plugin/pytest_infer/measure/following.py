@@ -9,7 +9,6 @@ from pytest_infer.engines.base import Engine
 from pytest_infer.records import Reference, Scores
 
 CANNOT = "the engine cannot follow given tokens"
-NOT_WHOLE = "whole distributions are compared within an A/B run alone"
 MOST_TRACED = 2048
 """Prompts with more positions, new ones included, are compared without each token's choice of experts."""
 

@@ -12,9 +12,9 @@ from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import logits
 from pytest_infer.measure.counters import memory
+from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import (
-    Counters,
     ExpertUsage,
     Profile,
     Reading,
@@ -74,7 +74,7 @@ def profile_round(
     return Profile(
         trace=raw.trace,
         counters=raw.counters,
-        memory_growth_bytes=_growth(raw.counters),
+        memory_growth_bytes=growth(raw.counters.rss_before_bytes, raw.counters.peak_rss_bytes),
         pss_bytes=pss,
         uss_bytes=uss,
         kv_cache_bytes=cache_bytes,
@@ -111,13 +111,6 @@ def _scores(engine: Engine) -> tuple[Scores | None, str | None]:
 def _told(error: Exception) -> str:
     """Return what an instrument's failure says: one of our own is a reason by itself."""
     return str(error) if isinstance(error, ExpertCaptureError) else untrusted.failure(error)
-
-
-def _growth(counters: Counters) -> Reading:
-    peak, before = counters.peak_rss_bytes, counters.rss_before_bytes
-    if peak.value is None or before.value is None:
-        return peak if peak.value is None else before
-    return Reading(value=max(0, peak.value - before.value), source=peak.source, quality=peak.quality)
 
 
 def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:

@@ -81,7 +81,7 @@ class World:
         """Return every rank's memory over the rounds of a test; None where there is one rank, or this one follows."""
         if self.place.alone:
             return None
-        own = {name: max(known(rounds, name), default=None) for name in _MEMORY}
+        own = {name: max(_known(rounds, name), default=None) for name in _MEMORY}
         key = f"memory of {test}"
         if not self.place.leads:
             self.tell(key, own)
@@ -137,7 +137,7 @@ class World:
         return self._store
 
 
-def known(rounds: Sequence[Counters], name: str) -> list[int]:
+def _known(rounds: Sequence[Counters], name: str) -> list[int]:
     """Return the values of a counter, of the rounds that have one."""
     values = (getattr(counters, name).value for counters in rounds)
     return [value for value in values if value is not None]

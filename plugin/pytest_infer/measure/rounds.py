@@ -105,6 +105,8 @@ class Runner:
     ) -> Profile:
         """Run the round with instruments; `expected` is the trace of a timed one. Then score the text, if there is one.
 
+        `kept_apart` is the same for whoever has timed rounds to lose.
+
         `full` is a file for whole distributions, as `Engine.keep_scores` has it.
         """
         following.steer(self.engine, follow)
@@ -119,11 +121,26 @@ class Runner:
             timeline=self.timeline,
             full=full,
         )
-        try:
-            text, why = (None, "no text: --infer-text") if self.text is None else self.text()
-        except Exception as error:  # noqa: BLE001 - of whatever the model does with a long text
-            text, why = None, untrusted.failure(error)
+        text, why = (None, "no text: --infer-text") if self.text is None else self.text()
         return replace(profile, text=text, text_absent=why)
+
+    def kept_apart(
+        self,
+        expected: TokenTrace,
+        *,
+        experts: bool,
+        trace: bool = False,
+        follow: Sequence[int] | None = None,
+        full: Path | None = None,
+    ) -> tuple[Profile | None, str | None]:
+        """Return the profile, or None and why there is none: what was timed is valid, whatever instruments do."""
+        try:
+            return self.profile(expected, experts=experts, trace=trace, follow=follow, full=full), None
+        except Exception as error:
+            # A request to end is no instrument's.
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            return None, f"the profile round failed: {untrusted.failure(error)}"
 
 
 class Watcher(Protocol):
@@ -165,14 +182,8 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
     profile, why = None, None
     if plan.profile:
         watch("profile", 0, 1, last)
-        try:
-            followed = following.profiled(reference, runner.engine)
-            profile = runner.profile(rounds[0].trace, experts=plan.experts, trace=plan.trace, follow=followed)
-        except Exception as error:
-            # What was timed is valid, whatever instruments do to a model. A request to end is none of theirs.
-            if type(error).__module__.startswith("_pytest."):
-                raise
-            why = f"the profile round failed: {untrusted.failure(error)}"
+        followed = following.profiled(reference, runner.engine)
+        profile, why = runner.kept_apart(rounds[0].trace, experts=plan.experts, trace=plan.trace, follow=followed)
     return Measured(
         warmup=warmup,
         rounds=tuple(rounds[n] for n in kept),

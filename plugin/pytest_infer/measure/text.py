@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_infer import untrusted
-from pytest_infer.engines.base import Engine
+from pytest_infer.engines.base import Engine, known_context
 from pytest_infer.errors import OptionError
 from pytest_infer.measure.counters import memory
 from pytest_infer.prompts import Prompt
@@ -46,7 +46,7 @@ class TextScorer:
             found = self._scored(engine)
         # An instrument that fails marks the record, whatever an engine raises.
         except Exception as error:  # noqa: BLE001
-            found = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+            found = None, untrusted.failure(error)
         memory.trim_heap()
         self._known.append((engine, model, found))
         return found
@@ -59,7 +59,7 @@ class TextScorer:
         ids = engine.encode(Prompt(name="--infer-text", text=self._text))
         if len(ids) < 2:
             return None, "the text has no two tokens for this model"
-        window = max(2, min(WINDOW, engine.context_length() or WINDOW))
+        window = max(2, min(WINDOW, known_context(engine) or WINDOW))
         stride = window // 2
         total, count = 0.0, 0
         for begin, end, first in windows(len(ids), window, stride):

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 
 from pytest_infer.records import Fidelity, Profile, PromptRecord, Quality, Reading, Scores, absent
+from pytest_infer.records.scores import LEAST
 
 LOGITS = "logits of the profile round"
 BOTH = f"{LOGITS}, both sides"
@@ -20,7 +21,7 @@ OF_BOTH: Mapping[str, Callable[[Fidelity], float | None]] = {
     "kl_p99": lambda found: found.kl_p99,
     "top1": lambda found: found.top1,
     "logprob_rms": lambda found: found.logprob_rms,
-    "first_divergence": lambda found: found.positions if found.split is None else found.split.position,
+    "first_divergence": lambda found: found.length if found.split is None else found.split.position,
     "experts_changed": lambda found: found.experts_changed,
     "gate_shift": lambda found: found.gate_shift,
 }
@@ -66,7 +67,7 @@ def alone(read: Callable[[Scores], float | None]) -> Callable[[Profile], Reading
 
 def nll(scores: Scores) -> float | None:
     """Return −mean ln p of the tokens of all sequences, nats."""
-    known = [value for value in _floats(scores.chosen) if math.isfinite(value)]
+    known = [max(value, LEAST) for value in _floats(scores.chosen) if not math.isnan(value)]
     return -math.fsum(known) / len(known) if known else None
 
 
@@ -81,7 +82,7 @@ def entropy(scores: Scores) -> float | None:
 
 def margin(scores: Scores) -> float | None:
     """Return the least difference of log-probability between likeliest and second token over positions, nats."""
-    return min((top[0] - top[1] for top, _ in _positions(scores) if len(top) > 1), default=None)
+    return min((top[0] - max(top[1], LEAST) for top, _ in _positions(scores) if len(top) > 1), default=None)
 
 
 def perplexity(profile: Profile) -> Reading:

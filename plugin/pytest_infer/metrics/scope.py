@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pytest_infer.metrics.fidelity import OF_BOTH
+
 
 class Scope(StrEnum):
     """The process's own, one that others on the machine or in the control group change too, one of the probe.
@@ -28,10 +30,7 @@ OTHERS: dict[str, tuple[Scope, str]] = {
     "pressure_memory_s": (Scope.MACHINE, "peak_rss_bytes"),
     "pressure_io_s": (Scope.MACHINE, "read_bytes"),
     "thermal_throttles": (Scope.MACHINE, "tpot_s"),
-    **dict.fromkeys(
-        ("kl", "kl_p99", "top1", "logprob_rms", "first_divergence", "experts_changed", "gate_shift"),
-        (Scope.DISTANCE, "nll"),
-    ),
+    **dict.fromkeys(OF_BOTH, (Scope.DISTANCE, "nll")),
     "mbu": (Scope.PROBE, "tpot_s"),
     "decode_ceiling": (Scope.PROBE, "step_bytes"),
     "mfu": (Scope.PROBE, "prefill_s"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_infer.engines import lookup
-from pytest_infer.engines.base import Engine, EngineOptions
+from pytest_infer.engines.base import Engine, EngineOptions, known_context
 from pytest_infer.measure.counters import memory
 from pytest_infer.records import ModelInfo
 
@@ -66,8 +66,7 @@ class ModelInUse:
         """Return the context of the model that options name, from its config; raise ModelError if there is none."""
         engine = self.engine(options)
         engine.check()
-        context = engine.context_length()
-        return context if context is not None and context > 0 else None
+        return known_context(engine)
 
     def close(self) -> None:
         """Free the model, and give its memory back to the system."""

@@ -58,6 +58,10 @@ class OptionReader:
             raise OptionError(f"{where} is empty")
         return None if value is None else str(value)
 
+    def given(self, name: str) -> bool:
+        """Return whether an option was given, or a flag is set."""
+        return self.flag(name) if self._options[name].flag else self.text(name) is not None
+
     def lines(self, name: str) -> list[str] | None:
         """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
         key = self._options[name].key

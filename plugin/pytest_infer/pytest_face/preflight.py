@@ -163,8 +163,8 @@ def _own_code(name: str) -> Iterator[None]:
         theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)] or frames
         place = next((frame for frame in reversed(theirs) if "site-packages" not in frame.filename), theirs[-1])
         raise EngineError(
-            f"the engine {name!r} failed before its model was loaded: {type(error).__name__}: "
-            f"{' '.join(str(error).split())} ({Path(place.filename).name}:{place.lineno}, in {place.name})"
+            f"the engine {name!r} failed before its model was loaded: {untrusted.failure(error)} "
+            f"({Path(place.filename).name}:{place.lineno}, in {place.name})"
         ) from error
 
 

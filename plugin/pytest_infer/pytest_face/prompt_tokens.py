@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from pytest_infer.engines.base import Engine
+from pytest_infer.engines.base import Engine, known_context
 from pytest_infer.errors import EngineError, SuiteError
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
@@ -49,10 +49,7 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
 
 def context_of(engine: Engine, settings: Settings) -> int | None:
     """Return how many tokens may be in a sequence: as the option says, else as the engine does; None without end."""
-    if settings.context is not None:
-        return settings.context
-    context = engine.context_length()
-    return context if context is not None and context > 0 else None
+    return known_context(engine) if settings.context is None else settings.context
 
 
 def _check_fits(engine: Engine, prompt: Prompt, tokens: int, new: int, settings: Settings) -> None:

@@ -112,7 +112,6 @@ class References:
             scores=None if profile is None else profile.scores,
             scores_absent=None if profile is None else profile.scores_absent,
             experts=None if profile is None else profile.experts,
-            kl_absent=following.NOT_WHOLE,
         )
 
 
@@ -136,7 +135,6 @@ def _reference(row: Row, label: str, arrays: Mapping[str, Any]) -> Reference | N
         scores=None if scores is None else replace(scores, vocabulary=row.scores.vocabulary or 0),
         scores_absent=row.scores.absent or "it was stored without",
         experts=_traced(row, arrays),
-        kl_absent=following.NOT_WHOLE,
     )
 
 

@@ -124,6 +124,8 @@ class Keeper:
     def _key(self, content_sha256: str, limits: Limits, own: Settings) -> str:
         """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
         settings = {name: getattr(own, name) for name in _MATTER}
+        if own.text is not None:
+            settings["text"] = hashlib.sha256(own.text.read_bytes()).hexdigest()
         options = {k: v for k, v in _fields(own.engine_options).items() if k != "progress"}
         basis = [content_sha256, _fields(limits), settings, options, self._code]
         return hashlib.sha256(msgspec.json.encode(basis, enc_hook=str)).hexdigest()

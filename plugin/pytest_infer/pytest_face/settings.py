@@ -22,7 +22,6 @@ from pytest_infer.pytest_face.options import (
     EXPERTS,
     INTERLEAVED,
     OFF,
-    OPTIONS,
     ORDERS,
     SELF,
     TIMELINE,
@@ -46,7 +45,6 @@ OF_ENGINES = {
     "quantization": "quantization",
 }
 """The fields of EngineOptions by the options that set them."""
-_FLAGS = {option.name for option in OPTIONS if option.flag}
 DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
@@ -192,8 +190,8 @@ class Settings:
 
 def _check_ranks(read: OptionReader, size: int) -> None:
     """Refuse what the processes of a distributed run cannot do alike."""
-    for name in ("against", "resume"):
-        if read.flag(name) if name in _FLAGS else read.text(name) is not None:
+    for name in ("against", "replay", "resume"):
+        if read.given(name):
             raise OptionError(f"{read.place(name)} is for one process, and this run has {size} (WORLD_SIZE)")
 
 
@@ -201,7 +199,7 @@ def _replay(read: OptionReader) -> str | None:
     replay = read.text("replay")
     if replay is not None:
         for other in ("against", "no-profile"):
-            if read.flag(other) if other in _FLAGS else read.text(other) is not None:
+            if read.given(other):
                 raise OptionError(f"{read.place('replay')} cannot be combined with {read.place(other)}")
     return replay
 
@@ -217,11 +215,7 @@ def _text(read: OptionReader) -> Path | None:
 def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:
     """Return which options for the engine were given, and where."""
     found = {"engine": "engine", **OF_ENGINES}
-    return tuple(
-        (option, read.place(name))
-        for name, option in found.items()
-        if (read.flag(name) if name in _FLAGS else read.text(name) is not None)
-    )
+    return tuple((option, read.place(name)) for name, option in found.items() if read.given(name))
 
 
 def _gate(read: OptionReader) -> tuple[Rule, ...] | None:

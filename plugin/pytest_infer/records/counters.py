@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_infer.records.reading import Reading, absent
-
-_NOT_READ = absent("this version of pytest-infer did not read it")
+from pytest_infer.records.reading import NOT_READ, Reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +52,19 @@ class Counters:
     pressure_cpu_s: Reading
     pressure_memory_s: Reading
     pressure_io_s: Reading
-    thermal_throttles: Reading = _NOT_READ
+    thermal_throttles: Reading = NOT_READ
     # more of memory
-    rss_anon_before_bytes: Reading = _NOT_READ
-    rss_shmem_bytes: Reading = _NOT_READ
+    rss_anon_before_bytes: Reading = NOT_READ
+    rss_shmem_bytes: Reading = NOT_READ
     # work, in user mode
-    instructions: Reading = _NOT_READ
-    cycles: Reading = _NOT_READ
-    cache_misses: Reading = _NOT_READ
-    branch_misses: Reading = _NOT_READ
+    instructions: Reading = NOT_READ
+    cycles: Reading = NOT_READ
+    cache_misses: Reading = NOT_READ
+    branch_misses: Reading = NOT_READ
     # energy of the whole package, not of this process alone
-    energy_j: Reading = _NOT_READ
+    energy_j: Reading = NOT_READ
     # accelerators: peak is torch's own allocations, the others are of the whole device
-    device_peak_bytes: Reading = _NOT_READ
-    device_energy_j: Reading = _NOT_READ
-    device_power_w: Reading = _NOT_READ
-    device_utilization: Reading = _NOT_READ
+    device_peak_bytes: Reading = NOT_READ
+    device_energy_j: Reading = NOT_READ
+    device_power_w: Reading = NOT_READ
+    device_utilization: Reading = NOT_READ

@@ -35,16 +35,19 @@ class Fidelity:
     `reference` names it. `kl_mean` and `kl_p99` are mean and 99th percentile of KL(reference ‖ candidate), nats: over
     the whole vocabulary where `exact`, else lower bounds. `top1` is the part of the positions whose likeliest token is
     the same, percent, and `logprob_rms` the root mean square of the differences of the tokens' log-probabilities, nats.
-    Of `of` generated positions these are the ones that both sides predicted from the same text.
+    Of `of` generated positions these are the ones that both sides predicted from the same text, `length` of them in the
+    first sequence, in which `split` is looked for.
 
     `experts_changed` is the part of (site, token) whose set of experts is another, percent, and `gate_shift` the
-    largest change of a gate weight; None for the reason in `experts_absent`. `split` is None where both sides go on
+    largest change of a gate weight; None for the reason in `experts_absent`. `bound` says why divergences are only
+    lower bounds where whole distributions should have been compared. `split` is None where both sides go on
     with the same tokens, as far as they are compared.
     """
 
     reference: str
     positions: int
     of: int
+    length: int
     exact: bool
     kl_mean: float
     kl_p99: float
@@ -54,3 +57,4 @@ class Fidelity:
     experts_changed: float | None = None
     gate_shift: float | None = None
     experts_absent: str | None = None
+    bound: str | None = None

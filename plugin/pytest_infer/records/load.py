@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_infer.records.counters import Counters
-from pytest_infer.records.reading import Reading, absent
+from pytest_infer.records.reading import NOT_READ, Reading
 from pytest_infer.records.rounds import Round
-
-_NOT_READ = absent("this version of pytest-infer did not read it")
 
 
 class CacheState(StrEnum):
@@ -34,7 +32,7 @@ class Load:
     rss_anon_bytes: Reading
     rss_file_bytes: Reading
     peak_rss_bytes: Reading
-    anon_growth_bytes: Reading = _NOT_READ
+    anon_growth_bytes: Reading = NOT_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,3 +28,7 @@ class Reading:
 def absent(reason: str, source: str = "none") -> Reading:
     """Return a reading without a value, for the reason given."""
     return Reading(value=None, source=source, reason=reason)
+
+
+NOT_READ = absent("this version of pytest-infer did not read it")
+"""What older run files and journals lack."""

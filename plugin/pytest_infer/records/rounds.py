@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertUsage
 from pytest_infer.records.generation import TokenTrace
-from pytest_infer.records.reading import Reading, absent
+from pytest_infer.records.reading import NOT_READ, Reading
 from pytest_infer.records.scores import Scores, TextScore
 
 
@@ -40,9 +40,6 @@ class Timeline:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-_NOT_READ = absent("this version of pytest-infer did not read it")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """The profile round: the same prompt and seed with instruments on; its times are never used.
@@ -64,8 +61,8 @@ class Profile:
     experts_absent: str | None = None
     timeline: Timeline | None = None
     timeline_absent: str | None = None
-    nonfinite_logits: Reading = _NOT_READ
-    mapped_weights_bytes: Reading = _NOT_READ
+    nonfinite_logits: Reading = NOT_READ
+    mapped_weights_bytes: Reading = NOT_READ
     passes: int = 0
     scores: Scores | None = None
     scores_absent: str | None = None

@@ -9,6 +9,9 @@ from pytest_infer.records.experts import ExpertUsage
 TOP = 64
 """So many of the most probable tokens are kept at each position."""
 
+LEAST = -700.0
+"""What the log-probability of a token that a model rules out counts as: its own is not finite."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
@@ -49,7 +52,8 @@ class Reference:
 
     `scores` and `experts` (with its trace) are the reference's own, of `tokens`. `kl` is the Kullback-Leibler
     divergence of the reference's distribution from this side's at each position, nats (float64, little-endian;
-    positions), over the whole vocabulary; None where only the stored part of both is known, for the reason `kl_absent`.
+    positions), over the whole vocabulary; None where only the stored part of both is known: in an A/B run for the
+    reason `kl_absent`.
     """
 
     name: str

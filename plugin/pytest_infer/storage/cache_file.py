@@ -1,4 +1,4 @@
-"""Small JSON files in the cache folder: what is lost with one of them is measured again."""
+"""Files in the cache folder: what is lost with one of them is measured, or read, again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import ModelError
-from pytest_infer.measure.counters.cpu import cores
 from pytest_infer.storage import files
 
 Kept = TypeVar("Kept")
@@ -28,6 +27,9 @@ def path(name: str) -> Path | None:
 
 def here(*where: str) -> tuple[str, ...]:
     """Return what is valid on this machine only: its name, what else is given, its usable cores, torch's version."""
+    # Imported late: commands over stored runs need no psutil.
+    from pytest_infer.measure.counters.cpu import cores  # noqa: PLC0415
+
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -46,13 +48,17 @@ def read(name: str, kind: type[dict[str, Kept]]) -> dict[str, Kept]:
 
 
 def write(name: str, table: dict[str, Any]) -> None:
-    """Keep a table in place of what was there; a cache may be unwritable."""
-    place = path(name)
+    """Keep a table in place of what was there."""
+    put(path(name), msgspec.json.format(msgspec.json.encode(table)))
+
+
+def put(place: Path | None, content: bytes) -> None:
+    """Keep bytes in place of what was there; a cache may be unwritable, or nowhere."""
     if place is None:
         return
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(place) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(table)))
+            file.write(content)
     except OSError:
         return

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 
 from pytest_infer import untrusted
-from pytest_infer.engines.bundled import cache
-from pytest_infer.errors import ModelError
-from pytest_infer.storage.files import replacing
-from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage import cache_file
 from pytest_infer.storage.runs import Run
 
 FOLDER = "history"
 DIGESTS = "digests"
 MOST_DIGESTS = 100
 _FIELDS = tuple(field.name for field in fields(Run) if field.init and field.name not in ("path", "tell"))
+_HINTS = get_type_hints(Run)
+_Told: Any = msgspec.defstruct("_Told", [(name, _HINTS[name]) for name in _FIELDS])
+"""What a run says of itself, but for its path: decoded, it is of the types that a run has."""
 
 State = tuple[int, int, int, int]
 """By which a file is known again: its size, the times of its last change and of its inode's, and the inode.
@@ -40,7 +40,7 @@ class _KnownRun(msgspec.Struct, array_like=True):
     """A run, and the state of the file that it was read from."""
 
     state: State
-    run: dict[str, Any]
+    run: _Told
 
 
 class _Kept(msgspec.Struct):
@@ -75,20 +75,18 @@ class Index:
         if known is None or known.state != state:
             return None
         self._seen[str(path)] = known
-        run: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.run.items()}
-        run["gate"] = None if run["gate"] is None else msgspec.convert(run["gate"], Mark)
-        return Run(path=path, tell=tell, **run)
+        return Run(path=path, tell=tell, **msgspec.structs.asdict(known.run))
 
     def put(self, run: Run, state: State) -> None:
         """Keep a run that was read."""
-        known = {name: getattr(run, name) for name in _FIELDS}
-        self._seen[str(run.path)] = _KnownRun(state, known)
+        told = _Told(**{name: getattr(run, name) for name in _FIELDS})
+        self._seen[str(run.path)] = _KnownRun(state, told)
         self._new = True
 
     def save(self) -> None:
         """Write what is known, if there is anything new."""
         if self._new or len(self._seen) < len(self._kept.runs):
-            _write(self._path, _Kept(runs=self._seen))
+            cache_file.put(self._path, msgspec.msgpack.encode(_Kept(runs=self._seen)))
 
 
 class _KnownDigest(msgspec.Struct, array_like=True):
@@ -145,7 +143,8 @@ class Digests(Generic[Digest]):
         if self._new:
             others = {path: known for path, known in self._kept.items() if path not in self._new}
             newest = dict(list({**others, **self._new}.items())[-MOST_DIGESTS:])
-            _write(self._path, _KeptDigests(maker=self._maker, digests=newest))
+            kept = _KeptDigests(maker=self._maker, digests=newest)
+            cache_file.put(self._path, msgspec.msgpack.encode(kept))
 
 
 _Kind = TypeVar("_Kind")
@@ -153,10 +152,7 @@ _Kind = TypeVar("_Kind")
 
 def _place(name: str, folder: Path) -> Path | None:
     """Return where what is known of a storage folder is kept; None where there is no cache."""
-    try:
-        return cache.root() / name / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.msgpack"
-    except ModelError:
-        return None
+    return cache_file.path(f"{name}/{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.msgpack")
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[_Kind], path: Path | None) -> _Kind | None:
@@ -164,15 +160,3 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_Kind], path: Path | None) -> _Kin
         return None if path is None else untrusted.decode_binary(decoder, untrusted.read(path, untrusted.RUN_BYTES))
     except (OSError, untrusted.Damaged):
         return None
-
-
-def _write(path: Path | None, kept: msgspec.Struct) -> None:
-    """Keep something; a cache that cannot be written is left as it is."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(msgspec.msgpack.encode(kept))
-    except OSError:
-        return

@@ -66,7 +66,9 @@ def _remove_dead(path: Path) -> None:
         if old:
             path.unlink()
     else:
-        path.unlink()  # under the lock: who has just made it sees that the name is gone
+        # Under the lock: who has just made it sees that the name is gone. It may be another's by now.
+        if os.path.samestat(os.fstat(descriptor), path.lstat()):
+            path.unlink()
     finally:
         os.close(descriptor)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 WORTH_BYTES = 64 * 2**20
-"""Below so much a process more is not worth its start."""
+"""Below so much to read, all in all, no other process is started."""
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -43,7 +43,12 @@ def _cores() -> int:
         threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     except OSError:
         return 1
-    return len(os.sched_getaffinity(0)) if threads == 1 else 1
+    if threads > 1:
+        return 1
+    from pytest_infer.measure.counters import cgroup  # noqa: PLC0415 - where there is little to read nobody needs it
+
+    allowed, quota = len(os.sched_getaffinity(0)), cgroup.quota_cores(cgroup.discover())
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
 def _started(work: Callable[[Sequence[_Item]], list[_Found]], part: Sequence[_Item]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from pytest_infer.measure.counters.snapshot import (
     portable_instruments,
 )
 from pytest_infer.records import Counters, Reading
-from pytest_infer.records.counters import _NOT_READ
+from pytest_infer.records.reading import NOT_READ
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fakes of /proc are read with Linux calls")
 
@@ -40,7 +40,7 @@ def test_every_system_reads_every_counter_or_says_why_not(platform: str) -> None
     read = readings(system.end(system.begin()))
     system.close()
     # What no instrument fills has the reason of files that an older version wrote, and none of this one may.
-    assert [name for name, reading in read.items() if reading == _NOT_READ] == []
+    assert [name for name, reading in read.items() if reading == NOT_READ] == []
 
 
 def test_with_nothing_in_proc_the_window_is_still_measured(tmp_path: Path) -> None:

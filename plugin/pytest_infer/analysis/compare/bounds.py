@@ -35,9 +35,9 @@ def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judge
         verdict=Verdict.INCOMPARABLE,
     )
     if values is None or isinstance(values.value, str):
-        why = unscored if rule.metric.scope is Scope.DISTANCE else None
-        if rule.metric.key in fidelity.OF_BOTH and row.fidelity is not None:
-            why = fidelity.reading(rule.metric.key, row.fidelity).reason
+        why = None
+        if rule.metric.scope is Scope.DISTANCE:
+            why = unscored if row.fidelity is None else fidelity.reading(rule.metric.key, row.fidelity).reason
         return replace(draft, reason=why or "not measured")
     low, high = _interval(values.numbers, confidence)
     # In one direction for both kinds of bound: below 0 is within it.

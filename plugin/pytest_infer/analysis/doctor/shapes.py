@@ -89,7 +89,7 @@ def of_config(config: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:
-    value = kv_cache.layers(config) if key == "num_hidden_layers" else kv_cache.number(config, key)
+    value = kv_cache.number(config, key)
     if value is None:
         raise ModelError(f"the config has no {key}, so its shapes are not known")
     return value
@@ -102,7 +102,10 @@ def _wants(config: Mapping[str, Any], bias: str | bool) -> bool:
 def _model(config: Mapping[str, Any], kind: _LayerKind) -> Iterator[_Shape]:
     hidden, vocabulary = _size(config, "hidden_size"), _size(config, "vocab_size")
     yield "model.embed_tokens.weight", (vocabulary, hidden)
-    for number in range(_size(config, "num_hidden_layers")):
+    count = kv_cache.layers(config)
+    if count is None:
+        raise ModelError("the config has no num_hidden_layers that a model may have, so its shapes are not known")
+    for number in range(count):
         layer = f"model.layers.{number}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield from _norm(f"{layer}.{norm}", hidden, kind)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pytest_infer.records.scores import LEAST
+
 Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 _ROUNDING = 2.0**-24
 """Below this a mass that was kept as float32 may be nothing but rounding."""
 NOBODY = -1
-LEAST = -700.0
-"""The log-probability of a token that a model rules out: its logarithm would not be finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,25 +129,11 @@ def _term(p: Array, q: Array) -> Array:
     return np.where(p == 0, 0.0, p * (np.log(np.maximum(p, least)) - np.log(np.maximum(q, least))))
 
 
-def entropy(of: Distributions) -> Array:
-    """Return −Σ p ln p of each position, nats: a lower bound where there is a rest, which counts as one token."""
-    p = np.exp(of.logprobs)
-    nats: Array = _term(p, np.ones_like(p)).sum(axis=1) + _term(of.rest, np.ones_like(of.rest))
-    return -nats
-
-
 def likeliest(of: Distributions) -> Ids:
     """Return the likeliest token of each position, of several the one with the lowest id, as greedy decoding does."""
     best = of.logprobs == of.logprobs.max(axis=1, keepdims=True)
     lowest: Ids = np.where(best, of.ids, np.iinfo(np.int64).max).min(axis=1)
     return lowest
-
-
-def margin(of: Distributions) -> Array:
-    """Return how much likelier the likeliest token is than the second: the difference of log-probabilities, nats."""
-    ordered = np.sort(of.logprobs, axis=1)
-    apart: Array = ordered[:, -1] - ordered[:, -2]
-    return apart
 
 
 def without(of: Distributions, tokens: Ids) -> Array:

@@ -143,13 +143,3 @@ def split(reference: Side, candidate: Side, *, free: Ids | None = None) -> Split
         candidate_p=math.exp(float(distributions.logprob(q, theirs[: at + 1])[at])),
         margin=took - float(other),
     )
-
-
-def nll(logprobs: Array) -> float:
-    """Return the mean negative log-likelihood of the tokens of a text, nats."""
-    return -float(np.mean(logprobs))
-
-
-def perplexity(logprobs: Array) -> float:
-    """Return exp of the mean negative log-likelihood (Jelinek, Mercer, Bahl & Baker 1977)."""
-    return math.exp(nll(logprobs))

@@ -11,6 +11,7 @@ from pytest_infer.analysis.fidelity import distributions, figures, routing
 from pytest_infer.analysis.fidelity.figures import Positions, Side
 from pytest_infer.analysis.fidelity.routing import Moved, Routed
 from pytest_infer.records import ExpertUsage, Fidelity, Picked, PromptRecord, Scores, Split
+from pytest_infer.records.scores import LEAST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ def sides(scores: Scores) -> list[Side]:
     return [
         Side(
             tokens=tokens[n],
-            logprobs=np.maximum(chosen[n], distributions.LEAST),
+            logprobs=np.maximum(chosen[n], LEAST),
             of=distributions.top(ids[n], top[n], np.exp(rest[n]), tokens[n], chosen[n]),
         )
         for n in range(scores.sequences)
@@ -60,12 +61,13 @@ def of_record(record: PromptRecord) -> Fidelity | None:
     if reference is None or reference.scores is None or profile is None or profile.scores is None:
         return None
     exact = None if reference.kl is None else np.frombuffer(reference.kl, dtype="<f8")
-    return between(
+    found = between(
         Told(scores=reference.scores, routed=routed(reference.experts), pieces=record.pieces),
         Told(scores=profile.scores, routed=routed(profile.experts), pieces=record.pieces, free=reference.free),
         reference.name,
         exact,
     )
+    return None if found is None else replace(found, bound=reference.kl_absent)
 
 
 def between(reference: Told, candidate: Told, name: str, exact: distributions.Array | None = None) -> Fidelity | None:
@@ -85,6 +87,7 @@ def between(reference: Told, candidate: Told, name: str, exact: distributions.Ar
         reference=name,
         positions=len(whole.kl),
         of=reference.scores.sequences * reference.scores.positions,
+        length=figures.common(*pairs[0]),
         exact=whole.exact,
         kl_mean=whole.kl_mean,
         kl_p99=whole.kl_p99,

@@ -22,12 +22,11 @@ class Routed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Of so many (site, token) the part whose set of experts changed, percent, and the largest change of a gate weight.
+    """Of all (site, token) the part whose set of experts changed, percent, and the largest change of a gate weight.
 
     An expert that only one side chose had no weight on the other. None where the weights are not known.
     """
 
-    of: int
     changed: float
     weight: float | None
 
@@ -48,7 +47,7 @@ def moved(reference: Routed, candidate: Routed) -> Moved | None:
         changed += int((np.sort(a, axis=1) != np.sort(b, axis=1)).any(axis=1).sum())
     if not seen:
         return None
-    return Moved(of=seen, changed=100 * changed / seen, weight=_largest(reference, candidate))
+    return Moved(changed=100 * changed / seen, weight=_largest(reference, candidate))
 
 
 def _common(ours: Any, theirs: Any) -> tuple[Any, Any]:

@@ -93,7 +93,7 @@ class Scored:
         if known is None or isinstance(known, str):
             return known or _NOT_FINITE
         hashes = [one.metrics.get("output_sha256") for one in (row, earlier) if one is not None]
-        same = hashes[0] == hashes[1] if len(hashes) > 1 else known.split is None
+        same = known.split is None if len(hashes) < 2 else None not in hashes and hashes[0] == hashes[1]
         most = closeness.bound(row.model, *([earlier.model] if earlier is not None else []))
         told = closeness.told(known, most, same=same)
         return Beside(fidelity=known, tokens=tokens.of(ours, theirs, exact), told=told)

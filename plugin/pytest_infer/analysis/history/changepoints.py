@@ -174,11 +174,6 @@ def _partitions(series: Sequence[Array], prices: Sequence[float]) -> list[list[i
     return [_cuts(row.tolist(), length) for row, length in zip(last, lengths, strict=True)]
 
 
-def _partition(values: Array, price: float) -> list[int]:
-    """Return where segments of one series begin."""
-    return _partitions([values], [price])[0]
-
-
 def _cuts(last: Sequence[int], end: int) -> list[int]:
     cuts: list[int] = []
     while (end := last[end]) > 0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_infer.analysis.fidelity import closeness
+from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.storage.runs import Row
 
 _DISTINCT = 2.0
@@ -17,7 +18,8 @@ class Distance:
     """Mean KL from `reference`, nats, and the positions whose likeliest token is the same, percent.
 
     Both are over the positions of all prompts together. `kl` is a lower bound unless `exact`; up to `rounding` it is
-    what another order of the same sums brings in the finest dtype of the sweep.
+    what another order of the same sums brings in the finest dtype of the sweep. `followed` are the configurations that
+    its prompts followed, several where a prompt has several lengths: those of another model are others.
     """
 
     reference: str
@@ -25,6 +27,11 @@ class Distance:
     top1: float
     exact: bool
     rounding: float
+    followed: frozenset[str]
+
+    def comparable(self, other: Distance) -> bool:
+        """Return whether both are distances from the same."""
+        return self.followed == other.followed
 
     def worse(self, other: Distance) -> bool:
         """Return whether this is further away than another, by more than rounding."""
@@ -36,7 +43,7 @@ class Distance:
 
 
 def of(configurations: Sequence[Sequence[Row]]) -> list[Distance | None]:
-    """Return the distance of each configuration, given with its rows: 0 for the one that the others followed.
+    """Return the distance of each configuration, given with its rows: 0 for one that others followed.
 
     None where it is not known; of all if none followed another, or each followed the other side of a comparison.
     """
@@ -44,13 +51,15 @@ def of(configurations: Sequence[Sequence[Row]]) -> list[Distance | None]:
     if not any(found):
         return [None] * len(found)
     rounding = min(closeness.bound(row.model) for rows in configurations for row in rows)
+    asked = {one.reference for known in found for one in known}
     distances: list[Distance | None] = []
-    for number, known in enumerate(found):
+    for rows, known in zip(configurations, found, strict=True):
         positions = sum(one.positions for one in known)
         if positions:
             distances.append(
                 Distance(
-                    reference=known[0].reference,
+                    reference=", ".join(dict.fromkeys(one.reference for one in known)),
+                    followed=frozenset(one.reference for one in known),
                     kl=sum(one.positions * one.kl_mean for one in known) / positions,
                     top1=sum(one.positions * one.top1 for one in known) / positions,
                     exact=all(one.exact for one in known),
@@ -58,6 +67,7 @@ def of(configurations: Sequence[Sequence[Row]]) -> list[Distance | None]:
                 )
             )
         else:
-            itself = Distance(reference="itself", kl=0.0, top1=100.0, exact=True, rounding=rounding)
-            distances.append(itself if number == 0 else None)
+            own = frozenset(label(row.config) for row in rows) & asked
+            itself = Distance(reference="itself", followed=own, kl=0.0, top1=100.0, exact=True, rounding=rounding)
+            distances.append(itself if own else None)
     return distances

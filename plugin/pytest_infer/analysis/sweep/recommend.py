@@ -240,7 +240,7 @@ def _pareto(metrics: Sequence[str], between: _Between, apart: Sequence[Distance 
                 return False
             better |= ahead and ratio.distinct
         ours, theirs = apart[one], apart[other]
-        if ours is None or theirs is None:
+        if ours is None or theirs is None or not ours.comparable(theirs):
             return better
         return not ours.worse(theirs) and (better or ours.distinct(theirs))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_infer import untrusted
 from pytest_infer.errors import ModelError
 
 _UNAVAILABLE = 500
@@ -23,7 +24,7 @@ def only_cached(name: str, revision: str | None = None) -> bool:
     try:
         cached = isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
     except HFValidationError as error:
-        raise ModelError(f"{name}: no hub id: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{name}: no hub id: {untrusted.reason(error)}") from None
     if constants.HF_HUB_OFFLINE:
         if not cached:
             raise ModelError(
@@ -50,5 +51,5 @@ def _problem(name: str, revision: str | None) -> str | None:
         url = hf_hub_url(name, "config.json", revision=revision)
         answer = get_session().head(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except failures as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return untrusted.reason(error)
     return f"it answers {answer.status_code}" if answer.status_code >= _UNAVAILABLE else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from pytest_infer import untrusted
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_LONGEST_POINTER = 1024
 _SMALL = (".json", ".model", ".txt", ".tiktoken", ".jinja", ".py")
 """The kinds of files that are read beside the weights."""
 _VOCABULARY = re.compile(r"vocab|tokenizer(?!_config)|merges|spiece|sentencepiece|tekken|tiktoken|\.model$")
@@ -21,7 +18,7 @@ _VOCABULARY = re.compile(r"vocab|tokenizer(?!_config)|merges|spiece|sentencepiec
 def check_pointers(folder: Path) -> None:
     """Raise ModelError where git-lfs has left a pointer in place of a file that a load would read."""
     small = [path for path in folder.iterdir() if path.suffix in _SMALL]
-    found = sorted({path.name for path in (*hashes.files(folder), *small) if _is_pointer(path)})
+    found = sorted({path.name for path in (*hashes.files(folder), *small) if untrusted.is_pointer(path)})
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise ModelError(
@@ -44,19 +41,4 @@ def check_weights(folder: Path) -> None:
 
 def has_vocabulary(folder: Path) -> bool:
     """Return whether a folder holds a file from which a tokenizer gets its vocabulary, whatever the tokenizer."""
-    return any(_VOCABULARY.search(name) for name in _names(folder.iterdir()))
-
-
-def _names(paths: Iterable[Path]) -> Iterable[str]:
-    return (path.name for path in paths)
-
-
-def _is_pointer(path: Path) -> bool:
-    try:
-        if not untrusted.is_file(path) or path.stat().st_size > _LONGEST_POINTER:
-            return False
-        with path.open("rb") as file:
-            return file.read(len(_POINTER)) == _POINTER
-    except OSError:
-        # Whoever reads it says what is wrong.
-        return False
+    return any(_VOCABULARY.search(path.name) for path in folder.iterdir())

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
+from pytest_infer import untrusted
 from pytest_infer.errors import ModelError
 from pytest_infer.prompts import Prompt
 
@@ -48,7 +49,7 @@ def _ids(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def _why(prompt: Prompt, error: Exception, model: str) -> str:
-    said = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    said = untrusted.reason(error)[:_SHOWN]
     if prompt.text is not None:
         return f"the tokenizer of {model} cannot take it: {said}"
     if isinstance(error, TemplateSyntaxError):

@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer import untrusted
-from pytest_infer.engines.base import Clock, EngineOptions
+from pytest_infer.engines.base import Clock, EngineOptions, local
 from pytest_infer.engines.transformers import classes, decoding, work
 from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.engines.transformers.scores import Look, looking_first
@@ -94,10 +94,13 @@ class Running:
         request = self._requests.of(prompt_ids, limits)
         if request.follow is not None:
             request.follow.restart()
-        self._look = None
+        self._look, self._unlooked = None, None
         if self._keep is not None:
             positions = request.config.max_new_tokens
-            self._look = Look(self.model, limits.sequences, positions, full=self._keep[0])
+            try:
+                self._look = Look(self.model, limits.sequences, positions, full=self._keep[0])
+            except Exception as error:  # noqa: BLE001 - of whatever a model's config lacks, and of memory
+                self._unlooked = untrusted.failure(error)
 
     def follow(self, token_ids: Sequence[int] | None) -> None:
         """Generate these tokens instead of chosen ones, from the next `prepare` on."""
@@ -116,7 +119,7 @@ class Running:
     @property
     def scores_problem(self) -> str | None:
         """Return why scores could not be kept of the last generation, if that failed."""
-        return None if self._look is None else self._look.problem
+        return self._unlooked if self._look is None else self._look.problem
 
     @property
     def takes_processors(self) -> bool:
@@ -175,7 +178,7 @@ class Running:
         if layers is None:
             return None
         tensors = {id(t): t for layer in layers for t in vars(layer).values() if isinstance(t, torch.Tensor)}
-        return sum(int(work.local(t).untyped_storage().nbytes()) for t in tensors.values())
+        return sum(int(local(t).untyped_storage().nbytes()) for t in tensors.values())
 
     def describe(self, name: str, source: str | None, revision: str | None) -> ModelInfo:
         """Return what results say about the model."""

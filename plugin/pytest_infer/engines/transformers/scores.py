@@ -11,6 +11,7 @@ from typing import IO, Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from pytest_infer import untrusted
 from pytest_infer.records import TOP, Scores
 
 MOST_POSITIONS = 8192
@@ -51,9 +52,9 @@ class ScoreRecorder:
         self._padded = torch.full((self._rows, math.ceil(vocabulary / chunk), chunk), -torch.inf, device=device)
         self._powers = torch.full_like(self._padded, 1.0)
         shape = (self._kept, positions)
-        self._tokens = torch.zeros(shape, dtype=torch.int32, device=device).fill_(1)
+        self._tokens = torch.ones(shape, dtype=torch.int32, device=device)
         self._chosen, self._rest = (torch.full(shape, torch.nan, device=device) for _ in range(2))
-        self._top_ids = torch.zeros((*shape, self._width), dtype=torch.int32, device=device).fill_(1)
+        self._top_ids = torch.ones((*shape, self._width), dtype=torch.int32, device=device)
         self._top = torch.full((*shape, self._width), torch.nan, device=device)
         self._exact = torch.float32 if self._padded.device.type == "mps" else torch.float64  # Metal has no float64
         self._positions = 0
@@ -175,10 +176,14 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
         """Return the scores as they are."""
         self.close(input_ids)
         if self.problem is None:
-            if scores.shape != self._last.shape:
-                self._make(scores.shape[1])
-            self._last.copy_(scores)
-            self._waiting = True
+            try:
+                if scores.shape != self._last.shape:
+                    self.recorder.scores()  # which closes its file
+                    self._make(scores.shape[1])
+                self._last.copy_(scores)
+                self._waiting = True
+            except (RuntimeError, TypeError) as error:  # from torch: memory, a device
+                self.problem = untrusted.failure(error)
         return scores
 
     def close(self, ids: torch.Tensor) -> None:
@@ -189,7 +194,7 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
         try:
             self.recorder.see(self._last, ids[:, -1])
         except (RuntimeError, IndexError, TypeError) as error:  # from torch: memory, a device, an id beyond the logits
-            self.problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.problem = untrusted.failure(error)
 
 
 class Follow(LogitsProcessor):  # type: ignore[misc]  # as above

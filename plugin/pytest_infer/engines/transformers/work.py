@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_infer.engines.base import TOWER
+from pytest_infer.engines.base import TOWER, local
 from pytest_infer.records import Work
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|positions?_embed(ding)?s?)$")
@@ -43,12 +43,6 @@ def of(model: Any) -> Work | None:
         window_pair_flops=0 if pairs is None else pairs[1],
         window=None if pairs is None else pairs[2],
     )
-
-
-def local(tensor: Any) -> Any:
-    """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
-    part = getattr(tensor, "to_local", None)
-    return tensor if part is None else part()
 
 
 def parameters(model: Any) -> int:

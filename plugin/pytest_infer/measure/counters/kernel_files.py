@@ -121,6 +121,13 @@ def now(sample: Sample | Unavailable, key: str, source: str, quality: Quality = 
     return Reading(value=sample[key], source=source, quality=quality)
 
 
+def growth(before: Reading, after: Reading) -> Reading:
+    """Return by how much a size grew, 0 where it did not; or why that is not known."""
+    if before.value is None or after.value is None:
+        return after if after.value is None else before
+    return Reading(value=max(0, after.value - before.value), source=after.source, quality=after.quality)
+
+
 def difference(
     before: Sample | Unavailable,
     after: Sample | Unavailable,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
+from pytest_infer.engines.base import local
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.records import ExpertSite
 
@@ -163,12 +164,6 @@ def bytes_of_one(tensors: Sequence[torch.Tensor], experts: int) -> int | None:
     if leading(tensors) != {experts}:
         return None
     return sum(stored_bytes(tensor) for tensor in tensors if tensor.ndim and tensor.shape[0] == experts) // experts
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
-    part = getattr(tensor, "to_local", None)
-    return tensor if part is None else part()
 
 
 def replicated(tensor: Any, name: str) -> Any:

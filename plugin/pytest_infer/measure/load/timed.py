@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_infer.engines.base import Engine
+from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import page_cache
 from pytest_infer.metrics import loads, timing
-from pytest_infer.records import CacheState, Counters, Load, ModelInfo, Reading
+from pytest_infer.records import CacheState, Load, ModelInfo
 
 
 def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callable[[str], None]) -> ModelInfo:
@@ -41,16 +42,9 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
             rss_anon_bytes=counters.rss_anon_bytes,
             rss_file_bytes=counters.rss_file_bytes,
             peak_rss_bytes=counters.peak_rss_bytes,
-            anon_growth_bytes=_growth(counters),
+            anon_growth_bytes=growth(counters.rss_anon_before_bytes, counters.rss_anon_bytes),
         ),
     )
-
-
-def _growth(counters: Counters) -> Reading:
-    before, after = counters.rss_anon_before_bytes, counters.rss_anon_bytes
-    if before.value is None or after.value is None:
-        return before if before.value is None else after
-    return Reading(value=max(0, after.value - before.value), source=after.source, quality=after.quality)
 
 
 def weights_sha256(engine: Engine) -> str | None:

@@ -44,7 +44,7 @@ def section(stored: StoredRun, earlier: Run | None) -> Section:
         title="Fidelity",
         lead=f"each text as {name} generated it; colours say how much likelier or unlikelier its tokens were here",
         items=tuple(item for item, _ in parts),
-        extra={"texts": [text for _, text in parts], "steps": _STEPS},
+        extra={"texts": [text for _, text in parts]},
     )
 
 

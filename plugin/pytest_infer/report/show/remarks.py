@@ -114,7 +114,8 @@ def _fidelity(run: RunSummary) -> Iterator[str]:
             alike.append(fidelity)
         else:
             told = closeness.told(fidelity, most, same=fidelity.split is None)
-            yield f"{_name(result)}: output {told} (reference: {fidelity.reference})"
+            bound = f"; KL is a lower bound: {fidelity.bound}" if fidelity.bound else ""
+            yield f"{_name(result)}: output {told} (reference: {fidelity.reference}{bound})"
     if alike:
         furthest = max(alike, key=lambda one: one.kl_mean)
         many = f"{len(alike)} of {len(found)} prompts" if len(alike) < len(found) else "all prompts"

@@ -47,8 +47,9 @@ def write(console: Console, found: Recommendation) -> None:
     note = f"×: by {first}, geometric mean over prompts"
     front = [configuration for configuration in found.configurations if configuration.pareto]
     note += f" · *: Pareto set of {len(front)}" if front else ""
-    followed = [c.distance.reference for c in found.configurations[1:] if c.distance is not None]
-    note += f" · KL: from {printable(followed[0])}, on its tokens" if followed else ""
+    followed = dict.fromkeys(c.distance.reference for c in found.configurations if c.distance and c.distance.kl)
+    several = "each from the one of its model: " if len(followed) > 1 else "from "
+    note += f" · KL: {several}{printable(', '.join(followed))}, on its tokens" if followed else ""
     console.print(Text(note, style="dim"))
     for goal in found.goals:
         console.print(Text(sentence(found, goal), style="bold"))
@@ -76,7 +77,7 @@ def fidelity(found: Recommendation) -> list[tuple[str, str]] | None:
 
 
 def traded(found: Recommendation) -> Iterator[str]:
-    """Yield, for each configuration that no other beats, what it gains and what of the first one's output it loses."""
+    """Yield, for each configuration that no other beats, what it gains and what of its reference's output it loses."""
     for configuration in found.configurations[1:]:
         distance = configuration.distance
         if distance is None or not configuration.pareto:
