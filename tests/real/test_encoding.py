@@ -62,7 +62,7 @@ def refusal(engine, prompt):
         ("{{ messages[0].nothing.more }}", "refuses it: "),
         ("{{ 1 / 0 }}", "refuses it: division by zero"),
         ("{{ messages[0]['content'] + 1 }}", "refuses it: can only concatenate str"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses it: maximum recursion depth exceeded"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses it: nested too deeply"),
     ],
     ids=str,
 )

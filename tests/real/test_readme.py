@@ -99,6 +99,8 @@ def test_command(command, clone, shell):
     # A gate may find noise, or too little history; everything else must pass.
     native = "--benchmark-compare-fail" in command and "Performance has regressed" in result.stderr + result.stdout
     judged = any(word in command for word in ("gate", "--infer-against")) and "gate" in result.stdout
+    if "doctor --probe" in command and "something else uses the machine" in result.stderr:
+        return  # then there is nothing to tell
     assert result.returncode == 0 or native or (judged and result.returncode in (1, 10, 11)), result.stdout[-3000:]
 
 
