@@ -55,7 +55,7 @@ ROOMS = {
     **{name: set() for name in ("", "pytest_face", "pytest_face.sweep")},
     **dict.fromkeys(GROUND, GROUND),
     "engines": GROUND,
-    "measure": GROUND | {"engines.base"},
+    "measure": GROUND | {"engines.base", "engines.roles"},
     # A program of its own, started in a fresh process.
     "measure.load.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +16,9 @@ from pytest_infer.records import Limits, ModelInfo, Scores, StopReason
 if TYPE_CHECKING:
     from pytest_infer.engines.checkpoint.source import Checkpoint
 
-TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav)([._]|$)")
-"""The names of a model's parts that see no text: towers for images and sound, and the voice of qwen3_omni_moe."""
+TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav|multi_modal_projector|resampler_model)([._]|$)")
+"""The names of a model's parts that see no text: towers for images and sound, what leads from them
+into the text, and the voice of qwen3_omni_moe."""
 
 
 class Clock(Protocol):
@@ -27,6 +29,13 @@ class Clock(Protocol):
 
     def prefilled(self) -> None:
         """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
+
+    def span(self, role: str, layer: int | None = None) -> AbstractContextManager[object]:
+        """Return a context for work of this role, in this layer: a breakdown gives it the time that passes within.
+
+        Time of a span or of a module within it is not its own. In a timed round it does nothing.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +265,14 @@ class Engine(Protocol):
         `first` is 1 or more. None where the engine cannot tell. The perplexity of a text is computed from these.
         """
         return None
+
+    def spans(self, clock: Clock) -> AbstractContextManager[object]:  # noqa: ARG002 - for those that override it
+        """Return a context in which `generate` reports by `clock.span` what it calls outside of the model's modules.
+
+        For an engine whose `generate` does not always do so: it is entered for observed steps of a breakdown only, and
+        left within `clock.tick`.
+        """
+        return nullcontext()
 
     def close(self) -> None:
         """Free the model."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from typing import Protocol
 
 from pytest_infer.errors import EngineError
 from pytest_infer.records import StopReason, TokenTrace
+
+_NOTHING = nullcontext()
 
 
 class TokenClock:
@@ -17,7 +20,7 @@ class TokenClock:
     parameter for tests with a fake clock.
     """
 
-    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_stamps", "_start_ns")
+    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_stamps", "_start_ns", "spanned")
 
     def __init__(self, now: Callable[[], int] = perf_counter_ns) -> None:
         self._now = now
@@ -25,6 +28,8 @@ class TokenClock:
         self._prefill_end_ns: int | None = None
         self._stamps: list[int] = []
         self._ids: list[Sequence[int]] = []
+        self.spanned = False
+        """Whether the engine reports spans."""
 
     def start(self) -> None:
         """Read the clock: the ids are ready and the device is idle. The harness calls it, not the engine."""
@@ -41,6 +46,11 @@ class TokenClock:
     def prefilled(self) -> None:
         """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
         self._prefill_end_ns = self._now()
+
+    def span(self, role: str, layer: int | None = None) -> AbstractContextManager[object]:  # noqa: ARG002 - as Clock says
+        """Note that there are spans, and time none of them."""
+        self.spanned = True
+        return _NOTHING
 
     def trace(self, *, prompt_tokens: int, requested_tokens: int, stopped_by: StopReason | None) -> TokenTrace:
         """Return what was stamped since `start`.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pytest_infer.records.breakdown import OUTSIDE, Breakdown, PhaseTimes, Role, RoleTimes
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
 from pytest_infer.records.generation import Limits, Output, PromptInfo, StopReason, TokenTrace
 from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
-from pytest_infer.records.model import ModelInfo, Work
+from pytest_infer.records.model import ModelInfo, RoleWork, Work
 from pytest_infer.records.reading import Quality, Reading, absent
 from pytest_infer.records.results import (
     AgainstInfo,
@@ -27,9 +28,11 @@ from pytest_infer.records.scores import TOP, Reference, Scores, TextScore
 from pytest_infer.records.suite import Average, SuiteAverages
 
 __all__ = [
+    "OUTSIDE",
     "TOP",
     "AgainstInfo",
     "Average",
+    "Breakdown",
     "CacheState",
     "Counters",
     "CurvePoint",
@@ -46,6 +49,7 @@ __all__ = [
     "ModelInfo",
     "Output",
     "Pass",
+    "PhaseTimes",
     "Picked",
     "Profile",
     "PromptInfo",
@@ -55,6 +59,9 @@ __all__ = [
     "Ranks",
     "Reading",
     "Reference",
+    "Role",
+    "RoleTimes",
+    "RoleWork",
     "Round",
     "Scores",
     "Split",

@@ -8,6 +8,14 @@ from pytest_infer.records.load import Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleWork:
+    """One role's part of the work: of `Work.read_bytes`, and of `Work.parameters` or, the head's, `head_parameters`."""
+
+    read_bytes: int
+    parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What one forward pass reads and multiplies, counted from the loaded modules.
 
@@ -19,6 +27,8 @@ class Work:
 
     Attention multiplies `pair_flops` for each pair of positions (query, key) in all layers that see the whole text
     together, and `window_pair_flops` in those that see the last `window` positions only; None where it is unknown.
+
+    `roles` are the parts of it by role (see `Role`), which add up to the whole; empty where an engine does not tell.
     """
 
     read_bytes: int
@@ -28,6 +38,7 @@ class Work:
     pair_flops: int | None = None
     window_pair_flops: int = 0
     window: int | None = None
+    roles: dict[str, RoleWork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_infer.engines import roles
 from pytest_infer.engines.base import TOWER, local
-from pytest_infer.records import Work
+from pytest_infer.engines.roles import Place
+from pytest_infer.records import Role, RoleWork, Work
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|positions?_embed(ding)?s?)$")
 _QUERIES = re.compile(r"(^|\.)(q|query|qkv|q_b|query_key_value|Wqkv)(_proj)?$")
@@ -27,21 +30,22 @@ def of(model: Any) -> Work | None:
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return None
-    head = model.get_output_embeddings()
-    parameters, known = 0, True
-    for module in _multiplying(model):
-        count = _weights(module) if module is not head else 0
-        known = known and count is not None
-        parameters += count or 0
+    places = tuple(roles.places(model))
+    reads, counts = _reads(model, places), _multiplied(places)
+    of_body = [count for role, count in counts.items() if role != Role.HEAD]
     pairs = _attention(model.config.get_text_config(), _heads_here(model))
     return Work(
-        read_bytes=_read_bytes(model),
-        parameters=parameters if known else None,
-        head_parameters=(_weights(head) or 0) if head is not None else 0,
+        read_bytes=sum(reads.values()),
+        parameters=None if None in of_body else sum(count or 0 for count in of_body),
+        head_parameters=counts.get(Role.HEAD) or 0,
         expert_parameters={name: _weights_below(module) for name, module in _experts(model)},
         pair_flops=None if pairs is None else pairs[0],
         window_pair_flops=0 if pairs is None else pairs[1],
         window=None if pairs is None else pairs[2],
+        roles={
+            role: RoleWork(read_bytes=reads.get(role, 0), parameters=counts.get(role, 0))
+            for role in dict.fromkeys((*reads, *counts))
+        },
     )
 
 
@@ -90,26 +94,26 @@ def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
 # bytes
 
 
-def _read_bytes(model: Any) -> int:
-    tables: set[int] = set()
-    others: set[int] = set()
-    for _, module in _seeing_text(model):
-        owned = {id(parameter) for parameter in module._parameters.values() if parameter is not None}
-        (tables if hasattr(module, "num_embeddings") else others).update(owned)
-    total = sum(size for _, size in _packed(module for _, module in _seeing_text(model)))
-    for name, parameter in model.named_parameters():  # shared ones once
-        if TOWER.search(name):
-            continue
-        looked_up = id(parameter) in tables and id(parameter) not in others
-        total += stored_bytes(parameter) // (local(parameter).shape[0] if looked_up else 1)
-    # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
-    return total + sum(
-        stored_bytes(buffer)
-        for _, module in _seeing_text(model)
-        if hasattr(module, "in_features")
-        for buffer in module._buffers.values()
-        if buffer is not None
-    )
+def _reads(model: Any, places: Sequence[Place]) -> dict[str, int]:
+    """Return the bytes that a forward pass reads, by the role of the module that holds them."""
+    tables: dict[int, str] = {}
+    others: dict[int, str] = {}
+    for place in places:
+        held = tables if hasattr(place.module, "num_embeddings") else others
+        for parameter in place.module._parameters.values():
+            held.setdefault(id(parameter), place.role)
+    found: Counter[str] = Counter()
+    for _, parameter in model.named_parameters():  # shared ones once
+        # A table that is also the output head is read in full, by the head; another one row a token.
+        role = others.get(id(parameter)) or tables.get(id(parameter))
+        if role is not None:
+            found[role] += stored_bytes(parameter) // (1 if id(parameter) in others else local(parameter).shape[0])
+    for place in places:
+        found[place.role] += sum(size for _, size in _packed([place.module]))
+        # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
+        if hasattr(place.module, "in_features"):
+            found[place.role] += sum(stored_bytes(b) for b in place.module._buffers.values() if b is not None)
+    return {role: size for role, size in found.items() if size}
 
 
 def stored_bytes(tensor: Any) -> int:
@@ -140,8 +144,15 @@ def _seeing_text(model: Any) -> Iterator[tuple[str, Any]]:
 # multiplications
 
 
-def _multiplying(model: Any) -> Iterator[Any]:
-    return (module for _, module in _seeing_text(model) if not hasattr(module, "num_embeddings"))
+def _multiplied(places: Iterable[Place]) -> dict[str, int | None]:
+    """Return the weights that each token is multiplied with, by role; None where some are packed."""
+    found: dict[str, int | None] = {}
+    for place in places:
+        table = hasattr(place.module, "num_embeddings")
+        count = 0 if table and place.role != Role.HEAD else _weights(place.module)
+        before = found.get(place.role, 0)
+        found[place.role] = None if before is None or count is None else before + count
+    return {role: count for role, count in found.items() if count != 0}
 
 
 def _weights(module: Any) -> int | None:
@@ -191,6 +202,14 @@ def _attention(config: Any, share: float = 1.0) -> tuple[int, int, int | None] |
     None where sizes are missing, or where layers see a choice of positions (sparse, indexed, compressed attention).
     A pair costs a product of query and key and one of weight and value, for each head: 2 x heads x (key + value).
     """
+    try:
+        return _pairs(config, share)
+    # What transformers raises where layers differ in a value that the config is asked for.
+    except RuntimeError:
+        return None
+
+
+def _pairs(config: Any, share: float) -> tuple[int, int, int | None] | None:
     sizes = [getattr(config, name, None) for name in ("num_attention_heads", "num_hidden_layers", "hidden_size")]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return None

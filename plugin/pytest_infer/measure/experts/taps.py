@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 
 from pytest_infer.engines.base import local
+from pytest_infer.engines.roles import layer_of
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.records import ExpertSite
 
@@ -119,12 +120,6 @@ class Site:
             shared=self.shared,
             shared_bytes=self.shared_bytes,
         )
-
-
-def layer_of(name: str) -> int | None:
-    """Return the first number of a qualified name: "model.layers.3.mlp.experts" is in layer 3."""
-    number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return None if number is None else int(number[1])
 
 
 def numbered_layer(name: str) -> int:

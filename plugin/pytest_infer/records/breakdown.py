@@ -1,0 +1,78 @@
+"""Where the time of a step goes: what each role of a model's modules, and what is around the model, took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a module is for, or what an engine does around its model; docs/breakdown.md says what belongs to each."""
+
+    EMBEDDING = "embedding"
+    PROJECTIONS = "attention projections"
+    SCORES = "attention scores"
+    OUTPUT = "attention output"
+    INDEXER = "attention indexer"
+    LINEAR = "linear attention"
+    CACHE = "KV cache"
+    ROUTER = "router"
+    EXPERTS = "experts"
+    UNSEEN_EXPERTS = "router and experts"
+    SHARED = "shared experts"
+    DENSE = "dense MLP"
+    NORMS = "norms"
+    RESIDUAL = "residual"
+    POSITIONS = "positions"
+    AROUND = "around the layers"
+    HEAD = "head"
+    PROCESSORS = "logits processors"
+    SAMPLING = "sampling"
+    STOPPING = "stop criteria"
+    LOOP = "generation loop"
+
+
+OUTSIDE = frozenset({Role.PROCESSORS, Role.SAMPLING, Role.STOPPING, Role.LOOP})
+"""The roles outside the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTimes:
+    """What one role took: `self_ns[i]` in observed step i, the instrument's cost taken off.
+
+    Self time: that of another role within is not part of it. `role` is a Role, the class of a module of an unknown
+    type, or the name of an engine's span. `calls` is how often a step comes to it. `layer_ns[i]` is the mean of typical
+    steps in the layer with the number `layers[i]`; what is outside numbered layers is in none.
+    """
+
+    role: str
+    calls: float
+    self_ns: tuple[int, ...]
+    layers: tuple[int, ...] = ()
+    layer_ns: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTimes:
+    """Steps of one phase, observed ones and bare ones in turns in the same round.
+
+    `observed_ns` are whole steps with the instrument, `cost_ns` what it cost each of them; `bare_ns` are steps without
+    it, each beside the observed one of the same number. The roles' self times of a step are together observed − cost.
+    """
+
+    observed_ns: tuple[int, ...]
+    cost_ns: tuple[int, ...]
+    bare_ns: tuple[int, ...]
+    roles: tuple[RoleTimes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakdown:
+    """A prompt's steps taken apart: `prefill` runs to the first token, `decode` from token to token, each if observed.
+
+    `clock` says what read the time: "host", or "device" for the events of an accelerator.
+    """
+
+    clock: str
+    prefill: PhaseTimes | None = None
+    decode: PhaseTimes | None = None

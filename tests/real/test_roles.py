@@ -1,0 +1,97 @@
+"""What each module of an architecture is for, and what each role reads and multiplies."""
+
+from functools import cache
+
+import pytest
+import tiny_moe
+from lazily import Late, transformers
+
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.records import Role
+
+roles = Late("pytest_infer.engines.roles")
+work = Late("pytest_infer.engines.transformers.work")
+expert_sites = Late("pytest_infer.measure.experts.sites")
+TransformersEngine = Late("pytest_infer.engines.transformers.engine:TransformersEngine")
+
+pytestmark = pytest.mark.real
+
+
+@cache
+def tiny(kind):
+    return tiny_moe.build(kind)
+
+
+@pytest.mark.parametrize("kind", tiny_moe.TYPES)
+def test_every_module_of_every_architecture_has_a_role(kind):
+    model = tiny(kind)
+    places = {place.name: place for place in roles.places(model)}
+    found = {place.role for place in places.values()}
+    unknown = {type(place.module).__name__ for place in places.values() if place.role not in set(Role)}
+    assert unknown == set()
+    assert {Role.AROUND, Role.EMBEDDING, Role.NORMS, Role.HEAD, Role.RESIDUAL, Role.ROUTER, Role.EXPERTS} <= found
+    assert found & {Role.SCORES, Role.LINEAR}
+    if Role.SCORES in found:
+        assert {Role.PROJECTIONS, Role.OUTPUT} & found
+    for site in expert_sites.find(model):
+        # jetmoe's and doge's sites are blocks, which hold a router too.
+        assert places[site.name].role == Role.EXPERTS or places[site.name].routed, site.name
+        assert places[site.name].layer == site.layer
+    assert places[next(name for name, m in model.named_modules() if m is model.get_output_embeddings())].role == "head"
+
+
+TINY = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
+DENSE = {
+    "GPT2Config": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96},
+    "OPTConfig": {**TINY, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32},
+    "BloomConfig": {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "FalconConfig": {**TINY, "num_attention_heads": 4},
+    "GPTNeoXConfig": {**TINY, "num_attention_heads": 4},
+    "Gemma2Config": {**TINY, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+    "PhiConfig": {**TINY, "num_attention_heads": 4},
+    "MambaConfig": {**TINY, "state_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_modules_of_dense_architectures_have_roles_too(name):
+    config = getattr(transformers, name)(**DENSE[name])
+    places = list(roles.places(transformers.AutoModelForCausalLM.from_config(config)))
+    found = {place.role for place in places}
+    assert {type(place.module).__name__ for place in places if place.role not in set(Role)} == set()
+    assert {Role.EMBEDDING, Role.NORMS, Role.HEAD, Role.RESIDUAL} <= found
+    mixer = {Role.LINEAR} if name == "MambaConfig" else {Role.SCORES, Role.PROJECTIONS, Role.OUTPUT, Role.DENSE}
+    assert mixer <= found
+    assert not {Role.ROUTER, Role.EXPERTS, Role.SHARED} & found
+
+
+@pytest.mark.parametrize("kind", tiny_moe.TYPES)
+def test_the_work_of_all_roles_is_the_whole_work(kind):
+    model = tiny(kind)
+    whole = work.of(model)
+    if whole is None:
+        return
+    assert sum(own.read_bytes for own in whole.roles.values()) == whole.read_bytes
+    of_body = [own.parameters for role, own in whole.roles.items() if role != Role.HEAD]
+    assert whole.parameters == (None if None in of_body else sum(of_body))
+    assert whole.roles[Role.HEAD].parameters == whole.head_parameters > 0
+    # Of each layer's modules those that hold the most.
+    assert whole.roles[Role.EXPERTS].read_bytes > 0
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "dots3_note"])
+def test_a_config_whose_layers_differ_tells_no_attention(kind, other_model):
+    model = tiny(kind)
+    info = TransformersEngine(EngineOptions(model="reference-moe")).adopt(model, other_model[1])
+    assert info.work.pair_flops is None
+    assert info.work.read_bytes > 0
+
+
+@pytest.mark.parametrize("kind", ["aria", "minimax_m3_vl", "ernie4_5_vl_moe"])
+def test_what_leads_from_images_into_the_text_is_not_read_for_text(kind):
+    model = tiny(kind)
+    names = [name for name, _ in model.named_parameters() if "projector" in name or "resampler" in name]
+    assert names
+    assert not [place.name for place in roles.places(model) if "projector" in place.name or "resampler" in place.name]
+    body = sum(p.nbytes for name, p in model.named_parameters() if name not in names)
+    assert work.of(model).read_bytes <= body
