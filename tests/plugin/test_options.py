@@ -1,13 +1,16 @@
 """Every option: on the command line, as an ini key, what it does, and the one line for each bad value."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.ending import Ending
+from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
 from pytest_infer.pytest_face import saving
@@ -51,6 +54,7 @@ RUN_VALUES = {
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
     "timeline": ("off", "timeline", False),
+    "breakdown": ("off", "breakdown", "off"),
     "advice": (True, "advice", True),
     "no-profile": (True, "profile", False),
     "no-probe": (True, "probe", False),
@@ -182,6 +186,7 @@ def test_without_options(pytester):
         experts=True,
         expert_trace=False,
         timeline=True,
+        breakdown="auto",
         advice=False,
         profile=True,
         probe=True,
@@ -238,9 +243,9 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         return
     first, second = {
         "threads": ("1", "2"), "max-new-tokens": ("1", "2"), "rounds": ("1", "2"), "warmup": ("1", "2"),
-        "experts": ("counts", "off"), "timeline": ("on", "off"), "turns": ("token", "round"),
-        "launches": ("1", "2"), "time": ("1s", "2s"), "inconclusive": ("pass", "fail"), "exit": ("bisect", "plain"),
-        "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
+        "experts": ("counts", "off"), "timeline": ("on", "off"), "breakdown": ("on", "off"),
+        "turns": ("token", "round"), "launches": ("1", "2"), "time": ("1s", "2s"), "inconclusive": ("pass", "fail"),
+        "exit": ("bisect", "plain"), "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
         "context": ("1", "2"), "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
@@ -323,6 +328,64 @@ def test_timeline_off(suite, way):
     pytester = suite()
     pytester.runpytest("--benchmark-autosave", *give(pytester, way, "timeline", "off")).assert_outcomes(passed=2)
     assert block_of(pytester)["timeline"] == {"absent": "switched off with --infer-timeline=off"}
+
+
+SPANS = """
+class Scripted(Scripted):
+    delays = [0.002] * 9
+    went = []
+
+    def generate(self, prompt_ids, limits, clock):
+        self.went.append(limits.max_new_tokens)
+        self.clock = clock
+        return super().generate(prompt_ids, limits, clock)
+
+    def wait(self, delay):
+        with self.clock.span("experts", layer=2):
+            super().wait(delay)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    return Scripted()
+"""
+LONG = '[[prompt]]\nname = "first"\ntext = "one two three"\nmax_new_tokens = 9\n'
+
+
+@BOTH_WAYS
+def test_breakdown_off(suite, way):
+    pytester = suite(engine=SPANS, prompts=LONG)
+    pytester.runpytest("--benchmark-autosave", *give(pytester, way, "breakdown", "off")).assert_outcomes(passed=1)
+    assert block_of(pytester)["breakdown"] == {"absent": "switched off with --infer-breakdown=off"}
+
+
+@pytest.mark.parametrize("given", [(), ("--infer-breakdown",), ("--infer-breakdown=on",), ("--infer-breakdown=auto",)])
+def test_breakdown(suite, given):
+    pytester = suite(engine=SPANS, prompts=LONG)
+    result = pytester.runpytest("--benchmark-autosave", "test_suite.py", *given)
+    result.assert_outcomes(passed=1)
+    result.stdout.re_match_lines([r"decode [\d.]+ m?s a step: experts \d+ %", r"prefill [\d.]+ m?s: experts \d+ %"])
+    stored = block_of(pytester)["breakdown"]
+    assert [part["role"] for part in stored["decode"]["parts"]] == ["experts", "generation loop"]
+    assert (stored["decode"]["observed"], stored["decode"]["bare"]) == (4, 4)
+    shown = CliRunner().invoke(app, ["show"])
+    assert re.search(r"^decode [\d.]+ m?s a step: experts \d+ %", shown.output, flags=re.MULTILINE)
+
+
+def test_breakdown_of_an_engine_that_shows_nothing_takes_no_round(suite):
+    pytester = suite()
+    pytester.runpytest("--benchmark-autosave", "--infer-breakdown").assert_outcomes(passed=2)
+    why = "the engine gives no access to its modules, and it reports no spans"
+    assert block_of(pytester)["breakdown"] == {"absent": why}
+
+
+def test_breakdown_follows_the_profile_round(suite):
+    pytester = suite(engine=SPANS, prompts=LONG)
+    result = pytester.runpytest("--infer-breakdown", "--infer-no-profile")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--infer-breakdown follows the profile round: leave out --infer-no-profile"])
+    pytester.runpytest("--benchmark-autosave", "--infer-no-profile").assert_outcomes(passed=1)
+    assert block_of(pytester)["breakdown"] == {"absent": "left out with --infer-no-profile"}
 
 
 @BOTH_WAYS

@@ -90,6 +90,7 @@ TORCH = {"torch", "transformers"}
 TORCH_IN = (
     "engines.transformers.",
     "engines.bundled.",
+    "measure.breakdown.",
     "measure.experts.",
     "measure.machine.probe",
     "measure.profile_round",
@@ -230,10 +231,12 @@ def test_the_report_uses_pytest_for_types_only():
     assert all(i.typing for i in found)
 
 
-@pytest.mark.parametrize("word", ["compare", "history", "advice", "experts", "placement", "doctor", "load", "sweep"])
+@pytest.mark.parametrize(
+    "word", ["compare", "history", "advice", "experts", "placement", "doctor", "load", "sweep", "breakdown"]
+)
 def test_a_subject_has_one_word_in_analysis_report_and_cli(word):
-    # What a sweep found is shown by `show`, `compare` and `report`.
-    rooms = ("analysis", "report") if word == "sweep" else ("analysis", "report", "cli")
+    # What a sweep and a breakdown found is shown by `show`, `compare` and `report`.
+    rooms = ("analysis", "report") if word in ("sweep", "breakdown") else ("analysis", "report", "cli")
     assert [room for room in rooms if f"{room}.{word}" not in modules()] == []
 
 

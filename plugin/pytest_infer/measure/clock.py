@@ -20,7 +20,7 @@ class TokenClock:
     parameter for tests with a fake clock.
     """
 
-    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_stamps", "_start_ns", "spanned")
+    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_spanned", "_stamps", "_start_ns")
 
     def __init__(self, now: Callable[[], int] = perf_counter_ns) -> None:
         self._now = now
@@ -28,8 +28,7 @@ class TokenClock:
         self._prefill_end_ns: int | None = None
         self._stamps: list[int] = []
         self._ids: list[Sequence[int]] = []
-        self.spanned = False
-        """Whether the engine reports spans."""
+        self._spanned = False
 
     def start(self) -> None:
         """Read the clock: the ids are ready and the device is idle. The harness calls it, not the engine."""
@@ -49,7 +48,7 @@ class TokenClock:
 
     def span(self, role: str, layer: int | None = None) -> AbstractContextManager[object]:  # noqa: ARG002 - as Clock says
         """Note that there are spans, and time none of them."""
-        self.spanned = True
+        self._spanned = True
         return _NOTHING
 
     def trace(self, *, prompt_tokens: int, requested_tokens: int, stopped_by: StopReason | None) -> TokenTrace:
@@ -74,6 +73,7 @@ class TokenClock:
             token_ids=tuple(int(i) for ids in self._ids for i in ids),
             prefill_end_ns=self._prefill_end_ns,
             stopped_by=stopped_by,
+            spanned=self._spanned,
         )
 
 

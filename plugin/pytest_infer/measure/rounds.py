@@ -13,13 +13,14 @@ from typing import Protocol
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import disturbance, following
+from pytest_infer.measure.breakdown import taken
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.measure.profile_round import profile_round
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.records import Limits, Pass, Profile, Reference, Round, TextScore, TokenTrace
+from pytest_infer.records import Breakdown, Limits, Pass, Profile, Reference, Round, TextScore, TokenTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class RoundPlan:
     """How many rounds may be added for disturbed ones."""
     reference: Reference | None = None
     """Whose tokens the profile round follows, and the timed rounds too if the free output is another."""
+    breakdown: str = taken.OFF
+    """When steps are taken apart after the profile round: "on", "auto", or "off"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ class Measured:
     first: Round | None = None
     profile_absent: str | None = None
     reference: Reference | None = None
+    breakdown: Breakdown | None = None
+    breakdown_absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +147,27 @@ class Runner:
                 raise
             return None, f"the profile round failed: {untrusted.failure(error)}"
 
+    def taken_apart(
+        self, like: TokenTrace, when: str, *, follow: Sequence[int] | None = None
+    ) -> tuple[Breakdown | None, str | None]:
+        """Return the breakdown of the steps, or None and why there is none; `like` is the trace of a timed round."""
+        why = taken.absent(self.engine, like, when)
+        if why is not None:
+            return None, why
+        try:
+            return taken.take(self.engine, self.prompt_ids, self.limits, like, follow), None
+        except Exception as error:
+            # As of the profile round.
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            return None, f"taking steps apart failed: {untrusted.failure(error)}"
+
 
 class Watcher(Protocol):
     """Called between rounds with the loop's progress; never inside one."""
 
     def __call__(self, phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
-        """Take `phase` ("warm-up", "round", "repeat", "profile"), how many of it are done, and the newest trace."""
+        """Take `phase` ("warm-up", "round", "repeat", "profile", …), how many of it are done, and the newest trace."""
 
 
 @contextmanager
@@ -180,10 +200,13 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
         last = rounds[-1].trace
     kept = rounds_to_keep([bool(r.disturbed) for r in rounds], plan.rounds)
     profile, why = None, None
+    breakdown, breakdown_absent = None, None
     if plan.profile:
         watch("profile", 0, 1, last)
         followed = following.profiled(reference, runner.engine)
         profile, why = runner.kept_apart(rounds[0].trace, experts=plan.experts, trace=plan.trace, follow=followed)
+        watch("breakdown", 0, 1, last)
+        breakdown, breakdown_absent = runner.taken_apart(rounds[0].trace, plan.breakdown, follow=follow)
     return Measured(
         warmup=warmup,
         rounds=tuple(rounds[n] for n in kept),
@@ -192,6 +215,8 @@ def measure(runner: Runner, plan: RoundPlan, watch: Watcher) -> Measured:
         first=first,
         profile_absent=why,
         reference=reference,
+        breakdown=breakdown,
+        breakdown_absent=breakdown_absent,
     )
 
 

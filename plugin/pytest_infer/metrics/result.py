@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pytest_infer.metrics import scatter
+from pytest_infer.metrics import breakdown, scatter
+from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.metrics.summary import Summary, summarize
 from pytest_infer.records import (
     CurvePoint,
@@ -26,6 +27,7 @@ class Result:
 
     `quiet` are warnings of disturbed rounds that do not show in its times, which need no second look.
     `experts` has no trace; where usage was not recorded, it has no counts, for the reason in `experts_absent`.
+    `breakdown` holds the phases whose steps were taken apart.
     """
 
     nodeid: str
@@ -43,6 +45,7 @@ class Result:
     config: Mapping[str, str] = field(default_factory=dict)
     curve: CurvePoint | None = None
     fidelity: Fidelity | None = None
+    breakdown: Mapping[str, PhaseParts] = field(default_factory=dict)
 
 
 def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> Result:
@@ -68,4 +71,5 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         config=record.config,
         curve=record.curve,
         fidelity=record.fidelity,
+        breakdown=breakdown.phases(record),
     )

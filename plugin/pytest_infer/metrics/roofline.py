@@ -110,7 +110,7 @@ def step(record: PromptRecord) -> Reading:
         return cache
     usage = profile.experts
     sites: Sequence[ExpertSite] = usage.sites if usage is not None else ()
-    reads = [(_read(usage, number), site.expert_bytes) for number, site in enumerate(sites)] if usage else []
+    reads = [(distinct(usage, number), site.expert_bytes) for number, site in enumerate(sites)] if usage else []
     known = [(distinct, size) for distinct, size in reads if size is not None]
     dense_bytes = work.read_bytes - sum(site.experts * (site.expert_bytes or 0) for site in sites)
     if len(known) < len(reads) or dense_bytes < 0:
@@ -144,7 +144,7 @@ def _unusable(profile: Profile) -> str | None:
     return None if profile.experts.check == "passed" else "the expert selections do not add up"
 
 
-def _read(usage: ExpertUsage, number: int) -> float:
+def distinct(usage: ExpertUsage, number: int) -> float:
     """Return the experts with weights that a step reads at one site: one token selects no expert twice.
 
     Where every expert is computed, whatever is selected, these are all experts.
@@ -184,7 +184,7 @@ def fits_caches(record: PromptRecord) -> bool:
 
 def multiply_rate(record: PromptRecord) -> float | None:
     """Return the operations per second of the fastest prefill; None where they are not known."""
-    flops = _prefill_flops(record)
+    flops = prefill_operations(record)
     times = [found for r in record.rounds if (found := timing.prefill_s(r.trace))]
     return flops.value / min(times) if flops.value is not None and times else None
 
@@ -229,7 +229,7 @@ def _sampled(value: float, read: Reading) -> Reading:
 
 def prefill_utilization(record: PromptRecord, r: Round) -> Reading:
     """Return a round's MFU of prefill; none where a round shows that the machine multiplies faster than its probe."""
-    flops, probe, prefill_s = _prefill_flops(record), _probe(record), timing.prefill_s(r.trace)
+    flops, probe, prefill_s = prefill_operations(record), _probe(record), timing.prefill_s(r.trace)
     peak = None if probe is None else probe.flops.get(record.model.dtype or "")
     if flops.value is None:
         return flops
@@ -243,7 +243,7 @@ def prefill_utilization(record: PromptRecord, r: Round) -> Reading:
     return Reading(value=mfu(flops.value, prefill_s, peak), source=flops.source, quality=Quality.SAMPLED)
 
 
-def _prefill_flops(record: PromptRecord) -> Reading:
+def prefill_operations(record: PromptRecord) -> Reading:
     """Return the operations that the prompt needs."""
     work, profile = record.model.work, record.profile
     if work is None:

@@ -138,6 +138,13 @@ OPTIONS = (
         "off: it is not started; default: on",
     ),
     Option(
+        name="breakdown",
+        metavar="WHEN",
+        bare=True,
+        help="take prefill and decode steps apart by module, in rounds of their own after the profile round: on, off, "
+        "or auto, where a round takes at most 10 s; alone: on; default: auto",
+    ),
+    Option(
         name="advice",
         flag=True,
         help="show all advice at the end of a run, what is fine too; otherwise the three most serious lines",
@@ -247,12 +254,13 @@ OPTIONS = (
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
+BREAKDOWN = ("on", "auto", "off")
 ROUND = "round"
 TURNS = ("token", ROUND)
 INTERLEAVED = "interleaved"
 ORDERS = (INTERLEAVED, "sequential")
 BARE, OFF = "default", "off"
-"""What --infer-gate takes in place of rules: those of the ini file, or none; --infer-curve alone takes BARE too."""
+"""What --infer-gate takes in place of rules: those of the ini file, or none. Others that may stand alone take BARE."""
 BISECT = "bisect"
 """A copy, as of the models: what --infer-exit takes for `git bisect run`."""
 SELF = "self"

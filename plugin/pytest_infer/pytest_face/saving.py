@@ -32,6 +32,7 @@ _MATTER = (
     "experts",
     "expert_trace",
     "timeline",
+    "breakdown",
     "profile",
     "repeat_disturbed",
     "prompt_tokens",

@@ -237,6 +237,8 @@ class InferSession:
             ranks=self.world.gathered(nodeid, [r.counters for r in measured.rounds]),
             reference=measured.reference,
             pieces=pieces.of(engine.decode, measured.profile, measured.reference),
+            breakdown=measured.breakdown,
+            breakdown_absent=None if measured.breakdown else self._not_taken_apart(measured.breakdown_absent),
         )
         return self.loop.compared(record)
 
@@ -292,6 +294,18 @@ class InferSession:
         """Return the record that other processes make of a prompt; None where it is measured here."""
         return self.loop.elsewhere(nodeid, _info(prompt, configuration), self._plan(), configuration.values)
 
+    def _not_taken_apart(self, why: str | None) -> str:
+        """Return why a prompt's steps were not, where the loop gave no reason of its own."""
+        if self.bridge.disabled:
+            return "benchmarks are disabled"
+        if not self.settings.profile:
+            return "left out with --infer-no-profile"
+        if not self.one_sided:
+            return "steps are not taken apart in a comparison of two commits"
+        if not self.world.place.alone:
+            return "steps are not taken apart where ranks share a model: each would wait for the others' hooks"
+        return why or "not recorded"
+
     def _plan(self) -> rounds.RoundPlan:
         once = self.bridge.disabled
         return rounds.RoundPlan(
@@ -301,6 +315,7 @@ class InferSession:
             experts=self.settings.experts,
             trace=self.settings.expert_trace,
             repeat=0 if once else self.settings.repeat_disturbed,
+            breakdown=self.settings.breakdown if self.one_sided and self.world.place.alone else "off",
         )
 
     def _described(self, model: ModelInfo, engine: type, *, once: bool) -> MachineInfo:

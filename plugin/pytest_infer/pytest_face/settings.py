@@ -19,6 +19,7 @@ from pytest_infer.measure.text import BUNDLED
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
     BARE,
+    BREAKDOWN,
     EXPERTS,
     INTERLEAVED,
     OFF,
@@ -68,6 +69,7 @@ class Settings:
     experts: bool
     expert_trace: bool
     timeline: bool
+    breakdown: str
     advice: bool
     profile: bool
     probe: bool
@@ -154,6 +156,7 @@ class Settings:
             experts=experts != OFF,
             expert_trace=experts == "trace",
             timeline=read.choice("timeline", TIMELINE, "on") == "on",
+            breakdown=_breakdown(read),
             advice=read.flag("advice"),
             profile=not read.flag("no-profile"),
             probe=not read.flag("no-probe"),
@@ -210,6 +213,14 @@ def _text(read: OptionReader) -> Path | None:
     if read.flag("no-profile"):
         raise OptionError(f"{read.place('text')} is measured after the profile round: leave out --infer-no-profile")
     return BUNDLED if read.text("text") == BARE else read.path("text")
+
+
+def _breakdown(read: OptionReader) -> str:
+    """Return when steps are taken apart; asked for on the command line it needs the profile round."""
+    wanted = "on" if read.text("breakdown") == BARE else read.choice("breakdown", BREAKDOWN, "auto")
+    if wanted == "on" and read.place("breakdown").startswith("--") and read.flag("no-profile"):
+        raise OptionError(f"{read.place('breakdown')} follows the profile round: leave out {read.place('no-profile')}")
+    return wanted
 
 
 def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:

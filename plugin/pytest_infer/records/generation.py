@@ -47,6 +47,8 @@ class TokenTrace:
     token_ids: tuple[int, ...]
     prefill_end_ns: int | None = None
     stopped_by: StopReason | None = None
+    spanned: bool = False
+    """Whether the engine reported spans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pytest_infer.records.breakdown import Breakdown
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.fidelity import Fidelity
 from pytest_infer.records.generation import Output, PromptInfo
@@ -110,6 +111,8 @@ class PromptRecord:
     reference: Reference | None = None
     pieces: dict[int, str] = field(default_factory=dict)
     fidelity: Fidelity | None = None
+    breakdown: Breakdown | None = None
+    breakdown_absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import msgspec
 
 from pytest_infer.measure.warnings import hash_ids
 from pytest_infer.metrics import METRICS, Summary, summarize
+from pytest_infer.metrics.breakdown import phases
 from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Reference, Round, SuiteAverages
 from pytest_infer.storage.schema import SCHEMA, TOTAL
 
@@ -55,6 +56,7 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
         "timeline": _timeline(record),
         "scores": _scores(record),
         **_reference(record.reference),
+        "breakdown": _breakdown(record),
         "output": _output(record),
         "rounds": _rounds(record),
         "cautions": [msgspec.to_builtins(warning) for warning in record.warnings],
@@ -138,6 +140,17 @@ def _reference(reference: Reference | None) -> dict[str, Any]:
         "problem": reference.problem,
     }
     return {"reference": _without_none(told)}
+
+
+def _breakdown(record: PromptRecord) -> dict[str, Any]:
+    """Return a typical step of each phase, by role; the sidecar has it by layer."""
+    if record.breakdown is None:
+        return {"absent": record.breakdown_absent or "not recorded"}
+    stored: dict[str, Any] = {"clock": record.breakdown.clock}
+    for name, phase in phases(record).items():
+        table = _without_none(msgspec.to_builtins(phase))
+        stored[name] = {**table, "parts": [_without_none(part) for part in table["parts"]]}
+    return stored
 
 
 def _output(record: PromptRecord) -> dict[str, Any]:

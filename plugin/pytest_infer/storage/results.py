@@ -80,6 +80,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         curve=block.curve,
         ranks=block.ranks,
         fidelity=block.fidelity,
+        breakdown=(block.breakdown or schema.StoredBreakdown()).phases,
     )
 
 

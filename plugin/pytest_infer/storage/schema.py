@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, Ranks, Turns
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts
+from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, Ranks, RoleWork, Turns
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -57,6 +58,7 @@ class StoredWork(_Part, frozen=True):
     pair_flops: int | None = None
     window_pair_flops: int | None = None
     window: int | None = None
+    roles: dict[str, RoleWork] | None = None
 
 
 class Model(_Part, frozen=True):
@@ -252,6 +254,21 @@ class StoredReference(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class StoredBreakdown(msgspec.Struct, frozen=True):
+    """A typical step of each phase, by role, or why there is none."""
+
+    absent: str | None = None
+    clock: str | None = None
+    prefill: PhaseParts | None = None
+    decode: PhaseParts | None = None
+
+    @property
+    def phases(self) -> dict[str, PhaseParts]:
+        """Return those that there are, by name."""
+        found = {PREFILL: self.prefill, DECODE: self.decode}
+        return {name: parts for name, parts in found.items() if parts is not None}
+
+
 class StoredOutput(msgspec.Struct, frozen=True):
     """What was generated, and whether every round generated it."""
 
@@ -338,6 +355,7 @@ class WholeBlock(Block, frozen=True):
     metrics: Mapping[str, Figure] | None = None
     absent: dict[str, str] | None = None
     timeline: StoredTimeline | None = None
+    breakdown: StoredBreakdown | None = None
     output: StoredOutput | None = None
     warnings: tuple[StoredWarning, ...] = msgspec.field(default=(), name="cautions")
 

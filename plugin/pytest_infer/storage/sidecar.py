@@ -13,6 +13,7 @@ import msgspec
 
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics.breakdown import DECODE, PREFILL
 from pytest_infer.records import Profile, PromptRecord, Scores
 from pytest_infer.storage.files import replacing
 from pytest_infer.units import size
@@ -20,7 +21,6 @@ from pytest_infer.units import size
 MOST_BYTES = 2**29
 """The most that a sidecar may unpack to."""
 
-_TRACE, _GATES = ("u", 2), ("f", 2)
 _KINDS = {
     **dict.fromkeys(
         ("stamps_ns", "tick_sizes", "token_ids", "at_ns", "rss_bytes", "read_bytes", "write_bytes"), ("i", 1)
@@ -37,6 +37,8 @@ _KINDS = {
 """The kind of numbers and how many dimensions, by what is kept."""
 _SCORES = {"tokens": "<i4", "chosen": "<f4", "top_ids": "<i4", "top": "<f4", "rest": "<f4"}
 _PIECES: msgspec.json.Decoder[dict[int, str]] = msgspec.json.Decoder(dict[int, str])
+_OF_A_PART = {"|experts|": ("u", 2), "|gates|": ("f", 2), "|breakdown|": ("f", 2)}
+"""The same of what has the name of a layer or a role at the end of its key."""
 _AS_LONG_AS = {
     "tick_sizes": "stamps_ns",
     **dict.fromkeys(("rss_bytes", "read_bytes", "write_bytes", "core_busy_s"), "at_ns"),
@@ -58,6 +60,11 @@ def gates_key(nodeid: str, site: str) -> str:
     return f"{nodeid}|gates|{site}"
 
 
+def layers_key(nodeid: str, phase: str, role: str) -> str:
+    """Return the key of what a role took in each layer."""
+    return f"{nodeid}|breakdown|{phase}|{role}"
+
+
 def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
     """Write the arrays of a run's records beside its file and return the path.
 
@@ -76,6 +83,9 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
     since the round's start), `rss_bytes` (int64, samples), `core_busy_s` (float64, samples x cores), `read_bytes` and
     `write_bytes` (int64, samples), these three since the first sample; and the marks `start_ns` (0), `first_token_ns`
     and `end_ns` (int64, no dimension; since the round's start), the last two where there was a token.
+
+    Of a breakdown, keyed `NODEID|breakdown|PHASE|ROLE`, for roles within numbered layers: their numbers, and the mean
+    self time of a typical step in each, seconds (float64, 2 x layers).
     """
     # Imported late: loading the plugin must not load numpy.
     import numpy as np  # noqa: PLC0415
@@ -100,6 +110,7 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
             named = _timeline(record.profile)
             arrays |= {f"{record.nodeid}|timeline|{what}": array for what, array in named.items()}
         arrays |= _scored(record)
+        arrays |= _layers(record)
     path = path_for(run_file)
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)
@@ -182,6 +193,21 @@ def pieces(arrays: Mapping[str, Any], nodeid: str) -> dict[int, str]:
         raise StorageError(f"the texts of single tokens cannot be read: {error}") from error
 
 
+def _layers(record: PromptRecord) -> dict[str, Any]:
+    """Return what each role took in each layer, none without a breakdown."""
+    import numpy as np  # noqa: PLC0415
+
+    if record.breakdown is None:
+        return {}
+    phases = {PREFILL: record.breakdown.prefill, DECODE: record.breakdown.decode}
+    return {
+        layers_key(record.nodeid, name, one.role): np.asarray([one.layers, np.divide(one.layer_ns, 1e9)])
+        for name, times in phases.items()
+        for one in (() if times is None else times.roles)
+        if one.layers
+    }
+
+
 def read(run_file: Path) -> dict[str, Any]:
     """Return the arrays beside a run file, keyed as `write` says; empty where there is no sidecar.
 
@@ -209,8 +235,9 @@ def _arrays(archive: zipfile.ZipFile) -> dict[str, Any]:
     found = {}
     for member in members:
         key = member.filename.removesuffix(".npy")
-        traced = _TRACE if "|experts|" in key else _GATES if "|gates|" in key else None
-        kind = traced or _KINDS.get(key.rpartition("|")[2])
+        kind = next((kind for part, kind in _OF_A_PART.items() if part in key), None) or _KINDS.get(
+            key.rpartition("|")[2]
+        )
         found[key] = _array(archive.read(member), *(kind or (None, None)))
     _check_together(found)
     return found

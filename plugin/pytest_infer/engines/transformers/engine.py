@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,6 +246,12 @@ class TransformersEngine(Engine):
     def experts_absent(self) -> str:
         """Say why hooks cannot be used."""
         return "not with --infer-compile: a compiled model runs past the hooks"
+
+    def spans(self, clock: Clock) -> AbstractContextManager[object]:
+        """Report the cache, the logits processors, the choice of the token and the stop criteria."""
+        from pytest_infer.engines.transformers.spans import reported  # noqa: PLC0415
+
+        return reported(clock)
 
     def close(self) -> None:
         """Drop the model, restored to its original state, and restore the thread count."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_infer.engines.base import TOWER
+from pytest_infer.engines.roles import layer_of
 from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure.experts import types
 from pytest_infer.measure.experts.adapters import adapter_of
@@ -15,7 +16,6 @@ from pytest_infer.measure.experts.taps import (
     ExpertsCall,
     Site,
     bytes_of_one,
-    layer_of,
     leading,
     numbered_layer,
     shared_beside,
@@ -124,6 +124,16 @@ def _is_adapted(model: torch.nn.Module, name: str) -> bool:
 
 def refuse_compiled(model: torch.nn.Module) -> None:
     """Raise ExpertCaptureError if any part of `model` is compiled: hooks added afterwards silently see nothing."""
+    name = compiled_part(model)
+    if name is not None:
+        raise ExpertCaptureError(
+            f"{name or 'the model'} is compiled, and hooks do not fire in compiled code: "
+            "record experts on a model that is not (disable_compile=True)"
+        )
+
+
+def compiled_part(model: torch.nn.Module) -> str | None:
+    """Return the name of the first part of `model` that is compiled, None if none is."""
     for name, module in model.named_modules():
         attributes = vars(module)
         if (
@@ -132,10 +142,8 @@ def refuse_compiled(model: torch.nn.Module) -> None:
             or "_compiled_call" in attributes  # generate() with a static cache, in transformers
             or hasattr(attributes.get("forward"), "_torchdynamo_orig_callable")  # module.forward = torch.compile(…)
         ):
-            raise ExpertCaptureError(
-                f"{name or 'the model'} is compiled, and hooks do not fire in compiled code: "
-                "record experts on a model that is not (disable_compile=True)"
-            )
+            return str(name)
+    return None
 
 
 def _argument_names(kind: type[torch.nn.Module]) -> tuple[str, str] | None:

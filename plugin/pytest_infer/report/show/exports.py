@@ -41,6 +41,7 @@ def _test(result: Result, *, failed: bool) -> dict[str, Any]:
         "warnings": [warning.text for warning in result.warnings],
         "figures": figures,
         **followed,
+        "breakdown": result.breakdown,
     }
 
 

@@ -19,6 +19,7 @@ from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Average, CacheState, ModelInfo
 from pytest_infer.report import advice
+from pytest_infer.report.breakdown import terminal as breakdown
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
 from pytest_infer.report.show import experts, remarks, roofline
@@ -101,6 +102,8 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     for limit in (roofline.limit_line(results), roofline.memory_line(results)):
         if limit is not None:
             console.print(Text(limit))
+    for line in breakdown.lines(results, width=console.width):
+        console.print(line)
     for line in experts.lines(results, width=console.width, drawn=outputs):
         console.print(line)
     for result in results if outputs else ():

@@ -1,0 +1,154 @@
+"""A prompt's steps taken apart, in generations of their own: some steps with hooks, others without, in turns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pytest_infer.engines import roles
+from pytest_infer.engines.base import Engine
+from pytest_infer.measure import following
+from pytest_infer.measure.breakdown import folding
+from pytest_infer.measure.breakdown.marks import DeviceStamper, HostStamper, Marks, Stamper
+from pytest_infer.measure.breakdown.observer import Observer, StepClock
+from pytest_infer.measure.heap import no_collections
+from pytest_infer.measure.instrumentation import suspended
+from pytest_infer.metrics import timing
+from pytest_infer.records import Breakdown, Limits, PhaseTimes, Role, TokenTrace
+
+ON, AUTO, OFF = "on", "auto", "off"
+"""When steps are taken apart: always, where that is cheap, never."""
+CHEAP_S = 10.0
+"""It is cheap where a round takes no longer than this."""
+MOST_STEPS = 64
+"""So many decode steps are observed at most, spread over the whole generation, and as many bare ones beside them."""
+_MOST_PREFILLS, _PREFILLS_S = 16, 1.0
+"""Prefills, half of them bare, fill about this time, but are no more than this, and no fewer than 4 that are short."""
+
+
+def take(
+    engine: Engine,
+    prompt_ids: Sequence[int],
+    limits: Limits,
+    like: TokenTrace,
+    follow: Sequence[int] | None = None,
+) -> Breakdown:
+    """Take the steps of a prompt apart; `like` is the trace of a timed round of it, which followed these tokens.
+
+    Raises whatever the engine raises.
+    """
+    module: Any = engine.logits_module()
+    places = () if module is None else tuple(p for p in roles.places(module) if p.begins)
+    marks = Marks(_stamper(module))
+    observer = Observer(engine, places, marks)
+
+    def run(tokens: int, wanted: Callable[[int], bool]) -> list[folding.Step]:
+        how = replace(limits, max_new_tokens=tokens)
+        following.steer(engine, None if follow is None else follow[:tokens])
+        marks.clear()
+        clock = StepClock(marks, observer, wanted)
+        engine.reset()
+        engine.prepare(prompt_ids, how)
+        with suspended(), no_collections():
+            engine.synchronize()
+            clock.start()
+            try:
+                engine.generate(prompt_ids, how, clock)
+            finally:
+                observer.leave()
+        return folding.steps(marks, observer.cost())
+
+    gc.collect()
+    prefills: list[folding.Step] = []
+    for number in range(_prefills(like)):
+        observed = number % 4 in (1, 2)
+        prefills += run(1, lambda _, observed=observed: observed)[:1]  # type: ignore[misc]
+    schedule = spread(len(like.stamps_ns) - 1)
+    decoded = run(limits.max_new_tokens, lambda step: schedule.get(step - 1, False))[1:] if schedule else []
+    steps = [step for number, step in enumerate(decoded) if number in schedule]
+    found = Breakdown(
+        clock=marks.stamper.name,
+        prefill=folding.phase(prefills, observer.cost()),
+        decode=folding.phase(steps, observer.cost()),
+    )
+    return _renamed(found) if any(place.routed for place in places) and not _saw_experts(found) else found
+
+
+def absent(engine: Engine, like: TokenTrace, mode: str) -> str | None:
+    """Return why the steps of a prompt are not taken apart; None where they can be, and are to be.
+
+    `like` is the trace of a timed round.
+    """
+    if mode == OFF:
+        return "switched off with --infer-breakdown=off"
+    took = timing.total_s(like) or 0.0
+    if mode == AUTO and took > CHEAP_S:
+        return f"a round takes {took:.0f} s: steps are taken apart up to {CHEAP_S:.0f} s, or with --infer-breakdown"
+    module: Any = engine.logits_module()
+    if module is None:
+        return None if like.spanned else f"{engine.experts_absent()}, and it reports no spans"
+    return _unobservable(module)
+
+
+def _unobservable(module: Any) -> str | None:
+    """Return why hooks on the modules of a model tell nothing."""
+    if not hasattr(module, "named_modules"):
+        return "the engine's module takes no hook"
+    from pytest_infer.measure.experts.sites import compiled_part  # noqa: PLC0415 - needs torch
+
+    compiled = compiled_part(module)
+    if compiled is not None:
+        return f"{compiled or 'the model'} is compiled, and hooks do not fire in compiled code"
+    if len(_devices(module)) > 1:
+        return "the weights are on several devices, whose clocks have nothing in common"
+    return None
+
+
+def _stamper(module: Any) -> Stamper:
+    devices = set() if module is None else _devices(module)
+    accelerators = [device for device in devices if device.type != "cpu"]
+    return DeviceStamper(accelerators[0]) if accelerators else HostStamper()
+
+
+def _devices(module: Any) -> set[Any]:
+    return {tensor.device for tensor in module.parameters()}
+
+
+def _saw_experts(found: Breakdown) -> bool:
+    phases = [phase for phase in (found.prefill, found.decode) if phase is not None]
+    return any(one.role == Role.EXPERTS for phase in phases for one in phase.roles)
+
+
+def _renamed(found: Breakdown) -> Breakdown:
+    """Say that the router's time is the experts' too: they ran past the hooks."""
+
+    def phase(times: PhaseTimes | None) -> PhaseTimes | None:
+        if times is None:
+            return None
+        roles = (replace(r, role=Role.UNSEEN_EXPERTS) if r.role == Role.ROUTER else r for r in times.roles)
+        return replace(times, roles=tuple(roles))
+
+    return replace(found, prefill=phase(found.prefill), decode=phase(found.decode))
+
+
+def _prefills(like: TokenTrace) -> int:
+    """Return how many prefills to run, half of them observed: a multiple of 4 where they are short, else 2."""
+    each = timing.ttft_s(like) or 0.0
+    return min(_MOST_PREFILLS, max(2 if each > _PREFILLS_S / 4 else 4, 4 * int(_PREFILLS_S / max(each, 1e-9) / 4)))
+
+
+def spread(steps: int) -> dict[int, bool]:
+    """Return which of so many decode steps are looked at, counted from 0, and whether with the instrument.
+
+    They come in pairs, one with and one without it, which of them first in turns; a single step is observed.
+    """
+    if steps < 2:
+        return dict.fromkeys(range(steps), True)
+    pairs = min(MOST_STEPS, steps // 2)
+    found: dict[int, bool] = {}
+    for pair in range(pairs):
+        first = 2 * (pair * (steps // 2) // pairs)
+        found |= {first: pair % 2 == 0, first + 1: pair % 2 == 1}
+    return found

@@ -1,0 +1,62 @@
+"""Where the time of a step goes, in three lines: decode, prefill, and what is around the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from pytest_infer.analysis.breakdown import shares
+from pytest_infer.analysis.breakdown.shares import PhaseShares
+from pytest_infer.metrics.breakdown import DECODE, PREFILL
+from pytest_infer.metrics.result import Result
+from pytest_infer.report.text import printable
+from pytest_infer.units import Unit, show, significant
+
+_LIMIT = {DECODE: "of bandwidth", PREFILL: "of the GEMM rate"}
+_SMALL = 0.005
+_LEAST = 3
+"""So many roles are named, however narrow the terminal is."""
+
+
+def lines(results: Sequence[Result], *, width: int) -> Iterator[Text]:
+    """Yield the lines; nothing where no steps were taken apart."""
+    found = [of for phase in (DECODE, PREFILL) if (of := shares.of(results, phase)) is not None]
+    for of in found:
+        yield Text(printable(_phase(of, width)))
+    if found:
+        yield Text(printable(_around(found[0])), style="dim")
+
+
+def _phase(of: PhaseShares, width: int) -> str:
+    """Return as many roles as one line holds, and some at least, the largest first, and what the others take."""
+    line = f"{of.phase} {show(of.step_s, Unit.SECONDS)}{' a step' if of.phase == DECODE else ''}: "
+    limit, left = _LIMIT[of.phase], 1.0 - sum(one.share for one in of.outside)
+    for number, one in enumerate(of.model):
+        part = f"{one.role} {percent(one.share)}"
+        if one.used is not None:
+            part += f" ({percent(one.used)}{f' {limit}' if limit else ''})"
+        joined = f"{line}{', ' if number else ''}{part}"
+        others = f", others {percent(left - one.share)}" if number + 1 < len(of.model) else ""
+        if number and (one.share < _SMALL or (number >= _LEAST and len(joined) + len(others) > width)):
+            return f"{line}, others {percent(left)}"
+        line, left = joined, left - one.share
+        limit = "" if one.used is not None else limit
+    return line
+
+
+def _around(of: PhaseShares) -> str:
+    parts = ", ".join(f"{one.role} {percent(one.share)}" for one in of.outside if one.share >= _SMALL / 10)
+    whole = percent(sum(one.share for one in of.outside))
+    line = f"outside the model {whole}{f': {parts}' if len(of.outside) > 1 and parts else ''}"
+    line += f"; hooks took {percent(of.cost)}, not counted"
+    if of.missed is None:
+        return line
+    how = "the parts add up to" if of.adds_up else "! the parts do not add up: they miss"
+    return f"{line}; {how} a step{' within' if of.adds_up else ' by'} {percent(of.missed)}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, whole from ten on, with two digits below."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 else f"{significant(value, 2)} %" if value >= 0.05 else "0 %"
