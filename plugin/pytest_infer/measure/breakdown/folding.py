@@ -67,7 +67,7 @@ def steps(marks: Marks, cost: Cost) -> list[Step]:
             step.calls[inner] += 1
             step.cost_ns[part] += outside
             step.cost_ns[inner] += within
-        elif code == ENDED:
+        elif code == ENDED and around:  # one that began unseen may end: hooks came while it ran
             around.pop()
         elif code == TICKED:
             step.total_ns, step.observed = at - begun, next(observed)
