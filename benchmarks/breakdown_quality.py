@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Profiled:
     """Ranges of torch's profiler around the modules of a model, by role, in every second step."""
 
     def __init__(self, model: Any) -> None:
-        self.self_us: Counter[str] = Counter()
+        self.self_us: defaultdict[str, float] = defaultdict(float)
         self._places = [place for place in roles.places(model) if place.begins]
 
     def run(self, engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> None:
@@ -56,7 +56,7 @@ class Profiled:
                 for hook in self._hooks(place.module, _OURS + place.role):
                     hooks.enter_context(hook)
             engine.generate(ids, limits, clock)
-        events = [event for event in profiler.events() if event.name.startswith(_OURS) or event.cpu_parent]
+        events = [event for event in profiler.events() or () if event.name.startswith(_OURS) or event.cpu_parent]
         forwards = sorted(
             (event for event in events if event.name == _OURS + Role.AROUND and _role(event.cpu_parent) is None),
             key=lambda event: event.time_range.start,
@@ -98,11 +98,11 @@ def _role(event: Any) -> str | None:
 def shares_of(phases: Sequence[breakdown.PhaseParts]) -> dict[str, float]:
     """Return each role's share of the time within the model; the cache's, which the profiler has no range for, is the
     attention's."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for phase in phases:
         for part in phase.parts:
             if part.role not in OUTSIDE:
-                found[Role.SCORES if part.role == Role.CACHE else part.role] += part.seconds  # type: ignore[assignment]
+                found[Role.SCORES if part.role == Role.CACHE else part.role] += part.seconds
     whole = sum(found.values())
     return {role: seconds / whole for role, seconds in found.items()}
 
