@@ -243,6 +243,7 @@ def past_the_hooks(block, experts):
     return forward
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_a_compiled_part_is_a_reason(engine_of):
     engine = engine_of("llama")
     like = trace_of(engine)
