@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.ab import protocol
 from pytest_infer.ab.arguments import adopt_sweep, neutralise
 from pytest_infer.ab.baton import Baton, TokenTurns
@@ -19,6 +20,7 @@ from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.checkouts.imports import imported_from
 from pytest_infer.measure import following, rounds
+from pytest_infer.measure.breakdown import taken
 from pytest_infer.measure.counters import memory
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
@@ -119,6 +121,7 @@ class Child(Here):
         first: Round | None = None
         reference: Reference | None = None
         warmup, profile, absent, engine = 0, None, None, task.runner.engine
+        observed: taken.InTurns | None = None
         self._send(
             protocol.Begun(
                 turns=self._baton is not None and engine.takes_turns(),
@@ -143,9 +146,14 @@ class Child(Here):
                     pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
-                    took = self._turns(task, asked, following.timed(reference))
+                    follow = following.timed(reference)
+                    if asked.observe:
+                        observed = observed or taken.InTurns(engine, timed[0].trace)
+                        told: protocol.WireMessage = self._observed(task, asked, follow, observed)
+                    else:
+                        told = self._turns(task, asked, follow)
                     pin(all_cores)
-                    self._send(took)
+                    self._send(told)
                 case protocol.Follow(reference=given):
                     reference = replace(given, free=timed[0].trace.token_ids, timed=True)
                     timed.clear()
@@ -171,11 +179,19 @@ class Child(Here):
                         first=first,
                         profile_absent=absent,
                         reference=reference,
+                        breakdown=None if observed is None else observed.breakdown(),
+                        breakdown_absent=None if observed is None else observed.absent,
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")
 
-    def _turns(self, task: Task, asked: protocol.TakeTurns, follow: tuple[int, ...] | None) -> protocol.TookTurns:
+    def _turns(
+        self,
+        task: Task,
+        asked: protocol.TakeTurns,
+        follow: tuple[int, ...] | None,
+        observed: taken.InTurns | None = None,
+    ) -> protocol.TookTurns:
         if self._baton is None:
             pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
         self._baton.begin(asked.number, asked.partner)
@@ -188,10 +204,23 @@ class Child(Here):
         )
         begun = time.perf_counter_ns()
         try:
-            taken = task.runner.in_turns(turns, asked.tokens, follow)
+            took = task.runner.in_turns(turns, asked.tokens, follow, observed)
         finally:
             self._baton.end()
-        return protocol.TookTurns(taken=taken, wall_ns=time.perf_counter_ns() - begun)
+        return protocol.TookTurns(taken=took, wall_ns=time.perf_counter_ns() - begun)
+
+    def _observed(
+        self, task: Task, asked: protocol.TakeTurns, follow: tuple[int, ...] | None, observed: taken.InTurns
+    ) -> protocol.TookApart:
+        """Take the steps of a pass apart; where that fails, the other side goes on alone, and nothing is lost."""
+        try:
+            self._turns(task, asked, follow, observed)
+            return protocol.TookApart(parts=observed.taken())
+        except Exception as error:
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            observed.absent = observed.absent or f"taking steps apart failed: {untrusted.failure(error)}"
+            return protocol.TookApart(absent=observed.absent)
 
     def finished(self, record: PromptRecord) -> None:
         """Send the record."""

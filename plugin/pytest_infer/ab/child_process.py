@@ -128,6 +128,10 @@ class ChildProcess:
         """Wait until this side is through with the pass."""
         return self._expect(protocol.TookTurns)
 
+    def took_apart(self) -> protocol.TookApart:
+        """The same of an observed pass."""
+        return self._expect(protocol.TookApart)
+
     @property
     def pid(self) -> int:
         """Return its process number."""

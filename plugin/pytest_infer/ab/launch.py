@@ -71,6 +71,16 @@ class Launch:
 
     def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
+        self._let(asked)
+        return self.before.took_turns(), self.after.took_turns()
+
+    def take_apart(self, asked: protocol.TakeTurns) -> tuple[protocol.TookApart, protocol.TookApart]:
+        """Run a pass whose steps are observed on both sides."""
+        self._let(replace(asked, observe=True))
+        return self.before.took_apart(), self.after.took_apart()
+
+    def _let(self, asked: protocol.TakeTurns) -> None:
+        """Let both sides run a pass, and wait for its end."""
         self._turns += 1
         theirs, ours = (side.pid if self._stops else 0 for side in (self.before, self.after))
         self.before.take_turns(replace(asked, number=self._turns, begins=not asked.begins, partner=ours))
@@ -80,7 +90,6 @@ class Launch:
                 # One that a partner stopped which is gone would wait for ever.
                 if partner.gone:
                     side.wake()
-        return self.before.took_turns(), self.after.took_turns()
 
     def keep(self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool) -> None:
         """Keep a pass, which was of the first token only or whole."""

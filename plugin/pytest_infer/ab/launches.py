@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pytest_infer.ab import divergence, passes, protocol
+from pytest_infer.ab import apart, divergence, passes, protocol
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.launch import Launch, disturbed, pipes
 from pytest_infer.ab.loop import Task
@@ -141,6 +141,7 @@ class Launches:
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, each, cores, started)
+        found = self._taken_apart(info, used, cost, found, begun[1].threads)
         return self._finish(nodeid, used, found)
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
@@ -149,6 +150,19 @@ class Launches:
         trace = plan.experts and divergence.traceable(first.pairs[0][0])
         first.before.instrument(experts=plan.experts, trace=trace, reference=reference, full=files.before)
         first.after.instrument(experts=plan.experts, trace=trace or plan.trace, reference=reference, full=files.after)
+
+    def _taken_apart(
+        self, info: PromptInfo, used: Sequence[Launch], cost: passes.Cost, found: Turns, threads: int | None
+    ) -> Turns:
+        """Return what turns said, with the steps by role where they are to be taken apart."""
+        settings = self._session.settings
+        if not found.every or not apart.wanted(found, settings.breakdown):
+            return found
+        self._say(info, "where the time goes")
+        parts, why = apart.measure(used, cost, found, threads=threads, time_s=settings.time_s)
+        if why is not None:
+            self._session.note(f"{info.name}: steps were not taken apart: {why}")
+        return replace(found, parts=parts)
 
     def _say(self, info: PromptInfo, what: str) -> None:
         self._session.live.show(f"{info.name} · {what}")

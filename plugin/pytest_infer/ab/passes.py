@@ -82,22 +82,22 @@ def measure(
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415
 
     started = time.monotonic()
-    asked = _asked(threads)
-    asked = replace(asked, every=_ticks_a_turn(launches[0].take_turns(asked)))
+    how = asked(threads)
+    how = replace(how, every=_ticks_a_turn(launches[0].take_turns(how)))
     cycles = 0
     while True:
         begun = time.monotonic()
         for launch in launches:
             for tokens, begins in _cycle(cost.short, reverse=cycles % 2 == 1):
-                took = launch.take_turns(replace(asked, tokens=tokens, begins=begins))
+                took = launch.take_turns(replace(how, tokens=tokens, begins=begins))
                 launch.keep(took, first_token=tokens is not None)
         cycles += 1
         now = time.monotonic()
         found = Turns(
-            every=asked.every,
+            every=how.every,
             cycles=cycles,
             seconds=now - started,
-            ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], asked.every),
+            ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every),
             rounds=rounds,
         )
         if enough(found) or now - started + now - begun > budget_s:
@@ -106,10 +106,11 @@ def measure(
 
 def warm_up(launch: Launch, threads: int | None) -> None:
     """Run a few tokens on both sides, which do not count."""
-    launch.take_turns(replace(_asked(threads), tokens=WARM_TOKENS))
+    launch.take_turns(replace(asked(threads), tokens=WARM_TOKENS))
 
 
-def _asked(threads: int | None) -> protocol.TakeTurns:
+def asked(threads: int | None) -> protocol.TakeTurns:
+    """Return what every pass of a prompt has in common."""
     cores = CoreSchedule(None).all if threads == 1 else ()
     return protocol.TakeTurns(number=0, begins=False, every=1, cores=cores)
 

@@ -7,9 +7,9 @@ from typing import Generic, TypeVar, Union
 
 import msgspec
 
-from pytest_infer.records import Pass, PromptRecord, Reference, Round
+from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -53,7 +53,7 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     """Run a pass in turns of a token with the other side of the pair; the fields are those of `ab.baton.TokenTurns`.
 
     `number` is the pass's, the same for both sides; `tokens` a limit of its own. `partner` is the other side's process
-    where it is stopped while this one has the turn, else 0.
+    where it is stopped while this one has the turn, else 0. `observe`: take the steps apart, and answer with those.
     """
 
     number: int
@@ -62,6 +62,7 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     cores: tuple[int, ...]
     partner: int = 0
     tokens: int | None = None
+    observe: bool = False
 
 
 class Follow(WireMessage, frozen=True, kw_only=True):
@@ -141,6 +142,13 @@ class TookTurns(WireMessage, frozen=True, kw_only=True):
     wall_ns: int
 
 
+class TookApart(WireMessage, frozen=True, kw_only=True):
+    """This side's steps of an observed pass, or why there are none."""
+
+    parts: PassParts | None = None
+    absent: str | None = None
+
+
 class Follows(WireMessage, frozen=True, kw_only=True):
     """The rounds from now on follow the reference."""
 
@@ -165,7 +173,7 @@ class Ended(WireMessage, frozen=True, kw_only=True):
 
 FromParent = Union[Hello, Go, WarmUp, Time, TakeTurns, Follow, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
 FromChild = Union[  # noqa: UP007 - as above
-    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, Follows, Instrumented, FinishedTest, Ended
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, TookApart, Follows, Instrumented, FinishedTest, Ended
 ]
 
 Received = TypeVar("Received")

@@ -114,6 +114,7 @@ def judged(
     confidence: float = CONFIDENCE,
 ) -> Judged:
     """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
+    from pytest_infer.analysis.breakdown import carried  # noqa: PLC0415
     from pytest_infer.analysis.compare import comparison as comparing  # noqa: PLC0415
     from pytest_infer.analysis.compare import gate, headline, suite  # noqa: PLC0415
 
@@ -128,6 +129,7 @@ def judged(
         for row in gone
         if keyword is None or keyword in row.test
     ]
+    found = carried.told(pairs, found)
     figures = suite.figures(pairs, found)
     changes = suite.changes(pairs, found, confidence, figures)
     said = headline.of(pairs, found, changes, confidence, figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,14 +79,23 @@ class Runner:
         raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
-    def in_turns(self, turns: TurnTaker, tokens: int | None = None, follow: Sequence[int] | None = None) -> Pass:
-        """Run a round without counters in turns with another process; `tokens` is a limit of its own."""
+    def in_turns(
+        self,
+        turns: TurnTaker,
+        tokens: int | None = None,
+        follow: Sequence[int] | None = None,
+        observed: taken.InTurns | None = None,
+    ) -> Pass:
+        """Run a round without counters in turns with another process, its steps `observed` or bare.
+
+        `tokens` is a limit of its own.
+        """
         limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
-        clock = TurnClock(turns)
         following.steer(self.engine, None if follow is None else follow[: limits.max_new_tokens])
         self.engine.reset()
         self.engine.prepare(self.prompt_ids, limits)
-        with suspended(), quiet_gc():
+        clocks = nullcontext(TurnClock(turns)) if observed is None else observed.clock(turns)
+        with suspended(), quiet_gc(), clocks as clock:
             self.engine.synchronize()
             turns.await_first()
             clock.start()

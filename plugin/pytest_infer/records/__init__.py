@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_infer.records.breakdown import OUTSIDE, Breakdown, PhaseTimes, Role, RoleTimes
+from pytest_infer.records.breakdown import OUTSIDE, Breakdown, PassParts, PhaseTimes, Role, RoleTimes, RoleTurns
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
@@ -49,6 +49,7 @@ __all__ = [
     "ModelInfo",
     "Output",
     "Pass",
+    "PassParts",
     "PhaseTimes",
     "Picked",
     "Profile",
@@ -61,6 +62,7 @@ __all__ = [
     "Reference",
     "Role",
     "RoleTimes",
+    "RoleTurns",
     "RoleWork",
     "Round",
     "Scores",

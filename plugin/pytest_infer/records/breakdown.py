@@ -67,6 +67,32 @@ class PhaseTimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassParts:
+    """One side's steps of a pass in turns, all of them observed, the instrument's cost taken off.
+
+    `parts` are roles, each with the number of a layer or None outside numbered ones; `self_ns[i][n]` is the self time
+    of part i in step n. Step 0 is the prefill, the others are those of decode.
+    """
+
+    parts: tuple[tuple[str, int | None], ...]
+    self_ns: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTurns:
+    """What one role took of a step on either side of a comparison, in each launch: nanoseconds, the base's before.
+
+    `layer_change_ns[i]` is after − before in the layer with the number `layers[i]`, in each launch.
+    """
+
+    role: str
+    before_ns: tuple[int, ...]
+    after_ns: tuple[int, ...]
+    layers: tuple[int, ...] = ()
+    layer_change_ns: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
     """A prompt's steps taken apart: `prefill` runs to the first token, `decode` from token to token, each if observed.
 

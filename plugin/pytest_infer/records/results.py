@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pytest_infer.records.breakdown import Breakdown
+from pytest_infer.records.breakdown import Breakdown, RoleTurns
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.fidelity import Fidelity
 from pytest_infer.records.generation import Output, PromptInfo
@@ -142,7 +142,8 @@ class Turns:
 
     `ratios` are log-ratios, this checkout's over the other's: of the `first` token and of a decode `step`, a tuple a
     launch, with an observation for every two passes. A turn had `every` ticks. `rounds` whole ones were measured in
-    each launch on either side, launch by launch; 0 where that was not kept.
+    each launch on either side, launch by launch; 0 where that was not kept. `parts` are steps taken apart by role, by
+    phase; empty where they were not.
     """
 
     every: int
@@ -152,3 +153,4 @@ class Turns:
     rounds: int = 0
     earlier: dict[str, tuple[float, float]] = field(default_factory=dict)
     strayed: int = 0
+    parts: dict[str, tuple[RoleTurns, ...]] = field(default_factory=dict)

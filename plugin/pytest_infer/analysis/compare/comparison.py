@@ -14,6 +14,7 @@ from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerpri
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
 from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
+from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.metrics.scope import Scope
 from pytest_infer.records import Turns
 from pytest_infer.storage.runs import Row
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     # Imported late, here and below: runs without launches are compared without numpy and scipy.
     from pytest_infer.analysis.compare.launches import ByLaunch, Spread
     from pytest_infer.analysis.compare.stats import Array
+
+
+def _not_taken_apart() -> tuple[Mapping[str, PhaseParts], Mapping[str, PhaseParts]]:
+    return {}, {}
+
 
 THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
 """What counts as a change where no rule says so."""
@@ -36,7 +42,8 @@ class RowPair:
     `history` holds earlier rows of the test that `before` is comparable with, itself included; `block_spread` is the
     largest log-ratio between two blocks of the same side, where a side was measured in blocks. `turns` is what turns of
     a token said: that decides where it says anything. How far `after` is from `before` is its own `fidelity`, or not
-    known for the reason in `unscored`.
+    known for the reason in `unscored`. `taken_apart` reads the steps of both sides by role and phase, where they are
+    stored.
     """
 
     before: Row
@@ -46,6 +53,7 @@ class RowPair:
     block_spread: Mapping[str, float] | None = None
     turns: Turns | None = None
     unscored: str | None = None
+    taken_apart: Callable[[], tuple[Mapping[str, PhaseParts], Mapping[str, PhaseParts]]] = _not_taken_apart
 
     def launches(self, key: str) -> Array | None:
         """Return a metric's change in each launch, log-ratios: as turns of a token told it, else as whole rounds do.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from msgspec.structs import replace
 
+from pytest_infer.analysis.breakdown import carried
+from pytest_infer.analysis.breakdown.stored import Taken
 from pytest_infer.analysis.compare import bounds, comparison, earlier, fingerprint, headline, possible, stats, suite
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
@@ -97,14 +100,15 @@ def stored_pairs(
     """
     runs = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
-    scored, digests = stored.Scored(fresh or {}), earlier.Known(history)
+    scored, apart, digests = stored.Scored(fresh or {}), Taken(fresh or {}), earlier.Known(history)
     pairs = []
     for a, b in both:
         found = stored.between(a, b, scored, before.label)
         known, unscored = (None, found) if isinstance(found, str) else (found, None)
         row = stored.with_figures(b, known)
         comparable = earlier.comparable_history(a, runs, digests)
-        pairs.append(RowPair(before=a, after=row, history=comparable, unscored=unscored))
+        steps = partial(apart.both, a, b)
+        pairs.append(RowPair(before=a, after=row, history=comparable, unscored=unscored, taken_apart=steps))
     digests.save()
     return pairs, gone, new
 
@@ -152,6 +156,7 @@ def judge(
         ]
     order = {row.test: number for number, row in enumerate(afters)}
     found.sort(key=lambda j: order.get(j.test, len(order)))
+    found = carried.told(pairs, found)
     figures = suite.figures(pairs, found)
     changes = suite.changes(pairs, found, confidence, figures)
     said = headline.of(pairs, found, changes, confidence, figures)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pytest_infer.analysis.breakdown import carried
+from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.analysis.compare import suite
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.exact import OUTPUT
@@ -29,7 +31,8 @@ class Counted:
 class Told:
     """A figure that moved, by how much: in all prompts that are `counted`, or in the tests `named` alone.
 
-    Then `rest` says what all others did, by verdict. `allowed` is the threshold that it stays within, if it does.
+    Then `rest` says what all others did, by verdict. `allowed` is the threshold that it stays within, if it does, and
+    `carried` says which parts of a step it lies in, where steps were taken apart.
     """
 
     metric: Metric
@@ -39,6 +42,7 @@ class Told:
     named: tuple[str, ...] = ()
     rest: Mapping[str, int] = field(default_factory=dict)
     allowed: float | None = None
+    carried: PhaseChange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,7 @@ def of(
     why = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE) if judged else tuple(Verdict)
     reasons = Counter(j.reason for j in judgements if j.verdict in why and j.reason)
     return Headline(
-        told=tuple(told),
+        told=tuple(_with_parts(one, pairs, groups) for one in told),
         differs=tuple(_differs(pairs, judgements)),
         lost=len({j.test for j in judgements if j.verdict is Verdict.MISSING and j.metric is None}),
         others=_others(figures, groups, teller, told),
@@ -123,6 +127,14 @@ def of(
         judged=judged,
         reason=reasons.most_common(1)[0][0] if reasons else None,
     )
+
+
+def _with_parts(one: Told, pairs: Sequence[RowPair], groups: Mapping[Fact | str, Sequence[Figure]]) -> Told:
+    """Return what is told with the parts of a step that it lies in."""
+    members = {m.judgement.test for f in groups[one.metric.fact or one.metric.key] for m in f.members}
+    tests = set(one.named) or members
+    among = [pair for pair in pairs if pair.after.test in tests]
+    return replace(one, carried=carried.of(one.metric, among, one.change, slower=one.worse))
 
 
 def _groups(figures: Sequence[Figure]) -> dict[Fact | str, list[Figure]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.metrics import METRICS, Direction, Metric
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
     `low`, `mid`, `high` are relative changes (0.024 is +2.4 %). `p` is two-sided; `p_adjusted` is corrected for all
     rows judged together, and decides. `rule` is the gate's line, if it was one; `reason` is for people. The verdict is
     None where neither way is better. `metric_key` and `unit` are the metric's, which a stored one may have had alone.
+    `carried` says which parts of a step carry a change, where steps were taken apart.
     """
 
     test: str
@@ -93,6 +95,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
     verdict: Verdict | None = None
     reason: str | None = None
     note: str | None = None
+    carried: PhaseChange | None = None
 
     @property
     def metric(self) -> Metric | None:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from pytest_infer.measure.breakdown.marks import ENDED, RESUMED, TICKED, Marks, Site
 from pytest_infer.metrics.breakdown import middle_mean, typical
-from pytest_infer.records import PhaseTimes, Role, RoleTimes
+from pytest_infer.records import PassParts, PhaseTimes, Role, RoleTimes
 
 Part = tuple[str, int | None]
 """A role and the number of a layer, None outside numbered ones."""
@@ -43,6 +43,14 @@ class Step:
     self_ns: defaultdict[Part, float] = field(default_factory=lambda: defaultdict(float))
     cost_ns: defaultdict[Part, float] = field(default_factory=lambda: defaultdict(float))
     calls: Counter[Part] = field(default_factory=Counter)
+
+    def rename(self, role: str, to: str) -> None:
+        """Give the parts of a role another one's name, which no part has yet."""
+        for part in [part for part in self.self_ns if part[0] == role]:
+            named = (to, part[1])
+            self.self_ns[named] = self.self_ns.pop(part)
+            self.cost_ns[named] = self.cost_ns.pop(part, 0.0)
+            self.calls[named] = self.calls.pop(part, 0)
 
 
 def steps(marks: Marks, cost: Cost) -> list[Step]:
@@ -95,6 +103,15 @@ def phase(found: Iterable[Step], cost: Cost) -> PhaseTimes | None:
         cost_ns=tuple(round(sum(s.cost_ns.values())) for s in observed),
         bare_ns=tuple(s.total_ns for s in bare),
         roles=tuple(_role(role, [p for p in parts if p[0] == role], observed, middle) for role in roles),
+    )
+
+
+def of_pass(found: Sequence[Step]) -> PassParts:
+    """Return all steps of a pass part by part, without what marking cost."""
+    parts = list(dict.fromkeys(part for step in found for part in step.self_ns))
+    return PassParts(
+        parts=tuple(parts),
+        self_ns=tuple(tuple(round(step.self_ns[part] - step.cost_ns[part]) for step in found) for part in parts),
     )
 
 

@@ -23,35 +23,36 @@ _NOTHING = nullcontext()
 
 
 class StepClock(TokenClock):
-    """A token clock that marks ticks and spans, and between steps lets an observer come or go, outside all times.
+    """A token clock that marks ticks and spans, and between steps lets something else happen, outside all times.
 
-    `wanted(step)` says whether a step is observed, counted from 0, which ends with the first tick.
+    `between(clock, step)` is called before each step, counted from 0, which ends with the first tick: an observer comes
+    or goes, or another process has its turn.
     """
 
-    __slots__ = ("_marks", "_numbers", "_observer", "_waited_ns", "_wanted")
+    __slots__ = ("_between", "_marks", "_numbers", "_observer", "_waited_ns")
 
-    def __init__(self, marks: Marks, observer: Observer, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, marks: Marks, observer: Observer, between: Callable[[StepClock, int], object]) -> None:
         super().__init__()
         self._marks = marks
         self._observer = observer
-        self._wanted = wanted
+        self._between = between
         self._waited_ns = 0
         self._numbers: dict[tuple[str, int | None], int] = {}
 
     def start(self) -> None:
-        """Read the clock, once the observer is there if it is wanted."""
+        """Read the clock, once what comes before the first step is over."""
         self._waited_ns = 0
-        self._observer.before(self, observed=self._wanted(0))
+        self._between(self, 0)
         self._marks.resume()
         super().start()
 
     def tick(self, token_ids: Sequence[int]) -> None:
-        """Stamp the moment; what the observer does then belongs to no token."""
+        """Stamp the moment; what happens before the next step belongs to no token."""
         now = self._now()
         self._marks.tick(observed=self._observer.there)
         self._stamps.append(now - self._waited_ns)
         self._ids.append(token_ids)
-        self._observer.before(self, observed=self._wanted(len(self._stamps)))
+        self._between(self, len(self._stamps))
         self._waited_ns += self._now() - now
         self._marks.resume()
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from pytest_infer.engines import roles
 from pytest_infer.engines.base import Engine
+from pytest_infer.errors import EngineError
 from pytest_infer.measure import following
 from pytest_infer.measure.breakdown import folding
 from pytest_infer.measure.breakdown.marks import DeviceStamper, HostStamper, Marks, Stamper
 from pytest_infer.measure.breakdown.observer import Observer, StepClock
+from pytest_infer.measure.clock import TurnTaker
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.metrics import timing
-from pytest_infer.records import Breakdown, Limits, PhaseTimes, Role, TokenTrace
+from pytest_infer.records import Breakdown, Limits, PassParts, Role, TokenTrace
 
 ON, AUTO, OFF = "on", "auto", "off"
 """When steps are taken apart: always, where that is cheap, never."""
@@ -39,16 +42,14 @@ def take(
 
     Raises whatever the engine raises.
     """
-    module: Any = engine.logits_module()
-    places = () if module is None else tuple(p for p in roles.places(module) if p.begins)
-    marks = Marks(_stamper(module))
-    observer = Observer(engine, places, marks)
+    seen = Seen(engine)
+    marks, observer = seen.marks, seen.observer
 
     def run(tokens: int, wanted: Callable[[int], bool]) -> list[folding.Step]:
         how = replace(limits, max_new_tokens=tokens)
         following.steer(engine, None if follow is None else follow[:tokens])
         marks.clear()
-        clock = StepClock(marks, observer, wanted)
+        clock = StepClock(marks, observer, lambda clock, step: observer.before(clock, observed=wanted(step)))
         engine.reset()
         engine.prepare(prompt_ids, how)
         with suspended(), no_collections():
@@ -58,7 +59,7 @@ def take(
                 engine.generate(prompt_ids, how, clock)
             finally:
                 observer.leave()
-        return folding.steps(marks, observer.cost())
+        return seen.steps()
 
     gc.collect()
     prefills: list[folding.Step] = []
@@ -68,12 +69,78 @@ def take(
     schedule = spread(len(like.stamps_ns) - 1)
     decoded = run(limits.max_new_tokens, lambda step: schedule.get(step - 1, False))[1:] if schedule else []
     steps = [step for number, step in enumerate(decoded) if number in schedule]
-    found = Breakdown(
-        clock=marks.stamper.name,
-        prefill=folding.phase(prefills, observer.cost()),
-        decode=folding.phase(steps, observer.cost()),
-    )
-    return _renamed(found) if any(place.routed for place in places) and not _saw_experts(found) else found
+    return seen.breakdown(prefills, steps)
+
+
+class Seen:
+    """What is observed of an engine: its marks, and who sets them."""
+
+    def __init__(self, engine: Engine) -> None:
+        module: Any = engine.logits_module()
+        places = () if module is None else tuple(place for place in roles.places(module) if place.begins)
+        self.marks = Marks(_stamper(module))
+        self.observer = Observer(engine, places, self.marks)
+        self._routed = any(place.routed for place in places)
+
+    def steps(self) -> list[folding.Step]:
+        """Return the steps that are marked, with experts that ran past the hooks as the router's."""
+        found = folding.steps(self.marks, self.observer.cost())
+        seen = {role for step in found for role, _ in step.self_ns}
+        if self._routed and Role.ROUTER in seen and Role.EXPERTS not in seen:
+            for step in found:
+                step.rename(Role.ROUTER, Role.UNSEEN_EXPERTS)
+        return found
+
+    def breakdown(self, prefills: Sequence[folding.Step], decoded: Sequence[folding.Step]) -> Breakdown:
+        """Return steps put together."""
+        cost = self.observer.cost()
+        return Breakdown(
+            clock=self.marks.stamper.name, prefill=folding.phase(prefills, cost), decode=folding.phase(decoded, cost)
+        )
+
+
+class InTurns:
+    """Passes in turns of a token with another process, with every step observed; `like` is a trace of a timed round.
+
+    `absent` says why there are none.
+    """
+
+    def __init__(self, engine: Engine, like: TokenTrace) -> None:
+        self.absent = absent(engine, like, ON)
+        self._seen = None if self.absent is not None else Seen(engine)
+        self._prefills: list[folding.Step] = []
+        self._decoded: list[folding.Step] = []
+
+    @contextmanager
+    def clock(self, turns: TurnTaker) -> Iterator[StepClock]:
+        """Yield the clock of one pass; the hooks come before it and go after.
+
+        Raises EngineError where steps cannot be taken apart.
+        """
+        seen = self._ready()
+        seen.marks.clear()
+        clock = StepClock(seen.marks, seen.observer, lambda _, step: step and turns.after(step - 1))
+        try:
+            seen.observer.before(clock, observed=True)
+            yield clock
+        finally:
+            seen.observer.leave()
+
+    def _ready(self) -> Seen:
+        if self._seen is None:
+            raise EngineError(self.absent)
+        return self._seen
+
+    def taken(self) -> PassParts:
+        """Return the steps of the pass that has just ended, and keep them."""
+        steps = self._ready().steps()
+        self._prefills += steps[:1]
+        self._decoded += steps[1:]
+        return folding.of_pass(steps)
+
+    def breakdown(self) -> Breakdown | None:
+        """Return the steps of all passes put together; None where there are none."""
+        return None if not self._prefills else self._ready().breakdown(self._prefills, self._decoded)
 
 
 def absent(engine: Engine, like: TokenTrace, mode: str) -> str | None:
@@ -114,23 +181,6 @@ def _stamper(module: Any) -> Stamper:
 
 def _devices(module: Any) -> set[Any]:
     return {tensor.device for tensor in module.parameters()}
-
-
-def _saw_experts(found: Breakdown) -> bool:
-    phases = [phase for phase in (found.prefill, found.decode) if phase is not None]
-    return any(one.role == Role.EXPERTS for phase in phases for one in phase.roles)
-
-
-def _renamed(found: Breakdown) -> Breakdown:
-    """Say that the router's time is the experts' too: they ran past the hooks."""
-
-    def phase(times: PhaseTimes | None) -> PhaseTimes | None:
-        if times is None:
-            return None
-        roles = (replace(r, role=Role.UNSEEN_EXPERTS) if r.role == Role.ROUTER else r for r in times.roles)
-        return replace(times, roles=tuple(roles))
-
-    return replace(found, prefill=phase(found.prefill), decode=phase(found.decode))
 
 
 def _prefills(like: TokenTrace) -> int:

@@ -48,7 +48,8 @@ def as_json_rows(rows: Sequence[dict[str, Any]], **about: Any) -> str:
 
 def as_csv(rows: Iterable[dict[str, Any]], first: Sequence[str] = ()) -> str:
     """Return flat judgements as CSV with a heading; `first` are columns that they have before their own."""
-    return "".join(csv_lines((*first, *Judgement.__struct_encode_fields__), rows))
+    columns = [name for name in Judgement.__struct_encode_fields__ if name != "carried"]
+    return "".join(csv_lines((*first, *columns), rows))
 
 
 def as_markdown(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, worse_sign
 from pytest_infer.metrics import Direction, Kind, Metric
+from pytest_infer.report.breakdown.words import carriers
 from pytest_infer.report.compare.words import titles
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, percent_up
@@ -76,12 +77,17 @@ def _what(metric: Metric) -> str:
 
 def _told(parts: Sequence[Told], title: Mapping[str, str], *, rests: bool) -> str:
     what, last = _what(parts[0].metric), parts[-1]
-    said = ", ".join(f"{_where(one, title)}{_extent(one)}" for one in parts)
+    said = ", ".join(f"{_where(one, title)}{_extent(one)}{_carried(one)}" for one in parts)
     if not last.named:
         coverage = f", {counted(last.counted)}" if last.counted.of > 1 else ""
         allowed = f" (within the {100 * last.allowed:g} % allowed)" if last.allowed is not None else ""
         return f"{what} {said}{coverage}{allowed}"
     return f"{what} {said}{_rest(last.rest) if rests else ''}"
+
+
+def _carried(one: Told) -> str:
+    said = "" if one.carried is None else carriers(one.carried)
+    return f": {said}" if said else ""
 
 
 def _where(one: Told, title: Mapping[str, str]) -> str:

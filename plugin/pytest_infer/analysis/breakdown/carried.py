@@ -1,0 +1,79 @@
+"""Adds to what is judged which parts of a step carry its change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import msgspec.structs
+
+from pytest_infer.analysis.breakdown import changes
+from pytest_infer.analysis.breakdown.outcome import PhaseChange
+from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
+from pytest_infer.metrics import Fact, Metric
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
+
+_PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
+
+
+def told(pairs: Sequence[RowPair], judgements: Iterable[Judgement]) -> list[Judgement]:
+    """Return the judgements, with the parts of each step that is known to have changed."""
+    by_test = {pair.after.test: pair for pair in pairs}
+    return [_told(by_test, j) for j in judgements]
+
+
+def _told(by_test: dict[str, RowPair], j: Judgement) -> Judgement:
+    leads = j.metric is not None and j.metric.fact is not None and j.metric.key == j.metric.fact.lead
+    if not leads or j.verdict not in (Verdict.REGRESSED, Verdict.IMPROVED) or j.test not in by_test:
+        return j
+    return msgspec.structs.replace(j, carried=of(j.metric, [by_test[j.test]], j, slower=j.verdict is Verdict.REGRESSED))
+
+
+def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, slower: bool) -> PhaseChange | None:
+    """Return the parts of a figure's change in some tests taken together; None where they are not known.
+
+    Steps that did not change as the figure did say nothing of it.
+    """
+    phase = _PHASES.get(metric.fact) if metric is not None and metric.fact is not None else None
+    if phase is None or not pairs:
+        return None
+    if all(pair.turns is not None for pair in pairs):
+        found = changes.of_turns([pair.turns for pair in pairs if pair.turns is not None], phase)
+    else:
+        found = _stored(phase, pairs, change)
+    return found if found is not None and found.moved and (found.change_s > 0) is slower else None
+
+
+def _stored(phase: str, pairs: Sequence[RowPair], change: Judgement) -> PhaseChange | None:
+    sides = [pair.taken_apart() for pair in pairs]
+    before, after = ([one[side].get(phase) for one in sides] for side in (0, 1))
+    if None in before or None in after or change.low is None or change.high is None:
+        return None
+    # An interval is about four standard deviations wide.
+    doubt = (change.high - change.low) / 4
+    return changes.of_stored(phase, _mean(before), _mean(after), doubt)
+
+
+def _mean(tests: Sequence[PhaseParts | None]) -> PhaseParts:
+    known = [one for one in tests if one is not None]
+    by_role: dict[str, list[RolePart]] = {}
+    for one in known:
+        for part in one.parts:
+            by_role.setdefault(part.role, []).append(part)
+    parts = [
+        RolePart(
+            role=role,
+            seconds=sum(part.seconds for part in found) / len(known),
+            error_s=None if any(part.error_s is None for part in found) else _error(found, len(known)),
+        )
+        for role, found in by_role.items()
+    ]
+    observed = min(one.observed for one in known)
+    return replace(known[0], observed=observed, step_s=fmean(one.step_s for one in known), parts=tuple(parts))
+
+
+def _error(parts: Sequence[RolePart], of_tests: int) -> float:
+    return math.hypot(*(part.error_s or 0.0 for part in parts)) / of_tests
