@@ -658,6 +658,96 @@ def test_turns_of_a_token_find_a_slower_step(repository):
     gone(repository)
 
 
+SPANS = """
+import contextlib
+
+timed_wait, whole = Scripted.wait, Scripted.generate
+
+def wait(self, delay):
+    with self.clock.span("experts", layer=1):
+        timed_wait(self, delay)
+    with self.clock.span("head"):
+        timed_wait(self, 0.004)
+
+def with_clock(self, prompt_ids, limits, clock):
+    self.clock = clock
+    return whole(self, prompt_ids, limits, clock)
+
+Scripted.wait, Scripted.generate = wait, with_clock
+"""
+
+
+def spanning(repository):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + SPANS)
+
+
+def test_the_part_of_a_step_that_became_slower_is_named(repository):
+    spanning(repository)
+    repository.speed(delay=0.002)
+    repository.commit()
+    repository.speed(delay=0.04)
+    launches = ("--infer-launches=4", "--infer-time=5s", "--benchmark-autosave")
+    result, run = judged(repository, *launches, "--infer-gate=tpot:20%")
+    result.assert_outcomes(failed=2)
+    result.stdout.re_match_lines([
+        r"decode .* slower \[.*\], all 2 prompts: experts \+3\d.* ms of \+3\d.*",
+        r" +where: experts \+3\d.* ms of \+3\d.*",
+        r" +experts: \d.* ms → \d.* ms a step, \+3\d.* ms \[.*",
+    ])  # fmt: skip
+    for turns in run.turns.values():
+        assert {one.role for one in turns.parts["decode"]} == {"experts", "head", "generation loop"}
+        assert {len(one.before_ns) for one in turns.parts["decode"]} == {4}
+    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    stored = json.loads(saved.read_text())
+    (j, _) = (j for j in stored["pytest_infer"]["gate"]["judgements"] if j["metric"] == "tpot_s")
+    assert [(one["role"], one["layers"]) for one in j["carried"]["roles"] if one["named"]] == [("experts", "")]
+    (block, _) = (b for b in totals(stored))
+    # Our own side's steps are those of the observed passes.
+    assert block["breakdown"]["decode"]["parts"][0]["role"] == "experts"
+    assert ": experts +3" in stored["pytest_infer"]["gate"]["headline"]
+    gone(repository)
+
+
+def totals(stored):
+    blocks = (row["extra_info"]["pytest_infer"] for row in stored["benchmarks"])
+    return [block for block in blocks if block["phase"] == "total"]
+
+
+def test_unchanged_steps_are_taken_apart_only_where_that_is_asked_for(repository):
+    spanning(repository)
+    repository.speed(delay=0.004)
+    repository.commit()
+    result, run = judged(repository, "--infer-gate=tpot:90%", "--infer-breakdown=off")
+    result.assert_outcomes(passed=2)
+    assert all(turns.parts == {} for turns in run.turns.values())
+    result, run = judged(repository, "--infer-gate=tpot:90%", "--infer-breakdown=on")
+    assert all(set(turns.parts) == {"prefill", "decode"} for turns in run.turns.values())
+    result.stdout.no_fnmatch_line("*where: *")
+
+
+def test_a_side_that_cannot_be_taken_apart_loses_nothing(repository):
+    spanning(repository)
+    broken = """
+def spans(self, clock):
+    if SIDE == "B":
+        raise RuntimeError("no spans today")
+    return contextlib.nullcontext()
+
+Scripted.spans = spans
+"""
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + broken)
+    repository.speed(delay=0.002)
+    repository.commit()
+    repository.speed(delay=0.04)
+    result, run = judged(repository, "--infer-launches=3", "--infer-time=3s", "--infer-gate=tpot:20%")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["first: steps were not taken apart: *", "*regressed (threshold 20 %)*"])
+    assert all(turns.parts == {} and len(turns.ratios["step"]) == 3 for turns in run.turns.values())
+    gone(repository)
+
+
 def test_turns_of_a_token_tell_equal_code_from_none(repository):
     repository.speed(delay=0.002)
     repository.commit()

@@ -41,7 +41,7 @@ class Runner:
         self._run("whole")
         return SimpleNamespace(trace=None)
 
-    def in_turns(self, turns, tokens, follow=None):
+    def in_turns(self, turns, tokens, follow=None, observed=None):
         turns._settle(1)
         self._run("turns")
         return Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(1,))

@@ -76,6 +76,7 @@ def test_json_is_complete():
         "verdict": "regressed",
         "reason": None,
         "note": None,
+        "carried": None,
     }
     assert [row["verdict"] for row in found["judgements"]] == [j.verdict.value if j.verdict else None for j in ALL]
     assert text.endswith("}\n")

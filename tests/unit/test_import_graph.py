@@ -60,7 +60,7 @@ ROOMS = {
     "measure.load.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},
     "analysis": GROUND
-    | {"engines", "measure", *(f"storage.{name}" for name in ("history", "runs", "schema", "sidecar"))},
+    | {"engines", "measure", *(f"storage.{name}" for name in ("history", "results", "runs", "schema", "sidecar"))},
     "report": GROUND | {"engines", "measure", "storage", "analysis"},
     "cli": GROUND
     | {

@@ -301,7 +301,7 @@ class InferSession:
         if not self.settings.profile:
             return "left out with --infer-no-profile"
         if not self.one_sided:
-            return "steps are not taken apart in a comparison of two commits"
+            return why or "of two commits steps are taken apart in turns of a token, where the time of one changed"
         if not self.world.place.alone:
             return "steps are not taken apart where ranks share a model: each would wait for the others' hooks"
         return why or "not recorded"

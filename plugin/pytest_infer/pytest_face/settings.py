@@ -218,8 +218,14 @@ def _text(read: OptionReader) -> Path | None:
 def _breakdown(read: OptionReader) -> str:
     """Return when steps are taken apart; asked for on the command line it needs the profile round."""
     wanted = "on" if read.text("breakdown") == BARE else read.choice("breakdown", BREAKDOWN, "auto")
-    if wanted == "on" and read.place("breakdown").startswith("--") and read.flag("no-profile"):
+    two = read.text("against") is not None
+    if wanted == "on" and not two and read.place("breakdown").startswith("--") and read.flag("no-profile"):
         raise OptionError(f"{read.place('breakdown')} follows the profile round: leave out {read.place('no-profile')}")
+    whole = "against-sequential" if read.flag("against-sequential") else "turns"
+    in_turns = whole == "turns" and read.choice("turns", TURNS, TURNS[0]) == TURNS[0]
+    if wanted == "on" and two and not in_turns:
+        where = f"{read.place('breakdown')}: two commits are taken apart in turns of a token"
+        raise OptionError(f"{where}: leave out {read.place(whole)}")
     return wanted
 
 

@@ -10,11 +10,10 @@ from statistics import fmean, variance
 
 from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
 from pytest_infer.analysis.compare.stats import Student
-from pytest_infer.analysis.compare.verdicts import holm
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, holm
 from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.records import RoleTurns, Turns
 
-CONFIDENCE = 0.95
 _ALPHA = 0.05
 """The chance that a role is named which did not change, in all roles of a phase together."""
 _WORTH = 0.1

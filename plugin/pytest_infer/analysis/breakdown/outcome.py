@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleChange:
-    """One role's change of self time a step, seconds; the 95 % interval of after − before is [low_s, high_s].
+    """One role's change of self time a step, seconds; the 99 % interval of after − before is [low_s, high_s].
 
     `named`: the whole's change is this role's, or part of it. `layers` says in which layers, where it is not in all.
     """

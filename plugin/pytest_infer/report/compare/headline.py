@@ -77,11 +77,11 @@ def _what(metric: Metric) -> str:
 
 def _told(parts: Sequence[Told], title: Mapping[str, str], *, rests: bool) -> str:
     what, last = _what(parts[0].metric), parts[-1]
-    said = ", ".join(f"{_where(one, title)}{_extent(one)}{_carried(one)}" for one in parts)
+    said = ", ".join(f"{_where(one, title)}{_extent(one)}{_carried(one) if one.named else ''}" for one in parts)
     if not last.named:
         coverage = f", {counted(last.counted)}" if last.counted.of > 1 else ""
         allowed = f" (within the {100 * last.allowed:g} % allowed)" if last.allowed is not None else ""
-        return f"{what} {said}{coverage}{allowed}"
+        return f"{what} {said}{coverage}{allowed}{_carried(last)}"
     return f"{what} {said}{_rest(last.rest) if rests else ''}"
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, SuiteChange, Verdict
 from pytest_infer.report import text
+from pytest_infer.report.breakdown import words as breakdown
 from pytest_infer.report.compare import headline, words
 from pytest_infer.report.compare.words import Line
 from pytest_infer.report.text import printable
@@ -78,12 +79,13 @@ def write_gate(console: Console, gated: Gated) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of a group: its cells, and what is folded into it."""
+    """A line of a group: its cells, what is folded into it, and the parts of a step that changed most."""
 
     group: tuple[str, str]
     cells: tuple[str, str, str, str, str]
     verdict: Verdict | None
     also: str = ""
+    parts: Sequence[str] = ()
 
 
 def _rows(
@@ -108,7 +110,8 @@ def _rows(
             words.p_value(j.p_adjusted),
             words.verdict(j),
         )
-        rows.append(_Row(group, cells, j.verdict, words.also(line)))
+        parts = () if j.carried is None else breakdown.rows(j.carried)
+        rows.append(_Row(group, cells, j.verdict, words.also(line), parts))
     return rows
 
 
@@ -131,6 +134,9 @@ def _write_groups(console: Console, rows: Sequence[_Row], *, apart: bool = False
             if row.also:
                 wrapped = Text(row.also, style="dim").wrap(console, max(1, console.width - 4))
                 lines += [Text("    ").append_text(line) for line in wrapped]
+            for part in row.parts:
+                wrapped = Text(part, style="dim").wrap(console, max(1, console.width - 6))
+                lines += [Text("      ").append_text(line) for line in wrapped]
     # At once: rich takes longer to begin a line than to write it.
     console.print(Text("\n").join(lines))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import Fact, Metric
+from pytest_infer.report.breakdown.words import NOBODY, carriers
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, show
 
@@ -152,10 +153,13 @@ def _lead_of(j: Judgement, leads: dict[tuple[str, Fact], Judgement]) -> Judgemen
 
 
 def also(line: Line) -> str:
-    """Return what is told beside a figure: its note, and those that are folded into it, each with its change."""
+    """Return what is told beside a figure: its note, the parts that carry it, and what is folded into it, each with its
+    change."""
     parts = []
     for j in line.also:
         rate = " tok/s" if j.metric is not None and j.metric.unit is Unit.TOKENS_PER_SECOND else ""
         parts.append(f"{label(j)}{rate}{f' {share(j.mid)}' if j.mid is not None else ''}")
     folded_ = f"also {', '.join(parts)}" if parts else ""
-    return "; ".join(part for part in (printable(line.judgement.note or ""), folded_) if part)
+    own = line.judgement
+    where = "" if own.carried is None else f"where: {carriers(own.carried) or NOBODY}"
+    return "; ".join(part for part in (printable(own.note or ""), printable(where), folded_) if part)

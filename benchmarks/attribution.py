@@ -1,0 +1,232 @@
+"""Whether a comparison of two commits names the part of a step that became slower: real models, planted slow-downs.
+
+    python benchmarks/attribution.py --runs 1 --out attribution.jsonl
+    python benchmarks/attribution.py --models reference-moe smollm2-moe --threads 1 2 --runs 20
+    python benchmarks/attribution.py --read attribution.jsonl
+
+A temporary repository holds a suite of several prompts and an engine that spins for a share of a step in one place, 5 %
+together in each step: in all experts, in those of one layer, in the routers, in the head, in the logits processors,
+everywhere alike, in the tokeniser, or nowhere; each prompt has its own place, another one in every run. Reported per
+place: how often the parts named were those and no others, how often none was named, and how often a wrong one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import scratch_repository
+from scratch_repository import TEXTS
+
+from pytest_infer.metrics.breakdown import DECODE
+
+TOKENS = 32
+PLACES = {
+    "experts": ("experts", ""),
+    "one layer": ("experts", "layer 1"),
+    "router": ("router", ""),
+    "head": ("head", ""),
+    "processors": ("logits processors", ""),
+    "nowhere": None,
+}
+"""Which role, in which layers, must be named for each place; None: no role."""
+CONFTEST = '''
+import time
+
+import pytest
+import torch
+from transformers.generation.logits_process import LogitsProcessorList
+
+from pytest_infer.engines import roles
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.transformers.engine import TransformersEngine
+
+PLACES = {places}
+SHARE = {share}
+NOW = {{"place": "nowhere", "ns": 0}}
+
+
+def spin(place, part=1.0):
+    if NOW["place"] == place:
+        until = time.perf_counter_ns() + part * NOW["ns"]
+        while time.perf_counter_ns() < until:
+            pass
+
+
+def slowed(module, place, part):
+    forward = module.forward
+
+    def run(*args, **kwargs):
+        spin(place, part)
+        return forward(*args, **kwargs)
+
+    module.forward = run
+
+
+def plant(model):
+    found = list(roles.places(model))
+    experts = [p for p in found if p.role == "experts" and p.begins]
+    routers = [p for p in found if p.role == "router" and not p.routed] or [p for p in found if p.role == "router"]
+    for one in experts:
+        slowed(one.module, "experts", 1 / len(experts))
+        if one.layer == 1:
+            slowed(one.module, "one layer", 1.0)
+    for one in routers:
+        slowed(one.module, "router", 1 / len(routers))
+    for one in found:
+        if one.role == "head":
+            slowed(one.module, "head", 1.0)
+    own = LogitsProcessorList.__call__
+
+    def processed(self, *args, **kwargs):
+        spin("processors")
+        return own(self, *args, **kwargs)
+
+    LogitsProcessorList.__call__ = processed
+
+
+class Clock:
+    """Tells how long steps take, from the first generation, in which nothing spins."""
+
+    def __init__(self, clock, seen):
+        self.clock, self.seen = clock, seen
+
+    def tick(self, token_ids):
+        self.seen.append(time.perf_counter_ns())
+        self.clock.tick(token_ids)
+
+    def prefilled(self):
+        self.clock.prefilled()
+
+    def span(self, *args, **kwargs):
+        return self.clock.span(*args, **kwargs)
+
+
+class Slowed(TransformersEngine):
+    places, steps = {{}}, {{}}
+
+    def load(self):
+        info = super().load()
+        plant(self.running.model)
+        return info
+
+    def encode(self, prompt):
+        ids = super().encode(prompt)
+        self.places[tuple(ids)] = PLACES[prompt.name]
+        return ids
+
+    def generate(self, prompt_ids, limits, clock):
+        key = tuple(prompt_ids)
+        NOW["place"] = self.places[key] if key in self.steps else "nowhere"
+        NOW["ns"] = self.steps.get(key, 0)
+        if key in self.steps:
+            return super().generate(prompt_ids, limits, clock)
+        seen = []
+        found = super().generate(prompt_ids, limits, Clock(clock, seen))
+        gaps = sorted(b - a for a, b in zip(seen, seen[1:]))
+        if gaps:
+            self.steps[key] = SHARE * gaps[len(gaps) // 2]
+        return found
+
+
+@pytest.fixture(scope="session")
+def engine(request):
+    made = Slowed(EngineOptions(model="{model}", threads={threads}))
+    yield made
+    made.close()
+'''
+COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-no-probe", "--infer-ignore-eos")
+
+
+def trial(repository: Path, model: str, threads: int, places: dict[str, str], options: list[str]) -> dict[str, Any]:
+    """Compare both commits once; return what is said of each prompt, by place."""
+    path = repository.parent / "run.json"
+    for tag, planted in (("base", dict.fromkeys(places, "nowhere")), ("head", places)):
+        text = CONFTEST.format(places=planted, share=0.05, model=model, threads=threads)
+        (repository / "bench" / "conftest.py").write_text(f"{text}# {tag} {time.time()}\n")
+        scratch_repository.commit(repository, tag)
+    command = [
+        sys.executable, "-m", "pytest", "bench", *COMMON, "--infer-against=base", "--infer-gate=tpot:1%",
+        f"--benchmark-json={path}", *options,
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+    begun = time.monotonic()
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    if "gate against" not in done.stdout:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
+    stored = json.loads(path.read_text())["pytest_infer"]["gate"]
+    found = {
+        places[j["prompt"].partition("[")[2].rstrip("]") or j["prompt"]]: j
+        for j in stored["judgements"]
+        if j["metric"] == "tpot_s"
+    }
+    return {
+        "model": model, "threads": threads, "seconds": time.monotonic() - begun, "judgements": found,
+        "said": done.stdout[-6000:],
+    }  # fmt: skip
+
+
+def outcome(place: str, judgement: dict[str, Any]) -> str:
+    """Return what a trial came to: right, nothing named, or wrong."""
+    carried, wanted = judgement["carried"], PLACES[place]
+    named = [(one["role"], one["layers"]) for one in (carried or {"roles": ()})["roles"] if one["named"]]
+    everywhere = carried is not None and carried["everywhere"]
+    if wanted is None:
+        return "right" if not named and not everywhere else "wrong"
+    if named == [wanted]:
+        return "right"
+    return "nothing named" if not named and not everywhere else "wrong"
+
+
+def report(trials: list[dict[str, Any]]) -> None:
+    """Print a table."""
+    counts: dict[tuple[str, int, str], Counter[str]] = defaultdict(Counter)
+    for one in trials:
+        for place, judgement in one["judgements"].items():
+            counts[one["model"], one["threads"], place][outcome(place, judgement)] += 1
+    for (model, threads, place), found in sorted(counts.items()):
+        said = ", ".join(f"{number} {what}" for what, number in found.items())
+        print(f"{model}, {threads} thread{'s' * (threads > 1)}, {DECODE}, {place}: {said}")
+
+
+def main() -> None:
+    """Run trials, or read those that were run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["reference-moe"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--read", type=Path)
+    parser.add_argument("options", nargs="*", help="for pytest, after --")
+    asked = parser.parse_args()
+    if asked.read is not None:
+        report([json.loads(line) for line in asked.read.read_text().splitlines()])
+        return
+    trials = []
+    for number in range(asked.runs):
+        for model in asked.models:
+            for threads in asked.threads:
+                with tempfile.TemporaryDirectory() as folder:
+                    repository = scratch_repository.make(Path(folder) / "suite", TEXTS, TOKENS)
+                    names = list(TEXTS)
+                    turned = [*names[number % len(names) :], *names[: number % len(names)]]
+                    trials.append(
+                        trial(repository, model, threads, dict(zip(turned, PLACES, strict=True)), asked.options)
+                    )
+                print(f"{model}, {threads}: {trials[-1]['seconds']:.0f} s", file=sys.stderr)
+                if asked.out is not None:
+                    with asked.out.open("a") as file:
+                        file.write(f"{json.dumps(trials[-1])}\n")
+    report(trials)
+
+
+if __name__ == "__main__":
+    main()

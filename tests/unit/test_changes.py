@@ -1,0 +1,184 @@
+"""Which parts of a step carry its change: both sides in turns of a token, launch by launch, and between stored runs."""
+
+import random
+from statistics import fmean
+
+import pytest
+
+from pytest_infer.analysis.breakdown import changes, paired
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
+from pytest_infer.records import PassParts, RoleTurns, Turns
+from pytest_infer.report.breakdown import words
+
+MS = 1_000_000
+STEP = {"experts": 6.0, "attention scores": 2.0, "head": 1.5, "router": 0.4, "generation loop": 0.1}
+"""Milliseconds a step."""
+
+
+def turns(change, launches=8, scatter=0.004, seed=1, layers=0, only=()):
+    """Return turns in which each role's time changed by so many milliseconds; all of a launch scatters alike, and each
+    role by itself."""
+    chance = random.Random(seed)
+    found = []
+    whole = [chance.gauss(0, scatter / 2) for _ in range(launches)]
+    for role, took in STEP.items():
+        before = [took * (1 + chance.gauss(0, scatter)) for _ in range(launches)]
+        noise = [took * (whole[n] + chance.gauss(0, scatter)) for n in range(launches)]
+        more = change.get(role, 0.0)
+        rows = []
+        if role == "experts":
+            for layer in range(layers):
+                own = more / len(only) if layer in only else 0.0
+                rows.append(tuple(round(MS * (own + n / layers + chance.gauss(0, 1e-3))) for n in noise))
+        found.append(
+            RoleTurns(
+                role=role,
+                before_ns=tuple(round(MS * b) for b in before),
+                after_ns=tuple(round(MS * (b + n + more)) for b, n in zip(before, noise, strict=True)),
+                layers=tuple(range(len(rows))),
+                layer_change_ns=tuple(rows),
+            )
+        )
+    return Turns(every=1, cycles=1, seconds=1.0, ratios={}, parts={DECODE: tuple(found)})
+
+
+def named(change):
+    return [one.role for one in change.named]
+
+
+@pytest.mark.parametrize("role", ["experts", "head", "router", "generation loop"])
+@pytest.mark.parametrize("launches", [4, 8])
+def test_a_change_in_one_role_is_named(role, launches):
+    right = 0
+    for seed in range(50):
+        found = changes.of_turns([turns({role: 0.5}, launches=launches, seed=seed)], DECODE)
+        assert found.moved
+        assert sum(one.change_s for one in found.roles) == pytest.approx(found.change_s, abs=1e-12)
+        right += named(found) == [role]
+    assert right >= 48
+
+
+def test_unchanged_steps_name_nothing():
+    found = [changes.of_turns([turns({}, seed=seed)], DECODE) for seed in range(400)]
+    assert sum(bool(one.named) or one.everywhere for one in found) <= 8
+
+
+def test_two_roles_share_a_change_and_one_that_became_faster_is_told_too():
+    found = changes.of_turns([turns({"experts": 0.6, "head": 0.3})], DECODE)
+    assert set(named(found)) == {"experts", "head"}
+    found = changes.of_turns([turns({"experts": 0.6, "head": -0.2})], DECODE)
+    assert named(found) == ["experts", "head"]
+    assert words.carriers(found).startswith("experts +")
+    assert "head −" in words.carriers(found)
+
+
+def test_what_changes_everywhere_is_no_roles():
+    alike = {role: 0.05 * took for role, took in STEP.items()}
+    found = [changes.of_turns([turns(alike, seed=seed)], DECODE) for seed in range(50)]
+    assert not any(one.named for one in found)
+    assert sum(one.everywhere for one in found) >= 45
+    told = next(one for one in found if one.everywhere)
+    assert words.carriers(told) == words.ALIKE
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        (range(12, 24), "layers 12-23"),
+        ([3], "layer 3"),
+        ([0, 1, 2, 20, 21, 22], "layers 0-2, 20-22"),
+        (range(24), ""),
+        (range(0, 24, 3), ""),
+    ],
+)
+def test_the_layers_of_a_change(only, said):
+    found = changes.of_turns([turns({"experts": 0.6}, layers=24, only=list(only))], DECODE)
+    (one,) = found.named
+    assert one.layers == said
+    assert words.carriers(found).endswith(f"({said})" if said else found_of(found))
+
+
+def found_of(change):
+    return words.signed(change.change_s).partition(" ")[0]
+
+
+def test_several_tests_tell_more_than_one():
+    few = [turns({"router": 0.03}, launches=4, scatter=0.01, seed=seed) for seed in range(8)]
+    alone = [changes.of_turns([one], DECODE) for one in few]
+    together = changes.of_turns(few, DECODE)
+    assert together.change_s == pytest.approx(fmean(one.change_s for one in alone))
+    width = fmean(one.high_s - one.low_s for one in alone)
+    assert together.high_s - together.low_s < width
+
+
+def test_one_launch_or_a_test_that_was_not_taken_apart_tells_nothing():
+    assert changes.of_turns([turns({}, launches=1)], DECODE) is None
+    assert changes.of_turns([turns({}), Turns(every=1, cycles=1, seconds=1.0, ratios={})], DECODE) is None
+    assert changes.of_turns([turns({})], PREFILL) is None
+    assert changes.of_turns([], DECODE) is None
+
+
+def parts(more=None, error=0.01, scale=1.0):
+    more = more or {}
+    found = [
+        RolePart(role=role, seconds=1e-3 * scale * (took + more.get(role, 0.0)), error_s=1e-3 * error)
+        for role, took in STEP.items()
+    ]
+    return PhaseParts(observed=32, bare=32, step_s=1e-3 * sum(STEP.values()), cost_s=0.0, parts=tuple(found))
+
+
+def test_between_stored_runs_a_role_is_named_and_a_slower_machine_is_not():
+    found = changes.of_stored(DECODE, parts(), parts({"head": 0.5}), 0.01)
+    assert named(found) == ["head"]
+    # All of it by 3 %, which a machine does from run to run.
+    found = changes.of_stored(DECODE, parts(), parts(scale=1.03), 0.02)
+    assert (found.moved, named(found)) == (False, [])
+    found = changes.of_stored(DECODE, parts(), parts(scale=1.1), 0.005)
+    assert (named(found), found.everywhere) == ([], True)
+    assert changes.of_stored(DECODE, parts(), parts(error=0.0), 0.0) is not None
+    unknown = PhaseParts(observed=1, bare=0, step_s=1.0, cost_s=0.0, parts=(RolePart(role="head", seconds=1.0),))
+    assert changes.of_stored(DECODE, unknown, parts(), 0.01) is None
+
+
+def half(steps, more=0, loop=5):
+    """Return a side's steps: experts of two layers that take 10 and 20, and what is around; `more` in layer 1."""
+    return PassParts(
+        parts=(("experts", 0), ("experts", 1), ("generation loop", None)),
+        self_ns=((10,) * steps, (20 + more,) * steps, (loop,) * steps),
+    )
+
+
+def test_passes_come_to_what_each_role_took_on_either_side():
+    observed = paired.Observed(
+        short=[(half(1), half(1, more=4))] * 4, long=[(half(9), half(9, more=2)), (half(9), half(9, more=2))]
+    )
+    found = paired.roles([observed, observed], every=1)
+    (experts, loop) = found[DECODE]
+    assert experts == RoleTurns(
+        role="experts",
+        before_ns=(30, 30),
+        after_ns=(32, 32),
+        layers=(0, 1),
+        layer_change_ns=((0, 0), (2, 2)),
+    )
+    assert (loop.role, loop.before_ns, loop.layers) == ("generation loop", (5, 5), ())
+    assert found[PREFILL][0].after_ns == (34, 34)
+
+
+def test_a_part_of_one_side_only_took_nothing_on_the_other():
+    other = PassParts(parts=(("dense MLP", 0),), self_ns=((7,) * 5,))
+    found = paired.roles([paired.Observed(long=[(half(5), other)])], every=2)
+    by_role = {one.role: one for one in found[DECODE]}
+    assert (by_role["dense MLP"].before_ns, by_role["dense MLP"].after_ns) == ((0,), (7,))
+    assert by_role["experts"].after_ns == (0,)
+
+
+def test_one_block_that_was_disturbed_is_none_of_the_typical_ones():
+    slow = PassParts(parts=half(9).parts, self_ns=((10,) * 9, (20, 20, 20, 9000, 20, 20, 20, 20, 20), (5,) * 9))
+    found = paired.roles([paired.Observed(long=[(half(9), slow)])], every=1)
+    assert found[DECODE][0].after_ns == (30,)
+
+
+def test_a_prompt_of_one_token_has_no_decode():
+    found = paired.roles([paired.Observed(short=[(half(1), half(1))])], every=1)
+    assert set(found) == {PREFILL}
