@@ -13,6 +13,7 @@ from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
+from pytest_infer.measure import disturbance
 from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.pytest_face.settings import Settings
@@ -370,6 +371,31 @@ def test_breakdown(suite, given):
     assert (stored["decode"]["observed"], stored["decode"]["bare"]) == (4, 4)
     shown = CliRunner().invoke(app, ["show"])
     assert re.search(r"^decode [\d.]+ m?s a step: experts \d+ %", shown.output, flags=re.MULTILINE)
+
+
+WITH_HEAD = """super().wait(delay)
+        with self.clock.span("head"):
+            super().wait(0.004)
+"""
+QUIET = "\nfrom pytest_infer.measure import disturbance\n\ndisturbance.reasons = lambda counters, usable_cores: ()\n"
+
+
+def test_stored_runs_are_compared_by_role(suite, monkeypatch):
+    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)  # back after both runs, in this process
+    for delay in (0.01, 0.05):
+        engine = QUIET + SPANS.replace("[0.002]", f"[{delay}]").replace("super().wait(delay)\n", WITH_HEAD)
+        pytester = suite(engine=engine, prompts=LONG)
+        pytester.runpytest("--benchmark-autosave", "--infer-rounds=5", "--infer-max-rounds=5").assert_outcomes(passed=1)
+    # A busy machine may hide one of the phases.
+    shown = CliRunner().invoke(app, ["compare"]).output
+    assert re.search(
+        r"^(prefill|.* decode|decode) .* slower .*: experts \+\d.* ms of \+\d", shown, flags=re.MULTILINE
+    ), shown
+    assert re.search(r"^ +where: experts \+\d", shown, flags=re.MULTILINE)
+    told = json.loads(CliRunner().invoke(app, ["compare", "--format", "json"]).output)
+    carried = [j["carried"] for j in told["judgements"] if j["carried"] is not None]
+    assert {one["role"] for change in carried for one in change["roles"] if one["named"]} == {"experts"}
+    assert "experts +" in CliRunner().invoke(app, ["compare", "--format", "markdown"]).output
 
 
 def test_breakdown_of_an_engine_that_shows_nothing_takes_no_round(suite):

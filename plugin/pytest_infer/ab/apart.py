@@ -10,7 +10,8 @@ from pytest_infer.ab import passes
 from pytest_infer.ab.launch import Launch
 from pytest_infer.ab.passes import Cost
 from pytest_infer.measure.breakdown.taken import AUTO, MOST_STEPS, ON
-from pytest_infer.records import RoleTurns, Turns
+from pytest_infer.metrics.breakdown import TOKENISE
+from pytest_infer.records import PromptRecord, Role, RoleTurns, Turns
 
 SHARE = 0.25
 """So much of the time of a prompt this may take beside all else."""
@@ -52,6 +53,12 @@ def measure(
             kept.append((before.parts, after.parts))
         found.append(observed)
     return paired.roles(found, turns.every), None
+
+
+def tokenised(before: Sequence[PromptRecord], after: Sequence[PromptRecord]) -> dict[str, tuple[RoleTurns, ...]]:
+    """Return what the tokeniser took in each launch, as a phase of its own."""
+    took = (tuple(round(1e9 * record.tokenize_s) for record in side) for side in (before, after))
+    return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=next(took), after_ns=next(took)),)}
 
 
 def _tokens(used: Sequence[Launch], cost: Cost, time_s: float) -> int:

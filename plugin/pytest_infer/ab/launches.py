@@ -272,6 +272,7 @@ class Launches:
                 self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
+        found = replace(found, parts={**found.parts, **apart.tokenised(*sides)})
         base, ours = (_whole(records) for records in sides)
         files = divergence.Files.within(self._commit.scratch)
         ours = divergence.compared(base, ours, files)

@@ -12,6 +12,8 @@ from pytest_infer.metrics import roofline, timing
 from pytest_infer.records import ExpertUsage, PhaseTimes, PromptRecord, Role, Work
 
 PREFILL, DECODE = "prefill", "decode"
+TOKENISE = "tokenise"
+"""What comes before the prefill, in a comparison of two commits."""
 _CLOSE = 0.02
 """The parts add up if they miss the step by no more than this share of it, beyond what chance does."""
 

@@ -30,6 +30,7 @@ class Role(StrEnum):
     SAMPLING = "sampling"
     STOPPING = "stop criteria"
     LOOP = "generation loop"
+    TOKENISER = "tokeniser"
 
 
 OUTSIDE = frozenset({Role.PROCESSORS, Role.SAMPLING, Role.STOPPING, Role.LOOP})

@@ -143,7 +143,7 @@ class Turns:
     `ratios` are log-ratios, this checkout's over the other's: of the `first` token and of a decode `step`, a tuple a
     launch, with an observation for every two passes. A turn had `every` ticks. `rounds` whole ones were measured in
     each launch on either side, launch by launch; 0 where that was not kept. `parts` are steps taken apart by role, by
-    phase; empty where they were not.
+    phase, as far as they were, and what the tokeniser took.
     """
 
     every: int

@@ -14,8 +14,9 @@ from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import Fact, Metric
-from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, TOKENISE, PhaseParts, RolePart
 
+_WORTH = 0.01
 _PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
 
 
@@ -45,6 +46,19 @@ def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, sl
     else:
         found = _stored(phase, pairs, change)
     return found if found is not None and found.moved and (found.change_s > 0) is slower else None
+
+
+def tokeniser(pairs: Sequence[RowPair]) -> PhaseChange | None:
+    """Return the change of the tokeniser's time over all tests of a comparison in launches, which is in no step.
+
+    None where it did not change, or by less than a hundredth of the time to the first token.
+    """
+    told = [pair.turns for pair in pairs if pair.turns is not None]
+    found = changes.of_turns(told, TOKENISE) if told and len(told) == len(pairs) else None
+    firsts = [float(row.value) for pair in pairs if (row := pair.before.metrics.get("ttft_s")) is not None]
+    if found is None or not found.moved or not firsts or abs(found.change_s) < _WORTH * fmean(firsts):
+        return None
+    return found
 
 
 def _stored(phase: str, pairs: Sequence[RowPair], change: Judgement) -> PhaseChange | None:

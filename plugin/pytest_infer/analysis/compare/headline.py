@@ -74,6 +74,7 @@ class Headline:
     `told` moved; `differs` and `lost` are no matter of noise; `others` are figures that got worse beside those that a
     headline is about. `unsure` is what cannot be told. Where nothing moved, all intervals lie within `bound` (a share)
     in the prompts `counted`. `judged`: there is a verdict; `reason` is the most frequent one why something has none.
+    `tokeniser` changed beside the steps, which is in no other figure.
     """
 
     told: tuple[Told, ...] = ()
@@ -85,6 +86,7 @@ class Headline:
     counted: Counted | None = None
     judged: bool = False
     reason: str | None = None
+    tokeniser: PhaseChange | None = None
 
 
 def of(
@@ -126,6 +128,7 @@ def of(
         counted=min(map(_counted, timed), key=lambda one: one.prompts, default=None),
         judged=judged,
         reason=reasons.most_common(1)[0][0] if reasons else None,
+        tokeniser=carried.tokeniser(pairs),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, worse_sign
 from pytest_infer.metrics import Direction, Kind, Metric
-from pytest_infer.report.breakdown.words import carriers
+from pytest_infer.report.breakdown.words import carriers, signed
 from pytest_infer.report.compare.words import titles
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, percent_up
@@ -38,6 +38,8 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
         parts.append(f"{_many(headline.lost, 'test')} missing")
     if headline.others:
         parts.append(f"also worse: {', '.join(metric.label for metric in headline.others)}")
+    if headline.tokeniser is not None:
+        parts.append(f"outside the steps: tokeniser {signed(headline.tokeniser.change_s)} a prompt")
     if headline.told or headline.differs or headline.lost:
         parts += [_unsure(one, title, short=True) for one in headline.unsure]
     else:
