@@ -11,11 +11,13 @@ from pytest_infer.ab.launch import Launch
 from pytest_infer.ab.passes import Cost
 from pytest_infer.measure.breakdown.taken import AUTO, MOST_STEPS, ON
 from pytest_infer.metrics.breakdown import TOKENISE
-from pytest_infer.records import PromptRecord, Role, RoleTurns, Turns
+from pytest_infer.records import Role, RoleTurns, Turns
 
 SHARE = 0.25
 """So much of the time of a prompt this may take beside all else."""
 _LEAST_TOKENS = 9
+_TIMES = 5
+"""So often a side encodes the prompt when it is asked to, of which the median counts."""
 _SHORT = (False, True, True, False)
 _LONG = (True, False)
 """Whether this checkout begins, in the passes of one token and of more."""
@@ -55,10 +57,11 @@ def measure(
     return paired.roles(found, turns.every), None
 
 
-def tokenised(before: Sequence[PromptRecord], after: Sequence[PromptRecord]) -> dict[str, tuple[RoleTurns, ...]]:
-    """Return what the tokeniser took in each launch, as a phase of its own."""
-    took = (tuple(round(1e9 * record.tokenize_s) for record in side) for side in (before, after))
-    return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=next(took), after_ns=next(took)),)}
+def tokenised(used: Sequence[Launch]) -> dict[str, tuple[RoleTurns, ...]]:
+    """Return what the tokeniser takes in each launch, as a phase of its own."""
+    took = [launch.encode(_TIMES) for launch in used]
+    before, after = (tuple(round(one[side]) for one in took) for side in (0, 1))
+    return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=before, after_ns=after),)}
 
 
 def _tokens(used: Sequence[Launch], cost: Cost, time_s: float) -> int:

@@ -146,14 +146,12 @@ class Child(Here):
                     pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
-                    follow = following.timed(reference)
-                    if asked.observe:
-                        observed = observed or taken.InTurns(engine, timed[0].trace)
-                        told: protocol.WireMessage = self._observed(task, asked, follow, observed)
-                    else:
-                        told = self._turns(task, asked, follow)
+                    observed = observed or (taken.InTurns(engine, timed[0].trace) if asked.observe else None)
+                    told = self._passed(task, asked, following.timed(reference), observed)
                     pin(all_cores)
                     self._send(told)
+                case protocol.Encode(times=times):
+                    self._send(protocol.Encoded(took_ns=task.runner.encoded(times)))
                 case protocol.Follow(reference=given):
                     reference = replace(given, free=timed[0].trace.token_ids, timed=True)
                     timed.clear()
@@ -184,6 +182,17 @@ class Child(Here):
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")
+
+    def _passed(
+        self,
+        task: Task,
+        asked: protocol.TakeTurns,
+        follow: tuple[int, ...] | None,
+        observed: taken.InTurns | None,
+    ) -> protocol.TookTurns | protocol.TookApart:
+        if asked.observe and observed is not None:
+            return self._observed(task, asked, follow, observed)
+        return self._turns(task, asked, follow)
 
     def _turns(
         self,

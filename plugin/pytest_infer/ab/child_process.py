@@ -128,6 +128,11 @@ class ChildProcess:
         """Wait until this side is through with the pass."""
         return self._expect(protocol.TookTurns)
 
+    def encode(self, times: int) -> tuple[int, ...]:
+        """Return how long the tokeniser takes for the prompt, nanoseconds, so many times."""
+        self._send(protocol.Encode(times=times))
+        return self._expect(protocol.Encoded).took_ns
+
     def took_apart(self) -> protocol.TookApart:
         """The same of an observed pass."""
         return self._expect(protocol.TookApart)

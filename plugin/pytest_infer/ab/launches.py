@@ -16,6 +16,7 @@ from pytest_infer.ab.settling import CoreSchedule
 from pytest_infer.ab.turns import joined
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
+from pytest_infer.measure.breakdown.taken import OFF
 from pytest_infer.measure.machine import host
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptInfo, PromptRecord, Reference, Turns
@@ -156,13 +157,15 @@ class Launches:
     ) -> Turns:
         """Return what turns said, with the steps by role where they are to be taken apart."""
         settings = self._session.settings
+        if settings.breakdown != OFF:
+            found = replace(found, parts=apart.tokenised(used))
         if not found.every or not apart.wanted(found, settings.breakdown):
             return found
         self._say(info, "where the time goes")
         parts, why = apart.measure(used, cost, found, threads=threads, time_s=settings.time_s)
         if why is not None:
             self._session.note(f"{info.name}: steps were not taken apart: {why}")
-        return replace(found, parts=parts)
+        return replace(found, parts={**found.parts, **parts})
 
     def _say(self, info: PromptInfo, what: str) -> None:
         self._session.live.show(f"{info.name} · {what}")
@@ -272,7 +275,6 @@ class Launches:
                 self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
-        found = replace(found, parts={**found.parts, **apart.tokenised(*sides)})
         base, ours = (_whole(records) for records in sides)
         files = divergence.Files.within(self._commit.scratch)
         ours = divergence.compared(base, ours, files)

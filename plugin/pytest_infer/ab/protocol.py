@@ -65,6 +65,12 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     observe: bool = False
 
 
+class Encode(WireMessage, frozen=True, kw_only=True):
+    """Encode the prompt so many times."""
+
+    times: int
+
+
 class Follow(WireMessage, frozen=True, kw_only=True):
     """Forget the timed rounds of this test; from now on follow the tokens of the reference in all rounds and passes."""
 
@@ -149,6 +155,12 @@ class TookApart(WireMessage, frozen=True, kw_only=True):
     absent: str | None = None
 
 
+class Encoded(WireMessage, frozen=True, kw_only=True):
+    """How long the tokeniser took each time, nanoseconds."""
+
+    took_ns: tuple[int, ...]
+
+
 class Follows(WireMessage, frozen=True, kw_only=True):
     """The rounds from now on follow the reference."""
 
@@ -171,10 +183,13 @@ class Ended(WireMessage, frozen=True, kw_only=True):
     why: str | None = None
 
 
-FromParent = Union[Hello, Go, WarmUp, Time, TakeTurns, Follow, RunProfile, Finish, Abandon]  # noqa: UP007 - msgspec reads it at run time
+FromParent = Union[  # noqa: UP007 - msgspec reads it at run time
+    Hello, Go, WarmUp, Time, TakeTurns, Encode, Follow, RunProfile, Finish, Abandon
+]  # fmt: skip
 FromChild = Union[  # noqa: UP007 - as above
-    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, TookApart, Follows, Instrumented, FinishedTest, Ended
-]
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, TookApart, Encoded, Follows, Instrumented,
+    FinishedTest, Ended,
+]  # fmt: skip
 
 Received = TypeVar("Received")
 

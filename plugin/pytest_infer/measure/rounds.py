@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Protocol
 
 from pytest_infer import untrusted
@@ -72,6 +73,17 @@ class Runner:
     timeline: TimelineSampler | None = None
     text: Callable[[], tuple[TextScore | None, str | None]] | None = None
     """Scores the text of --infer-text, if there is one, or says why it cannot."""
+    encode: Callable[[], object] = lambda: None
+    """Encodes the prompt once more."""
+
+    def encoded(self, times: int) -> tuple[int, ...]:
+        """Return how long the tokeniser takes, nanoseconds, each time."""
+        took = []
+        for _ in range(times):
+            begun = perf_counter_ns()
+            self.encode()
+            took.append(perf_counter_ns() - begun)
+        return tuple(took)
 
     def timed(self, follow: Sequence[int] | None = None) -> Round:
         """Run a timed round, which generates the tokens given if any are, and say whether it was disturbed."""

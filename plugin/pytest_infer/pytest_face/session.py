@@ -270,6 +270,7 @@ class InferSession:
                 system=self.system,
                 usable_cores=here.usable_cores,
                 timeline=self.timeline,
+                encode=partial(engine.encode, prompt),
                 text=None if self.text is None else partial(self.text.score, engine, model),
             ),
             watch=self._watcher(model, prompt),
