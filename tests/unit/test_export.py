@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.history import table as tidy
+from pytest_infer.analysis.history.table import PART
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
 from pytest_infer.report import text
@@ -301,3 +302,27 @@ def test_every_column_has_one_type(two):
     pytest.importorskip("pyarrow")
     texts = {"output_sha256", "hottest_experts", "load_cache"}
     assert {metric.key for metric in METRICS if str(tables._type(metric.key)) == "string"} == texts
+
+
+def test_a_row_a_part_of_a_step(storage, make_block):
+    part = {"role": "experts", "seconds": 0.03, "calls": 4.0, "error_s": 0.001, "read_bytes": 7.0}
+    step = {"observed": 4, "bare": 4, "step_s": 0.04, "cost_s": 0.0, "parts": [part, {"role": "head", "seconds": 0.01}]}
+    whole, without = make_block("a"), make_block("b")
+    whole["breakdown"] = {"clock": "host", "decode": step}
+    without["breakdown"] = {"absent": "a long round"}
+    storage.add([whole, without])
+    experts, head = table(storage, "--breakdown")
+    told = {key: experts[key] for key in PART}
+    assert told == {
+        "phase": "decode", "role": "experts", "seconds": "0.03", "error_s": "0.001", "share": "0.75", "calls": "4.0",
+        "read_bytes": "7.0", "flops": "",
+    }  # fmt: skip
+    assert (head["prompt"], head["role"], head["error_s"]) == (experts["prompt"], "head", "")
+    assert table(storage, "--breakdown", "-k", "[b]") == []
+
+
+@pytest.mark.parametrize("also", ["--wide", "--rounds", "--suite", "--metric=ttft"])
+def test_the_parts_of_steps_are_a_table_of_their_own(two, also):
+    result = export(two, "--breakdown", also)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "leave out --suite, --wide, --rounds and --metric" in result.output

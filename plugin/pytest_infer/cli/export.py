@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,9 @@ def export(
     suite: Annotated[
         bool, typer.Option("--suite", help="The suite's averages over its prompts, and their deviations.")
     ] = False,
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="What each part of a step took: a row a test, phase and role.")
+    ] = False,
     rounds: Annotated[bool, typer.Option("--rounds", help="Every round's value instead of their median.")] = False,
     metric: Annotated[list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this (repeat it).")] = None,
     keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
@@ -58,8 +61,7 @@ def export(
                 raise OptionError("parquet is no text: name a file with -o")
         if every and runs:
             raise OptionError("--all takes every run: leave out the names, or --all")
-        if suite and (wide or rounds):
-            raise OptionError("--suite is a table of its own: leave out --wide and --rounds")
+        _check_one_table(suite=suite, breakdown=breakdown, wide=wide, rounds=rounds, metric=bool(metric))
         wanted = tuple(rules.metric_named(name) for name in metric) if metric else METRICS
         shape = table.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
         history = open_history(storage)
@@ -67,9 +69,17 @@ def export(
         if every and not chosen:
             say(f"no run in {history.folder}: nothing to export")
             raise typer.Exit(Exit.NOTHING.value)
-        _write(_averaged(chosen, shape) if suite else _table(chosen, shape), written_as, file)
+        made = _averaged if suite else _parts if breakdown else _table
+        _write(made(chosen, shape), written_as, file)
     except InferError as error:
         refuse(str(error))
+
+
+def _check_one_table(*, suite: bool, breakdown: bool, wide: bool, rounds: bool, metric: bool) -> None:
+    if suite and (wide or rounds):
+        raise OptionError("--suite is a table of its own: leave out --wide and --rounds")
+    if breakdown and (suite or wide or rounds or metric):
+        raise OptionError("--breakdown is a table of its own: leave out --suite, --wide, --rounds and --metric")
 
 
 def _by_suffix(file: Path | None) -> Format:
@@ -98,6 +108,19 @@ def _averaged(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
         worked_out = shape.keyword is not None or not stored.averages
         found.append((run, of_results(results) if worked_out else stored.averages))
     return FlatTable(columns=table.suite_columns(found), rows=table.suite_table(found, shape.metrics))
+
+
+def _parts(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
+    """Return the parts of each step; tests whose steps were not taken apart have none."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        try:
+            taken = {result.nodeid: result.breakdown for result in shown(run.path).results}
+        except StorageError as error:
+            say(f"left out: {error}")
+            continue
+        rows += table.parts_table(run, shape, taken)
+    return FlatTable(columns=table.parts_columns(runs), rows=rows)
 
 
 def _write(found: FlatTable, form: Format, file: Path | None) -> None:

@@ -1,13 +1,14 @@
-"""Stored runs as one flat table: a row a figure (long), a row a test (wide), or a row an average of the suite."""
+"""Stored runs as one flat table: a row a figure (long), a test (wide), an average of the suite, or a part of a step."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_infer.metrics import METRICS, Metric
+from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.records import SuiteAverages
 from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Values
@@ -16,6 +17,7 @@ from pytest_infer.units import Unit
 RUN = ("run", "file", "time", "commit", "branch", "dirty", "gate")
 TEST = ("model", "dtype", "device", "threads", "cpu", "test", "prompt", "group", "tags")
 AVERAGE = ("metric", "unit", "better", "mean", "stdev", "n", "against_mean", "against_stdev", "against_n")
+PART = ("phase", "role", "seconds", "error_s", "share", "calls", "read_bytes", "flops")
 CONFIG = "config."
 """Begins the columns of what was swept over."""
 
@@ -168,6 +170,22 @@ def suite_table(
                     if other is not None:
                         cells |= {"against_mean": other.mean, "against_stdev": other.stdev, "against_n": other.prompts}
                     yield {**about, **_named(metric), **cells}
+
+
+def parts_columns(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Return the columns of `parts_table`."""
+    axes = {axis for run in runs for row in run.passing() for axis in row.config}
+    return (*RUN, *TEST, *(f"{CONFIG}{axis}" for axis in sorted(axes)), *PART)
+
+
+def parts_table(run: Run, shape: Shape, taken: Mapping[str, Mapping[str, PhaseParts]]) -> Iterator[dict[str, Any]]:
+    """Yield a row a test, phase and role, the largest first; `taken` are the steps of each test, by phase."""
+    for row in _rows(run, shape):
+        for phase, found in taken.get(row.test, {}).items():
+            whole = sum(part.seconds for part in found.parts)
+            for part in found.parts:
+                cells = {name: getattr(part, name) for name in PART if hasattr(part, name)}
+                yield {**_of_run(run), **_of_test(row), "phase": phase, "share": part.seconds / whole, **cells}
 
 
 def is_text(column: str) -> bool:
