@@ -20,7 +20,7 @@ MIB, GIB = 2**20, 2**30
 PROBE = {"threads": 2, "device": "cpu", "flops": {"float32": 180e9, "bfloat16": 21e9}}
 
 
-def block(*, model=None, machine=None, output=None, rounds=None, name="guide", config=None, **metrics):
+def block(*, model=None, machine=None, output=None, rounds=None, name="guide", config=None, breakdown=None, **metrics):
     """Return a block with these figures and nothing else; a list is the rounds' values."""
     assert metrics.keys() <= {metric.key for metric in METRICS}, "a rule that asks for no metric is silent for ever"
     told = {
@@ -30,6 +30,7 @@ def block(*, model=None, machine=None, output=None, rounds=None, name="guide", c
     }
     tables = {"model": {"device": "cpu", **(model or {})}, "machine": machine or {}}
     tables |= {"output": output or {}, "rounds": rounds or {}, "metrics": told, "prompt": {"name": name}}
+    tables |= {} if breakdown is None else {"breakdown": breakdown}
     return stored({"phase": "total", "config": config or {}, **tables})
 
 
@@ -45,6 +46,24 @@ TWICE = {
     "model_bytes": 6.99 * GIB,
     "loaded_anon_bytes": 5.2 * GIB,
 }
+
+
+def taken_apart(*parts, step_s=0.020, phase="decode", missed=0.0001, error=0.0001):
+    """Return a breakdown of (role, seconds, bytes or operations)."""
+    what = "read_bytes" if phase == "decode" else "flops"
+    told = [{"role": role, "seconds": taken} | ({what: work} if work else {}) for role, taken, work in parts]
+    check = {"remainder_s": missed, "remainder_error_s": error}
+    return {phase: {"observed": 20, "bare": 20, "step_s": step_s, "cost_s": 0.0, "parts": told, **check}}
+
+
+# At 60 MB/s the experts could be read in 3.7 of their 12.2 ms, and the head in 2.1 of its 2.4.
+STEP = (
+    ("experts", 0.0122, 226_000),
+    ("head", 0.0024, 127_000),
+    ("norms", 0.0034, 400),
+    ("generation loop", 0.002, None),
+)
+AT_60_MB = {"decode_ceiling": 60.0, "step_bytes": 1_000_000, "tpot_s": 0.0203}
 T2, C2 = {"threads": 2}, {"usable_cores": 2.0}
 # rule: (triggers, must not, evidence is absent)
 CASES = {
@@ -114,6 +133,11 @@ CASES = {
         {"step_bytes": 100 * MIB},
     ),
     "cores_busy": ({"cpu_utilization": 98.0}, {"cpu_utilization": 80.0}, {}),
+    "slow_role": (
+        {**AT_60_MB, "breakdown": taken_apart(*STEP)},
+        {**AT_60_MB, "breakdown": taken_apart(("experts", 0.02, 900_000))},
+        {"breakdown": taken_apart(*STEP), "tpot_s": 0.0203},
+    ),
     "swapping": ({"swap_bytes": 5 * MIB, "major_faults": 3}, {"swap_bytes": 0}, {}),
     "memory_pressure": (
         {"pressure_memory_s": 0.1, "total_s": 1.0},
@@ -367,6 +391,56 @@ def test_the_table_of_rules_is_that_of_the_code():
     page = (DOCS / "advice.md").read_text(encoding="utf-8")
     table = page.partition("<!-- rules:begin -->\n")[2].partition("<!-- rules:end -->")[0]
     assert table == shown.rules_table(), "run: pytest-infer advice --rules"
+
+
+# the role that has the most to gain
+
+
+def test_the_role_is_named_with_its_share_and_its_use():
+    found = finding("slow_role")
+    assert found.evidence == "experts: 61.0 % of a decode step, at 30.9 % of the machine's bandwidth"
+    assert "--infer-experts-implementation" in found.suggestion
+    other = finding("slow_role", breakdown=taken_apart(("dense MLP", 0.015, 226_000), ("head", 0.005, 127_000)))
+    assert other.evidence.startswith("dense MLP: 75.0 % ")
+    # One of an unknown kind, or an engine's own span.
+    assert finding("slow_role", breakdown=taken_apart(("My'Blocks", 0.02, 1000))).evidence.startswith(
+        "My'Blocks: 100 %"
+    )
+
+
+def test_of_two_slow_roles_it_is_that_with_more_to_gain():
+    both = taken_apart(("dense MLP", 0.0102, 300_000), ("experts", 0.0098, 6_000))
+    assert finding("slow_role", breakdown=both).evidence.startswith("experts: 49.0 %")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"breakdown": taken_apart(*STEP, missed=0.002)},  # the parts do not add up
+        {"breakdown": taken_apart(*STEP, error=0.0008)},  # steps scattered too much to tell
+        {"breakdown": taken_apart(*STEP, missed=None, error=None)},  # nothing tells
+        {"breakdown": taken_apart(*STEP, missed=0.0001, error=None)},
+        {"tpot_s": 0.012},  # a slow moment: timed rounds were faster
+        {"tpot_s": 0.040},
+        {"rounds": {"timed": 3, "disturbed": {"1": ["steal"]}}},
+        {"machine": {"probe": {**PROBE, "waited": 0.5}}},
+        {"mbu": 1.2},
+        {"breakdown": taken_apart(("norms", 0.02, None))},  # nothing to hold it against
+        {"breakdown": taken_apart(("experts", 0.005, 1000), *((f"r{n}", 0.005, None) for n in range(3)))},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_slow_role_is_not_named_where_that_is_in_doubt(changed):
+    assert finding("slow_role", **changed) is None
+
+
+def test_where_most_of_the_time_is_prefill_its_operations_count():
+    prefill = taken_apart(("experts", 0.8, 30e9), ("head", 0.2, 30e9), step_s=1.0, phase="prefill")
+    of_both = {**prefill, **taken_apart(*STEP)}
+    told = {"breakdown": of_both, "ttft_s": 1.02, "total_s": 1.5, "prefill_s": 1.02, "model": {"dtype": "float32"}}
+    found = finding("slow_role", **told, machine={"probe": PROBE})
+    assert found.evidence == "experts: 80.0 % of a prefill, at 20.8 % of the machine's GEMM rate"
+    assert finding("slow_role", **told) is None  # no probe
 
 
 def test_a_probe_that_the_test_beat_gives_no_advice():

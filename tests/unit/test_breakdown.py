@@ -167,14 +167,14 @@ def result_with(record, name="guide", **phases):
     )
 
 
-def step(*parts, step_s=0.02, cost_s=0.0005, missed=0.0001):
+def step(*parts, step_s=0.02, cost_s=0.0005, missed=0.0001, error=0.00001):
     return PhaseParts(
         observed=20,
         bare=20,
         step_s=step_s,
         cost_s=cost_s,
         remainder_s=missed,
-        remainder_error_s=0.00001,
+        remainder_error_s=error,
         parts=tuple(RolePart(role=role, seconds=seconds, read_bytes=read) for role, seconds, read in parts),
     )
 
@@ -240,6 +240,40 @@ def test_what_the_line_leaves_out_is_in_others(record):
 def test_parts_that_do_not_add_up_are_said_to(record):
     lines = [line.plain for line in terminal.lines([result_with(record, decode=step(*STEP, missed=-0.002))], width=80)]
     assert lines[-1].endswith("; ! the parts do not add up: they miss a step by 10 %")
+
+
+def check(record, *steps):
+    found = [result_with(record, f"p{n}", decode=one) for n, one in enumerate(steps)]
+    return [line.plain for line in terminal.lines(found, width=80)][-1].rpartition("; ")[2]
+
+
+SCATTERED = "steps scattered too much to check the parts"
+
+
+@pytest.mark.parametrize(
+    ("missed", "error", "said"),
+    [
+        (0.0001, 0.0004, "the parts add up to a step within 0.50 %"),
+        (0.0001, 0.0006, SCATTERED),  # 2 × 3 % of the step
+        (0.0136, 0.0070, SCATTERED),
+        (0.0136, 0.0010, "! the parts do not add up: they miss a step by 68 %"),
+        # Steps that scatter may still tell.
+        (0.0136, 0.0020, "! the parts do not add up: they miss a step by 68 %"),
+        # One step of each kind tells nothing, however alike or unlike they are.
+        (0.0001, None, "hooks took 2.5 %, not counted"),
+        (0.0136, None, "hooks took 2.5 %, not counted"),
+    ],
+)
+def test_a_check_that_cannot_tell_says_so(record, missed, error, said):
+    assert check(record, step(*STEP, missed=missed, error=error)) == said
+
+
+def test_many_tests_check_better_than_one(record):
+    one = step(*STEP, missed=0.0001, error=0.0008)
+    assert check(record, one) == SCATTERED
+    assert check(record, one, one, one) == "the parts add up to a step within 0.50 %"
+    # One that tells nothing changes nothing.
+    assert check(record, one, one, one, step(*STEP, missed=None, error=None)).startswith("the parts add up")
 
 
 def test_no_breakdown_says_nothing(record):

@@ -78,10 +78,9 @@ class PhaseParts:
     @property
     def adds_up(self) -> bool | None:
         """Return whether the parts are the step within 2 %, as far as chance lets one tell; None if nothing tells."""
-        if self.remainder_s is None:
+        if self.remainder_s is None or self.remainder_error_s is None:
             return None
-        chance = 2 * (self.remainder_error_s or 0.0)
-        return abs(self.remainder_s) <= _CLOSE * self.step_s + chance
+        return abs(self.remainder_s) <= _CLOSE * self.step_s + 2 * self.remainder_error_s
 
 
 def phases(record: PromptRecord) -> dict[str, PhaseParts]:

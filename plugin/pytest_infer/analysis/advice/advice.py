@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_infer.analysis.advice import cpu, speed, trust
+from pytest_infer.analysis.advice import cpu, roles, speed, trust
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
 from pytest_infer.storage.schema import WholeBlock
 
-RULES: tuple[AdviceRule, ...] = (*trust.RULES, *cpu.RULES, *speed.RULES)
+RULES: tuple[AdviceRule, ...] = (*trust.RULES, *cpu.RULES, *roles.RULES, *speed.RULES)
 """All rules, those first that say whether the others' evidence can be trusted."""
 
 _ORDER = tuple(Severity)

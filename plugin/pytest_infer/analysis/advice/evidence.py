@@ -10,7 +10,7 @@ from enum import StrEnum
 from pytest_infer.measure.machine.probe import STEADY, WAITED
 from pytest_infer.metrics import METRICS, Kind
 from pytest_infer.records import WarningKind
-from pytest_infer.storage.schema import Figure, Rounds, StoredOutput, WholeBlock
+from pytest_infer.storage.schema import Figure, Rounds, StoredBreakdown, StoredOutput, WholeBlock
 from pytest_infer.units import Unit
 
 _MOVED = {m.key for m in METRICS if m.kind is Kind.TIMED or m.unit in (Unit.SECONDS, Unit.CORES)} | {"cpu_utilization"}
@@ -55,6 +55,7 @@ class Facts:
         self.model, self.machine = block.model, block.machine
         self.output, self.counted = block.output or StoredOutput(), block.rounds or Rounds()
         self.prompt = block.prompt.name or "?"
+        self.breakdown = (block.breakdown or StoredBreakdown()).phases
         self._metrics = block.metrics or {}
 
     def figure(self, key: str) -> float | None:

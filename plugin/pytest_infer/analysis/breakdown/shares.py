@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,6 +10,9 @@ from statistics import fmean
 from pytest_infer.metrics.breakdown import DECODE, PhaseParts, RolePart
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import OUTSIDE
+
+MOST_DOUBT = 0.05
+"""Where steps scatter so that two standard errors of what the parts miss are more than this share, nothing is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,8 @@ class PhaseShares:
     """The mean step of a phase, seconds, and its parts, the largest first: those of the model, and those outside it.
 
     `cost` and `missed` are shares of the step: what hooks took, which the parts are without, and by how much the parts
-    miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells.
+    miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells. `doubt`
+    is two standard errors of what they miss, as a share.
     """
 
     phase: str
@@ -41,6 +46,12 @@ class PhaseShares:
     cost: float
     missed: float | None
     adds_up: bool | None
+    doubt: float | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Return whether steps repeat well enough for `missed` to say something."""
+        return self.adds_up is False or (self.doubt is not None and self.doubt <= MOST_DOUBT)
 
 
 def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
@@ -51,8 +62,9 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
     steps = [parts for _, parts in found]
     step_s = fmean(parts.step_s for parts in steps)
     every = _roles(found, phase)
-    missed = [parts.remainder_s for parts in steps if parts.remainder_s is not None]
-    judged = [parts.adds_up for parts in steps if parts.adds_up is not None]
+    judged = [parts for parts in steps if parts.adds_up is not None and step_s]
+    missed = fmean(parts.remainder_s or 0.0 for parts in judged) if judged else None
+    errors = [parts.remainder_error_s or 0.0 for parts in judged]
     return PhaseShares(
         phase=phase,
         tests=len(found),
@@ -60,8 +72,9 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
         model=tuple(one for one in every if one.role not in OUTSIDE),
         outside=tuple(one for one in every if one.role in OUTSIDE),
         cost=fmean(parts.cost_s for parts in steps) / step_s if step_s else 0.0,
-        missed=abs(fmean(missed)) / step_s if missed and step_s else None,
-        adds_up=all(judged) if judged else None,
+        missed=None if missed is None else abs(missed) / step_s,
+        adds_up=all(parts.adds_up for parts in judged) if judged else None,
+        doubt=2 * math.hypot(*errors) / len(errors) / step_s if judged else None,
     )
 
 

@@ -52,6 +52,8 @@ def _around(of: PhaseShares) -> str:
     line += f"; hooks took {percent(of.cost)}, not counted"
     if of.missed is None:
         return line
+    if not of.checked:
+        return f"{line}; steps scattered too much to check the parts"
     how = "the parts add up to" if of.adds_up else "! the parts do not add up: they miss"
     return f"{line}; {how} a step{' within' if of.adds_up else ' by'} {percent(of.missed)}"
 
