@@ -5,18 +5,19 @@
 For each model and phase: what an observed step takes beyond a bare one, run in turns (the cost), what of that idle
 modules with the same hooks told (the cost taken off), and by how much the parts then miss the bare step. Below it the
 share of each role beside that of torch's profiler, which sees the same modules as ranges around its operators. The
-profiler's own cost is several microseconds an operator, so the shares are compared in prefills of many tokens and in
-decode steps that are long against it; small models show the profiler and not themselves.
+profiler's own cost is microseconds an operator, many times what the hooks cost: it is taken off evenly, and the shares
+with it are shown too. Small models show the profiler more than themselves.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -35,38 +36,63 @@ from pytest_infer.records import OUTSIDE, Limits, PhaseTimes, Role
 
 _TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. "
 _OURS = "role: "
+_PREFILLS = 9
 
 
 class Profiled:
-    """Ranges of torch's profiler around the modules of a model, by role, in every second step."""
+    """Ranges of torch's profiler around the modules of a model, by role; microseconds.
+
+    Of each forward pass: how long it was, and by role the self time of ranges and operators, with how many there were.
+    """
 
     def __init__(self, model: Any) -> None:
-        self.self_us: defaultdict[str, float] = defaultdict(float)
+        self.took: list[float] = []
+        self.self_us: list[Counter[str]] = []
+        self.operators: list[Counter[str]] = []
+        self.ranges: list[Counter[str]] = []
         self._places = [place for place in roles.places(model) if place.begins]
+        self._range_us: list[float] = []
 
     def run(self, engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> None:
-        """Profile one generation, of which the first step is left out unless it is the `prefill`."""
-        engine.reset()
-        engine.prepare(ids, limits)
-        clock = TokenClock()
-        clock.start()
+        """Profile one generation, or some that are but the `prefill`; the first forward pass is left out."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         with ExitStack() as hooks, torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+            self._range_us.append(_empty_range_us())
             for place in self._places:
                 for hook in self._hooks(place.module, _OURS + place.role):
                     hooks.enter_context(hook)
-            engine.generate(ids, limits, clock)
+            for _ in range(_PREFILLS if prefill else 1):
+                engine.reset()
+                engine.prepare(ids, limits)
+                clock = TokenClock()
+                clock.start()
+                engine.generate(ids, limits, clock)
         events = [event for event in profiler.events() or () if event.name.startswith(_OURS) or event.cpu_parent]
         forwards = sorted(
             (event for event in events if event.name == _OURS + Role.AROUND and _role(event.cpu_parent) is None),
             key=lambda event: event.time_range.start,
         )
-        kept = forwards[:1] if prefill else forwards[1:]
-        spans = [(event.time_range.start, event.time_range.end) for event in kept]
-        for event in events:
+        for forward in forwards[1:]:
+            self._add(
+                forward, [e for e in events if forward.time_range.start <= e.time_range.start < forward.time_range.end]
+            )
+
+    def _add(self, forward: Any, within: Sequence[Any]) -> None:
+        self.took.append(forward.time_range.end - forward.time_range.start)
+        own, operators, ranges = Counter[str](), Counter[str](), Counter[str]()
+        for event in within:
             role = _role(event)
-            if role is not None and any(start <= event.time_range.start < end for start, end in spans):
-                self.self_us[role] += event.self_cpu_time_total
+            if role is None:
+                continue
+            own[role] += event.self_cpu_time_total
+            if event.name.startswith(_OURS):
+                ranges[role] += 1
+                ranges[_role(event.cpu_parent) or role] += 1
+            else:
+                operators[role] += 1
+        self.self_us.append(own)
+        self.operators.append(operators)
+        self.ranges.append(ranges)
 
     def _hooks(self, module: Any, name: str) -> tuple[Any, Any]:
         open_ranges: list[Any] = []
@@ -80,10 +106,45 @@ class Profiled:
 
         return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
-    def shares(self) -> dict[str, float]:
-        """Return each role's share of the forward passes."""
-        whole = sum(self.self_us.values())
-        return {role: us / whole for role, us in self.self_us.items()}
+    def shares(self, bare_s: float | None = None) -> dict[str, float]:
+        """Return each role's share of the typical forward passes.
+
+        With `bare_s`, how long one takes without the profiler, its cost is taken off: an empty range's is measured,
+        half of it within the range, and what else a pass took is divided evenly among the operators.
+        """
+        seen = breakdown.typical(self.took)
+        found = {role: statistics.fmean(self.self_us[n][role] for n in seen) for role in self.self_us[0]}
+        if bare_s is not None:
+            range_us = statistics.median(self._range_us) / 2
+            ends = statistics.fmean(self.ranges[n].total() for n in seen)
+            operators = statistics.fmean(self.operators[n].total() for n in seen)
+            excess = statistics.fmean(self.took[n] for n in seen) - 1e6 * bare_s
+            each = max(0.0, excess - range_us * ends) / operators
+            for role in found:
+                found[role] -= range_us * statistics.fmean(self.ranges[n][role] for n in seen)
+                found[role] -= each * statistics.fmean(self.operators[n][role] for n in seen)
+        whole = sum(found.values())
+        return {role: us / whole for role, us in found.items()}
+
+
+def _empty_range_us() -> float:
+    """Return what a range costs that a hook puts around a module which does nothing."""
+    marked, bare = torch.nn.Identity(), torch.nn.Identity()
+    made: list[Any] = []
+
+    def before(*_: object) -> None:
+        made.append(torch.profiler.record_function("nothing"))
+        made[-1].__enter__()
+
+    marked.register_forward_pre_hook(before)
+    marked.register_forward_hook(lambda *_: made.pop().__exit__(None, None, None))
+    took = [0, 0]
+    for _ in range(500):
+        for which, module in enumerate((marked, bare)):
+            begun = perf_counter_ns()
+            module(None)
+            took[which] += perf_counter_ns() - begun
+    return (took[0] - took[1]) / 500 / 1e3
 
 
 def _role(event: Any) -> str | None:
@@ -96,15 +157,17 @@ def _role(event: Any) -> str | None:
 
 
 def shares_of(phases: Sequence[breakdown.PhaseParts]) -> dict[str, float]:
-    """Return each role's share of the time within the model; the cache's, which the profiler has no range for, is the
-    attention's."""
-    found: defaultdict[str, float] = defaultdict(float)
+    """Return each role's share of the time within the model, the median over breakdowns; the cache's, which the
+    profiler has no range for, is the attention's."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for phase in phases:
+        own: Counter[str] = Counter()
         for part in phase.parts:
             if part.role not in OUTSIDE:
-                found[Role.SCORES if part.role == Role.CACHE else part.role] += part.seconds
-    whole = sum(found.values())
-    return {role: seconds / whole for role, seconds in found.items()}
+                own[Role.SCORES if part.role == Role.CACHE else part.role] += part.seconds  # type: ignore[assignment]
+        for role, seconds in own.items():
+            found[role].append(seconds / sum(own.values()))
+    return {role: statistics.median(shares) for role, shares in found.items()}
 
 
 def observe(name: str, prompt_tokens: int, tokens: int, repeats: int, threads: int | None) -> float:
@@ -128,15 +191,13 @@ def observe(name: str, prompt_tokens: int, tokens: int, repeats: int, threads: i
         profiled["decode"].run(engine, ids, limits, prefill=False)
     worst = 0.0
     for phase, times in seen.items():
-        worst = max(worst, tell(phase, [breakdown.phase(one) for one in times], times, profiled[phase].shares()))
+        worst = max(worst, tell(phase, [breakdown.phase(one) for one in times], times, profiled[phase]))
     system.close()
     engine.close()
     return worst
 
 
-def tell(
-    phase: str, parts: Sequence[breakdown.PhaseParts], times: Sequence[PhaseTimes], profiler: dict[str, float]
-) -> float:
+def tell(phase: str, parts: Sequence[breakdown.PhaseParts], times: Sequence[PhaseTimes], profiled: Profiled) -> float:
     """Print one phase; return the largest difference of two shares, in points."""
     step = statistics.fmean(one.step_s for one in parts)
     observed = [statistics.fmean(t.observed_ns[n] for n in breakdown.typical(t.observed_ns)) / 1e9 for t in times]
@@ -148,12 +209,14 @@ def tell(
         f"the step by {100 * statistics.median(missed):+.2f} % ({', '.join(f'{100 * m:+.2f}' for m in missed)})"
     )
     ours = shares_of(parts)
-    worst = 0.0
+    inside = [sum(part.seconds for part in one.parts if part.role not in OUTSIDE) for one in parts]
+    raw, less = profiled.shares(), profiled.shares(statistics.median(inside))
+    longer = statistics.median(profiled.took) / statistics.median(inside) / 1e6
+    print(f"    a forward pass takes {longer:.2f} times as long with the profiler")
     for role in sorted(ours, key=lambda role: -ours[role]):
-        other = profiler.get(role, 0.0)
-        worst = max(worst, 100 * abs(ours[role] - other))
-        print(f"    {role:<24} {100 * ours[role]:6.2f} %   profiler {100 * other:6.2f} %")
-    return worst
+        other = f"{100 * less.get(role, 0.0):6.2f} %, with its cost {100 * raw.get(role, 0.0):6.2f} %"
+        print(f"    {role:<24} {100 * ours[role]:6.2f} %   profiler {other}")
+    return max(100 * abs(share - less.get(role, 0.0)) for role, share in ours.items())
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ RUN_VALUES = {
     "warmup": ("0", "warmup", 0),
     "experts": ("off", "experts", False),
     "timeline": ("off", "timeline", False),
-    "breakdown": ("off", "breakdown", "off"),
+    "breakdown": ("ops", "breakdown", "ops"),
     "advice": (True, "advice", True),
     "no-profile": (True, "profile", False),
     "no-probe": (True, "probe", False),
@@ -405,9 +405,21 @@ def test_breakdown_of_an_engine_that_shows_nothing_takes_no_round(suite):
     assert block_of(pytester)["breakdown"] == {"absent": why}
 
 
-def test_breakdown_follows_the_profile_round(suite):
+def test_operators_of_an_engine_without_torch_are_absent_and_nothing_else(suite):
     pytester = suite(engine=SPANS, prompts=LONG)
-    result = pytester.runpytest("--infer-breakdown", "--infer-no-profile")
+    result = pytester.runpytest("--benchmark-autosave", "test_suite.py", "--infer-breakdown=ops")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["no operators: the engine runs without torch"])
+    stored = block_of(pytester)["breakdown"]
+    assert [part["role"] for part in stored["decode"]["parts"]] == ["experts", "generation loop"]
+    assert stored["operators"] == {"absent": "the engine runs without torch"}
+    assert not list(pytester.path.glob("**/*.trace.json.gz"))
+
+
+@pytest.mark.parametrize("given", ["--infer-breakdown", "--infer-breakdown=ops"])
+def test_breakdown_follows_the_profile_round(suite, given):
+    pytester = suite(engine=SPANS, prompts=LONG)
+    result = pytester.runpytest(given, "--infer-no-profile")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--infer-breakdown follows the profile round: leave out --infer-no-profile"])
     pytester.runpytest("--benchmark-autosave", "--infer-no-profile").assert_outcomes(passed=1)

@@ -1,11 +1,14 @@
 """The small models of `tiny`, loaded and in folders."""
 
 import pytest
-from lazily import torch, transformers
+from lazily import Late, torch, transformers
 from shell import LOADED
 from tiny import build, tokenizer
 
 import warm
+from pytest_infer.engines.base import EngineOptions
+
+TransformersEngine = Late("pytest_infer.engines.transformers.engine:TransformersEngine")
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,21 @@ def model_folder(tmp_path_factory):
         return made[kind]
 
     return folder
+
+
+@pytest.fixture
+def engine_of(model_folder):
+    """Return a function: architecture to an engine with a tiny model of it."""
+    made = []
+
+    def make(kind):
+        made.append(TransformersEngine(EngineOptions(model=str(model_folder(kind)))))
+        made[-1].load()
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

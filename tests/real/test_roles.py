@@ -79,6 +79,11 @@ def test_the_work_of_all_roles_is_the_whole_work(kind):
     of_body = [own.parameters for role, own in whole.roles.items() if role != Role.HEAD]
     assert whole.parameters == (None if None in of_body else sum(of_body))
     assert whole.roles[Role.HEAD].parameters == whole.head_parameters > 0
+    # Whatever sees text, tables in full and shared tensors once.
+    seen = {
+        id(p): p.nbytes for place in roles.places(model) for p in place.module._parameters.values() if p is not None
+    }
+    assert sum(own.parameter_bytes for own in whole.roles.values()) == sum(seen.values()) >= whole.read_bytes
     # Of each layer's modules those that hold the most.
     assert whole.roles[Role.EXPERTS].read_bytes > 0
 

@@ -26,21 +26,6 @@ KINDS = ("llama", "mixtral", "qwen3_moe", "olmoe", "phimoe")
 # taking steps apart
 
 
-@pytest.fixture
-def engine_of(model_folder):
-    """Return a function: architecture to an engine with a tiny model of it."""
-    made = []
-
-    def make(kind):
-        made.append(TransformersEngine(EngineOptions(model=str(model_folder(kind)))))
-        made[-1].load()
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
 def trace_of(engine, limits=LIMITS):
     system = SystemCounters()
     found = rounds.timed_round(engine, IDS, limits, system).trace

@@ -14,14 +14,24 @@ from typing import Protocol
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import disturbance, following
-from pytest_infer.measure.breakdown import taken
+from pytest_infer.measure.breakdown import operators, taken
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import no_collections
 from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.measure.profile_round import profile_round
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.records import Breakdown, Limits, Pass, Profile, Reference, Round, TextScore, TokenTrace
+from pytest_infer.records import (
+    Breakdown,
+    Limits,
+    Operators,
+    Pass,
+    Profile,
+    Reference,
+    Round,
+    TextScore,
+    TokenTrace,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +49,7 @@ class RoundPlan:
     reference: Reference | None = None
     """Whose tokens the profile round follows, and the timed rounds too if the free output is another."""
     breakdown: str = taken.OFF
-    """When steps are taken apart after the profile round: "on", "auto", or "off"."""
+    """When steps are taken apart after the profile round: "on", "auto", "off", or "ops"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +181,30 @@ class Runner:
     def taken_apart(
         self, like: TokenTrace, when: str, *, follow: Sequence[int] | None = None
     ) -> tuple[Breakdown | None, str | None]:
-        """Return the breakdown of the steps, or None and why there is none; `like` is the trace of a timed round."""
+        """Return the breakdown of the steps, or None and why there is none; `like` is the trace of a timed round.
+
+        With "ops" it has the operators too, or why there are none.
+        """
         why = taken.absent(self.engine, like, when)
         if why is not None:
             return None, why
         try:
-            return taken.take(self.engine, self.prompt_ids, self.limits, like, follow), None
+            found = taken.take(self.engine, self.prompt_ids, self.limits, like, follow)
         except Exception as error:
             # As of the profile round.
             if type(error).__module__.startswith("_pytest."):
                 raise
             return None, f"taking steps apart failed: {untrusted.failure(error)}"
+        return (replace(found, operators=self._operators(follow)) if when == taken.OPS else found), None
+
+    def _operators(self, follow: Sequence[int] | None) -> Operators:
+        try:
+            return operators.take(self.engine, self.prompt_ids, self.limits, follow)
+        except Exception as error:
+            # As above.
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            return Operators(absent=f"recording operators failed: {untrusted.failure(error)}")
 
 
 class Watcher(Protocol):

@@ -15,6 +15,7 @@ from pytest_infer.records import (
     MachineInfo,
     MeasurementWarning,
     ModelInfo,
+    Operators,
     PromptInfo,
     PromptRecord,
     Ranks,
@@ -27,7 +28,8 @@ class Result:
 
     `quiet` are warnings of disturbed rounds that do not show in its times, which need no second look.
     `experts` has no trace; where usage was not recorded, it has no counts, for the reason in `experts_absent`.
-    `breakdown` holds the phases whose steps were taken apart.
+    `breakdown` holds the phases whose steps were taken apart. `operators` has no trace: `trace` is the name of its
+    file, which a run that is not stored has none of.
     """
 
     nodeid: str
@@ -46,11 +48,14 @@ class Result:
     curve: CurvePoint | None = None
     fidelity: Fidelity | None = None
     breakdown: Mapping[str, PhaseParts] = field(default_factory=dict)
+    operators: Operators | None = None
+    trace: str | None = None
 
 
 def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> Result:
     """Return what is shown of a record; `figures` are its own, where they have been worked out already."""
     profile = record.profile
+    operators = None if record.breakdown is None else record.breakdown.operators
     usage = profile.experts if profile is not None else None
     shown = summarize(record) if figures is None else figures
     disturbed = [number for number, r in enumerate(record.rounds) if r.disturbed]
@@ -72,4 +77,5 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         curve=record.curve,
         fidelity=record.fidelity,
         breakdown=breakdown.phases(record),
+        operators=None if operators is None else replace(operators, trace=None),
     )

@@ -142,7 +142,8 @@ OPTIONS = (
         metavar="WHEN",
         bare=True,
         help="take prefill and decode steps apart by module, in rounds of their own after the profile round: on, off, "
-        "or auto, where a round takes at most 10 s; alone: on; default: auto",
+        "or auto, where a round takes at most 10 s; ops: on, and what torch's profiler sees in one more round, with "
+        "a trace beside the run; alone: on; default: auto",
     ),
     Option(
         name="advice",
@@ -254,7 +255,7 @@ OPTIONS = (
 )
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
-BREAKDOWN = ("on", "auto", "off")
+BREAKDOWN = ("on", "auto", "off", "ops")
 ROUND = "round"
 TURNS = ("token", ROUND)
 INTERLEAVED = "interleaved"

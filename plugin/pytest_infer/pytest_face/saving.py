@@ -1,4 +1,4 @@
-"""How a measurement reaches the storage: journal first, then rows, then the run file and its sidecar."""
+"""How a measurement reaches the storage: journal first, then rows, then the run file, its sidecar and traces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Summary, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, PromptRecord, SuiteAverages
-from pytest_infer.storage import block, files, journal, sidecar
+from pytest_infer.storage import block, files, journal, sidecar, traces
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import code_state
 from pytest_infer.storage.schema import BLOCK, KEY, SCHEMA, WHOLE_BLOCK, StoredAgainst, of_block
@@ -223,8 +223,14 @@ class Keeper:
         return [nodeid for nodeid in self.planned if nodeid not in self.finished]
 
     def _write_sidecar(self, run_file: Path) -> None:
-        sidecar.write(run_file, [f.record for f in self.finished.values()])
+        records = [f.record for f in self.finished.values()]
+        sidecar.write(run_file, records)
+        traces.write(run_file, records)
         self._run_file = run_file
+
+    def trace(self, nodeid: str) -> str | None:
+        """Return the name of a test's trace, once the run was saved with one."""
+        return None if self._run_file is None else traces.beside(self._run_file, traces.name_for(nodeid))
 
     def stored(self) -> Path | None:
         """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""

@@ -218,8 +218,12 @@ def _text(read: OptionReader) -> Path | None:
 def _breakdown(read: OptionReader) -> str:
     """Return when steps are taken apart; asked for on the command line it needs the profile round."""
     wanted = "on" if read.text("breakdown") == BARE else read.choice("breakdown", BREAKDOWN, "auto")
-    two = read.text("against") is not None
-    if wanted == "on" and not two and read.place("breakdown").startswith("--") and read.flag("no-profile"):
+    asked, two = read.place("breakdown").startswith("--"), read.text("against") is not None
+    if wanted == "ops" and two:
+        if asked:
+            raise OptionError(f"{read.place('breakdown')}=ops is for one checkout: with {read.place('against')} take =on")
+        wanted = "on"
+    if wanted in ("on", "ops") and not two and asked and read.flag("no-profile"):
         raise OptionError(f"{read.place('breakdown')} follows the profile round: leave out {read.place('no-profile')}")
     whole = "against-sequential" if read.flag("against-sequential") else "turns"
     in_turns = whole == "turns" and read.choice("turns", TURNS, TURNS[0]) == TURNS[0]

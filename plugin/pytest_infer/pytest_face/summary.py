@@ -29,7 +29,9 @@ def of(run: InferSession) -> RunSummary:
         {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(run.settings)
     )
     return RunSummary(
-        results=tuple(result.of_record(f.record, f.figures) for f in finished),
+        results=tuple(
+            replace(result.of_record(f.record, f.figures), trace=run.keeper.trace(f.record.nodeid)) for f in finished
+        ),
         failed=tuple(f.record.nodeid for f in finished if f.failed),
         unmeasured=() if disabled else tuple(run.keeper.unmeasured()),
         notes=tuple(run.notes),

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from pytest_infer.records.breakdown import OUTSIDE, Breakdown, PassParts, PhaseTimes, Role, RoleTimes, RoleTurns
+from pytest_infer.records.breakdown import (
+    OUTSIDE,
+    Breakdown,
+    Operators,
+    OperatorTimes,
+    PassParts,
+    PhaseOperators,
+    PhaseTimes,
+    Role,
+    RoleTimes,
+    RoleTurns,
+)
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
@@ -47,9 +58,12 @@ __all__ = [
     "MachineProbe",
     "MeasurementWarning",
     "ModelInfo",
+    "OperatorTimes",
+    "Operators",
     "Output",
     "Pass",
     "PassParts",
+    "PhaseOperators",
     "PhaseTimes",
     "Picked",
     "Profile",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -94,12 +94,63 @@ class RoleTurns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTimes:
+    """One operator on tensors of the same shapes within one role: how often a step calls it, and its self time.
+
+    `role` is that of the module or span around it. `shapes` are those of its first tensors; where steps differ in a
+    size, both ends: "[9, 64, 12-15]". `self_s` is on the host, and `device_s` that of the kernels it started; None
+    without an accelerator.
+    """
+
+    name: str
+    role: str
+    shapes: str = ""
+    calls: float = 0.0
+    self_s: float = 0.0
+    device_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseOperators:
+    """The operators of one phase, a mean step of those `steps` that were recorded, with what recording costs.
+
+    `self_s` and `device_s` are of all operators, `operators` the largest of them. `peak_bytes` is the most that tensors
+    allocated since the beginning held at one moment, and `peaks` the same of those that were allocated within each
+    role; the peaks come at different moments, so they do not add up.
+    """
+
+    steps: int
+    self_s: float
+    device_s: float | None = None
+    operators: tuple[OperatorTimes, ...] = ()
+    peak_bytes: int | None = None
+    peaks: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operators:
+    """What torch's profiler recorded of a prompt, or why it recorded nothing: `absent`.
+
+    `trace` is a Chrome trace, as gzip; `trace_absent` is why there is none, and `peaks_absent` why no memory is told.
+    """
+
+    prefill: PhaseOperators | None = None
+    decode: PhaseOperators | None = None
+    peaks_absent: str | None = None
+    trace: bytes | None = None
+    trace_absent: str | None = None
+    absent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
     """A prompt's steps taken apart: `prefill` runs to the first token, `decode` from token to token, each if observed.
 
-    `clock` says what read the time: "host", or "device" for the events of an accelerator.
+    `clock` says what read the time: "host", or "device" for the events of an accelerator. `operators` are None unless
+    they were asked for.
     """
 
     clock: str
     prefill: PhaseTimes | None = None
     decode: PhaseTimes | None = None
+    operators: Operators | None = None

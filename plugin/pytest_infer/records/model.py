@@ -9,10 +9,14 @@ from pytest_infer.records.load import Load
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleWork:
-    """One role's part of the work: of `Work.read_bytes`, and of `Work.parameters` or, the head's, `head_parameters`."""
+    """One role's part of the work: of `Work.read_bytes`, and of `Work.parameters` or, the head's, `head_parameters`.
+
+    `parameter_bytes` are the stored bytes of its weights: more than it reads where a table is looked up.
+    """
 
     read_bytes: int
     parameters: int | None = None
+    parameter_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

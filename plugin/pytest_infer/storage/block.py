@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from pytest_infer.measure.warnings import hash_ids
 from pytest_infer.metrics import METRICS, Summary, summarize
-from pytest_infer.metrics.breakdown import phases
-from pytest_infer.records import ExpertUsage, PromptRecord, Quality, Reference, Round, SuiteAverages
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, phases
+from pytest_infer.records import ExpertUsage, Operators, PromptRecord, Quality, Reference, Round, SuiteAverages
 from pytest_infer.storage.schema import SCHEMA, TOTAL
+from pytest_infer.storage.traces import name_for
 
 
 def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> dict[str, Any]:
@@ -150,7 +152,18 @@ def _breakdown(record: PromptRecord) -> dict[str, Any]:
     for name, phase in phases(record).items():
         table = _without_none(msgspec.to_builtins(phase))
         stored[name] = {**table, "parts": [_without_none(part) for part in table["parts"]]}
+    if record.breakdown.operators is not None:
+        stored["operators"] = _operators(record.nodeid, record.breakdown.operators)
     return stored
+
+
+def _operators(nodeid: str, found: Operators) -> dict[str, Any]:
+    """Return the largest operators of each phase, and the name of the trace after that of the run."""
+    table = _without_none(msgspec.to_builtins(replace(found, trace=None)))
+    for phase in (PREFILL, DECODE):
+        if phase in table:
+            table[phase]["operators"] = [_without_none(row) for row in table[phase]["operators"]]
+    return table | ({} if found.trace is None else {"trace": name_for(nodeid)})
 
 
 def _output(record: PromptRecord) -> dict[str, Any]:

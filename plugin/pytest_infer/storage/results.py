@@ -16,11 +16,12 @@ from pytest_infer.records import (
     MachineInfo,
     MeasurementWarning,
     ModelInfo,
+    Operators,
     PromptInfo,
     Quality,
     SuiteAverages,
 )
-from pytest_infer.storage import runfile, schema
+from pytest_infer.storage import runfile, schema, traces
 from pytest_infer.storage.schema import Usage, WholeBlock
 
 _NOT_STORED = "this run did not store it"
@@ -50,7 +51,7 @@ def shown(path: Path) -> Shown:
         for block in failed.values():
             runfile.refuse_newer(path, block.schema)
         tests = [*file.tests(), *((test, block) for test, block in failed.items() if block.phase == schema.TOTAL)]
-        results = tuple(result_of(test, block) for test, block in tests)
+        results = tuple(_traced(result_of(test, block), block, path) for test, block in tests)
     except (ValueError, msgspec.MsgspecError) as error:
         raise runfile.damaged(path, error) from error
     whole = file.pytest_infer
@@ -61,6 +62,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
     """Return the result that a `total` row's block was built of; raise msgspec.ValidationError where it is none."""
     rounds = block.rounds or schema.Rounds()
     usage = block.experts or Usage()
+    breakdown = block.breakdown or schema.StoredBreakdown()
     stored = msgspec.convert(msgspec.to_builtins(block.warnings), tuple[MeasurementWarning, ...])
     warnings, quiet = scatter.apart(stored, *block.disturbed_totals)
     return Result(
@@ -80,8 +82,32 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         curve=block.curve,
         ranks=block.ranks,
         fidelity=block.fidelity,
-        breakdown=(block.breakdown or schema.StoredBreakdown()).phases,
+        breakdown=breakdown.phases,
+        operators=_operators(breakdown.operators),
     )
+
+
+def _operators(stored: schema.StoredOperators | None) -> Operators | None:
+    """Return what a profiler recorded, whose trace lies beside the run."""
+    if stored is None:
+        return None
+    return Operators(
+        prefill=stored.prefill,
+        decode=stored.decode,
+        peaks_absent=stored.peaks_absent,
+        trace_absent=stored.trace_absent,
+        absent=stored.absent,
+    )
+
+
+def _traced(result: Result, block: WholeBlock, run_file: Path) -> Result:
+    """Return a result with the name of its trace, or that the trace is gone."""
+    operators = None if block.breakdown is None else block.breakdown.operators
+    if operators is None or operators.trace is None or result.operators is None:
+        return result
+    name = traces.beside(run_file, operators.trace)
+    why = None if name is not None else f"{run_file.stem}.{operators.trace} is not beside the run"
+    return replace(result, trace=name, operators=replace(result.operators, trace_absent=why))
 
 
 def _record(part: msgspec.Struct, kind: type[_Record]) -> _Record:

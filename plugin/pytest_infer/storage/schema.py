@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts
-from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, Ranks, RoleWork, Turns
+from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, PhaseOperators, Ranks, RoleWork, Turns
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -254,6 +254,17 @@ class StoredReference(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class StoredOperators(msgspec.Struct, frozen=True):
+    """`records.Operators` as stored: `trace` is what follows the run's name in that of its file."""
+
+    prefill: PhaseOperators | None = None
+    decode: PhaseOperators | None = None
+    peaks_absent: str | None = None
+    trace: str | None = None
+    trace_absent: str | None = None
+    absent: str | None = None
+
+
 class StoredBreakdown(msgspec.Struct, frozen=True):
     """A typical step of each phase, by role, or why there is none."""
 
@@ -261,6 +272,7 @@ class StoredBreakdown(msgspec.Struct, frozen=True):
     clock: str | None = None
     prefill: PhaseParts | None = None
     decode: PhaseParts | None = None
+    operators: StoredOperators | None = None
 
     @property
     def phases(self) -> dict[str, PhaseParts]:

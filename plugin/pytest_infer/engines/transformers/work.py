@@ -31,7 +31,7 @@ def of(model: Any) -> Work | None:
     if getattr(model.config, "is_encoder_decoder", False):
         return None
     places = tuple(roles.places(model))
-    reads, counts = _reads(model, places), _multiplied(places)
+    (reads, held), counts = _bytes(model, places), _multiplied(places)
     of_body = [count for role, count in counts.items() if role != Role.HEAD]
     pairs = _attention(model.config.get_text_config(), _heads_here(model))
     return Work(
@@ -43,7 +43,9 @@ def of(model: Any) -> Work | None:
         window_pair_flops=0 if pairs is None else pairs[1],
         window=None if pairs is None else pairs[2],
         roles={
-            role: RoleWork(read_bytes=reads.get(role, 0), parameters=counts.get(role, 0))
+            role: RoleWork(
+                read_bytes=reads.get(role, 0), parameters=counts.get(role, 0), parameter_bytes=held.get(role, 0)
+            )
             for role in dict.fromkeys((*reads, *counts))
         },
     )
@@ -94,26 +96,33 @@ def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
 # bytes
 
 
-def _reads(model: Any, places: Sequence[Place]) -> dict[str, int]:
-    """Return the bytes that a forward pass reads, by the role of the module that holds them."""
+def _bytes(model: Any, places: Sequence[Place]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes that a forward pass reads, and those that hold the weights, by role of the module they are in.
+
+    The latter are together `parameter_bytes`, without towers.
+    """
     tables: dict[int, str] = {}
     others: dict[int, str] = {}
     for place in places:
-        held = tables if hasattr(place.module, "num_embeddings") else others
+        within = tables if hasattr(place.module, "num_embeddings") else others
         for parameter in place.module._parameters.values():
-            held.setdefault(id(parameter), place.role)
+            within.setdefault(id(parameter), place.role)
     found: Counter[str] = Counter()
+    held: Counter[str] = Counter()
     for _, parameter in model.named_parameters():  # shared ones once
         # A table that is also the output head is read in full, by the head; another one row a token.
         role = others.get(id(parameter)) or tables.get(id(parameter))
         if role is not None:
+            held[role] += stored_bytes(parameter)
             found[role] += stored_bytes(parameter) // (1 if id(parameter) in others else local(parameter).shape[0])
     for place in places:
-        found[place.role] += sum(size for _, size in _packed([place.module]))
+        packed = sum(size for _, size in _packed([place.module]))
+        found[place.role] += packed
+        held[place.role] += packed
         # Some quantisers keep weights as buffers; elsewhere buffers are masks and frequencies.
         if hasattr(place.module, "in_features"):
             found[place.role] += sum(stored_bytes(b) for b in place.module._buffers.values() if b is not None)
-    return {role: size for role, size in found.items() if size}
+    return {role: size for role, size in found.items() if size}, held
 
 
 def stored_bytes(tensor: Any) -> int:

@@ -21,8 +21,8 @@ from pytest_infer.measure.instrumentation import suspended
 from pytest_infer.metrics import timing
 from pytest_infer.records import Breakdown, Limits, PassParts, Role, TokenTrace
 
-ON, AUTO, OFF = "on", "auto", "off"
-"""When steps are taken apart: always, where that is cheap, never."""
+ON, AUTO, OFF, OPS = "on", "auto", "off", "ops"
+"""When steps are taken apart: always, where that is cheap, never; always, and then operator by operator."""
 CHEAP_S = 10.0
 """It is cheap where a round takes no longer than this."""
 MOST_STEPS = 64

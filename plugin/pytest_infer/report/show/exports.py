@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer.analysis.breakdown import memory
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import by_key, columns
@@ -42,7 +43,14 @@ def _test(result: Result, *, failed: bool) -> dict[str, Any]:
         "figures": figures,
         **followed,
         "breakdown": result.breakdown,
+        "operators": _operators(result),
+        "memory": memory.by_role(result),
     }
+
+
+def _operators(result: Result) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = msgspec.to_builtins(result.operators)
+    return None if found is None else {**found, "trace": result.trace}
 
 
 def as_markdown(of: RunSummary, *, heading: str) -> str:

@@ -19,6 +19,7 @@ from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Average, CacheState, ModelInfo
 from pytest_infer.report import advice
+from pytest_infer.report.breakdown import operators
 from pytest_infer.report.breakdown import terminal as breakdown
 from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.compare import words
@@ -102,11 +103,15 @@ def _write_results(console: Console, results: tuple[Result, ...], *, outputs: bo
     for limit in (roofline.limit_line(results), roofline.memory_line(results)):
         if limit is not None:
             console.print(Text(limit))
-    for line in breakdown.lines(results, width=console.width):
+    for line in (
+        *breakdown.lines(results, width=console.width),
+        *operators.lines(results, width=console.width),
+    ):
         console.print(line)
     for line in experts.lines(results, width=console.width, drawn=outputs):
         console.print(line)
     for result in results if outputs else ():
+        operators.write(console, result)
         console.print(Text(printable(f"{result.prompt.name}: {result.output}"), style="dim"))
 
 
