@@ -13,13 +13,35 @@ pytestmark = pytest.mark.real
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 TEST = """
-def test_prompt(infer, prompt):
+from dataclasses import replace
+
+from pytest_infer.analysis.breakdown import shares
+from pytest_infer.engines.transformers import work
+from pytest_infer.metrics import breakdown, summarize
+from pytest_infer.metrics.result import of_record
+from pytest_infer.records import MachineProbe
+
+
+def test_prompt(infer, prompt, engine):
     record = infer(prompt)
     assert len(record.rounds[0].trace.token_ids) == 8
     assert record.output.equal
     if record.model.name == "telling":
         assert {one.role for one in record.breakdown.decode.roles} == {"body", "head", "sampling", "generation loop"}
-        assert record.model.work.roles["head"].parameters == record.model.work.head_parameters
+        told, counted = record.model.work, work.of(engine.model)
+        for field in ("read_bytes", "parameters", "head_parameters", "expert_parameters", "pair_flops"):
+            assert getattr(told, field) == getattr(counted, field), field
+        # On a machine whose limits are known there is a roofline, by role too.
+        probe = MachineProbe(
+            threads=1, read_bandwidth=1e12, read_bandwidth_spread=0.0, flops={"float32": 1e15}, caches={}, at_ns=1
+        )
+        record = replace(record, machine=replace(record.machine, probe=probe, probe_absent=None))
+        figures = summarize(record)
+        for key in ("mbu", "mfu", "decode_ceiling", "step_bytes"):
+            assert figures[key].value, figures[key].reason
+        assert sum(breakdown.step_bytes(record).values()) == figures["step_bytes"].value
+        used = {one.role: one.used for one in shares.of([of_record(record)], "decode").model}
+        assert 0 < used["body"] < 1 and 0 < used["head"] < 1
     else:
         assert record.profile.experts.check == "passed"
         assert "experts" in {one.role for one in record.breakdown.decode.roles}
@@ -36,7 +58,9 @@ def shell(warm_torch, tmp_path_factory):
 def test_block(tmp_path, model_folder, shell, number):
     # The second is added to the first.
     code = BLOCKS[0] + BLOCKS[1] if number == 1 else BLOCKS[number]
-    (tmp_path / "conftest.py").write_text(code.replace("path/to/your/model", str(model_folder())))
+    # Most of them route to experts; the one that counts its work is dense.
+    kind = "llama" if "class Telling" in code else "mixtral"
+    (tmp_path / "conftest.py").write_text(code.replace("path/to/your/model", str(model_folder(kind))))
     (tmp_path / "test_it.py").write_text(TEST)
     (tmp_path / "prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
     done = shell.run("pytest test_it.py", tmp_path)
