@@ -18,6 +18,7 @@ commands warn of. It ends with exit code 1 if there are any.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import random
@@ -213,6 +214,8 @@ def check_files(job: Job, found: Found, what: str) -> None:
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+            elif path.name.endswith(".trace.json.gz"):
+                json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
             elif path.suffix == ".npz":
                 with zipfile.ZipFile(path) as archive:
                     half = archive.testzip()
@@ -220,7 +223,7 @@ def check_files(job: Job, found: Found, what: str) -> None:
                     found.fault("half file", f"{what}: {path}: {half}")
             else:
                 found.fault("unknown file", f"{what}: {path}")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             found.fault("half file", f"{what}: {path}: {error}")
     for number, times in numbers.items():
         if times > 1:

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import threading
 from types import SimpleNamespace
 
@@ -206,6 +207,45 @@ def test_an_engine_that_goes_on_is_recorded_no_longer():
     found = operators.take(Own(steps=40), [1, 2], LIMITS)
     assert found.decode.steps == operators.MOST_STEPS
     assert named(opened(found), "cpu_op").count("aten::mm") == 1 + operators.MOST_STEPS
+
+
+# prompts that are long
+
+
+@pytest.fixture
+def few_operators(monkeypatch):
+    """A limit that a prefill of the tiny models exceeds, and that of a short prompt is not asked about."""
+    monkeypatch.setattr(operators, "MOST_OPERATORS", 50)
+    monkeypatch.setattr(operators, "SHORT", len(IDS))
+
+
+@pytest.mark.usefixtures("few_operators")
+def test_a_prefill_of_too_many_operators_is_left_out(engine_of):
+    engine = engine_of("mixtral")
+    ids = [*IDS, 7]
+    found = operators.take(engine, ids, LIMITS)
+    assert found.prefill is None
+    why = r"it runs \d{3,} operators, and at most 50 are recorded"
+    assert re.fullmatch(why, found.prefill_absent)
+    # The same steps as ever.
+    assert named(opened(found), "step") == [f"decode step {n + 1}" for n in range(4)]
+    assert {"experts", "head", "KV cache"} <= {row.role for row in found.decode.operators} | set(found.decode.peaks)
+    assert found.peaks_absent is None
+    only = operators.take(engine, ids, dataclasses.replace(LIMITS, max_new_tokens=1))
+    assert re.fullmatch(f"there is only a prefill: {why}", only.absent)
+    # A short prompt has few, whatever the model does.
+    assert operators.take(engine, IDS, LIMITS).prefill is not None
+
+
+def test_a_long_prompt_of_few_operators_is_recorded(engine_of, monkeypatch):
+    monkeypatch.setattr(operators, "SHORT", 4)
+    engine = engine_of("mixtral")
+    made = []
+    own = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda ids, limits, clock: made.append(limits) or own(ids, limits, clock))
+    found = operators.take(engine, IDS, LIMITS)
+    assert (found.prefill.steps, found.decode.steps, found.prefill_absent) == (1, 4, None)
+    assert [one.max_new_tokens for one in made] == [1, 5]
 
 
 @pytest.mark.parametrize("how", [{"work": False}, {"elsewhere": True}], ids=["none", "in another thread"])

@@ -131,11 +131,13 @@ class PhaseOperators:
 class Operators:
     """What torch's profiler recorded of a prompt, or why it recorded nothing: `absent`.
 
-    `trace` is a Chrome trace, as gzip; `trace_absent` is why there is none, and `peaks_absent` why no memory is told.
+    `trace` is a Chrome trace, as gzip. `prefill_absent` is why the prefill was not recorded, `peaks_absent` why no
+    memory is told, and `trace_absent` why there is no trace.
     """
 
     prefill: PhaseOperators | None = None
     decode: PhaseOperators | None = None
+    prefill_absent: str | None = None
     peaks_absent: str | None = None
     trace: bytes | None = None
     trace_absent: str | None = None

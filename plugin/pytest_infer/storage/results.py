@@ -94,6 +94,7 @@ def _operators(stored: schema.StoredOperators | None) -> Operators | None:
     return Operators(
         prefill=stored.prefill,
         decode=stored.decode,
+        prefill_absent=stored.prefill_absent,
         peaks_absent=stored.peaks_absent,
         trace_absent=stored.trace_absent,
         absent=stored.absent,

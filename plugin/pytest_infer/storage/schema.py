@@ -259,6 +259,7 @@ class StoredOperators(msgspec.Struct, frozen=True):
 
     prefill: PhaseOperators | None = None
     decode: PhaseOperators | None = None
+    prefill_absent: str | None = None
     peaks_absent: str | None = None
     trace: str | None = None
     trace_absent: str | None = None

@@ -44,9 +44,9 @@ class Trace:
         self.events.append(event)
         return self
 
-    def read(self, *, accelerator=False):
+    def read(self, *, accelerator=False, prefill=True):
         whole = {"schemaVersion": 1, "host_name": "vm-17", "traceName": "/home/me/x.json", "traceEvents": self.events}
-        return traced.read(json.dumps(whole, indent=2).encode(), ROLES, accelerator=accelerator)
+        return traced.read(json.dumps(whole, indent=2).encode(), ROLES, accelerator=accelerator, prefill=prefill)
 
 
 def rows(phase):
@@ -89,6 +89,15 @@ def test_what_is_outside_the_steps_is_in_none():
     found = trace.read()
     assert set(rows(found.prefill)) == {(Role.LOOP, "aten::mm", "")}
     assert found.decode is None
+
+
+def test_a_prefill_that_was_not_recorded_is_no_step():
+    trace = generation().op("aten::mm", 20, 30).op("aten::mm", 120, 6).op("aten::mm", 220, 9).memory(21, 8, 1)
+    found = trace.read(prefill=False)
+    assert found.prefill is None
+    assert (found.decode.steps, found.decode.self_s, found.decode.peak_bytes) == (3, pytest.approx(15e-6), 8)
+    drawn = json.loads(gzip.decompress(found.trace))["traceEvents"]
+    assert [e["name"] for e in drawn if e.get("cat") == "step"] == [f"decode step {n}" for n in (1, 2, 3)]
 
 
 def test_sizes_that_grow_from_step_to_step_are_one_row():

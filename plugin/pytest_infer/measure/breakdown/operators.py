@@ -6,11 +6,11 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pytest_infer.engines import roles
 from pytest_infer.engines.base import Engine
@@ -23,17 +23,55 @@ from pytest_infer.records import Limits, Operators
 
 MOST_STEPS = 4
 """So many decode steps are recorded, the first ones: a trace of a whole generation would have no bound."""
+SHORT, MOST_OPERATORS = 256, 200_000
+"""A prefill of more tokens is recorded if it runs no more operators: some models loop over the tokens of a prompt."""
 
 
 def take(engine: Engine, prompt_ids: Sequence[int], limits: Limits, follow: Sequence[int] | None = None) -> Operators:
     """Record the operators of a prompt in a generation of its own, which followed these tokens in a timed round.
 
+    The prefill of a long prompt runs once more before, and is left out where that has too many operators.
     Raises whatever the engine and the profiler raise.
     """
     if "torch" not in sys.modules:
         return Operators(absent="the engine runs without torch")
     how = replace(limits, max_new_tokens=min(limits.max_new_tokens, 1 + MOST_STEPS))
-    following.steer(engine, None if follow is None else follow[: how.max_new_tokens])
+    given = None if follow is None else follow[: how.max_new_tokens]
+    count = 0
+    if len(prompt_ids) * limits.sequences > SHORT:
+        following.steer(engine, None if given is None else given[:1])
+        count = _counted(engine, prompt_ids, replace(how, max_new_tokens=1))
+    following.steer(engine, given)
+    if count <= MOST_OPERATORS:
+        return _recorded(engine, prompt_ids, how, prefill=True)
+    why = f"it runs {count} operators, and at most {MOST_OPERATORS} are recorded"
+    if how.max_new_tokens == 1:
+        return Operators(absent=f"there is only a prefill: {why}")
+    return replace(_recorded(engine, prompt_ids, how, prefill=False), prefill_absent=why)
+
+
+def _counted(engine: Engine, prompt_ids: Sequence[int], limits: Limits) -> int:
+    """Return how many operators a generation runs."""
+    from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415 - as below
+
+    count = 0
+
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal count
+            count += 1
+            return func(*args, **(kwargs or {}))
+
+    clock = TokenClock()
+    engine.reset()
+    engine.prepare(prompt_ids, limits)
+    with suspended(), no_collections(), Counting():  # type: ignore[no-untyped-call]
+        clock.start()
+        engine.generate(prompt_ids, limits, clock)
+    return count
+
+
+def _recorded(engine: Engine, prompt_ids: Sequence[int], how: Limits, *, prefill: bool) -> Operators:
     module: Any = engine.logits_module()
     devices = set() if module is None else {tensor.device.type for tensor in module.parameters()}
     accelerators = sorted(devices - {"cpu"})
@@ -41,9 +79,10 @@ def take(engine: Engine, prompt_ids: Sequence[int], limits: Limits, follow: Sequ
     engine.reset()
     engine.prepare(prompt_ids, how)
     gc.collect()
-    recording = Recording(profiler)
-    with suspended(), no_collections(), recording, ExitStack() as hooks:
-        clock = RangeClock(ranges, how.max_new_tokens, recording.end)
+    with suspended(), no_collections(), Recording(profiler) as recording, ExitStack() as hooks:
+        if prefill:
+            recording.begin()
+        clock = RangeClock(ranges, how.max_new_tokens, recording)
         for place in () if module is None else roles.places(module):
             if place.begins:
                 for hook in ranges.hooks(place.module, place.role, place.layer):
@@ -55,7 +94,7 @@ def take(engine: Engine, prompt_ids: Sequence[int], limits: Limits, follow: Sequ
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        return traced.read(path.read_bytes(), ranges.roles, accelerator=bool(accelerators))
+        return traced.read(path.read_bytes(), ranges.roles, accelerator=bool(accelerators), prefill=prefill)
 
 
 def _profiler(accelerators: Sequence[str]) -> Any:
@@ -72,20 +111,25 @@ def _profiler(accelerators: Sequence[str]) -> Any:
 
 
 class Recording:
-    """A context in which a profiler records, until `end` is called or it is left."""
+    """A context in which a profiler records between `begin` and `end`, or until it is left."""
 
     def __init__(self, profiler: Any) -> None:
         self._profiler = profiler
         self._on = False
 
-    def __enter__(self) -> None:
-        """Begin."""
-        self._profiler.start()
-        self._on = True
+    def __enter__(self) -> Self:
+        """Record nothing yet."""
+        return self
 
     def __exit__(self, *_: object) -> None:
         """End, if that was not done."""
         self.end()
+
+    def begin(self) -> None:
+        """Record from now on, if that was not begun."""
+        if not self._on:
+            self._profiler.start()
+            self._on = True
 
     def end(self) -> None:
         """Record no more."""
@@ -129,15 +173,18 @@ class Ranges:
 
 
 class RangeClock(TokenClock):
-    """A token clock that marks ticks and spans in the trace, and calls `end` with the last tick that is recorded."""
+    """A token clock that marks ticks and spans in the trace.
 
-    __slots__ = ("_end", "_most", "_ranges")
+    Recording begins with the first tick if it was not begun before, and ends with the last one that is wanted.
+    """
 
-    def __init__(self, ranges: Ranges, most: int, end: Callable[[], None]) -> None:
+    __slots__ = ("_most", "_ranges", "_recording")
+
+    def __init__(self, ranges: Ranges, most: int, recording: Recording) -> None:
         super().__init__()
         self._ranges = ranges
         self._most = most
-        self._end = end
+        self._recording = recording
 
     def start(self) -> None:
         """Read the clock, and mark where the prefill begins."""
@@ -147,9 +194,11 @@ class RangeClock(TokenClock):
     def tick(self, token_ids: Sequence[int]) -> None:
         """Stamp the moment, and mark it in the trace."""
         super().tick(token_ids)
+        if len(self._stamps) == 1:
+            self._recording.begin()
         self._ranges.token()
         if len(self._stamps) == self._most:
-            self._end()
+            self._recording.end()
 
     def span(self, role: str, layer: int | None = None) -> AbstractContextManager[object]:
         """Return a context that is a range in the trace."""

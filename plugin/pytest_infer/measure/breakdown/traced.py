@@ -54,6 +54,8 @@ class _Event(msgspec.Struct):
         return self.ts + self.dur
 
 
+Peaks = dict[str, tuple[int, dict[str, int]]]
+"""By phase: the most bytes at one moment, and those of each role."""
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -69,39 +71,40 @@ class _Call:
     device_us: float
 
 
-def read(trace: bytes, roles: Mapping[str, str], *, accelerator: bool) -> Operators:
+def read(trace: bytes, roles: Mapping[str, str], *, accelerator: bool, prefill: bool = True) -> Operators:
     """Return what a Chrome trace of torch's profiler says; `roles` are those of its ranges, by their names.
 
-    The first step is the prefill. What is returned holds the trace, with the steps drawn in and without the names of
-    this machine and its files. Raises msgspec.MsgspecError for what is no trace.
+    `prefill` says whether the first step is that. What is returned holds the trace, with the steps drawn in and without
+    the names of this machine and its files. Raises msgspec.MsgspecError for what is no trace.
     """
     whole = msgspec.json.decode(trace, type=dict[str, msgspec.Raw])
     events = msgspec.json.decode(whole["traceEvents"], type=list[_Event])
     tokens = sorted((e for e in events if e.name == BOUNDARY and e.ph == "X"), key=lambda e: e.ts)
     ends = [event.end for event in tokens]
-    steps = len(ends) - 1
-    calls = [call for call in _calls(events, ends, roles) if 0 <= call.step < steps]
+    phases = [DECODE] * (len(ends) - 1)
+    phases[:1] = [PREFILL] if prefill else phases[:1]
+    calls = [call for call in _calls(events, ends, roles) if 0 <= call.step < len(phases)]
     if not calls:
         return Operators(absent="no operator of torch ran in this thread")
-    peaks, why = _peaks(events, ends, roles, accelerator=accelerator)
-    drawn = gzip.compress(_drawn(whole, tokens))
+    peaks, why = _peaks(events, ends, phases, roles, accelerator=accelerator)
+    drawn = gzip.compress(_drawn(whole, tokens, phases))
     small = len(drawn) <= MOST_TRACE_BYTES
     return Operators(
-        prefill=_phase(calls, range(1), peaks),
-        decode=_phase(calls, range(1, steps), peaks) if steps > 1 else None,
+        prefill=_phase(calls, PREFILL, phases, peaks),
+        decode=_phase(calls, DECODE, phases, peaks),
         peaks_absent=why,
         trace=drawn if small else None,
         trace_absent=None if small else f"it has {size(len(drawn))}, and at most {size(MOST_TRACE_BYTES)} are kept",
     )
 
 
-def _drawn(whole: Mapping[str, msgspec.Raw], tokens: Sequence[_Event]) -> bytes:
+def _drawn(whole: Mapping[str, msgspec.Raw], tokens: Sequence[_Event], phases: Sequence[str]) -> bytes:
     """Return the trace with a track of its own for the steps."""
     pid = tokens[0].pid
+    names = [f"decode step {phases[: n + 1].count(DECODE)}" if p == DECODE else p for n, p in enumerate(phases)]
     steps = [
-        {"ph": "X", "cat": "step", "name": f"decode step {n}" if n else "prefill", "pid": pid, "tid": 0}
-        | {"ts": before.end, "dur": after.ts - before.end}
-        for n, (before, after) in enumerate(pairwise(tokens))
+        {"ph": "X", "cat": "step", "name": name, "pid": pid, "tid": 0, "ts": before.end, "dur": after.ts - before.end}
+        for name, (before, after) in zip(names, pairwise(tokens), strict=True)
     ]
     more = msgspec.json.encode([_STEPS | {"pid": pid, "ts": tokens[0].end}, *steps])
     events = bytes(whole["traceEvents"]).rstrip().removesuffix(b"]").rstrip() + b",\n" + more[1:]
@@ -175,22 +178,26 @@ class _Row:
     device_us: float = 0.0
 
 
-def _phase(calls: Iterable[_Call], steps: range, peaks: Mapping[str, tuple[int, dict[str, int]]]) -> PhaseOperators:
-    every = [call for call in calls if call.step in steps]
-    times, device = len(steps), any(call.device_us for call in calls)
+def _phase(calls: Iterable[_Call], name: str, phases: Sequence[str], peaks: Peaks) -> PhaseOperators | None:
+    """Return the operators of a phase; None where no step of it was recorded."""
+    times = phases.count(name)
+    if not times:
+        return None
+    every = [call for call in calls if phases[call.step] == name]
+    device = any(call.device_us for call in calls)
     rows = [
         OperatorTimes(
-            name=name,
+            name=operator,
             role=role,
             shapes=_told(row.shapes),
             calls=row.calls / times,
             self_s=row.self_us / times / 1e6,
             device_s=row.device_us / times / 1e6 if device else None,
         )
-        for (role, name, _), row in _rows(every, times).items()
+        for (role, operator, _), row in _rows(every, times).items()
     ]
     rows.sort(key=lambda row: (-(row.device_s or 0.0), -row.self_s))
-    whole, of_roles = peaks.get(DECODE if steps.start else PREFILL, (None, {}))
+    whole, of_roles = peaks.get(name, (None, {}))
     return PhaseOperators(
         steps=times,
         self_s=sum(call.self_us for call in every) / times / 1e6,
@@ -238,8 +245,13 @@ def _told(shapes: Sequence[Shapes]) -> str:
 
 
 def _peaks(
-    events: Sequence[_Event], ends: Sequence[float], roles: Mapping[str, str], *, accelerator: bool
-) -> tuple[dict[str, tuple[int, dict[str, int]]], str | None]:
+    events: Sequence[_Event],
+    ends: Sequence[float],
+    phases: Sequence[str],
+    roles: Mapping[str, str],
+    *,
+    accelerator: bool,
+) -> tuple[Peaks, str | None]:
     """Return, by phase, the most bytes that were held at a moment, of all and of each role, or why that is unknown."""
     memory = [e for e in events if e.name == "[memory]" and (e.args.device not in (0, None)) is accelerator]
     memory.sort(key=lambda e: e.ts)
@@ -250,10 +262,10 @@ def _peaks(
     at, whose = _role_at(events, roles)
     live: dict[int, tuple[str, int]] = {}
     held: Counter[str] = Counter()
-    found: dict[str, tuple[int, dict[str, int]]] = {}
+    found: Peaks = {}
     for event in memory:
         step = _step(event.ts, ends)
-        if not 0 <= step < len(ends) - 1:
+        if not 0 <= step < len(phases):
             continue
         # An address that is given again was freed where nobody saw it.
         before = live.pop(event.args.address, None)
@@ -263,9 +275,8 @@ def _peaks(
             role = whose[bisect_right(at, event.ts)]
             live[event.args.address] = (role, event.args.size)
             held[role] += event.args.size
-        phase = DECODE if step else PREFILL
-        most, of_roles = found.get(phase, (0, {}))
-        found[phase] = (max(most, held.total()), {r: max(n, of_roles.get(r, 0)) for r, n in held.items()})
+        most, of_roles = found.get(phases[step], (0, {}))
+        found[phases[step]] = (max(most, held.total()), {r: max(n, of_roles.get(r, 0)) for r, n in held.items()})
     return {p: (most, {r: n for r, n in own.items() if n}) for p, (most, own) in found.items()}, None
 
 

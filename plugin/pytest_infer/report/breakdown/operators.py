@@ -38,6 +38,9 @@ def lines(results: Sequence[Result], *, width: int) -> Iterator[Text]:
     for name in names[:_NAMED]:
         yield Text(f"  {printable(name)}")
     reasons = dict.fromkeys(f"no operators: {one.absent}" for one in found if one.absent)
+    reasons |= dict.fromkeys(
+        f"no operators of the prefill: {one.prefill_absent}" for one in found if one.prefill_absent
+    )
     reasons |= dict.fromkeys(f"no trace: {one.trace_absent}" for one in found if one.trace_absent)
     for reason in reasons:
         yield Text(printable(reason), style="dim")
