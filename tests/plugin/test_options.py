@@ -405,6 +405,15 @@ def test_breakdown_of_an_engine_that_shows_nothing_takes_no_round(suite):
     assert block_of(pytester)["breakdown"] == {"absent": why}
 
 
+def test_operators_are_of_one_checkout(pytester):
+    with pytest.raises(OptionError, match=r"^--infer-breakdown=ops is for one checkout: with --infer-against take =on"):
+        settings_of(pytester, "--infer-breakdown=ops", "--infer-against=self")
+    # For all runs of a suite it is what it can be.
+    pytester.makeini("[pytest]\ninfer_breakdown = ops\n")
+    assert settings_of(pytester, "--infer-against=self").breakdown == "on"
+    assert settings_of(pytester).breakdown == "ops"
+
+
 def test_operators_of_an_engine_without_torch_are_absent_and_nothing_else(suite):
     pytester = suite(engine=SPANS, prompts=LONG)
     result = pytester.runpytest("--benchmark-autosave", "test_suite.py", "--infer-breakdown=ops")

@@ -221,7 +221,9 @@ def _breakdown(read: OptionReader) -> str:
     asked, two = read.place("breakdown").startswith("--"), read.text("against") is not None
     if wanted == "ops" and two:
         if asked:
-            raise OptionError(f"{read.place('breakdown')}=ops is for one checkout: with {read.place('against')} take =on")
+            raise OptionError(
+                f"{read.place('breakdown')}=ops is for one checkout: with {read.place('against')} take =on"
+            )
         wanted = "on"
     if wanted in ("on", "ops") and not two and asked and read.flag("no-profile"):
         raise OptionError(f"{read.place('breakdown')} follows the profile round: leave out {read.place('no-profile')}")
