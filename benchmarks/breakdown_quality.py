@@ -2,11 +2,11 @@
 
     python benchmarks/breakdown_quality.py --model smollm2-moe --model reference-moe --repeats 5
 
-For each model and phase: what an observed step takes beyond a bare one, run in turns (the cost), what of that idle
-modules with the same hooks told (the cost taken off), and by how much the parts then miss the bare step. Below it the
-share of each role beside that of torch's profiler, which sees the same modules as ranges around its operators. The
-profiler's own cost is microseconds an operator, many times what the hooks cost: it is taken off evenly, and the shares
-with it are shown too. Small models show the profiler more than themselves.
+For each model and phase: what an observed step takes beyond a bare one, run in turns (the cost); what idle modules with
+the same hooks told of it, knowing nothing of bare steps; what was taken off, the mean of both, weighed; and by how much
+the parts then miss the bare step. Below it the share of each role beside that of torch's profiler, which sees the same
+modules as ranges around its operators. The profiler's own cost is microseconds an operator, many times what the hooks
+cost: it is taken off evenly, and the shares with it are shown too. Small models show the profiler more than themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pytest_infer.engines import roles
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.measure import rounds
-from pytest_infer.measure.breakdown import taken
+from pytest_infer.measure.breakdown import folding, taken
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.machine import description
@@ -156,6 +156,19 @@ def _role(event: Any) -> str | None:
     return None
 
 
+class Told:
+    """What idle modules told of the cost of hooks, ns a step, of each phase that was put together."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self._scale = folding._scale
+        folding._scale = self._noted
+
+    def _noted(self, observed: Sequence[folding.Step], bare: Sequence[folding.Step], *, known: bool) -> float:
+        self.seen.append(statistics.fmean(sum(step.cost_ns.values()) for step in observed))
+        return self._scale(observed, bare, known=known)
+
+
 def shares_of(phases: Sequence[breakdown.PhaseParts]) -> dict[str, float]:
     """Return each role's share of the time within the model, the median over breakdowns; the cache's, which the
     profiler has no range for, is the attention's."""
@@ -182,6 +195,7 @@ def observe(name: str, prompt_tokens: int, tokens: int, repeats: int, threads: i
     print(f"{name}: {info.dtype}, {info.threads} threads, {len(ids)} + {tokens} tokens, {repeats} breakdowns")
     seen: dict[str, list[PhaseTimes]] = {"prefill": [], "decode": []}
     profiled = {phase: Profiled(engine.running.model) for phase in seen}
+    told = Told()
     for _ in range(repeats):
         found = taken.take(engine, ids, limits, like)
         for phase in seen:
@@ -191,13 +205,16 @@ def observe(name: str, prompt_tokens: int, tokens: int, repeats: int, threads: i
         profiled["decode"].run(engine, ids, limits, prefill=False)
     worst = 0.0
     for phase, times in seen.items():
-        worst = max(worst, tell(phase, [breakdown.phase(one) for one in times], times, profiled[phase]))
+        idle_ns = statistics.median(told.seen[list(seen).index(phase) :: 2])
+        worst = max(worst, tell(phase, [breakdown.phase(one) for one in times], times, profiled[phase], idle_ns))
     system.close()
     engine.close()
     return worst
 
 
-def tell(phase: str, parts: Sequence[breakdown.PhaseParts], times: Sequence[PhaseTimes], profiled: Profiled) -> float:
+def tell(
+    phase: str, parts: Sequence[breakdown.PhaseParts], times: Sequence[PhaseTimes], profiled: Profiled, idle_ns: float
+) -> float:
     """Print one phase; return the largest difference of two shares, in points."""
     step = statistics.fmean(one.step_s for one in parts)
     observed = [statistics.fmean(t.observed_ns[n] for n in breakdown.typical(t.observed_ns)) / 1e9 for t in times]
@@ -205,8 +222,9 @@ def tell(phase: str, parts: Sequence[breakdown.PhaseParts], times: Sequence[Phas
     off = statistics.median(one.cost_s / one.step_s for one in parts)
     missed = [(one.remainder_s or 0.0) / one.step_s for one in parts]
     print(
-        f"  {phase} {1e3 * step:.2f} ms: hooks cost {100 * cost:.2f} %, taken off {100 * off:.2f} %, the parts miss "
-        f"the step by {100 * statistics.median(missed):+.2f} % ({', '.join(f'{100 * m:+.2f}' for m in missed)})"
+        f"  {phase} {1e3 * step:.2f} ms: hooks cost {100 * cost:.2f} %, idle modules told "
+        f"{100 * idle_ns / 1e9 / step:.2f} %, taken off {100 * off:.2f} %, the parts miss the step by "
+        f"{100 * statistics.median(missed):+.2f} % ({', '.join(f'{100 * m:+.2f}' for m in missed)})"
     )
     ours = shares_of(parts)
     inside = [sum(part.seconds for part in one.parts if part.role not in OUTSIDE) for one in parts]
