@@ -400,8 +400,13 @@ def test_stored_runs_are_compared_by_role(suite, monkeypatch):
 
 def test_breakdown_of_an_engine_that_shows_nothing_takes_no_round(suite):
     pytester = suite()
-    pytester.runpytest("--benchmark-autosave", "--infer-breakdown").assert_outcomes(passed=2)
     why = "the engine gives no access to its modules, and it reports no spans"
+    for asked in ("--infer-breakdown=ops", "--infer-breakdown"):
+        result = pytester.runpytest(asked)
+        result.assert_outcomes(passed=2)
+        assert result.outlines.count(f"no breakdown: {why}") == 1
+    # Nobody waits for what would only have come along.
+    assert "no breakdown" not in pytester.runpytest("--benchmark-autosave").stdout.str()
     assert block_of(pytester)["breakdown"] == {"absent": why}
 
 

@@ -240,7 +240,14 @@ class InferSession:
             breakdown=measured.breakdown,
             breakdown_absent=None if measured.breakdown else self._not_taken_apart(measured.breakdown_absent),
         )
+        if self._broken_down_in_vain(record):
+            self.note(f"no breakdown: {record.breakdown_absent}")
         return self.loop.compared(record)
+
+    def _broken_down_in_vain(self, record: PromptRecord) -> bool:
+        """Return whether a breakdown was asked for and there is none; two commits have theirs elsewhere."""
+        asked = self.settings.breakdown in ("on", "ops") and self.one_sided and not self.bridge.disabled
+        return asked and record.breakdown is None
 
     def _task(
         self,
