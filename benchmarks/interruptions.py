@@ -238,8 +238,9 @@ def check_interrupted(job: Job, found: Found, code: int, what: str, *, measuring
     if name == "SIGKILL":
         fine = code in (-signal.SIGKILL, PASSED)
     else:
-        # Python's own code: before pytest listens, after it has said its last, or at the second of two.
-        own = code == -signal.SIGINT and (not measuring or " passed" in said or name == "Ctrl-C twice")
+        # Python's own code: before pytest listens, while it ends or after it has, or at the second of two.
+        ending = " passed" in said or len(job.finished()) == PROMPTS
+        own = code == -signal.SIGINT and (not measuring or ending or name == "Ctrl-C twice")
         through = code == PASSED and len(job.finished()) in (0, PROMPTS)
         fine = code == INTERRUPTED or through or own
     if not fine or "INTERNALERROR" in said:

@@ -159,7 +159,7 @@ class Launches:
         settings = self._session.settings
         if settings.breakdown != OFF:
             found = replace(found, parts=apart.tokenised(used))
-        if not found.every or not apart.wanted(found, settings.breakdown):
+        if not found.every or len(used) < 2 or not apart.wanted(found, settings.breakdown):
             return found
         self._say(info, "where the time goes")
         parts, why = apart.measure(used, cost, found, threads=threads, time_s=settings.time_s)
