@@ -12,7 +12,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.records import SuiteAverages
-from pytest_infer.storage.schema import SCHEMA, TOTAL, B, Block, HeadBlock, Values, WholeBlock
+from pytest_infer.storage.schema import SCHEMA, TOTAL, B, Block, HeadBlock, PartsBlock, Values, WholeBlock
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -146,6 +146,8 @@ class _Schemas(msgspec.Struct, frozen=True):
 
 HEAD: msgspec.json.Decoder[RunFile[HeadBlock]] = msgspec.json.Decoder(RunFile[HeadBlock])
 """What the list of runs needs."""
+PARTS: msgspec.json.Decoder[RunFile[PartsBlock]] = msgspec.json.Decoder(RunFile[PartsBlock])
+"""What tells where the time of a step went."""
 ROWS: msgspec.json.Decoder[RunFile[Block]] = msgspec.json.Decoder(RunFile[Block])
 """What comparisons need."""
 ALL: msgspec.json.Decoder[WholeFile] = msgspec.json.Decoder(WholeFile)
@@ -164,11 +166,11 @@ def rows_with(metrics: frozenset[str]) -> msgspec.json.Decoder[RunFile[Block]]:
     return msgspec.json.Decoder(RunFile[block])  # type: ignore[valid-type]
 
 
-F = TypeVar("F", RunFile[HeadBlock], RunFile[Block], WholeFile)
+F = TypeVar("F", RunFile[HeadBlock], RunFile[PartsBlock], RunFile[Block], WholeFile)
 
 
 def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
-    """Return a run file, decoded as far as `depth` (HEAD, ROWS or ALL) says.
+    """Return a run file, decoded as far as `depth` (HEAD, PARTS, ROWS or ALL) says.
 
     Raises StorageError with one line for a file that is none, and for one of a newer schema.
     """

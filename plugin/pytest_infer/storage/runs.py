@@ -16,6 +16,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import METRICS
+from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.records import (
     CurvePoint,
     Drift,
@@ -146,6 +147,15 @@ def rows(path: Path, metrics: frozenset[str] | None = None) -> tuple[Row, ...]:
             raise StorageError(f"{path}: two rows of one test, {row.test}; measure it again")
         seen.add(row.test)
     return found
+
+
+def breakdowns(path: Path) -> dict[str, Mapping[str, PhaseParts]]:
+    """Return of each test of a run file the phases whose steps were taken apart, by name; others are left out.
+
+    Raises StorageError for a file that is none.
+    """
+    tests = runfile.read(path, runfile.PARTS).tests()
+    return {test: block.breakdown.phases for test, block in tests if block.breakdown is not None}
 
 
 def _rows_of(file: runfile.RunFile[Block], path: Path) -> Iterator[Row]:

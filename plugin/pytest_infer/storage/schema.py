@@ -315,7 +315,7 @@ class StoredAgainst(msgspec.Struct, frozen=True):
     rounds: Rounds | None = None
 
 
-# the block of a test, three depths of it
+# the block of a test, four depths of it
 
 
 class HeadModel(msgspec.Struct, frozen=True):
@@ -339,6 +339,12 @@ class HeadBlock(msgspec.Struct, frozen=True):
     phase: str = ""
     model: HeadModel | None = None
     machine: HeadMachine | None = None
+
+
+class PartsBlock(HeadBlock, frozen=True):
+    """As much of a block as tells where the time of a step goes."""
+
+    breakdown: StoredBreakdown | None = None
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -379,7 +385,7 @@ class WholeBlock(Block, frozen=True):
         return (() if total is None else total.numbers), (self.rounds or Rounds()).numbers
 
 
-B = TypeVar("B", HeadBlock, Block, WholeBlock)
+B = TypeVar("B", HeadBlock, PartsBlock, Block, WholeBlock)
 A = TypeVar("A", Block, WholeBlock)
 
 BLOCK: msgspec.json.Decoder[Block] = msgspec.json.Decoder(Block)

@@ -9,8 +9,7 @@ from pathlib import Path
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics.breakdown import PhaseParts, phases
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import results
-from pytest_infer.storage.runs import Row
+from pytest_infer.storage.runs import Row, breakdowns
 
 Phases = Mapping[str, PhaseParts]
 
@@ -30,9 +29,13 @@ class Taken:
         if row.run is None:
             record = self.fresh.get(row.test)
             return {} if record is None else phases(record)
-        if row.run not in self._read:
+        return self.of_run(row.run).get(row.test, {})
+
+    def of_run(self, path: Path) -> Mapping[str, Phases]:
+        """Return those of a run file, by test; none where it is damaged: what needs them has read its figures."""
+        if path not in self._read:
             try:
-                self._read[row.run] = {one.nodeid: one.breakdown for one in results.shown(row.run).results}
+                self._read[path] = breakdowns(path)
             except StorageError:
-                self._read[row.run] = {}
-        return self._read[row.run].get(row.test, {})
+                self._read[path] = {}
+        return self._read[path]

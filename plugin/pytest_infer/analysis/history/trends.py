@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from pytest_infer.analysis.breakdown.stored import Taken
 from pytest_infer.analysis.compare import disturbance, fingerprint
+from pytest_infer.analysis.history import carriers
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Direction, Metric
@@ -16,6 +18,7 @@ from pytest_infer.storage import runs as stored
 from pytest_infer.storage.runs import Row, Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.breakdown.lasting import Lasting
     from pytest_infer.analysis.history.changepoints import ChangePoint
 
 _MAY_DIFFER = ("software", "model", fingerprint.OUTPUT)
@@ -29,6 +32,7 @@ class Shift:
     """A lasting change of one metric of one test; `run` is the first after it and `last` the one before.
 
     `name` is how people call the test: several may be of one prompt. `doubt` says why the change may be the machine's.
+    `carried` says which roles carried it, where the runs on both sides took their steps apart.
     """
 
     test: str
@@ -38,6 +42,7 @@ class Shift:
     last: Run
     run: Run
     doubt: str | None = None
+    carried: Lasting | None = None
 
     @property
     def worse(self) -> bool | None:
@@ -80,10 +85,11 @@ def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> 
     ]
     asked = [one for one in asked if not any(isinstance(point.value, str) for point in one[2])]
     shifted = changepoints.find_each([[float(point.value) for point in points] for _, _, points in asked])
+    taken = Taken()
     shifts = [
         shift
         for (test, metric, points), changes in zip(asked, shifted, strict=True)
-        for shift in _of(points, changes, test, names[test], metric)
+        for shift in _of(points, changes, test, names[test], metric, taken)
     ]
     return tuple(sorted(shifts, key=lambda shift: shift.run.time))
 
@@ -151,12 +157,24 @@ def _same(row: Row, newest: Row) -> bool:
     return not fingerprint.differences(row, newest, _MAY_DIFFER)
 
 
-def _of(points: Sequence[Point], found: Sequence[ChangePoint], test: str, name: str, metric: Metric) -> Iterator[Shift]:
+def _of(
+    points: Sequence[Point], found: Sequence[ChangePoint], test: str, name: str, metric: Metric, taken: Taken
+) -> Iterator[Shift]:
     edges = [0, *(point.index for point in found), len(points)]
     for number, point in enumerate(found):
         sides = points[edges[number] : point.index], points[point.index : edges[number + 2]]
         last, run = points[point.index - 1].run, points[point.index].run
-        yield Shift(test=test, name=name, metric=metric, point=point, last=last, run=run, doubt=_doubt(sides))
+        before, after = ([one.run.path for one in side] for side in sides)
+        yield Shift(
+            test=test,
+            name=name,
+            metric=metric,
+            point=point,
+            last=last,
+            run=run,
+            doubt=_doubt(sides),
+            carried=carriers.carried(taken, test, metric, point.change, (before, after)),
+        )
 
 
 def _doubt(sides: Sequence[Sequence[Point]]) -> str | None:

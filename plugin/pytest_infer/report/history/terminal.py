@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
+from pytest_infer.report.breakdown import lasting
 from pytest_infer.report.compare.words import p_value, share
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runs import Run
@@ -91,6 +92,14 @@ def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
             p_value(shift.point.p),
         )
     console.print(table)
+    for line in dict.fromkeys(_carried(shift) for shift in shifts if shift.carried is not None):
+        console.print(Text(printable(line)))
     for doubt in dict.fromkeys(f"{s.metric.label}, {s.name}: {s.doubt}" for s in shifts if s.doubt is not None):
         console.print(Text(printable(doubt), style="dim"))
     return text.collected(console)
+
+
+def _carried(shift: Shift) -> str:
+    """Return who carried a change point of which there are steps."""
+    said = "" if shift.carried is None else lasting.in_words(shift.carried)
+    return f"{shift.metric.label}, {shift.name}, since {shift.run.label}: {said}"

@@ -31,6 +31,12 @@ _TERMS = {
         "what a helper process sampled in the profile round, which is never timed; memory is this process's resident "
         "size, busy cores are those of the machine, whatever ran there",
     ),
+    "self-time": (
+        "self time",
+        "what a role took itself, without the other roles within it, of a typical step (the middle half by length), "
+        "without what the hooks cost; so the parts add up. A step is from token to token, a prefill up to the first; "
+        "docs/breakdown.md says what belongs to each role",
+    ),
     "interval": (
         "change and interval",
         "[low middle high] of after / before − 1; the line drawn runs from low to high, the dot is the middle, the "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
+from pytest_infer.report.breakdown import lasting, words
 from pytest_infer.report.compare.words import PRIMARY, p_value, share
 from pytest_infer.report.html.parts import (
     Cell,
@@ -84,6 +86,7 @@ def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]
 
 def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], messages: Mapping[str, str]) -> Table:
     rows, single = [], all(len(found) == 1 for found in groups)
+    apart = any(shift.carried for found in groups for shift in found)
     last = None
     for found in groups:
         shift, changes = found[0], sorted(one.point.change for one in found)
@@ -101,6 +104,7 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
                 *([Cell(text=levels)] if single else []),
                 Cell(text=" to ".join(ends), look=look, note=next((one.doubt for one in found if one.doubt), None)),
                 Cell(text=p_value(max(one.point.p for one in found))),
+                *([Cell(text=_carried(found))] if apart else []),
             )
         )
         last = shift.run
@@ -112,8 +116,20 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
         *([ColumnHead(text="before → after")] if single else []),
         ColumnHead(text="change", unit="%"),
         ColumnHead(text="p", define=anchor("p")),
+        *([ColumnHead(text="carried by", number=False, define=anchor("self-time"))] if apart else []),
     )
     return Table(caption=caption, quiet=True, heads=heads, rows=tuple(rows))
+
+
+def _carried(found: Sequence[Shift]) -> str:
+    """Return who carried a change: in words for one test, the roles of all of them for several."""
+    known = [shift.carried for shift in found if shift.carried is not None]
+    if not known:
+        return ""
+    if len(found) == 1:
+        return lasting.in_words(known[0])
+    roles = Counter(one.role for of in known for one in of.roles)
+    return ", ".join(f"{role} ({times} of {len(found)})" for role, times in roles.most_common()) or words.NOBODY
 
 
 def _trend(

@@ -1,0 +1,40 @@
+"""Which roles carried a change point, from the steps that the runs on both sides of it took apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_infer.analysis.breakdown.stored import Taken
+from pytest_infer.metrics import Direction, Fact, Metric
+from pytest_infer.metrics.breakdown import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.breakdown.lasting import Lasting
+
+_PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
+"""What a typical step explains; tails and totals are more than that."""
+
+
+def carried(
+    taken: Taken, test: str, metric: Metric, change: float, sides: tuple[Sequence[Path], Sequence[Path]]
+) -> Lasting | None:
+    """Return what carried a change of a test's metric between the runs of two sides, which are files.
+
+    None where the metric is not a step's, where too few runs took it apart, or where the steps taken apart did not
+    change the same way.
+    """
+    phase = None if metric.fact is None else _PHASES.get(metric.fact)
+    if phase is None:
+        return None
+    # Imported late: it needs what only a change point needs.
+    from pytest_infer.analysis.breakdown.lasting import lasting  # noqa: PLC0415
+
+    phases = [[taken.of_run(path).get(test, {}) for path in side] for side in sides]
+    before, after = ([of_run[phase] for of_run in side if phase in of_run] for side in phases)
+    found = lasting(phase, before, after)
+    if found is None:
+        return None
+    longer = (change > 0) == (metric.direction is Direction.LOWER)
+    return found if longer == (found.after_s > found.before_s) else None
