@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_infer.report.html import page
+from pytest_infer.report.html.compare import Compared
 from pytest_infer.storage import runs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -43,8 +44,18 @@ def chromium():
 def report(storage, make_block, tmp_path):
     """A report that has everything: thirty runs with a change, a sweep with latencies and timelines, a curve."""
 
+    def step(value):
+        parts = [("experts", 0.6, 4e4), ("head", 0.2, 1e5), ("norms", 0.1, None), ("generation loop", 0.1, None)]
+        told = [
+            {"role": role, "seconds": part * value, "error_s": 1e-5, "read_bytes": read} for role, part, read in parts
+        ]
+        return {"observed": 9, "bare": 9, "step_s": value, "cost_s": value / 50, "remainder_s": 0.0, "parts": told}
+
     def block(name, value, **more):
-        return {**make_block(name, ttft_s=[value, 1.01 * value], decode_throughput=[1 / value, 1.02 / value]), **more}
+        limit = {"decode_ceiling": 300.0, "step_bytes": 200_000.0}
+        made = make_block(name, ttft_s=[value, 1.01 * value], decode_throughput=[1 / value, 1.02 / value], **limit)
+        taken = {"clock": "host", "decode": step(value / 10), "prefill": step(value)}
+        return {**made, "breakdown": taken, **more}
 
     for number in range(29):
         storage.add([block("a", 0.1 if number < 15 else 0.13)])
@@ -68,9 +79,13 @@ def report(storage, make_block, tmp_path):
             f"{test}|timeline|core_busy_s": at[:, None] / 1e9,
             f"{test}|timeline|first_token_ns": np.int64(10**7),
         }
+        layers = np.array([[*range(12)], [0.001] * 6 + [0.002] * 6])
+        arrays |= {f"{test}|breakdown|{phase}|experts": layers for phase in ("decode", "prefill")}
     np.savez_compressed(path.with_suffix(".npz"), **arrays)
     out = tmp_path / "report.html"
-    page.write(out, runs.read(path), storage.load().runs)
+    every = storage.load().runs
+    compared = Compared(before=every[0].label, after=every[-1].label, judgements=(), earlier=every[0])
+    page.write(out, runs.read(path), every, [compared])
     return out
 
 
@@ -116,3 +131,30 @@ def test_it_is_worked_by_keyboard_and_read_without_script(chromium, report):
         tab.goto(report.as_uri())
         assert tab.locator("#chart-trend-ttft_s table").is_visible()
         assert not tab.locator("#chart-trend-ttft_s .canvas").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_steps_are_chosen_by_prompt_and_shown_as_times_or_shares(chromium, report, width):
+    with chromium.new_context(viewport={"width": width, "height": 900}) as context:
+        tab = context.new_page()
+        said = []
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(report.as_uri())
+        tab.evaluate(DRAW_ALL)
+
+        def drawn(chart):
+            return tab.evaluate("key => document.querySelector(`#chart-${key} canvas`).toDataURL()", chart)
+
+        shown = [f"{kind}-decode" for kind in ("icicle", "layers", "reach")]
+        assert all(tab.locator(f"#chart-{chart}").count() for chart in ("roles-decode", "roles-prefill", *shown))
+        before = {chart: drawn(chart) for chart in ("roles-decode", "roles-prefill", *shown)}
+        bars = tab.locator("#chart-roles-decode select")
+        other = next(one for one in bars.locator("option").all_text_contents() if one != bars.input_value())
+        bars.select_option(other)
+        assert drawn("roles-decode") != before["roles-decode"]
+        prompts = tab.locator("#breakdown .tools:has(+ .charts) select").first
+        prompts.select_option(prompts.locator("option").last.get_attribute("value"))
+        assert drawn("icicle-decode") != before["icicle-decode"]
+        # What was chosen is that chart's, and that phase's.
+        assert drawn("roles-prefill") == before["roles-prefill"]
+        assert said == []

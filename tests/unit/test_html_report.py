@@ -382,7 +382,7 @@ def test_a_run_of_an_older_version_and_one_without_us_are_shown(storage, make_bl
 
 def test_a_run_whose_only_measured_test_failed_says_so(storage, make_block):
     shown = Page(render(storage.add([], failed={"t.py::t[a]": make_block("a")}, unmeasured=["t.py::t[b]"]))).shown
-    assert shown.count("Nothing to show here: every test measured with `infer` failed.") == 4
+    assert shown.count("Nothing to show here: every test measured with `infer` failed.") == 5
     assert "t.py::t[a] failed after it was measured" in shown
     assert "t.py::t[b] was not measured." in shown
     assert "no test was measured" not in shown

@@ -51,7 +51,7 @@ def shown(path: Path) -> Shown:
         for block in failed.values():
             runfile.refuse_newer(path, block.schema)
         tests = [*file.tests(), *((test, block) for test, block in failed.items() if block.phase == schema.TOTAL)]
-        results = tuple(_traced(result_of(test, block), block, path) for test, block in tests)
+        results = tuple(traced(result_of(test, block), block, path) for test, block in tests)
     except (ValueError, msgspec.MsgspecError) as error:
         raise runfile.damaged(path, error) from error
     whole = file.pytest_infer
@@ -101,7 +101,7 @@ def _operators(stored: schema.StoredOperators | None) -> Operators | None:
     )
 
 
-def _traced(result: Result, block: WholeBlock, run_file: Path) -> Result:
+def traced(result: Result, block: WholeBlock, run_file: Path) -> Result:
     """Return a result with the name of its trace, or that the trace is gone."""
     operators = None if block.breakdown is None else block.breakdown.operators
     if operators is None or operators.trace is None or result.operators is None:

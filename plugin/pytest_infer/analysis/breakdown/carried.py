@@ -68,10 +68,14 @@ def _stored(phase: str, pairs: Sequence[RowPair], change: Judgement) -> PhaseCha
         return None
     # An interval is about four standard deviations wide.
     doubt = (change.high - change.low) / 4
-    return changes.of_stored(phase, _mean(before), _mean(after), doubt)
+    return changes.of_stored(phase, mean_step(before), mean_step(after), doubt)
 
 
-def _mean(tests: Sequence[PhaseParts | None]) -> PhaseParts:
+def mean_step(tests: Sequence[PhaseParts | None]) -> PhaseParts:
+    """Return the mean of the steps that are known, with the error of each role's; one that a test lacks took 0 there.
+
+    At least one must be known.
+    """
     known = [one for one in tests if one is not None]
     by_role: dict[str, list[RolePart]] = {}
     for one in known:

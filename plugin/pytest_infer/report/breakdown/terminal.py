@@ -13,7 +13,7 @@ from pytest_infer.metrics.result import Result
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, show, significant
 
-_LIMIT = {DECODE: "of bandwidth", PREFILL: "of the GEMM rate"}
+LIMIT = {DECODE: "of bandwidth", PREFILL: "of the GEMM rate"}
 _SMALL = 0.005
 _LEAST = 3
 """So many roles are named, however narrow the terminal is."""
@@ -25,13 +25,13 @@ def lines(results: Sequence[Result], *, width: int) -> Iterator[Text]:
     for of in found:
         yield Text(printable(_phase(of, width)))
     if found:
-        yield Text(printable(_around(found[0])), style="dim")
+        yield Text(printable(around(found[0])), style="dim")
 
 
 def _phase(of: PhaseShares, width: int) -> str:
     """Return as many roles as one line holds, and some at least, the largest first, and what the others take."""
     line = f"{of.phase} {show(of.step_s, Unit.SECONDS)}{' a step' if of.phase == DECODE else ''}: "
-    limit, left = _LIMIT[of.phase], 1.0 - sum(one.share for one in of.outside)
+    limit, left = LIMIT[of.phase], 1.0 - sum(one.share for one in of.outside)
     for number, one in enumerate(of.model):
         part = f"{one.role} {percent(one.share)}"
         if one.used is not None:
@@ -45,17 +45,22 @@ def _phase(of: PhaseShares, width: int) -> str:
     return line
 
 
-def _around(of: PhaseShares) -> str:
-    parts = ", ".join(f"{one.role} {percent(one.share)}" for one in of.outside if one.share >= _SMALL / 10)
-    whole = percent(sum(one.share for one in of.outside))
-    line = f"outside the model {whole}{f': {parts}' if len(of.outside) > 1 and parts else ''}"
-    line += f"; hooks took {percent(of.cost)}, not counted"
+def around(of: PhaseShares) -> str:
+    """Return what happened outside the model, what the hooks took, and whether the parts add up to the step."""
+    line = f"{outside(of)}; hooks took {percent(of.cost)}, not counted"
     if of.missed is None:
         return line
     if not of.checked:
         return f"{line}; steps scattered too much to check the parts"
     how = "the parts add up to" if of.adds_up else "! the parts do not add up: they miss"
     return f"{line}; {how} a step{' within' if of.adds_up else ' by'} {percent(of.missed)}"
+
+
+def outside(of: PhaseShares) -> str:
+    """Return what happened outside the model."""
+    parts = ", ".join(f"{one.role} {percent(one.share)}" for one in of.outside if one.share >= _SMALL / 10)
+    whole = percent(sum(one.share for one in of.outside))
+    return f"outside the model {whole}{f': {parts}' if len(of.outside) > 1 and parts else ''}"
 
 
 def percent(share: float) -> str:

@@ -37,6 +37,16 @@ _TERMS = {
         "without what the hooks cost; so the parts add up. A step is from token to token, a prefill up to the first; "
         "docs/breakdown.md says what belongs to each role",
     ),
+    "limit": (
+        "share of the limit",
+        "what a role must read (decode) or multiply (prefill) / what the machine's probed bandwidth or GEMM rate would "
+        "have done in that time; no figure where it is unknown or above 100 %, as then weights come from the caches",
+    ),
+    "role-change": (
+        "change of a role",
+        "[low middle high] of after − before, 95 %; all roles together make up the step's change. A role carries it "
+        "where its own change stands out (Holm) and is more than its share of a change of everything alike",
+    ),
     "interval": (
         "change and interval",
         "[low middle high] of after / before − 1; the line drawn runs from low to high, the dot is the middle, the "

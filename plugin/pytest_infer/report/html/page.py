@@ -17,6 +17,7 @@ from markupsafe import Markup
 from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
 from pytest_infer.report.html import (
+    breakdown,
     compare,
     experts,
     fidelity,
@@ -62,12 +63,14 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
     found = stored.read(run)
     gated = compare.of_gate(found.gate, run.label)
     every = [*compared, *([gated] if gated is not None else [])]
+    mine = next((one for one in reversed(compared) if one.after == run.label), None)
     swept = sweep.section(found)
     sections = (
         overview.section(found, advice.advise(test.block for test in found.tests)),
         compare.section(every),
+        breakdown.section(found, mine),
         prompts.section(found),
-        fidelity.section(found, next((one.earlier for one in reversed(compared) if one.after == run.label), None)),
+        fidelity.section(found, None if mine is None else mine.earlier),
         experts.section(found),
         machine.section(found),
         swept,

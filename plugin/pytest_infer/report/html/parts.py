@@ -66,6 +66,7 @@ class Chart:
     """A drawing by report.js from `data`, with the words that say what it shows, and the same figures as a table.
 
     `define` are (label, anchor) of what its axes show. Charts of one `group` share one choice.
+    A `wide` one has the whole width where several stand beside each other.
     """
 
     key: str
@@ -75,6 +76,7 @@ class Chart:
     table: Table
     define: tuple[tuple[str, str], ...] = ()
     tall: bool = False
+    wide: bool = False
     group: str | None = None
 
 

@@ -1,7 +1,7 @@
 "use strict";
 /* The kinds of charts: each makes an option of ECharts from a chart's data, in the page's colours. All text is drawn as
    text: tooltips are part of the canvas, never HTML. */
-const chartKinds = (() => {
+const { kinds: chartKinds, legendHeight } = (() => {
   const root = document.documentElement;
 
   // figures
@@ -12,6 +12,7 @@ const chartKinds = (() => {
     if (Math.abs(value) < 1e-4) return Number(value.toPrecision(Math.min(digits, 3))).toExponential();
     return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits });
   };
+  const signed = (value, digits) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${figure(Math.abs(value), digits)}`;
   const cut = (text, most) => ([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
 
   // colours
@@ -55,11 +56,28 @@ const chartKinds = (() => {
     axisLine: { lineStyle: { color: colour("line") } },
     axisLabel: { color: colour("ink"), fontSize: 12, formatter: (name) => cut(name, more.most || 22) },
   });
+  /* So much room do names beside an axis take. */
+  const beside = (names) => 16 + 6.4 * Math.max(...names.map((name) => [...name].length));
   const lineMark = (marks, format) => ({
     silent: true, symbol: "none", lineStyle: { color: colour("muted"), type: "dashed", width: 1 },
     label: { color: colour("muted"), fontSize: 11, formatter: (mark) => format(mark) },
     data: marks,
   });
+
+  /* Black or white, whichever is read better on a colour. */
+  const readable = (fill) => {
+    const light = [1, 3, 5].map((at) => parseInt(fill.slice(at, at + 2), 16) / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2] > 0.179 ? "#000000" : "#ffffff";
+  };
+  /* A box with what of the texts fits into it, the first that does. */
+  const box = (rect, fill, texts) => {
+    const fits = texts.find((text) => 6.1 * [...text].length + 8 <= rect.width);
+    return {
+      type: "rect", shape: { ...rect, width: Math.max(0.5, rect.width - 1), height: rect.height - 1 }, style: { fill: colour(fill) },
+      textContent: { style: { text: fits || "", fill: readable(colour(fill)), fontSize: 11 } }, textConfig: { position: "inside" },
+    };
+  };
 
   // kinds of charts
 
@@ -276,6 +294,159 @@ const chartKinds = (() => {
       };
     },
 
+    roles(spec, node, choice) {
+      const whole = choice.unit === "%";
+      const most = narrow(node) ? 14 : 30;
+      /* A prompt's name stands at the upper one of its two bars, and at each what it is. */
+      const labels = spec.names.map((name, at) => {
+        const first = !at || name !== spec.names[at - 1];
+        const side = spec.sides[at] && cut(spec.sides[at], first ? Math.ceil(most / 2) : most);
+        return !side ? cut(name, most) : first ? `${cut(name, Math.max(6, most - side.length - 2))}: ${side}` : side;
+      });
+      const starts = spec.names.map(() => 0);
+      const series = spec.series.map((one) => ({
+        type: "custom", name: one.name, itemStyle: { color: colour(one.tint) }, encode: { x: [1, 2], y: 0 },
+        data: (whole ? one.shares : one.values).map((value, index) => {
+          const start = starts[index];
+          starts[index] += value;
+          return [index, start, start + value];
+        }),
+        renderItem: (_, api) => {
+          const [left, y] = api.coord([api.value(1), api.value(0)]);
+          const [right] = api.coord([api.value(2), api.value(0)]);
+          return box({ x: left, y: y - 10, width: right - left, height: 20 }, one.tint, [one.name, `${figure(one.shares[api.value(0)], 2)} %`]);
+        },
+      }));
+      return {
+        ...base(spec),
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const one = spec.series[cell.seriesIndex], at = cell.value[0];
+            const held = one.holds[at] ? `\n${one.holds[at].split(", ").join("\n")}` : "";
+            return `${[cut(spec.names[at], 60), spec.sides[at]].filter(Boolean).join(" · ")}\n${one.name}  ${figure(one.values[at], 3)} ${spec.unit}  ${figure(one.shares[at], 3)} %${held}`;
+          },
+        },
+        grid: { left: beside(labels), right: 18, top: legendHeight(spec, node) - 32, bottom: 50 },
+        xAxis: axis(choice.unit, { type: "value", max: whole ? 100 : null }),
+        yAxis: {
+          ...named(spec.names.map((_, at) => String(at))),
+          axisLabel: { color: colour("ink"), fontSize: 12, formatter: (at) => labels[at] },
+        },
+        series,
+      };
+    },
+
+    icicle(spec, node, choice) {
+      const high = 46;
+      return {
+        ...base(spec),
+        legend: { show: false },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const [, start, end, text, took, , of] = choice.nodes[cell.dataIndex];
+            return `${of ? `${of}, ` : ""}${text}\n${took}\n${figure(100 * (end - start), 3)} % of the whole`;
+          },
+        },
+        grid: { left: 0, right: 0, top: 0, bottom: 0 },
+        xAxis: { type: "value", min: 0, max: 1, show: false },
+        yAxis: { type: "value", min: 0, max: spec.levels, inverse: true, show: false },
+        series: [{
+          type: "custom", encode: { x: [1, 2], y: 0 }, data: choice.nodes.map((one) => one.slice(0, 3)),
+          renderItem: (of, api) => {
+            const [, start, end, text, took, tint] = choice.nodes[of.dataIndex];
+            const share = figure(100 * (end - start), 3);
+            const [left, top] = api.coord([api.value(1), api.value(0)]);
+            const [right] = api.coord([api.value(2), api.value(0)]);
+            return box({ x: left, y: top, width: right - left, height: high }, tint || "mid", [`${text} ${took}, ${share} %`, `${text} ${share} %`, text, text.startsWith("layer ") ? text.slice(6) : `${share} %`]);
+          },
+        }],
+      };
+    },
+
+    layers(spec, node, choice) {
+      const values = choice.cells.map((cell) => cell[2]);
+      const most = Math.max(0, ...values.map(Math.abs)) || 1;
+      const longest = Math.floor(node.clientWidth / 24);
+      const left = beside(choice.roles.map((role) => cut(role, longest)));
+      const room = (node.clientWidth - left) / spec.layers.length;
+      const roomy = room > 40;
+      const said = spec.change ? signed : figure;
+      const cells = choice.cells.map(([layer, row, value]) => [layer, row, value]);
+      return {
+        ...base(spec),
+        legend: { show: false },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const [layer, row, value] = cell.value;
+            return `${choice.roles[row]}, layer ${spec.layers[layer]}\n${said(value, 3)} ${spec.unit}`;
+          },
+        },
+        grid: { left, right: 8, top: 8, bottom: 96 },
+        xAxis: axis("layer", { type: "category", data: spec.layers, splitLine: { show: false },
+          axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
+        yAxis: named(choice.roles, { most: longest }),
+        visualMap: {
+          type: "continuous", min: spec.change ? -most : 0, max: most, dimension: 2, orient: "horizontal", left: "center", bottom: 0,
+          itemHeight: 130, itemWidth: 11, hoverLink: false, textStyle: { color: colour("muted"), fontSize: 11 },
+          text: [`${said(most, 3)} ${spec.unit}`, spec.change ? said(-most, 3) : "0"],
+          inRange: { color: spec.change ? [colour("cold"), colour("mid"), colour("hot")] : [colour("mid"), colour("hot")] },
+        },
+        series: [{
+          type: "heatmap", data: cells, emphasis: { disabled: true }, itemStyle: { borderColor: colour("bg"), borderWidth: room > 8 ? 1 : 0 },
+          label: { show: roomy, color: colour("ink"), fontSize: 11, formatter: (cell) => (Math.abs(cell.value[2]) < most / 1000 ? "0" : said(cell.value[2], 2)) },
+        }],
+      };
+    },
+
+    reach(spec, node, choice) {
+      const dot = (point, at) => ({ name: point.name, value: at, itemStyle: { color: colour(point.tint), borderColor: colour(point.tint), opacity: 1 } });
+      const widest = Math.max(1, ...choice.points.flatMap((point) => [point.at, point.was || point.at]).map((at) => at[0]));
+      const was = choice.points.filter((point) => point.was);
+      const range = Math.min(100, Math.ceil(widest / 9) * 10);
+      const most = narrow(node) ? 16 : 40;
+      /* A name stands where no other dot does: right of its own, else left, else above. */
+      const place = ({ name, at: [x, y] }) => {
+        const long = ((6 * Math.min(most, name.length) + 16) / (node.clientWidth - 70)) * range;
+        const free = (way) => x + way * long >= 0 && x + way * long <= range && !choice.points.some(({ at }) => {
+          const far = (at[0] - x) * way;
+          return far > 0 && far < long && Math.abs(at[1] - y) < 6;
+        });
+        return free(1) ? "right" : free(-1) ? "left" : "top";
+      };
+      return {
+        ...base(spec),
+        legend: { show: false },
+        tooltip: {
+          ...base(spec).tooltip, trigger: "item",
+          formatter: (cell) => {
+            const point = choice.points.find((one) => one.name === cell.name);
+            if (point === undefined) return "";
+            const told = (at, side) => `${side ? `${side}: ` : ""}${figure(at[0], 3)} % of the time, ${figure(at[1], 3)} % of the limit`;
+            return [point.name, point.took, ...(point.was ? [told(point.was, spec.sides[0]), told(point.at, spec.sides[1])] : [told(point.at, "")])].join("\n");
+          },
+        },
+        grid: { ...base(spec).grid, bottom: 40, top: 40, right: 28 },
+        xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", min: 0, max: range }),
+        yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", min: 0, max: 100 }),
+        series: [
+          { type: "lines", coordinateSystem: "cartesian2d", silent: true, lineStyle: { color: colour("muted"), width: 1, opacity: 0.7 },
+            data: was.map((point) => ({ coords: [point.was, point.at] })) },
+          { type: "scatter", symbolSize: 9, data: was.map((point) => {
+            const made = dot(point, point.was);
+            return { ...made, itemStyle: { ...made.itemStyle, color: colour("bg"), borderWidth: 1.6 } };
+          }) },
+          {
+            type: "scatter", symbolSize: 12, data: choice.points.map((point) => ({
+              ...dot(point, point.at), label: { show: true, position: place(point), color: colour("ink"), fontSize: 11, formatter: (cell) => cut(cell.name, most) },
+            })), labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
+          },
+        ],
+      };
+    },
+
     scatter(spec, node) {
       const sizes = spec.points.map((point) => point.z).filter((z) => z !== null);
       const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
@@ -354,5 +525,16 @@ const chartKinds = (() => {
     },
   };
 
-  return kinds;
+  /* Over so many pixels a legend goes: its entries fill line after line. */
+  function legendLines(spec, node) {
+    let [lines, left] = [1, node.clientWidth];
+    for (const one of spec.series) {
+      const width = 38 + 6.8 * one.name.length;
+      if (width > left && left < node.clientWidth) [lines, left] = [lines + 1, node.clientWidth];
+      left -= width;
+    }
+    return lines;
+  }
+
+  return { kinds, legendHeight: (spec, node) => 25 * legendLines(spec, node) + 36 };
 })();

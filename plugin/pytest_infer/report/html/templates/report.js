@@ -12,6 +12,10 @@
   function height(spec, node) {
     if (spec.kind === "stacked") return 76 + 24 * spec.names.length;
     if (spec.kind === "dots") return 90 + 26 * spec.names.length;
+    if (spec.kind === "roles") return 24 + legendHeight(spec, node) + 26 * spec.names.length;
+    if (spec.kind === "icicle") return 48 * spec.levels;
+    if (spec.kind === "layers") return 110 + 24 * Math.max(...spec.choices.map((one) => one.roles.length));
+    if (spec.kind === "reach") return 340;
     if (spec.kind === "heat") return 90 + Math.max(130, Math.min(900, spec.layers.length * (spec.layers.length > 24 ? 12 : 26)));
     return node.clientHeight;
   }
@@ -74,7 +78,7 @@
     const bar = tools(group ? node.closest(".charts") : node);
     const mine = (other) => (other.dataset.group || other.dataset.chart) === key;
     if (spec.choices.length > 1) {
-      bar.append(select("prompt", spec.choices.map((one) => [one.name, one.name]), (value) => {
+      bar.append(select(spec.choose || "prompt", spec.choices.map((one) => [one.name, one.name]), (value) => {
         chosen[key] = value;
         redraw(mine);
       }));
