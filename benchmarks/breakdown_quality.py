@@ -5,8 +5,8 @@
 For each model and phase: what an observed step takes beyond a bare one, run in turns (the cost); what idle modules with
 the same hooks told of it, knowing nothing of bare steps; what was taken off, the mean of both, weighed; and by how much
 the parts then miss the bare step. Below it the share of each role beside that of torch's profiler, which sees the same
-modules as ranges around its operators. The profiler's own cost is microseconds an operator, many times what the hooks
-cost: it is taken off evenly, and the shares with it are shown too. Small models show the profiler more than themselves.
+modules as ranges around its operators. The profiler's own cost is measured on ranges and operators that do nothing, and
+taken off; the shares with it are shown too. Small models show the profiler more than themselves.
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ class Profiled:
         self.ranges: list[Counter[str]] = []
         self._places = [place for place in roles.places(model) if place.begins]
         self._range_us: list[float] = []
+        self._operator_us: list[float] = []
 
     def run(self, engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> None:
         """Profile one generation, or some that are but the `prefill`; the first forward pass is left out."""
         activities = [torch.profiler.ProfilerActivity.CPU]
+        bare_us = _operator_us()
         with ExitStack() as hooks, torch.profiler.profile(activities=activities, acc_events=True) as profiler:
             self._range_us.append(_empty_range_us())
+            self._operator_us.append(_operator_us() - bare_us)
             for place in self._places:
                 for hook in self._hooks(place.module, _OURS + place.role):
                     hooks.enter_context(hook)
@@ -106,25 +109,29 @@ class Profiled:
 
         return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
-    def shares(self, bare_s: float | None = None) -> dict[str, float]:
-        """Return each role's share of the typical forward passes.
+    def shares(self, *, less: bool) -> dict[str, float]:
+        """Return each role's share of the typical forward passes, `less` what recording costs.
 
-        With `bare_s`, how long one takes without the profiler, its cost is taken off: an empty range's is measured,
-        half of it within the range, and what else a pass took is divided evenly among the operators.
+        What an empty range and an operator that does nothing cost is measured; half of a range's is within it.
         """
         seen = breakdown.typical(self.took)
         found = {role: statistics.fmean(self.self_us[n][role] for n in seen) for role in self.self_us[0]}
-        if bare_s is not None:
-            range_us = statistics.median(self._range_us) / 2
-            ends = statistics.fmean(self.ranges[n].total() for n in seen)
-            operators = statistics.fmean(self.operators[n].total() for n in seen)
-            excess = statistics.fmean(self.took[n] for n in seen) - 1e6 * bare_s
-            each = max(0.0, excess - range_us * ends) / operators
+        if less:
+            range_us, operator_us = statistics.median(self._range_us) / 2, statistics.median(self._operator_us)
             for role in found:
                 found[role] -= range_us * statistics.fmean(self.ranges[n][role] for n in seen)
-                found[role] -= each * statistics.fmean(self.operators[n][role] for n in seen)
+                found[role] -= operator_us * statistics.fmean(self.operators[n][role] for n in seen)
         whole = sum(found.values())
         return {role: us / whole for role, us in found.items()}
+
+
+def _operator_us() -> float:
+    """Return what a call of an operator takes that does nothing."""
+    tensor = torch.zeros(1)
+    begun = perf_counter_ns()
+    for _ in range(2000):
+        tensor.detach()
+    return (perf_counter_ns() - begun) / 2000 / 1e3
 
 
 def _empty_range_us() -> float:
@@ -228,7 +235,7 @@ def tell(
     )
     ours = shares_of(parts)
     inside = [sum(part.seconds for part in one.parts if part.role not in OUTSIDE) for one in parts]
-    raw, less = profiled.shares(), profiled.shares(statistics.median(inside))
+    raw, less = profiled.shares(less=False), profiled.shares(less=True)
     longer = statistics.median(profiled.took) / statistics.median(inside) / 1e6
     print(f"    a forward pass takes {longer:.2f} times as long with the profiler")
     for role in sorted(ours, key=lambda role: -ours[role]):

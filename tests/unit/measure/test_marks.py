@@ -2,12 +2,13 @@
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure.breakdown import folding, taken
+from pytest_infer.measure.breakdown import folding, observer, taken
 from pytest_infer.measure.breakdown.folding import Cost
 from pytest_infer.measure.breakdown.marks import ENDED, DeviceStamper, Marks, Site
 from pytest_infer.measure.clock import TokenClock
@@ -271,6 +272,33 @@ def test_an_engine_of_ones_own_is_taken_apart_by_its_spans():
         rest = [total - cost for total, cost in zip(phase.observed_ns, phase.cost_ns, strict=True)]
         assert whole == pytest.approx(rest, abs=len(roles))
     assert found.decode.roles[0].role == "experts" or set(found.decode.roles[0].layers) <= {0, 1}
+
+
+def test_steps_with_spans_and_without_find_the_same_caches(monkeypatch):
+    """What idle modules tell pushes weights out of the caches: every generation begins so, and no step of decode."""
+    engine = Spanning()
+    told, began, running = [], [], [False]
+    own, repeat = engine.generate, observer.Calibration.repeat
+
+    def generate(prompt_ids, limits, clock):
+        began.append((limits.max_new_tokens, len(told)))
+        running[0] = True
+        stopped = own(prompt_ids, limits, clock)
+        running[0] = False
+        return stopped
+
+    def noted(self):
+        told.append(running[0])
+        repeat(self)
+
+    monkeypatch.setattr(engine, "generate", generate)
+    monkeypatch.setattr(observer.Calibration, "repeat", noted)
+    taken.take(engine, [1, 2, 3], Limits(max_new_tokens=20), trace(20))
+    assert told
+    assert not any(told)
+    # As often before a prefill with spans as before one without.
+    assert len({after - before for (_, before), (_, after) in pairwise(began)}) == 1
+    assert began[0][1] > 0
 
 
 def test_a_timed_clock_times_no_span():

@@ -50,6 +50,7 @@ def take(
         following.steer(engine, None if follow is None else follow[:tokens])
         marks.clear()
         clock = StepClock(marks, observer, lambda clock, step: observer.before(clock, observed=wanted(step)))
+        observer.calibrate()
         engine.reset()
         engine.prepare(prompt_ids, how)
         with suspended(), no_collections():
@@ -120,6 +121,7 @@ class InTurns:
         seen = self._ready()
         seen.marks.clear()
         clock = StepClock(seen.marks, seen.observer, lambda _, step: step and turns.after(step - 1))
+        seen.observer.calibrate()
         try:
             seen.observer.before(clock, observed=True)
             yield clock
