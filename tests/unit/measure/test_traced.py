@@ -148,6 +148,11 @@ def test_kernels_belong_to_what_started_them():
     assert generation().op("aten::mm", 20, 5).read().prefill.operators[0].device_s is None
 
 
+def test_without_a_step_there_is_nothing():
+    for trace in (Trace(), Trace().token(10)):
+        assert trace.op("aten::mm", 20, 5).read().absent == "no operator of torch ran in this thread"
+
+
 def test_nothing_of_torch_is_a_reason():
     assert generation().range("KV cache", 20, 5).read().absent == "no operator of torch ran in this thread"
 

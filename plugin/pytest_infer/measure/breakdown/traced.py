@@ -82,7 +82,8 @@ def read(trace: bytes, roles: Mapping[str, str], *, accelerator: bool, prefill: 
     tokens = sorted((e for e in events if e.name == BOUNDARY and e.ph == "X"), key=lambda e: e.ts)
     ends = [event.end for event in tokens]
     phases = [DECODE] * (len(ends) - 1)
-    phases[:1] = [PREFILL] if prefill else phases[:1]
+    if prefill and phases:
+        phases[0] = PREFILL
     calls = [call for call in _calls(events, ends, roles) if 0 <= call.step < len(phases)]
     if not calls:
         return Operators(absent="no operator of torch ran in this thread")
