@@ -691,9 +691,9 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     result, run = judged(repository, *launches, "--infer-gate=tpot:20%")
     result.assert_outcomes(failed=2)
     result.stdout.re_match_lines([
-        r"decode .* slower \[.*\], all 2 prompts: experts \+3\d.* ms of \+3\d.*",
-        r" +where: experts \+3\d.* ms of \+3\d.*",
-        r" +experts: \d.* ms → \d.* ms a step, \+3\d.* ms \[.*",
+        r"decode .* slower \[.*\], all 2 prompts: experts \+\d.* ms of \+\d.*",
+        r" +where: experts \+\d.* ms of \+\d.*",
+        r" +experts: \d.* ms → \d.* ms a step, \+\d.* ms \[.*",
     ])  # fmt: skip
     for turns in run.turns.values():
         assert {one.role for one in turns.parts["decode"]} == {"experts", "head", "generation loop"}
@@ -705,7 +705,7 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     (block, _) = (b for b in totals(stored))
     # Our own side's steps are those of the observed passes.
     assert block["breakdown"]["decode"]["parts"][0]["role"] == "experts"
-    assert ": experts +3" in stored["pytest_infer"]["gate"]["headline"]
+    assert ": experts +" in stored["pytest_infer"]["gate"]["headline"]
     gone(repository)
 
 
