@@ -8,6 +8,7 @@ from planted import NAMES, Suites
 
 from pytest_infer.analysis.compare import comparison, gate, headline, rules, suite
 from pytest_infer.analysis.compare.verdicts import Verdict
+from pytest_infer.records import RoleTurns
 from pytest_infer.report.compare.headline import in_words
 
 RULES = ("output:exact", "ttft:2%", "tpot:2%", "peak_rss:2%")
@@ -294,3 +295,56 @@ def test_a_tail_that_grew_as_all_steps_did_is_not_told_twice(suites):
         for row in (pair.before, pair.after):
             row.metrics["itl_p99_s"] = row.metrics["tpot_s"]
     assert re.fullmatch(r"decode [\d.]+ % slower .*, all 9 prompts", compared(pairs))
+
+
+# where a step changed
+
+MS = 1_000_000
+
+
+def with_parts(pairs, more, tokeniser=0):
+    """Return the pairs with steps of 10 ms taken apart in eight launches, of which experts, a head and a tokeniser took
+    `more` nanoseconds, each its own."""
+
+    def role(name, took):
+        before = tuple(took + (n % 3) * 1000 for n in range(8))
+        after = tuple(at + more.get(name, 0) + (n % 2) * 900 for n, at in enumerate(before))
+        return RoleTurns(role=name, before_ns=before, after_ns=after)
+
+    extra = (0.3 * MS, 0.3 * MS + tokeniser)
+    parts = {
+        "decode": (role("experts", 7 * MS), role("head", 3 * MS)),
+        "tokenise": (
+            RoleTurns(
+                role="tokeniser",
+                before_ns=tuple(round(extra[0]) + n * 500 for n in range(8)),
+                after_ns=tuple(round(extra[1]) + (7 - n) * 500 for n in range(8)),
+            ),
+        ),
+    }
+    return [dataclasses.replace(pair, turns=dataclasses.replace(pair.turns, parts=parts)) for pair in pairs]
+
+
+def test_the_role_that_carries_a_change_stands_behind_it(suites):
+    text = said(with_parts(suites.turns(decode=1.05), {"experts": MS // 2}))
+    assert re.fullmatch(r"decode .* slower \[.*\], all 9 prompts: experts \+50\d µs of \+50\d", text), text
+    text = said(with_parts(suites.turns(decode=1.05, of=("story",)), {"head": MS // 2}))
+    assert re.fullmatch(r"decode of story .* slower \[.*\]: head \+50\d µs of \+50\d; the other 8 .*", text), text
+
+
+def test_all_parts_alike_is_said(suites):
+    text = said(with_parts(suites.turns(decode=1.05), {"experts": 350_000, "head": 150_000}))
+    assert text.endswith("all 9 prompts: every part alike, as another machine, clock rate or compiler flag does it"), (
+        text
+    )
+
+
+def test_parts_that_did_not_change_as_the_figure_did_say_nothing(suites):
+    assert said(with_parts(suites.turns(decode=1.05), {"experts": -MS // 2})).endswith("all 9 prompts")
+    assert said(with_parts(suites.turns(decode=1.05), {})).endswith("all 9 prompts")
+
+
+def test_a_tokeniser_that_became_slower_is_told_beside_the_steps(suites):
+    text = said(with_parts(suites.turns(), {}, tokeniser=9 * MS))
+    assert re.fullmatch(r"no change beyond [\d.]+ %; outside the steps: tokeniser \+9.00 ms a prompt", text), text
+    assert "tokeniser" not in said(with_parts(suites.turns(), {}))
