@@ -157,4 +157,24 @@ def test_steps_are_chosen_by_prompt_and_shown_as_times_or_shares(chromium, repor
         assert drawn("icicle-decode") != before["icicle-decode"]
         # What was chosen is that chart's, and that phase's.
         assert drawn("roles-prefill") == before["roles-prefill"]
+        # What the pointer is on tells its figures; shares fill the width.
+        bars.select_option("shares")
+        prompts.select_option(prompts.locator("option").first.get_attribute("value"))
+        for chart, across, down in (
+            ("roles-decode", 0.5, 0.6),
+            ("icicle-decode", 0.2, 0.6),
+            ("layers-decode", 0.6, 0.1),
+        ):
+            canvas = tab.locator(f"#chart-{chart} .canvas")
+            canvas.scroll_into_view_if_needed()
+            tab.evaluate("scrollBy(0, -70)")
+            tab.wait_for_timeout(200)
+            still, seen = canvas.screenshot(), []
+            room = canvas.bounding_box()
+            for below in (0, 13):  # between two bars there is nothing to tell
+                tab.mouse.move(room["x"] + room["width"] * across, room["y"] + room["height"] * down + below, steps=3)
+                tab.wait_for_timeout(400)
+                seen.append(canvas.screenshot() != still)
+            assert any(seen), chart
+            tab.mouse.move(0, 0)
         assert said == []

@@ -58,6 +58,8 @@ const { kinds: chartKinds, legendHeight } = (() => {
   });
   /* So much room do names beside an axis take. */
   const beside = (names) => 16 + 6.4 * Math.max(...names.map((name) => [...name].length));
+  /* What stands in a chart that has nothing of the prompt chosen. */
+  const nothing = (text) => ({ title: { text, left: "center", top: 12, textStyle: { color: colour("muted"), fontSize: 12, fontWeight: 400 } } });
   const lineMark = (marks, format) => ({
     silent: true, symbol: "none", lineStyle: { color: colour("muted"), type: "dashed", width: 1 },
     label: { color: colour("muted"), fontSize: 11, formatter: (mark) => format(mark) },
@@ -74,7 +76,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
   const box = (rect, fill, texts) => {
     const fits = texts.find((text) => 6.1 * [...text].length + 8 <= rect.width);
     return {
-      type: "rect", shape: { ...rect, width: Math.max(0.5, rect.width - 1), height: rect.height - 1 }, style: { fill: colour(fill) },
+      type: "rect", shape: { ...rect, width: rect.width - Math.min(1, rect.width / 8), height: rect.height - 1 }, style: { fill: colour(fill) },
       textContent: { style: { text: fits || "", fill: readable(colour(fill)), fontSize: 11 } }, textConfig: { position: "inside" },
     };
   };
@@ -369,7 +371,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
       const values = choice.cells.map((cell) => cell[2]);
       const most = Math.max(0, ...values.map(Math.abs)) || 1;
       const longest = Math.floor(node.clientWidth / 24);
-      const left = beside(choice.roles.map((role) => cut(role, longest)));
+      const left = beside(["", ...choice.roles].map((role) => cut(role, longest)));
       const room = (node.clientWidth - left) / spec.layers.length;
       const roomy = room > 40;
       const said = spec.change ? signed : figure;
@@ -384,6 +386,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
             return `${choice.roles[row]}, layer ${spec.layers[layer]}\n${said(value, 3)} ${spec.unit}`;
           },
         },
+        ...(cells.length ? {} : nothing("no layers are known of this prompt")),
         grid: { left, right: 8, top: 8, bottom: 96 },
         xAxis: axis("layer", { type: "category", data: spec.layers, splitLine: { show: false },
           axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
@@ -428,6 +431,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
             return [point.name, point.took, ...(point.was ? [told(point.was, spec.sides[0]), told(point.at, spec.sides[1])] : [told(point.at, "")])].join("\n");
           },
         },
+        ...(choice.points.length ? {} : nothing("no figure of this prompt")),
         grid: { ...base(spec).grid, bottom: 40, top: 40, right: 28 },
         xAxis: axis(`${spec.x.name}, ${spec.x.unit}`, { type: "value", min: 0, max: range }),
         yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", min: 0, max: 100 }),
