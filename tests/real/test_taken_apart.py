@@ -94,7 +94,10 @@ class Watching:
 
 
 def hooks_of(model):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in vars(module))
+        for module in model.modules()
+    )
 
 
 def replaced():
@@ -223,7 +226,7 @@ def past_the_hooks(block, experts):
     def forward(hidden_states):
         states = hidden_states.view(-1, hidden_states.shape[-1])
         _, weights, index = block.gate(states)
-        return experts.forward(states, index, weights).reshape(hidden_states.shape)
+        return type(experts).forward(experts, states, index, weights).reshape(hidden_states.shape)
 
     return forward
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from inspect import isfunction
 from statistics import median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ class Observer:
     def __init__(self, engine: Engine, places: Sequence[Place], marks: Marks) -> None:
         self.there = False
         self._engine = engine
-        self._hooked = [(p.module, *marks.hooks(marks.number(Site(p.role, p.layer, hooked=True)))) for p in places]
+        self._marked = [Marked(marks, p.module, marks.number(Site(p.role, p.layer, hooked=True))) for p in places]
         self._while_there = ExitStack()
         self._calibration = Calibration(marks, len(places)) if marks.stamper.name == "host" else None
 
@@ -91,9 +92,8 @@ class Observer:
         if not observed:
             self.leave()
             return
-        for module, before, after in self._hooked:
-            self._while_there.enter_context(module.register_forward_pre_hook(before))
-            self._while_there.enter_context(module.register_forward_hook(after))
+        for module in self._marked:
+            module.mark(self._while_there)
         self._while_there.enter_context(self._engine.spans(clock))
         self.there = True
 
@@ -105,6 +105,33 @@ class Observer:
     def cost(self) -> Cost:
         """Return what a hook and a span cost."""
         return Cost() if self._calibration is None else self._calibration.cost()
+
+
+class Marked:
+    """A module, and what marks its forward: a forward around its own, or hooks where it has some already.
+
+    The time of its own hooks is its own too.
+    """
+
+    def __init__(self, marks: Marks, module: Any, number: int) -> None:
+        self._module = module
+        self._hooks = marks.hooks(number)
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        plain = isfunction(getattr(type(module), "forward", None)) or "forward" in vars(module)
+        self._forward = None if hooked or not plain else marks.around(number, module.forward)
+
+    def mark(self, until: ExitStack) -> None:
+        """Begin to mark, until the stack is closed."""
+        attributes = vars(self._module)
+        if self._forward is None:
+            until.enter_context(self._module.register_forward_pre_hook(self._hooks[0]))
+            until.enter_context(self._module.register_forward_hook(self._hooks[1]))
+        elif "forward" in attributes:
+            until.callback(attributes.__setitem__, "forward", attributes["forward"])
+        else:
+            until.callback(attributes.pop, "forward")
+        if self._forward is not None:
+            attributes["forward"] = self._forward
 
 
 class Calibration:
@@ -119,9 +146,7 @@ class Calibration:
         self._number = self._marks.number(Site("nothing", None, hooked=True))
         self._bare, self._hooked = _idle(modules), _idle(modules)
         for module in self._hooked:
-            before, after = self._marks.hooks(self._number)
-            module.register_forward_pre_hook(before)
-            module.register_forward_hook(after)
+            Marked(self._marks, module, self._number).mark(ExitStack())
         self._memory = _memory() if modules else ()
         self._seen: list[Cost] = []
 

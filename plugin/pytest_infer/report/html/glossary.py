@@ -44,7 +44,7 @@ _TERMS = {
     ),
     "role-change": (
         "change of a role",
-        "[low middle high] of after − before, 95 %; all roles together make up the step's change. A role carries it "
+        "[low middle high] of after − before, 99 %; all roles together make up the step's change. A role carries it "
         "where its own change stands out (Holm) and is more than its share of a change of everything alike",
     ),
     "interval": (
