@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from native_rows import native
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import block, history, runs, schema
+from pytest_infer.storage import block, history, runs
 
 DATA = Path(__file__).parents[1] / "data"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -96,14 +97,6 @@ class Storage:
 
     def load(self):
         return history.load(self.folder)
-
-
-def native(made, test=None):
-    """Return a row of pytest-benchmark that holds a block."""
-    name = f"t[{made['prompt']['name']}]"
-    stats = {"median": 0.3815, "data": [0.381, 0.382]}
-    fullname = test or f"bench/t.py::{name}"
-    return {"group": "total", "name": name, "fullname": fullname, "stats": stats, "extra_info": {schema.KEY: made}}
 
 
 @pytest.fixture

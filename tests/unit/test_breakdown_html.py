@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from native_rows import native
 from test_breakdown import PROBE, WORK
 from test_html_report import BIDI, EVIL, Page
 from test_lasting import stored_runs
 from typer.testing import CliRunner
 
-from conftest import native
 from pytest_infer.analysis.breakdown import shares
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.breakdown import DECODE
