@@ -58,7 +58,9 @@ Scripted.load, Scripted.generate, Scripted.close = load, generate, close
 """
 SPEED = "DELAY = {delay}\n\n\ndef before(prompt_tokens):\n    {before}\n"
 
-FEW = ("--infer-min-pairs=4", "--infer-max-rounds=4", "--infer-no-profile", "--infer-gate=off")
+EACH_ONCE = "--infer-repeat-disturbed=0"
+"""Whatever else the machine does meanwhile."""
+FEW = ("--infer-min-pairs=4", "--infer-max-rounds=4", "--infer-no-profile", "--infer-gate=off", EACH_ONCE)
 
 
 class Keep:

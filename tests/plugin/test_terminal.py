@@ -227,7 +227,7 @@ def test_one_prompt_has_no_deviation(suite, wide):
 
 def test_one_token_shows_a_dash_for_what_it_has_not(suite, wide):
     lines = summary(suite(engine="Scripted.delays = [0.01]").runpytest("--benchmark-quiet"))
-    (row,) = [line for line in lines if line.startswith("first")]
+    (row,) = [line for line in lines if line.startswith("first ")]
     # prompt, tokens, TTFT, then ITL p50, ITL p99, decode
     assert row.replace(" !", "").split()[3:6] == ["—", "—", "—"]
 
