@@ -182,3 +182,21 @@ def test_one_block_that_was_disturbed_is_none_of_the_typical_ones():
 def test_a_prompt_of_one_token_has_no_decode():
     found = paired.roles([paired.Observed(short=[(half(1), half(1))])], every=1)
     assert set(found) == {PREFILL}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"after_ns": (1, 2)},
+        {"before_ns": ()},
+        {"after_ns": (10**400,) * 8},
+        {"before_ns": (0,) * 8, "after_ns": (0,) * 8},
+        {"layers": (0, 1)},
+        {"layers": (0,), "layer_change_ns": ((1,),)},
+        {"layer_change_ns": ((1,) * 8,)},
+    ],
+)
+def test_times_that_no_run_stores_tell_nothing(damage):
+    whole = {"role": "experts", "before_ns": (5,) * 8, "after_ns": (6,) * 8}
+    found = Turns(every=1, cycles=1, seconds=1.0, ratios={}, parts={DECODE: (RoleTurns(**whole | damage),)})
+    assert changes.of_turns([found], DECODE) is None

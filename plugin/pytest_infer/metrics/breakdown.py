@@ -9,9 +9,12 @@ from statistics import fmean, variance
 from types import MappingProxyType
 
 from pytest_infer.metrics import roofline, timing
+from pytest_infer.metrics.metric import Fact
 from pytest_infer.records import ExpertUsage, PhaseTimes, PromptRecord, Role, Work
 
 PREFILL, DECODE = "prefill", "decode"
+PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
+"""The phase whose typical step explains a fact; tails and totals are more than that."""
 TOKENISE = "tokenise"
 """What comes before the prefill, in a comparison of two commits."""
 _CLOSE = 0.02

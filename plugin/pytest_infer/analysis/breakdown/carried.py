@@ -13,11 +13,10 @@ from pytest_infer.analysis.breakdown import changes
 from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
-from pytest_infer.metrics import Fact, Metric
-from pytest_infer.metrics.breakdown import DECODE, PREFILL, TOKENISE, PhaseParts, RolePart
+from pytest_infer.metrics import Metric
+from pytest_infer.metrics.breakdown import PHASES, TOKENISE, PhaseParts, RolePart
 
 _WORTH = 0.01
-_PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
 
 
 def told(pairs: Sequence[RowPair], judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -38,7 +37,7 @@ def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, sl
 
     Steps that did not change as the figure did say nothing of it.
     """
-    phase = _PHASES.get(metric.fact) if metric is not None and metric.fact is not None else None
+    phase = PHASES.get(metric.fact) if metric is not None and metric.fact is not None else None
     if phase is None or not pairs:
         return None
     if all(pair.turns is not None for pair in pairs):
@@ -64,10 +63,9 @@ def tokeniser(pairs: Sequence[RowPair]) -> PhaseChange | None:
 def _stored(phase: str, pairs: Sequence[RowPair], change: Judgement) -> PhaseChange | None:
     sides = [pair.taken_apart() for pair in pairs]
     before, after = ([one[side].get(phase) for one in sides] for side in (0, 1))
-    if None in before or None in after or change.low is None or change.high is None:
+    doubt = changes.doubt(change)
+    if None in before or None in after or doubt is None:
         return None
-    # An interval is about four standard deviations wide.
-    doubt = (change.high - change.low) / 4
     return changes.of_stored(phase, mean_step(before), mean_step(after), doubt)
 
 

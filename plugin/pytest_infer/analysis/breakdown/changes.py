@@ -10,7 +10,7 @@ from statistics import fmean, variance
 
 from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
 from pytest_infer.analysis.compare.stats import Student
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, holm
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, holm
 from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.records import RoleTurns, Turns
 
@@ -24,6 +24,10 @@ _FEW_LAYERS = 0.75
 """Layers are named where the change is in no more than this share of them."""
 _LEAST_SHARE = 0.002
 """Of a step: a smaller role scatters no less than one of this size."""
+_LONGEST_NS = 10**15
+"""No step takes eleven days."""
+_DEVIATIONS = 4
+"""An interval is about so many standard deviations wide."""
 _RUNS = 3
 """And in no more than so many runs of neighbouring ones."""
 
@@ -47,7 +51,7 @@ def of_turns(tests: Sequence[Turns], phase: str) -> PhaseChange | None:
     measured in the same launches, so each launch's mean over them is one observation.
     """
     tables = [{one.role: one for one in turns.parts.get(phase, ())} for turns in tests]
-    if not tables or not all(tables):
+    if not tables or not all(tables) or not all(_sound(one) for table in tables for one in table.values()):
         return None
     launches = min(len(one.before_ns) for table in tables for one in table.values())
     if launches < 2:
@@ -58,6 +62,8 @@ def of_turns(tests: Sequence[Turns], phase: str) -> PhaseChange | None:
     change = {role: [b - a for a, b in zip(before[role], after[role], strict=True)] for role in names}
     step = [sum(before[role][n] for role in names) for n in range(launches)]
     whole = [sum(change[role][n] for role in names) for n in range(launches)]
+    if sum(step) <= 0:
+        return None
     share = {role: sum(before[role]) / sum(step) for role in names}
     excess = {role: [c - share[role] * d for c, d in zip(change[role], whole, strict=True)] for role in names}
     spreads, over = _spreads(change, share), _spreads(excess, share)
@@ -72,6 +78,20 @@ def of_turns(tests: Sequence[Turns], phase: str) -> PhaseChange | None:
         for role in names
     ]
     return _told(phase, fmean(step), _student(whole), parts)
+
+
+def _sound(one: RoleTurns) -> bool:
+    """Return whether a role's times are such as a run stores, and not of a damaged file."""
+    rows = [one.before_ns, one.after_ns, *one.layer_change_ns]
+    aligned = len({len(row) for row in rows}) == 1 and len(one.layers) == len(one.layer_change_ns)
+    return aligned and all(abs(took) < _LONGEST_NS for row in rows for took in row)
+
+
+def doubt(change: Judgement) -> float | None:
+    """Return what `of_stored` calls so, from the interval of the whole step's figure; None where that has no end."""
+    if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
+        return None
+    return (change.high - change.low) / _DEVIATIONS
 
 
 def of_stored(phase: str, before: PhaseParts, after: PhaseParts, doubt: float) -> PhaseChange | None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.analysis.breakdown import changes, shares
 from pytest_infer.analysis.breakdown.carried import mean_step
 from pytest_infer.analysis.breakdown.shares import PhaseShares, RoleShare
-from pytest_infer.metrics import Fact
-from pytest_infer.metrics.breakdown import DECODE, PREFILL
+from pytest_infer.metrics.breakdown import PHASES
 from pytest_infer.records import OUTSIDE as OUTSIDE_ROLES
 from pytest_infer.records import Turns
 from pytest_infer.storage import sidecar
@@ -105,13 +104,12 @@ def of_turns(name: str, phase: str, tests: Sequence[Turns]) -> Step | None:
 
 def doubts(judgements: Iterable[Judgement], suite: Iterable[SuiteChange]) -> dict[tuple[str, str], float]:
     """Return by test and phase what `changes.of_stored` calls the doubt; under "" that of the mean of the suite."""
-    phases = {Fact.DECODE.lead: DECODE, Fact.PREFILL.lead: PREFILL}
+    phases = {fact.lead: phase for fact, phase in PHASES.items()}
     every = [*((j.test, j) for j in judgements), *(("", change.judgement) for change in suite)]
     return {
-        # An interval is about four standard deviations wide.
-        (test, phases[j.metric_key]): (j.high - j.low) / 4
+        (test, phases[j.metric_key]): doubt
         for test, j in every
-        if j.metric_key in phases and j.low is not None and j.high is not None and math.isfinite(j.high - j.low)
+        if j.metric_key in phases and (doubt := changes.doubt(j)) is not None
     }
 
 

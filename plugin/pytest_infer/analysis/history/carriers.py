@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.breakdown.stored import Taken
-from pytest_infer.metrics import Direction, Fact, Metric
-from pytest_infer.metrics.breakdown import DECODE, PREFILL
+from pytest_infer.metrics import Direction, Metric
+from pytest_infer.metrics.breakdown import PHASES
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.breakdown.lasting import Lasting
-
-_PHASES = {Fact.PREFILL: PREFILL, Fact.DECODE: DECODE}
-"""What a typical step explains; tails and totals are more than that."""
 
 
 def carried(
@@ -25,7 +22,7 @@ def carried(
     None where the metric is not a step's, where too few runs took it apart, or where the steps taken apart did not
     change the same way.
     """
-    phase = None if metric.fact is None else _PHASES.get(metric.fact)
+    phase = None if metric.fact is None else PHASES.get(metric.fact)
     if phase is None:
         return None
     # Imported late: it needs what only a change point needs.
