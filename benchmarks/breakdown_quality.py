@@ -7,6 +7,9 @@ the same hooks told of it, knowing nothing of bare steps; what was taken off, th
 the parts then miss the bare step. Below it the share of each role beside that of torch's profiler, which sees the same
 modules as ranges around its operators. The profiler's own cost is measured on ranges and operators that do nothing, and
 taken off; the shares with it are shown too. Small models show the profiler more than themselves.
+
+The line above all says what a mark adds to the call of a module that does nothing, in turns: hooks, and a function
+around its forward.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.measure import rounds
 from pytest_infer.measure.breakdown import folding, taken
+from pytest_infer.measure.breakdown.marks import HostStamper, Marks, Site
+from pytest_infer.measure.breakdown.observer import Marked
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.machine import description
@@ -249,6 +254,28 @@ def tell(
     return max(100 * abs(share - less.get(role, 0.0)) for role, share in ours.items())
 
 
+def marking_ns(blocks: int = 200, calls: int = 300) -> tuple[float, float]:
+    """Return what hooks, and what a function around its forward, add to a call of an idle module, nanoseconds."""
+    marks = Marks(HostStamper())
+    number = marks.number(Site("idle", None, hooked=True))
+    bare, hooked, wrapped = (torch.nn.Identity() for _ in range(3))
+    before, after = marks.hooks(number)
+    hooked.register_forward_pre_hook(before)
+    hooked.register_forward_hook(after)
+    took: dict[Any, list[float]] = {bare: [], hooked: [], wrapped: []}
+    with ExitStack() as until:
+        Marked(marks, wrapped, number).mark(until)
+        for block in range(blocks):
+            for module in list(took)[:: 1 if block % 2 else -1]:
+                begun = perf_counter_ns()
+                for _ in range(calls):
+                    module(None)
+                took[module].append((perf_counter_ns() - begun) / calls)
+            marks.clear()
+    middle = {module: statistics.median(times) for module, times in took.items()}
+    return middle[hooked] - middle[bare], middle[wrapped] - middle[bare]
+
+
 def main() -> None:
     """Parse the arguments and observe each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -260,6 +287,10 @@ def main() -> None:
     given = parser.parse_args()
     here = description.describe()
     print(f"{here.cpu}, {here.usable_cores} usable cores, {here.system}, torch {torch.__version__}")
+    hooks, around = marking_ns()
+    print(
+        f"a mark adds {hooks:.0f} ns to a call as hooks, {around:.0f} ns around the forward: {around / hooks:.2f} times"
+    )
     for name in given.model or ["reference-moe", "smollm2-moe"]:
         worst = observe(name, given.prompt_tokens, given.tokens, given.repeats, given.threads)
         print(f"  shares differ by {worst:.1f} points at most")

@@ -172,11 +172,8 @@ class Runner:
         """Return the profile, or None and why there is none: what was timed is valid, whatever instruments do."""
         try:
             return self.profile(expected, experts=experts, trace=trace, follow=follow, full=full), None
-        except Exception as error:
-            # A request to end is no instrument's.
-            if type(error).__module__.startswith("_pytest."):
-                raise
-            return None, f"the profile round failed: {untrusted.failure(error)}"
+        except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
+            return None, f"the profile round failed: {failure(error)}"
 
     def taken_apart(
         self, like: TokenTrace, when: str, *, follow: Sequence[int] | None = None
@@ -190,21 +187,22 @@ class Runner:
             return None, why
         try:
             found = taken.take(self.engine, self.prompt_ids, self.limits, like, follow)
-        except Exception as error:
-            # As of the profile round.
-            if type(error).__module__.startswith("_pytest."):
-                raise
-            return None, f"taking steps apart failed: {untrusted.failure(error)}"
+        except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
+            return None, f"taking steps apart failed: {failure(error)}"
         return (replace(found, operators=self._operators(follow)) if when == taken.OPS else found), None
 
     def _operators(self, follow: Sequence[int] | None) -> Operators:
         try:
             return operators.take(self.engine, self.prompt_ids, self.limits, follow)
-        except Exception as error:
-            # As above.
-            if type(error).__module__.startswith("_pytest."):
-                raise
-            return Operators(absent=f"recording operators failed: {untrusted.failure(error)}")
+        except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
+            return Operators(absent=f"recording operators failed: {failure(error)}")
+
+
+def failure(error: Exception) -> str:
+    """Return what an instrument's failure says; raise pytest's requests to end again, which are no instrument's."""
+    if type(error).__module__.startswith("_pytest."):
+        raise error
+    return untrusted.failure(error)
 
 
 class Watcher(Protocol):

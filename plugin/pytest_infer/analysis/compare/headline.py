@@ -1,4 +1,4 @@
-"""What a comparison comes to in one line: which phase moved in which prompts, or within what nothing did."""
+"""What a comparison comes to in one line: what moved, in which prompts and parts of a step, or how little did."""
 
 from __future__ import annotations
 
