@@ -84,7 +84,7 @@ disturbance.reasons = lambda counters, usable_cores: ()  # of real time, of whic
 
 
 class Scripted(Scripted):
-    """Lets no real time pass: each delay is that long on the clock, give or take half a percent.
+    """Lets no real time pass: each delay is that long on the clock, give or take a twentieth of a percent.
 
     So a gate is tested, and not the noise of the machine that the tests run on.
     """
@@ -93,7 +93,7 @@ class Scripted(Scripted):
     noise = random.Random(os.getpid())
 
     def wait(self, delay):
-        self.now += round(1e9 * delay * self.noise.lognormvariate(0, 0.005))
+        self.now += round(1e9 * delay * self.noise.lognormvariate(0, 0.0005))
 
     def generate(self, prompt_ids, limits, clock):
         clock._now, clock._start_ns = lambda: self.now, self.now
