@@ -12,7 +12,8 @@ from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import PromptRecord
 from pytest_infer.report.html import overview, stored
-from pytest_infer.report.show.summary import NARROW, render
+from pytest_infer.report.show.summary import render
+from pytest_infer.report.show.table import NARROW
 from pytest_infer.storage import block, runs
 from pytest_infer.units import Unit
 
@@ -88,6 +89,8 @@ def test_a_bare_one_goes_without_its_heading_where_the_terminal_is_narrow(record
     assert "  12,345 · TTFT " in terminal(record, NARROW - 1)
 
 
-def test_neighbours_of_one_name_stand_behind_it(record, declare):
-    declare(Column("TTFT zealous"))
-    assert "  TTFT 12,345/" in terminal(record, NARROW - 1)
+def test_one_that_is_not_brief_is_on_the_card_only(record, storage, declare):
+    declare(Column("Zeal", brief=False))
+    for text in (terminal(record, 160), terminal(record, NARROW - 1)):
+        assert "zeal" not in text.lower()
+    assert html(record, storage).rows[0][2].text == "12345"

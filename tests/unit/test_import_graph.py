@@ -35,6 +35,7 @@ FACE = (
     "pytest_face.sweep.remeasure",
     "ab.loop",
     "pytest_face.session",
+    "pytest_face.since",
     "pytest_face.summary",
     "pytest_face.honoured",
     "pytest_face.infer",

@@ -198,7 +198,7 @@ def test_the_summary_at_the_end_of_a_run(width, verbose):
         )
     )
     run = RunSummary(results=(result, result), failed=(NASTY,), unmeasured=(NASTY,), notes=(NASTY,))
-    shown = terminal.render(run, width=width, color=False, outputs=verbose)
+    shown = terminal.render(run, width=width, color=False, verbose=verbose)
     assert "script" in shown
     inert(shown)
 

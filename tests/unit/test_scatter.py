@@ -72,8 +72,8 @@ def make():
     return record
 
 
-def summary(*records, width=120):
-    return render(RunSummary(results=tuple(map(result.of_record, records))), width=width, color=False)
+def summary(*records, width=120, verbose=True):
+    return render(RunSummary(results=tuple(map(result.of_record, records))), width=width, color=False, verbose=verbose)
 
 
 def marked(text):
@@ -85,6 +85,9 @@ def test_a_mark_only_where_it_shows(make, width):
     calm, slowed = make([100, 101, 100, 102], [0, 1, 2, 3]), make([100, 150, 100, 101], [1], name="slowed")
     assert marked(summary(calm, width=width)) == []
     assert "4 of 4 rounds were disturbed; its times do not show it" in " ".join(summary(calm, width=width).split())
+    assert "disturbed" not in summary(calm, width=width, verbose=False)
+    assert "machine quiet but for moments" in " ".join(summary(calm, width=width, verbose=False).split())
+    assert "machine busy in 1 of 2 prompts" in " ".join(summary(calm, slowed, width=width, verbose=False).split())
     row, remark = [line for line in marked(summary(calm, slowed, width=width)) if "slowed" in line]
     assert "slowed !" in row
     assert remark.startswith("! slowed: 1 of 4 rounds were disturbed (round 2: waited 12 %")

@@ -69,7 +69,7 @@ def test_why_there_are_no_experts(record):
 @pytest.mark.parametrize("width", [50, 100])
 def test_it_prints_alike(record, width):
     texts = [
-        summary.render(RunSummary(results=(result,)), width=width, color=True, outputs=True)
+        summary.render(RunSummary(results=(result,)), width=width, color=True, verbose=True)
         for result in (of_record(record), through_a_file(record))
     ]
     assert texts[0] == texts[1]
@@ -100,13 +100,15 @@ def with_peaks(record, peak, file, shared, weights):
 def test_what_of_the_peak_the_kernel_can_drop(record, sizes, told):
     result = through_a_file(with_peaks(record, *(size * 2**30 for size in sizes)))
     small = of_record(with_peaks(record, 2.0**20, 2.0**20, 0.0, 0.0))
-    lines = summary.render(RunSummary(results=(small, result)), width=200, color=False).splitlines()
+    lines = summary.render(RunSummary(results=(small, result)), width=200, color=False, verbose=True).splitlines()
     assert [line for line in lines if line.startswith("memory:")] == [f"memory: {told}: the kernel can drop that"]
 
 
 def test_no_line_about_memory_that_nobody_tells(record):
     untold = with_peaks(record, 2.0**30, None, 0.0, 0.0)
-    assert "memory:" not in summary.render(RunSummary(results=(of_record(untold),)), width=200, color=False)
+    assert "memory:" not in summary.render(
+        RunSummary(results=(of_record(untold),)), width=200, color=False, verbose=True
+    )
 
 
 def show(storage, *arguments, run="latest"):
@@ -140,13 +142,13 @@ def test_the_command_prints_rows_failures_the_gate_and_advice(storage, make_bloc
     assert any(line.startswith("! bench/t.py::t[broken] did not pass") for line in lines)
     assert "not measured: bench/t.py::t[never]" in lines
     assert "gate against 0001 aaaaaaaa: regressed (ttft:5%)" in lines
-    assert "critical: 9 MiB swapped → free memory (swapping)" in lines
+    assert "next: 9 MiB swapped → free memory (swapping: pytest-infer advice)" in lines
     assert "The answer" not in result.output
 
 
 def test_the_command_says_why_there_is_no_probe(storage, make_block):
     storage.add([make_block(machine={"probe": None, "probe_absent": "its reads disagree"})])
-    result = CliRunner().invoke(app, ["show", f"--storage={storage.folder}"])
+    result = CliRunner().invoke(app, ["show", "-v", f"--storage={storage.folder}"])
     assert "no probe of the machine: its reads disagree" in result.output.splitlines()
     assert any(line.endswith("no probe") for line in result.output.splitlines())
 
@@ -161,8 +163,8 @@ def test_the_suites_averages_are_those_of_the_file(storage, make_block):
     assert told["averages"] == [{"metrics": AVERAGED, "config": {}, "against": AVERAGED}]
     storage.add([make_block("c")], failed={"t.py::t": make_block("d")}, averages=[{"metrics": AVERAGED}])
     (mean, spread) = show(storage, "--format=markdown").output.splitlines()[-2:]
-    assert mean.startswith("| mean | 300 ms |")
-    assert spread.startswith("| ± sd | 100 ms |")
+    assert mean.startswith("| mean |  | 300 ms |")
+    assert spread.startswith("| sd between prompts |  | 100 ms |")
 
 
 def test_an_older_runs_averages_are_worked_out_of_its_tests(storage, make_block):
@@ -185,7 +187,8 @@ def test_outputs_on_demand(storage, make_block):
     made = make_block("guide")
     made["output"]["text"] = "The answer"
     storage.add([made])
-    assert "guide: The answer" in show(storage, "-v").output
+    assert "  output      The answer" in show(storage, "-v").output.splitlines()
+    assert "The answer" not in show(storage).output
 
 
 def test_a_run_of_plain_pytest_benchmark_is_one_line(storage):

@@ -46,7 +46,7 @@ def test_the_line(environment, granted, line):
 def test_a_run_shows_it_once(record):
     def render(**changes):
         results = (result.of_record(with_machine(record, **changes)),) * 2
-        return summary.render(RunSummary(results=results), width=100, color=False)
+        return summary.render(RunSummary(results=results), width=100, color=False, verbose=True)
 
     assert render(**SET).splitlines().count(LINE) == 1
     assert "set here" not in render(environment={}, scheduling={"nice": "0"})

@@ -183,7 +183,7 @@ def test_reasons_are_said_once(record):
 
 def told(record, width=100, **changes):
     one = dataclasses.replace(of_record(record), **changes)
-    return summary.render(RunSummary(results=(one,)), width=width, color=False, outputs=True)
+    return summary.render(RunSummary(results=(one,)), width=width, color=False, verbose=True)
 
 
 WORK = Work(

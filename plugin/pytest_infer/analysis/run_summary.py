@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.advice.advice import Advice
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.compare.noise import NamedFloor
+    from pytest_infer.analysis.compare.two_runs import Since
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What the end of a run shows; `failed` names tests whose assertion failed after the measurement."""
+    """What the end of a run shows; `failed` names tests whose assertion failed after the measurement.
+
+    `saved`: the run is in the storage, where commands find it.
+    """
 
     results: tuple[Result, ...]
     averages: tuple[SuiteAverages, ...] = ()
@@ -34,3 +38,5 @@ class RunSummary:
     recommended: Recommendation | None = None
     curves: tuple[Curve, ...] = ()
     sides: SweptSides | None = None
+    since: Since | None = None
+    saved: bool = False

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pytest_infer.analysis.compare import fingerprint, rules
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli.shared import (
     AllowDifferent,
     Confidence,
@@ -25,11 +24,6 @@ from pytest_infer.errors import InferError
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.report.compare.runs import ComparedRuns
 from pytest_infer.report.formats import COMPARE, Format
-from pytest_infer.storage.history import History
-from pytest_infer.storage.runs import Run
-
-if TYPE_CHECKING:
-    from pytest_infer.analysis.compare.headline import Headline
 
 _MOST_RUNS = 26
 
@@ -54,8 +48,12 @@ def compare(
     storage: Storage = None,
 ) -> None:
     """Compare two runs, or several with the first: every metric with its interval and verdict."""
-    # Imported late, here and below: other commands and --help need neither numpy nor scipy.
+    # Imported late: other commands and --help need neither numpy nor scipy.
+    from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415
     from pytest_infer.analysis.experts import drift  # noqa: PLC0415
+
+    def covers(test: str) -> bool:
+        return keyword is None or keyword in test
 
     try:
         fingerprint.check_allowed(allow_different or ())
@@ -68,7 +66,15 @@ def compare(
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
             refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(chosen)}")
         compared = [
-            judged(history, chosen[0], other, keyword, only, tuple(allow_different or ()), confidence)
+            two_runs.judged(
+                history,
+                chosen[0],
+                [row for row in other.rows if covers(row.test)],
+                only=only,
+                allowed=tuple(allow_different or ()),
+                confidence=confidence,
+                covers=covers,
+            )
             for other in chosen[1:]
         ]
         drifts = [drift.of_runs(chosen[0], other, keyword) for other in chosen[1:]]
@@ -93,44 +99,3 @@ def _metrics(names: Sequence[str] | None) -> list[Metric] | None:
     if names is None:
         return None
     return list(METRICS) if "all" in names else [rules.metric_named(name) for name in names]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """Every figure of a run beside that of an earlier one, those of the suite, and what it comes to."""
-
-    judgements: tuple[Judgement, ...]
-    suite: tuple[SuiteChange, ...]
-    headline: Headline | None
-
-
-def judged(
-    history: History,
-    before: Run,
-    after: Run,
-    keyword: str | None = None,
-    only: Sequence[Metric] | None = None,
-    allowed: Sequence[str] = (),
-    confidence: float = CONFIDENCE,
-) -> Judged:
-    """Return every figure of a run beside that of an earlier one, and the tests that only one of them has."""
-    from pytest_infer.analysis.breakdown import carried  # noqa: PLC0415
-    from pytest_infer.analysis.compare import comparison as comparing  # noqa: PLC0415
-    from pytest_infer.analysis.compare import gate, headline, suite  # noqa: PLC0415
-
-    rows = [row for row in after.rows if keyword is None or keyword in row.test]
-    pairs, gone, new = gate.stored_pairs(before, rows, history)
-    wanted = comparing.all_metrics(only)
-    found = comparing.judge(pairs, lambda _row: wanted, allowed=allowed, confidence=confidence)
-    found = [j for j in found if j.before is not None or j.after is not None]
-    found += [Judgement(test=row.test, name=row.name, verdict=Verdict.NEW) for row in new]
-    found += [
-        Judgement(test=row.test, name=row.name, verdict=Verdict.MISSING)
-        for row in gone
-        if keyword is None or keyword in row.test
-    ]
-    found = carried.told(pairs, found)
-    figures = suite.figures(pairs, found)
-    changes = suite.changes(pairs, found, confidence, figures)
-    said = headline.of(pairs, found, changes, confidence, figures)
-    return Judged(judgements=tuple(found), suite=changes, headline=said)

@@ -9,7 +9,6 @@ import typer
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
-from pytest_infer.cli import compare
 from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say, screen
 from pytest_infer.errors import InferError
 from pytest_infer.report.compare import headline
@@ -37,6 +36,7 @@ def report(
 ) -> None:
     """Write runs as one HTML file: the last RUN in full, compared with the first, and the history that led to it."""
     # Imported late: other commands need no templates.
+    from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415
     from pytest_infer.report.html import page  # noqa: PLC0415
     from pytest_infer.report.html.compare import Compared  # noqa: PLC0415
 
@@ -50,7 +50,7 @@ def report(
         allowed = tuple(allow_different or ())
         compared = []
         for other in chosen[1:]:
-            one = compare.judged(history, chosen[0], other, allowed=allowed, confidence=confidence)
+            one = two_runs.judged(history, chosen[0], other.rows, allowed=allowed, confidence=confidence)
             made = Compared(
                 before=chosen[0].label,
                 after=other.label,

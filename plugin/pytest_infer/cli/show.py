@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -17,10 +18,12 @@ from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.formats import SHOW, Format
 from pytest_infer.report.views import ShownRun
 from pytest_infer.storage import results
+from pytest_infer.storage.history import History
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.two_runs import Since
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
@@ -31,17 +34,20 @@ def show(
         str, typer.Argument(metavar="RUN", help="Number, commit, branch, tag, path, baseline:NAME, latest~1.")
     ] = "latest",
     *,
-    outputs: Annotated[
-        bool, typer.Option("-v", "--outputs", help="Also what was generated, and a map of the experts, as pytest -v.")
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Also a card a prompt, what it generated, and the experts, as pytest -v."),
     ] = False,
     form: Annotated[Format, offered(SHOW)] = Format.TERMINAL,
     storage: Storage = None,
 ) -> None:
     """Print a stored run again, as the summary at its end: a row a prompt, cautions, and the advice of that day."""
     try:
-        chosen = open_history(storage).select(run)
+        history = open_history(storage)
+        chosen = history.select(run)
         stored = results.shown(chosen.path)
         advice = _advice(stored, chosen)
+        since = None if chosen.gate is not None else _since(history, chosen)
     except InferError as error:
         refuse(str(error))
     if not stored.results:
@@ -54,13 +60,22 @@ def show(
         averages=stored.averages or suite.of_results(stored.results),
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
-        notes=(*_unprobed(stored), *(() if chosen.gate is None else _gate(chosen.gate))),
+        notes=() if chosen.gate is None else tuple(_gate(chosen.gate)),
         advice=advice,
         recommended=recommended,
         curves=curves,
         sides=sides,
+        since=since,
+        saved=True,
     )
-    out(SHOW[form](ShownRun(run=chosen, summary=shown, outputs=outputs), screen()))
+    out(SHOW[form](ShownRun(run=chosen, summary=shown, verbose=verbose), screen()))
+
+
+def _since(history: History, run: Run) -> Since | None:
+    """Return what changed since the run before; nothing where that cannot be read."""
+    from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415
+
+    return two_runs.since(replace(history, runs=history.before(run)), run.rows)
 
 
 def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...], SweptSides | None]:
@@ -78,12 +93,6 @@ def _advice(stored: results.Shown, run: Run) -> tuple[Advice, ...]:
         return msgspec.json.decode(stored.advice, type=tuple[Advice, ...])
     except msgspec.ValidationError as error:
         raise StorageError(f"{run.path}: its advice cannot be read: {error}") from error
-
-
-def _unprobed(stored: results.Shown) -> list[str]:
-    """Return why the machine has no probe that could be used."""
-    reasons = dict.fromkeys(result.machine.probe_absent for result in stored.results)
-    return [f"no probe of the machine: {reason}" for reason in reasons if reason is not None]
 
 
 def _gate(mark: Mark) -> Iterator[str]:

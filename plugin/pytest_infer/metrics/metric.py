@@ -61,12 +61,14 @@ _LEADS = {
 class Column:
     """A metric's column in the summary of a run: its heading.
 
-    Where a terminal is narrow, a value that is `bare` stands without it, and neighbours whose headings begin with the
-    same word (ITL p50, ITL p99) stand behind that word together.
+    `scattered`: a value stands with how much the rounds scatter. One that is not `brief` is left out on a terminal,
+    where a prompt's card has it. Where a terminal is narrow, a value that is `bare` stands without its heading.
     """
 
     heading: str
     bare: bool = False
+    scattered: bool = False
+    brief: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_infer.ab import child, parent
 from pytest_infer.errors import InferError
-from pytest_infer.pytest_face import exits, failures, followers, parametrize, preflight, summary
+from pytest_infer.pytest_face import exits, failures, followers, native_options, parametrize, preflight, summary
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.summary import write_summary
@@ -189,7 +189,9 @@ class Hooks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-        """Show the table, behind pytest-benchmark's own, and also when its gate raises."""
+        """Show the table, behind pytest-benchmark's own where those are asked for, and also when its gate raises."""
+        if not native_options.tables_asked(self._run.config):
+            self._run.bridge.leave_out_of_tables()
         try:
             yield
         finally:

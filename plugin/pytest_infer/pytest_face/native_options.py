@@ -32,14 +32,29 @@ NO_EFFECT = (
 """Options of its own loop, which only replays what we measured; `@pytest.mark.benchmark` takes some of them as well."""
 
 
-def name_ignored(config: pytest.Config, items: Iterable[pytest.Item], note: Callable[[str], None]) -> None:
-    """Note the options that are given, wherever that is, and have no effect on these tests."""
+DISPLAY = ("sort", "group-by", "columns", "name", "time-unit", "histogram", "compare", "verbose", "csv")
+"""Options of its tables, which ask for them."""
+
+
+def tables_asked(config: pytest.Config) -> bool:
+    """Return whether an option is given that is about pytest-benchmark's own tables."""
+    typed = _typed(config)
+    return any(f"--benchmark-{name}" in typed for name in DISPLAY)
+
+
+def _typed(config: pytest.Config) -> set[str]:
+    """Return the options that are given, wherever that is."""
     words = [
         *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
         *config.getini("addopts"),
         *map(str, config.invocation_params.args),
     ]
-    typed = {word.partition("=")[0] for word in words}
+    return {word.partition("=")[0] for word in words}
+
+
+def name_ignored(config: pytest.Config, items: Iterable[pytest.Item], note: Callable[[str], None]) -> None:
+    """Note the options that are given, wherever that is, and have no effect on these tests."""
+    typed = _typed(config)
     marked = {name for item in items for mark in item.iter_markers("benchmark") for name in mark.kwargs}
     found = [option for name in NO_EFFECT if (option := f"--benchmark-{name}") in typed]
     keys = [f"{key}=…" for name in NO_EFFECT if (key := name.replace("-", "_")) in marked]

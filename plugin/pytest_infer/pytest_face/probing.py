@@ -176,7 +176,6 @@ class Probing:
     def _give_up(self, key: Key, why: str) -> None:
         self._before[key] = None
         self._absent[key] = why
-        self._note(f"no probe of the machine: {why}")
 
     def _probe(self, key: Key, known: MachineProbe | None = None) -> MachineProbe | Unavailable:
         made = probe.measure(*key, known.flops if known is not None else None)

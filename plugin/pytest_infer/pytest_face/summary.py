@@ -10,6 +10,7 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import InferError
 from pytest_infer.metrics import result
+from pytest_infer.pytest_face import since
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations
 from pytest_infer.storage import history
@@ -43,6 +44,8 @@ def of(run: InferSession) -> RunSummary:
         recommended=recommended,
         curves=curves,
         sides=sides,
+        since=since.of(run),
+        saved=run.keeper.stored() is not None,
     )
 
 

@@ -238,7 +238,7 @@ def _show() -> Writers[ShownRun]:
     return {
         Format.TERMINAL: lambda of, on: (
             f"{printable(f'{of.run.label} · {of.run.time:%Y-%m-%d %H:%M} UTC')}\n"
-            + summary.render(of.summary, width=on.width, color=on.color, outputs=of.outputs)
+            + summary.render(of.summary, width=on.width, color=on.color, verbose=of.verbose)
         ),
         Format.MARKDOWN: lambda of, _: shown.as_markdown(
             of.summary, heading=f"{_named(of.run)} · {of.run.time:%Y-%m-%d %H:%M} UTC"

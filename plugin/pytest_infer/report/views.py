@@ -60,11 +60,11 @@ class AdvisedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownRun:
-    """A stored run as the end of it showed it; with `outputs` also what it generated."""
+    """A stored run as the end of it showed it; `verbose` as -v did."""
 
     run: Run
     summary: RunSummary
-    outputs: bool
+    verbose: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,9 +12,15 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import by_key, columns
 from pytest_infer.metrics.result import Result
-from pytest_infer.report.compare.exports import escape
+from pytest_infer.report.compare import headline
+from pytest_infer.report.compare.exports import escape, flat
+from pytest_infer.report.show import since as changes
+from pytest_infer.report.show.table import scattered, tokens
 from pytest_infer.report.sweep import exports as sweep
 from pytest_infer.units import show
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.compare.two_runs import Since
 
 
 def as_json(of: RunSummary, *, run: str) -> str:
@@ -27,8 +33,17 @@ def as_json(of: RunSummary, *, run: str) -> str:
         "recommended": of.recommended,
         "curves": of.curves,
         "sides": of.sides,
+        "since": None if of.since is None else _since(of.since),
     }
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n"
+
+
+def _since(since: Since) -> dict[str, Any]:
+    return {
+        "run": str(since.before.path),
+        "headline": headline.in_words(since.headline, since.judgements),
+        "judgements": [flat(judgement) for judgement in since.judgements],
+    }
 
 
 def _test(result: Result, *, failed: bool) -> dict[str, Any]:
@@ -56,20 +71,25 @@ def _operators(result: Result) -> dict[str, Any] | None:
 def as_markdown(of: RunSummary, *, heading: str) -> str:
     """Return the table of the tests, the notes, and what a sweep on both sides says."""
     lines = [f"**{escape(heading)}**", "", *_tests(of), ""]
+    lines += [escape(changes.line(of.since)), ""] if of.since is not None else []
     lines += [f"- {escape(note)}" for note in of.notes]
     text = "\n".join(lines).rstrip() + "\n"
     return text if of.sides is None else f"{text}\n{sweep.as_markdown(of.sides)}"
 
 
 def _tests(of: RunSummary) -> Iterator[str]:
-    heads = ["prompt", *(by_key(key).label for key in columns())]
+    cells = {} if of.since is None else changes.cells(of.since)
+    heads = ["prompt", "tokens", *(by_key(key).label for key in columns()), *(["since"] if cells else [])]
     rows = [
         [
             f"{result.prompt.name} {label(result.config)}".rstrip(),
-            *(show(result.figures[key].value, by_key(key).unit) for key in columns()),
+            tokens(result),
+            *(scattered(result.figures[key], key) for key in columns()),
+            *([cells[result.nodeid].text if result.nodeid in cells else ""] if cells else []),
         ]
         for result in of.results
     ]
+    more = [""] if cells else []
     for suite in of.averages:
         # One prompt is its own mean.
         if max((average.prompts for average in suite.metrics.values()), default=0) > 1:
@@ -77,7 +97,7 @@ def _tests(of: RunSummary) -> Iterator[str]:
             means = [show(found[key].mean if key in found else None, by_key(key).unit) for key in columns()]
             spreads = [show(found[key].stdev if key in found else None, by_key(key).unit) for key in columns()]
             rows += [
-                [f"mean {label(suite.config)}".rstrip(), *means],
-                [f"± sd {label(suite.config)}".rstrip(), *spreads],
+                [f"mean {label(suite.config)}".rstrip(), "", *means, *more],
+                [f"sd between prompts {label(suite.config)}".rstrip(), "", *spreads, *more],
             ]
     return sweep.table(heads, rows)

@@ -12,7 +12,6 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Ranks, WarningKind
-from pytest_infer.report import surroundings
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, size
 
@@ -22,22 +21,16 @@ _ALARM = "! "
 """Begins a line that no option hides."""
 
 
-def write(console: Console, run: RunSummary) -> None:
-    """Write all of them."""
+def write(console: Console, run: RunSummary, *, verbose: bool) -> None:
+    """Write them; `verbose` adds what needs no second look."""
     _write_warnings(console, run)
-    for line in _quiet(run.results):
+    for line in _quiet(run.results) if verbose else ():
         console.print(Text(printable(line), style="dim"))
     for line in _fidelity(run):
         console.print(Text(printable(line)))
-    unusual = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in run.results)
-    unusual |= dict.fromkeys(surroundings.unread(r.machine.unread) for r in run.results)
     ranks = _ranks([r.ranks for r in run.results if r.ranks is not None])
     if ranks is not None:
         console.print(Text(printable(ranks), style="dim"))
-    for line in (line for line in unusual if line is not None):
-        console.print(Text(printable(line), style="dim"))
-    for reason in sorted({r.experts_absent for r in run.results if r.experts_absent}):
-        console.print(Text(printable(f"no expert usage: {reason}"), style="dim"))
     _write_failed(console, run)
     if run.unmeasured:
         console.print(Text(printable(f"not measured: {', '.join(run.unmeasured)}"), style="yellow"))
