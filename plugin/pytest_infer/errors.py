@@ -34,6 +34,10 @@ class StorageError(InferError):
     """Results that cannot be written or read."""
 
 
+class NothingStoredError(StorageError):
+    """A run that is asked for where none is stored."""
+
+
 class ExpertCaptureError(InferError):
     """Expert selections that cannot be recorded, or that do not add up."""
 

@@ -33,7 +33,7 @@ class Unit(StrEnum):
     TEXT = "text"
 
 
-_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
 _SIZES: tuple[tuple[float, str], ...] = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _DURATIONS = ((86400, "days"), (3600, "h"), (60, "min"))
 _FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
@@ -65,8 +65,8 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) 
 
 
 def seconds(value: float) -> str:
-    """Return a time: `2.17 s`, `20.1 ms`, `430 µs`."""
-    return _scaled(value, _TIMES, "s")
+    """Return a time: `2.17 s`, `20.1 ms`, `430 µs`; below a picosecond, which no fit tells from nothing, `0 s`."""
+    return _scaled(value if abs(value) >= _TIMES[-1][0] else 0.0, _TIMES, "s")
 
 
 def duration(value: float) -> str:

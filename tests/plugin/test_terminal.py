@@ -8,6 +8,8 @@ from contextlib import nullcontext
 
 import pytest
 
+from pytest_infer.records import TokenTrace
+from pytest_infer.report.show import live
 from pytest_infer.report.show.live import LiveLine
 from pytest_infer.report.text import printable
 
@@ -21,7 +23,7 @@ def summary(result):
     return [line.rstrip() for line in lines[start + 1 : -1]]
 
 
-def test_a_row_a_prompt_then_the_mean(suite):
+def test_a_row_a_prompt_then_the_mean(suite, wide):
     pytester = suite(engine=SLOW)
     result = pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=2")
     lines = summary(result)
@@ -343,3 +345,14 @@ def test_pytest_benchmarks_table_of_other_tests_stays(suite, wide):
 def test_one_round_is_not_called_rounds(suite, wide):
     lines = summary(suite(engine=SLOW).runpytest("--infer-rounds=1"))
     assert " · 1 round · " in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds", "said"),
+    [(0.1, 5, ""), (0.5, 5, "2 s left"), (30, 5, "2 min left"), (30, 0, "")],
+)
+def test_the_live_line_says_how_long_a_prompt_will_take(seconds, rounds, said):
+    made = {"stamps_ns": (1, round(seconds * 1e9)), "tick_sizes": (1, 1), "token_ids": (1, 2)}
+    trace = TokenTrace(prompt_tokens=1, requested_tokens=2, start_ns=0, **made)
+    assert live.seen(None, rounds) == ""
+    assert live.seen(trace, rounds).endswith(f" · {said}" if said else "tok/s")

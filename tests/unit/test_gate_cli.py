@@ -225,7 +225,7 @@ def test_a_path_names_a_run_where_none_is_stored(alone, arguments):
 def test_other_names_say_that_no_run_is_stored(alone):
     for command in ("show", "export", "advice", "experts"):
         result = CliRunner().invoke(app, [command, "latest"])
-        assert (result.exit_code, result.stdout) == (2, "")
+        assert (result.exit_code, result.stdout) == (11, "")
         assert result.stderr == (
             "pytest-infer: no run 'latest': none is stored in results; `pytest bench --benchmark-autosave` makes one, "
             "or name the storage with --storage\n"
@@ -237,7 +237,10 @@ def test_other_names_say_that_no_run_is_stored(alone):
     ("arguments", "code", "line"),
     [
         (("compare",), 11, "fewer than two runs in"),
-        (("compare", "1", "2"), 2, "no run '1': none is stored in"),
+        (("compare", "1", "2"), 11, "no run '1': none is stored in"),
+        (("show", "7"), 11, "no run '7': none is stored in"),
+        (("placement", "latest"), 11, "no run 'latest': none is stored in"),
+        (("report",), 11, "no run in"),
         (("gate",), 11, "no run in"),
         (("history",), 11, "no runs in"),
         (("baseline", "list"), 0, ""),

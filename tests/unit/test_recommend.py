@@ -257,6 +257,31 @@ def test_what_cannot_be_told_apart_is_named():
     assert [c.pareto for c in found.configurations] == [True, True, False]
 
 
+def test_what_cannot_be_told_from_the_first_is_not_recommended():
+    noisy = [10.0, 12.0, 8.0]
+    found = recommend([row({"threads": 1}, decode=noisy), row({"threads": 2}, decode=[n + 0.1 for n in noisy])])
+    assert found.undecided
+    assert report.advised(found) == "no difference found in decode: keep threads=1"
+    clear = recommend([row({"threads": 1}, decode=[10, 10.1]), row({"threads": 2}, decode=[20, 20.1])])
+    assert not clear.undecided
+    assert report.advised(clear) == "use the best decode: --infer-threads 2"
+    first = recommend([row({"threads": 2}, decode=[20, 20.1]), row({"threads": 1}, decode=[10, 10.1])])
+    assert report.advised(first) == "use the best decode: --infer-threads 2"
+
+
+def test_what_is_behind_in_all_columns_has_no_star_although_nothing_is_distinct():
+    noisy = (0.5, 1, 2)
+    found = recommend(
+        [
+            row({"threads": n}, decode=[rate * k for k in noisy], ttft=[time * k for k in noisy], peak=[1, 1, 1])
+            for n, rate, time in ((1, 10, 1), (2, 9, 2), (4, 11, 3))
+        ]
+    )
+    assert [c.pareto for c in found.configurations] == [True, True, True]
+    worse = [row({"threads": n}, decode=[n * k for k in noisy], ttft=[k / n for k in noisy]) for n in (2, 1, 4)]
+    assert [c.pareto for c in recommend(worse).configurations] == [False, False, True]
+
+
 def test_dominated_by_one_that_is_better_in_all():
     found = recommend(
         [

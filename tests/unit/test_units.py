@@ -36,6 +36,8 @@ def test_significant_digits(value, shown):
         (0.0201, Unit.SECONDS, "20.1 ms"),
         (0.00043, Unit.SECONDS, "430 µs"),
         (5e-8, Unit.SECONDS, "50.0 ns"),
+        (-8.3e-10, Unit.SECONDS, "-830 ps"),
+        (1e-14, Unit.SECONDS, "0 s"),
         (0.99996, Unit.SECONDS, "1.00 s"),
         (0, Unit.SECONDS, "0 s"),
         (61, Unit.SECONDS, "61.0 s"),

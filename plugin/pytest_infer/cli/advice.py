@@ -32,7 +32,7 @@ def show_advice(
         chosen = open_history(storage).select(run)
         found = [block for _, block in runfile.read(chosen.path, runfile.ALL).tests()]
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     if not found:
         say(f"run {chosen.label} holds no measurements of pytest-infer")
         raise typer.Exit(Exit.NOTHING.value)

@@ -79,7 +79,7 @@ def compare(
         ]
         drifts = [drift.of_runs(chosen[0], other, keyword) for other in chosen[1:]]
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     found = ComparedRuns(
         runs=chosen,
         judgements=[one.judgements for one in compared],

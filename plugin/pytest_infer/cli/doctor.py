@@ -57,7 +57,7 @@ def doctor(
         asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     made, note = _measured(described, now) if measure else _kept(described, now)
     checked = Checkup(
         machine=described,

@@ -56,7 +56,7 @@ def show_experts(
             raise typer.Exit(Exit.NOTHING.value)
         _write(chosen, rows, phase, by, top, form)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 def _write(run: Run, rows: Sequence[Row], phase: Whose, by: Division, top: int, form: Format) -> None:

@@ -72,7 +72,7 @@ def export(
         made = _averaged if suite else _parts if breakdown else _table
         _write(made(chosen, shape), written_as, file)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 def _check_one_table(*, suite: bool, breakdown: bool, wide: bool, rounds: bool, metric: bool) -> None:

@@ -101,7 +101,7 @@ def run_gate(
         unfit = _unfit(candidate, allow_failed or ())
         gated = replace(_gated(history, before, candidate, parsed, unfit, allowed, confidence), ending=end)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     nothing = "no stored run" if any(rule.compares for rule in parsed) else "bounds only"
     heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
     found = GatedRun(gated=gated, heading=heading)

@@ -46,7 +46,7 @@ def list_history(
         history = open_history(storage)
         names = _names(history)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     runs = [run for run in history.runs if branch is None or run.branch == branch]
     runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
@@ -61,7 +61,7 @@ def list_history(
     try:
         found = trends.shifts(runs, _metrics(metric), keyword)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     out(CHANGE_POINTS[Format.TERMINAL](found, screen()))
 
 
@@ -95,7 +95,7 @@ def set_baseline(name: str, run: str, *, storage: Storage = None) -> None:
             refuse(f"run {chosen.label} failed its gate: it is no baseline")
         baselines.name(history.folder, name, chosen.path)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     typer.echo(printable(f"baseline:{name} is {chosen.label}"))
 
 
@@ -106,7 +106,7 @@ def list_baselines(*, storage: Storage = None) -> None:
         for name, path in baselines.names(open_history(storage).folder).items():
             typer.echo(printable(f"{name}  {path}"))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 @baseline.command("forget", cls=Command)
@@ -115,4 +115,4 @@ def forget_baseline(name: str, *, storage: Storage = None) -> None:
     try:
         baselines.forget(open_history(storage).folder, name)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)

@@ -38,7 +38,7 @@ def init(
             typer.echo(f"left alone  {name} (it is there already)" if kept else f"wrote       {name}")
         hints = list(_hints(folder, configured, ci=ci))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     for hint in hints:
         typer.echo(printable(hint))
     typer.echo(printable(f"next: {shown}pytest bench --benchmark-autosave"))

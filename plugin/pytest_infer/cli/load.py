@@ -62,7 +62,7 @@ def load(
             models.resolve(model, _tell)
         found = _measure(LoadRequest(cache=CacheState.WARM, engine=engine, options=options), rounds)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     out(LOAD[form](found, screen()))
 
 

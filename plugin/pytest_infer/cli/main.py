@@ -225,4 +225,4 @@ def list_models(
     try:
         typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)

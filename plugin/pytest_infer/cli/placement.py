@@ -126,7 +126,7 @@ def placement(
             _write(export, exports.census(found.census, sizes.experts, run=chosen.label, model=name))
         out(PLACEMENT[form](PlannedRun(plan=found, run=chosen, model=name), screen()))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 def _probed(rows: Sequence[Row]) -> dict[str, float]:

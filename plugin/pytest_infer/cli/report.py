@@ -64,5 +64,5 @@ def report(
         found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared)
         page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")

@@ -12,7 +12,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pytest_infer import untrusted
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli import inifile
+from pytest_infer.errors import InferError, NothingStoredError
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
 from pytest_infer.storage import history
@@ -71,10 +73,10 @@ def _format(view: Mapping[Format, object], text: str) -> Format:
     raise typer.BadParameter(f"{text!r} is not one of {known}.")
 
 
-def refuse(line: str) -> NoReturn:
-    """End with exit code 2 and one line that says what to do."""
-    say(line)
-    raise typer.Exit(2)
+def refuse(why: str | InferError) -> NoReturn:
+    """End with one line that says what to do, and exit code 2, or 11 where no run is stored yet."""
+    say(str(why))
+    raise typer.Exit((Exit.NOTHING if isinstance(why, NothingStoredError) else Exit.USAGE).value)
 
 
 def say(line: str) -> None:

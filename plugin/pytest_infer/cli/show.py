@@ -49,7 +49,7 @@ def show(
         advice = _advice(stored, chosen)
         since = None if chosen.gate is not None else _since(history, chosen)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     if not stored.results:
         say(f"run {chosen.label} holds no measurements of pytest-infer; pytest-benchmark compare shows what it has")
         raise typer.Exit(Exit.NOTHING.value)

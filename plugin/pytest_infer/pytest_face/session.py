@@ -20,7 +20,6 @@ from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
 from pytest_infer.measure.timeline.recorder import TimelineSampler
-from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import pieces, prompt_tokens
 from pytest_infer.pytest_face.gate import Gate, Selection, both_sides
@@ -43,9 +42,9 @@ from pytest_infer.records import (
     TokenTrace,
     Turns,
 )
+from pytest_infer.report.show import live
 from pytest_infer.report.show.live import LiveLine
 from pytest_infer.storage.bridge import Bridge, ReplayClock
-from pytest_infer.units import rate
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.noise import NamedFloor
@@ -339,10 +338,9 @@ class InferSession:
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:
         def watch(phase: str, done: int, planned: int, last: TokenTrace | None) -> None:
-            speed = timing.decode_throughput(last) if last is not None else None
-            seen = "" if last is None else f" · {timing.generated_tokens(last)} tokens"
-            seen += "" if speed is None else f" · {rate(speed)}"
-            self.live.show(f"{model.name} · {prompt.name} · {phase} {done + 1}/{planned}{seen}")
+            self.live.show(
+                f"{model.name} · {prompt.name} · {phase} {done + 1}/{planned}{live.seen(last, planned - done)}"
+            )
 
         return watch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_infer import untrusted
 from pytest_infer.checkouts.git import why_not_in
-from pytest_infer.errors import StorageError
+from pytest_infer.errors import NothingStoredError, StorageError
 from pytest_infer.storage import baselines, shared_work
 from pytest_infer.storage.code import resolve
 from pytest_infer.storage.index import Digest, Digests, Index, State, state_of
@@ -77,7 +77,7 @@ class History:
             if found is not None:
                 return found
         if not self.runs:
-            raise StorageError(
+            raise NothingStoredError(
                 f"no run {selector!r}: none is stored in {self.folder}; `pytest bench --benchmark-autosave` makes one, "
                 "or name the storage with --storage"
             )

@@ -167,7 +167,8 @@ def spread(
         if estimate is not None:
             doubt = f"runs differ by {100 * estimate.se:.2g} % (sd of {len(values)}) with nothing changed"
             return [*evidence, Evidence(estimate=estimate)], f"{doubt}: use --infer-against"
-    doubt = f"{len(values)} comparable runs, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
+    many = f"{len(values)} comparable run{'' if len(values) == 1 else 's'}"
+    doubt = f"{many}, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
     if not evidence:
         return [], doubt
     assumed = stats.Student(math.log(new / old), ASSUMED_SPREAD * math.sqrt(2), 1e9)

@@ -72,6 +72,11 @@ class Recommendation:
     loads: int = 1
     drift: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
+    @property
+    def undecided(self) -> bool:
+        """Return whether the best for decode cannot be told from the first configuration."""
+        return bool(self.goals) and self.goals[0].best != 0 and 0 in self.goals[0].ties
+
     def goal(self, metric: str) -> Goal | None:
         """Return the goal of that metric, if it was measured."""
         return next((goal for goal in self.goals if goal.metric == metric), None)
@@ -86,8 +91,8 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
     freedom), and, from three prompts on, of the prompts' ratios among each other, which holds what drifted from prompt
     to prompt. Between configurations of different loads, which are measured minutes apart, comes the root mean square
     of the changes that the loads' first tests showed when measured again, with as many degrees of freedom as loads
-    were. A configuration is in the Pareto set unless another beats it: distinctly better in one of decode, TTFT, peak
-    memory and fidelity, and behind in none, whether distinctly or not.
+    were. A configuration is in the Pareto set unless another beats it: behind in none of decode, TTFT, peak memory and
+    fidelity, whether distinctly or not, and distinctly better in one or ahead in all.
     """
     grouped: dict[_Config, list[Row]] = {}
     drifts: list[Drift] = []
@@ -229,7 +234,7 @@ def _goal(metric: str, samples: Sequence[Mapping[str, Samples]], between: _Betwe
 
 def _pareto(metrics: Sequence[str], between: _Between, apart: Sequence[Distance | None]) -> set[int]:
     def beats(one: int, other: int) -> bool:
-        better = False
+        better, everywhere = False, 0
         for metric in metrics:
             ratio = between(metric, one, other)
             if ratio is None:
@@ -239,6 +244,8 @@ def _pareto(metrics: Sequence[str], between: _Between, apart: Sequence[Distance 
             if not ahead and (ratio.distinct if metric == PEAK else ratio.value != 1):
                 return False
             better |= ahead and ratio.distinct
+            everywhere += ahead
+        better |= everywhere > 1 and everywhere == sum(between(metric, one, other) is not None for metric in metrics)
         ours, theirs = apart[one], apart[other]
         if ours is None or theirs is None or not ours.comparable(theirs):
             return better

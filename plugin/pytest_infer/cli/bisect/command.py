@@ -67,7 +67,7 @@ def bisect(
             found = collected(given, scratch)
             code = _Bisection(repository, ends, found, parsed, again, first_parent=first_parent).run(scratch)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     raise typer.Exit(code)
 
 

@@ -41,8 +41,8 @@ def section(stored: StoredRun) -> Section:
 
 def _items(found: Recommendation) -> list[Item]:
     text = [*(sweep.sentence(found, goal) for goal in found.goals), *sweep.traded(found)]
-    if found.options:
-        text.append(f"use the best decode: {found.options}")
+    if (line := sweep.advised(found)) is not None:
+        text.append(line)
     if (line := sweep.drift(found)) is not None:
         text.append(line)
     if found.left_out:

@@ -54,10 +54,11 @@ def _chance(usage: ExpertUsage) -> str:
     from pytest_infer.analysis.experts.uniform import expected  # noqa: PLC0415
 
     tokens = usage.prefill_tokens + usage.decode_tokens
+    of = f"of {count(tokens)} prompt and generated tokens"
     site, *others = usage.sites
     if any((other.slots, other.k) != (site.slots, site.k) for other in others):
-        return f"of {count(tokens)} tokens; layers differ in their experts; more: pytest-infer experts"
-    even = f"of {count(tokens)} tokens; an even share is {100 / site.slots:.3g} %"
+        return f"{of}; layers differ in their experts; more: pytest-infer experts"
+    even = f"{of}; an even share is {100 / site.slots:.3g} %"
     null = expected(site.slots, site.k, tokens).get("imbalance")
     chance = f", a layer's busiest gets {100 * null.mean / site.slots:.3g} % by chance" if null is not None else ""
     return f"{even}{chance}; more: pytest-infer experts"

@@ -7,7 +7,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TextIO
 
+from pytest_infer.metrics import timing
+from pytest_infer.records import TokenTrace
+from pytest_infer.units import duration, rate
+
 _ERASE_LINE, _UP = "\x1b[2K", "\x1b[1A"
+
+
+_LONG_S = 2.0
+"""From here on it is said how long a prompt will take."""
+
+
+def seen(last: TokenTrace | None, rounds: int) -> str:
+    """Return what the newest round shows, and how long so many more will take; nothing before the first."""
+    if last is None:
+        return ""
+    speed, total = timing.decode_throughput(last), timing.total_s(last) or 0.0
+    parts = [f"{timing.generated_tokens(last)} tokens", *([] if speed is None else [rate(speed)])]
+    parts += [f"{duration(rounds * total)} left"] if rounds * total > _LONG_S else []
+    return "".join(f" · {part}" for part in parts)
 
 
 class LiveLine:

@@ -60,8 +60,15 @@ def write(console: Console, found: Recommendation) -> None:
     if found.left_out:
         names = ", ".join(map(printable, found.left_out))
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
-    if found.options:
-        console.print(Text(f"use the best decode: {printable(found.options)}"))
+    if (line := advised(found)) is not None:
+        console.print(Text(printable(line)))
+
+
+def advised(found: Recommendation) -> str | None:
+    """Return the options to use; None where nothing was found."""
+    if found.undecided:
+        return f"no difference found in decode: keep {found.configurations[0].label}"
+    return f"use the best decode: {found.options}" if found.options else None
 
 
 def fidelity(found: Recommendation) -> list[tuple[str, str]] | None:
