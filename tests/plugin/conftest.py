@@ -169,7 +169,8 @@ def _plain_environment(pytester, monkeypatch):
     """Keep the outer run's own options and colours, and what depends on the machine, out of the inner ones."""
     # A disturbed round is measured again, which no test can foresee that counts rounds or looks for warnings.
     # After `pytester`, which takes the variable away.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-repeat-disturbed=0")
+    # Hypothesis takes half a second to load in every process, and no inner test uses it.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-repeat-disturbed=0 -p no:hypothesispytest")
     monkeypatch.setenv("NO_COLOR", "1")
 
 
