@@ -228,7 +228,7 @@ disturbance.reasons = reasons
 """
     )
     repository.commit()
-    result, run = repository.run("--infer-against=HEAD", *FEW, "--infer-repeat-disturbed=3", "-k", "first")
+    result, run = repository.run("--infer-against=HEAD", *FEW, "--infer-repeat-disturbed=3", "-k", "first", "-v")
     result.assert_outcomes(passed=1)
     assert repository.turns() == "AB" + "ABBAABBA" + "ABBA"
     ((before, after),) = run.pairs.values()

@@ -190,7 +190,7 @@ class Hooks:
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
         """Show the table, behind pytest-benchmark's own where those are asked for, and also when its gate raises."""
-        if not native_options.tables_asked(self._run.config):
+        if self._run.bridge.available and not native_options.tables_asked(self._run.config):
             self._run.bridge.leave_out_of_tables()
         try:
             yield

@@ -45,7 +45,7 @@ def of(run: InferSession) -> RunSummary:
         curves=curves,
         sides=sides,
         since=since.of(run),
-        saved=run.keeper.stored() is not None,
+        saved=bool(run.keeper.finished) and run.keeper.stored() is not None,
     )
 
 
