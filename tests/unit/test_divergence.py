@@ -33,6 +33,20 @@ def test_worked_values(files, monkeypatch, at_once):
     assert divergence.kl(files, 4, 3) == pytest.approx(WORKED, abs=1e-6)
 
 
+def test_what_float32_makes_of_a_sum_of_1_is_no_divergence(tmp_path):
+    """Another order of a layer's sums moves logits by 2e-6: KL 2e-12, though a row adds up to 1 ± 1e-5 only."""
+    files = divergence.Files.within(tmp_path)
+    random = np.random.default_rng(1)
+    logits = random.normal(scale=3, size=(8, 4096)).astype(np.float32)
+    for path, noise in ((files.before, 0.0), (files.after, 2e-6)):
+        moved = logits + random.normal(scale=noise, size=logits.shape).astype(np.float32)
+        total = np.log(np.exp(moved).sum(1, keepdims=True, dtype=np.float32)) * np.float32(1 + noise)
+        (moved - total).astype(np.float32).tofile(path)
+    found = divergence.kl(files, 8, 4096)
+    assert found.mean() == pytest.approx(2e-6**2 / 2, rel=1)
+    assert found.max() < 1e-9
+
+
 def test_what_is_not_finite_stays_so(files):
     np.full((4, 3), np.nan, np.float32).tofile(files.after)
     assert np.isnan(divergence.kl(files, 4, 3)).all()
