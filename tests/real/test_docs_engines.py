@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from shell import Shell
 
+from pytest_infer.cli.init import files
 from pytest_infer.storage import runs, sidecar
 
 pytestmark = pytest.mark.real
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
+SUITE = dict(files(Path(), ini=False, ci=False))["bench/prompts.toml"].replace("= 64", "= 8")
+"""What `pytest-infer init` writes: texts and a dialogue."""
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 TEST = """
 from dataclasses import replace
@@ -26,6 +29,8 @@ def test_prompt(infer, prompt, engine):
     record = infer(prompt)
     assert len(record.rounds[0].trace.token_ids) == 8
     assert record.output.equal
+    assert record.model.dtype in ("float32", "bfloat16")
+    assert "sampling" in {one.role for one in record.breakdown.decode.roles}
     if record.model.name == "telling":
         assert {one.role for one in record.breakdown.decode.roles} == {"body", "head", "sampling", "generation loop"}
         told, counted = record.model.work, work.of(engine.model)
@@ -62,10 +67,10 @@ def test_block(tmp_path, model_folder, shell, number):
     kind = "llama" if "class Telling" in code else "mixtral"
     (tmp_path / "conftest.py").write_text(code.replace("path/to/your/model", str(model_folder(kind))))
     (tmp_path / "test_it.py").write_text(TEST)
-    (tmp_path / "prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
+    (tmp_path / "prompts.toml").write_text(SUITE)
     done = shell.run("pytest test_it.py", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_the_page_has_all_ways():

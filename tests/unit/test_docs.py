@@ -29,7 +29,7 @@ def test_the_table_of_metrics_is_that_of_the_code():
 
 @in_the_source_tree
 def test_links_lead_to_files():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"), *ROOT.glob("plugin/reference_moe/*.md")]
     for page in pages:
         links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
         assert links or page != ROOT / "README.md"
@@ -40,7 +40,7 @@ def test_links_lead_to_files():
 @in_the_source_tree
 def test_pages_name_only_options_that_exist():
     known = {option.command_line for option in OPTIONS}
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
         named = set(re.findall(r"--infer-[a-z-]+", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name}: {named - known}"
 
@@ -48,13 +48,13 @@ def test_pages_name_only_options_that_exist():
 @in_the_source_tree
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_option_is_on_a_page(option):
-    assert any(option.command_line in page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    assert any(option.command_line in page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
 
 
 @in_the_source_tree
 @pytest.mark.parametrize("form", Format)
 def test_every_output_format_is_on_a_page(form):
-    pages = " ".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    pages = " ".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
     assert re.search(rf"(?<![\w.-]){re.escape(form.value)}(?![\w-])", pages, flags=re.IGNORECASE)
 
 

@@ -34,6 +34,8 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     read = counters.read_bytes
     return replace(
         info,
+        # As str(tensor.dtype) has it; a name that is not torch's stays as it is.
+        dtype=None if info.dtype is None else info.dtype.removeprefix("torch."),
         load_s=load_s,
         load_read_bytes=None if read.value is None else int(read.value),
         load=Load(
