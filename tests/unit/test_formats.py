@@ -13,12 +13,15 @@ from typer.testing import CliRunner
 
 from pytest_infer.cli.main import app
 from pytest_infer.engines import models
+from pytest_infer.measure.experts import dumps
 from pytest_infer.measure.load import process
 from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Reading
 from pytest_infer.report.formats import VIEWS, Format
 
 DATA = Path(__file__).parents[1] / "data"
-LINES_ONLY = {"bisect", "init", "models", "baseline set", "baseline list", "baseline forget"}
+LINES_ONLY = {
+    "bisect", "init", "models", "baseline set", "baseline list", "baseline forget", "experts export", "experts import",
+}  # fmt: skip
 """The commands that tell a line or two and have no view."""
 FOLDER = str(models.BUNDLED[models.DEFAULT].ensure(str))
 
@@ -26,6 +29,7 @@ FLAGS = {
     ("gate --github", Format.GITHUB): ("--format=json",),
     # A table of docs, which is Markdown whatever the advice itself is written as.
     ("advice --rules", Format.MARKDOWN): ("--format=terminal",),
+    ("placement", Format.KTRANSFORMERS): ("--format=ktransformers", "--export=counts.pt"),
 }
 """What is typed where it is not --format alone."""
 ALWAYS = {"gate": ("--rule=ttft:5%",), "placement": ("--gpu-memory=5MiB", f"--model={FOLDER}")}
@@ -37,7 +41,9 @@ def commands():
     found = {}
     for name, command in typer.main.get_command(app).commands.items():
         inner = getattr(command, "commands", {})
-        found |= {f"{name} {other}": one.params for other, one in inner.items()} or {name: command.params}
+        # What is meant where none is named goes by the name alone.
+        mine = {f"{name} {other}".removesuffix(" show"): one.params for other, one in inner.items()}
+        found |= mine or {name: command.params}
     return found
 
 
@@ -82,7 +88,8 @@ OF_A_FORMAT = {
     Format.PARQUET: lambda text: text.startswith("PAR1"),
     Format.HTML: lambda text: text.lower().startswith("<!doctype html>"),
     Format.GITHUB: each(r"::(error|warning) title=[^:]+::.+"),
-    Format.LLAMA_CPP: each(r"--n-gpu-layers \d+( --override-tensor '.+=CPU')?"),
+    Format.LLAMA_CPP: each(r"--n-gpu-layers \d+( --cpu-moe| --n-cpu-moe \d+| --override-tensor '.+=CPU')?"),
+    Format.KTRANSFORMERS: each(r"--kt-expert-placement-strategy frequency --init-expert-location \S+ --kt-gpu-.+"),
     Format.DEVICE_MAP: is_map,
     Format.EXPERTS: each(r"\d+ \d+"),
 }
@@ -172,6 +179,7 @@ def loads(monkeypatch):
 
 @pytest.mark.parametrize(("view", "form"), CELLS, ids=lambda value: str(getattr(value, "value", value)))
 def test_what_is_written_is_of_its_format(stored, loads, tmp_path, monkeypatch, view, form):
+    monkeypatch.setattr(dumps, "write", lambda path, counts: None)  # by torch
     if form is Format.PARQUET:
         pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)

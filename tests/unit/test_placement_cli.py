@@ -1,17 +1,21 @@
 """`pytest-infer placement` on a stored run: what it prints, its exports, and how it ends."""
 
+import argparse
 import json
 import re
+import shlex
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis.placement import device_map
+from pytest_infer.analysis.placement import device_map, planning
 from pytest_infer.analysis.placement import sizes as model_sizes
 from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
+from pytest_infer.measure.experts import dumps
 from pytest_infer.records import ExpertSite
 from pytest_infer.report.placement import exports
 from pytest_infer.report.placement import terminal as report
@@ -169,7 +173,7 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["7"], "no run '7' among the 1"),
         (["-k", "nothing"], "has no test whose name holds 'nothing'"),
-        (["--export", "no/such/folder.json"], "--export no/such/folder.json: No such file"),
+        (["--export", "no/such/folder.json"], "no/such/folder.json: No such file"),
     ],
 )
 def test_what_cannot_be_is_one_line(infer, add, arguments, line):
@@ -196,7 +200,7 @@ def test_the_census_is_exported(infer, add, tmp_path):
     add(experts(prefill=([2, 0, 0, 0], [0, 2, 0, 0])), experts())
     assert infer("--export", str(tmp_path / "census.json")).exit_code == 0
     found = json.loads((tmp_path / "census.json").read_text(encoding="utf-8"))
-    assert list(found) == ["schema", "run", "model", "tokens", "experts"]
+    assert [p["counts"]["decode"] for p in found["prompts"]] == [[list(row) for row in HOT]] * 2
     assert found["tokens"] == {"prefill": 2, "decode": 20}
     assert found["experts"][0] == {
         "layer": 0,
@@ -220,9 +224,8 @@ def test_a_plain_list_has_the_hottest_first(infer, add):
 def test_llama_cpp_gets_whole_layers_and_is_told_what_that_costs(infer, add):
     add(*[experts()] * 2)
     result = infer("--gpu-memory", "6.5MiB", "--format", "llama.cpp")
-    assert result.stdout == (
-        r"--n-gpu-layers 999 --override-tensor 'blk\.(0)\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU'" + "\n"
-    )
+    assert result.stdout == "--n-gpu-layers 999 --n-cpu-moe 1\n"
+    assert infer("--gpu-memory", "3.5MiB", "--format", "llama.cpp").stdout == "--n-gpu-layers 999 --cpu-moe\n"
     assert "experts of 1 of 2 layers on the GPU, 50.0 % of expert reads; split by expert" in result.stderr
     assert "it would be 80.0 %" in result.stderr
 
@@ -330,3 +333,66 @@ def test_a_device_map_fills_layers_from_the_first_and_keeps_room_for_the_largest
 def test_a_device_map_that_cannot_be(budget, changes, line):
     with pytest.raises(OptionError, match=line):
         split(budget, **changes)
+
+
+def test_llama_cpp_gets_a_pattern_where_the_layers_on_the_cpu_are_not_the_first(infer, add):
+    """Layer 0 is attention's twin: it takes two experts a token, so its bytes are read more often."""
+    usage = experts(([14, 2, 2, 2], [1, 1, 1, 7]))
+    usage["sites"][0]["k"] = 2
+    add(*[usage] * 2)
+    assert infer("--gpu-memory", "6.5MiB", "--format", "llama.cpp").stdout == (
+        r"--n-gpu-layers 999 --override-tensor 'blk\.(1)\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU'" + "\n"
+    )
+
+
+class LlamaCppArguments(argparse.ArgumentParser):
+    """What common/arg.cpp of llama.cpp takes of these, and which expert tensors then stay on the CPU."""
+
+    def __init__(self):
+        super().__init__(exit_on_error=False)
+        self.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", type=int)
+        self.add_argument("-cmoe", "--cpu-moe", action="store_true")
+        self.add_argument("-ncmoe", "--n-cpu-moe", type=int, default=0)
+        self.add_argument("-ot", "--override-tensor", default="")
+
+    def on_cpu(self, line, layers):
+        given = self.parse_args(shlex.split(line))
+        experts_of = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+        found = [experts_of] if given.cpu_moe else [rf"blk\.{n}{experts_of}" for n in range(given.n_cpu_moe)]
+        found += [one.rpartition("=")[0] for one in given.override_tensor.split(",") if one]
+        return [n for n in range(layers) if any(re.search(p, f"blk.{n}.ffn_up_exps.weight") for p in found)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "layers"), [("3.5MiB", [2, 3, 4]), ("6.5MiB", [2, 3]), ("10.5MiB", [2]), ("1GiB", [])]
+)
+def test_llama_cpp_keeps_on_the_cpu_what_the_plan_does(infer, add, memory, layers):
+    """Dense layers in front of the experts count for --n-cpu-moe, and have none of these tensors."""
+    usage = experts((*HOT, [2, 3, 3, 2]), ([0] * 4,) * 3)
+    for n, site in enumerate(usage["sites"]):
+        site.update(layer=n + 2, name=f"model.layers.{n + 2}.mlp.experts")
+    add(*[usage] * 2, model={"parameter_bytes": 14 * MIB})
+    line = infer("--gpu-memory", memory, "--format", "llama.cpp").stdout
+    assert [n for n in LlamaCppArguments().on_cpu(line, 5) if n >= 2] == layers
+
+
+def test_ktransformers_gets_its_options_and_a_file(infer, add, monkeypatch):
+    """`int(total * ratio)` experts are the most activated ones: experts-sched-Tutorial.md of ktransformers."""
+    written = {}
+    monkeypatch.setattr(dumps, "write", lambda path, counts: written.update({path.name: counts.tolist()}))
+    add(*[experts()] * 2)
+    result = infer("--gpu-memory", "5.5MiB", "--format", "ktransformers", "--export", "counts.pt")
+    words = shlex.split(result.stdout)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert given["--kt-expert-placement-strategy"] == "frequency"
+    assert written == {given["--init-expert-location"]: [[14, 2, 2, 2], [2, 2, 2, 14]]}
+    assert int(8 * float(given["--kt-gpu-experts-ratio"])) == 3
+    assert "3 of 8 experts on the GPU" in result.stderr
+    assert "give --export NAME.pt" in infer("--gpu-memory", "5.5MiB", "--format", "ktransformers").stderr
+
+
+@pytest.mark.parametrize(("held", "total"), [(1, 3), (2, 3), (1, 7), (5, 6144), (1234, 6144), (6144, 6144), (0, 8)])
+def test_a_ratio_gives_back_the_number(held, total):
+    made = SimpleNamespace(chosen=SimpleNamespace(held=held), experts=SimpleNamespace(bytes=range(total)))
+    ratio = float(f"{planning.PlacementPlan.held_ratio.fget(made):.6g}")
+    assert int(total * ratio) == held

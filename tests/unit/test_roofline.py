@@ -190,6 +190,8 @@ def test_without_a_probe_the_bytes_are_still_told(record):
     # Nor does the probe of the processor say anything of a model that is elsewhere.
     elsewhere = changed(record, {"device": "cuda:0"})
     assert "not probed" in reason(elsewhere, "mbu")
+    untold = changed(record, {"threads": None}, {"probe": None})
+    assert "does not tell with how many threads it runs (ModelInfo.threads)" in reason(untold, "mbu")
 
 
 def test_a_dtype_that_was_not_probed(record):

@@ -115,4 +115,5 @@ def _normalized(logprobs: np.ndarray, vocabulary: int) -> np.ndarray:
     import numpy as np  # noqa: PLC0415
 
     rows = logprobs.reshape(-1, vocabulary)
-    return rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    found: np.ndarray = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    return found

@@ -64,9 +64,9 @@ def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
 
             return bisect
         case "experts":
-            from pytest_infer.cli.experts import show_experts  # noqa: PLC0415
+            from pytest_infer.cli.experts import experts  # noqa: PLC0415
 
-            return show_experts
+            return experts
         case "placement":
             from pytest_infer.cli.placement import placement  # noqa: PLC0415
 

@@ -195,6 +195,8 @@ NOT_PROBED = "the machine was not probed: by --infer-no-probe, in a comparison o
 def _not_probed(record: PromptRecord) -> str:
     if record.model.split:
         return f"the weights are on several devices ({record.model.device}), which have no limit in common"
+    if record.model.threads is None:
+        return "the engine does not tell with how many threads it runs (ModelInfo.threads)"
     if record.machine.probe_absent is not None:
         return f"the probe of the machine is not used: {record.machine.probe_absent}"
     return NOT_PROBED

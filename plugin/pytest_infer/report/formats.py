@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.advice.evidence import AdviceRule
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.doctor.checkup import Checkup
+    from pytest_infer.analysis.experts.source import UsageSource
     from pytest_infer.analysis.history.trends import Shift
     from pytest_infer.report.compare.runs import ComparedRuns
     from pytest_infer.report.views import (
@@ -42,6 +43,7 @@ class Format(StrEnum):
     HTML = "html"
     GITHUB = "github"
     LLAMA_CPP = "llama.cpp"
+    KTRANSFORMERS = "ktransformers"
     DEVICE_MAP = "device-map"
     EXPERTS = "experts"
 
@@ -81,7 +83,7 @@ class _Formats(Mapping[Format, _Writer]):
         return len(self._writers)
 
 
-def _named(run: Run) -> str:
+def _named(run: Run | UsageSource) -> str:
     return " · ".join(part for part in (run.label, run.model) if part)
 
 
@@ -154,10 +156,10 @@ def _experts() -> Writers[UsedExperts]:
 
     return {
         Format.TERMINAL: lambda of, on: usage.render(
-            of.view, heading=_named(of.run), top=of.top, width=on.width, color=on.color
+            of.view, heading=_named(of.source), top=of.top, width=on.width, color=on.color
         ),
-        Format.MARKDOWN: lambda of, _: usages.as_markdown(of.view, heading=_named(of.run), top=of.top),
-        Format.JSON: lambda of, _: usages.as_json(of.view, run=str(of.run.path), model=of.run.model),
+        Format.MARKDOWN: lambda of, _: usages.as_markdown(of.view, heading=_named(of.source), top=of.top),
+        Format.JSON: lambda of, _: usages.as_json(of.view, run=str(of.source.path), model=of.source.model),
         Format.CSV: lambda of, _: usages.as_csv(of.view),
     }
 
@@ -171,10 +173,11 @@ def _placement() -> Writers[PlannedRun]:
 
     return {
         Format.TERMINAL: lambda of, on: placement.render(
-            of.plan, f"{of.run.label} · {of.run.model or of.model or 'unknown model'}", width=on.width, color=on.color
+            of.plan, f"{of.source.label} · {of.source.model or 'unknown model'}", width=on.width, color=on.color
         ),
-        Format.JSON: lambda of, _: placements.as_json(of.plan, run=of.run.label, model=of.model),
+        Format.JSON: lambda of, _: placements.as_json(of.plan, run=of.source.label, model=of.source.model),
         Format.LLAMA_CPP: lambda of, on: placements.llama_cpp(of.plan, on.remark),
+        Format.KTRANSFORMERS: lambda of, on: placements.ktransformers(of.plan, of.file, on.remark),
         Format.DEVICE_MAP: lambda of, on: placements.device_map(of.plan, on.remark),
         Format.EXPERTS: lambda of, on: placements.expert_list(of.plan, on.remark),
     }

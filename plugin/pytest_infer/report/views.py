@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_infer.analysis.advice.advice import Advice
     from pytest_infer.analysis.compare.gate import Gated
+    from pytest_infer.analysis.experts.source import UsageSource
     from pytest_infer.analysis.experts.suite import View
     from pytest_infer.analysis.placement.planning import PlacementPlan
     from pytest_infer.analysis.run_summary import RunSummary
@@ -34,20 +35,20 @@ class GatedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsedExperts:
-    """The experts that a run used, `top` of them at either end of a list."""
+    """The experts that a run or a census used, `top` of them at either end of a list."""
 
     view: View
-    run: Run
+    source: UsageSource
     top: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A plan of experts, and the run and the model that it is for."""
+    """A plan of experts, what it was made from, and the file that its counts were written to, if any."""
 
     plan: PlacementPlan
-    run: Run
-    model: str | None
+    source: UsageSource
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

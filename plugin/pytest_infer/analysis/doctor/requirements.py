@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
 from typing import Any
@@ -42,8 +42,8 @@ _TTFT_S, _TTFT_TOKENS = 2.0, 512
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|token_embd)\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.weight$")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_EXPERTS_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K_KEYS = (
+EXPERTS_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+TOP_K_KEYS = (
     "num_experts_per_tok",
     "num_experts_per_token",
     "moe_topk",
@@ -185,7 +185,7 @@ class _Held:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, config: Mapping[str, Any]) -> _Held:
-        tensors = _loaded(checkpoint.tensors, config)
+        tensors = loaded(checkpoint.tensors, config)
         packed = _packed(tensors) or checkpoint.source is ModelSource.GGUF
         stored = sum(t.bytes for t in tensors) if packed else None
         own = STORED if packed else _own_dtype(config, tensors)
@@ -221,15 +221,39 @@ def weights_bytes(tensors: Iterable[Tensor], dtype: str) -> int:
     """
     if dtype in _PLAIN:
         return sum(prod(t.shape) for t in tensors) * _PLAIN[dtype]
-    block = _BLOCKS[dtype]
-    blocked = (
-        prod(t.shape) // 32 * block if len(t.shape) > 1 and t.shape[-1] % 32 == 0 else prod(t.shape) * 4
-        for t in tensors
-    )
-    return sum(blocked)
+    return sum(_blocked(t, _BLOCKS[dtype]) for t in tensors)
 
 
-def _loaded(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _blocked(tensor: Tensor, block: int) -> int:
+    elements = prod(tensor.shape)
+    return elements // 32 * block if len(tensor.shape) > 1 and tensor.shape[-1] % 32 == 0 else elements * 4
+
+
+def tensors_of(checkpoint: Checkpoint, dtype: str = AUTO) -> tuple[Tensor, ...]:
+    """Return the tensors of a model with their bytes: as they are stored, by its config alone, or in another dtype.
+
+    Raises:
+        ModelError: neither headers nor config tell its shapes, or packed weights are asked for in another dtype.
+        OptionError: the dtype is none of DTYPES.
+    """
+    config, wanted = kv_cache.text_config(checkpoint.config), dtype_named(dtype)
+    if wanted not in (AUTO, *DTYPES):
+        raise OptionError(alternatives("dtype", wanted, (AUTO, *DTYPES)))
+    tensors = loaded(checkpoint.tensors, config)
+    if not tensors:
+        try:
+            tensors = shapes.of_config(config)
+        except ModelError as error:
+            raise ModelError(f"{checkpoint.name}: {error}") from error
+        wanted = _own_dtype(config, ()) if wanted == AUTO else wanted
+    if wanted == AUTO:
+        return tensors
+    if _packed(tensors) and checkpoint.source is not ModelSource.GGUF:
+        raise ModelError(f"{checkpoint.name}: its weights are packed: their size in {wanted} is not known")
+    return tuple(replace(t, dtype=wanted, bytes=weights_bytes((t,), wanted)) for t in tensors)
+
+
+def loaded(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """Leave out what transformers does not load: the layers of a draft head, behind the model's own."""
     count = kv_cache.layers(config)
     if not config.get("num_nextn_predict_layers") or count is None:
@@ -275,7 +299,7 @@ def _active(elements: Mapping[str, int], config: Mapping[str, Any]) -> tuple[flo
     tied = not any(_HEAD.search(name) for name in elements)
     total = sum(elements.values())
     chosen = 0.0
-    experts, k = kv_cache.number(config, *_EXPERTS_KEYS), kv_cache.number(config, *_TOP_K_KEYS)
+    experts, k = kv_cache.number(config, *EXPERTS_KEYS), kv_cache.number(config, *TOP_K_KEYS)
     if routed:
         if experts is None or k is None:
             return None, None

@@ -92,11 +92,16 @@ def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any,
     return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)
 
 
-def distinct(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Census]:
+def contents(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return for each test what its prompt's text is told apart by."""
+    return tuple(row.prompt.content_sha256 or row.name for row in rows)
+
+
+def distinct(contents: Sequence[str], prompts: Sequence[PromptUsage]) -> list[Census]:
     """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
     from pytest_infer.analysis.experts import census  # noqa: PLC0415
 
     found: dict[str, list[Census]] = {}
-    for row, prompt in zip(rows, prompts, strict=True):
-        found.setdefault(row.prompt.content_sha256 or row.name, []).append(prompt.census)
+    for content, prompt in zip(contents, prompts, strict=True):
+        found.setdefault(content, []).append(prompt.census)
     return [census.merged(parts) for parts in found.values()]

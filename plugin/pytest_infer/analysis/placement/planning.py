@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,6 +86,15 @@ class PlacementPlan:
     def everything_fits(self) -> bool:
         """Return whether all experts fit into the budget asked for."""
         return self.chosen is not None and self.chosen.budget >= self.experts.total
+
+    @property
+    def held_ratio(self) -> float:
+        """Return the part of all experts that lie on the GPU, rounded up to a millionth.
+
+        Whoever multiplies it by all experts and cuts off gets their number.
+        """
+        held = 0 if self.chosen is None else self.chosen.held
+        return math.ceil(held / len(self.experts.bytes) * 1e6) / 1e6
 
     def on_gpu(self) -> list[tuple[int, int]]:
         """Return (layer, expert) of what the placement by frequency keeps on the GPU, the most selected first."""

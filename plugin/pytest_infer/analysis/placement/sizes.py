@@ -13,8 +13,10 @@ from pytest_infer.errors import ModelError
 from pytest_infer.records import ExpertSite
 
 _IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.(.*)$")
-_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "token_embd")
 _HEADS = ("lm_head", "embed_out", "output")
+_GGUF = "blk"
+"""What a GGUF calls the stack of layers, whatever the model calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,10 @@ def of_run(sites: Sequence[ExpertSite], parameter_bytes: int | None, read_bytes:
     )
 
 
-def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: str) -> Sizes:
+def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: str, *, alone: bool = False) -> Sizes:
     """Return the sizes of a checkpoint's tensors, routed experts told by `experts` in their names.
+
+    `alone`: they are those that its config makes, for want of files.
 
     Raises:
         ModelError: a layer of the run has no experts in the files, another number of them, or several kinds.
@@ -96,7 +100,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: s
         shared=tuple(shared[site.layer] if first[site.layer] == number else 0 for number, site in enumerate(sites)),
         dense=dense,
         read=dense - looked_up - sum(b for name, b in outside.items() if TOWER.search(name)),
-        source=f"files of {folder} ({', '.join(sorted({t.dtype for t in tensors}))})",
+        source=f"{'config alone' if alone else 'files'} of {folder} ({', '.join(sorted({t.dtype for t in tensors}))})",
         layers=dict(sorted(layers.items())),
         outside=dict(outside),
         prefix=next(iter(prefixes)).rstrip(".") if len(prefixes) == 1 else None,
@@ -119,7 +123,7 @@ class _Names:
         for number, site in enumerate(sites):
             self._by_layer[site.layer].append(number)
         # The last word in front of the number: "layers" of "model.language_model.layers.3".
-        self._stacks = {(stack(site) or "").rpartition(".")[2] for site in sites}
+        self._stacks = {_GGUF, *((stack(site) or "").rpartition(".")[2] for site in sites)}
 
     def layer(self, name: str) -> int | None:
         """Return the layer of a tensor in a stack of the name that holds the sites, and not in a tower."""

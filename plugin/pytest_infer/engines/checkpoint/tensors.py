@@ -24,7 +24,7 @@ EXPERT = re.compile(
     r"|(?:^|\.)ffn_(?:gate_up|gate|up|down)_exps(?:\.|$)"  # GGUF
 )
 """Finds the tensors of experts by their names; those of shared ones too, which `SHARED` distinguishes."""
-SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.")
+SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.|(?:^|\.)ffn_(?:gate|up|down)_shexp(?:\.|$)")
 
 
 _Length = Annotated[int, msgspec.Meta(ge=0)]

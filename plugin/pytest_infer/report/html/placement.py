@@ -31,7 +31,7 @@ def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> I
             for one in prompts
             if one.trace is not None
         ]
-        plan = planning.plan(recorded.distinct(rows, prompts), held, phase=phase, traces=traces)
+        plan = planning.plan(recorded.distinct(recorded.contents(rows), prompts), held, phase=phase, traces=traces)
     except InferError as error:
         return Item(title=_TITLE, text=(f"No placement: {error}",))
     return Item(charts=(_chart(plan),))

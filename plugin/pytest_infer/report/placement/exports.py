@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pytest_infer.errors import OptionError
 from pytest_infer.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from pytest_infer.analysis.experts.census import Census
+    from pytest_infer.analysis.experts.source import UsageSource
     from pytest_infer.analysis.placement.heldout import HeldOut
     from pytest_infer.analysis.placement.planning import BudgetRow, Memory, PlacementPlan
 
@@ -22,11 +26,16 @@ _TENSORS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
 """The experts' tensors by llama.cpp's own pattern, LLM_FFN_EXPS_REGEX of its common/common.h."""
 
 
-def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | None) -> str:
-    """Return the census as JSON, an object an expert by layer and number; `share` is of its layer's selections.
+def census(source: UsageSource, expert_bytes: Sequence[int | None]) -> str:
+    """Return a census that `experts` and `placement` take for a run, as JSON: counts by prompt, site and slot.
 
-    Prefill and decode together make the share. Slots without weights have 0 `bytes`.
+    `experts` has an object an expert over all prompts, by layer and number, for other tools: `share` is of its layer's
+    selections in prefill and decode together; slots without weights have 0 `bytes`.
     """
+    from pytest_infer.analysis.experts import census as taking  # noqa: PLC0415
+    from pytest_infer.analysis.experts import source as usage  # noqa: PLC0415
+
+    of = taking.merged([one.census for one in source.prompts])
     rows = []
     for site, held, prefill, decode in zip(of.sites, expert_bytes, of.prefill, of.decode, strict=True):
         total = int(prefill.sum() + decode.sum())
@@ -38,12 +47,30 @@ def census(of: Census, expert_bytes: tuple[int, ...], *, run: str, model: str | 
                 "prefill": int(a),
                 "decode": int(b),
                 "share": round(int(a + b) / total, 6) if total else 0.0,
-                "bytes": held if number < site.experts else 0,
+                "bytes": held or 0 if number < site.experts else 0,
             }
             for number, (a, b) in enumerate(zip(prefill, decode, strict=True))
         ]
+    file = usage.CensusFile(
+        schema=usage.SCHEMA,
+        sites=source.sites,
+        prompts=tuple(map(usage.carried, source.prompts, source.contents)),
+        run=source.label,
+        model=source.model,
+        parameter_bytes=source.parameter_bytes,
+        read_bytes=source.read_bytes,
+        kv_cache_bytes=source.kv_cache_bytes,
+    )
     tokens = {"prefill": of.prefill_tokens, "decode": of.decode_tokens}
-    return _json({"schema": SCHEMA, "run": run, "model": model, "tokens": tokens, "experts": rows})
+    # On a line each, as JSON with an indent has one for each number.
+    parts = {**msgspec.to_builtins(file), "tokens": tokens, "experts": rows}
+    return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in parts.items()) + "\n}\n"
+
+
+def _lines(value: object) -> str:
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(one)}" for one in value) + "\n ]"
 
 
 def as_json(plan: PlacementPlan, *, run: str, model: str | None) -> str:
@@ -128,26 +155,54 @@ def expert_list(plan: PlacementPlan, remark: Remark) -> str:
 def llama_cpp(plan: PlacementPlan, remark: Remark) -> str:
     r"""Return llama.cpp's options for the split by whole layers, quoted for a shell, on one line.
 
+    `--n-cpu-moe N` where the experts of the first layers stay on the CPU, as they do where layers are equal. Else
     `--override-tensor` takes a regular expression that is searched in the tensors' names, and the buffer that those it
     is found in go to; `blk\.3\.` cannot be found in `blk.13.`. All else goes to the GPU by `-ngl`.
     Raises OptionError where no budget is chosen, or the plan puts other weights on the CPU.
     """
     _, row = _chosen(plan, "llama.cpp")
     _check_dense(plan, "llama.cpp")
-    layers, every = plan.layers_on_cpu(), len({site.layer for site in plan.census.sites})
+    layers, every = plan.layers_on_cpu(), sorted({site.layer for site in plan.census.sites})
     remark(
-        f"experts of {every - len(layers)} of {every} layers on the GPU, {_percent(row.in_sample['whole layers'])} of "
-        f"expert reads; split by expert, which llama.cpp cannot, it would be {_percent(row.likely('frequency'))}"
+        f"experts of {len(every) - len(layers)} of {len(every)} layers on the GPU, "
+        f"{_percent(row.in_sample['whole layers'])} of expert reads; split by expert, which llama.cpp cannot, it would "
+        f"be {_percent(row.likely('frequency'))}"
     )
     everything = "--n-gpu-layers 999"
     if not layers:
         return everything + "\n"
+    if layers == every:
+        return f"{everything} --cpu-moe\n"
+    if layers == every[: len(layers)]:
+        return f"{everything} --n-cpu-moe {layers[-1] + 1}\n"
     return f"{everything} --override-tensor '{pattern(layers)}=CPU'\n"
 
 
 def pattern(layers: list[int]) -> str:
     """Return the expression that is found in the names of the experts' tensors of these layers in a GGUF file."""
     return rf"blk\.({'|'.join(map(str, layers))})\.{_TENSORS}"
+
+
+def ktransformers(plan: PlacementPlan, file: Path | None, remark: Remark) -> str:
+    """Return the options of ktransformers' SGLang for the split by expert; `file` is where the counts it reads are.
+
+    `--kt-gpu-experts-ratio` is of all experts of the model; the most selected ones of all layers are taken
+    (doc/en/kt-kernel/experts-sched-Tutorial.md of ktransformers).
+    Raises OptionError where no budget is chosen, the plan puts other weights on the CPU, or there is no such file.
+    """
+    _, row = _chosen(plan, "ktransformers")
+    _check_dense(plan, "ktransformers")
+    if file is None or file.suffix != ".pt":
+        raise OptionError("--format ktransformers needs the counts in a file of their own: give --export NAME.pt")
+    total = len(plan.experts.bytes)
+    remark(
+        f"{row.held} of {total} experts on the GPU, {_percent(row.likely('frequency'))} of expert reads; "
+        f"{file} has the counts that `frequency` places them by"
+    )
+    return (
+        f"--kt-expert-placement-strategy frequency --init-expert-location {shlex.quote(str(file))} "
+        f"--kt-gpu-experts-ratio {plan.held_ratio:.6g}\n"
+    )
 
 
 def device_map(plan: PlacementPlan, remark: Remark) -> str:
