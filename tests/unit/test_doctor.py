@@ -576,7 +576,7 @@ def test_the_pages_commands_work(monkeypatch):
     commands = [
         line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
     ]
-    assert len(commands) == 5
+    assert len(commands) == 6
     monkeypatch.setattr(probe, "measure", made_probe)
     for arguments in commands:
         done = run(monkeypatch, *arguments)

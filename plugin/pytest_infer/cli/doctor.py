@@ -10,20 +10,34 @@ from typing import Annotated
 
 import typer
 
+from pytest_infer import units
 from pytest_infer.analysis.doctor import kept_probe, pitfalls, requirements
-from pytest_infer.analysis.doctor.checkup import Checkup
+from pytest_infer.analysis.doctor.checkup import Checkup, Reached
 from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
-from pytest_infer.cli.shared import offered, out, refuse, screen
+from pytest_infer.analysis.doctor.split import Described
+from pytest_infer.analysis.doctor.weights import AUTO
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines.checkpoint import source
-from pytest_infer.errors import InferError
+from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
-from pytest_infer.units import bandwidth, duration
+from pytest_infer.storage.runs import Run
 
 _EXITS = {Fit.TOO_LARGE: 1, Fit.UNKNOWN: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figures:
+    """A machine as the options describe it."""
+
+    ram: str | None
+    vram: str | None
+    bandwidth: str | None
+    vram_bandwidth: str | None
+    reserve: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +59,39 @@ def doctor(
     ] = None,
     dtype: Annotated[
         str, typer.Option(metavar="DTYPE", help="What must fit: auto, float32, bfloat16, float16, int8, int4.")
-    ] = requirements.AUTO,
+    ] = AUTO,
+    ram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of another machine, as 16GiB: what it has for a process.")
+    ] = None,
+    vram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of a GPU: the model is divided between both memories.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Of that main memory, as 50GB/s; default: as this one's probe.")
+    ] = None,
+    vram_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 250GB/s.")] = None,
+    reserve: Annotated[
+        str, typer.Option(metavar="SIZE", help="Left free of --vram: driver, buffers, activations.")
+    ] = "1GiB",
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Predict rates of an engine that comes as near to its limit as this run did."),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--probe", help="Measure memory bandwidth and GEMM rates now: 2 s, and loads PyTorch.")
     ] = False,
     form: Annotated[Format, offered(DOCTOR)] = Format.TERMINAL,
+    storage: Storage = None,
 ) -> None:
-    """Check this machine, and whether a model fits it; nothing is loaded. Exit code 1 when it cannot fit."""
+    """Check this machine, or one that is described, and whether a model fits it. Exit code 1 when it cannot fit."""
     described, now = description.describe(), host.describe()
     try:
+        figures = _Figures(ram=ram, vram=vram, bandwidth=bandwidth, vram_bandwidth=vram_bandwidth, reserve=reserve)
+        other = _described(figures, described)
+        reached = None if like is None else _reached(open_history(storage).select(like))
         asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
+        if asked is None and (other is not None or reached is not None):
+            raise OptionError("--ram, --vram, --bandwidth and --like are about a model: name it with --model")
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
         refuse(error)
@@ -68,10 +105,37 @@ def doctor(
         probe_note=note,
         model=None if found is None else found[0],
         disk_free_bytes=None if found is None else found[1],
+        described=other,
+        reached=reached,
     )
     out(DOCTOR[form](checked, screen()))
-    if found is not None and found[0].chosen.verdict in _EXITS:
-        raise typer.Exit(_EXITS[found[0].chosen.verdict])
+    if found is not None and (verdict := checked.verdict(found[0].chosen)) in _EXITS:
+        raise typer.Exit(_EXITS[verdict])
+
+
+def _described(given: _Figures, here: MachineInfo) -> Described | None:
+    """Return the machine that the options describe: without --ram this one, with a GPU or another bandwidth."""
+    if not any((given.ram, given.vram, given.bandwidth)):
+        return None
+    return Described(
+        ram_bytes=here.memory_limit_bytes if given.ram is None else units.parse_size(given.ram, "--ram"),
+        vram_bytes=0 if given.vram is None else units.parse_size(given.vram, "--vram"),
+        reserve_bytes=units.parse_size(given.reserve, "--reserve"),
+        bandwidth=units.parse_bandwidth(given.bandwidth, "--bandwidth"),
+        vram_bandwidth=units.parse_bandwidth(given.vram_bandwidth, "--vram-bandwidth"),
+        here=given.ram is None,
+    )
+
+
+def _reached(run: Run) -> Reached:
+    """Return how near to the limit of its memory a run's prompts decoded."""
+    shares = [row.metrics["mbu"].value for row in run.rows if "mbu" in row.metrics]
+    known = [share for share in shares if not isinstance(share, str) and 0 < share <= 1]
+    if not known:
+        raise StorageError(
+            f"--like {run.label}: no prompt of it knows its MBU: a small model that fits the caches, or no probe"
+        )
+    return Reached(run=run.label, model=run.model, low=min(known), high=max(known))
 
 
 def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:
@@ -117,10 +181,12 @@ def _measured(described: MachineInfo, now: host.Host) -> tuple[MachineProbe, str
         return probes.save(made), None
     again = _steady(threads)
     both = [made] if isinstance(again, Unavailable) else [made, again]
-    seen = " and ".join(bandwidth(one.read_bandwidth) for one in both)
+    seen = " and ".join(units.bandwidth(one.read_bandwidth) for one in both)
     age = _age_s(before)
-    when = "before" if age is None else f"{duration(age)} ago"
-    note = f"read {seen} now and {bandwidth(before.read_bandwidth)} {when}: what others leave of the bandwidth moves"
+    when = "before" if age is None else f"{units.duration(age)} ago"
+    note = (
+        f"read {seen} now and {units.bandwidth(before.read_bandwidth)} {when}: what others leave of the bandwidth moves"
+    )
     return probes.save(max(both, key=lambda one: one.read_bandwidth)), note
 
 

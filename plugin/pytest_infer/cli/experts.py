@@ -109,13 +109,13 @@ def import_experts(
 ) -> None:
     """Make a census of what SGLang or vLLM recorded; each recording or response is a prompt of it."""
     # Imported late, as are those below: other commands and --help need no numpy.
-    from pytest_infer.analysis.doctor import requirements  # noqa: PLC0415
+    from pytest_infer.analysis.doctor import weights  # noqa: PLC0415
     from pytest_infer.analysis.experts import imported, layout  # noqa: PLC0415
     from pytest_infer.engines.checkpoint import source  # noqa: PLC0415
 
     try:
         held = source.find(model)
-        sites = layout.sites(held, requirements.tensors_of(held))
+        sites = layout.sites(held, weights.tensors_of(held))
         found = usage.of_census(imported.census(dumps, sites, held.name), output)
         write(output, found, [None] * len(sites))
         typer.echo(printable(f"wrote {output}: {_told(found)}"))

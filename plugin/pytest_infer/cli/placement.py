@@ -165,11 +165,11 @@ def _sizes(source: UsageSource, asked: _Asked) -> Sizes:
         if asked.dtype is not None:
             raise OptionError("--dtype is of a model's files: name it with --model")
         return sizes.of_run(source.sites, source.parameter_bytes, source.read_bytes)
-    from pytest_infer.analysis.doctor import requirements  # noqa: PLC0415
+    from pytest_infer.analysis.doctor import weights  # noqa: PLC0415
     from pytest_infer.engines.checkpoint import source as checkpoint  # noqa: PLC0415
 
     held = checkpoint.find(asked.model)
-    tensors = requirements.tensors_of(held, asked.dtype or requirements.AUTO)
+    tensors = weights.tensors_of(held, asked.dtype or weights.AUTO)
     return sizes.of_tensors(tensors, source.sites, held.name, alone=not held.tensors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from pytest_infer.analysis.doctor.requirements import (
     Need,
     Requirements,
 )
+from pytest_infer.analysis.doctor.split import Described
 from pytest_infer.records import MachineProbe
 from pytest_infer.report import surroundings, text
 from pytest_infer.report.text import printable
@@ -26,6 +28,8 @@ from pytest_infer.units import NONE, bandwidth, duration, percent, rate, signifi
 
 _STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.UNKNOWN: "yellow", Fit.TOO_LARGE: "red"}
 JUST_NOW_S = 10
+_WIDE = 78
+"""Columns that the table of a described machine takes; on fewer its cells are wrapped."""
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
@@ -38,11 +42,15 @@ def as_json(found: Checkup) -> str:
         "probe": None if found.probe is None else msgspec.to_builtins(found.probe),
         "probe_age_s": found.probe_age_s,
         "probe_note": found.probe_note,
+        "described": None if found.described is None else msgspec.to_builtins(found.described),
+        "reached": None if found.reached is None else msgspec.to_builtins(found.reached),
     }
     if found.model is not None:
         model = msgspec.to_builtins(found.model)
         for need, row in zip(found.model.needs, model["needs"], strict=True):
             row["decode_ceiling"] = found.ceiling(need)
+            row["split"] = None if (split := found.split(need)) is None else msgspec.to_builtins(split)
+            row["decode_likely"] = found.likely(need)
             row["bandwidth_minimum"] = None if need.step_bytes is None else USABLE_RATE * need.step_bytes
             row["bandwidth_recommended"] = None if need.step_bytes is None else GOOD_RATE * need.step_bytes
         model["chosen"] = found.model.chosen.dtype
@@ -62,6 +70,9 @@ def _known(value: Any) -> Any:
 def render(found: Checkup, *, width: int, color: bool) -> str:
     """Return everything as text for a terminal."""
     console = text.console(width, color=color)
+    if found.described is not None and found.model is not None:
+        _write_described(console, found, found.described, found.model)
+        return text.collected(console)
     _write_machine(console, found)
     for pitfall in found.pitfalls:
         console.print(Text(printable(f"! {pitfall.evidence}"), style="yellow"))
@@ -98,6 +109,89 @@ def _write_machine(console: Console, found: Checkup) -> None:
         console.print(Text(NO_PROBE, style="dim"))
 
 
+def _write_described(console: Console, found: Checkup, machine: Described, model: Requirements) -> None:
+    """Write what a model needs of a machine that is described, and how it is divided there."""
+    console.print(Text(_machine_told(machine, found.read_rate), style="bold"))
+    _write_name(console, model)
+    split = found.split(model.chosen)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("dtype", no_wrap=True)
+    moved = "layers" if split is not None and not split.experts else "experts"
+    memories = ("VRAM", "RAM", f"{moved}\non the GPU") if machine.vram_bytes else ("RAM",)
+    rates = ("tok/s\nat most", *(("tok/s\nlikely",) if found.reached else ()))
+    for heading in ("weights", "KV cache", *memories, *rates):
+        table.add_column(heading, justify="right", no_wrap=console.width >= _WIDE, overflow="fold")
+    table.add_column("")
+    for need in model.needs:
+        table.add_row(*_split_cells(found, machine, need), _verdict(found.verdict(need)))
+    console.print(table)
+    for line in _about_split(found, machine, model):
+        console.print(Text(printable(line), style="dim"))
+    chosen = found.verdict(model.chosen)
+    others = [need.dtype for need in model.needs if found.verdict(need) in (Fit.FITS, Fit.TIGHT)]
+    said = "fits" if chosen in (Fit.FITS, Fit.TIGHT) else f"does not fit; {', '.join(others) or 'no dtype here'} would"
+    console.print(Text(printable(f"{model.name} in {model.chosen.dtype} {said}"), style=_STYLES[chosen]))
+
+
+def _machine_told(machine: Described, read: float | None) -> str:
+    def memory(held: int | None, what: str, at: float | None) -> str:
+        return f"{NONE if held is None else size(held)} of {what}" + ("" if at is None else f" read at {bandwidth(at)}")
+
+    told = f"{'this machine' if machine.here else 'a machine'} with {memory(machine.ram_bytes, 'RAM', read)}"
+    if machine.vram_bytes:
+        told += f" and {memory(machine.vram_bytes, 'VRAM', machine.vram_bandwidth)}"
+        told += f", {size(machine.reserve_bytes)} of it left free"
+    return told
+
+
+def _split_cells(found: Checkup, machine: Described, need: Need) -> tuple[str, ...]:
+    split, likely = found.split(need), found.likely(need)
+    memories = [NONE] * (3 if machine.vram_bytes else 1)
+    if split is not None:
+        divided = f"{split.on_gpu} of {split.units}"
+        of_both = [size(split.gpu_bytes), size(split.ram_bytes), divided]
+        memories = of_both if machine.vram_bytes else of_both[1:2]
+    cells = [
+        printable(need.dtype),
+        size(need.weights_bytes),
+        NONE if need.kv_bytes is None else size(need.kv_bytes),
+        *memories,
+        NONE if split is None or split.ceiling is None else significant(split.ceiling),
+    ]
+    if found.reached is not None:
+        cells.append(NONE if likely is None else "–".join(map(significant, likely)))
+    return tuple(cells)
+
+
+def _about_split(found: Checkup, machine: Described, model: Requirements) -> Iterator[str]:
+    split = found.split(model.chosen)
+    yield f"KV cache at {model.context} tokens: {model.kv.how}; RAM has {size(RUNTIME_BYTES)} for the runtime"
+    if split is None:
+        yield "what can be moved to a GPU is not known: neither headers nor config tell the model's shapes"
+        return
+    if machine.vram_bytes and not split.gpu_bytes:
+        yield "the VRAM does not hold what every token reads (all but the experts, or the layers, and the KV cache)"
+    if split.experts and 0 < split.on_gpu < split.units:
+        yield (
+            "experts on the GPU are taken as selected no more often than others: with a census of your prompts, "
+            "`pytest-infer placement` chooses them, and says what that serves"
+        )
+    lacking = ["--bandwidth"] if found.read_rate is None else []
+    lacking += ["--vram-bandwidth"] if machine.vram_bytes and machine.vram_bandwidth is None else []
+    if split.ceiling is not None:
+        yield "at most: all bytes that a token reads at these bandwidths, one memory after the other, and nothing else"
+    elif lacking and model.chosen.step_bytes is not None:
+        yield f"no tok/s: give {' and '.join(lacking)}, as they are measured (STREAM, nvbandwidth)"
+    if found.reached is not None:
+        of = f" ({found.reached.model})" if found.reached.model else ""
+        reached = f"{percent(100 * found.reached.low)} to {percent(100 * found.reached.high)}"
+        yield f"likely: the same times {reached}, what prompts of run {found.reached.run}{of} reached of their limit"
+
+
+def _verdict(fit: Fit) -> Text:
+    return Text(fit.value, style=_STYLES[fit])
+
+
 def _probed(probe: MachineProbe, age_s: float | None) -> str:
     """Return what was measured, how far its reads spread, and how old that is."""
     threads = f"{probe.threads} thread{'s' if probe.threads > 1 else ''}"
@@ -106,20 +200,24 @@ def _probed(probe: MachineProbe, age_s: float | None) -> str:
     return f"{bandwidth(probe.read_bandwidth)} ± {percent(100 * probe.read_bandwidth_spread)} with {threads}{when}"
 
 
-def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
+def _write_name(console: Console, model: Requirements) -> None:
     parts = [model.name, f"from {model.source}"]
     for count, what in ((model.parameters, "parameters"), (model.active_parameters, "active a token")):
         if count is not None:
             scaled = f"{significant(count / 1e9)} B" if count >= 1e9 else f"{significant(count / 1e6)} M"
             parts.append(f"{scaled} {what}")
     console.print(Text(printable(" · ".join(parts)), style="bold"))
+
+
+def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
+    _write_name(console, model)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("dtype", no_wrap=True)
     for heading in ("weights", "KV cache", "min RAM", "recommended", "5 tok/s takes", "15 tok/s", "ceiling here"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for need in model.needs:
-        table.add_row(*_cells(found, need), Text(need.verdict.value, style=_STYLES[need.verdict]))
+        table.add_row(*_cells(found, need), _verdict(need.verdict))
     console.print(table)
     for line in _remarks(found, model):
         console.print(Text(printable(line), style="dim"))

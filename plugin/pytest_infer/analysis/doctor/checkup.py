@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pytest_infer.analysis.doctor import split
 from pytest_infer.analysis.doctor.pitfalls import Pitfall
-from pytest_infer.analysis.doctor.requirements import Need, Requirements, cores_for_prefill
+from pytest_infer.analysis.doctor.requirements import Fit, Need, Requirements, cores_for_prefill
+from pytest_infer.analysis.doctor.split import Described, Split
 from pytest_infer.measure.machine.host import Host
 from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineInfo, MachineProbe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """The least and the most of its memory's limit (MBU) that the decode of a stored run's prompts reached."""
+
+    run: str
+    model: str | None
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +28,7 @@ class Checkup:
     """All that was found; without a model only the machine.
 
     `probe_age_s` is None where the clock was set since the probe; `probe_note` says why it was made again, or is none.
+    `described` is a machine that is asked about in this one's place, and `reached` how near to its limit a run came.
     """
 
     machine: MachineInfo
@@ -26,12 +39,39 @@ class Checkup:
     probe_note: str | None = None
     model: Requirements | None = None
     disk_free_bytes: int | None = None
+    described: Described | None = None
+    reached: Reached | None = None
 
     def ceiling(self, need: Need) -> float | None:
         """Return the most tokens per second that the measured bandwidth allows, None where either is not known."""
         if self.probe is None or not need.step_bytes:
             return None
         return roofline.ceiling(self.probe.read_bandwidth, need.step_bytes)
+
+    def split(self, need: Need) -> Split | None:
+        """Return how a model in one dtype is divided on the described machine; None without one."""
+        if self.described is None:
+            return None
+        return split.of(need, replace(self.described, bandwidth=self.read_rate))
+
+    @property
+    def read_rate(self) -> float | None:
+        """Return the bandwidth of the described main memory: as given, or as it was probed if it is this machine's."""
+        if self.described is None or self.described.bandwidth is not None:
+            return None if self.described is None else self.described.bandwidth
+        return self.probe.read_bandwidth if self.described.here and self.probe is not None else None
+
+    def likely(self, need: Need) -> tuple[float, float] | None:
+        """Return between which rates an engine decodes that comes as near to the limit as the run did, tokens/s."""
+        found = self.split(need)
+        if found is None or found.ceiling is None or self.reached is None:
+            return None
+        return self.reached.low * found.ceiling, self.reached.high * found.ceiling
+
+    def verdict(self, need: Need) -> Fit:
+        """Return whether a model in one dtype fits: on the described machine, else on this one."""
+        found = self.split(need)
+        return need.verdict if found is None else found.verdict
 
     def cores(self, model: Requirements) -> int | None:
         """Return the cores for a good TTFT in the chosen dtype, None where no rate was measured for it."""

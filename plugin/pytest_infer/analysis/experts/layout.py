@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pytest_infer.analysis.doctor import kv_cache, requirements
+from pytest_infer.analysis.doctor import kv_cache, weights
 from pytest_infer.engines.base import TOWER
 from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
@@ -31,8 +31,8 @@ def sites(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> tuple[ExpertSite
             places.setdefault(int(found[2]), name)
     if not places:
         raise ModelError(f"{checkpoint.name} has no experts: it is dense, or names them otherwise")
-    experts = kv_cache.number(config, *requirements.EXPERTS_KEYS)
-    k = kv_cache.number(config, *requirements.TOP_K_KEYS)
+    experts = kv_cache.number(config, *weights.EXPERTS_KEYS)
+    k = kv_cache.number(config, *weights.TOP_K_KEYS)
     if experts is None or k is None or k > experts:
         raise ModelError(f"{checkpoint.name}: its config does not tell how many experts there are and a token takes")
     return tuple(
