@@ -78,7 +78,8 @@ def clone(tmp_path_factory, shell):
     for branch in ("main", "main", "my-branch"):
         git(folder, "checkout", "-q", "-B", branch)
         assert shell.run("pytest bench --benchmark-autosave", folder).returncode == 0
-    assert shell.run("pytest-infer baseline set main 1", folder).returncode == 0
+    for command in ("baseline set main 1", "experts export latest census.json"):
+        assert shell.run(f"pytest-infer {command}", folder).returncode == 0
     return folder
 
 

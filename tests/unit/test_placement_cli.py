@@ -228,6 +228,10 @@ def test_llama_cpp_gets_whole_layers_and_is_told_what_that_costs(infer, add):
     assert infer("--gpu-memory", "3.5MiB", "--format", "llama.cpp").stdout == "--n-gpu-layers 999 --cpu-moe\n"
     assert "experts of 1 of 2 layers on the GPU, 50.0 % of expert reads; split by expert" in result.stderr
     assert "it would be 80.0 %" in result.stderr
+    fast = infer("--gpu-memory=6.5MiB", "--format=llama.cpp", "--cpu-bandwidth=10MiB/s", "--gpu-bandwidth=100MiB/s")
+    # Half of a token's 2 MiB of experts is on the CPU, or a fifth; 2 MiB of other weights are on the GPU.
+    assert "50.0 % of expert reads, at most 7.69 tok/s; split by expert" in fast.stderr
+    assert "80.0 %, at most 13.2 tok/s" in fast.stderr
 
 
 def test_the_pattern_is_found_in_the_experts_of_its_layers_only():
@@ -396,3 +400,20 @@ def test_a_ratio_gives_back_the_number(held, total):
     made = SimpleNamespace(chosen=SimpleNamespace(held=held), experts=SimpleNamespace(bytes=range(total)))
     ratio = float(f"{planning.PlacementPlan.held_ratio.fget(made):.6g}")
     assert int(total * ratio) == held
+
+
+def test_a_predicted_rate_has_the_range_of_the_halvings_and_of_a_run(infer, add):
+    """The hottest expert is the same in both prompts, and read 9 times of 20 in one, 8 in the other."""
+    usages = [experts(([9, 1, 0, 0], [5, 5, 0, 0])), experts(([8, 1, 1, 0], [5, 5, 0, 0]))]
+    add(*usages, mbu=0.4)
+    words = ("--gpu-memory", "3.5MiB", "--cpu-bandwidth=10MiB/s", "--gpu-bandwidth=100MiB/s", "--like=latest")
+    found = json.loads(infer(*words, "--format=json").stdout)
+    low, high = found["chosen"]["decode_throughput"]["in_turns_range"]
+    assert low < found["chosen"]["decode_throughput"]["in_turns"] < high
+    # Of 2 MiB a token, beside 2 MiB of other weights there.
+    assert [low, high] == pytest.approx([1 / (2 * (1 - s) / 10 + 2 * s / 100 + 2 / 100) for s in (8 / 20, 9 / 20)])
+    assert found["decode_likely"] == pytest.approx([0.4 * low, 0.4 * high])
+    said = " ".join(infer(*words).stdout.split())
+    assert "(CPU and GPU in turns, 6.76–7.19)" in said
+    assert "predicted decode, likely: 2.70 to 2.88 tok/s, in turns: prompts of run 0001" in said
+    assert "reached 40.0 % of their limit" in said

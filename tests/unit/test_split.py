@@ -177,7 +177,7 @@ def test_a_run_tells_how_near_an_engine_comes(doctor, storage, make_block):
     row = next(one for one in built["model"]["needs"] if one["dtype"] == "bfloat16")
     assert row["decode_likely"] == pytest.approx([0.4 * row["split"]["ceiling"], 0.5 * row["split"]["ceiling"]])
     said = " ".join(doctor(*MACHINE, "--like=latest", kept).stdout.split())
-    assert "likely: the same times 40.0 % to 50.0 %, what prompts of run 0001" in said
+    assert "likely: as prompts of run 0001 cccccccc (main) (hand-made float32) reached 40.0 to 50.0 % of" in said
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,20 @@ from typing import Annotated
 import typer
 
 from pytest_infer import units
+from pytest_infer.analysis import reached as reached_by
 from pytest_infer.analysis.doctor import kept_probe, pitfalls, requirements
-from pytest_infer.analysis.doctor.checkup import Checkup, Reached
+from pytest_infer.analysis.doctor.checkup import Checkup
 from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
 from pytest_infer.analysis.doctor.split import Described
 from pytest_infer.analysis.doctor.weights import AUTO
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines.checkpoint import source
-from pytest_infer.errors import InferError, OptionError, StorageError
+from pytest_infer.errors import InferError, OptionError
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
-from pytest_infer.storage.runs import Run
 
 _EXITS = {Fit.TOO_LARGE: 1, Fit.UNKNOWN: 2}
 
@@ -88,7 +88,7 @@ def doctor(
     try:
         figures = _Figures(ram=ram, vram=vram, bandwidth=bandwidth, vram_bandwidth=vram_bandwidth, reserve=reserve)
         other = _described(figures, described)
-        reached = None if like is None else _reached(open_history(storage).select(like))
+        reached = None if like is None else reached_by.of_run(open_history(storage).select(like))
         asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
         if asked is None and (other is not None or reached is not None):
             raise OptionError("--ram, --vram, --bandwidth and --like are about a model: name it with --model")
@@ -125,17 +125,6 @@ def _described(given: _Figures, here: MachineInfo) -> Described | None:
         vram_bandwidth=units.parse_bandwidth(given.vram_bandwidth, "--vram-bandwidth"),
         here=given.ram is None,
     )
-
-
-def _reached(run: Run) -> Reached:
-    """Return how near to the limit of its memory a run's prompts decoded."""
-    shares = [row.metrics["mbu"].value for row in run.rows if "mbu" in row.metrics]
-    known = [share for share in shares if not isinstance(share, str) and 0 < share <= 1]
-    if not known:
-        raise StorageError(
-            f"--like {run.label}: no prompt of it knows its MBU: a small model that fits the caches, or no probe"
-        )
-    return Reached(run=run.label, model=run.model, low=min(known), high=max(known))
 
 
 def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:

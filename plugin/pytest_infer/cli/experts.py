@@ -29,7 +29,9 @@ class _Shown(Group):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what follows the name."""
         named = args and (args[0] in self.commands or args[0] in self.get_help_option_names(ctx))
-        return super().parse_args(ctx, args if named else [_SHOW, *args])
+        # A shell that completes the first word is to see all commands.
+        as_is = named or (ctx.resilient_parsing and not args)
+        return super().parse_args(ctx, args if as_is else [_SHOW, *args])
 
 
 experts = typer.Typer(

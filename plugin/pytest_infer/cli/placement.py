@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_infer import units
+from pytest_infer.analysis import reached
 from pytest_infer.analysis.experts.source import UsageSource
 from pytest_infer.cli import experts
-from pytest_infer.cli.shared import Storage, offered, out, refuse, screen
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.report.formats import PLACEMENT, Format
 from pytest_infer.report.views import PlannedRun
@@ -42,6 +43,7 @@ class _Asked:
     model: str | None
     dtype: str | None
     bandwidths: dict[str, str | None]
+    like: str | None
 
 
 def placement(
@@ -91,6 +93,10 @@ def placement(
     pcie_bandwidth: Annotated[
         str | None, typer.Option(metavar="RATE", help="Of the bus: predicts copying experts to the GPU instead.")
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Predict rates of an engine that comes as near to its limit as this run did."),
+    ] = None,
     form: Annotated[
         Format,
         offered(
@@ -115,12 +121,13 @@ def placement(
         model=model,
         dtype=dtype,
         bandwidths={"cpu": cpu_bandwidth, "gpu": gpu_bandwidth, "pcie": pcie_bandwidth},
+        like=like,
     )
     try:
         source = experts.usage_of(run, storage, keyword)
         if source is None:
             raise typer.Exit(2)
-        plan = _plan(source, asked)
+        plan = _plan(source, asked, storage)
         if export is not None:
             experts.write(export, source, list(plan.sizes.experts))
         out(PLACEMENT[form](PlannedRun(plan=plan, source=source, file=export), screen()))
@@ -128,7 +135,7 @@ def placement(
         refuse(error)
 
 
-def _plan(source: UsageSource, asked: _Asked) -> PlacementPlan:
+def _plan(source: UsageSource, asked: _Asked, storage: Path | None) -> PlacementPlan:
     # Imported late, here and below: other commands and --help do not need numpy.
     from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
     from pytest_infer.analysis.placement import planning  # noqa: PLC0415
@@ -146,6 +153,7 @@ def _plan(source: UsageSource, asked: _Asked) -> PlacementPlan:
             for one in source.prompts
             if one.trace is not None
         ],
+        reached=None if asked.like is None else reached.of_run(open_history(storage).select(asked.like)),
     )
 
 

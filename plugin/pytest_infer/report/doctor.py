@@ -22,7 +22,7 @@ from pytest_infer.analysis.doctor.requirements import (
 )
 from pytest_infer.analysis.doctor.split import Described
 from pytest_infer.records import MachineProbe
-from pytest_infer.report import surroundings, text
+from pytest_infer.report import reached, surroundings, text
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, duration, percent, rate, significant, size
 
@@ -183,9 +183,7 @@ def _about_split(found: Checkup, machine: Described, model: Requirements) -> Ite
     elif lacking and model.chosen.step_bytes is not None:
         yield f"no tok/s: give {' and '.join(lacking)}, as they are measured (STREAM, nvbandwidth)"
     if found.reached is not None:
-        of = f" ({found.reached.model})" if found.reached.model else ""
-        reached = f"{percent(100 * found.reached.low)} to {percent(100 * found.reached.high)}"
-        yield f"likely: the same times {reached}, what prompts of run {found.reached.run}{of} reached of their limit"
+        yield f"likely: as {reached.words(found.reached)}"
 
 
 def _verdict(fit: Fit) -> Text:

@@ -8,19 +8,10 @@ from pytest_infer.analysis.doctor import split
 from pytest_infer.analysis.doctor.pitfalls import Pitfall
 from pytest_infer.analysis.doctor.requirements import Fit, Need, Requirements, cores_for_prefill
 from pytest_infer.analysis.doctor.split import Described, Split
+from pytest_infer.analysis.reached import Reached
 from pytest_infer.measure.machine.host import Host
 from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineInfo, MachineProbe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
-    """The least and the most of its memory's limit (MBU) that the decode of a stored run's prompts reached."""
-
-    run: str
-    model: str | None
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from pytest_infer.analysis.placement.heldout import HeldOut
 from pytest_infer.analysis.placement.sizes import Sizes
 from pytest_infer.analysis.placement.speed import Bandwidths, Speed
 from pytest_infer.analysis.placement.strategies import Experts, Placed, Served, Strategy
+from pytest_infer.analysis.reached import Reached
 from pytest_infer.errors import OptionError
 from pytest_infer.units import size
 
@@ -43,7 +44,8 @@ class BudgetRow:
     """What a budget of bytes for experts gives. `held` experts lie on the GPU in the placement by frequency.
 
     `in_sample` and `held_out` are shares by the strategy's name, `random` among them. `expected` is what a token
-    reads, by the held-out share where there is one; `speed` follows from it. `lru` is the share that a cache of
+    reads, by the held-out share where there is one; `speed` follows from it, and `slowest` and `fastest` from the
+    lowest and the highest held-out share. `lru` is the share that a cache of
     `slots` experts a layer hits, None without a trace. `bound` is the share that no placement can exceed in-sample.
     """
 
@@ -57,6 +59,8 @@ class BudgetRow:
     slots: int
     lru: float | None
     lfu: float | None = None
+    slowest: Speed | None = None
+    fastest: Speed | None = None
 
     def likely(self, name: str) -> float | None:
         """Return the held-out share of a strategy, or the one in-sample where nothing could be held out."""
@@ -66,7 +70,10 @@ class BudgetRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPlan:
-    """All of it: the census planned from, the sizes, the sweep, and the budget asked for with its placements."""
+    """All of it: the census planned from, the sizes, the sweep, and the budget asked for with its placements.
+
+    `placed` is that by frequency, `whole` that by whole layers, which `whole_speed` is predicted for.
+    """
 
     phase: Phase
     prompts: int
@@ -80,12 +87,27 @@ class PlacementPlan:
     chosen: BudgetRow | None = None
     placed: Placed | None = None
     whole: Placed | None = None
+    whole_speed: Speed | None = None
     traced: int = 0
+    reached: Reached | None = None
 
     @property
     def everything_fits(self) -> bool:
         """Return whether all experts fit into the budget asked for."""
         return self.chosen is not None and self.chosen.budget >= self.experts.total
+
+    def likely(self) -> tuple[float, float] | None:
+        """Return between which rates an engine decodes that comes as near to the limit as the run did, tokens/s.
+
+        From the lowest held-out share at the least that the run reached, to the highest at the most.
+        """
+        row = self.chosen
+        slowest, fastest = (None, None) if row is None else (row.slowest or row.speed, row.fastest or row.speed)
+        if self.reached is None or slowest is None or fastest is None:
+            return None
+        if slowest.in_turns is None or fastest.in_turns is None:
+            return None
+        return self.reached.low * slowest.in_turns, self.reached.high * fastest.in_turns
 
     @property
     def held_ratio(self) -> float:
@@ -181,7 +203,13 @@ class _Planner:
             speed=self.speed(expected) if known and expected is not None else None,
             slots=slots,
             lru=self.lru(slots),
+            slowest=None if not known or best is None or outside is None else self.speed(_at(best, outside.low)),
+            fastest=None if not known or best is None or outside is None else self.speed(_at(best, outside.high)),
         )
+
+    def speed_of(self, placed: Placed) -> Speed | None:
+        served = strategies.serve(self.experts, placed, self.read, self.tokens)
+        return None if served is None or self.phase is not Phase.DECODE else self.speed(served)
 
     def speed(self, served: Served) -> Speed:
         return speed.predict(served, self.sizes.read, self.bandwidths, dense_on_gpu=self.dense_on_gpu)
@@ -207,6 +235,7 @@ def plan(
     bandwidths: Bandwidths | None = None,
     dense_on_gpu: bool = True,
     traces: Sequence[Traced] = (),
+    reached: Reached | None = None,
 ) -> PlacementPlan:
     """Return the plan for the censuses of several prompts, one each, within a GPU's memory.
 
@@ -224,6 +253,7 @@ def plan(
     chosen = None if budget is None else common.row(budget)
     if chosen is not None and traces:
         chosen = replace(chosen, lfu=common.lfu(chosen.slots))
+    whole = None if budget is None else common.place(Strategy.WHOLE_LAYERS, budget)
     return PlacementPlan(
         phase=phase,
         prompts=len(prompts),
@@ -236,8 +266,10 @@ def plan(
         memory=memory,
         chosen=chosen,
         placed=None if budget is None else common.place(Strategy.FREQUENCY, budget),
-        whole=None if budget is None else common.place(Strategy.WHOLE_LAYERS, budget),
+        whole=whole,
+        whole_speed=None if whole is None else common.speed_of(whole),
         traced=len(traces),
+        reached=reached,
     )
 
 

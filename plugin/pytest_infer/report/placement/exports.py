@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_infer.errors import OptionError
-from pytest_infer.units import size
+from pytest_infer.units import rate, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.experts.source import UsageSource
     from pytest_infer.analysis.placement.heldout import HeldOut
     from pytest_infer.analysis.placement.planning import BudgetRow, Memory, PlacementPlan
+    from pytest_infer.analysis.placement.speed import Speed
 
     Remark = Callable[[str], None]
 
@@ -103,6 +104,7 @@ def as_json(plan: PlacementPlan, *, run: str, model: str | None) -> str:
             "probed": plan.bandwidths.probed,
         },
         "chosen": None if plan.chosen is None else _row(plan.chosen),
+        "decode_likely": plan.likely(),
         "gpu": [{"layer": layer, "expert": expert} for layer, expert in plan.on_gpu()],
         "sweep": [_row(row) for row in plan.sweep],
     })  # fmt: skip
@@ -122,11 +124,17 @@ def _row(row: BudgetRow) -> dict[str, Any]:
             "in_turns": speed.in_turns,
             "at_once": speed.at_once,
             "streamed": speed.streamed,
+            "in_turns_range": _range(row),
         },
         "cache_slots_per_layer": row.slots,
         "lru": row.lru,
         "lfu": row.lfu,
     }  # fmt: skip
+
+
+def _range(row: BudgetRow) -> list[float] | None:
+    found = [speed.in_turns for speed in (row.slowest, row.fastest) if speed is not None and speed.in_turns is not None]
+    return found or None
 
 
 def _held_out(scores: Mapping[str, HeldOut | None]) -> dict[str, dict[str, float] | None]:
@@ -165,8 +173,8 @@ def llama_cpp(plan: PlacementPlan, remark: Remark) -> str:
     layers, every = plan.layers_on_cpu(), sorted({site.layer for site in plan.census.sites})
     remark(
         f"experts of {len(every) - len(layers)} of {len(every)} layers on the GPU, "
-        f"{_percent(row.in_sample['whole layers'])} of expert reads; split by expert, which llama.cpp cannot, it would "
-        f"be {_percent(row.likely('frequency'))}"
+        f"{_percent(row.in_sample['whole layers'])} of expert reads{_rate(plan.whole_speed)}; split by expert, which "
+        f"llama.cpp cannot, it would be {_percent(row.likely('frequency'))}{_rate(row.speed)}"
     )
     everything = "--n-gpu-layers 999"
     if not layers:
@@ -196,7 +204,8 @@ def ktransformers(plan: PlacementPlan, file: Path | None, remark: Remark) -> str
         raise OptionError("--format ktransformers needs the counts in a file of their own: give --export NAME.pt")
     total = len(plan.experts.bytes)
     remark(
-        f"{row.held} of {total} experts on the GPU, {_percent(row.likely('frequency'))} of expert reads; "
+        f"{row.held} of {total} experts on the GPU, {_percent(row.likely('frequency'))} of expert reads"
+        f"{_rate(row.speed)}; "
         f"{file} has the counts that `frequency` places them by"
     )
     return (
@@ -221,6 +230,11 @@ def device_map(plan: PlacementPlan, remark: Remark) -> str:
         f"the others to it, all experts included: {size(found.copied_bytes)}"
     )
     return _json(found.devices)
+
+
+def _rate(speed: Speed | None) -> str:
+    """Return the rate that is predicted at most, for an engine that works in turns; nothing where none is known."""
+    return "" if speed is None or speed.in_turns is None else f", at most {rate(speed.in_turns)}"
 
 
 def _percent(share: float | None) -> str:

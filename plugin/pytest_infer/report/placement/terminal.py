@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.report import reached as reached_as
 from pytest_infer.report import text
-from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show, size
+from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show, significant, size
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.placement.heldout import HeldOut
     from pytest_infer.analysis.placement.planning import BudgetRow, PlacementPlan
-    from pytest_infer.analysis.placement.speed import Speed
 
 _BAR, _SHORTEST = 16, 6
 _COLUMNS = 74  # what the sweep takes without its bar
@@ -100,17 +100,29 @@ def _reading(plan: PlacementPlan, row: BudgetRow) -> Iterator[str]:
     if served is None or plan.phase.value != "decode":
         return
     yield f"a token reads {size(served.cpu_bytes)} of experts on the CPU and {size(served.gpu_bytes)} on the GPU"
-    if row.speed is not None and (said := _rates(row.speed)):
+    if row.speed is not None and (said := _rates(row)):
         yield f"predicted decode, at most: {said}"
+    likely, reached = plan.likely(), plan.reached
+    if likely is not None and reached is not None:
+        between = f"{significant(likely[0])} to {rate(likely[1])}"
+        yield f"predicted decode, likely: {between}, in turns: {reached_as.words(reached)}"
 
 
-def _rates(speed: Speed) -> str:
-    known = [
-        (speed.in_turns, "CPU and GPU in turns"),
-        (speed.at_once, "both at once within a layer"),
-        (speed.streamed, "experts copied over PCIe"),
-    ]
-    return ", ".join(f"{rate(value)} ({name})" for value, name in known if value is not None)
+def _rates(row: BudgetRow) -> str:
+    """Return each predicted rate, and the range that the held-out shares leave."""
+    names = {
+        "in_turns": "CPU and GPU in turns",
+        "at_once": "both at once within a layer",
+        "streamed": "experts copied over PCIe",
+    }
+    told = []
+    for key, name in names.items():
+        value, *ends = (getattr(speed, key, None) for speed in (row.speed, row.slowest, row.fastest))
+        if value is not None:
+            # Where the GPU is the slower side, to serve more from it takes longer.
+            low, high = (significant(end) for end in sorted(end or value for end in ends))
+            told.append(f"{rate(value)} ({name}{'' if low == high else f', {low}–{high}'})")
+    return ", ".join(told)
 
 
 def _sweep(plan: PlacementPlan, width: int) -> Table:
