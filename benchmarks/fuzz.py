@@ -137,6 +137,7 @@ class Kind:
 RUN = f"results/{PLACE}/0099_fuzzed.json"
 LAST = f"results/{PLACE}/{RUNS:04}_run"
 OF_RUNS = tuple(stored(*arguments) for arguments in STORED)
+IMPORT = command("experts", "import", "responses.json", "--model", "./mixture", "-o", "c.json")
 JSON = (bytes_mutated, value_mutated, value_mutated)
 KINDS = {
     "run": Kind(RUN, JSON, OF_RUNS, copy_of=f"{LAST}.json"),
@@ -158,6 +159,28 @@ KINDS = {
     ),
     "index": Kind("sharded/model.safetensors.index.json", JSON, (command("doctor", "--model", "./sharded"),)),
     "gguf": Kind("x.gguf", (header_bytes_mutated,), (command("doctor", "--model", "./x.gguf"),)),
+    "census": Kind(
+        "census.json",
+        JSON,
+        (
+            command("experts", "census.json"),
+            command("placement", "census.json", "--gpu-memory", "200MiB"),
+            command("experts", "export", "census.json", "again.json"),
+        ),
+    ),
+    "responses": Kind(
+        "responses.json",
+        JSON,
+        (command("experts", "import", "responses.json", "--model", "./mixture", "-o", "c.json"),),
+    ),
+    "mixture": Kind(
+        "mixture/config.json",
+        JSON,
+        (
+            command("doctor", "--model", "./mixture", "--ram", "1GiB", "--vram", "1MiB", "--reserve", "0B"),
+            IMPORT,
+        ),
+    ),
     "ini": Kind("pyproject.toml", (bytes_mutated,), (stored("gate", "--no-mark"), command("history"))),
     "probes": Kind("cache/probes.json", JSON, (caches, command("doctor"))),
     "spreads": Kind("cache/launch-spreads.json", JSON, (caches,)),

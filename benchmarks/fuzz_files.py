@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer.analysis.experts import recorded, source
 from pytest_infer.records import PromptRecord
-from pytest_infer.storage import baselines, block, files, journal, sidecar
+from pytest_infer.report.placement import exports
+from pytest_infer.storage import baselines, block, files, journal, runs, sidecar
 from pytest_infer.storage.schema import KEY
 
 RECORD = Path(__file__).parents[1] / "tests" / "data" / "record-1.json"
@@ -37,6 +39,10 @@ stop = ["."]
 name = "third"
 messages = [{role = "user", content = "four"}]
 """
+MIXTURE = {
+    "model_type": "mixtral", "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
 LINES = '{"defaults": {"max_new_tokens": 3}}\n{"name": "a", "text": "b"}\n{"name": "c", "file": "long.txt"}\n'
 
 ENGINE = """
@@ -207,3 +213,11 @@ def make_good(folder: Path) -> None:
     ini = '[tool.pytest.ini_options]\naddopts = "--benchmark-storage=results"\ninfer_gate = ["tpot:5%"]\n'
     (folder / "pyproject.toml").write_text(ini, encoding="utf-8")
     (folder / "x.gguf").write_bytes(_gguf())
+    held = runs.Run(path=last, time=datetime.now(UTC))
+    usage = source.of_run(held, recorded.recorded(held)[0])
+    (folder / "census.json").write_text(exports.census(usage, [1024] * len(usage.sites)), encoding="utf-8")
+    (folder / "mixture").mkdir()
+    (folder / "mixture" / "config.json").write_text(json.dumps(MIXTURE), encoding="utf-8")
+    chosen = [[[0, 1], [2, 3]], [[3, 1], [2, 0]]]
+    response = {"id": "a", "choices": [{"routed_experts": chosen}], "prompt_routed_experts": chosen[:1]}
+    (folder / "responses.json").write_text(json.dumps([response, response]), encoding="utf-8")

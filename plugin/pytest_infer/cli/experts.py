@@ -35,7 +35,9 @@ class _Shown(Group):
 
 
 experts = typer.Typer(
-    cls=_Shown, help="Show the experts a run used (`experts RUN`, see `experts show --help`), or carry a census over."
+    cls=_Shown,
+    add_completion=False,
+    help="Show the experts a run used (`experts RUN`, see `experts show --help`), or carry a census over.",
 )
 
 
