@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer.analysis.experts import recorded, source
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import AgainstInfo, PromptRecord, RoleTurns, Turns
 from pytest_infer.report.placement import exports
 from pytest_infer.storage import baselines, block, files, journal, runs, sidecar
 from pytest_infer.storage.schema import KEY
@@ -122,13 +122,32 @@ def _records() -> list[PromptRecord]:
     ]
 
 
+def _against(made: dict[str, Any]) -> dict[str, Any]:
+    """Return a block with another side, which took turns of a token with it and was taken apart."""
+    ratios = {part: tuple((0.01 * launch, 0.012, 0.008, 0.01) for launch in range(3)) for part in ("first", "step")}
+    parts = tuple(
+        RoleTurns(
+            role=role,
+            before_ns=(1000, 1010, 1005),
+            after_ns=(1100, 1090, 1110),
+            layers=(0, 1),
+            layer_change_ns=((100, 80, 105), (0, 0, 0)),
+        )
+        for role in ("experts", "router")
+    )
+    turns = Turns(every=1, cycles=4, seconds=9.0, ratios=ratios, parts={"decode": parts, "prefill": parts})
+    info = AgainstInfo(rev="main", commit="a" * 40, dirty=False, sequential=False)
+    told = {"turns": msgspec.to_builtins(turns), "differ": [], "rounds": made["rounds"], "metrics": made["metrics"]}
+    return {**made, "against": {**msgspec.to_builtins(info), **told}}
+
+
 def _run(folder: Path, number: int) -> Path:
     records = _records()
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number)
     run = {
         "machine_info": {"node": "host", "cpu": {"brand_raw": "a cpu"}},
         "commit_info": {"id": f"{number:040x}", "branch": "main", "dirty": False},
-        "benchmarks": [_row(block.build(record), record.prompt.name) for record in records],
+        "benchmarks": [_row(_against(block.build(record)), record.prompt.name) for record in records],
         "datetime": time.isoformat(),
         "version": "5.3.1",
         KEY: {
