@@ -272,7 +272,15 @@ class Bench:
 
 
 def work(numbers: Any, faults: Any, folder: Path, seed: int, every: int) -> None:
-    """Try files by their numbers until there is None; end early when memory has grown beyond the bound."""
+    """Try files by their numbers until there is None; put None where this script itself fails."""
+    try:
+        _work(numbers, faults, folder, seed, every)
+    except BaseException:
+        faults.put(None)
+        raise
+
+
+def _work(numbers: Any, faults: Any, folder: Path, seed: int, every: int) -> None:
     os.chdir(folder)
     os.environ["PYTEST_INFER_CACHE"] = str(folder / "cache")
     bench = Bench(folder, seed, every)
@@ -340,6 +348,8 @@ def tried(numbers: list[int], jobs: int, seed: int, every: int) -> list[Fault]:
             except Empty:
                 faults.append(Fault(0, "?", "?", "hang", "no worker says anything"))
                 break
+            if said is None:
+                raise SystemExit("a worker ended: the fault is in this script")
             if isinstance(said, Fault):
                 faults.append(said)
             else:

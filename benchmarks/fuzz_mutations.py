@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -71,12 +72,12 @@ def value_mutated(content: bytes, chance: random.Random) -> bytes:
             case 1 if isinstance(holder, dict):
                 holder[chance.choice(("schema", "value", "phase", "x"))] = holder.pop(key)
             case 2 if isinstance(holder, list):
-                holder.append(holder[key])
+                holder.append(copy.deepcopy(holder[key]))
             case 3:
                 other, at = _place(tree, chance)
                 holder[key] = json.loads(json.dumps(other[at])) if other is not None else None
             case _:
-                holder[key] = chance.choice(VALUES)
+                holder[key] = copy.deepcopy(chance.choice(VALUES))
     return json.dumps(tree, indent=chance.choice((None, 4))).encode("utf-8", "surrogatepass")
 
 

@@ -472,5 +472,5 @@ def test_the_command_shows_a_stored_run(storage, make_block):
 def test_the_command_prints_the_rules_and_refuses_no_run(storage):
     assert run("--rules").output == shown.rules_table()
     result = run("7", f"--storage={storage.folder}")
-    assert result.exit_code == 2
+    assert result.exit_code == 11
     assert "no run '7'" in result.output

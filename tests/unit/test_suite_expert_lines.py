@@ -28,7 +28,7 @@ def test_the_hottest_and_coldest_beside_chance(record):
     tokens = usage.prefill_tokens + usage.decode_tokens
     assert hottest.startswith("hottest  L")
     assert coldest.startswith("coldest  L")
-    assert chance.startswith(f"of {tokens} tokens; an even share is 25 %, a layer's busiest gets ")
+    assert chance.startswith(f"of {tokens} prompt and generated tokens; an even share is 25 %, a layer's busiest gets ")
 
 
 def test_layers_of_different_sizes_have_no_common_even_share(record):
