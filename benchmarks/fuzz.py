@@ -67,6 +67,8 @@ STORED = (
     ("compare", "--format", "markdown", "--metric", "all", "99", "latest"),
     ("gate", "latest", "--mark", "--rule", "tpot:5%"),
     ("gate", "99", "--no-mark", "--against", "6", "--format", "json"),
+    ("comment", "99"),
+    ("undecided", "99"),
     ("show",),
     ("show", "99", "-v"),
     ("advice", "99"),
@@ -151,6 +153,7 @@ KINDS = {
         "results/baselines.ini", (bytes_mutated,), (stored("history"), stored("compare", "1", "main"), OF_RUNS[-2])
     ),
     "toml": Kind("suite/prompts.toml", (bytes_mutated,), (suite("prompts.toml"),)),
+    "accepted": Kind("bench/accepted.toml", (bytes_mutated,), (stored("gate", "--no-mark"),)),
     "jsonl": Kind("suite/prompts.jsonl", (bytes_mutated, line_mutated), (suite("prompts.jsonl"),)),
     "prompt": Kind("suite/long.txt", (bytes_mutated,), (suite("prompts.toml"),)),
     "config": Kind("whole/config.json", JSON, (command("doctor", "--model", "./whole"),)),

@@ -219,6 +219,9 @@ def make_good(folder: Path) -> None:
         ("pytest.ini", "[pytest]\n"),
     ):
         (suite / name).write_text(content, encoding="utf-8")
+    (folder / "bench").mkdir()
+    accepted = '[[accept]]\nmetric = "decode"\nprompt = "*"\nbound = "5%"\nreason = "wanted"\nuntil = "v2"\n'
+    (folder / "bench" / "accepted.toml").write_text(accepted, encoding="utf-8")
     for name in ("whole", "sharded"):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")

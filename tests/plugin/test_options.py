@@ -65,6 +65,7 @@ RUN_VALUES = {
     "strict-memory": (True, "strict_memory", True),
     "inconclusive": ("pass", "ending", Ending(passes_doubt=True)),
     "exit": ("plain", "ending", Ending()),
+    "accepted": ("bench/own.toml", "accepted", Path("bench/own.toml")),
     "gate": ("ttft:5%", "gate", rules.parse(["ttft:5%"])),
     "baseline": ("baseline:main", "baseline", "baseline:main"),
     "allow-different": ("torch, software", "allow_different", ("torch", "software")),
@@ -159,8 +160,8 @@ def test_every_option_is_tested_here():
 def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
     changes_none = """prompts engine_options given context cold_load max_new_tokens ignore_eos advice probe
-        strict_memory resume report gate gate_asked ending baseline allow_different against against_python
-        against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve"""
+        strict_memory resume report gate gate_asked accepted accepts ending baseline allow_different against
+        against_python against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve"""
     named = {*saving._MATTER, *changes_none.split()}
     assert named == set(Settings.__dataclass_fields__)
 

@@ -28,6 +28,7 @@ FACE = (
     "pytest_face.parametrize",
     "pytest_face.sweep.ordering",
     "pytest_face.saving",
+    "pytest_face.accepted",
     "pytest_face.gate",
     "pytest_face.failures",
     "pytest_face.probing",

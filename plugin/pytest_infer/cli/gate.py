@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from pytest_infer.analysis.compare import ending, fingerprint, rules
+from pytest_infer.analysis.compare.accepted import Accepted, check_covered, parse
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.analysis.sweep import axes
+from pytest_infer.checkouts import accepted as written
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import (
     AllowDifferent,
@@ -33,7 +36,7 @@ from pytest_infer.report.formats import GATE, GATE_ON_GITHUB, Format
 from pytest_infer.report.views import GatedRun
 from pytest_infer.storage import files
 from pytest_infer.storage.history import History
-from pytest_infer.storage.runfile import Mark
+from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -74,6 +77,14 @@ def run_gate(
             help="For a pipeline, or for `git bisect run`: 0 good, 1 regressed, 125 neither, 128 wrong usage.",
         ),
     ] = ending.PLAIN,
+    accepted: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Regressions that are accepted, beside those of commit messages; off: none of either; "
+            f"default: infer_accepted of the ini file, else {written.FILE}.",
+        ),
+    ] = None,
     form: Annotated[Format, offered(GATE)] = Format.TERMINAL,
     allow_different: AllowDifferent = None,
     allow_failed: Annotated[
@@ -98,20 +109,22 @@ def run_gate(
         allowed = tuple(allow_different or ())
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
         _check(candidate, before, parsed)
+        accepting = () if end.bisect else _accepted(accepted, before, candidate)
         unfit = _unfit(candidate, allow_failed or ())
-        gated = replace(_gated(history, before, candidate, parsed, unfit, allowed, confidence), ending=end)
+        found = _gated(history, before, candidate, parsed, unfit, allowed, accepting, confidence)
+        gated = replace(found, ending=end)
     except InferError as error:
         refuse(error)
     nothing = "no stored run" if any(rule.compares for rule in parsed) else "bounds only"
     heading = [f"gate {candidate.label} against {gated.against or nothing}", f"{100 * confidence:g} % intervals"]
-    found = GatedRun(gated=gated, heading=heading)
-    out(GATE[form](found, screen()))
+    shown = GatedRun(gated=gated, heading=heading)
+    out(GATE[form](shown, screen()))
     if before is None and nothing == "no stored run":
         say("no stored run to compare with (same machine and software, clean code, not failed)")
     if github:
-        _write_github(found, form)
+        _write_github(shown, form)
     if mark:
-        _mark(candidate, found)
+        _mark(candidate, shown)
     raise typer.Exit(gated.code)
 
 
@@ -132,6 +145,22 @@ def _candidate(history: History, name: str) -> Run:
     return found
 
 
+def _accepted(given: str | None, before: Run | None, candidate: Run) -> tuple[Accepted, ...]:
+    """Return what is accepted of the changes since the baseline's commit; raise OptionError for what cannot be read."""
+    named = given or inifile.accepted(Path.cwd())
+    if named == written.OFF:
+        return ()
+    base = None if before is None else before.commit
+    found = written.read(Path.cwd(), Path(named) if named else None, base, candidate.commit or "HEAD")
+    if found.unread is not None:
+        say(f"what commit messages accept is not known: {found.unread}")
+    parsed = parse(found.written)
+    if base is not None:
+        names = {name for row in candidate.rows for name in axes.names(row.name, row.config)}
+        check_covered(parsed, names)
+    return parsed
+
+
 def _check(candidate: Run, before: Run | None, parsed: Sequence[rules.Rule]) -> None:
     """Refuse rules about nothing, a baseline that failed its gate, and figures that nobody can have measured."""
     from pytest_infer.analysis.compare import possible  # noqa: PLC0415
@@ -148,11 +177,14 @@ def _check(candidate: Run, before: Run | None, parsed: Sequence[rules.Rule]) -> 
 
 def _mark(candidate: Run, of: GatedRun) -> None:
     """Keep the result in the run's file."""
-    result = Mark(
-        result=of.gated.exit.word,
-        against=of.gated.against,
-        rules=tuple(rule.text for rule in of.gated.rules),
+    gated = of.gated
+    result = JudgedMark(
+        result=gated.exit.word,
+        against=gated.against,
+        rules=tuple(rule.text for rule in gated.rules),
         headline=of.said or None,
+        judgements=msgspec.Raw(msgspec.json.encode(gated.judgements)),
+        suite=msgspec.Raw(msgspec.json.encode(gated.suite)),
     )
     try:
         files.mark(candidate.path, result)
@@ -195,6 +227,7 @@ def _gated(
     parsed: Sequence[rules.Rule],
     unfit: Mapping[str, str],
     allowed: Sequence[str],
+    accepted: Sequence[Accepted],
     confidence: float,
 ) -> Gated:
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
@@ -210,6 +243,7 @@ def _gated(
         new=new,
         against=before.label,
         allowed=allowed,
+        accepted=accepted,
         confidence=confidence,
     )
 

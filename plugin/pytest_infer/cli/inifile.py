@@ -13,9 +13,10 @@ from typing import Any
 import iniconfig
 
 from pytest_infer import untrusted
+from pytest_infer.checkouts.accepted import OFF
 from pytest_infer.errors import OptionError
 
-GATE, DOUBT, ADDOPTS = "infer_gate", "infer_inconclusive", "addopts"
+GATE, DOUBT, ACCEPTED, ADDOPTS = "infer_gate", "infer_inconclusive", "infer_accepted", "addopts"
 STORAGE_OPTION = "--benchmark-storage"
 _NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """In pytest's own order."""
@@ -80,6 +81,13 @@ def doubt(folder: Path) -> str | None:
     """Return `infer_inconclusive` in the nearest configuration of pytest; None where it is not set."""
     found = nearest(folder)
     return " ".join(found.lines(DOUBT)).strip() or None if found is not None else None
+
+
+def accepted(folder: Path) -> str | None:
+    """Return `infer_accepted` in the nearest configuration of pytest, a path beside that; None where it is not set."""
+    found = nearest(folder)
+    given = "" if found is None else " ".join(found.lines(ACCEPTED)).strip()
+    return None if found is None or not given else given if given == OFF else str(found.path.parent / given)
 
 
 def storage(folder: Path) -> Path | None:

@@ -75,12 +75,12 @@ class GateFailure:
 
 
 _ADVICE = (
-    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: run without the gate and "
-    "`pytest-infer baseline set NAME latest`."
+    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: accept it in a "
+    "commit message, or run without the gate and `pytest-infer baseline set NAME latest`."
 )
 _ADVICE_PAIRED = (
     "Both commits were measured in turns, in this run. --infer-against=self shows the noise of this machine. If it is "
-    "wanted: say so in --infer-gate or infer_gate."
+    "wanted: accept it in a commit message, as the end of this run shows."
 )
 
 

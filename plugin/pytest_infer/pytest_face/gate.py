@@ -16,6 +16,7 @@ from pytest_infer.analysis.compare.rules import Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import OptionError, StorageError
 from pytest_infer.metrics import by_key
+from pytest_infer.pytest_face.accepted import Acceptances
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round, Turns
@@ -36,10 +37,11 @@ _NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
 
 
 class Gate:
-    """One run's gate. `note` takes lines for the summary."""
+    """One run's gate. `folder` is where it was started, and `note` takes lines for the summary."""
 
-    def __init__(self, settings: Settings, note: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, folder: Path, note: Callable[[str], None]) -> None:
         self._settings = settings
+        self._accepted = Acceptances(settings, folder, note)
         self._note = note
         self._history: History | None = None
         self._baseline: Run | None = None
@@ -59,7 +61,10 @@ class Gate:
 
     def prepare(self, storage: Path | None) -> None:
         """Before anything is measured: find the baseline that was asked for; raise StorageError for a wrong one."""
-        if self._settings.gate is None or self._settings.against is not None:
+        if self._settings.gate is None:
+            return
+        self._accepted.read(self._settings.against)
+        if self._settings.against is not None:
             return
         if storage is not None and storage.is_dir():
             self._history = history.load(storage, self._note)
@@ -75,6 +80,7 @@ class Gate:
         from pytest_infer.analysis.compare import possible  # noqa: PLC0415
 
         possible.refuse(self._baseline)
+        self._accepted.read(self._baseline.commit)
 
     def judge(self, tests: Mapping[str, MeasuredTest], planned: Collection[str], covers: Callable[[str], bool]) -> None:
         """Judge the measured tests (by node id) against a stored run.
@@ -102,7 +108,16 @@ class Gate:
         pairs, gone, new = gate.stored_pairs(before, rows, self._history, records)
         missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
         self._end(
-            gate.judge(pairs, rules, missing=missing, unfit=unfit, new=new, against=before.label, allowed=allowed)
+            gate.judge(
+                pairs,
+                rules,
+                missing=missing,
+                unfit=unfit,
+                new=new,
+                against=before.label,
+                allowed=allowed,
+                accepted=self._accepted.since(before),
+            )
         )
 
     def judge_sides(
@@ -133,7 +148,18 @@ class Gate:
             else:
                 pairs.append(_pair(test, base, ours, info, turns.get(test)))
         against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
-        self._end(gate.judge(pairs, rules, new=new, missing=missing, unfit=unfit, against=against, allowed=allowed))
+        self._end(
+            gate.judge(
+                pairs,
+                rules,
+                new=new,
+                missing=missing,
+                unfit=unfit,
+                against=against,
+                allowed=allowed,
+                accepted=self._accepted.found,
+            )
+        )
 
     def settled(
         self, prompt: PromptInfo, before: Sequence[Round], after: Sequence[Round], config: Mapping[str, str]
@@ -153,6 +179,7 @@ class Gate:
         """
         asked = [rule for rule in self._settings.gate or () if not (part and rule.source is Source.INI)]
         check_covered(asked, names)
+        self._accepted.names = None if part else names
         if not self._settings.profile:
             unscored = next((rule for rule in asked if rule.source is Source.TYPED and rule.needs_scores), None)
             if unscored is not None:

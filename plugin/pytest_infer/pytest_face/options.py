@@ -171,6 +171,12 @@ OPTIONS = (
         "default: fail",
     ),
     Option(
+        name="accepted",
+        metavar="FILE",
+        help="regressions that a gate accepts, beside those of commit messages; off: none of either; "
+        "default: bench/accepted.toml",
+    ),
+    Option(
         name="exit",
         metavar="WHOM",
         help="whom the exit code is for: plain: 0 passed, 1 failed, 10 inconclusive, 11 nothing to compare; "

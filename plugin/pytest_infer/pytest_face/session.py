@@ -68,7 +68,7 @@ class InferSession:
         self.world = World(ranks.here())
         self.bridge = Bridge(config, self.note)
         self.keeper = Keeper(self.settings, self.bridge, config.rootpath, self.note)
-        self.gate = Gate(self.settings, self.note)
+        self.gate = Gate(self.settings, config.invocation_params.dir, self.note)
         # Not in a comparison of two commits: the memory that a probe leaves behind would be on one side only.
         # Nor in ranks that follow, whose probes would disturb that of the first.
         wanted = self.settings.probe and self.one_sided and self.world.place.leads

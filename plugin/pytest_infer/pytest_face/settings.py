@@ -30,7 +30,7 @@ from pytest_infer.pytest_face.options import (
 )
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 
-ONLY_OURS = ("against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
+ONLY_OURS = ("accepted", "against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
@@ -100,6 +100,9 @@ class Settings:
     replay: str | None = None
     text: Path | None = None
     """The file whose perplexity is measured."""
+    accepted: Path | None = None
+    """The file of accepted regressions, where one is named."""
+    accepts: bool = True
     gate_asked: bool = field(default=False, compare=False)
     """Whether the gate was asked for on the command line, not only in the ini file."""
 
@@ -169,6 +172,8 @@ class Settings:
             gate_asked=gate is not None
             and not {"--infer-gate", "--infer-against"}.isdisjoint((read.place("gate"), read.place("against"))),
             ending=_ending(read, gate),
+            accepted=None if _accepts_none(read) else read.path("accepted"),
+            accepts=not _accepts_none(read),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),
             against=read.text("against"),
@@ -262,6 +267,11 @@ def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:
         raise OptionError(f"{where}=bisect tells what a gate found: add --infer-against=REV, or --infer-gate")
     passes = read.choice("inconclusive", ending.DOUBTS, ending.FAIL) == ending.PASS
     return Ending(passes_doubt=passes, bisect=bisect)
+
+
+def _accepts_none(read: OptionReader) -> bool:
+    """Return whether no regression is accepted; a bisection looks for the commit, whoever wanted it."""
+    return read.text("accepted") == OFF or read.text("exit") == ending.BISECT
 
 
 def _allowed(keys: str | None) -> tuple[str, ...]:

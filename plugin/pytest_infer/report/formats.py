@@ -105,6 +105,7 @@ COMPARE = _Formats(_compare)
 
 
 def _gate() -> Writers[GatedRun]:
+    from pytest_infer.report.compare import accepted  # noqa: PLC0415
     from pytest_infer.report.compare import exports as judgements  # noqa: PLC0415
     from pytest_infer.report.compare.terminal import render_judgements  # noqa: PLC0415
 
@@ -121,7 +122,7 @@ def _gate() -> Writers[GatedRun]:
                 headline=of.said,
                 suite=of.gated.suite,
             )
-            + "".join(f"{line}\n" for line in judgements.ended(of.gated))
+            + "".join(f"{line}\n" for line in (*judgements.ended(of.gated), *accepted.how(of.gated)))
         ),
         Format.MARKDOWN: lambda of, _: judgements.gate_as_markdown(
             of.gated, [*of.heading, *judgements.ended(of.gated)]
@@ -130,6 +131,7 @@ def _gate() -> Writers[GatedRun]:
             rows(of.gated),
             headline=of.said,
             result=of.gated.exit.word,
+            accepted=accepted.as_rows(of.gated),
             suite=[judgements.flat_suite(change) for change in of.gated.suite],
         ),
         Format.CSV: lambda of, _: judgements.as_csv(rows(of.gated)),

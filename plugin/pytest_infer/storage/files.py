@@ -224,7 +224,7 @@ def mark(run_file: Path, mark: Mark) -> None:
     """
     try:
         run = json.loads(untrusted.text(untrusted.read(run_file, untrusted.RUN_BYTES)))
-        run.setdefault(KEY, {"schema": SCHEMA})["gate"] = msgspec.to_builtins(mark)
+        run.setdefault(KEY, {"schema": SCHEMA})["gate"] = json.loads(msgspec.json.encode(mark))
         mode = run_file.stat().st_mode
         with replacing(run_file) as file:
             file.write(dumps(run).encode())

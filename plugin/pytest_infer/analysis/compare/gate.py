@@ -12,7 +12,9 @@ from msgspec.structs import replace
 
 from pytest_infer.analysis.breakdown import carried
 from pytest_infer.analysis.breakdown.stored import Taken
+from pytest_infer.analysis.compare import accepted as accepting
 from pytest_infer.analysis.compare import bounds, comparison, earlier, fingerprint, headline, possible, stats, suite
+from pytest_infer.analysis.compare.accepted import Accepted, Accepting, Used
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
@@ -38,6 +40,7 @@ class Gated:
     """What a gate found: a judgement per test and rule, what it was compared with, and how it is to end.
 
     `suite` and `headline` say what it comes to over all prompts; how the gate ends follows from the judgements alone.
+    `accepted` is what somebody accepted, with how many judgements follow from it.
     """
 
     judgements: tuple[Judgement, ...]
@@ -45,6 +48,7 @@ class Gated:
     against: str | None
     suite: tuple[SuiteChange, ...] = ()
     headline: Headline | None = None
+    accepted: tuple[Used, ...] = ()
     ending: Ending = Ending()  # noqa: RUF009 - frozen
 
     @property
@@ -122,21 +126,20 @@ def judge(
     new: Sequence[Row] = (),
     against: str | None = None,
     allowed: Collection[str] = (),
+    accepted: Sequence[Accepted] = (),
     confidence: float = CONFIDENCE,
 ) -> Gated:
     """Judge every test by every rule that covers it.
 
     `missing` are tests that the baseline has and this run lacks (they fail), `new` those it has first. `unfit` are
-    tests that failed in this run or were not measured, with the reason: they fail as well.
+    tests that failed in this run or were not measured, with the reason: they fail as well. `accepted` are regressions
+    that somebody accepted: suite and headline tell them as what they are.
     """
-
-    def wanted(row: Row) -> Iterator[Wanted]:
-        for rule in rules:
-            if rule.metric is not None and rule.form in _OF_PAIRS and _covers(rule, row):
-                exact, close = rule.form is Form.EXACT, rule.form is Form.CLOSE
-                yield Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact, close=close)
-
-    found = comparison.judge(pairs, wanted, allowed=allowed, confidence=confidence)
+    compare = partial(comparison.judge, pairs, allowed=allowed, confidence=confidence)
+    found = compare(lambda row: [want for _, want in _wanted(row, rules)])
+    accept = Accepting(accepted)
+    if accept.any:
+        accept.asked_again(compare(lambda row: accept.wanted(row, _wanted(row, rules))))
     afters = [*(pair.after for pair in pairs), *new]
     found = _without_figure(found, rules)
     unscored = {pair.after.test: pair.unscored for pair in pairs}
@@ -160,7 +163,23 @@ def judge(
     figures = suite.figures(pairs, found)
     changes = suite.changes(pairs, found, confidence, figures)
     said = headline.of(pairs, found, changes, confidence, figures)
-    return Gated(judgements=tuple(found), rules=tuple(rules), against=against, suite=changes, headline=said)
+    found = accept.applied(found)
+    return Gated(
+        judgements=tuple(found),
+        rules=tuple(rules),
+        against=against,
+        suite=accepting.of_suite(changes, found),
+        headline=said,
+        accepted=accept.used(),
+    )
+
+
+def _wanted(row: Row, rules: Sequence[Rule]) -> Iterator[tuple[Rule, Wanted]]:
+    """Yield what rules ask of a test that has two sides."""
+    for rule in rules:
+        if rule.metric is not None and rule.form in _OF_PAIRS and _covers(rule, row):
+            exact, close = rule.form is Form.EXACT, rule.form is Form.CLOSE
+            yield rule, Wanted(metric=rule.metric, threshold=rule.limit, rule=rule.text, exact=exact, close=close)
 
 
 def _covers(rule: Rule, row: Row) -> bool:
@@ -192,8 +211,7 @@ def _about(rule: Rule, form: Form, row: Row) -> bool:
 
 def _missing(row: Row | str) -> Judgement:
     test, name = (row, row) if isinstance(row, str) else (row.test, row.title)
-    reason = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
-    return Judgement(test=test, name=name, verdict=Verdict.MISSING, reason=reason)
+    return Judgement(test=test, name=name, verdict=Verdict.MISSING, reason=accepting.LOST)
 
 
 def settled(

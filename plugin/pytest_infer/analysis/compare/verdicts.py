@@ -25,9 +25,10 @@ CONFIDENCE = 0.99
 
 
 class Verdict(StrEnum):
-    """What a comparison can say of one figure."""
+    """What a comparison can say of one figure; a gate also, that somebody accepted a regression."""
 
     REGRESSED = "regressed"
+    ACCEPTED = "accepted"
     IMPROVED = "improved"
     UNCHANGED = "unchanged"
     INCONCLUSIVE = "inconclusive"
@@ -226,6 +227,6 @@ def outcome(judgements: Sequence[Judgement]) -> Exit:
     verdicts = {j.verdict for j in judgements}
     if verdicts & {Verdict.REGRESSED, Verdict.MISSING}:
         return Exit.REGRESSED
-    if not verdicts & {Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE}:
+    if not verdicts & {Verdict.ACCEPTED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE}:
         return Exit.NOTHING
     return Exit.INCONCLUSIVE if verdicts & {Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE} else Exit.PASSED

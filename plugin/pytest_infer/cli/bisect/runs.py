@@ -43,6 +43,7 @@ _NOT_HERE = {
     "--infer-against": "GOOD is compared with",
     "--infer-against-python": "every commit runs in this interpreter",
     "--infer-exit": "it is set for each step",
+    "--infer-accepted": "a bisection accepts nothing",
     "--infer-inconclusive": "an undecided commit is measured again, then skipped",
     "--infer-report": "steps are not stored",
     "--infer-resume": "steps are not stored",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict
+from pytest_infer.report.compare import accepted
 from pytest_infer.report.compare import headline as headlines
 from pytest_infer.report.compare.words import Line, change, folded, label, p_value, titles, values, verdict
 from pytest_infer.report.text import csv_lines, printable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MARKS = {
     Verdict.REGRESSED: "🔴",
     Verdict.MISSING: "🔴",
+    Verdict.ACCEPTED: "🟠",
     Verdict.IMPROVED: "🟢",
     Verdict.UNCHANGED: "⚪",
     Verdict.INCONCLUSIVE: "🟡",
@@ -133,6 +135,7 @@ def github_annotations(judgements: Sequence[Judgement]) -> str:
     levels = {
         Verdict.REGRESSED: "error",
         Verdict.MISSING: "error",
+        Verdict.ACCEPTED: "notice",
         Verdict.INCONCLUSIVE: "warning",
         Verdict.INCOMPARABLE: "warning",
     }
@@ -176,9 +179,10 @@ def write_summary(gated: Gated, heading: Sequence[str], environ: Mapping[str, st
 def gate_as_markdown(gated: Gated, heading: Sequence[str]) -> str:
     """Return what a gate found as Markdown."""
     said = headlines.in_words(gated.headline, gated.judgements)
-    return as_markdown(gated.judgements, heading, headline=said, suite=gated.suite)
+    text = as_markdown(gated.judgements, heading, headline=said, suite=gated.suite)
+    return text if gated.ending.bisect else text + accepted.how_as_markdown(gated.judgements)
 
 
 def ended(gated: Gated) -> list[str]:
-    """Return how a gate ended, and what an inconclusive verdict means where there is one."""
-    return [f"gate: {gated.exit.word}", *([gated.said] if gated.said is not None else [])]
+    """Return how a gate ended, what an inconclusive verdict means where there is one, and what was accepted."""
+    return [f"gate: {gated.exit.word}", *([gated.said] if gated.said is not None else []), *accepted.lines(gated)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, worse_sign
+from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict, worse_sign
 from pytest_infer.metrics import Direction, Kind, Metric
 from pytest_infer.report.breakdown.words import carriers, signed
 from pytest_infer.report.compare.words import titles
@@ -28,6 +28,7 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     """Return the headline as one line; nothing where nothing was judged."""
     if headline is None:
         return ""
+    judgements = list(judgements)
     title = _titles(judgements)
     groups = [list(told) for _, told in groupby(headline.told, key=lambda one: _what(one.metric))]
     # With several of these the line would be one of rests.
@@ -44,6 +45,9 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
         parts += [_unsure(one, title, short=True) for one in headline.unsure]
     else:
         parts.insert(0, _quiet(headline, title))
+    verdicts = {j.verdict for j in judgements}
+    if Verdict.ACCEPTED in verdicts:
+        parts.append("accepted in part" if verdicts & {Verdict.REGRESSED, Verdict.MISSING} else "accepted")
     return printable("; ".join(parts))
 
 

@@ -21,6 +21,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MARKS = {
     Verdict.REGRESSED: "✗",
     Verdict.MISSING: "✗",
+    Verdict.ACCEPTED: "✗",
     Verdict.IMPROVED: "✓",
     Verdict.UNCHANGED: "=",
     Verdict.INCONCLUSIVE: "?",

@@ -14,7 +14,7 @@ from rich.text import Text
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, SuiteChange, Verdict
 from pytest_infer.report import text
 from pytest_infer.report.breakdown import words as breakdown
-from pytest_infer.report.compare import headline, words
+from pytest_infer.report.compare import accepted, headline, words
 from pytest_infer.report.compare.words import Line
 from pytest_infer.report.text import printable
 
@@ -26,6 +26,7 @@ SUITE = "suite: geometric mean over its prompts"
 STYLES = {
     Verdict.REGRESSED: "bold red",
     Verdict.MISSING: "bold red",
+    Verdict.ACCEPTED: "yellow",
     Verdict.IMPROVED: "green",
     Verdict.UNCHANGED: "dim",
     Verdict.INCONCLUSIVE: "yellow",
@@ -75,6 +76,8 @@ def write_gate(console: Console, gated: Gated) -> None:
     console.print(Text(f"gate{against}: {gated.exit.word}", style=style))
     if gated.said is not None:
         console.print(Text(gated.said, style="yellow"))
+    for line in (*accepted.lines(gated), *accepted.how(gated)):
+        console.print(Text(line, style="yellow"))
 
 
 @dataclass(frozen=True, slots=True)

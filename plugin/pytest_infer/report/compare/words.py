@@ -51,6 +51,8 @@ def verdict(judgement: Judgement) -> str:
     if judgement.verdict is None:
         return ""
     said, threshold = judgement.verdict.value, judgement.threshold
+    if judgement.verdict is Verdict.ACCEPTED and threshold is not None and judgement.mid is not None:
+        return f"{said} (up to {100 * threshold:g} %)"
     if judgement.verdict in WORTH_A_LINE and threshold is not None and judgement.mid is not None:
         said += f" (threshold {100 * threshold:g} %)"
     return said

@@ -17,6 +17,8 @@ from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Run
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
+_MOVED = (*_BAD, Verdict.ACCEPTED, Verdict.IMPROVED)
+_WORST_FIRST = (*_BAD, Verdict.ACCEPTED, Verdict.INCONCLUSIVE, Verdict.IMPROVED)
 _WIDTH = 120.0
 """Of the drawing of an interval."""
 _WIDEST = 1.0
@@ -102,11 +104,11 @@ def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
         lines = words.folded(one.judgements)
         counts = Counter(line.judgement.verdict for line in lines if line.judgement.verdict is not None)
         title = words.titles(one.judgements)
-        worth = {id(line.judgement): line for line in lines if line.judgement.verdict in (*_BAD, Verdict.IMPROVED)}
+        worth = {id(line.judgement): line for line in lines if line.judgement.verdict in _MOVED}
         first = [line.judgement for line in worth.values()]
         most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
         first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
-        worst = next((kind for kind in (*_BAD, Verdict.INCONCLUSIVE, Verdict.IMPROVED) if counts[kind]), None)
+        worst = next((kind for kind in _WORST_FIRST if counts[kind]), None)
         found.append(
             {
                 "title": f"{one.before} → {one.after}",
@@ -126,6 +128,8 @@ def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
     if bad:
         said = " or ".join(kind.value for kind in _BAD if counts.get(kind))
         return f"{bad} figure{'s' if bad > 1 else ''} {said}"
+    if worst is Verdict.ACCEPTED:
+        return f"{counts[worst]} accepted, nothing else regressed"
     if worst is Verdict.INCONCLUSIVE:
         return "No regression found, but not everything can be said"
     if worst is Verdict.IMPROVED:

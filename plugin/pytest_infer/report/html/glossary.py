@@ -60,7 +60,8 @@ _TERMS = {
     "verdict": (
         "verdict",
         "regressed or improved: significant and larger than the threshold; unchanged: the interval excludes a "
-        "regression; inconclusive: neither; incomparable: the runs differ in what matters",
+        "regression; accepted: a regression that somebody said is wanted, within its bound; inconclusive: neither; "
+        "incomparable: the runs differ in what matters",
     ),
     "change-point": (
         "change point",
