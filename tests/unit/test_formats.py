@@ -20,7 +20,8 @@ from pytest_infer.report.formats import VIEWS, Format
 
 DATA = Path(__file__).parents[1] / "data"
 LINES_ONLY = {
-    "bisect", "init", "models", "baseline set", "baseline list", "baseline forget", "experts export", "experts import",
+    "bisect", "init", "models", "undecided", "baseline set", "baseline list", "baseline forget", "experts export",
+    "experts import",
 }  # fmt: skip
 """The commands that tell a line or two and have no view."""
 FOLDER = str(models.BUNDLED[models.DEFAULT].ensure(str))
@@ -33,6 +34,8 @@ FLAGS = {
 }
 """What is typed where it is not --format alone."""
 ALWAYS = {"gate": ("--rule=ttft:5%",), "placement": ("--gpu-memory=5MiB", f"--model={FOLDER}")}
+BEFORE = {"comment": ("gate", "--rule=ttft:5%")}
+"""What must have been done to the run."""
 CELLS = [(view, form) for view, row in VIEWS.items() for form in row]
 
 
@@ -87,7 +90,7 @@ OF_A_FORMAT = {
     Format.JSONL: lambda text: bool(text) and all(map(is_json, text.splitlines())),
     Format.PARQUET: lambda text: text.startswith("PAR1"),
     Format.HTML: lambda text: text.lower().startswith("<!doctype html>"),
-    Format.GITHUB: each(r"::(error|warning) title=[^:]+::.+"),
+    Format.GITHUB: each(r"::(error|warning|notice) title=[^:]+::.+"),
     Format.LLAMA_CPP: each(r"--n-gpu-layers \d+( --cpu-moe| --n-cpu-moe \d+| --override-tensor '.+=CPU')?"),
     Format.KTRANSFORMERS: each(r"--kt-expert-placement-strategy frequency --init-expert-location \S+ --kt-gpu-.+"),
     Format.DEVICE_MAP: is_map,
@@ -192,6 +195,8 @@ def test_what_is_written_is_of_its_format(stored, loads, tmp_path, monkeypatch, 
     file = tmp_path / f"written.{form.value}" if form in (Format.PARQUET, Format.HTML) else None
     if file is not None:
         arguments += ["--output", str(file)]
+    if name in BEFORE:
+        CliRunner().invoke(app, [*BEFORE[name], f"--storage={stored}"])
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (0, 1), result.output

@@ -25,6 +25,8 @@ _COMMANDS = (
     "init",
     "compare",
     "gate",
+    "comment",
+    "undecided",
     "bisect",
     "experts",
     "placement",
@@ -59,6 +61,14 @@ def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
             from pytest_infer.cli.gate import run_gate  # noqa: PLC0415
 
             return run_gate
+        case "comment":
+            from pytest_infer.cli.comment import comment  # noqa: PLC0415
+
+            return comment
+        case "undecided":
+            from pytest_infer.cli.comment import undecided  # noqa: PLC0415
+
+            return undecided
         case "bisect":
             from pytest_infer.cli.bisect.command import bisect  # noqa: PLC0415
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.doctor.checkup import Checkup
     from pytest_infer.analysis.experts.source import UsageSource
     from pytest_infer.analysis.history.trends import Shift
+    from pytest_infer.report.compare.comment import CommentedRun
     from pytest_infer.report.compare.runs import ComparedRuns
     from pytest_infer.report.views import (
         AdvisedRun,
@@ -150,6 +151,15 @@ def _gate_on_github() -> Writers[GatedRun]:
 
 
 GATE_ON_GITHUB = _Formats(_gate_on_github)
+
+
+def _comment() -> Writers[CommentedRun]:
+    from pytest_infer.report.compare import comment  # noqa: PLC0415
+
+    return {Format.MARKDOWN: lambda of, _: comment.as_markdown(of)}
+
+
+COMMENT = _Formats(_comment)
 
 
 def _experts() -> Writers[UsedExperts]:
@@ -317,6 +327,7 @@ VIEWS: Mapping[str, Mapping[Format, Callable[..., Any]]] = {
     "compare": COMPARE,
     "gate": GATE,
     "gate --github": GATE_ON_GITHUB,
+    "comment": COMMENT,
     "history": HISTORY,
     "history --change-points": CHANGE_POINTS,
     "advice": ADVICE,
