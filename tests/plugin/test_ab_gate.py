@@ -1,13 +1,10 @@
 """`--infer-against` as a gate, in a scratch repository with its own engine: what is named, passes, is refused."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 from scratch import PROMPTS, History
 
 ENGINE = """
@@ -28,7 +25,6 @@ def engine():
 EVEN = [0.01] * 6
 SLOW_DECODE = [0.01] + [0.0108] * 5
 RULES = "--infer-gate=output:exact,ttft:3%,tpot:3%"
-WORKFLOW = Path(__file__).parents[2] / "docs" / "ci" / "inference-benchmarks.yml"
 
 
 class Repository(History):
@@ -152,40 +148,3 @@ def test_a_shallow_clone_says_what_to_fetch(repository, tmp_path, monkeypatch):
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "git fetch" in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
-
-
-@pytest.mark.skipif(not WORKFLOW.exists(), reason="the wheel is tested without docs/")
-@pytest.mark.parametrize("job", ["pull-request", "main"])
-def test_the_workflows_steps_run(repository, job, tmp_path):
-    repository.commit()
-    repository.git("mv", "-k", "test_suite.py", "prompts.toml", "conftest.py", "script.py", ".")
-    bench = repository.path / "bench"
-    bench.mkdir()
-    for name in ("test_suite.py", "prompts.toml", "conftest.py", "script.py"):
-        repository.git("mv", name, f"bench/{name}")
-    base = repository.commit()
-    repository.commit()
-    summary = tmp_path / "summary.md"
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTEST_ADDOPTS": "--infer-no-profile --infer-launches=3 --infer-time=2s",
-        "GITHUB_ACTIONS": "true",
-        "GITHUB_STEP_SUMMARY": str(summary),
-    }
-    steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"][job]["steps"]
-    commands = [step for step in steps if "run" in step and step["name"] != "install"]
-    assert commands
-    for step in commands:
-        given = {name: base for name, value in step.get("env", {}).items() if "base.sha" in value}
-        done = subprocess.run(
-            ["bash", "-e", "-c", step["run"]],
-            cwd=repository.path,
-            env={**environment, **given},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # Times of this machine may stay inconclusive (10); what the steps do must work.
-        assert done.returncode in ((0, 10) if job == "pull-request" else (0,)), done.stdout + done.stderr
-    assert summary.exists() == (job == "pull-request")

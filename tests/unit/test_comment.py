@@ -1,9 +1,6 @@
 """The comment on a pull request: its text, and what is asked of GitHub and GitLab; here they are a server of ours."""
 
-import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -11,6 +8,7 @@ import pytest
 from planted import NAMES, Suites
 from typer.testing import CliRunner
 
+from fake_host import TOKEN, Server, comment_of
 from pytest_infer.analysis.compare import gate, rules
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli import posting
@@ -19,7 +17,6 @@ from pytest_infer.errors import OptionError
 from pytest_infer.report.compare import comment, headline
 
 GOLDEN = Path(__file__).parents[1] / "data" / "comment.md"
-TOKEN = "ghs_neverShown0123"
 
 
 @pytest.fixture
@@ -126,69 +123,14 @@ def test_what_was_measured_again_takes_the_place_of_what_was_said_of_it(run, sto
 # posting
 
 
-class Server(ThreadingHTTPServer):
-    """Comments of one pull request, oldest first; `asked` are the requests, `refuse` the answer to all of them."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.comments, self.asked, self.refuse = [], [], None
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def answer(self):
-        server, path = self.server, self.path.partition("?")[0]
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
-        token = self.headers.get("Authorization") or self.headers.get("PRIVATE-TOKEN")
-        server.asked.append((self.command, path, token))
-        code, found = 200, None
-        if server.refuse is not None:
-            code, found = server.refuse, {"message": f"not with {TOKEN[:3]}…"}
-        elif path.endswith("/user"):
-            found = {"id": 7}
-        elif self.command == "GET":
-            page = int(self.path.rpartition("page=")[2])
-            found = server.comments[100 * (page - 1) : 100 * page]
-        elif self.command == "POST":
-            found = comment_of(len(server.comments), body["body"])
-            server.comments.append(found)
-        else:
-            found = next(one for one in server.comments if path.endswith(f"/{one['id']}"))
-            found["body"] = body["body"]
-        self.send_response(code)
-        if 300 <= code < 400:
-            self.send_header("Location", f"{server.url}/elsewhere")
-        self.end_headers()
-        self.wfile.write(json.dumps(found).encode())
-
-    do_GET = do_POST = do_PATCH = do_PUT = answer  # noqa: N815 - http.server's names
-
-
-def comment_of(number, body, login="github-actions[bot]", author=7):
-    return {"id": number, "body": body, "user": {"login": login}, "author": {"id": author}}
-
-
 @pytest.fixture
 def server(monkeypatch):
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    for name in ("HTTP_PROXY", "http_proxy", "GITHUB_EVENT_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    variables = {
-        "GITHUB_API_URL": made.url, "GITHUB_REPOSITORY": "o/r", "GITHUB_REF": "refs/pull/5/merge",
-        "GITHUB_TOKEN": TOKEN, "CI_API_V4_URL": made.url, "CI_PROJECT_ID": "g/p", "CI_MERGE_REQUEST_IID": "5",
-        "GITLAB_TOKEN": TOKEN,
-    }  # fmt: skip
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with Server() as made:
+        for name in ("HTTP_PROXY", "http_proxy", "GITHUB_EVENT_PATH"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in made.variables.items():
+            monkeypatch.setenv(name, value)
+        yield made
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from pytest_infer.cli import inifile
 from pytest_infer.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "ci"
 WORKFLOW = ".github/workflows/inference-benchmarks.yml"
+GITLAB = ".gitlab/inference-benchmarks.yml"
 FILES = ["bench/test_prompts.py", "bench/prompts.toml", "results/.gitignore", "pytest.ini"]
 
 
@@ -50,17 +52,18 @@ def test_the_next_step_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
 
 def test_nothing_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    init("--ci")
-    for name in [*FILES, WORKFLOW]:
+    init("--ci", "github")
+    for name in [*FILES, "bench/ci.sh", WORKFLOW]:
         (tmp_path / name).write_text("# mine")
     # A link to nothing is a name that is taken, too.
     (tmp_path / "bench" / "prompts.toml").unlink()
     (tmp_path / "bench" / "prompts.toml").symlink_to("elsewhere.toml")
-    code, lines = init("--ci")
+    code, lines = init("--ci", "github")
     assert code == 0
     left = [line for line in lines if line.startswith("left alone  ")]
-    assert len(left) == 5
-    assert {(tmp_path / name).read_text() for name in [*FILES, WORKFLOW] if "toml" not in name} == {"# mine"}
+    assert len(left) == 6
+    mine = [tmp_path / name for name in [*FILES, "bench/ci.sh", WORKFLOW] if "toml" not in name]
+    assert {path.read_text() for path in mine} == {"# mine"}
     assert not (tmp_path / "bench" / "elsewhere.toml").exists()
 
 
@@ -96,36 +99,47 @@ def test_the_workflow(tmp_path, monkeypatch, project, packages):
     monkeypatch.chdir(tmp_path)
     if project:
         (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\n')
-    init("--ci")
+    init("--ci", "github")
     text = (tmp_path / WORKFLOW).read_text()
     for job in yaml.safe_load(text)["jobs"].values():
-        assert {step["run"] for step in job["steps"] if step.get("name") == "install"} == {f"pip install {packages}"}
-    page = ROOT / "docs" / "ci" / "inference-benchmarks.yml"
-    if project and page.exists():
-        assert page.read_text() == text, "docs/ci/ shows what init writes, and its steps are run by a test"
+        (install,) = [step["run"] for step in job["steps"] if step.get("name") == "install"]
+        assert install.splitlines()[-1] == f"pip install {packages}"
+    if project and PAGES.exists():
+        assert (PAGES / "inference-benchmarks.yml").read_text() == text, "docs/ci/ shows what init writes"
 
 
-def test_the_workflow_keeps_the_history_of_a_run_with_a_failed_test(tmp_path, monkeypatch):
+@pytest.mark.parametrize("host", ["github", "gitlab", "shell"])
+def test_each_host_has_the_script_and_what_runs_it(tmp_path, monkeypatch, host):
     monkeypatch.chdir(tmp_path)
-    init("--ci")
-    steps = yaml.safe_load((tmp_path / WORKFLOW).read_text())["jobs"]["main"]["steps"]
-    uses = [step.get("uses", step.get("name", "")).partition("@")[0] for step in steps]
-    restore, measure, save = map(uses.index, ("actions/cache/restore", "measure", "actions/cache/save"))
-    assert restore < measure < save
-    assert steps[save]["if"] == "always()"
-    for key in ("path", "key"):
-        assert steps[restore]["with"][key] == steps[save]["with"][key]
-    assert f"--benchmark-storage={steps[save]['with']['path']}" in steps[measure]["run"]
-    # A second attempt of one run cannot save under the key of its first.
-    assert "github.run_attempt" in steps[save]["with"]["key"]
-    assert steps[save]["with"]["key"].startswith(steps[restore]["with"]["restore-keys"])
+    (tmp_path / "pyproject.toml").write_text("")
+    _, lines = init(f"--ci={host}")
+    script = (tmp_path / "bench" / "ci.sh").read_text()
+    written = {Path(line.split()[1]) for line in lines if line.startswith("wrote")}
+    runs = written - {Path("bench/ci.sh"), *map(Path, FILES)}
+    assert runs == {*map(Path, {"github": [WORKFLOW], "gitlab": [GITLAB], "shell": []}[host])}
+    assert any("add to .gitlab-ci.yml" in line for line in lines) == (host == "gitlab")
+    if PAGES.exists():
+        assert (PAGES / "ci.sh").read_text() == script, "docs/ci/ shows what init writes"
+        for name in runs:
+            shown = "gitlab-ci.yml" if host == "gitlab" else name.name
+            assert (PAGES / shown).read_text() == (tmp_path / name).read_text()
+
+
+def test_an_unknown_host_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, lines = init("--ci=gitea")
+    assert (code, lines) == (
+        2,
+        ["pytest-infer: --ci: unknown host 'gitea'; did you mean gitlab? known: github, gitlab, shell"],
+    )
+    assert below(tmp_path) == []
 
 
 def test_a_workflow_below_the_top_of_a_repository_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".git").mkdir()
-    assert f"move it to {tmp_path}" in " ".join(init("inner", "--ci")[1])
-    assert "move it" not in " ".join(init(".", "--ci")[1])
+    assert f"move it to {tmp_path}" in " ".join(init("inner", "--ci=github")[1])
+    assert "move it" not in " ".join(init(".", "--ci=github")[1])
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch):

@@ -13,10 +13,16 @@ import typer
 
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import refuse
-from pytest_infer.errors import InferError, OptionError
+from pytest_infer.errors import InferError, OptionError, alternatives
 from pytest_infer.report.text import printable
 
-_WORKFLOW = ".github/workflows/inference-benchmarks.yml"
+_SCRIPT = "bench/ci.sh"
+_CI: dict[str, tuple[str, str] | None] = {
+    "github": (".github/workflows/inference-benchmarks.yml", "inference-benchmarks.yml"),
+    "gitlab": (".gitlab/inference-benchmarks.yml", "gitlab-ci.yml"),
+    "shell": None,
+}
+"""What runs the script, by host: where it belongs, and its starter; a plain shell needs nothing else."""
 _STORAGE = "results"
 _INI = "pytest.ini"
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -26,11 +32,20 @@ _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or your repository.")] = Path(),
     *,
-    ci: Annotated[bool, typer.Option("--ci", help="Also a workflow for GitHub Actions: gate pull requests.")] = False,
+    ci: Annotated[
+        str | None,
+        typer.Option(
+            "--ci",
+            metavar="|".join(_CI),
+            help=f"Also {_SCRIPT}, which gates pull requests and keeps a history, and what runs it there.",
+        ),
+    ] = None,
 ) -> None:
     """Write a suite to start from: bench/ with prompts and a test, and results/; nothing is ever overwritten."""
     shown = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     try:
+        if ci is not None and ci not in _CI:
+            raise OptionError(f"--ci: {alternatives('host', ci, _CI)}")
         configured = inifile.nearest(folder.resolve())
         ini = configured is None or configured.path == folder.resolve() / _INI
         for name, text in files(folder, ini=ini, ci=ci):
@@ -44,16 +59,20 @@ def init(
     typer.echo(printable(f"next: {shown}pytest bench --benchmark-autosave"))
 
 
-def files(folder: Path, *, ini: bool, ci: bool) -> Iterator[tuple[str, str]]:
+def files(folder: Path, *, ini: bool, ci: str | None) -> Iterator[tuple[str, str]]:
     """Yield the files by name and text; `ini` is for a folder that no other configuration of pytest reaches."""
     yield "bench/test_prompts.py", _starter("test_prompts.py")
     yield "bench/prompts.toml", _starter("prompts.toml")
     yield f"{_STORAGE}/.gitignore", _starter("gitignore")
     if ini:
         yield _INI, _starter(_INI)
-    if ci:
+    if ci is None:
+        return
+    yield _SCRIPT, _starter("ci.sh")
+    place = _CI[ci]
+    if place is not None:
         own = "-e . " if any((folder / name).is_file() for name in _PROJECT) else ""
-        yield _WORKFLOW, _starter("inference-benchmarks.yml").replace("{packages}", f"{own}pytest-infer")
+        yield place[0], _starter(place[1]).replace("{packages}", f"{own}pytest-infer")
 
 
 def write(path: Path, text: str) -> bool:
@@ -79,7 +98,7 @@ def write(path: Path, text: str) -> bool:
     return True
 
 
-def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: bool) -> Iterator[str]:
+def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: str | None) -> Iterator[str]:
     """Yield what is left to do by hand, since a file of the user's own is never changed."""
     if configured is not None and configured.storage is None:
         yield (
@@ -87,8 +106,12 @@ def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: bool) -> Ite
             f"so that runs are kept in {_STORAGE}/ (until then: .benchmarks/, where pytest-infer looks too)"
         )
     root = next((place for place in (folder.resolve(), *folder.resolve().parents) if (place / ".git").exists()), None)
-    if ci and root is not None and root != folder.resolve():
-        yield f"GitHub reads {_WORKFLOW} at the top of the repository only: move it to {root}"
+    place = None if ci is None else _CI[ci]
+    if place is not None and root is not None and root != folder.resolve():
+        script = folder.resolve().relative_to(root) / _SCRIPT
+        yield f"{place[0]} counts at the top of the repository only: move it to {root}, where it runs {script}"
+    if place is not None and ci == "gitlab":
+        yield f"add to .gitlab-ci.yml, which GitLab reads: include: [{{ local: {place[0]} }}]"
 
 
 def _starter(name: str) -> str:

@@ -1,0 +1,134 @@
+"""What `init --ci` writes, read by the tools that know these formats."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pytest_infer.cli import init
+
+FOLDER = Path(init.__file__).parent / "starter"
+WORKFLOW, GITLAB, SCRIPT = (FOLDER / f"{name}.txt" for name in ("inference-benchmarks.yml", "gitlab-ci.yml", "ci.sh"))
+
+
+def tool(name):
+    """Return a program of this environment, or of the PATH."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def check(*command):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    path = tmp_path / ".github" / "workflows" / "inference-benchmarks.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(WORKFLOW.read_text().replace("{packages}", "-e . pytest-infer"))
+    return path
+
+
+def test_zizmor_finds_nothing(workflow):
+    assert "No findings to report" in check(tool("zizmor"), "--offline", "--no-progress", "--no-config", workflow)
+
+
+def test_actionlint_finds_nothing(workflow):
+    # No package of the test extra brings it: those on PyPI download it, or are forks.
+    check(tool("actionlint"), workflow)
+
+
+@pytest.mark.parametrize(("path", "schema"), [(WORKFLOW, "github-workflows"), (GITLAB, "gitlab-ci")])
+def test_they_are_what_the_hosts_schemas_ask_for(tmp_path, path, schema):
+    copy = tmp_path / "it.yml"
+    shutil.copy(path, copy)
+    transform = ("--data-transform=gitlab-ci",) if schema == "gitlab-ci" else ()
+    check(tool("check-jsonschema"), f"--builtin-schema=vendor.{schema}", *transform, copy)
+
+
+def test_the_script_is_what_shellcheck_takes():
+    check(tool("shellcheck"), "--shell=bash", SCRIPT)
+
+
+def test_every_action_is_pinned_by_hash_with_its_version_beside_it():
+    uses = re.findall(r"uses: (.*)", WORKFLOW.read_text())
+    assert len(uses) == 8
+    assert [line for line in uses if not re.fullmatch(r"actions/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_no_job_may_more_than_it_needs_and_no_checkout_keeps_the_token():
+    found = yaml.safe_load(WORKFLOW.read_text())
+    assert found["permissions"] == {}
+    assert {name: job["permissions"] for name, job in found["jobs"].items()} == {
+        "pull-request": {"contents": "read", "pull-requests": "write"},
+        "main": {"contents": "write"},
+    }
+    steps = [step for job in found["jobs"].values() for step in job["steps"]]
+    checkouts = [step["with"] for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    assert [given["persist-credentials"] for given in checkouts] == [False, False]
+    # The token is for the step that needs it.
+    assert [step["name"] for step in steps if "github.token" in str(step.get("env"))] == [
+        "comment",
+        "measure, keep, and tell what changed since when",
+    ]
+    assert all("env" not in job for job in found["jobs"].values())
+
+
+def test_what_a_failed_job_leaves_is_kept():
+    for job in yaml.safe_load(WORKFLOW.read_text())["jobs"].values():
+        (kept,) = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+        assert (kept["if"], kept["with"]["path"]) == ("${{ !cancelled() }}", "inference-output")
+    for name, job in yaml.safe_load(GITLAB.read_text()).items():
+        assert name == ".inference" or job["extends"] == ".inference"
+    assert yaml.safe_load(GITLAB.read_text())[".inference"]["artifacts"]["when"] == "always"
+
+
+def test_a_wrong_call_of_the_script_shows_the_right_ones():
+    done = subprocess.run(["bash", SCRIPT, "pull-request"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert [line.split()[2] for line in done.stderr.splitlines()] == ["pull-request", "comment", "main"]
+
+
+def function_of(name):
+    return re.search(rf"^{name}\(\) \{{\n.*?^\}}", SCRIPT.read_text(), flags=re.MULTILINE | re.DOTALL)[0]
+
+
+@pytest.mark.parametrize(
+    ("token", "kept"),
+    [("ghs_0123", "https://example.com/g/p.git"), ("", "https://gitlab-ci-token:other@example.com/g/p.git")],
+)
+def test_no_other_token_of_the_address_is_used_before_ours(tmp_path, token, kept):
+    check("git", "init", "-q", tmp_path)
+    check("git", "-C", tmp_path, "remote", "add", "origin", "https://gitlab-ci-token:other@example.com/g/p.git")
+    asked = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{function_of('origin')}\norigin"],
+        cwd=tmp_path,
+        env={**os.environ, "INFER_TOKEN": token},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout == f"{kept}\n"
+
+
+def test_git_is_given_the_token_in_no_argument():
+    asked = subprocess.run(
+        ["bash", "-c", f"set -x\n{function_of('logged_in')}\nlogged_in credential fill"],
+        env={**os.environ, "INFER_TOKEN": "ghs_0123", "GIT_CONFIG_GLOBAL": os.devnull},
+        input="protocol=https\nhost=example.com\n\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"username=x-access-token", "password=ghs_0123"} <= set(asked.stdout.splitlines())
+    assert "+ git -c credential.helper=" in asked.stderr.replace("+ GIT_TERMINAL_PROMPT=0\n", "")
+    assert not [line for line in asked.stderr.splitlines() if " git " in line and "ghs_0123" in line]
