@@ -36,6 +36,8 @@ def test_an_empty_folder(tmp_path, monkeypatch):
     assert len(prompts.load(tmp_path / "bench" / "prompts.toml")) == 3
     compile((tmp_path / "bench" / "test_prompts.py").read_text(), "test_prompts.py", "exec")
     assert inifile.storage(tmp_path) == Path("results")
+    # An option of pytest-benchmark's display would bring its tables back.
+    assert "addopts = --benchmark-storage=results\n" in (tmp_path / "pytest.ini").read_text()
 
 
 def test_a_folder_that_is_not_there_yet(tmp_path, monkeypatch):
