@@ -80,7 +80,7 @@ def test_too_little_history_is_inconclusive(gated):
     gated()
     result = gated("--infer-gate=total:20%")
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*comparable runs, and 5 tell the spread*", "gate against 0001: inconclusive"])
+    result.stdout.fnmatch_lines(["*1 comparable run, and 5 tell the spread*", "gate against 0001: inconclusive"])
 
 
 def test_enough_history_passes(gated):

@@ -366,7 +366,10 @@ def test_breakdown(suite, given):
     pytester = suite(engine=SPANS, prompts=LONG)
     result = pytester.runpytest("--benchmark-autosave", "test_suite.py", *given)
     result.assert_outcomes(passed=1)
-    result.stdout.re_match_lines([r"decode [\d.]+ m?s a step: experts \d+ %", r"prefill [\d.]+ m?s: experts \d+ %"])
+    lines = [r"decode [\d.]+ m?s a step: experts \d+ %", r"prefill [\d.]+ m?s: experts \d+ %"]
+    asked = bool({"--infer-breakdown", "--infer-breakdown=on"} & set(given))
+    result.stdout.re_match_lines(lines if asked else lines[:1])
+    assert ("prefill " in result.stdout.str()) == asked
     stored = block_of(pytester)["breakdown"]
     assert [part["role"] for part in stored["decode"]["parts"]] == ["experts", "generation loop"]
     assert (stored["decode"]["observed"], stored["decode"]["bare"]) == (4, 4)

@@ -48,7 +48,7 @@ def probed(suite, tmp_path_factory, monkeypatch):
 
     def run(*answers):
         pytester = suite(engine=ENGINE.format(answers=list(answers)), virtual=True)
-        result = pytester.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-timeline=off")
+        result = pytester.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-timeline=off", "-v")
         result.assert_outcomes(passed=2)
         (path,) = pytester.path.glob(".benchmarks/*/*.json")
         document = json.loads(path.read_text())

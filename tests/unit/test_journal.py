@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -120,6 +121,18 @@ def record_of(record, **trace):
 )
 def test_a_record_that_no_run_makes_is_damage(tmp_path, record, unsound):
     left_behind(tmp_path, Entry(nodeid="t", key="k", record=unsound(record)))
+    (left,) = journal.interrupted(tmp_path)
+    assert left.entries == ()
+    assert "line 1: " in left.damage
+
+
+@pytest.mark.parametrize("field", ["parameter_bytes", "parameters", "expert_bytes", "max_new_tokens"])
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400], ids=["2^64", "-2^63-1", "10^400"])
+def test_a_number_that_no_counter_holds_is_damage(tmp_path, record, field, number):
+    line = msgspec.json.encode(entry(record))
+    damaged = re.sub(rf'"{field}":(\d+|null)'.encode(), f'"{field}":{number}'.encode(), line)
+    assert damaged != line
+    left_behind(tmp_path, tail=damaged + b"\n")
     (left,) = journal.interrupted(tmp_path)
     assert left.entries == ()
     assert "line 1: " in left.damage

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class RunSummary:
     """What the end of a run shows; `failed` names tests whose assertion failed after the measurement.
 
-    `saved`: the run is in the storage, where commands find it.
+    `saved`: the run is in the storage, where commands find it. `apart`: it was asked for where the time goes.
     """
 
     results: tuple[Result, ...]
@@ -40,3 +40,4 @@ class RunSummary:
     sides: SweptSides | None = None
     since: Since | None = None
     saved: bool = False
+    apart: bool = False

@@ -45,6 +45,7 @@ def of(run: InferSession) -> RunSummary:
         curves=curves,
         sides=sides,
         since=since.of(run),
+        apart=run.settings.breakdown in ("on", "ops"),
         saved=bool(run.keeper.finished) and run.keeper.stored() is not None,
     )
 

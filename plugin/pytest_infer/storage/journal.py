@@ -129,6 +129,11 @@ def _sound(entry: Entry) -> Entry:
         whole = len(sizes) == len(trace.stamps_ns) and sum(sizes) == len(trace.token_ids) > 0 and min(sizes) > 0
         if not whole or list(stamps) != sorted(stamps):
             raise untrusted.Damaged("stamps and tokens of a round that do not belong together")
+    try:
+        msgspec.msgpack.encode(entry)
+    except OverflowError:
+        # JSON holds any number; no counter and no clock does, and sums of such ones fit nothing.
+        raise untrusted.Damaged("a whole number beyond 64 bits") from None
     return entry
 
 

@@ -69,7 +69,6 @@ def _cache(model: ModelInfo) -> str:
 def write_machine(console: Console, results: Sequence[Result]) -> None:
     """Write what is unusual about the surroundings, and why something is not known."""
     lines = dict.fromkeys(surroundings.line(r.machine.environment, r.machine.scheduling) for r in results)
-    lines |= dict.fromkeys(surroundings.unread(r.machine.unread) for r in results)
     lines |= dict.fromkeys(
         f"no probe of the machine: {r.machine.probe_absent}" for r in results if r.machine.probe_absent
     )

@@ -12,6 +12,7 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Ranks, WarningKind
+from pytest_infer.report import surroundings
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, size
 
@@ -28,6 +29,9 @@ def write(console: Console, run: RunSummary, *, verbose: bool) -> None:
         console.print(Text(printable(line), style="dim"))
     for line in _fidelity(run):
         console.print(Text(printable(line)))
+    for unread in dict.fromkeys(surroundings.unread(r.machine.unread) for r in run.results):
+        if unread is not None:
+            console.print(Text(printable(unread), style="dim"))
     ranks = _ranks([r.ranks for r in run.results if r.ranks is not None])
     if ranks is not None:
         console.print(Text(printable(ranks), style="dim"))

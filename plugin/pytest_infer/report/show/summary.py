@@ -113,7 +113,7 @@ def _write_results(
     console.print(_head(results))
     before = "" if run.since is None else run.since.before.number or ""
     table.write(console, results, cells, before)
-    for line in islice(breakdown.lines(results, width=console.width), None if verbose else 1):
+    for line in islice(breakdown.lines(results, width=console.width), None if verbose or run.apart else 1):
         console.print(line)
     for line in operators.lines(results, width=console.width):
         console.print(line)
