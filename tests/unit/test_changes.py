@@ -6,6 +6,7 @@ from statistics import fmean
 import pytest
 
 from pytest_infer.analysis.breakdown import changes, paired
+from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.records import PassParts, RoleTurns, Turns
 from pytest_infer.report.breakdown import words
@@ -95,11 +96,7 @@ def test_the_layers_of_a_change(only, said):
     found = changes.of_turns([turns({"experts": 0.6}, layers=24, only=list(only))], DECODE)
     (one,) = found.named
     assert one.layers == said
-    assert words.carriers(found).endswith(f"({said})" if said else found_of(found))
-
-
-def found_of(change):
-    return words.signed(change.change_s).partition(" ")[0]
+    assert words.carriers(found).endswith(f"all of it ({said})" if said else "all of it")
 
 
 def test_several_tests_tell_more_than_one():
@@ -200,3 +197,31 @@ def test_times_that_no_run_stores_tell_nothing(damage):
     whole = {"role": "experts", "before_ns": (5,) * 8, "after_ns": (6,) * 8}
     found = Turns(every=1, cycles=1, seconds=1.0, ratios={}, parts={DECODE: (RoleTurns(**whole | damage),)})
     assert changes.of_turns([found], DECODE) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"experts": 5.4, "rest": 0.2}, "experts +5.40 ms of +5.60"),
+        ({"experts": 6.99, "rest": -1.1}, "experts +6.99 ms, the rest −1.10 ms"),
+        ({"experts": 4.0, "head": 3.0, "rest": -1.0}, "experts +4.00 ms, head +3.00 ms, the rest −1.00 ms"),
+        (
+            {"experts": -2.0, "head": -1.0, "router": -1.0, "rest": 0.5},
+            "experts −2.00 ms, head −1.00 ms and 1 more, the rest +500 µs",
+        ),
+        ({"experts": 0.9, "head": 0.8, "rest": 0.3}, "experts +900 µs of +2.00 ms, head +800 µs"),
+        ({"experts": 5.001, "rest": -0.001}, "experts +5.00 ms of +5.00"),
+        ({"experts": 5.1, "rest": -0.1}, "experts +5.10 ms, all of it"),
+        ({"experts": 3.1, "head": 2.0, "rest": -0.1}, "experts +3.10 ms, head +2.00 ms, all of it"),
+    ],
+)
+def test_a_part_is_told_of_the_whole_only_where_none_is_larger(changes, said):
+    roles = tuple(
+        RoleChange(role=name, before_s=0.01, after_s=0.01 + ms / 1000, low_s=0, high_s=0, named=name != "rest")
+        for name, ms in changes.items()
+    )
+    whole = sum(changes.values()) / 1000
+    assert (
+        words.carriers(PhaseChange(phase="decode", before_s=0.1, after_s=0.1 + whole, low_s=0, high_s=1, roles=roles))
+        == said
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
+from collections.abc import Sequence
+
+from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.metrics.breakdown import DECODE
 from pytest_infer.units import seconds
 
@@ -11,22 +13,45 @@ _NAMED = 2
 """So many roles a headline names; more are counted."""
 _ROWS = 2
 """So many roles are shown below a figure that changed."""
+_ROUNDING = 2e-3
+"""A part that is larger than the whole by no more reads the same."""
+_LITTLE = 0.05
+"""By so much may parts exceed the whole, and be all of it."""
 NOBODY = "no part carries it beyond doubt"
 
 
 def carriers(change: PhaseChange) -> str:
-    """Return which roles carry a change: `experts +5.40 ms of +5.60 (layers 12-23)`; nothing where none can be told."""
+    """Return which roles carry a change: `experts +5.40 ms of +5.60 (layers 12-23)`; nothing where none can be told.
+
+    Where they changed by more than the whole did, the rest went the other way: `experts +6.99 ms, the rest −1.10 ms`.
+    """
     if change.everywhere:
         return ALIKE
-    named = change.named
+    named = [(f"{one.role} ", one.change_s, f" ({one.layers})" if one.layers else "") for one in change.named]
+    return parts_of(named, change.change_s, most=_NAMED)
+
+
+def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: int) -> str:
+    """Return named parts of a change of `whole_s` seconds, each as (text before, seconds, text after), `most` of them.
+
+    A part is told "of" the whole only where no part is larger; else it is all of it, or, where the others went back by
+    more than a little, it is told what they came to.
+    """
     if not named:
         return ""
-    parts = [f"{one.role} {signed(one.change_s)}{_in_layers(one)}" for one in named]
-    first, unit = signed(named[0].change_s), signed(named[0].change_s).split()[-1]
-    whole = signed(change.change_s).removesuffix(f" {unit}")
-    parts[0] = f"{named[0].role} {first} of {whole}{_in_layers(named[0])}"
-    more = f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else ""
-    return ", ".join(parts[:_NAMED]) + more
+    (before, took, after), *_ = named
+    parts = [f"{role}{signed(seconds_)}{layers}" for role, seconds_, layers in named]
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    together = sum(seconds_ for _, seconds_, _ in named)
+    largest = max(seconds_ / whole_s for seconds_ in (together, took)) if whole_s else 0.0
+    if largest > 1 + _ROUNDING and len(named) == 1 and largest <= 1 + _LITTLE:
+        return f"{before}{signed(took)}, all of it{after}"
+    if largest > 1 + _ROUNDING:
+        rest = ", all of it" if largest <= 1 + _LITTLE else f", the rest {signed(whole_s - together)}"
+        return f"{', '.join(parts[:most])}{more}{rest}"
+    whole = signed(whole_s).removesuffix(f" {signed(took).split()[-1]}")
+    parts[0] = f"{before}{signed(took)} of {whole}{after}"
+    return f"{', '.join(parts[:most])}{more}"
 
 
 def rows(change: PhaseChange) -> list[str]:
@@ -45,7 +70,3 @@ def _what(change: PhaseChange) -> str:
 def signed(value: float) -> str:
     """Return a change of time with its sign: `+5.40 ms`, `−12.0 µs`."""
     return f"{'−' if value < 0 else '+'}{seconds(abs(value))}"
-
-
-def _in_layers(one: RoleChange) -> str:
-    return f" ({one.layers})" if one.layers else ""
