@@ -9,7 +9,18 @@ import typer
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
-from pytest_infer.cli.shared import AllowDifferent, Confidence, Storage, open_history, out, refuse, say, screen
+from pytest_infer.cli.shared import (
+    AllowDifferent,
+    Confidence,
+    RepoUrl,
+    Storage,
+    open_history,
+    out,
+    refuse,
+    repository,
+    say,
+    screen,
+)
 from pytest_infer.errors import InferError
 from pytest_infer.report.compare import headline
 from pytest_infer.report.formats import REPORT, Format
@@ -30,6 +41,7 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")] = Path(
         "report.html"
     ),
+    repo_url: RepoUrl = None,
     allow_different: AllowDifferent = None,
     confidence: Confidence = CONFIDENCE,
     storage: Storage = None,
@@ -61,7 +73,8 @@ def report(
                 earlier=chosen[0],
             )
             compared.append(made)
-        found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared)
+        where = repository(repo_url)
+        found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared, repository=where)
         page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:
         refuse(error)

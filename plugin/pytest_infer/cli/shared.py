@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ from pytest_infer.cli import inifile
 from pytest_infer.errors import InferError, NothingStoredError
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
-from pytest_infer.storage import history
+from pytest_infer.storage import code, history
 from pytest_infer.storage.history import History
 
+_WEB = re.compile(r"https?://[^\s/?#\"'<>]+[^\s\"'<>]*")
 DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
 
 
@@ -49,6 +51,27 @@ AllowDifferent = Annotated[
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")]
+
+RepoUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--repo-url",
+        metavar="URL",
+        help="Where commits lead: a repository's web address, or one with {commit} in it; off: nowhere. "
+        "Default: that of the git remote.",
+    ),
+]
+
+
+def repository(given: str | None) -> str | None:
+    """Return the web address that commits lead to; refuse what is none."""
+    if given is None:
+        return code.repository()
+    if given == "off":
+        return None
+    if not _WEB.fullmatch(given):
+        refuse(f"--repo-url {given}: no web address; give one like https://github.com/you/yours, or off")
+    return given
 
 
 def offered(view: Mapping[Format, object], told: str | None = None) -> Any:

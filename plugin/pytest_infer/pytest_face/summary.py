@@ -14,6 +14,7 @@ from pytest_infer.pytest_face import since
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations
 from pytest_infer.storage import history
+from pytest_infer.storage.code import repository
 from pytest_infer.storage.runs import read, row_of
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_report(run: InferSession) -> None:
         found = history.load(storage, run.note) if storage is not None and storage.is_dir() else None
         for line in () if found is None else found.warnings:
             run.note(line)
-        page.write(path, read(run_file), () if found is None else found.runs)
+        page.write(path, read(run_file), () if found is None else found.runs, repository=repository())
     except InferError as error:
         run.note(f"! no report: {error}")
         return

@@ -303,7 +303,7 @@ def _html(of: ReportedRun, _on: Screen) -> str:
     # Imported late: nothing else needs templates.
     from pytest_infer.report.html import page  # noqa: PLC0415
 
-    return page.render(of.run, of.runs, of.compared)
+    return page.render(of.run, of.runs, of.compared, of.repository)
 
 
 REPORT: Writers[ReportedRun] = {Format.HTML: _html}

@@ -78,11 +78,12 @@ class ListedRuns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRun:
-    """A run, those of its storage, and those that it is compared with."""
+    """A run, those of its storage, those that it is compared with, and the web address of its repository."""
 
     run: Run
     runs: Sequence[Run]
     compared: Sequence[Compared]
+    repository: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,11 @@ from pytest_infer.checkouts.git import git
 from pytest_infer.errors import AgainstError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REMOTE = re.compile(
+    r"(?:(?P<scheme>https?|ssh|git|git\+ssh)://(?:[^@/\s]+@)?|(?:[\w.-]+@)(?=[^:/\s]+:))"
+    r"(?P<host>[\w.-]+)(?P<port>:\d+)?[:/]+(?P<path>[\w.~/-]+?)(?:\.git)?/*",
+    re.ASCII,
+)
 
 
 def code_state(folder: Path) -> str | None:
@@ -37,6 +42,42 @@ def subjects(commits: Collection[str], folder: Path | None = None) -> dict[str, 
     found = _said(folder or Path.cwd(), *command, stdin="\n".join(wanted)) if wanted else None
     lines = (line.partition(" ") for line in (found or "").split("\n"))
     return {commit: subject.encode(errors="replace").decode() for commit, _, subject in lines if commit in wanted}
+
+
+def repository(folder: Path | None = None) -> str | None:
+    """Return the web address of the remote that a checkout was cloned from, without user and password.
+
+    None outside git, without a remote (`origin`, or the only one), and where it is no address of a host.
+    """
+    where = folder or Path.cwd()
+    names = (_said(where, "remote") or "").split()
+    name = "origin" if "origin" in names else names[0] if len(names) == 1 else None
+    told = None if name is None else _said(where, "remote", "get-url", name)
+    return None if told is None else web_address(told.strip())
+
+
+def web_address(remote: str) -> str | None:
+    """Return where a browser finds what git fetches from there: `git@host:a/b.git` is `https://host/a/b`."""
+    found = _REMOTE.fullmatch(remote)
+    if found is None:
+        return None
+    scheme = "http" if found["scheme"] == "http" else "https"
+    port = found["port"] or "" if found["scheme"] in ("http", "https") else ""
+    return f"{scheme}://{found['host']}{port}/{found['path']}"
+
+
+def commit_address(repository: str | None, commit: str | None) -> str | None:
+    """Return the page of a commit; None without a repository, or where what is stored as commit is none.
+
+    GitLab and Bitbucket have words of their own; an address with `{commit}` in it is taken as it is.
+    """
+    if repository is None or commit is None or not _COMMIT.fullmatch(commit):
+        return None
+    if "{commit}" in repository:
+        return repository.replace("{commit}", commit)
+    host = repository.split("/")[2]
+    word = "-/commit" if "gitlab" in host else "commits" if "bitbucket" in host else "commit"
+    return f"{repository.rstrip('/')}/{word}/{commit}"
 
 
 def _said(folder: Path, *command: str, stdin: str | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict, worse_sign
 from pytest_infer.metrics import Direction, Kind, Metric
-from pytest_infer.report.breakdown.words import carriers, signed
+from pytest_infer.report.breakdown.words import ALIKE, carriers, signed
 from pytest_infer.report.compare.words import titles
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, percent_up
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _NAMED = 3
 """So many prompts are named; of more, the rest is counted."""
 _INFINITE = float("inf")
+_WHY = re.compile(rf": (?=[^:]+ [+−][\d.]+ \w?s\b|{re.escape(ALIKE)})")
+"""Between a change and the parts that carry it."""
 _LONGEST = 28
 """Characters of a prompt's name in a headline."""
 
@@ -30,7 +33,7 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
         return ""
     judgements = list(judgements)
     title = _titles(judgements)
-    groups = [list(told) for _, told in groupby(headline.told, key=lambda one: _what(one.metric))]
+    groups = [list(told) for _, told in groupby(headline.told, key=lambda one: what(one.metric))]
     # With several of these the line would be one of rests.
     rests = sum(bool(group[-1].named) for group in groups) < 2
     parts = [_told(group, title, rests=rests) for group in groups]
@@ -49,6 +52,15 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     if Verdict.ACCEPTED in verdicts:
         parts.append("accepted in part" if verdicts & {Verdict.REGRESSED, Verdict.MISSING} else "accepted")
     return printable("; ".join(parts))
+
+
+def answers(said: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return what a headline says first, which parts of a step carry that, and all else, each for a line of its own."""
+    first, *others = said.split("; ")
+    why = _WHY.search(first)
+    if why is None:
+        return first, "", tuple(others)
+    return first[: why.start()], first[why.end() :], tuple(others)
 
 
 def _titles(judgements: Iterable[Judgement]) -> dict[str, str]:
@@ -77,12 +89,13 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _what(metric: Metric) -> str:
+def what(metric: Metric) -> str:
+    """Return how a headline calls what a figure tells."""
     return metric.label if metric.fact is None else metric.fact.value
 
 
 def _told(parts: Sequence[Told], title: Mapping[str, str], *, rests: bool) -> str:
-    what, last = _what(parts[0].metric), parts[-1]
+    about, last = what(parts[0].metric), parts[-1]
     said = ", ".join(
         f"{_where(one, title)}{_extent(one.change, one.metric, worse=one.worse)}{_carried(one) if one.named else ''}"
         for one in parts
@@ -90,8 +103,8 @@ def _told(parts: Sequence[Told], title: Mapping[str, str], *, rests: bool) -> st
     if not last.named:
         coverage = f", {counted(last.counted)}" if last.counted.of > 1 else ""
         allowed = f" (within the {100 * last.allowed:g} % allowed)" if last.allowed is not None else ""
-        return f"{what} {said}{coverage}{allowed}{_carried(last)}"
-    return f"{what} {said}{_rest(last.rest) if rests else ''}"
+        return f"{about} {said}{coverage}{allowed}{_carried(last)}"
+    return f"{about} {said}{_rest(last.rest) if rests else ''}"
 
 
 def _carried(one: Told) -> str:
@@ -126,12 +139,12 @@ def _change(one: Told) -> str:
 def moved(judgement: Judgement, *, worse: bool) -> str:
     """Return a change of one test's figure by its fact: `decode 5.1 % slower [4.2, 6.0]`."""
     metric = judgement.metric
-    return "" if metric is None else f"{_what(metric)} {_extent(judgement, metric, worse=worse)}"
+    return "" if metric is None else f"{what(metric)} {_extent(judgement, metric, worse=worse)}"
 
 
 def subject(judgement: Judgement) -> str:
     """Return what a judgement is about, by its fact."""
-    return "" if judgement.metric is None else _what(judgement.metric)
+    return "" if judgement.metric is None else what(judgement.metric)
 
 
 def _extent(j: Judgement, metric: Metric, *, worse: bool) -> str:
@@ -140,10 +153,11 @@ def _extent(j: Judgement, metric: Metric, *, worse: bool) -> str:
     sign = 1 if mid >= 0 else -1
     ends = sorted((_end(j.low, -1) * sign, _end(j.high, 1) * sign))
     interval = f" [{_number(ends[0])}, {_number(ends[1])}]" if ends[0] < ends[1] else ""
-    return f"{_number(abs(mid))} % {_way(metric, mid, worse=worse)}{interval}"
+    return f"{_number(abs(mid))} % {way(metric, mid, worse=worse)}{interval}"
 
 
-def _way(metric: Metric, mid: float, *, worse: bool) -> str:
+def way(metric: Metric, mid: float, *, worse: bool) -> str:
+    """Return the word for a change: slower or faster of a time or a rate, higher or lower of all else."""
     speed = metric.kind is Kind.TIMED and metric.unit in (Unit.SECONDS, Unit.TOKENS_PER_SECOND)
     if speed:
         return "slower" if worse else "faster"
@@ -162,15 +176,15 @@ def _number(share: float, *, signed: bool = False) -> str:
 
 
 def _unsure(one: Unsure, title: Mapping[str, str], *, short: bool = False) -> str:
-    suspect, what = one.suspect, _what(one.metric)
+    suspect, about = one.suspect, what(one.metric)
     if one.below is None or suspect.mid is None:
-        return f"cannot tell {what}: {suspect.reason}" if suspect.reason else f"cannot tell {what}"
+        return f"cannot tell {about}: {suspect.reason}" if suspect.reason else f"cannot tell {about}"
     if short:
-        return f"cannot tell {what} below {percent_up(one.below)}"
+        return f"cannot tell {about} below {percent_up(one.below)}"
     sign = worse_sign(one.metric)
     low, high = sorted((_end(suspect.low, -1) * sign, _end(suspect.high, 1) * sign))
     interval = f"[{_number(low, signed=True)}, {_number(high, signed=True)}]"
-    return f"cannot tell below {percent_up(one.below)}: largest suspect {what} of {title[suspect.test]} {interval}"
+    return f"cannot tell below {percent_up(one.below)}: largest suspect {about} of {title[suspect.test]} {interval}"
 
 
 def _quiet(headline: Headline, title: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from pytest_infer.analysis.compare import verdicts
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict
 from pytest_infer.report.compare import headline, words
 from pytest_infer.report.compare.words import Line
-from pytest_infer.report.html.parts import Cell, ColumnHead, Interval, Item, Section, Table, anchor
+from pytest_infer.report.html.parts import Answer, Cell, ColumnHead, Interval, Item, Section, Table, anchor
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Run
@@ -19,6 +19,10 @@ from pytest_infer.storage.runs import Run
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
 _MOVED = (*_BAD, Verdict.ACCEPTED, Verdict.IMPROVED)
 _WORST_FIRST = (*_BAD, Verdict.ACCEPTED, Verdict.INCONCLUSIVE, Verdict.IMPROVED)
+_FIRST, _OPEN = 12, 4
+"""So many figures stand on the overview, and if they are no more than so many, unfolded."""
+_ROUNDING = 0.003
+"""Two changes that are no further apart read the same."""
 _WIDTH = 120.0
 """Of the drawing of an interval."""
 _WIDEST = 1.0
@@ -66,7 +70,10 @@ def _items(one: Compared, number: int) -> list[Item]:
     shown = words.folded(words.worth_showing(one.judgements, None))
     kept = {id(line.judgement) for line in shown}
     rest = [Line(j) for j in one.judgements if id(j) not in kept]
-    lead = f"{100 * one.confidence:g} % intervals; the change is that of the figure, after / before − 1."
+    lead = (
+        f"{100 * one.confidence:g} % intervals of after / before − 1, from rounds or launches compared with their "
+        "partners; the medians beside them are those of all rounds of a side."
+    )
     items = [
         Item(
             title=f"{one.before} → {one.after}",
@@ -97,30 +104,32 @@ def _reasons(judgements: Iterable[Judgement]) -> list[str]:
     return [f"{reason}{f' ({times}×)' if times > 1 else ''}" for reason, times in found.most_common(6)]
 
 
-def summary(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Return what the overview says first of each comparison: how many of each verdict, and what changed."""
-    found = []
-    for number, one in enumerate(compared, 1):
-        lines = words.folded(one.judgements)
-        counts = Counter(line.judgement.verdict for line in lines if line.judgement.verdict is not None)
-        title = words.titles(one.judgements)
-        worth = {id(line.judgement): line for line in lines if line.judgement.verdict in _MOVED}
-        first = [line.judgement for line in worth.values()]
-        most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
-        first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
-        worst = next((kind for kind in _WORST_FIRST if counts[kind]), None)
-        found.append(
-            {
-                "title": f"{one.before} → {one.after}",
-                "key": f"comparison-{number}",
-                "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
-                "says": one.headline or _says(counts, worst),
-                "look": worst.value if worst is not None else "unchanged",
-                "table": _table("What changed", [worth[id(j)] for j in first[:12]], title) if first else None,
-                "more": max(0, len(first) - 12),
-            }
-        )
-    return found
+def card(one: Compared, number: int, since: Sequence[Answer] = ()) -> dict[str, Any]:
+    """Return what the overview says first of a comparison: what changed, why, since when, and the figures behind it."""
+    lines = words.folded(one.judgements)
+    counts = Counter(line.judgement.verdict for line in lines if line.judgement.verdict is not None)
+    title = words.titles(one.judgements)
+    worth = {id(line.judgement): line for line in lines if line.judgement.verdict in _MOVED}
+    first = [line.judgement for line in worth.values()]
+    most = {j.test: max(abs(other.mid or 0) for other in first if other.test == j.test) for j in first}
+    first.sort(key=lambda j: (j.verdict is Verdict.IMPROVED, -most[j.test], j.test, -abs(j.mid or 0)))
+    worst = next((kind for kind in _WORST_FIRST if counts[kind]), None)
+    says, why, also = headline.answers(one.headline) if one.headline else (_says(counts, worst), "", ())
+    return {
+        "says": says,
+        "answers": [
+            *([Answer(name="why", text=why)] if why else []),
+            *since,
+            *(Answer(name="also", text=line) for line in also),
+            Answer(name="compared", text=f"{one.before} → {one.after}", link=f"comparison-{number}"),
+        ],
+        "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
+        "look": worst.value if worst is not None else "unchanged",
+        "table": _table("What changed", [worth[id(j)] for j in first[:_FIRST]], title) if first else None,
+        "open": len(first) <= _OPEN,
+        "more": max(0, len(first) - _FIRST),
+        "key": f"comparison-{number}",
+    }
 
 
 def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
@@ -152,25 +161,38 @@ def _table(
             (
                 Cell(text=name, look="same" if name == last else ""),
                 Cell(text=line.label or "test", link=None if metric is None else anchor(metric.key)),
-                Cell(text=words.values(j) if counts is None else counts[j.metric_key], note=j.note),
-                Cell(text=words.change(j)),
-                Cell(text="", drawn=_drawn(j, widest)),
-                Cell(text=words.p_value(j.p_adjusted)),
                 _verdict(j),
+                Cell(text=words.values(j) if counts is None else counts[j.metric_key], note=_note(j)),
+                Cell(text=words.change(j), sort=j.mid),
+                Cell(text="", drawn=_drawn(j, widest)),
+                Cell(text=words.p_value(j.p_adjusted), sort=j.p_adjusted),
             )
         )
         last = name
-    scale = f"± {100 * widest:.3g} %"
+    scale, medians = f"± {100 * widest:.3g} %", ColumnHead(text="medians", unit="before → after")
     heads = (
         ColumnHead(text="prompt", number=False),
         ColumnHead(text="figure", number=False),
-        ColumnHead(text="before → after") if counts is None else ColumnHead(text="mean over", number=False),
+        ColumnHead(text="verdict", define=anchor("verdict"), number=False),
+        medians if counts is None else ColumnHead(text="mean over", number=False),
         ColumnHead(text="change", unit="%", define=anchor("interval")),
         ColumnHead(text="drawn", unit=scale, define=anchor("interval"), number=False),
         ColumnHead(text="p", define=anchor("p")),
-        ColumnHead(text="verdict", define=anchor("verdict"), number=False),
     )
     return Table(caption=caption, heads=heads, rows=tuple(rows))
+
+
+def _note(j: Judgement) -> str | None:
+    """Return what is to be read beside the medians: the note, and why the change is not their quotient."""
+    apart, before, after = None, j.before, j.after
+    if j.mid is not None and isinstance(before, float | int) and isinstance(after, float | int) and before:
+        quotient = after / before - 1
+        if abs(quotient - j.mid) > _ROUNDING and words.share(quotient) != words.share(j.mid):
+            apart = (
+                f"medians of all rounds, {words.share(quotient)} apart; the change compares rounds, or launches, with "
+                "their partners, and is what was judged"
+            )
+    return "; ".join(part for part in (j.note, apart) if part) or None
 
 
 def _verdict(j: Judgement) -> Cell:

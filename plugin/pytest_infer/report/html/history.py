@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.report.breakdown import lasting, words
+from pytest_infer.report.breakdown import lasting
 from pytest_infer.report.compare.words import PRIMARY, p_value, share
+from pytest_infer.report.history import events as in_words
 from pytest_infer.report.html.parts import (
     Cell,
     Chart,
@@ -24,28 +25,39 @@ from pytest_infer.report.html.parts import (
     short,
     unique,
 )
-from pytest_infer.storage.code import subjects
+from pytest_infer.storage.code import commit_address, subjects
 from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, Unit, scale_of, show
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.history.events import Event
     from pytest_infer.analysis.history.trends import Series, Shift
 
 MOST_RUNS = 200
 METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT)
 
 
-def section(runs: Sequence[Run]) -> Section:
-    """Return the history up to the newest of the runs, which are oldest first."""
-    title = "History"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the runs up to the newest tell together, or why they tell nothing."""
+
+    runs: Sequence[Run] = ()
+    series: Series = field(default_factory=dict)
+    shifts: Sequence[Shift] = ()
+    events: Sequence[Event] = ()
+    messages: Mapping[str, str] = field(default_factory=dict)
+    absent: str | None = None
+
+
+def known(runs: Sequence[Run]) -> Known:
+    """Return what the runs, which are oldest first, tell up to the newest."""
     if runs[-1].plain:
-        why = "this run is pytest-benchmark's own: there is no trend up to it"
-        return Section(key="history", title=title, absent=why)
+        return Known(absent="this run is pytest-benchmark's own: there is no trend up to it")
     shown = [run for run in runs if not run.plain][-MOST_RUNS:]
     if len(shown) < 2:
-        why = "the storage holds no other run: a trend needs two, and change points six"
-        return Section(key="history", title=title, absent=why)
+        return Known(absent="the storage holds no other run: a trend needs two, and change points six")
     from pytest_infer.analysis.history import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
+        events,
         trends,
     )
 
@@ -53,58 +65,89 @@ def section(runs: Sequence[Run]) -> Section:
         series = trends.series(shown, METRICS)
         shifts = trends.of_series(shown, series, METRICS)
     except StorageError as error:
-        return Section(key="history", title=title, absent=str(error))
-    messages = subjects({run.commit for run in shown if run.commit})
-    items = _changes(shifts, messages)
+        return Known(absent=str(error))
+    return Known(
+        runs=shown,
+        series=series,
+        shifts=shifts,
+        events=events.events(shifts, series, shown),
+        messages=subjects({run.commit for run in shown if run.commit}),
+    )
+
+
+def section(found: Known, repository: str | None = None) -> Section:
+    """Return the history: its events, the trend of each metric, the runs; commits lead into the repository."""
+    title = "History"
+    if found.absent is not None:
+        return Section(key="history", title=title, absent=found.absent)
+    shown, messages = found.runs, found.messages
+    items = _changes(found, repository)
     titles = axes.titles(shown[-1].rows)
     names = dict(zip(titles, unique([*titles.values()]), strict=True))
-    charts = [_trend(metric, names, series, shown, shifts, messages) for metric in METRICS]
+    charts = [_trend(metric, names, found.series, shown, found.shifts, messages) for metric in METRICS]
     items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
-    items.append(Item(title="Runs", tables=(_runs(shown, messages),), folded=True))
+    items.append(Item(title="Runs", tables=(_runs(shown, messages, repository),), folded=True))
     return Section(key="history", title=title, items=tuple(items))
 
 
-def _changes(shifts: Sequence[Shift], messages: Mapping[str, str]) -> list[Item]:
-    """Return the change points, those of one metric since one run together, and behind them each on its own."""
-    if not shifts:
+def _changes(found: Known, repository: str | None) -> list[Item]:
+    """Return the events, and behind them each figure's change points."""
+    if not found.events:
         return [Item(title="Change points", text=("No change points: every metric has stayed at its level.",))]
-    together: dict[tuple[Any, str], list[Shift]] = {}
-    for shift in shifts:
-        together.setdefault((shift.run.path, shift.metric.key), []).append(shift)
-    single = all(len(found) == 1 for found in together.values())
-    items = [
-        Item(
-            title="Change points",
-            tables=(_table_of_changes("Lasting changes, oldest first", together.values(), messages),),
-        )
+    each = _table_of_changes("Lasting changes, a row a figure of a test", found.shifts, found.messages, repository)
+    return [
+        Item(title="Change points", tables=(_table_of_events(found, repository),)),
+        Item(title="Each figure's change points", tables=(each,), folded=True),
     ]
-    if not single:
-        every = _table_of_changes("Lasting changes, a row a test", [[shift] for shift in shifts], messages)
-        items.append(Item(title="Each test's change points", tables=(every,), folded=True))
-    return items
 
 
-def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], messages: Mapping[str, str]) -> Table:
-    rows, single = [], all(len(found) == 1 for found in groups)
-    apart = any(shift.carried for found in groups for shift in found)
-    last = None
-    for found in groups:
-        shift, changes = found[0], sorted(one.point.change for one in found)
-        unit = shift.metric.unit
-        look = "" if shift.worse is None else "worse" if all(one.worse for one in found) else "better"
-        look = look if len({one.worse for one in found}) == 1 else ""
-        ends = dict.fromkeys(share(change) for change in (changes[0], changes[-1]))
-        levels = f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"
+def _table_of_events(found: Known, repository: str | None) -> Table:
+    apart = any(event.carried for event in found.events)
+    rows = []
+    for event in found.events:
+        look = "" if event.worse is None else "worse" if event.worse else "better"
         rows.append(
             (
-                Cell(text=shift.run.label, look="same" if shift.run == last else ""),
-                Cell(text="" if shift.run == last else messages.get(shift.run.commit or "", NONE), look="message"),
+                Cell(text=event.run.label, url=commit_address(repository, event.run.commit)),
+                Cell(text=found.messages.get(event.run.commit or "", NONE), look="message"),
+                Cell(text="; ".join(in_words.changes(event)), look=look, note=event.doubt),
+                *([Cell(text="; ".join(in_words.reasons(event)))] if apart else []),
+                Cell(text=p_value(event.p)),
+                Cell(text=str(event.since)),
+            )
+        )
+    heads = (
+        ColumnHead(text="since", number=False, define=anchor("change-point")),
+        ColumnHead(text="commit message", number=False),
+        ColumnHead(text="what changed", number=False),
+        *([ColumnHead(text="carried by", number=False, define=anchor("self-time"))] if apart else []),
+        ColumnHead(text="p", define=anchor("p")),
+        ColumnHead(text="runs since"),
+    )
+    return Table(caption="Lasting changes, oldest first", quiet=True, heads=heads, rows=tuple(rows))
+
+
+def _table_of_changes(
+    caption: str, shifts: Sequence[Shift], messages: Mapping[str, str], repository: str | None
+) -> Table:
+    rows = []
+    apart = any(shift.carried for shift in shifts)
+    last = None
+    for shift in shifts:
+        unit = shift.metric.unit
+        look = "" if shift.worse is None else "worse" if shift.worse else "better"
+        levels = f"{show(shift.point.before, unit)} → {show(shift.point.after, unit)}"
+        again = "same" if shift.run == last else ""
+        rows.append(
+            (
+                Cell(text=shift.run.label, look=again, url=commit_address(repository, shift.run.commit)),
+                Cell(text="" if again else messages.get(shift.run.commit or "", NONE), look="message"),
                 Cell(text=shift.metric.label, link=anchor(shift.metric.key)),
-                Cell(text=shift.name if len(found) == 1 else f"{len(found)} tests"),
-                *([Cell(text=levels)] if single else []),
-                Cell(text=" to ".join(ends), look=look, note=next((one.doubt for one in found if one.doubt), None)),
-                Cell(text=p_value(max(one.point.p for one in found))),
-                *([Cell(text=_carried(found))] if apart else []),
+                Cell(text=shift.name),
+                Cell(text=levels, sort=shift.point.after),
+                Cell(text=share(shift.point.change), look=look, note=shift.doubt, sort=shift.point.change),
+                Cell(text=p_value(shift.point.p), sort=shift.point.p),
+                *([Cell(text="" if shift.carried is None else lasting.in_words(shift.carried))] if apart else []),
             )
         )
         last = shift.run
@@ -113,23 +156,12 @@ def _table_of_changes(caption: str, groups: Collection[Sequence[Shift]], message
         ColumnHead(text="commit message", number=False),
         ColumnHead(text="figure", number=False),
         ColumnHead(text="prompt", number=False),
-        *([ColumnHead(text="before → after")] if single else []),
+        ColumnHead(text="before → after"),
         ColumnHead(text="change", unit="%"),
         ColumnHead(text="p", define=anchor("p")),
         *([ColumnHead(text="carried by", number=False, define=anchor("self-time"))] if apart else []),
     )
     return Table(caption=caption, quiet=True, heads=heads, rows=tuple(rows))
-
-
-def _carried(found: Sequence[Shift]) -> str:
-    """Return who carried a change: in words for one test, the roles of all of them for several."""
-    known = [shift.carried for shift in found if shift.carried is not None]
-    if not known:
-        return ""
-    if len(found) == 1:
-        return lasting.in_words(known[0])
-    roles = Counter(one.role for of in known for one in of.roles)
-    return ", ".join(f"{role} ({times} of {len(found)})" for role, times in roles.most_common()) or words.NOBODY
 
 
 def _trend(
@@ -210,12 +242,15 @@ def _table(
     return Table(caption=f"{metric.label}, a row a run", heads=heads, rows=rows)
 
 
-def _runs(runs: Sequence[Run], messages: Mapping[str, str]) -> Table:
+def _runs(runs: Sequence[Run], messages: Mapping[str, str], repository: str | None) -> Table:
     rows = tuple(
         (
             Cell(text=run.number or run.path.name),
             Cell(text=f"{run.time:%Y-%m-%d %H:%M}"),
-            Cell(text=f"{(run.commit or NONE)[:8]}{'+' if run.dirty else ''}"),
+            Cell(
+                text=f"{(run.commit or NONE)[:8]}{'+' if run.dirty else ''}",
+                url=commit_address(repository, run.commit),
+            ),
             Cell(text=messages.get(run.commit or "", NONE)),
             Cell(text=run.branch or NONE),
             Cell(text=str(run.tests)),

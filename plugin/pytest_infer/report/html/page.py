@@ -18,6 +18,7 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
 from pytest_infer.report.html import (
     breakdown,
+    cards,
     compare,
     experts,
     fidelity,
@@ -33,6 +34,7 @@ from pytest_infer.report.html.compare import Compared
 from pytest_infer.report.html.parts import Chart
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
+from pytest_infer.storage.code import commit_address
 from pytest_infer.storage.runs import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -40,12 +42,15 @@ ECHARTS = Path(__file__).parent / "vendor" / "echarts"
 _UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
-def write(path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> None:
+def write(
+    path: Path, run: Run, runs: Sequence[Run], compared: Sequence[Compared] = (), repository: str | None = None
+) -> None:
     """Write the report of a run; `runs` are those of its storage, oldest first, and `compared` comes before its gate.
 
-    Raises StorageError where a run cannot be read or the file not be written.
+    Commits lead to their pages in `repository`, a web address. Raises StorageError where a run cannot be read or the
+    file not be written.
     """
-    publish(path, render(run, runs, compared))
+    publish(path, render(run, runs, compared, repository))
 
 
 def publish(path: Path, page: str) -> None:
@@ -58,13 +63,14 @@ def publish(path: Path, page: str) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
 
 
-def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> str:
+def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = (), repository: str | None = None) -> str:
     """Return the report of a run as HTML."""
     found = stored.read(run)
     gated = compare.of_gate(found.gate, run.label)
     every = [*compared, *([gated] if gated is not None else [])]
     mine = next((one for one in reversed(compared) if one.after == run.label), None)
     swept = sweep.section(found)
+    told = history.known([*(r for r in runs if r.time < run.time and r.path != run.path), run])
     sections = (
         overview.section(found, advice.advise(test.block for test in found.tests)),
         compare.section(every),
@@ -74,7 +80,7 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
         experts.section(found),
         machine.section(found),
         swept,
-        history.section([*(r for r in runs if r.time < run.time and r.path != run.path), run]),
+        history.section(told, repository),
     )
     style = _text(_TEMPLATES / "report.css")
     scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", _TEMPLATES / "charts.js", _TEMPLATES / "report.js")]
@@ -83,7 +89,8 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = ()) -> 
         run=run,
         found=found,
         sections=sections,
-        verdicts=compare.summary(every),
+        cards=cards.cards(every, told, repository),
+        commit=commit_address(repository, run.commit),
         recommended=sweep.recommended(swept),
         glossary=tuple(glossary.entries()),
         style=Markup(style),  # noqa: S704 - our own file

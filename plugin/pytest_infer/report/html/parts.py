@@ -39,11 +39,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One cell: text, why it should be read with care or is absent, where it leads, and how it looks."""
+    """One cell: text, why it should be read with care or is absent, where it leads, and how it looks.
+
+    `link` is an anchor of the page and `url` a page elsewhere. A table is sorted by `sort`, else by the text.
+    """
 
     text: str
     note: str | None = None
     link: str | None = None
+    url: str | None = None
+    key: str | None = None
+    """The anchor of the row, in its first cell."""
+    sort: float | None = None
     look: str = ""
     drawn: Interval | None = None
 
@@ -89,6 +96,17 @@ class Note:
     text: str
     do: str | None = None
     about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One line of a card: what it answers, the answer, and where it leads, in the page or elsewhere."""
+
+    name: str
+    text: str
+    link: str | None = None
+    url: str | None = None
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,143 @@
+"""What the overview says first: each change once, with why and since when; commits lead to the repository."""
+
+import numpy as np
+import pytest
+from test_html_report import Page
+
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
+from pytest_infer.report.compare.headline import answers
+from pytest_infer.report.html import page
+from pytest_infer.report.html.compare import Compared
+from pytest_infer.storage.code import commit_address, web_address
+
+REPOSITORY = "https://forge.example/team/engine"
+
+
+def overview(found):
+    return found.shown.partition("Skip to the report")[2].partition("The suite")[0]
+
+
+@pytest.fixture
+def history(storage, make_block):
+    """Twelve runs of two prompts, decode a third slower since the seventh."""
+    noise = np.random.default_rng(0)
+    for number in range(12):
+        step = 0.01 * (4 / 3 if number > 5 else 1.0)
+        blocks = []
+        for name in "ab":
+            took = [step * one for one in noise.lognormal(0, 0.002, 3)]
+            blocks.append(make_block(name, tpot_s=took, decode_throughput=[1 / one for one in took]))
+        storage.add(blocks, commit=f"{number:040x}")
+    return storage.load().runs
+
+
+def regressed(before, after, said=""):
+    change = {"before": 0.010, "after": 0.01325, "low": 0.3, "mid": 0.325, "high": 0.35, "p_adjusted": 1e-6}
+    judged = Judgement(test="t[a]", name="a", verdict=Verdict.REGRESSED, metric_key="tpot_s", **change)
+    return Compared(before=before.label, after=after.label, judgements=(judged,), headline=said, earlier=before)
+
+
+def test_a_lasting_change_of_the_history_is_on_the_overview_as_one_event(history):
+    said = overview(Page(page.render(history[-1], history, repository=REPOSITORY)))
+    assert "decode 33 % slower in all 2 prompts, for 6 runs now since 0007 00000000 (main)" in said
+    assert "p < 0.001 for each figure, over 6 runs before it, 6 since" in said
+    assert said.count("since 0007") == 1
+
+
+def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history):
+    said = "decode 32 % slower [30, 35]: experts +3.10 ms of +3.20; the other prompt unchanged"
+    text = page.render(history[-1], history, [regressed(history[0], history[-1], said)])
+    told = overview(Page(text))
+    assert "decode 32 % slower [30, 35] why experts +3.10 ms of +3.20 since 0007" in told
+    assert "also the other prompt unchanged" in told
+    assert "runs now" not in told
+    # One that began before both sides is no reason for what lies between them.
+    told = overview(Page(page.render(history[-1], history, [regressed(history[8], history[-1], said)])))
+    assert told.index("32 % slower [30, 35]") > told.index("33 % slower in all 2 prompts, for 6 runs now")
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        ("no change beyond 1.2 %", ("no change beyond 1.2 %", "", ())),
+        (
+            "decode of a 5.1 % slower [4, 6]: experts +6.99 ms, the rest −1.10 ms; the other 8 prompts unchanged",
+            (
+                "decode of a 5.1 % slower [4, 6]",
+                "experts +6.99 ms, the rest −1.10 ms",
+                ("the other 8 prompts unchanged",),
+            ),
+        ),
+        (
+            "decode 5 % slower [4, 6], 8 of 9 prompts: 1 incomparable",
+            ("decode 5 % slower [4, 6], 8 of 9 prompts: 1 incomparable", "", ()),
+        ),
+        (
+            "decode 5 % slower [4, 6], 8 of 9 prompts: 1 missing: attention scores +4.1 µs of +9.0",
+            ("decode 5 % slower [4, 6], 8 of 9 prompts: 1 missing", "attention scores +4.1 µs of +9.0", ()),
+        ),
+        (
+            "prefill 9 % slower [8, 10], all 9 prompts: every part alike, as another machine, clock rate or compiler "
+            "flag does it",
+            (
+                "prefill 9 % slower [8, 10], all 9 prompts",
+                "every part alike, as another machine, clock rate or compiler flag does it",
+                (),
+            ),
+        ),
+    ],
+)
+def test_a_headline_is_read_in_pieces(said, parts):
+    assert answers(said) == parts
+
+
+def test_medians_that_are_not_the_changes_quotient_say_which_is_which(history):
+    text = page.render(history[-1], history, [regressed(history[0], history[-1])])
+    assert "apart; the change compares rounds, or launches, with their partners" not in Page(text).shown
+    judged = Judgement(
+        test="t[a]", name="a", verdict=Verdict.REGRESSED, metric_key="tpot_s", before=0.01, after=0.0115, mid=0.325
+    )
+    text = page.render(history[-1], history, [Compared(before="x", after="y", judgements=(judged,))])
+    assert "medians of all rounds, +15 % apart; the change compares" in Page(text).shown
+
+
+def test_commits_lead_to_the_repository_and_nowhere_without_one(history):
+    last, first = history[-1].commit, history[6].commit
+    links = {
+        given["href"] for tag, given in Page(page.render(history[-1], history, (), REPOSITORY)).attributes if tag == "a"
+    }
+    assert {f"{REPOSITORY}/commit/{commit}" for commit in (last, first)} <= links
+    links = {given["href"] for tag, given in Page(page.render(history[-1], history)).attributes if tag == "a"}
+    assert all(link.startswith("#") for link in links)
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b"),
+        ("https://user:secret@github.com/a/b", "https://github.com/a/b"),
+        ("git@github.com:a/b.git", "https://github.com/a/b"),
+        ("ssh://git@gitlab.example:2222/group/sub/b.git", "https://gitlab.example/group/sub/b"),
+        ("http://forge.local:3000/a/b/", "http://forge.local:3000/a/b"),
+        ("git://host/a.b/c-d.git", "https://host/a.b/c-d"),
+        ("/srv/repositories/b.git", None),
+        ("../b", None),
+        ("file:///srv/b.git", None),
+        ("C:\\work\\b", None),
+        ("javascript:alert(1)", None),
+        ('https://host/a"onclick=x', None),
+        ("", None),
+    ],
+)
+def test_a_remote_is_found_as_a_browser_finds_it(remote, address):
+    assert web_address(remote) == address
+
+
+def test_each_forge_has_its_own_word_for_a_commit():
+    commit = "a" * 40
+    assert commit_address("https://github.com/a/b", commit) == f"https://github.com/a/b/commit/{commit}"
+    assert commit_address("https://gitlab.com/a/b", commit) == f"https://gitlab.com/a/b/-/commit/{commit}"
+    assert commit_address("https://bitbucket.org/a/b", commit) == f"https://bitbucket.org/a/b/commits/{commit}"
+    assert commit_address("https://x.example/{commit}.html", commit) == f"https://x.example/{commit}.html"
+    assert commit_address("https://github.com/a/b", "javascript:x") is None
+    assert commit_address(None, commit) is None
