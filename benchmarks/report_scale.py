@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from history_scale import measured_template
 
 MOST_SECONDS, MOST_BYTES = 1.5, 6e6
@@ -67,6 +68,9 @@ def write_runs(template: Path, storage: Path, runs: int) -> None:
     run = json.loads(template.read_text())
     noise = random.Random(0)  # noqa: S311 - not for secrets
     storage.mkdir(parents=True)
+    beside = template.with_suffix(".npz")
+    arrays = dict(np.load(beside)) if beside.exists() else {}
+    arrays_of_run = dict(arrays)
     for number in range(runs):
         made = copy.deepcopy(run)
         made["datetime"] = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=7 * number)).isoformat()
@@ -80,8 +84,9 @@ def write_runs(template: Path, storage: Path, runs: int) -> None:
                 slowed(row["extra_info"]["pytest_infer"], ways[0] * own, ways[1] * own)
         path = storage / f"{number + 1:04}_run.json"
         path.write_text(json.dumps(made))
-        if template.with_suffix(".npz").exists():
-            shutil.copy(template.with_suffix(".npz"), path.with_suffix(".npz"))
+        for key in (key for key in arrays if key.endswith("|stamps_ns")):
+            arrays_of_run[key] = (arrays[key] * ways[0]).astype(arrays[key].dtype)
+        np.savez_compressed(path.with_suffix(".npz"), **arrays_of_run)
 
 
 def opened(page: Path, times: int) -> list[float]:

@@ -19,7 +19,7 @@ def test_the_report_is_of_the_run_that_was_just_stored_with_its_latencies(suite)
     result.assert_outcomes(passed=2)
     assert re.search(r"^report:\s", result.stdout.str(), re.MULTILINE)
     text = (pytester.path / "out" / "r.html").read_text(encoding="utf-8")
-    assert '"prompt-2-itl":{' in text
+    assert '"prompt-second-itl":{' in text
     assert '"trend-ttft_s":{' in text
     assert "0002 " in shown(pytester.path / "out" / "r.html")
 
@@ -29,7 +29,7 @@ def test_a_run_in_a_json_file_has_a_report_too(suite):
     pytester.runpytest("--benchmark-json=run.json", "--infer-report=r.html", "--infer-rounds=1").assert_outcomes(
         passed=2
     )
-    assert '"prompt-1-itl":{' in (pytester.path / "r.html").read_text(encoding="utf-8")
+    assert '"prompt-first-itl":{' in (pytester.path / "r.html").read_text(encoding="utf-8")
     assert (pytester.path / "run.npz").exists()
 
 
@@ -71,7 +71,7 @@ def test_the_ini_file_may_ask_for_it_and_a_disabled_run_writes_none(suite):
 def test_a_report_that_breaks_costs_neither_the_summary_nor_what_is_published(suite, monkeypatch, tmp_path):
     pytester = suite()
 
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyError("tpot_s")
 
     monkeypatch.setattr(page, "write", broken)
@@ -91,5 +91,5 @@ def test_a_gates_verdicts_come_first(suite):
     pytester.runpytest(*options)
     pytester.runpytest(*options).assert_outcomes(passed=2)
     assert re.search(
-        r"nothing got worse\s+0001.* → 0002\s+2 unchanged\s+decode", shown(pytester.path / "r.html"), re.DOTALL
+        r"nothing got worse\s+compared\s+0001.* → 0002.*2 unchanged\s+decode", shown(pytester.path / "r.html"), re.DOTALL
     )

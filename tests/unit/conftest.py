@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import statistics
 import sys
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ def _golden():
     return block.build(msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_block(_golden):
     """Return a function that makes a block; a figure is a value or a list of rounds, None takes a key away."""
 
@@ -106,3 +107,26 @@ def storage(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     folder.mkdir()
     return Storage(folder)
+
+
+@pytest.fixture(scope="module")
+def kept_storage(tmp_path_factory):
+    """Return a storage folder that all tests of a module share."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(cache.ENV, str(folder / "cache"))
+        (folder / "results").mkdir()
+        yield Storage(folder / "results")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return a browser; a test without one is skipped."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

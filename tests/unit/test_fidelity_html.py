@@ -46,7 +46,7 @@ def test_a_run_that_followed_a_reference_shows_its_text(add):
     assert any("up1" in look or "up2" in look or "up3" in look for look in tokens)
     assert f"token {at + 1}" in shown.shown
     assert "another model" in shown.shown
-    chart = shown.data["kl-1"]
+    chart = shown.data["kl-guide"]
     assert chart["series"][0]["values"] == pytest.approx(
         [token.kl for token in scored.tokens_of(record)], rel=1e-3, abs=1e-9
     )
@@ -64,7 +64,7 @@ def test_logits_that_are_not_finite_leave_their_token_bare(add):
     record = scored.record(moved, reference=LOGITS, free=(1, 2, 3), timed=True, test=TEST)
     shown = Page(page.render(read(add(record)), [], []))
     assert classes(shown)[4] == ["token", "other"]
-    assert shown.data["kl-1"]["series"][0]["values"][4] is None
+    assert shown.data["kl-guide"]["series"][0]["values"][4] is None
 
 
 def test_two_runs_are_shown_side_by_side(storage, add, tmp_path, monkeypatch):

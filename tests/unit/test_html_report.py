@@ -25,7 +25,7 @@ BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c
 class Page(HTMLParser):
     """What a browser makes of the file: its elements, attributes, and the text of each script and style."""
 
-    VOID = frozenset({"meta", "link", "br"})
+    VOID = frozenset({"meta", "link", "br", "input"})
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -121,7 +121,7 @@ def test_nothing_that_names_outputs_or_commits_hold_is_live(storage, make_block,
     text = render(path, storage.load().runs, [Compared(before=EVIL, after=EVIL, judgements=(judged,))])
 
     found = Page(text)
-    assert found.tags.count("script") == 4
+    assert found.tags.count("script") == 7
     assert {given.get("type") for tag, given in found.attributes if tag == "script"} == {None, "application/json"}
     assert "img" not in found.tags
     assert not [given for _, given in found.attributes if any(name.startswith("on") for name in given)]
@@ -184,7 +184,7 @@ def test_every_chart_has_words_and_a_table_behind_it(storage, make_block):
     found = Page(text)
     charts = [given["data-chart"] for _, given in found.attributes if "data-chart" in given]
     assert set(charts) == set(found.data)
-    assert {"phases", "heat", "coverage", "placement", "prompt-1-itl", "prompt-1-dist", "prompt-1-memory"} - {
+    assert {"phases", "heat", "coverage", "placement", "prompt-a-itl", "prompt-a-dist", "prompt-a-memory"} - {
         "placement"
     } <= set(charts)
     for chart in charts:
@@ -199,10 +199,10 @@ def test_latencies_are_the_sidecars(storage, make_block):
     stamps = {0: [5_000_000, 7_000_000, 10_000_000], 1: [4_000_000, 8_000_000, 10_000_000, 15_000_000]}
     keys = {f"bench/t.py::t[a]|{n}|stamps_ns": np.asarray(s) for n, s in stamps.items()}
     np.savez_compressed(path.with_suffix(".npz"), **keys)
-    chart = Page(render(path)).data["prompt-1-itl"]
+    chart = Page(render(path)).data["prompt-a-itl"]
     assert (chart["unit"], chart["x"]) == ("ms", {"name": "token", "start": 2, "step": 1})
     assert (chart["low"], chart["median"], chart["high"]) == ([2, 2, 5], [3, 2.5, 5], [4, 3, 5])
-    assert sum(Page(render(path)).data["prompt-1-dist"]["counts"]) == 5
+    assert sum(Page(render(path)).data["prompt-a-dist"]["counts"]) == 5
 
 
 def test_the_longest_gap_of_a_group_has_the_groups_range(storage, make_block):
@@ -210,7 +210,7 @@ def test_the_longest_gap_of_a_group_has_the_groups_range(storage, make_block):
     gaps = np.full(4999, 1_000_000)
     gaps[3000] = 9_000_000
     np.savez_compressed(path.with_suffix(".npz"), **{"bench/t.py::t[a]|0|stamps_ns": np.cumsum([1_000_000, *gaps])})
-    chart = Page(render(path)).data["prompt-1-itl"]
+    chart = Page(render(path)).data["prompt-a-itl"]
     # Gap n ends at token n + 2, and three are a point: 3000 is the first of its.
     assert chart["x"]["step"] == 3
     assert "9.00 ms, ends at one of the tokens 3,002–3,004." in chart["says"]
@@ -221,7 +221,7 @@ def test_an_engine_that_delivers_several_tokens_at_once_has_ticks(storage, make_
     arrays = {"stamps_ns": np.asarray([1, 3, 6]) * 1_000_000, "tick_sizes": np.asarray([1, 4, 4])}
     np.savez_compressed(path.with_suffix(".npz"), **{f"bench/t.py::t[a]|0|{key}": held for key, held in arrays.items()})
     found = Page(render(path))
-    assert found.data["prompt-1-itl"]["x"]["name"] == "tick"
+    assert found.data["prompt-a-itl"]["x"]["name"] == "tick"
     assert "Inter-token latency by tick, ms" in found.shown
 
 
@@ -255,7 +255,7 @@ def test_twenty_prompts_of_two_thousand_tokens_stay_under_six_megabytes(storage,
     text = render(path)
     assert len(Page(text).data["heat"]["choices"]) == 21
     assert len(text.encode()) < 6e6
-    assert len(Page(text).data["prompt-20-itl"]["median"]) == 1999
+    assert len(Page(text).data["prompt-prompt-19-itl"]["median"]) == 1999
 
 
 def test_verdicts_come_first(storage, make_block):

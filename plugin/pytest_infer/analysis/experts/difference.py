@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.experts import naming
+from pytest_infer.analysis.experts.census import Census, Phase, counts
 from pytest_infer.analysis.experts.overlap import PromptGroup, Suite
 
 Array = npt.NDArray[np.float64]
@@ -58,6 +59,15 @@ def distance(of: Suite, a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) 
     known = ~np.isnan(every)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(known, every, 0).sum(axis=0) / known.sum(axis=0))
+
+
+def share_changes(before: Census, after: Census, phase: Phase) -> list[list[float]]:
+    """Return by how much each slot's share of its site's selections changed; 0 where a side selected nothing there."""
+    found = []
+    for old, new in zip(counts(before, phase), counts(after, phase), strict=True):
+        sums = old.sum(), new.sum()
+        found.append((new / sums[1] - old / sums[0] if all(sums) else np.zeros(len(new))).tolist())
+    return found
 
 
 def between(of: Suite, groups: Sequence[PromptGroup], draws: int = DRAWS) -> tuple[UsageDifference, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Table, anchor, points, short
+from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Table, anchor, points, short, unique
 from pytest_infer.report.html.stored import Test
 from pytest_infer.storage.schema import StoredTimeline
 from pytest_infer.units import Unit, count, scale_of, seconds
@@ -33,8 +34,16 @@ def _absent(test: Test, arrays: Mapping[str, Any], why: str | None) -> str:
     return f"No latencies token by token: {test.absent('itl_p50_s') or 'no round has two tokens'}."
 
 
-def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart | str:
-    """Return the gap before each token: the median of the rounds with their least and most."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """The other side of a comparison: what both are called, and the arrays beside the other's file."""
+
+    names: tuple[str, str]
+    arrays: Mapping[str, Any]
+
+
+def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None, other: Other | None = None) -> Chart | str:
+    """Return the gap before each token: the median of the rounds with their least and most, of both sides."""
     from pytest_infer.analysis import series  # noqa: PLC0415 - numpy is loaded where it is needed
 
     rounds = _stamps(test, arrays)
@@ -50,40 +59,54 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart
     first = found.position[slowest]
     last = min(first + found.width - 1, found.last)
     ends = f"{what} {count(first)}" if last == first else f"one of the {what}s {count(first)}–{count(last)}"
+    before = None if other is None else series.band(_stamps(test, other.arrays), MOST_TOKENS)
+    earlier = None if other is None or before is None else _band(before, what, scale, other.names[0])
+    against = f" {other.names[1]} over {other.names[0]}, which is dashed." if other and before else ""
     return Chart(
         key=f"{test.key}-itl",
         title=f"Inter-token latency by {what}, {unit}",
         says=(
             f"Median of {len(rounds)} rounds with their least and most{wide}; the longest gap, "
-            f"{seconds(found.high[slowest])}, ends at {ends}."
+            f"{seconds(found.high[slowest])}, ends at {ends}.{against}"
         ),
         data={
             "kind": "band",
-            "x": {"name": what, "start": found.position[0], "step": found.width},
             "unit": unit,
-            "median": points(found.median, scale, 3),
-            "low": points(found.low, scale, 3),
-            "high": points(found.high, scale, 3),
+            **_band(found, what, scale),
+            **({} if other is None or earlier is None else {"name": other.names[1], "before": earlier}),
         },
-        table=_stretches(found, what, unit, scale),
+        table=_stretches(found, what, unit, scale, before),
         define=(("ITL", anchor("itl")),),
     )
 
 
-def _stretches(band: Band, what: str, unit: str, scale: float) -> Table:
-    """Return the curve as a table: of each stretch of tokens the median, least and most gap."""
+def _band(found: Band, what: str, scale: float, name: str | None = None) -> dict[str, Any]:
+    return {
+        "x": {"name": what, "start": found.position[0], "step": found.width},
+        "median": points(found.median, scale, 3),
+        "low": points(found.low, scale, 3),
+        "high": points(found.high, scale, 3),
+        **({} if name is None else {"name": name}),
+    }
+
+
+def _stretches(band: Band, what: str, unit: str, scale: float, before: Band | None) -> Table:
+    """Return the curve as a table: of each stretch of tokens the median, least and most gap, and the other's median."""
+    others = {} if before is None else {one.first: one.median for one in before.stretches(_TABLE)}
     rows = [
         (
             Cell(text=f"{one.first}–{one.last}" if one.last > one.first else str(one.first)),
             *(Cell(text=short(figure, scale)) for figure in (one.median, one.low, one.high)),
+            *([Cell(text=short(others.get(one.first), scale))] if before is not None else []),
         )
         for one in band.stretches(_TABLE)
     ]
+    columns = ("median", "least", "most", *(["median of the other side"] if before is not None else []))
     return Table(
         caption=f"Gaps before the {what}s, {unit}",
         heads=(
             ColumnHead(text=f"{what}s", number=False),
-            *(ColumnHead(text=t, unit=unit) for t in ("median", "least", "most")),
+            *(ColumnHead(text=text, unit=unit) for text in columns),
         ),
         rows=tuple(rows),
     )
@@ -128,69 +151,97 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
     )
 
 
-def timeline(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Chart | str]:
-    """Return memory and busy cores over the profile round."""
+def memory(test: Test, arrays: Mapping[str, Any], why: str | None) -> list[Chart | str]:
+    """Return the memory over the profile round, and why anything of its timeline is not known."""
     from pytest_infer.analysis import series  # noqa: PLC0415
 
-    def of(what: str) -> Any:
-        return arrays.get(f"{test.row.test}|timeline|{what}")
-
-    at = of("at_ns")
+    at, rss = _timeline(test, arrays, "at_ns"), _timeline(test, arrays, "rss_bytes")
     told = test.block.timeline or StoredTimeline()
     if at is None:
         return [f"No timeline of the profile round: {told.absent or why or 'this run kept none'}."]
-    marks = [
-        {"name": name, "at": float(of(key)) / 1e9}
-        for name, key in (("first token", "first_token_ns"), ("last token", "end_ns"))
-        if of(key) is not None
-    ]
     found: list[Chart | str] = []
-    if (rss := of("rss_bytes")) is not None and len(rss):
-        found.append(
-            _curve(
-                test,
-                "memory",
-                "Resident memory in the profile round",
-                Unit.BYTES,
-                series.peaks(at, rss, MOST_SAMPLES),
-                marks,
-                len(at),
-            )
+    if rss is not None and len(rss):
+        values, unit, scale, time, ticks = _scaled(series.peaks(at, rss, MOST_SAMPLES), Unit.BYTES)
+        interval = None if test.block.timeline is None else test.block.timeline.interval_s
+        ends = " to ".join(short(end, scale, 4) for end in (min(values[1]), max(values[1])))
+        every = f", a sample every {seconds(interval)}" if interval is not None else ""
+        title = f"Resident memory in the profile round, {unit}"
+        made = Chart(
+            key=f"{test.key}-memory",
+            title=title,
+            says=f"{count(len(at))} samples{every}; {ends} {unit}.",
+            data={"kind": "curve", "unit": unit, **_drawn(test, arrays, values, scale, time, ticks)},
+            table=_samples(title, [(test.title, values, scale, ticks)], time, "memory", unit),
+            define=(("memory", anchor("timeline")),),
         )
-    if (busy := of("core_busy_s")) is not None and len(busy) > 1:
-        cores = series.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
-        found.append(_curve(test, "cores", "Busy cores in the profile round", Unit.CORES, cores, marks, len(at)))
+        found.append(made)
     found += [f"No {name} in the timeline: {reason}." for name, reason in told.not_read.items()]
     return found
 
 
-def _curve(
-    test: Test, key: str, title: str, unit: Unit, curve: tuple[Sequence[float], Sequence[float]], marks: Any, taken: int
-) -> Chart:
-    at, values = curve
-    name, scale = scale_of(values, unit)
-    time, ticks = scale_of(at[len(at) // 2 :], Unit.SECONDS)
-    step = -(-len(at) // _TABLE) if at else 1
-    rows = [(Cell(text=short(at[n], ticks)), Cell(text=short(values[n], scale, 4))) for n in range(0, len(at), step)]
-    interval = None if test.block.timeline is None else test.block.timeline.interval_s
-    ends = " to ".join(short(end, scale, 4) for end in (min(values), max(values)))
-    every = f", a sample every {seconds(interval)}" if interval is not None else ""
+def cores(tests: Sequence[Test], arrays: Mapping[str, Any]) -> Chart | None:
+    """Return how many cores of the machine were busy over each prompt's profile round, whoever kept them so."""
+    from pytest_infer.analysis import series  # noqa: PLC0415
+
+    found = []
+    for test in tests:
+        at, busy = _timeline(test, arrays, "at_ns"), _timeline(test, arrays, "core_busy_s")
+        if at is not None and busy is not None and len(busy) > 1:
+            curve = series.rates(at, busy.sum(axis=1), MOST_SAMPLES // 4)
+            found.append((test, _scaled(curve, Unit.CORES)))
+    if not found:
+        return None
+    most = max(max(values[1]) for _, (values, *_) in found)
+    title = "Busy cores of the machine during profile rounds"
+    names = unique([test.title for test, _ in found])
+    choices = [
+        {"name": name, **_drawn(test, arrays, values, scale, time, ticks)}
+        for name, (test, (values, _, scale, time, ticks)) in zip(names, found, strict=True)
+    ]
     return Chart(
-        key=f"{test.key}-{key}",
-        title=f"{title}, {name}",
-        says=f"{count(taken)} samples{every}; {ends} {name}.",
-        data={
-            "kind": "curve",
-            "unit": name,
-            "time": time,
-            "at": points(at, ticks, 5),
-            "values": points(values, scale, 5),
-            "marks": [{"name": mark["name"], "at": mark["at"] / ticks} for mark in marks],
-        },
-        table=Table(
-            caption=f"{title}, every {step}. point",
-            heads=(ColumnHead(text="time", unit=time), ColumnHead(text=key, unit=name)),
-            rows=tuple(rows),
-        ),
-        define=(("memory", anchor("timeline")) if key == "memory" else ("busy cores", anchor("timeline")),),
+        key="cores",
+        title=title,
+        says=f"All that ran on the machine while a prompt was profiled, not this process alone; {most:.3g} at most.",
+        data={"kind": "curve", "unit": "cores", "choices": choices},
+        table=_samples(title, [(t.title, v, s, 1.0) for t, (v, _, s, _, _) in found], "s", "cores", "cores"),
+        define=(("busy cores", anchor("timeline")),),
     )
+
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def _timeline(test: Test, arrays: Mapping[str, Any], what: str) -> Any:
+    return arrays.get(f"{test.row.test}|timeline|{what}")
+
+
+def _scaled(curve: Curve, unit: Unit) -> tuple[Curve, str, float, str, float]:
+    """Return a curve with the unit and scale of its values, and those of its times."""
+    at, values = curve
+    return curve, *scale_of(values, unit), *scale_of(at[len(at) // 2 :], Unit.SECONDS)
+
+
+def _drawn(
+    test: Test, arrays: Mapping[str, Any], curve: Curve, scale: float, time: str, ticks: float
+) -> dict[str, Any]:
+    marks = [
+        {"name": name, "at": float(told) / 1e9 / ticks}
+        for name, key in (("first token", "first_token_ns"), ("last token", "end_ns"))
+        if (told := _timeline(test, arrays, key)) is not None
+    ]
+    at, values = points(curve[0], ticks, 5), points(curve[1], scale, 5)
+    return {"time": time, "at": at, "values": values, "marks": marks}
+
+
+def _samples(title: str, curves: Sequence[tuple[str, Curve, float, float]], time: str, what: str, unit: str) -> Table:
+    """Return some points of curves as a table: of several, the prompt beside each."""
+    several = len(curves) > 1
+    rows = []
+    for name, (at, values), scale, ticks in curves:
+        step = -(-len(at) // _TABLE) if at else 1
+        for n in range(0, len(at), step):
+            figures = Cell(text=short(at[n], ticks)), Cell(text=short(values[n], scale, 4))
+            rows.append((Cell(text=name), *figures) if several else figures)
+    heads = (ColumnHead(text="time", unit=time), ColumnHead(text=what, unit=unit))
+    names = (ColumnHead(text="prompt", number=False),) if several else ()
+    return Table(caption=f"{title}, some points of each curve", heads=(*names, *heads), rows=tuple(rows))

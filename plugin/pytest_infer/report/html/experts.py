@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.experts import recorded
@@ -27,6 +28,7 @@ from pytest_infer.storage.runs import Row
 from pytest_infer.units import NONE, count, significant
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.experts.census import Census
     from pytest_infer.analysis.experts.suite import PromptUsage, View
     from pytest_infer.analysis.experts.usage import Coverage
 
@@ -36,15 +38,23 @@ _TOP = 8
 _REMEDY = "see those of one with `pytest-infer experts -k TEXT`"
 
 
-def section(stored: StoredRun) -> Section:
-    """Return what a run tells of its experts, or why it tells nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """The use of an earlier run, by prompt, and what both runs are called."""
+
+    names: tuple[str, str]
+    prompts: Mapping[str, PromptUsage]
+
+
+def section(stored: StoredRun, earlier: StoredRun | None = None, names: tuple[str, str] = ("", "")) -> Section:
+    """Return what a run tells of its experts, beside an earlier one, or why it tells nothing."""
     title = "Experts"
     try:
         rows, left_out = recorded.recorded(stored.run, remedy=_REMEDY)
         if not rows:
             return Section(key="experts", title=title, absent=recorded.why_nothing(stored.run))
         prompts = recorded.prompts_of(stored.run, rows)
-        items = _items(rows, prompts)
+        items = _items(rows, prompts, None if earlier is None else _other(earlier, names))
     except InferError as error:
         return Section(key="experts", title=title, absent=str(error))
     if left_out:
@@ -52,14 +62,24 @@ def section(stored: StoredRun) -> Section:
     return Section(key="experts", title=title, items=tuple(items))
 
 
-def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Item]:
+def _other(earlier: StoredRun, names: tuple[str, str]) -> Other | None:
+    try:
+        rows, _ = recorded.recorded(earlier.run, remedy=_REMEDY)
+        prompts = recorded.prompts_of(earlier.run, rows)
+    except InferError:
+        return None  # its own report says why
+    return Other(names=names, prompts={prompt.name: prompt for prompt in prompts}) if prompts else None
+
+
+def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage], other: Other | None) -> list[Item]:
     from pytest_infer.analysis.experts import suite, usage  # noqa: PLC0415 - numpy is loaded where it is needed
     from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
     phase = Phase.DECODE if any(prompt.census.decode_tokens for prompt in prompts) else Phase.PREFILL
     view = suite.view(prompts, phase, suite.By.PROMPT)
     items = [
-        Item(text=(experts.about(view), *experts.remarks(view)), charts=(_heat(view, prompts),)),
+        Item(text=(experts.about(view), *experts.remarks(view)), charts=(_heat(view, prompts, other),)),
+        *_changed(view, prompts, other),
         Item(title="Hottest and coldest", tables=(_list(view),)),
     ]
     curve = usage.coverage(view.usages)
@@ -70,23 +90,57 @@ def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage]) -> list[Item]:
     return items
 
 
-def _heat(view: View, prompts: Sequence[PromptUsage]) -> Chart:
+def _before(other: Other | None, prompts: Sequence[PromptUsage]) -> Census | None:
+    """Return the earlier run's use by the same prompts together; None where it lacks one, or has other layers."""
+    from pytest_infer.analysis.experts import census  # noqa: PLC0415
+
+    if other is None or not all(_alike(other.prompts.get(prompt.name), prompt) for prompt in prompts):
+        return None
+    return census.merged([other.prompts[prompt.name].census for prompt in prompts])
+
+
+def _alike(before: PromptUsage | None, after: PromptUsage) -> bool:
+    return before is not None and [s.slots for s in before.census.sites] == [s.slots for s in after.census.sites]
+
+
+def _changed(view: View, prompts: Sequence[PromptUsage], other: Other | None) -> Iterator[Item]:
+    """Yield by how much each expert's share of its layer changed between two runs, all prompts together."""
+    from pytest_infer.analysis.experts import difference  # noqa: PLC0415
+
+    before = _before(other, prompts)
+    if other is None or before is None:
+        return
+    changes = difference.share_changes(before, view.census, view.phase)
+    most = max(map(len, changes))
+    rows = tuple(
+        (Cell(text=title), *(Cell(text=f"{100 * one:+.2f}".replace("-", "−")) for one in layer))
+        + (Cell(text=NONE),) * (most - len(layer))
+        for title, layer in zip(experts.site_titles(view.census.sites), changes, strict=True)
+    )
+    heads = (ColumnHead(text="layer", number=False), *(ColumnHead(text=f"E{number}") for number in range(most)))
+    caption = f"Percentage points of the layer's selections, {other.names[1]} less {other.names[0]}"
+    title = f"What changed since {other.names[0]}"
+    yield Item(title=title, tables=(Table(caption=caption, heads=heads, rows=rows),), folded=True)
+
+
+def _heat(view: View, prompts: Sequence[PromptUsage], other: Other | None) -> Chart:
     sites, census = view.census.sites, view.census
     titles = experts.site_titles(sites)
     names = unique(["all prompts", *(prompt.name for prompt in prompts)])
     every = [*zip(names, (census, *(prompt.census for prompt in prompts)), strict=True)]
-    numbers = sum(site.slots for site in sites) * 2 * len(every)
+    earlier = [_before(other, prompts), *(_before(other, [prompt]) for prompt in prompts)]
+    numbers = sum(site.slots for site in sites) * 2 * (len(every) + sum(one is not None for one in earlier))
     shown = every if numbers <= MOST_NUMBERS and len(every) > 2 else every[:1]
     left = "" if shown is every or len(every) == 2 else "; each prompt's own map is left out for its size"
     whose = {"decode": "generated", "prefill": "prompt"}[view.phase.value]
     choices = [
         {
             "name": name,
-            "decode": [site.tolist() for site in one.decode],
-            "prefill": [site.tolist() for site in one.prefill],
+            **_numbers(one),
             "tokens": {"decode": one.decode_tokens, "prefill": one.prefill_tokens},
+            **({} if before is None else {"before": _numbers(before)}),
         }
-        for name, one in shown
+        for (name, one), before in zip(shown, earlier, strict=False)
     ]
     return Chart(
         key="heat",
@@ -101,11 +155,16 @@ def _heat(view: View, prompts: Sequence[PromptUsage]) -> Chart:
             "experts": [site.experts for site in sites],
             "phase": view.phase.value,
             "choices": choices,
+            "sides": [] if other is None else list(other.names),
         },
         table=_counts(view, titles, whose),
         define=(("selections", anchor("selections")),),
         tall=len(sites) > 16,
     )
+
+
+def _numbers(one: Census) -> dict[str, list[list[int]]]:
+    return {"decode": [site.tolist() for site in one.decode], "prefill": [site.tolist() for site in one.prefill]}
 
 
 def _counts(view: View, titles: Sequence[str], whose: str) -> Table:

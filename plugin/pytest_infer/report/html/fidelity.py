@@ -53,7 +53,7 @@ def _part(test: Test, beside: Beside) -> tuple[Item, dict[str, Any]]:
     at = None if split is None else split.position
     item = Item(
         title=test.title,
-        key=f"fidelity-{test.number}",
+        key=f"fidelity-{test.name}",
         text=(f"output {beside.told}",),
         charts=(_chart(test, tokens, at, exact=beside.fidelity.exact),),
     )
@@ -93,7 +93,7 @@ def _chart(test: Test, tokens: Sequence[Token], split: int | None, *, exact: boo
     kl = by_key("kl")
     marked = {} if split is None or split >= len(tokens) else {"mark": {"at": split + 1, "name": "parts here"}}
     return Chart(
-        key=f"kl-{test.number}",
+        key=f"kl-{test.name}",
         title="KL along the text",
         says=f"{'Exact' if exact else 'A lower bound, from the 64 likeliest tokens'}, at each of {len(tokens)} tokens.",
         data={

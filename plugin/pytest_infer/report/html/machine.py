@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_infer.metrics import by_key
+from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.parts import (
     Cell,
     Chart,
@@ -36,7 +37,12 @@ def section(stored: StoredRun) -> Section:
     tables = [_facts("Model and engine", _model(test.block.model)), _facts("Machine", _machine(machine))]
     if probe is not None:
         tables.append(_facts("What the machine was probed to do", _probe(probe)))
-    items = [_roofline(stored.tests, probe), Item(title="What was measured with", tables=tuple(tables), beside=True)]
+    cores = drawings.cores(stored.tests, stored.sidecar[0])
+    items = [
+        _roofline(stored.tests, probe),
+        *([Item(charts=(cores,))] if cores is not None else []),
+        Item(title="What was measured with", tables=tuple(tables), beside=True),
+    ]
     return Section(key="machine", title="Machine and roofline", items=tuple(items))
 
 

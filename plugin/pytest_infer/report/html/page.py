@@ -17,6 +17,7 @@ from markupsafe import Markup
 from pytest_infer.analysis.advice import advice
 from pytest_infer.errors import StorageError
 from pytest_infer.report.html import (
+    anchors,
     breakdown,
     cards,
     compare,
@@ -38,6 +39,7 @@ from pytest_infer.storage.code import commit_address
 from pytest_infer.storage.runs import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = ("charts.js", "tables.js", "save.js", "report.js", "search.js")
 ECHARTS = Path(__file__).parent / "vendor" / "echarts"
 _UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
@@ -69,21 +71,27 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = (), rep
     gated = compare.of_gate(found.gate, run.label)
     every = [*compared, *([gated] if gated is not None else [])]
     mine = next((one for one in reversed(compared) if one.after == run.label), None)
+    earlier = None if mine is None or mine.earlier is None else stored.read(mine.earlier)
+    names = "", ""
+    if mine is not None and mine.earlier is not None:
+        names = mine.earlier.number or mine.before, run.number or mine.after
     swept = sweep.section(found)
     told = history.known([*(r for r in runs if r.time < run.time and r.path != run.path), run])
-    sections = (
-        overview.section(found, advice.advise(test.block for test in found.tests)),
-        compare.section(every),
-        breakdown.section(found, mine),
-        prompts.section(found),
-        fidelity.section(found, None if mine is None else mine.earlier),
-        experts.section(found),
-        machine.section(found),
-        swept,
-        history.section(told, repository),
+    sections = anchors.anchored(
+        (
+            overview.section(found, advice.advise(test.block for test in found.tests)),
+            compare.section(every),
+            breakdown.section(found, mine),
+            prompts.section(found, earlier, names),
+            fidelity.section(found, None if mine is None else mine.earlier),
+            experts.section(found, earlier, names),
+            machine.section(found),
+            swept,
+            history.section(told, repository),
+        )
     )
     style = _text(_TEMPLATES / "report.css")
-    scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", _TEMPLATES / "charts.js", _TEMPLATES / "report.js")]
+    scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", *(_TEMPLATES / name for name in _SCRIPTS))]
     template = _environment().get_template("report.html.j2")
     return template.render(
         run=run,

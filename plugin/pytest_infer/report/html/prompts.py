@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.report.html import charts as drawings
+from pytest_infer.report.html.anchors import of_metric
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, short
 from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.storage.schema import StoredLimits, StoredOutput
@@ -15,21 +16,22 @@ from pytest_infer.units import NONE, Unit, column, scale_of, show
 _ROUNDS = ("ttft_s", "decode_s", "total_s", "tpot_s", "itl_p99_s", "peak_rss_bytes", "cpu_utilization", "energy_j")
 
 
-def section(stored: StoredRun) -> Section:
-    """Return all prompts of a run."""
+def section(stored: StoredRun, earlier: StoredRun | None = None, names: tuple[str, str] = ("", "")) -> Section:
+    """Return all prompts of a run, latencies over those of an earlier one; `names` are what both are called."""
     if not stored.tests:
         return Section(key="prompts", title="Prompts", absent=stored.nothing)
     arrays, why = stored.sidecar
-    items = tuple(_item(test, arrays, why) for test in stored.tests)
+    other = None if earlier is None else drawings.Other(names=names, arrays=earlier.sidecar[0])
+    items = tuple(_item(test, arrays, why, other) for test in stored.tests)
     return Section(key="prompts", title="Prompts", items=items, extra={"about": [_about(t) for t in stored.tests]})
 
 
-def _item(test: Test, arrays: Mapping[str, Any], why: str | None) -> Item:
+def _item(test: Test, arrays: Mapping[str, Any], why: str | None, other: drawings.Other | None) -> Item:
     charts, missing = [], []
-    for made in (drawings.over_tokens(test, arrays, why), drawings.distribution(test, arrays, why)):
+    for made in (drawings.over_tokens(test, arrays, why, other), drawings.distribution(test, arrays, why)):
         charts += [made] if isinstance(made, Chart) else []
         missing += [] if isinstance(made, Chart) else [made]
-    for made in drawings.timeline(test, arrays, why):
+    for made in drawings.memory(test, arrays, why):
         charts += [made] if isinstance(made, Chart) else []
         missing += [] if isinstance(made, Chart) else [made]
     return Item(
@@ -116,7 +118,7 @@ def _figures(test: Test) -> list[Table]:
     """Return every figure of the table of metrics, with its spread and quality, and why the others are absent."""
     there, absent = [], []
     for metric in METRICS:
-        name = Cell(text=metric.label, link=anchor(metric.key))
+        name = Cell(text=metric.label, link=anchor(metric.key), key=f"{test.key}-{of_metric(metric)}")
         found = (test.block.metrics or {}).get(metric.key)
         if found is None:
             why = test.absent(metric.key) or "this run's version of pytest-infer did not measure it"

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import scatter
+from pytest_infer.report.html import anchors
 from pytest_infer.storage import runfile, sidecar
 from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Row, Run
@@ -23,7 +24,8 @@ class Test:
     row: Row
     block: WholeBlock
     title: str
-    number: int
+    name: str
+    """What the page's anchors call it."""
 
     @cached_property
     def warnings(self) -> tuple[StoredWarning, ...]:
@@ -32,8 +34,8 @@ class Test:
 
     @property
     def key(self) -> str:
-        """Return the anchor of the test in the page: names are untrusted, numbers are not."""
-        return f"prompt-{self.number}"
+        """Return the anchor of the test in the page."""
+        return f"prompt-{self.name}"
 
     def value(self, key: str) -> float | None:
         """Return the median of a metric, None where it is absent or text; an older run may have beaten its probe."""
@@ -96,8 +98,9 @@ def read(run: Run) -> StoredRun:
     rows = [row for row in run.rows if not row.plain]
     file = runfile.read(run.path, runfile.ALL)
     titles = axes.titles(rows)
+    names = anchors.of_tests([titles[row.test] for row in rows])
     tests = tuple(
-        Test(row=row, block=block, title=titles[row.test], number=number)
-        for number, (row, (_, block)) in enumerate(zip(rows, file.tests(), strict=True), 1)
+        Test(row=row, block=block, title=titles[row.test], name=name)
+        for name, row, (_, block) in zip(names, rows, file.tests(), strict=True)
     )
     return StoredRun(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=file.pytest_infer.gate)

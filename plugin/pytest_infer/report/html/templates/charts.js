@@ -1,7 +1,7 @@
 "use strict";
 /* The kinds of charts: each makes an option of ECharts from a chart's data, in the page's colours. All text is drawn as
    text: tooltips are part of the canvas, never HTML. */
-const { kinds: chartKinds, legendHeight } = (() => {
+const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
   const root = document.documentElement;
 
   // figures
@@ -13,7 +13,46 @@ const { kinds: chartKinds, legendHeight } = (() => {
     return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits });
   };
   const signed = (value, digits) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${figure(Math.abs(value), digits)}`;
-  const cut = (text, most) => ([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
+  /* A name in as many lines as it needs, broken at spaces and after signs where it can be: none is cut. */
+  const wrapped = (text, most) => {
+    const lines = [""];
+    for (const word of text.match(/[^\s\-_/=.,:]*[\s\-_/=.,:]?/g) || []) {
+      for (let rest = [...word]; rest.length; rest = rest.slice(most)) {
+        const part = rest.slice(0, most).join("");
+        if (lines[lines.length - 1] && [...(lines[lines.length - 1] + part).trimEnd()].length > most) lines.push("");
+        lines[lines.length - 1] += part;
+      }
+    }
+    return lines.map((line) => line.trimEnd()).join("\n");
+  };
+  const lineCount = (text) => text.split("\n").length;
+  /* What a few figures far beyond all others would take of an axis: then it ends before them, and they are marked there. */
+  const fence = (values, { floor = 1, both = false } = {}) => {
+    const known = values.filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
+    if (known.length < 8) return {};
+    const few = Math.ceil(0.05 * known.length);
+    const [least, low, high, most] = [known[0], known[few], known[known.length - 1 - few], known[known.length - 1]];
+    const span = Math.max(high - low, floor * Math.abs(high));
+    return {
+      ...(most > high + 3 * span ? { max: Number((high + span).toPrecision(2)) } : {}),
+      ...(both && least < low - 3 * span ? { min: Number((low - span).toPrecision(2)) } : {}),
+    };
+  };
+  /* The figures beyond the end of an axis, as marks at its edge that say what they are. */
+  const beyond = (points, edge, unit) => {
+    const out = points.filter(([, value]) => value !== null && (value > edge.max || value < edge.min));
+    if (!out.length) return [];
+    return [{
+      type: "scatter", name: "beyond the axis", symbol: "triangle", symbolSize: 8, clip: false, z: 5,
+      itemStyle: { color: colour("warn") }, tooltip: { trigger: "item" },
+      data: out.map(([x, value]) => ({ value: [x, value > edge.max ? edge.max : edge.min], told: value, symbolRotate: value > edge.max ? 0 : 180 })),
+      label: {
+        show: out.length <= 3, position: "left", color: colour("muted"), fontSize: 11,
+        formatter: (mark) => `${figure(mark.data.told, 3)} ${unit}`,
+      },
+      labelLayout: { hideOverlap: true },
+    }];
+  };
 
   // colours
 
@@ -54,10 +93,11 @@ const { kinds: chartKinds, legendHeight } = (() => {
   const named = (names, more = {}) => ({
     type: "category", data: names, inverse: true, axisTick: { show: false },
     axisLine: { lineStyle: { color: colour("line") } },
-    axisLabel: { color: colour("ink"), fontSize: 12, formatter: (name) => cut(name, more.most || 22) },
+    axisLabel: { color: colour("ink"), fontSize: 12, lineHeight: 14, interval: 0, formatter: (name) => wrapped(name, more.most || 22) },
   });
-  /* So much room do names beside an axis take. */
-  const beside = (names) => 16 + 6.4 * Math.max(...names.map((name) => [...name].length));
+  /* So much room do names beside an axis take, in as many lines as they need. */
+  const beside = (names) => 16 + 6.4 * Math.max(...names.flatMap((name) => name.split("\n")).map((line) => [...line].length));
+  const longest = (node, wide = 24) => (narrow(node) ? 13 : wide);
   /* What stands in a chart that has nothing of the prompt chosen. */
   const nothing = (text) => ({ title: { text, left: "center", top: 12, textStyle: { color: colour("muted"), fontSize: 12, fontWeight: 400 } } });
   const lineMark = (marks, format) => ({
@@ -81,11 +121,41 @@ const { kinds: chartKinds, legendHeight } = (() => {
     };
   };
 
+  /* By how much an expert's share of its layer's selections changed between two runs, in percentage points. */
+  const shareChanges = (choice, phase) => choice[phase].map((row, layer) => {
+    const before = choice.before[phase][layer];
+    const sums = [before, row].map((counts) => counts.reduce((sum, n) => sum + n, 0));
+    return row.map((n, expert) => (sums[0] && sums[1] ? 100 * (n / sums[1] - before[expert] / sums[0]) : 0));
+  });
+
+  function difference(spec, node, choice, phase) {
+    const changes = shareChanges(choice, phase);
+    const cells = changes.flatMap((row, layer) => row.map((change, expert) => [expert, layer, change]));
+    const most = Math.max(0.01, ...cells.map((cell) => Math.abs(cell[2])));
+    const made = kinds.heat(spec, node, choice, phase);
+    return {
+      ...made,
+      tooltip: {
+        ...made.tooltip,
+        formatter: (cell) => {
+          const [expert, layer, change] = cell.value;
+          const counts = [choice.before[phase][layer][expert], choice[phase][layer][expert]].map((n) => figure(n));
+          return `${spec.layers[layer].trim()}E${expert}\n${signed(change, 3)} points of the layer's selections\n${counts.join(" → ")} selections`;
+        },
+      },
+      visualMap: { ...made.visualMap, min: -most, max: most, text: [`${signed(most, 2)} points`, signed(-most, 2)] },
+      series: [{
+        ...made.series[0], data: cells,
+        label: { ...made.series[0].label, formatter: (cell) => (Math.abs(cell.value[2]) < 0.05 ? "0" : signed(cell.value[2], 2)) },
+      }],
+    };
+  }
+
   // kinds of charts
 
   const kinds = {
     stacked(spec, node) {
-      const most = narrow(node) ? 13 : 24;
+      const most = longest(node);
       return {
         ...base(spec),
         tooltip: {
@@ -103,35 +173,49 @@ const { kinds: chartKinds, legendHeight } = (() => {
     },
 
     band(spec) {
-      const x = (index) => spec.x.start + index * spec.x.step;
-      const pair = (values) => values.map((value, index) => [x(index), value]);
+      const places = (of) => of.median.map((_, index) => of.x.start + index * of.x.step);
+      const sides = [spec, ...(spec.before ? [spec.before] : [])];
+      const edge = fence(sides.flatMap((side) => side.high));
+      const tints = ["c1", "c2"], fills = ["band", "band2"], names = sides.length > 1 ? sides.map((side) => side.name) : ["median"];
+      const series = sides.flatMap((side, number) => {
+        const xs = places(side);
+        const line = (values) => xs.map((x, index) => [x, values[index]]);
+        const range = sides.length > 1 ? `least to most of ${names[number]}` : "least to most";
+        return [
+          { type: "line", stack: `band${number}`, data: line(side.low), symbol: "none", lineStyle: { opacity: 0 }, silent: true },
+          {
+            type: "line", stack: `band${number}`, name: range, symbol: "none", silent: true, lineStyle: { opacity: 0 },
+            data: xs.map((x, index) => [x, side.high[index] - side.low[index]]),
+            areaStyle: { color: colour(fills[number]), opacity: 1 }, itemStyle: { color: colour(fills[number]) },
+          },
+          {
+            type: "line", name: names[number], data: line(side.median), symbol: "none", z: 3 - number,
+            lineStyle: { width: 1.3, color: colour(tints[number]), type: number ? [5, 3] : "solid" }, itemStyle: { color: colour(tints[number]) },
+          },
+          ...(edge.max === undefined ? [] : beyond(line(side.high), edge, spec.unit)),
+        ];
+      });
       return {
         ...base(spec),
-        legend: { ...base(spec).legend, data: ["median", "least to most"] },
+        legend: { ...base(spec).legend, data: sides.length > 1 ? names : ["median", "least to most"] },
         tooltip: {
           ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
           formatter: (rows) => {
-            const at = rows[0].dataIndex;
-            const last = spec.x.step > 1 ? `–${x(at) + spec.x.step - 1}` : "";
-            return `${spec.x.name} ${x(at)}${last}\nmedian  ${figure(spec.median[at])} ${spec.unit}\n` +
-              `least  ${figure(spec.low[at])} ${spec.unit}\nmost  ${figure(spec.high[at])} ${spec.unit}`;
+            const x = rows[0].value[0];
+            const last = spec.x.step > 1 ? `–${x + spec.x.step - 1}` : "";
+            const told = sides.flatMap((side, number) => {
+              const at = Math.round((x - side.x.start) / side.x.step);
+              if (side.median[at] === undefined) return [];
+              const figures = `${figure(side.median[at])} ${spec.unit} (${figure(side.low[at])} to ${figure(side.high[at])})`;
+              return [`${names[number]}  ${figures}`];
+            });
+            return [`${spec.x.name} ${x}${last}`, ...told].join("\n");
           },
         },
         grid: { ...base(spec).grid, top: 34, bottom: 40 },
         xAxis: axis(spec.x.name, { type: "value", min: "dataMin", max: "dataMax", splitLine: { show: false } }),
-        yAxis: axis("", { type: "value", min: 0 }),
-        series: [
-          { type: "line", stack: "band", data: pair(spec.low), symbol: "none", lineStyle: { opacity: 0 }, silent: true },
-          {
-            type: "line", stack: "band", name: "least to most", symbol: "none", silent: true, lineStyle: { opacity: 0 },
-            data: spec.high.map((high, index) => [x(index), high - spec.low[index]]),
-            areaStyle: { color: colour("band"), opacity: 1 }, itemStyle: { color: colour("band") },
-          },
-          {
-            type: "line", name: "median", data: pair(spec.median), symbol: "none",
-            lineStyle: { width: 1.3, color: colour("c1") }, itemStyle: { color: colour("c1") },
-          },
-        ],
+        yAxis: axis("", { type: "value", min: 0, max: edge.max }),
+        series,
       };
     },
 
@@ -171,19 +255,20 @@ const { kinds: chartKinds, legendHeight } = (() => {
       };
     },
 
-    curve(spec) {
-      const phases = spec.marks.filter((mark) => mark.at >= 0);
+    curve(spec, node, choice) {
+      const of = choice || spec;
+      const phases = of.marks.filter((mark) => mark.at >= 0);
       return {
         ...base(spec),
         tooltip: {
           ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
-          formatter: (rows) => `${figure(rows[0].value[0])} ${spec.time}\n${figure(rows[0].value[1], 5)} ${spec.unit}`,
+          formatter: (rows) => `${figure(rows[0].value[0])} ${of.time}\n${figure(rows[0].value[1], 5)} ${spec.unit}`,
         },
         grid: { ...base(spec).grid, bottom: 40, top: 26 },
-        xAxis: axis(spec.time, { type: "value", min: 0, max: "dataMax", splitLine: { show: false } }),
+        xAxis: axis(of.time, { type: "value", min: 0, max: "dataMax", splitLine: { show: false } }),
         yAxis: axis("", { type: "value", scale: spec.unit !== "cores", min: spec.unit === "cores" ? 0 : undefined }),
         series: [{
-          type: "line", symbol: "none", data: spec.at.map((at, index) => [at, spec.values[index]]),
+          type: "line", symbol: "none", data: of.at.map((at, index) => [at, of.values[index]]),
           lineStyle: { width: 1.4, color: colour("c1") }, areaStyle: { color: colour("band"), opacity: 1, origin: "start" },
           markLine: lineMark(phases.map((mark, index) => ({
             xAxis: mark.at, name: mark.name, label: { align: index ? "right" : "left", padding: 0, color: colour("muted"), fontSize: 11, formatter: mark.name },
@@ -221,7 +306,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
     },
 
     dots(spec, node) {
-      const most = narrow(node) ? 13 : 24;
+      const most = longest(node);
       const series = [];
       spec.series.forEach((one, number) => {
         const tint = colour(`c${number + 1}`);
@@ -255,7 +340,8 @@ const { kinds: chartKinds, legendHeight } = (() => {
       };
     },
 
-    heat(spec, node, choice, phase) {
+    heat(spec, node, choice, phase, map) {
+      if (map === "difference" && choice.before) return difference(spec, node, choice, phase || spec.phase);
       const counts = choice[phase || spec.phase];
       const experts = Math.max(...counts.map((row) => row.length));
       const cells = [];
@@ -283,7 +369,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
         grid: { left: 8, right: 8, top: 8, bottom: 66, containLabel: true },
         xAxis: axis("expert", { type: "category", data: [...Array(experts).keys()].map((n) => `E${n}`), splitLine: { show: false },
           axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
-        yAxis: { ...named(spec.layers.map((layer) => layer.trim())), axisLabel: { color: colour("muted"), fontSize: 11 } },
+        yAxis: { ...named(spec.layers.map((layer) => layer.trim())), axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } },
         visualMap: {
           type: "continuous", min: -2, max: 2, dimension: 2, orient: "horizontal", left: "center", bottom: 0, itemHeight: 130,
           itemWidth: 11, text: ["4 × the fair share", "¼"], textStyle: { color: colour("muted"), fontSize: 11 },
@@ -298,13 +384,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
 
     roles(spec, node, choice) {
       const whole = choice.unit === "%";
-      const most = narrow(node) ? 14 : 30;
-      /* A prompt's name stands at the upper one of its two bars, and at each what it is. */
-      const labels = spec.names.map((name, at) => {
-        const first = !at || name !== spec.names[at - 1];
-        const side = spec.sides[at] && cut(spec.sides[at], first ? Math.ceil(most / 2) : most);
-        return !side ? cut(name, most) : first ? `${cut(name, Math.max(6, most - side.length - 2))}: ${side}` : side;
-      });
+      const labels = roleLabels(spec, node);
       const starts = spec.names.map(() => 0);
       const series = spec.series.map((one) => ({
         type: "custom", name: one.name, itemStyle: { color: colour(one.tint) }, encode: { x: [1, 2], y: 0 },
@@ -326,14 +406,14 @@ const { kinds: chartKinds, legendHeight } = (() => {
           formatter: (cell) => {
             const one = spec.series[cell.seriesIndex], at = cell.value[0];
             const held = one.holds[at] ? `\n${one.holds[at].split(", ").join("\n")}` : "";
-            return `${[cut(spec.names[at], 60), spec.sides[at]].filter(Boolean).join(" · ")}\n${one.name}  ${figure(one.values[at], 3)} ${spec.unit}  ${figure(one.shares[at], 3)} %${held}`;
+            return `${wrapped([spec.names[at], spec.sides[at]].filter(Boolean).join(" · "), 60)}\n${one.name}  ${figure(one.values[at], 3)} ${spec.unit}  ${figure(one.shares[at], 3)} %${held}`;
           },
         },
         grid: { left: beside(labels), right: 18, top: legendHeight(spec, node) - 32, bottom: 50 },
         xAxis: axis(choice.unit, { type: "value", max: whole ? 100 : null }),
         yAxis: {
           ...named(spec.names.map((_, at) => String(at))),
-          axisLabel: { color: colour("ink"), fontSize: 12, formatter: (at) => labels[at] },
+          axisLabel: { color: colour("ink"), fontSize: 12, lineHeight: 13, interval: 0, formatter: (at) => labels[at] },
         },
         series,
       };
@@ -370,8 +450,8 @@ const { kinds: chartKinds, legendHeight } = (() => {
     layers(spec, node, choice) {
       const values = choice.cells.map((cell) => cell[2]);
       const most = Math.max(0, ...values.map(Math.abs)) || 1;
-      const longest = Math.floor(node.clientWidth / 24);
-      const left = beside(["", ...choice.roles].map((role) => cut(role, longest)));
+      const most_ = Math.floor(node.clientWidth / 24);
+      const left = beside(["", ...choice.roles].map((role) => wrapped(role, most_)));
       const room = (node.clientWidth - left) / spec.layers.length;
       const roomy = room > 40;
       const said = spec.change ? signed : figure;
@@ -390,7 +470,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
         grid: { left, right: 8, top: 8, bottom: 96 },
         xAxis: axis("layer", { type: "category", data: spec.layers, splitLine: { show: false },
           axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
-        yAxis: named(choice.roles, { most: longest }),
+        yAxis: named(choice.roles, { most: most_ }),
         visualMap: {
           type: "continuous", min: spec.change ? -most : 0, max: most, dimension: 2, orient: "horizontal", left: "center", bottom: 0,
           itemHeight: 130, itemWidth: 11, hoverLink: false, textStyle: { color: colour("muted"), fontSize: 11 },
@@ -444,7 +524,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
           }) },
           {
             type: "scatter", symbolSize: 12, data: choice.points.map((point) => ({
-              ...dot(point, point.at), label: { show: true, position: place(point), color: colour("ink"), fontSize: 11, formatter: (cell) => cut(cell.name, most) },
+              ...dot(point, point.at), label: { show: true, position: place(point), color: colour("ink"), fontSize: 11, formatter: (cell) => wrapped(cell.name, most) },
             })), labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
           },
         ],
@@ -483,7 +563,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
           },
           {
             type: "scatter", name: "Pareto set", data: front.map(row), itemStyle: { color: colour("c1") },
-            label: { show: !narrow(node), position: "right", color: colour("ink"), fontSize: 11, formatter: (cell) => cut(cell.name, 60) },
+            label: { show: !narrow(node), position: "right", color: colour("ink"), fontSize: 11, formatter: (cell) => wrapped(cell.name, 60) },
             labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
           },
         ],
@@ -492,6 +572,7 @@ const { kinds: chartKinds, legendHeight } = (() => {
 
     trend(spec, node, choice) {
       const unit = choice.unit;
+      const edge = fence(choice.values, { floor: 0.25, both: true });
       const tint = (change) => colour(change.worse === null ? "muted" : change.worse ? "bad" : "good");
       return {
         ...base(spec),
@@ -499,16 +580,17 @@ const { kinds: chartKinds, legendHeight } = (() => {
         tooltip: {
           ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
           formatter: (rows) => {
-            const at = rows[0].dataIndex;
+            const at = rows[0].value instanceof Array ? rows[0].value[0] : rows[0].dataIndex;
             const change = choice.changes.find((one) => one.at === at);
-            return `${cut(spec.runs[at].says, 90)}\n${figure(choice.values[at])} ${unit}${change ? `\nchange point: ${change.name}` : ""}`;
+            return `${wrapped(spec.runs[at].says, 60)}\n${figure(choice.values[at])} ${unit}${change ? `\nchange point: ${change.name}` : ""}`;
           },
         },
         grid: { ...base(spec).grid, bottom: 12, top: 40 },
         xAxis: axis("", { type: "category", data: spec.runs.map((run) => run.name), splitLine: { show: false },
           axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true } }),
-        yAxis: upright(unit, { type: "value", scale: true }),
+        yAxis: upright(unit, { type: "value", scale: true, ...edge }),
         series: [
+          ...beyond(choice.values.map((value, at) => [at, value]), { min: -Infinity, max: Infinity, ...edge }, unit),
           {
             type: "line", data: choice.values, symbol: "circle", symbolSize: 5, connectNulls: false,
             lineStyle: { color: colour("c1"), width: 1, opacity: 0.55 }, itemStyle: { color: colour("c1") },
@@ -529,6 +611,29 @@ const { kinds: chartKinds, legendHeight } = (() => {
     },
   };
 
+  /* A prompt's name stands at the upper one of its two bars, and at each what it is. */
+  function roleLabels(spec, node) {
+    const most = longest(node, 30);
+    return spec.names.map((name, at) => {
+      const first = !at || name !== spec.names[at - 1];
+      return wrapped(!spec.sides[at] ? name : first ? `${name}: ${spec.sides[at]}` : spec.sides[at], most);
+    });
+  }
+  /* So high is a row whose name needs the most lines. */
+  const rowHeight = (names, least) => Math.max(least, 14 * Math.max(...names.map(lineCount)) + 8);
+  const heights = {
+    stacked: (spec, node) => 76 + rowHeight(spec.names.map((name) => wrapped(name, longest(node))), 24) * spec.names.length,
+    dots: (spec, node) => 90 + rowHeight(spec.names.map((name) => wrapped(name, longest(node))), 26) * spec.names.length,
+    roles: (spec, node) => 24 + legendHeight(spec, node) + rowHeight(roleLabels(spec, node), 26) * spec.names.length,
+    icicle: (spec) => 48 * spec.levels,
+    layers: (spec, node) => {
+      const most = Math.floor(node.clientWidth / 24);
+      return 110 + Math.max(...spec.choices.map((one) => rowHeight(["", ...one.roles].map((role) => wrapped(role, most)), 24) * one.roles.length));
+    },
+    reach: () => 340,
+    heat: (spec) => 90 + Math.max(130, Math.min(900, spec.layers.length * (spec.layers.length > 24 ? 12 : 26))),
+  };
+
   /* Over so many pixels a legend goes: its entries fill line after line. */
   function legendLines(spec, node) {
     let [lines, left] = [1, node.clientWidth];
@@ -540,5 +645,9 @@ const { kinds: chartKinds, legendHeight } = (() => {
     return lines;
   }
 
-  return { kinds, legendHeight: (spec, node) => 25 * legendLines(spec, node) + 36 };
+  function legendHeight(spec, node) {
+    return 25 * legendLines(spec, node) + 36;
+  }
+
+  return { kinds, heights, shareChanges };
 })();

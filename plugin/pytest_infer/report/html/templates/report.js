@@ -9,15 +9,15 @@
 
   // drawing
 
-  function height(spec, node) {
-    if (spec.kind === "stacked") return 76 + 24 * spec.names.length;
-    if (spec.kind === "dots") return 90 + 26 * spec.names.length;
-    if (spec.kind === "roles") return 24 + legendHeight(spec, node) + 26 * spec.names.length;
-    if (spec.kind === "icicle") return 48 * spec.levels;
-    if (spec.kind === "layers") return 110 + 24 * Math.max(...spec.choices.map((one) => one.roles.length));
-    if (spec.kind === "reach") return 340;
-    if (spec.kind === "heat") return 90 + Math.max(130, Math.min(900, spec.layers.length * (spec.layers.length > 24 ? 12 : 26)));
-    return node.clientHeight;
+  const height = (spec, node) => (chartHeights[spec.kind] ? chartHeights[spec.kind](spec, node) : node.clientHeight);
+
+  function now(node) {
+    const spec = specs[node.dataset.chart];
+    const key = node.dataset.group || node.dataset.chart;
+    if (!drawn.has(node)) draw(node);
+    drawn.get(node).getZr().flush(); /* drawn in the next frame otherwise */
+    const choice = spec.choices && (spec.choices.find((one) => one.name === chosen[key]) || spec.choices[0]);
+    return { choice, phase: chosen[`${key}-phase`] || spec.phase };
   }
 
   function draw(node) {
@@ -28,7 +28,7 @@
     const chart = echarts.init(node, null, { renderer: "canvas", devicePixelRatio: Math.max(2, window.devicePixelRatio || 1) });
     const key = node.dataset.group || spec.key;
     const choice = spec.choices && (spec.choices.find((one) => one.name === chosen[key]) || spec.choices[0]);
-    chart.setOption(chartKinds[spec.kind](spec, node, choice, chosen[`${key}-phase`]));
+    chart.setOption(chartKinds[spec.kind](spec, node, choice, chosen[`${key}-phase`], chosen[`${key}-map`]));
     drawn.set(node, chart);
   }
 
@@ -91,14 +91,25 @@
       });
       list.querySelector("select").value = spec.phase;
       bar.append(list);
+      if (spec.choices.some((one) => one.before)) {
+        bar.append(select("map", [["", spec.sides[1]], ["difference", `${spec.sides[1]} less ${spec.sides[0]}`]], (value) => {
+          chosen[`${key}-map`] = value;
+          redraw(mine);
+        }));
+      }
     }
   }
+
+  for (const node of charts) node.after(saveTools(node, specs[node.dataset.chart], () => now(node)));
 
   // folding: tables are open without script, and folded with it; a link opens what it leads into
 
   document.querySelectorAll("details.data").forEach((one) => one.removeAttribute("open"));
+  function named(hash) {
+    try { return decodeURIComponent(hash); } catch { return hash; /* a stray % is no escape */ }
+  }
   function open() {
-    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = location.hash.length > 1 && document.getElementById(named(location.hash.slice(1)));
     for (let node = target; node; node = node.parentElement) {
       if (node.tagName === "DETAILS") node.open = true;
     }
@@ -114,7 +125,7 @@
       const caption = target.querySelector("caption");
       if (target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1) {
         target.tabIndex = 0;
-        target.setAttribute("role", "region");
+        target.setAttribute("role", "group");
         target.setAttribute("aria-label", caption ? caption.textContent : "output");
       } else {
         target.removeAttribute("tabindex");
@@ -145,7 +156,7 @@
   function wear() {
     if (mode === "system") delete root.dataset.theme;
     else root.dataset.theme = mode;
-    button.textContent = `Theme: ${mode}`;
+    button.lastChild.data = mode;
     redraw();
   }
   button.hidden = false;
