@@ -79,6 +79,7 @@ STORED = (
     ("placement", "99", "--gpu-memory", "200MiB"),
     ("report", "99", "-o", "report.html"),
     ("report", "2", "99", "-o", "report.html"),
+    ("site", "public", "--keep=1", "--again"),
     ("baseline", "list"),
     ("baseline", "set", "other", "99"),
 )

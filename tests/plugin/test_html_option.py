@@ -91,5 +91,7 @@ def test_a_gates_verdicts_come_first(suite):
     pytester.runpytest(*options)
     pytester.runpytest(*options).assert_outcomes(passed=2)
     assert re.search(
-        r"nothing got worse\s+compared\s+0001.* → 0002.*2 unchanged\s+decode", shown(pytester.path / "r.html"), re.DOTALL
+        r"nothing got worse\s+compared\s+0001.* → 0002.*2 unchanged\s+decode",
+        shown(pytester.path / "r.html"),
+        re.DOTALL,
     )

@@ -121,7 +121,7 @@ def test_nothing_that_names_outputs_or_commits_hold_is_live(storage, make_block,
     text = render(path, storage.load().runs, [Compared(before=EVIL, after=EVIL, judgements=(judged,))])
 
     found = Page(text)
-    assert found.tags.count("script") == 7
+    assert found.tags.count("script") == 8
     assert {given.get("type") for tag, given in found.attributes if tag == "script"} == {None, "application/json"}
     assert "img" not in found.tags
     assert not [given for _, given in found.attributes if any(name.startswith("on") for name in given)]

@@ -6,7 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pytest_infer.cli.main import app
 from pytest_infer.report.html import page
 from pytest_infer.report.html.compare import Compared
 from pytest_infer.storage import runs
@@ -259,18 +261,46 @@ def test_every_view_shows_the_verdict_first_and_is_no_wider_than_its_page(tab, w
     assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
-def test_axe_finds_nothing_with_all_open(chromium, storage, make_block):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_site_leads_from_its_index_to_pages_that_draw(shared, report, kept_storage, scheme):
+    out = report.parent / "site"
+    result = CliRunner().invoke(app, ["site", str(out), f"--storage={kept_storage.folder}"])
+    assert result.exit_code == 0, result.output
+    said = []
+
+    def hear(message):
+        said.append(message.text)
+
+    shared.on("console", hear)
+    shared.emulate_media(color_scheme=scheme)
+    shared.goto((out / "index.html").as_uri())
+    for width in (390, 1920):
+        shared.set_viewport_size({"width": width, "height": 900})
+        assert shared.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert shared.locator("#runs tbody tr").count() == 2
+    shared.locator("#branches tbody a").first.click()
+    assert shared.get_by_role("link", name="all runs").is_visible()
+    chart = shared.locator("#chart-phases")
+    chart.scroll_into_view_if_needed()
+    chart.locator("canvas").first.wait_for()
+    assert said == []
+    shared.remove_listener("console", hear)
+
+
+def test_axe_finds_nothing_with_all_open(chromium, storage, make_block, tmp_path):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it holds axe").Axe()
     report = written(storage, make_block, ["story"])
     # axe is a script that the page's own policy would refuse.
     with chromium.new_context(viewport={"width": 1280, "height": 900}, bypass_csp=True) as context:
         tab = context.new_page()
-        tab.goto(report.as_uri())
-        tab.evaluate(OPEN_ALL)
-        tab.evaluate(SEE_ALL)
-        # Rows of a table are of a few kinds, and a hundred of them take axe seconds.
-        tab.evaluate("() => document.querySelectorAll('tbody tr:nth-child(n + 5)').forEach((row) => row.remove())")
-        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
-            tab.emulate_media(color_scheme=scheme)
-            found = axe.run(tab, options={"resultTypes": ["violations"], **rules})
-            assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+        CliRunner().invoke(app, ["site", str(tmp_path / "site"), f"--storage={storage.folder}"])
+        for address in (report, tmp_path / "site" / "index.html"):
+            tab.goto(address.as_uri())
+            tab.evaluate(OPEN_ALL)
+            tab.evaluate(SEE_ALL)
+            # Rows of a table are of a few kinds, and a hundred of them take axe seconds.
+            tab.evaluate("() => document.querySelectorAll('tbody tr:nth-child(n + 5)').forEach((row) => row.remove())")
+            for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+                tab.emulate_media(color_scheme=scheme)
+                found = axe.run(tab, options={"resultTypes": ["violations"], **rules})
+                assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []

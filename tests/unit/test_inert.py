@@ -90,6 +90,7 @@ COMMANDS = [
     "gate latest --against 1 --no-mark --github",
     "report",
     "report 1 2",
+    "site public",
     "show",
     "show -v",
     "show 2",

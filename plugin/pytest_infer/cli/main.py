@@ -36,6 +36,7 @@ _COMMANDS = (
     "show",
     "export",
     "report",
+    "site",
     "history",
     "baseline",
 )
@@ -105,6 +106,10 @@ def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
             from pytest_infer.cli.report import report  # noqa: PLC0415
 
             return report
+        case "site":
+            from pytest_infer.cli.site import site  # noqa: PLC0415
+
+            return site
         case "history":
             from pytest_infer.cli.history import list_history  # noqa: PLC0415
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +28,11 @@ from pytest_infer.report.formats import REPORT, Format
 from pytest_infer.report.text import printable
 from pytest_infer.report.views import ReportedRun
 
+if TYPE_CHECKING:
+    from pytest_infer.report.html.compare import Compared
+    from pytest_infer.storage.history import History
+    from pytest_infer.storage.runs import Run
+
 
 def report(
     runs: Annotated[
@@ -48,9 +54,7 @@ def report(
 ) -> None:
     """Write runs as one HTML file: the last RUN in full, compared with the first, and the history that led to it."""
     # Imported late: other commands need no templates.
-    from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415
     from pytest_infer.report.html import page  # noqa: PLC0415
-    from pytest_infer.report.html.compare import Compared  # noqa: PLC0415
 
     try:
         fingerprint.check_allowed(allow_different or ())
@@ -60,22 +64,27 @@ def report(
             raise typer.Exit(Exit.NOTHING.value)
         chosen = [history.select(name) for name in (runs or ["latest"])]
         allowed = tuple(allow_different or ())
-        compared = []
-        for other in chosen[1:]:
-            one = two_runs.judged(history, chosen[0], other.rows, allowed=allowed, confidence=confidence)
-            made = Compared(
-                before=chosen[0].label,
-                after=other.label,
-                judgements=one.judgements,
-                confidence=confidence,
-                suite=one.suite,
-                headline=headline.in_words(one.headline, one.judgements),
-                earlier=chosen[0],
-            )
-            compared.append(made)
+        against = [compared(history, chosen[0], other, allowed, confidence) for other in chosen[1:]]
         where = repository(repo_url)
-        found = ReportedRun(run=chosen[-1], runs=history.runs, compared=compared, repository=where)
+        found = ReportedRun(run=chosen[-1], runs=history.runs, compared=against, repository=where)
         page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:
         refuse(error)
     out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")
+
+
+def compared(history: History, before: Run, after: Run, allowed: Sequence[str], confidence: float) -> Compared:
+    """Return a run beside an earlier one, as a report shows it."""
+    from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415
+    from pytest_infer.report.html.compare import Compared  # noqa: PLC0415 - as above
+
+    one = two_runs.judged(history, before, after.rows, allowed=allowed, confidence=confidence)
+    return Compared(
+        before=before.label,
+        after=after.label,
+        judgements=one.judgements,
+        confidence=confidence,
+        suite=one.suite,
+        headline=headline.in_words(one.headline, one.judgements),
+        earlier=before,
+    )

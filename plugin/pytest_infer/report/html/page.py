@@ -33,13 +33,14 @@ from pytest_infer.report.html import (
 )
 from pytest_infer.report.html.compare import Compared
 from pytest_infer.report.html.parts import Chart
+from pytest_infer.report.site import entry
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
 from pytest_infer.storage.code import commit_address
 from pytest_infer.storage.runs import Run
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_SCRIPTS = ("charts.js", "tables.js", "save.js", "report.js", "search.js")
+TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = ("charts.js", "tables.js", "save.js", "report.js", "theme.js", "search.js")
 ECHARTS = Path(__file__).parent / "vendor" / "echarts"
 _UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
@@ -65,8 +66,17 @@ def publish(path: Path, page: str) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another file") from error
 
 
-def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = (), repository: str | None = None) -> str:
-    """Return the report of a run as HTML."""
+def render(
+    run: Run,
+    runs: Sequence[Run],
+    compared: Sequence[Compared] = (),
+    repository: str | None = None,
+    library: str | None = None,
+) -> str:
+    """Return the report of a run as HTML.
+
+    As a page of a site it draws with the `library` that lies there, an address, and tells the index what it holds.
+    """
     found = stored.read(run)
     gated = compare.of_gate(found.gate, run.label)
     every = [*compared, *([gated] if gated is not None else [])]
@@ -90,26 +100,40 @@ def render(run: Run, runs: Sequence[Run], compared: Sequence[Compared] = (), rep
             history.section(told, repository),
         )
     )
-    style = _text(_TEMPLATES / "report.css")
-    scripts = [_text(path) for path in (ECHARTS / "echarts.min.js", *(_TEMPLATES / name for name in _SCRIPTS))]
-    template = _environment().get_template("report.html.j2")
+    top = cards.cards(every, told, repository)
+    mark = None
+    if library is not None:
+        against = compare.card(every[-1], len(every)) if every else None
+        lasting = next((card for card in top if card["key"] == "history"), None)
+        mark = entry.element(entry.of(run, found.tests, told.messages.get(run.commit or ""), against, lasting))
+    style = text(TEMPLATES / "report.css")
+    paths = [*([ECHARTS / "echarts.min.js"] if library is None else []), *(TEMPLATES / name for name in _SCRIPTS)]
+    scripts = [text(path) for path in paths]
+    template = environment().get_template("report.html.j2")
     return template.render(
         run=run,
         found=found,
         sections=sections,
-        cards=cards.cards(every, told, repository),
+        cards=top,
+        library=library,
+        entry=mark,
         commit=commit_address(repository, run.commit),
         recommended=sweep.recommended(swept),
         glossary=tuple(glossary.entries()),
         style=Markup(style),  # noqa: S704 - our own file
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own, and ECharts' whose hash a test checks
-        style_hash=_hash(style),
-        script_hashes=[_hash(script) for script in scripts],
+        style_hash=content_hash(style),
+        script_hashes=[content_hash(script) for script in scripts],
         data=data({chart.key: chart for section in sections for chart in section.charts}),
-        notice=_text(ECHARTS / "NOTICE"),
+        notice=text(ECHARTS / "NOTICE"),
         version=importlib.metadata.version("pytest-infer"),
-        echarts_version=tomllib.loads(_text(ECHARTS / "VERSION.toml"))["version"],
+        echarts_version=echarts_version(),
     )
+
+
+def echarts_version() -> str:
+    """Return the version of the charts' library."""
+    return str(tomllib.loads(text(ECHARTS / "VERSION.toml"))["version"])
 
 
 def data(charts: Mapping[str, Chart]) -> Markup:
@@ -129,9 +153,10 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def _environment() -> jinja2.Environment:
+def environment(*more: Path) -> jinja2.Environment:
+    """Return what makes pages from our templates, and from those of more folders; what it is given is escaped."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader([*more, TEMPLATES]),
         autoescape=True,
         finalize=_finalize,
         undefined=jinja2.StrictUndefined,
@@ -145,10 +170,11 @@ def _finalize(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """Return one of our own files."""
     return path.read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
     """Return a content hash as Content-Security-Policy level 2 writes it, of the element's text as it stands."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -147,38 +147,24 @@
   }, { rootMargin: "-20% 0px -75% 0px" });
   document.querySelectorAll("main > section").forEach((section) => passed.observe(section));
 
-  // theme
+  // theme: what is drawn wears it too
 
-  const button = document.getElementById("theme");
-  const modes = ["system", "light", "dark"];
-  const kept = (() => { try { return localStorage.getItem("pytest-infer-theme"); } catch { return null; } })();
-  let mode = modes.includes(kept) ? kept : "system";
-  function wear() {
-    if (mode === "system") delete root.dataset.theme;
-    else root.dataset.theme = mode;
-    button.lastChild.data = mode;
-    redraw();
-  }
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    mode = modes[(modes.indexOf(mode) + 1) % modes.length];
-    try { localStorage.setItem("pytest-infer-theme", mode); } catch { /* a page without storage keeps the choice until it is closed */ }
-    wear();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
-  wear();
+  document.addEventListener("theme", () => redraw());
 
   // paper: everything drawn, open, and light
 
-  let folded = [];
+  let folded = [], worn;
   window.addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details.prompt:not([open])")];
     folded.forEach((one) => { one.open = true; });
+    worn = root.dataset.theme;
     root.dataset.theme = "light";
     charts.forEach(draw);
   });
   window.addEventListener("afterprint", () => {
     folded.forEach((one) => { one.open = false; });
-    wear();
+    if (worn) root.dataset.theme = worn;
+    else delete root.dataset.theme;
+    redraw();
   });
 })();
