@@ -63,6 +63,12 @@ def test_both_phases_are_named_if_both_moved(suites, way):
     assert re.fullmatch(r"prefill .*slower.*, all 9 prompts; decode .* slower .*, all 9 prompts", text), text
 
 
+def test_the_largest_change_is_told_first_and_worse_before_better(suites):
+    assert said(suites.turns(prefill=1.04, decode=1.2)).startswith("decode ")
+    assert said(suites.turns(prefill=1.2, decode=1.04)).startswith("prefill ")
+    assert said(suites.turns(prefill=0.7, decode=1.04)).startswith("decode ")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_where_nothing_moved_the_widest_interval_is_told(suites, way):
     pairs = getattr(suites, way)()

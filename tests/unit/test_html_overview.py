@@ -77,6 +77,19 @@ def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history)
             ("decode 5 % slower [4, 6], 8 of 9 prompts: 1 missing", "attention scores +4.1 µs of +9.0", ()),
         ),
         (
+            "decode 8 % slower [7, 9]; the other prompt unchanged; prefill of a 2 % slower [1, 3]; the other prompt "
+            "inconclusive; cannot tell peak RSS below 20 %",
+            (
+                "decode 8 % slower [7, 9]",
+                "",
+                (
+                    "the other prompt unchanged",
+                    "prefill of a 2 % slower [1, 3]; the other prompt inconclusive",
+                    "cannot tell peak RSS below 20 %",
+                ),
+            ),
+        ),
+        (
             "prefill 9 % slower [8, 10], all 9 prompts: every part alike, as another machine, clock rate or compiler "
             "flag does it",
             (
@@ -141,3 +154,14 @@ def test_each_forge_has_its_own_word_for_a_commit():
     assert commit_address("https://x.example/{commit}.html", commit) == f"https://x.example/{commit}.html"
     assert commit_address("https://github.com/a/b", "javascript:x") is None
     assert commit_address(None, commit) is None
+
+
+def test_a_change_is_drawn_within_its_column(history):
+    """The scale of a column's drawings holds every change that was found."""
+    few = {"verdict": Verdict.UNCHANGED, "metric_key": "ttft_s", "low": -0.01, "mid": 0.0, "high": 0.01, "p": 0.5}
+    rows = [Judgement(test=f"t[{n}]", name=str(n), **few) for n in range(9)]
+    big = {"verdict": Verdict.REGRESSED, "metric_key": "tpot_s", "low": 0.5, "mid": 0.6, "high": 0.7, "p": 1e-6}
+    rows.append(Judgement(test="t[x]", name="x", **big))
+    text = page.render(history[-1], history, [Compared(before="b", after="a", judgements=tuple(rows))])
+    comparison = text.partition('id="comparison"')[2].partition("</section>")[0]
+    assert 'drawn</a> <span class="unit">± 79.2 %' in comparison

@@ -34,6 +34,7 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     judgements = list(judgements)
     title = _titles(judgements)
     groups = [list(told) for _, told in groupby(headline.told, key=lambda one: what(one.metric))]
+    groups.sort(key=_weight)
     # With several of these the line would be one of rests.
     rests = sum(bool(group[-1].named) for group in groups) < 2
     parts = [_told(group, title, rests=rests) for group in groups]
@@ -54,9 +55,21 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     return printable("; ".join(parts))
 
 
+def _weight(group: Sequence[Told]) -> tuple[bool, float]:
+    """Return the place of what is told of a figure: what got worse before what did not, the largest change first."""
+    return not any(one.worse for one in group), -max(abs(one.change.mid or 0.0) for one in group)
+
+
 def answers(said: str) -> tuple[str, str, tuple[str, ...]]:
     """Return what a headline says first, which parts of a step carry that, and all else, each for a line of its own."""
-    first, *others = said.split("; ")
+    first, *rest = said.split("; ")
+    others: list[str] = []
+    for clause in rest:
+        # What the others did is told with what these did.
+        if others and clause.startswith("the other "):
+            others[-1] += f"; {clause}"
+        else:
+            others.append(clause)
     why = _WHY.search(first)
     if why is None:
         return first, "", tuple(others)

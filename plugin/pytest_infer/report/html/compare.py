@@ -150,7 +150,7 @@ def _table(
     caption: str, lines: Sequence[Line], title: Mapping[str, str], counts: Mapping[str | None, str] | None = None
 ) -> Table:
     """Return a table of judgements; those of the suite have the number of its prompts (`counts`) for the figures."""
-    widest = _widest(line.judgement for line in lines)
+    widest = _widest([line.judgement for line in lines])
     rows = []
     last = None
     for line in lines:
@@ -201,7 +201,7 @@ def _verdict(j: Judgement) -> Cell:
     return Cell(text=j.verdict.value, look=f"pill {j.verdict.value}", note=j.reason)
 
 
-def _widest(judgements: Iterable[Judgement]) -> float:
+def _widest(judgements: Sequence[Judgement]) -> float:
     """Return how far the drawings reach: to the ends of three intervals in four, and to every change found."""
     ends = sorted(max(abs(j.low), abs(j.high)) for j in judgements if j.low is not None and j.high is not None)
     found = [abs(j.mid) for j in judgements if j.verdict in (Verdict.REGRESSED, Verdict.IMPROVED) and j.mid is not None]
