@@ -33,25 +33,23 @@ _COMMAND = "from pytest_infer.cli.main import app; app()"
 _PAINTED = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)))"
 
 
-def scale(values: dict[str, Any], factor: float) -> None:
-    """Multiply a figure with its rounds."""
+def scatter(values: dict[str, Any], factor: float, noise: random.Random) -> None:
+    """Give a figure so many times its value, in eight rounds that scatter by half a percent."""
     values["value"] *= factor
-    values["rounds"] = [one * factor for one in values.get("rounds", ())]
+    values["rounds"] = [values["value"] * noise.lognormvariate(0, 0.005) for _ in range(8)]
 
 
-def slowed(block: dict[str, Any], decode: float, prefill: float) -> None:
+def slowed(block: dict[str, Any], decode: float, prefill: float, noise: random.Random) -> None:
     """Let the steps of a block take so many times as long, decode through its experts."""
     metrics = block["metrics"]
-    block["rounds"] = {**(block.get("rounds") or {}), "disturbed": {}}  # of whose changes the history would say so
-    for key in _DECODE:
-        if key in metrics:
-            scale(metrics[key], decode)
-    for key, factor in (("decode_throughput", 1 / decode), ("ttft_s", prefill), ("prefill_s", prefill)):
-        if key in metrics:
-            scale(metrics[key], factor)
-    if "total_s" in metrics:
-        whole = metrics["ttft_s"]["value"] + metrics.get("decode_s", {"value": 0})["value"]
-        scale(metrics["total_s"], whole / metrics["total_s"]["value"])
+    # Of disturbed rounds the history would say that a change may be theirs.
+    block |= {"rounds": {**(block.get("rounds") or {}), "timed": 8, "disturbed": {}}, "cautions": []}
+    factors = dict.fromkeys(_DECODE, decode) | {"decode_throughput": 1 / decode}
+    factors |= {"ttft_s": prefill, "prefill_s": prefill, "peak_rss_bytes": 1.0}
+    whole = metrics["ttft_s"]["value"] * prefill + metrics.get("decode_s", {"value": 0})["value"] * decode
+    factors["total_s"] = whole / metrics["total_s"]["value"]
+    for key in factors.keys() & metrics.keys():
+        scatter(metrics[key], factors[key], noise)
     for phase, factor in (("decode", decode), ("prefill", prefill)):
         step = (block.get("breakdown") or {}).get(phase)
         if step:
@@ -81,7 +79,7 @@ def write_runs(template: Path, storage: Path, runs: int) -> None:
         for row in made["benchmarks"]:
             own = machine * noise.lognormvariate(0, 0.008)
             if "metrics" in row["extra_info"]["pytest_infer"]:  # else one of pytest-benchmark's rows of a phase
-                slowed(row["extra_info"]["pytest_infer"], ways[0] * own, ways[1] * own)
+                slowed(row["extra_info"]["pytest_infer"], ways[0] * own, ways[1] * own, noise)
         path = storage / f"{number + 1:04}_run.json"
         path.write_text(json.dumps(made))
         for key in (key for key in arrays if key.endswith("|stamps_ns")):

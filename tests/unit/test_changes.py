@@ -211,6 +211,7 @@ def test_times_that_no_run_stores_tell_nothing(damage):
         ),
         ({"experts": 0.9, "head": 0.8, "rest": 0.3}, "experts +900 µs of +2.00 ms, head +800 µs"),
         ({"experts": 5.001, "rest": -0.001}, "experts +5.00 ms of +5.00"),
+        ({"experts": 5.28, "rest": -0.01}, "experts +5.28 ms, all of it"),
         ({"experts": 5.1, "rest": -0.1}, "experts +5.10 ms, all of it"),
         ({"experts": 3.1, "head": 2.0, "rest": -0.1}, "experts +3.10 ms, head +2.00 ms, all of it"),
     ],

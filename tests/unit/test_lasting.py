@@ -94,6 +94,8 @@ def test_the_words_have_the_roles_with_their_part_of_the_change():
     experts = CarryingRole(role="experts", before_s=0.005, after_s=0.01199)
     beyond = Lasting(phase=DECODE, before_s=0.01, after_s=0.01589, roles=(experts,))
     assert in_words(beyond) == "experts +6.99 ms, the rest −1.10 ms a step"
+    little = Lasting(phase=DECODE, before_s=0.01, after_s=0.01698, roles=(experts,))
+    assert in_words(little) == "experts +6.99 ms a step, all of it"
     assert in_words(Lasting(phase=DECODE, before_s=0.1, after_s=0.2)) == "no part carries it beyond doubt"
 
 

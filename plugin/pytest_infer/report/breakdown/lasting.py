@@ -14,5 +14,5 @@ def in_words(found: Lasting) -> str:
     if not found.roles:
         return NOBODY
     roles = [(f"{one.role} ", one.after_s - one.before_s, "") for one in found.roles]
-    said = parts_of(roles, found.after_s - found.before_s, most=_MOST)
-    return f"{said}{' a step' if found.phase == DECODE else ''}"
+    per = " a step" if found.phase == DECODE else ""
+    return parts_of(roles, found.after_s - found.before_s, most=_MOST, per=per)

@@ -13,8 +13,6 @@ _NAMED = 2
 """So many roles a headline names; more are counted."""
 _ROWS = 2
 """So many roles are shown below a figure that changed."""
-_ROUNDING = 2e-3
-"""A part that is larger than the whole by no more reads the same."""
 _LITTLE = 0.05
 """By so much may parts exceed the whole, and be all of it."""
 NOBODY = "no part carries it beyond doubt"
@@ -31,11 +29,11 @@ def carriers(change: PhaseChange) -> str:
     return parts_of(named, change.change_s, most=_NAMED)
 
 
-def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: int) -> str:
+def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: int, per: str = "") -> str:
     """Return named parts of a change of `whole_s` seconds, each as (text before, seconds, text after), `most` of them.
 
     A part is told "of" the whole only where no part is larger; else it is all of it, or, where the others went back by
-    more than a little, it is told what they came to.
+    more than a little, it is told what they came to. `per` says of what: " a step".
     """
     if not named:
         return ""
@@ -43,15 +41,17 @@ def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: i
     parts = [f"{role}{signed(seconds_)}{layers}" for role, seconds_, layers in named]
     more = f" and {len(parts) - most} more" if len(parts) > most else ""
     together = sum(seconds_ for _, seconds_, _ in named)
-    largest = max(seconds_ / whole_s for seconds_ in (together, took)) if whole_s else 0.0
-    if largest > 1 + _ROUNDING and len(named) == 1 and largest <= 1 + _LITTLE:
-        return f"{before}{signed(took)}, all of it{after}"
-    if largest > 1 + _ROUNDING:
-        rest = ", all of it" if largest <= 1 + _LITTLE else f", the rest {signed(whole_s - together)}"
-        return f"{', '.join(parts[:most])}{more}{rest}"
+    largest = max((together, took), key=lambda part: part / whole_s if whole_s else 0.0)
+    exceeds = bool(whole_s) and largest / whole_s > 1 and signed(largest) != signed(whole_s)
+    if exceeds and largest / whole_s > 1 + _LITTLE:
+        return f"{', '.join(parts[:most])}{more}, the rest {signed(whole_s - together)}{per}"
+    if exceeds and len(named) == 1:
+        return f"{before}{signed(took)}{per}, all of it{after}"
+    if exceeds:
+        return f"{', '.join(parts[:most])}{more}{per}, all of it"
     whole = signed(whole_s).removesuffix(f" {signed(took).split()[-1]}")
     parts[0] = f"{before}{signed(took)} of {whole}{after}"
-    return f"{', '.join(parts[:most])}{more}"
+    return f"{', '.join(parts[:most])}{more}{per}"
 
 
 def rows(change: PhaseChange) -> list[str]:
