@@ -61,8 +61,16 @@ def slowed(block: dict[str, Any], decode: float, prefill: float, noise: random.R
             step["parts"][-1]["seconds"] = max(0.0, step["parts"][-1]["seconds"] - 0.15 * longer)
 
 
-def write_runs(template: Path, storage: Path, runs: int) -> None:
-    """Write the runs, with what lies beside the template beside each."""
+def moved(block: dict[str, Any], noise: random.Random) -> None:
+    """Let some selections of each layer go to its next expert, as after other weights."""
+    for phase in ((block.get("experts") or {}).get("counts") or {}).values():
+        for layer in phase:
+            taken = [round(count * noise.uniform(0, 0.3)) for count in layer]
+            layer[:] = [count - taken[n] + taken[n - 1] for n, count in enumerate(layer)]
+
+
+def write_runs(template: Path, storage: Path, runs: int, *, moved_experts: bool = False) -> None:
+    """Write the runs, with what lies beside the template beside each; experts may be used otherwise by the slower."""
     run = json.loads(template.read_text())
     noise = random.Random(0)  # noqa: S311 - not for secrets
     storage.mkdir(parents=True)
@@ -80,6 +88,8 @@ def write_runs(template: Path, storage: Path, runs: int) -> None:
             own = machine * noise.lognormvariate(0, 0.008)
             if "metrics" in row["extra_info"]["pytest_infer"]:  # else one of pytest-benchmark's rows of a phase
                 slowed(row["extra_info"]["pytest_infer"], ways[0] * own, ways[1] * own, noise)
+                if moved_experts and ways[0] > 1:
+                    moved(row["extra_info"]["pytest_infer"], random.Random(number))  # noqa: S311 - as above
         path = storage / f"{number + 1:04}_run.json"
         path.write_text(json.dumps(made))
         for key in (key for key in arrays if key.endswith("|stamps_ns")):
@@ -106,6 +116,25 @@ def opened(page: Path, times: int) -> list[float]:
     return found
 
 
+def template_of(given: Path | None, folder: Path) -> Path:
+    """Return the run that others are made from: the one given, or one that is measured now."""
+    if given is not None:
+        return given
+    made = folder / "template.json"
+    made.write_text(json.dumps(measured_template(folder)))
+    return made
+
+
+def report_of(template: Path, folder: Path, runs: int, *, moved_experts: bool = False) -> Path:
+    """Write so many runs, and the report of the last compared with the first; return its file."""
+    write_runs(template, folder / "storage", runs, moved_experts=moved_experts)
+    page = folder / "report.html"
+    command = [sys.executable, "-c", _COMMAND, "report", "1", "latest", "-o", str(page)]
+    environment = {**os.environ, "PYTEST_INFER_CACHE": str(folder / "cache")}
+    subprocess.run([*command, "--storage", str(folder / "storage")], check=True, env=environment)
+    return page
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=30)
@@ -115,17 +144,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = options.keep or Path(name)
-        template = options.template
-        if template is None:
-            template = Path(name) / "template.json"
-            template.write_text(json.dumps(measured_template(Path(name))))
-        write_runs(template, folder / "storage", options.runs)
-        page = folder / "report.html"
-        command = [sys.executable, "-c", _COMMAND, "report", "1", "latest", "-o", str(page)]
-        environment = {**os.environ, "PYTEST_INFER_CACHE": str(folder / "cache")}
-        started = time.perf_counter()
-        subprocess.run([*command, "--storage", str(folder / "storage")], check=True, env=environment)
-        print(f"written in {time.perf_counter() - started:.1f} s")
+        page = report_of(template_of(options.template, Path(name)), folder, options.runs)
         seconds, size = opened(page, options.times), page.stat().st_size
     print(f"{size / 1e6:.2f} MB; opened in {', '.join(f'{one:.2f}' for one in seconds)} s, best {min(seconds):.2f} s")
     return int(min(seconds) > MOST_SECONDS or size > MOST_BYTES)

@@ -148,6 +148,7 @@ def _heat(view: View, prompts: Sequence[PromptUsage], other: Other | None) -> Ch
         says=(
             f"Colour: an expert's selections / the mean of its layer, so 1 is the fair share. The numbers are the run "
             f"file's own counts, of {whose} tokens at first{left}."
+            + ("" if other is None else " As a map of changes: percentage points of the layer's selections.")
         ),
         data={
             "kind": "heat",
