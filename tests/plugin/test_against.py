@@ -14,6 +14,7 @@ import pytest
 from pytest_infer.ab import protocol
 from pytest_infer.measure import disturbance
 from pytest_infer.pytest_face import session as sessions
+from pytest_infer.storage import sidecar
 
 ENGINE = """
 import os
@@ -165,6 +166,13 @@ def test_what_is_slower_in_one_commit_is_seen_in_every_pair(repository):
     rows = [row for row in json.loads(saved.read_text())["benchmarks"] if row["params"]["phase"] == "total"]
     assert [row["stats"]["rounds"] for row in rows] == [4, 4]
     assert all(row["stats"]["min"] >= 0.03 for row in rows)
+    # Both sides' stamps lie beside it.
+    arrays = sidecar.read(saved)
+    for test, (before, _) in run.pairs.items():
+        kept = [arrays[f"{test}|before|{number}|stamps_ns"] for number in range(4)]
+        assert [stamps.tolist() for stamps in kept] == [
+            [stamp - one.trace.start_ns for stamp in one.trace.stamps_ns] for one in before.rounds
+        ]
     (suite,) = json.loads(saved.read_text())["pytest_infer"]["averages"]
     blocks = [row["extra_info"]["pytest_infer"] for row in rows]
     for side, told in ((blocks, suite["metrics"]), ([b["against"] for b in blocks], suite["against"])):

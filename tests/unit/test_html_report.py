@@ -205,6 +205,21 @@ def test_latencies_are_the_sidecars(storage, make_block):
     assert sum(Page(render(path)).data["prompt-a-dist"]["counts"]) == 5
 
 
+def test_both_sides_latencies_of_an_ab_are_in_one_drawing(storage, make_block):
+    made = make_block("a")
+    made["against"] = {"rev": "HEAD~1", "metrics": {}}
+    path = storage.add([made])
+    sides = {"0": [5, 7, 10], "before|0": [5, 9, 15]}
+    keys = {f"bench/t.py::t[a]|{side}|stamps_ns": np.asarray(s) * 1_000_000 for side, s in sides.items()}
+    np.savez_compressed(path.with_suffix(".npz"), **keys)
+    found = Page(render(path))
+    chart = found.data["prompt-a-itl"]
+    assert (chart["name"], chart["median"]) == ("this checkout", [2, 3])
+    assert (chart["before"]["name"], chart["before"]["median"]) == ("HEAD~1", [4, 6])
+    assert "This checkout over HEAD~1, which is dashed." in found.shown
+    assert "median of the other side" in found.shown
+
+
 def test_the_longest_gap_of_a_group_has_the_groups_range(storage, make_block):
     path = storage.add([make_block("a")])
     gaps = np.full(4999, 1_000_000)

@@ -58,6 +58,7 @@ class Keeper:
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()
         self.finished: dict[str, MeasuredTest] = {}
+        self.other_side: Callable[[], Mapping[str, PromptRecord]] = dict
         self.save_failed = False
         self._run_file: Path | None = None
         self._settings = settings
@@ -224,7 +225,7 @@ class Keeper:
 
     def _write_sidecar(self, run_file: Path) -> None:
         records = [f.record for f in self.finished.values()]
-        sidecar.write(run_file, records)
+        sidecar.write(run_file, records, self.other_side())
         traces.write(run_file, records)
         self._run_file = run_file
 

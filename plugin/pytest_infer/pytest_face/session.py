@@ -84,6 +84,7 @@ class InferSession:
         self.settled: Settled = self.gate.settled
         self.against: AgainstInfo | None = None
         self.pairs: dict[str, tuple[PromptRecord | None, PromptRecord]] = {}
+        self.keeper.other_side = lambda: {test: base for test, (base, _) in self.pairs.items() if base is not None}
         self.turns: dict[str, Turns] = {}
         self.missing: tuple[str, ...] = ()
         self.noise: list[NamedFloor] = []

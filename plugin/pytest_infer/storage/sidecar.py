@@ -14,7 +14,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics.breakdown import DECODE, PREFILL
-from pytest_infer.records import Profile, PromptRecord, Scores
+from pytest_infer.records import Profile, PromptRecord, Round, Scores
 from pytest_infer.storage.files import replacing
 from pytest_infer.units import size
 
@@ -65,8 +65,11 @@ def layers_key(nodeid: str, phase: str, role: str) -> str:
     return f"{nodeid}|breakdown|{phase}|{role}"
 
 
-def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
+def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, PromptRecord] | None = None) -> Path:
     """Write the arrays of a run's records beside its file and return the path.
+
+    `others` are the other side's by test, in a run that compares two commits: of these stamps are kept, keyed
+    `NODEID|before|r|stamps_ns`.
 
     Per record and round r, keyed `NODEID|r|WHAT`: `stamps_ns` (int64, ticks; nanoseconds since the round's start),
     `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
@@ -92,9 +95,12 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
 
     arrays: dict[str, Any] = {}
     for record in records:
+        other = (others or {}).get(record.nodeid)
+        for number, r in enumerate(other.rounds if other is not None else ()):
+            arrays[f"{record.nodeid}|before|{number}|stamps_ns"] = _stamps(r)
         for number, r in enumerate(record.rounds):
             key = f"{record.nodeid}|{number}|"
-            arrays[key + "stamps_ns"] = np.asarray(r.trace.stamps_ns, dtype=np.int64) - r.trace.start_ns
+            arrays[key + "stamps_ns"] = _stamps(r)
             arrays[key + "tick_sizes"] = np.asarray(r.trace.tick_sizes, dtype=np.int32)
             arrays[key + "token_ids"] = np.asarray(r.trace.token_ids, dtype=np.int32)
         usage = record.profile.experts if record.profile is not None else None
@@ -116,6 +122,12 @@ def write(run_file: Path, records: Iterable[PromptRecord]) -> Path:
         np.savez_compressed(file, **arrays)
     path.chmod(0o644)
     return path
+
+
+def _stamps(r: Round) -> Any:
+    import numpy as np  # noqa: PLC0415
+
+    return np.asarray(r.trace.stamps_ns, dtype=np.int64) - r.trace.start_ns
 
 
 def _timeline(profile: Profile) -> dict[str, Any]:

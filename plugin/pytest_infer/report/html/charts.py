@@ -21,11 +21,20 @@ _TABLE = 24
 """Rows of a table that sums up a curve."""
 
 
-def _stamps(test: Test, arrays: Mapping[str, Any]) -> list[Any]:
+def _stamps(test: Test, arrays: Mapping[str, Any], side: str = "") -> list[Any]:
     found: list[Any] = []
-    while (key := f"{test.row.test}|{len(found)}|stamps_ns") in arrays:
+    while (key := f"{test.row.test}|{side}{len(found)}|stamps_ns") in arrays:
         found.append(arrays[key])
     return found
+
+
+def _other(test: Test, arrays: Mapping[str, Any], given: Other | None) -> tuple[tuple[str, str], list[Any]]:
+    """Return the stamps of the other side, and what both sides are called: an earlier run's, or of the run's own."""
+    if given is not None and (stamps := _stamps(test, given.arrays)):
+        return given.names, stamps
+    against = test.block.against
+    names = ("the other side" if against is None or against.rev is None else against.rev, "this checkout")
+    return names, _stamps(test, arrays, "before|")
 
 
 def _absent(test: Test, arrays: Mapping[str, Any], why: str | None) -> str:
@@ -59,9 +68,10 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None, other: O
     first = found.position[slowest]
     last = min(first + found.width - 1, found.last)
     ends = f"{what} {count(first)}" if last == first else f"one of the {what}s {count(first)}–{count(last)}"
-    before = None if other is None else series.band(_stamps(test, other.arrays), MOST_TOKENS)
-    earlier = None if other is None or before is None else _band(before, what, scale, other.names[0])
-    against = f" {other.names[1]} over {other.names[0]}, which is dashed." if other and before else ""
+    names, stamps = _other(test, arrays, other)
+    before = series.band(stamps, MOST_TOKENS)
+    against = f" {names[1].capitalize()} over {names[0]}, which is dashed." if before is not None else ""
+    both = {} if before is None else {"name": names[1], "before": _band(before, what, scale, names[0])}
     return Chart(
         key=f"{test.key}-itl",
         title=f"Inter-token latency by {what}, {unit}",
@@ -73,7 +83,7 @@ def over_tokens(test: Test, arrays: Mapping[str, Any], why: str | None, other: O
             "kind": "band",
             "unit": unit,
             **_band(found, what, scale),
-            **({} if other is None or earlier is None else {"name": other.names[1], "before": earlier}),
+            **both,
         },
         table=_stretches(found, what, unit, scale, before),
         define=(("ITL", anchor("itl")),),
