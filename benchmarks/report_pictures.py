@@ -41,7 +41,7 @@ def main() -> None:
                 tab = context.new_page()
                 tab.goto(f"{page.as_uri()}#{anchor}")
                 if chosen:
-                    tab.get_by_label("map").select_option(chosen)
+                    tab.get_by_role("combobox", name="map").select_option(chosen)
                 # Charts are drawn as they come into view.
                 tab.wait_for_timeout(1000)
                 tab.screenshot(path=PICTURES / f"report-{picture}.png")
