@@ -108,6 +108,28 @@ def test_the_heat_map_holds_the_run_files_own_counts(storage, make_block):
     assert heat["experts"] == [4, 4]
 
 
+@pytest.mark.parametrize("check", ["passed", "6 of 8 selections"])
+def test_the_experts_of_an_abs_other_side_are_beside_ours(storage, make_block, check):
+    site = {"name": "l0", "layer": 0, "experts": 4, "slots": 4, "k": 2, "expert_bytes": 1024}
+
+    def used(counts):
+        counted = {"prefill": [counts], "decode": [counts]}
+        return {"check": "passed", "tokens": {"prefill": 4, "decode": 4}, "sites": [site], "counts": counted}
+
+    made = make_block("a", experts=used([2, 2, 2, 2]))
+    made["against"] = {"rev": "HEAD~1", "metrics": {}, "experts": {**used([4, 4, 0, 0]), "check": check}}
+    found = Page(render(storage.add([made])))
+    heat = found.data["heat"]
+    if check == "passed":
+        assert heat["sides"] == ["HEAD~1", "this checkout"]
+        assert heat["choices"][0]["before"] == {"prefill": [[4, 4, 0, 0]], "decode": [[4, 4, 0, 0]]}
+        assert "What changed since HEAD~1" in found.shown
+        assert "L0−25.00−25.00+25.00+25.00" in found.shown.replace(" ", "")
+    else:
+        assert heat["sides"] == []
+        assert "before" not in heat["choices"][0]
+
+
 def test_nothing_that_names_outputs_or_commits_hold_is_live(storage, make_block, tmp_path, monkeypatch):
     made = make_block(EVIL, prompt={"group": EVIL, "tags": [EVIL]}, model={"name": EVIL, "revision": EVIL})
     made["output"] = {"text": f"one\n{EVIL}\n\u202etwo", "sha256": "x", "equal": True}

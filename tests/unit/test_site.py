@@ -214,7 +214,7 @@ def test_the_pages_pipeline_publishes_on_a_branch(storage, make_block, tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    (made_once,) = re.findall(r"with `(git push [^`]+)`", DOCS.read_text(encoding="utf-8"))
+    (made_once,) = re.findall(r"with\s`(git push [^`]+)`", DOCS.read_text(encoding="utf-8"))
     shell(f"git init -q --bare {remote}; git init -q .; git remote add origin {remote}; {made_once}; {blocks()[2]}")
     listed = shell(f"git -C {remote} ls-tree -r --name-only gh-pages").split()
     assert len([name for name in listed if name.startswith("runs/")]) == 1

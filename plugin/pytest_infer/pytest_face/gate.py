@@ -278,6 +278,10 @@ class Selection:
         return False
 
 
+_OF_EXPERTS = ("check", "tokens", "sites", "counts")
+"""What is kept of the other side's expert usage: its census."""
+
+
 def both_sides(
     pairs: Mapping[str, tuple[PromptRecord | None, PromptRecord]],
     turns: Mapping[str, Turns],
@@ -304,9 +308,11 @@ def both_sides(
             noise += _noise_of(pair.after.title, pair)
         taken = {"turns": msgspec.to_builtins(turns[test])} if test in turns else {}
         differ = [str(found) for found in fingerprint.sides_differ(pair.before, pair.after, allowed)]
+        used = {what: theirs["experts"][what] for what in _OF_EXPERTS if what in theirs["experts"]}
         passed[test]["against"] = {
             **msgspec.to_builtins(info),
             **taken,
+            **({"experts": used} if "counts" in used else {}),
             "differ": differ,
             "rounds": theirs["rounds"],
             "metrics": theirs["metrics"],

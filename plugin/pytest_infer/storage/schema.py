@@ -302,7 +302,7 @@ class StoredAgainst(msgspec.Struct, frozen=True):
     """The other side of a comparison in one run: `records.AgainstInfo`, its figures, and what turns of a token said.
 
     `differ` names in what the work of the two sides differed so that they are not compared, and `rounds` are the
-    rounds of the other side; None where it was not stored.
+    rounds of the other side; None where it was not stored. `experts` is its census of selections, where it has one.
     """
 
     rev: str = ""
@@ -313,6 +313,7 @@ class StoredAgainst(msgspec.Struct, frozen=True):
     metrics: Mapping[str, Values] = {}
     differ: tuple[str, ...] | None = None
     rounds: Rounds | None = None
+    experts: Usage = Usage()
 
 
 # the block of a test, four depths of it

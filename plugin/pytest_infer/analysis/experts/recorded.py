@@ -85,6 +85,21 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
     return found
 
 
+def other_side(rows: Sequence[Row]) -> list[PromptUsage]:
+    """Return the usage of the other side of runs that compare two commits, of the tests whose usage adds up there."""
+    from pytest_infer.analysis.experts import census  # noqa: PLC0415
+    from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
+
+    times = Counter(row.name for row in rows)
+    found = []
+    for row in rows:
+        usage = None if row.against is None else row.against.experts
+        taken = None if usage is None or usage.check not in (None, "passed") else census.of(usage)
+        if taken is not None:
+            found.append(PromptUsage(name=row.name if times[row.name] == 1 else row.test, census=taken))
+    return found
+
+
 def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any, ...] | None:
     if not row.experts.trace:
         return None

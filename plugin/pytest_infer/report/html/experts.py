@@ -54,7 +54,7 @@ def section(stored: StoredRun, earlier: StoredRun | None = None, names: tuple[st
         if not rows:
             return Section(key="experts", title=title, absent=recorded.why_nothing(stored.run))
         prompts = recorded.prompts_of(stored.run, rows)
-        items = _items(rows, prompts, None if earlier is None else _other(earlier, names))
+        items = _items(rows, prompts, _side(rows) if earlier is None else _other(earlier, names))
     except InferError as error:
         return Section(key="experts", title=title, absent=str(error))
     if left_out:
@@ -69,6 +69,16 @@ def _other(earlier: StoredRun, names: tuple[str, str]) -> Other | None:
     except InferError:
         return None  # its own report says why
     return Other(names=names, prompts={prompt.name: prompt for prompt in prompts}) if prompts else None
+
+
+def _side(rows: Sequence[Row]) -> Other | None:
+    """Return the use of the other side, where the run itself compares two commits."""
+    try:
+        prompts = recorded.other_side(rows)
+    except InferError:
+        return None
+    rev = next((row.against.rev for row in rows if row.against is not None), "") or "the other side"
+    return Other(names=(rev, "this checkout"), prompts={prompt.name: prompt for prompt in prompts}) if prompts else None
 
 
 def _items(rows: Sequence[Row], prompts: Sequence[PromptUsage], other: Other | None) -> list[Item]:
