@@ -149,6 +149,11 @@ def test_a_link_by_name_opens_what_it_leads_into(tab, report):
     link.click()
     assert tab.evaluate("location.hash.slice(1)") == heading.get_attribute("id")
     assert heading.get_attribute("id").startswith("history-")
+    offered = tab.locator(".permalink").evaluate_all(
+        "links => links.map((one) => decodeURIComponent(one.hash.slice(1)))"
+    )
+    assert {"prompt-story", "chart-prompt-story-itl", "experts", "history-runs"} <= set(offered)
+    assert len(offered) == len(set(offered))
 
 
 def test_a_table_is_copied_as_markdown(tab, suite):

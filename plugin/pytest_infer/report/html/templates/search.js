@@ -3,17 +3,16 @@
 (() => {
   // permalinks: each heading of a part that has an anchor leads to itself
 
-  for (const heading of document.querySelectorAll("main h2, main h3, main h4, main details.more > summary")) {
-    const part = heading.id && !heading.id.endsWith("-title") ? heading : heading.closest("[id]");
-    if (!part || part.id === "main" || (part.querySelector("h2, h3, h4, summary") !== heading && part !== heading)) continue;
+  for (const heading of document.querySelectorAll("main h2, main h3, main h4, main details[id] > summary")) {
+    const part = heading.closest("[id]:not([id$='-title'])");
+    if (!part || part.id === "main" || part.querySelector("h2, summary, h3, h4") !== heading && part !== heading) continue;
     const link = document.createElement("a");
     link.className = "permalink";
     link.href = `#${encodeURIComponent(part.id)}`;
     link.textContent = "#";
     link.setAttribute("aria-label", `Link to ${heading.textContent.trim()}`);
-    (heading.tagName === "SUMMARY" || heading.closest("summary") ? heading.closest("details") : heading).dataset.anchor = part.id;
-    if (heading.tagName !== "SUMMARY" && !heading.closest("summary")) heading.append(" ", link);
-    else heading.closest("summary").after(link);
+    if (heading.tagName === "SUMMARY") heading.after(link); /* a link within it would not be reached */
+    else heading.append(" ", link);
   }
 
   // search
