@@ -145,10 +145,6 @@ def _rest(rest: Mapping[str, int]) -> str:
     return f"{others}: {', '.join(f'{count} {what}' for what, count in rest.items())}"
 
 
-def _change(one: Told) -> str:
-    return _extent(one.change, one.metric, worse=one.worse)
-
-
 def moved(judgement: Judgement, *, worse: bool) -> str:
     """Return a change of one test's figure by its fact: `decode 5.1 % slower [4.2, 6.0]`."""
     metric = judgement.metric
