@@ -254,7 +254,7 @@ def test_a_regression_within_the_bound_is_accepted_and_counted(judged):
 def test_the_report_shows_it_among_what_changed(judged):
     found = judged("decode 12%")
     shown = compare.Compared(before="a", after="b", judgements=found.judgements, suite=found.suite)
-    (told,) = compare.summary([shown])
+    told = compare.card(shown, 1)
     assert (told["look"], told["says"]) == ("accepted", "2 accepted, nothing else regressed")
     assert ("accepted", 2) in told["counts"]
     assert told["table"] is not None

@@ -106,8 +106,8 @@ def test_the_headline_is_first_everywhere():
     assert "| 🔴 | TPOT | all 3 prompts | \\[+5.0 % +10 % +15 %\\] | p = 0.042 | regressed (threshold 2 %) |" in marked
     found = page.Compared(before="A", after="B", judgements=(one,), suite=tuple(suite), headline=said)
     assert page.section([found]).items[0].text[0] == said
-    assert page.summary([found])[0]["says"] == said
-    assert page.section([found]).items[0].tables[0].rows[0][2].text == "all 3 prompts"
+    assert page.card(found, 1)["says"] == said
+    assert page.section([found]).items[0].tables[0].rows[0][3].text == "all 3 prompts"
 
 
 def test_the_p_value_that_decided_is_printed():
@@ -117,7 +117,7 @@ def test_the_p_value_that_decided_is_printed():
         "terminal": terminal.render_judgements([one], heading=[], width=100, color=False),
         "markdown": exports.as_markdown([one], []),
         "github": exports.github_annotations([one]),
-        "html": page.section([found]).items[0].tables[0].rows[0][5].text,
+        "html": page.section([found]).items[0].tables[0].rows[0][6].text,
         "failure": str(GateFailure([one], "A", None, "")),
     }
     assert {view: "p = 0.042" in text for view, text in shown.items()} == dict.fromkeys(shown, True)
