@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from pytest_infer.metrics import by_key
 from pytest_infer.metrics.result import Result
-from pytest_infer.report.show.table import spread
+from pytest_infer.report.show.table import packed, spread
 from pytest_infer.report.text import printable
 from pytest_infer.units import show
 
@@ -33,23 +32,10 @@ def write(console: Console, result: Result) -> None:
     console.print(Text(printable(result.prompt.name), style="bold"))
     room = max(1, console.width - _INDENT)
     for word, keys in _LINES.items():
-        for number, line in enumerate(_packed(_figures(result, keys), room)):
+        for number, line in enumerate(packed(_figures(result, keys), room)):
             console.print(Text(f"  {'' if number else word}".ljust(_INDENT) + line))
     for number, part in enumerate(Text(printable(result.output), style="dim").wrap(console, room)):
         console.print(Text(f"  {'' if number else 'output'}".ljust(_INDENT)).append_text(part))
-
-
-def _packed(figures: Iterator[str], room: int) -> Iterator[str]:
-    """Yield lines of whole figures."""
-    line = ""
-    for figure in figures:
-        joined = f"{line} · {figure}" if line else figure
-        if line and cell_len(joined) > room:
-            yield line
-            joined = figure
-        line = joined
-    if line:
-        yield line
 
 
 def _figures(result: Result, keys: tuple[str, ...]) -> Iterator[str]:

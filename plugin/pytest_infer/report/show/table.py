@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -23,6 +23,7 @@ _NAME = 24
 """So much of a prompt's name is shown before a column goes to a line of its own."""
 _SHORTEST = 10
 _MEAN = "mean"
+_SEPARATOR = " · "
 
 
 def brief() -> dict[str, Column]:
@@ -151,19 +152,23 @@ def _write_narrow(console: Console, results: Sequence[Result], since: Mapping[st
         hottest = _experts(result)
         head = f"{result.prompt.name}{' !' if result.warnings else ''}  {tokens(result)} tokens"
         console.print(Text(printable(head + (f"  {hottest}" if hottest != NONE else "")), style="bold"))
-        console.print(Text("  " + _line({key: scattered(result.figures[key], key) for key in brief()})))
+        _write_figures(console, {key: scattered(result.figures[key], key) for key in brief()})
         cell = _since(since, result)
         if cell.text:
             console.print(Text(f"  {cell.text}", style=cell.style))
     if len(results) > 1:
         console.print(Text(_MEAN, style="bold"))
-        console.print(Text("  " + mean_line(results)))
+        _write_figures(console, _means(results))
 
 
 def mean_line(results: Sequence[Result]) -> str:
     """Return the means of the columns over the prompts in a line."""
+    return _SEPARATOR.join(_named(_means(results)))
+
+
+def _means(results: Sequence[Result]) -> dict[str, str]:
     suite = averages((result.figures for result in results), brief())
-    return _line({key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in brief()})
+    return {key: show(suite[key].mean if key in suite else None, by_key(key).unit) for key in brief()}
 
 
 def scattered(figure: Summary, key: str) -> str:
@@ -172,7 +177,25 @@ def scattered(figure: Summary, key: str) -> str:
     return f"{show(figure.value, by_key(key).unit)}{' ' if scatter else ''}{scatter}"
 
 
-def _line(figures: Mapping[str, str]) -> str:
-    """Return the columns in one line."""
-    shown = brief().items()
-    return " · ".join(figures[key] if of.bare else f"{of.heading} {figures[key]}" for key, of in shown)
+def _write_figures(console: Console, figures: Mapping[str, str]) -> None:
+    for line in packed(_named(figures), console.width - 2):
+        console.print(Text(f"  {line}"))
+
+
+def _named(figures: Mapping[str, str]) -> Iterator[str]:
+    """Yield the columns' values, each behind its heading unless it speaks for itself."""
+    for key, of in brief().items():
+        yield figures[key] if of.bare else f"{of.heading} {figures[key]}"
+
+
+def packed(parts: Iterable[str], room: int) -> Iterator[str]:
+    """Yield lines of whole parts, as many as there is room for, one at least."""
+    line = ""
+    for part in parts:
+        joined = f"{line}{_SEPARATOR}{part}" if line else part
+        if line and cell_len(joined) > room:
+            yield line
+            joined = part
+        line = joined
+    if line:
+        yield line
