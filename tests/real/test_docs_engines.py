@@ -12,7 +12,7 @@ from pytest_infer.storage import runs, sidecar
 pytestmark = pytest.mark.real
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
-SUITE = dict(files(Path(), ini=False, ci=False))["bench/prompts.toml"].replace("= 64", "= 8")
+SUITE = dict(files(Path(), ini=False, ci=None))["bench/prompts.toml"].replace("= 64", "= 8")
 """What `pytest-infer init` writes: texts and a dialogue."""
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 TEST = """
