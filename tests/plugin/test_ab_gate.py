@@ -1,6 +1,7 @@
 """`--infer-against` as a gate, in a scratch repository with its own engine: what is named, passes, is refused."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -148,3 +149,50 @@ def test_a_shallow_clone_says_what_to_fetch(repository, tmp_path, monkeypatch):
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "git fetch" in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
+
+
+CORES = """
+import os
+import pathlib
+
+import script
+
+class Wide(Scripted):
+    delays = [0.001] * 6
+
+    def load(self):
+        made = super().load()
+        return dataclasses.replace(made, threads=script.THREADS)
+
+    def generate(self, prompt_ids, limits, clock):
+        with open(os.environ["SEEN"], "a") as seen:
+            print(script.THREADS, len(os.sched_getaffinity(0)), file=seen)
+        return super().generate(prompt_ids, limits, clock)
+
+@pytest.fixture(scope="session")
+def engine():
+    return Wide()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are chosen on Linux only")
+@pytest.mark.parametrize("turns", ["token", "round"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (1, 1)])
+def test_no_side_runs_on_fewer_cores_than_it_has_threads(suite, monkeypatch, tmp_path, turns, before, after):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    made = Repository(suite(engine=f"import dataclasses\n{CORES}", prompts=PROMPTS))
+    for threads in (before, after):
+        (made.path / "script.py").write_text(f"THREADS = {threads}\n")
+        made.commit()
+    result = made.run(
+        f"--infer-turns={turns}", "--infer-launches=1", "--infer-time=1s", "--infer-gate=off", "-k", "first"
+    )
+    assert result.ret == 0
+    seen = [tuple(map(int, line.split())) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert {threads for threads, _ in seen} == {before, after}
+    narrow = [cores for threads, cores in seen if cores < threads]
+    assert narrow == []
+    # One thread on each side is pinned, or each would stay on a core of its own.
+    assert (1 in {cores for _, cores in seen}) == (before == after == 1)

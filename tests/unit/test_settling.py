@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pytest_infer.ab.settling import CoreSchedule, pin
+from pytest_infer.ab.settling import CoreSchedule, most_threads, pin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux only")
 
@@ -31,3 +31,14 @@ def test_every_thread_is_moved_and_moved_back():
         pin(tuple(before))
     pin(())
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("sides", "most"),
+    [((1, 1), 1), ((2, 1), 2), ((1, 4), 4), ((None, 1), None), ((1, None), None), ((None, None), None)],
+)
+def test_sides_with_other_threads_get_the_cores_that_the_larger_one_needs(monkeypatch, sides, most):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    assert most_threads(*sides) == most
+    cores = CoreSchedule(most_threads(*sides)).of(0)
+    assert not cores or len(cores) >= max(sides)

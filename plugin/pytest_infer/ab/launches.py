@@ -12,7 +12,7 @@ from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.launch import Launch, disturbed, pipes
 from pytest_infer.ab.loop import Task
 from pytest_infer.ab.other_commit import OtherCommit
-from pytest_infer.ab.settling import CoreSchedule
+from pytest_infer.ab.settling import CoreSchedule, most_threads
 from pytest_infer.ab.turns import joined
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
@@ -100,7 +100,8 @@ class Launches:
         first = self._launches[0]
         self._say(info, "warm-up")
         begun = first.begin(nodeid)
-        cores, takes_turns = CoreSchedule(begun[1].threads), all(one.turns for one in begun)
+        threads, takes_turns = most_threads(*(one.threads for one in begun)), all(one.turns for one in begun)
+        cores = CoreSchedule(threads)
         first.warm_up(plan.warmup)
         first.time(cores.of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
@@ -111,7 +112,7 @@ class Launches:
             launch.begin(nodeid)
             launch.holds = first.holds
             if takes_turns and plan.warmup:
-                passes.warm_up(launch, begun[1].threads)
+                passes.warm_up(launch, threads)
             else:
                 launch.warm_up(plan.warmup)
         started = time.monotonic()
@@ -134,7 +135,7 @@ class Launches:
             found = passes.measure(
                 used,
                 cost,
-                threads=begun[1].threads,
+                threads=threads,
                 rounds=each,
                 budget_s=left,
                 enough=lambda turns: self._enough(info, config, turns, left - turns.seconds),
@@ -142,7 +143,7 @@ class Launches:
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, each, cores, started)
-        found = self._taken_apart(info, used, cost, found, begun[1].threads)
+        found = self._taken_apart(info, used, cost, found, threads)
         return self._finish(nodeid, used, found)
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:

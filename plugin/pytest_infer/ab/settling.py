@@ -41,6 +41,13 @@ class CoreSchedule:
         return tuple(sorted({self.all[(first + number) % len(self.all)] for number in range(self._threads)}))
 
 
+def most_threads(*sides: int | None) -> int | None:
+    """Return the threads of the side that has more, None where one does not tell: on fewer cores these would wait for
+    each other, and what that costs be taken for a difference between commits."""
+    known = [threads for threads in sides if threads is not None]
+    return max(known) if len(known) == len(sides) else None
+
+
 def pin(cores: tuple[int, ...]) -> None:
     """Let every thread of this process run on these cores only; nothing for none."""
     if not cores or sys.platform != "linux":

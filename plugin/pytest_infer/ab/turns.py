@@ -10,7 +10,7 @@ from pytest_infer.ab import divergence
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.other_commit import OtherCommit
-from pytest_infer.ab.settling import CoreSchedule, pin, settle
+from pytest_infer.ab.settling import CoreSchedule, most_threads, pin, settle
 from pytest_infer.errors import AgainstError
 from pytest_infer.measure import following, rounds, warnings
 from pytest_infer.pytest_face.session import InferSession
@@ -48,7 +48,7 @@ class LockStep(Here):
             base.warm_up()
             warmed = _timed(task)
             first = first or warmed
-        cores, engine = CoreSchedule(task.threads), task.runner.engine
+        cores, engine = CoreSchedule(most_threads(begun.threads, task.threads)), task.runner.engine
         try:
             reference, pairs, kept = self._pairs(task, base, cores, follow=begun.follows and engine.follows())
         finally:
