@@ -32,7 +32,7 @@ BY_CI = {
 AGAIN = ("--infer-against origin/main", "--infer-against-sequential")
 """Slow: two interpreters load torch. `--infer-against main` and `self` run here; test_against.py has the rest."""
 
-NOT_HERE = ("smollm2", "train.py", "base-venv", "public")
+NOT_HERE = ("smollm2", "train.py", "base-venv", "gh-pages", "git -C public", "site public")
 """Built models are slow tests; training takes half an hour; another interpreter is tested in test_against.py, and the
 steps that publish a site one after the other, with a remote, in test_site.py."""
 
