@@ -29,6 +29,7 @@ from pytest_infer.engines import roles
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.measure import rounds
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.breakdown import folding, taken
 from pytest_infer.measure.breakdown.marks import HostStamper, Marks, Site
 from pytest_infer.measure.breakdown.observer import Marked
@@ -202,17 +203,19 @@ def observe(name: str, prompt_tokens: int, tokens: int, repeats: int, threads: i
     """Print what one model shows, and return the largest difference of two shares, in points."""
     engine = TransformersEngine(EngineOptions(model=name, threads=threads))
     info = engine.load()
-    ids = engine.encode(Prompt(name="breakdown", text=_TEXT * (prompt_tokens // 8 + 1)))[:prompt_tokens]
+    prompt = Prompt(name="breakdown", text=_TEXT * (prompt_tokens // 8 + 1))
+    ids = engine.encode(prompt)[:prompt_tokens]
+    asking = Asking(prompt=prompt, ids=ids)
     limits = Limits(max_new_tokens=tokens, ignore_eos=True)
     system = SystemCounters()
     for _ in range(2):
-        like = rounds.timed_round(engine, ids, limits, system).trace
+        like = rounds.timed_round(engine, asking, limits, system).trace
     print(f"{name}: {info.dtype}, {info.threads} threads, {len(ids)} + {tokens} tokens, {repeats} breakdowns")
     seen: dict[str, list[PhaseTimes]] = {"prefill": [], "decode": []}
     profiled = {phase: Profiled(engine.running.model) for phase in seen}
     told = Told()
     for _ in range(repeats):
-        found = taken.take(engine, ids, limits, like)
+        found = taken.take(engine, asking, limits, like)
         for phase in seen:
             times = getattr(found, phase)
             seen[phase] += [] if times is None else [times]

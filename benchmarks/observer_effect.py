@@ -30,6 +30,7 @@ from pytest_infer.engines.transformers import decoding
 from pytest_infer.engines.transformers.engine import TransformersEngine
 from pytest_infer.engines.transformers.running import TickStreamer
 from pytest_infer.measure import rounds
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.experts.recorder import ExpertRecorder
@@ -115,7 +116,7 @@ class Rounds:
 
     def timed(self) -> float:
         """Run a timed round."""
-        rounds.timed_round(self.engine, self.ids, self.limits, self.system)
+        rounds.timed_round(self.engine, Asking(prompt=PROMPT, ids=self.ids), self.limits, self.system)
         return self.engine.wall_s
 
     def bare(self) -> float:
@@ -163,7 +164,7 @@ def observe(name: str, pairs: int, tokens: int, threads: int | None) -> None:
         system=SystemCounters(),
         sampler=sampler,
     )
-    free = rounds.timed_round(engine, one.ids, one.limits, one.system).trace.token_ids
+    free = rounds.timed_round(engine, Asking(prompt=PROMPT, ids=one.ids), one.limits, one.system).trace.token_ids
     for _ in range(3):
         one.bare()
         one.timed()

@@ -14,7 +14,11 @@ pytestmark = pytest.mark.real
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 SUITE = dict(files(Path(), ini=False, ci=None))["bench/prompts.toml"].replace("= 64", "= 8")
 """What `pytest-infer init` writes: texts and a dialogue."""
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    block
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    if "TEXT_SERVER" not in block  # tests/plugin/test_text_engines.py runs it
+]
 TEST = """
 from dataclasses import replace
 

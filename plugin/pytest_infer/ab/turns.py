@@ -258,7 +258,7 @@ class Sequential(Here):
 def joined(first: PromptRecord, second: PromptRecord) -> PromptRecord:
     """Return one record of the rounds of two; what is not of a round is the first one's."""
     both, repeated = first.rounds + second.rounds, first.repeated + second.repeated
-    difference = warnings.first_difference(both)
+    difference = None if first.output.varied else warnings.first_difference(both)
     output = replace(first.output, equal=difference is None, first_difference=difference)
     return replace(
         first,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_infer.errors import EngineError
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import Limits, ModelInfo, Scores, StopReason
+from pytest_infer.records import Limits, ModelInfo, Observed, Scores, StopReason
 
 if TYPE_CHECKING:
     from pytest_infer.engines.checkpoint.source import Checkpoint
@@ -21,11 +21,45 @@ TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav|multi_moda
 into the text, and the voice of qwen3_omni_moe."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a round asks for: the prompt of the suite, and its ids as `Engine.encode` and the options have them.
+
+    `nonce` is another in every round of a session, and always of the same length: digits with spaces between them, so
+    that it is as many tokens each time. `round` counts the rounds of the session from 0.
+    """
+
+    prompt: Prompt
+    ids: Sequence[int]
+    nonce: str
+    round: int
+
+
 class Clock(Protocol):
     """What an engine sees of the token clock."""
 
     def tick(self, token_ids: Sequence[int]) -> None:
         """Stamp the moment at which these ids became available."""
+
+    def tick_text(self, text: str, tokens: int = 1) -> None:
+        """Stamp the moment at which a piece of text became available, of so many tokens whose ids nobody tells.
+
+        Empty text is a token as well. A generation uses either this or `tick`.
+        """
+
+    def reported(
+        self,
+        *,
+        prompt: int | None = None,
+        generated: int | None = None,
+        cached: int | None = None,
+        allowed: int | None = None,
+    ) -> None:
+        """Take what a server counted: tokens of the prompt, generated ones, and those of the prompt it had cached.
+
+        What differs from the ticks and from the ids that were fed is marked, and more than `allowed` that were cached.
+        May be called several times: what is None leaves what was said before.
+        """
 
     def prefilled(self) -> None:
         """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
@@ -113,8 +147,8 @@ class EngineOptions:
 class Engine(Protocol):
     """Generates tokens and ticks the clock; it never measures itself.
 
-    Subclass it, so that the methods with a body below are inherited, and write the four
-    without one. A constructor that is found through the entry-point group `pytest_infer.engines` takes one argument,
+    Subclass it, so that the methods with a body below are inherited, and write the three without one, and `generate`
+    or `respond`. A constructor that is found through the entry-point group `pytest_infer.engines` takes one argument,
     the `EngineOptions`.
     """
 
@@ -133,13 +167,25 @@ class Engine(Protocol):
         """Return the text of generated ids."""
         ...
 
-    def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
+    def generate(
+        self,
+        prompt_ids: Sequence[int],  # noqa: ARG002 - for those that override it
+        limits: Limits,  # noqa: ARG002
+        clock: Clock,  # noqa: ARG002
+    ) -> StopReason | None:
         """Generate up to `limits.max_new_tokens` tokens, calling `clock.tick(token_ids)` as each is available.
 
         With `limits.sequences` above 1, which only an engine with `batches()` receives: run so many copies of
         the prompt at once, tick with the tokens of the first sequence, and continue with all until that one ends.
         """
-        ...
+        raise EngineError("this engine generates nothing: it has neither generate nor respond")
+
+    def respond(self, request: Request, limits: Limits, clock: Clock) -> StopReason | None:
+        """Generate as `generate` does, for an engine that needs more of a request than its ids (a server).
+
+        The harness calls this.
+        """
+        return self.generate(request.ids, limits, clock)
 
     def honours(self) -> frozenset[str] | None:
         """Return the fields of EngineOptions that the engine follows now; None where it does not say.
@@ -204,6 +250,25 @@ class Engine(Protocol):
         Called before every round with what `generate` gets next, outside the clock and the counters: keep what is made
         as long as both stay the same.
         """
+
+    def ready(self, request: Request, limits: Limits) -> None:
+        """Make what belongs to the request, as `prepare` does, with more of it than its ids. The harness calls this."""
+        self.prepare(request.ids, limits)
+
+    def needs_ids(self) -> bool:
+        """Return whether a prompt must have ids: by default, unless the engine overrides `respond`."""
+        return type(self).respond is Engine.respond
+
+    def varied(self) -> str | None:
+        """Return why the rounds of a prompt are not of the same prompt, so that their outputs differ; None: they are.
+
+        A nonce ahead of it, for example, against a server's cache of prompts.
+        """
+        return None
+
+    def observed(self) -> Observed | None:
+        """Return whose memory, CPU time and I/O are the model's, known after `load`; None: this process's."""
+        return None
 
     def weights_sha256(self) -> str | None:
         """Return a hash of the loaded weights, or None where they have no files. Called once after `load`."""

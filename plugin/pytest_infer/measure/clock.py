@@ -8,7 +8,7 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from pytest_infer.errors import EngineError
-from pytest_infer.records import StopReason, TokenTrace
+from pytest_infer.records import Reported, StopReason, TokenTrace
 
 _NOTHING = nullcontext()
 
@@ -20,7 +20,17 @@ class TokenClock:
     parameter for tests with a fake clock.
     """
 
-    __slots__ = ("_ids", "_now", "_prefill_end_ns", "_spanned", "_stamps", "_start_ns")
+    __slots__ = (
+        "_counts",
+        "_ids",
+        "_now",
+        "_prefill_end_ns",
+        "_reported",
+        "_spanned",
+        "_stamps",
+        "_start_ns",
+        "_texts",
+    )
 
     def __init__(self, now: Callable[[], int] = perf_counter_ns) -> None:
         self._now = now
@@ -28,19 +38,48 @@ class TokenClock:
         self._prefill_end_ns: int | None = None
         self._stamps: list[int] = []
         self._ids: list[Sequence[int]] = []
+        self._texts: list[str] = []
+        self._counts: list[int] = []
+        self._reported: Reported | None = None
         self._spanned = False
 
     def start(self) -> None:
         """Read the clock: the ids are ready and the device is idle. The harness calls it, not the engine."""
         self._stamps.clear()
         self._ids.clear()
+        self._texts.clear()
+        self._counts.clear()
+        self._reported = None
         self._prefill_end_ns = None
         self._start_ns = self._now()
 
     def tick(self, token_ids: Sequence[int]) -> None:
         """Stamp the moment at which these ids (one or more, in order) became available."""
-        self._stamps.append(self._now())
+        self._stamp()
         self._ids.append(token_ids)
+
+    def tick_text(self, text: str, tokens: int = 1) -> None:
+        """Stamp the moment at which a piece of text became available, of so many tokens whose ids nobody tells."""
+        self._stamp()
+        self._texts.append(text)
+        self._counts.append(tokens)
+
+    def _stamp(self) -> None:
+        self._stamps.append(self._now())
+
+    def reported(
+        self,
+        *,
+        prompt: int | None = None,
+        generated: int | None = None,
+        cached: int | None = None,
+        allowed: int | None = None,
+    ) -> None:
+        """Take what a server counted; what is None leaves what it said before."""
+        before, told = self._reported or Reported(), locals()
+        names = ("prompt", "generated", "cached", "allowed")
+        said = {name: getattr(before, name) if told[name] is None else told[name] for name in names}
+        self._reported = Reported(**said)
 
     def prefilled(self) -> None:
         """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""
@@ -52,20 +91,23 @@ class TokenClock:
         return _NOTHING
 
     def trace(self, *, prompt_tokens: int, requested_tokens: int, stopped_by: StopReason | None) -> TokenTrace:
-        """Return what was stamped since `start`.
+        """Return what was stamped since `start`; `prompt_tokens` of 0 are those that the server counted.
 
         Raises:
             EngineError: no tick, a tick without ids, or more ids than requested.
         """
-        sizes = tuple(len(ids) for ids in self._ids)
+        if self._ids and self._texts:
+            raise EngineError("the engine ticked ids and texts in one generation")
+        sizes = tuple(self._counts) if self._texts else tuple(len(ids) for ids in self._ids)
         if not sizes:
             raise EngineError("the engine generated no token, or never called clock.tick(token_ids)")
-        if not all(sizes):
-            raise EngineError(f"the engine ticked without token ids (tick {sizes.index(0)})")
+        if min(sizes) < 1:
+            tick = next(number for number, count in enumerate(sizes) if count < 1)
+            raise EngineError(f"the engine ticked without token ids (tick {tick})")
         if sum(sizes) > requested_tokens:
             raise EngineError(f"the engine ticked {sum(sizes)} tokens where {requested_tokens} were asked for")
         return TokenTrace(
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens or (self._reported.prompt if self._reported else None) or 0,
             requested_tokens=requested_tokens,
             start_ns=self._start_ns,
             stamps_ns=tuple(self._stamps),
@@ -74,7 +116,14 @@ class TokenClock:
             prefill_end_ns=self._prefill_end_ns,
             stopped_by=stopped_by,
             spanned=self._spanned,
+            texts=tuple(map(_whole, self._texts)) if self._texts else None,
+            reported=self._reported,
         )
+
+
+def _whole(text: str) -> str:
+    """Return a text that can be written: halves of characters, which JSON can hold, are replaced."""
+    return text.encode(errors="replace").decode()
 
 
 class TurnTaker(Protocol):
@@ -105,11 +154,10 @@ class TurnClock(TokenClock):
         self._waited_ns = 0
         super().start()
 
-    def tick(self, token_ids: Sequence[int]) -> None:
+    def _stamp(self) -> None:
         """Stamp the moment, and wait for the next turn if this one is over."""
         now = self._now()
         self._stamps.append(now - self._waited_ns)
-        self._ids.append(token_ids)
         if self._turns.after(len(self._stamps) - 1):
             self._waited_ns += self._now() - now
 

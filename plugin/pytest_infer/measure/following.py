@@ -21,7 +21,7 @@ def steer(engine: Engine, follow: Sequence[int] | None) -> None:
 
 def unknown(tokens: Sequence[int], vocabulary: int | None) -> str | None:
     """Return why a model cannot be given these tokens; None where it knows all of them, or does not say."""
-    largest = max(tokens)
+    largest = max(tokens, default=0)
     return (
         None if vocabulary is None or largest < vocabulary else f"token {largest} is none of the model's {vocabulary}"
     )

@@ -14,6 +14,7 @@ from typing import Protocol
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import disturbance, following
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.breakdown import operators, taken
 from pytest_infer.measure.clock import TokenClock, TurnClock, TurnTaker
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -76,7 +77,7 @@ class Runner:
     """What a prompt's rounds run with."""
 
     engine: Engine
-    prompt_ids: Sequence[int]
+    asking: Asking
     limits: Limits
     system: SystemCounters
     usable_cores: float
@@ -98,7 +99,7 @@ class Runner:
     def timed(self, follow: Sequence[int] | None = None) -> Round:
         """Run a timed round, which generates the tokens given if any are, and say whether it was disturbed."""
         following.steer(self.engine, follow)
-        raw = timed_round(self.engine, self.prompt_ids, self.limits, self.system)
+        raw = timed_round(self.engine, self.asking, self.limits, self.system)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
     def in_turns(
@@ -115,14 +116,15 @@ class Runner:
         limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
         following.steer(self.engine, None if follow is None else follow[: limits.max_new_tokens])
         self.engine.reset()
-        self.engine.prepare(self.prompt_ids, limits)
+        request = self.asking.next()
+        self.engine.ready(request, limits)
         clocks = nullcontext(TurnClock(turns)) if observed is None else observed.clock(turns)
         with suspended(), quiet_gc(), clocks as clock:
             self.engine.synchronize()
             turns.await_first()
             clock.start()
-            self.engine.generate(self.prompt_ids, limits, clock)
-        trace = clock.trace(prompt_tokens=len(self.prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
+            self.engine.respond(request, limits, clock)
+        trace = clock.trace(prompt_tokens=len(self.asking.ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
         return Pass(
             start_ns=trace.start_ns,
             stamps_ns=trace.stamps_ns,
@@ -148,8 +150,8 @@ class Runner:
         following.steer(self.engine, follow)
         profile = profile_round(
             self.engine,
-            partial(timed_round, self.engine, self.prompt_ids, self.limits, self.system),
-            prompt_tokens=len(self.prompt_ids),
+            partial(timed_round, self.engine, self.asking, self.limits, self.system),
+            prompt_tokens=len(self.asking.ids),
             sequences=self.limits.sequences,
             expected=expected,
             experts=experts,
@@ -186,14 +188,14 @@ class Runner:
         if why is not None:
             return None, why
         try:
-            found = taken.take(self.engine, self.prompt_ids, self.limits, like, follow)
+            found = taken.take(self.engine, self.asking, self.limits, like, follow)
         except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
             return None, f"taking steps apart failed: {failure(error)}"
         return (replace(found, operators=self._operators(follow)) if when == taken.OPS else found), None
 
     def _operators(self, follow: Sequence[int] | None) -> Operators:
         try:
-            return operators.take(self.engine, self.prompt_ids, self.limits, follow)
+            return operators.take(self.engine, self.asking, self.limits, follow)
         except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
             return Operators(absent=f"recording operators failed: {failure(error)}")
 
@@ -276,16 +278,16 @@ def rounds_to_keep(disturbed: Sequence[bool], wanted: int) -> tuple[int, ...]:
     return tuple(sorted(best[:wanted]))
 
 
-def timed_round(engine: Engine, prompt_ids: Sequence[int], limits: Limits, system: SystemCounters) -> Round:
+def timed_round(engine: Engine, asking: Asking, limits: Limits, system: SystemCounters) -> Round:
     """Run one generation and nothing else; the kernel's counters are read just before and just after."""
-    clock = TokenClock()
+    clock, request = TokenClock(), asking.next()
     engine.reset()
-    engine.prepare(prompt_ids, limits)
+    engine.ready(request, limits)
     with suspended(), quiet_gc():
         before = system.begin()
         engine.synchronize()
         clock.start()
-        stopped_by = engine.generate(prompt_ids, limits, clock)
+        stopped_by = engine.respond(request, limits, clock)
         counters = system.end(before)
-    trace = clock.trace(prompt_tokens=len(prompt_ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by)
+    trace = clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by)
     return Round(trace=trace, counters=counters)

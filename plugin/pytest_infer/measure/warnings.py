@@ -6,6 +6,7 @@ import hashlib
 import statistics
 from collections.abc import Iterable, Sequence
 
+from pytest_infer.measure import served
 from pytest_infer.metrics import timing
 from pytest_infer.records import MeasurementWarning, Output, Profile, Round, WarningKind
 from pytest_infer.units import hertz
@@ -22,11 +23,19 @@ def hash_ids(token_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
 
 
+def hash_said(said: Sequence[int] | str) -> str:
+    """Return the SHA-256 of generated ids, or of the text where there are none."""
+    return hashlib.sha256(said.encode()).hexdigest() if isinstance(said, str) else hash_ids(said)
+
+
 def first_difference(rounds: Sequence[Round]) -> tuple[int, int] | None:
-    """Return (round, position) of the first token that differs from round 0, or None when all rounds are equal."""
-    reference = rounds[0].trace.token_ids
+    """Return (round, position) of the first token that differs from round 0, or None when all rounds are equal.
+
+    Positions are characters where only texts are known.
+    """
+    reference = rounds[0].trace.said
     for number, r in enumerate(rounds[1:], 1):
-        ids = r.trace.token_ids
+        ids = r.trace.said
         if ids != reference:
             pairs = enumerate(zip(ids, reference, strict=False))
             return number, next((n for n, (a, b) in pairs if a != b), min(len(ids), len(reference)))
@@ -45,11 +54,13 @@ def _warnings(
 ) -> Iterable[MeasurementWarning]:
     if output.first_difference is not None:
         number, position = output.first_difference
+        what = "token" if output.by is None else "character"
         yield MeasurementWarning(
             kind=WarningKind.OUTPUT_DIFFERS,
-            text=f"round {number + 1} differs from round 1 at generated token {position + 1}: "
+            text=f"round {number + 1} differs from round 1 at generated {what} {position + 1}: "
             "timings are of different work; set one thread, a seed, or a deterministic kernel",
         )
+    yield from served.find(rounds, output)
     if profile is not None and profile.nonfinite_logits.value:
         yield MeasurementWarning(
             kind=WarningKind.NOT_FINITE,

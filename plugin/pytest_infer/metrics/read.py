@@ -13,6 +13,7 @@ from pytest_infer.records import (
     PromptRecord,
     Quality,
     Reading,
+    Reported,
     Round,
     TokenTrace,
     absent,
@@ -27,6 +28,21 @@ Read = Callable[[PromptRecord], list[MetricValue]]
 def trace(read: Callable[[TokenTrace], float | None]) -> Read:
     """Read a value from each timed round's trace."""
     return lambda record: [read(r.trace) for r in record.rounds]
+
+
+def reported(read: Callable[[Reported], float | None]) -> Read:
+    """Read what a server counted from each timed round, or that there is none that did."""
+
+    def value(_record: PromptRecord, r: Round) -> MetricValue:
+        said = r.trace.reported
+        return absent("no server told") if said is None else read(said)
+
+    return per_round(value)
+
+
+def output(record: PromptRecord) -> MetricValue:
+    """Read the hash of the output, where the rounds of the prompt have one output."""
+    return record.output.sha256 if record.output.varied is None else absent(record.output.varied)
 
 
 def percentile(percent: int) -> Read:

@@ -47,12 +47,14 @@ _SELF, _CHILDREN = "getrusage(RUSAGE_SELF)", "getrusage(RUSAGE_CHILDREN)"
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     # tokens
-    _count("prompt_tokens", "prompt", Unit.TOKENS, _EXACT, read.trace(lambda t: t.prompt_tokens),
+    _count("prompt_tokens", "prompt", Unit.TOKENS, _EXACT, read.trace(timing.prompt_tokens),
            "ids fed to the model", "engine"),
     _count("generated_tokens", "generated", Unit.TOKENS, _EXACT, read.trace(timing.generated_tokens),
            "ids produced; an end-of-sequence id counts", "clock"),
     _count("total_tokens", "tokens", Unit.TOKENS, _EXACT,
-           read.trace(lambda t: t.prompt_tokens + timing.generated_tokens(t)), "prompt + generated", "clock"),
+           read.trace(timing.total_tokens), "prompt + generated", "clock"),
+    _count("cached_tokens", "prompt cached", Unit.TOKENS, _NEUTRAL, read.reported(lambda said: said.cached),
+           "tokens of the prompt that a server says it had in its cache", "the server"),
     _count("requested_tokens", "requested", Unit.TOKENS, _EXACT, read.trace(lambda t: t.requested_tokens),
            "the limit on generated tokens", "suite"),
     # times
@@ -278,8 +280,8 @@ METRICS: tuple[Metric, ...] = (
     _distance("gate_shift", "gate shift", Unit.RATIO, _LOWER,
               "largest change of a gate weight; an expert that was not chosen has none", fidelity.EXPERTS),
     # output
-    _count("output_sha256", "output", Unit.TEXT, _EXACT, read.once(lambda record: record.output.sha256),
-           "SHA-256 of the generated ids in decimal, commas between them", "clock"),
+    _count("output_sha256", "output", Unit.TEXT, _EXACT, read.once(read.output),
+           "SHA-256 of the generated ids in decimal, commas between them; of the text where there are no ids", "clock"),
 )
 # fmt: on
 

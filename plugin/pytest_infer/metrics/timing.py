@@ -10,6 +10,16 @@ from pytest_infer.records import TokenTrace
 NS = 1_000_000_000
 
 
+def prompt_tokens(trace: TokenTrace) -> int | None:
+    """Return how many ids were fed; None where neither the engine nor a server counted them."""
+    return trace.prompt_tokens or None
+
+
+def total_tokens(trace: TokenTrace) -> int | None:
+    """Return prompt and generated tokens; None where those of the prompt are unknown."""
+    return trace.prompt_tokens + generated_tokens(trace) if trace.prompt_tokens else None
+
+
 def generated_tokens(trace: TokenTrace) -> int:
     """Return how many ids were produced; an end-of-sequence id counts."""
     return sum(trace.tick_sizes)
@@ -56,13 +66,13 @@ def tpot_s(trace: TokenTrace) -> float | None:
     return None if decode is None else decode / decode_tokens(trace)
 
 
-def _rate(tokens: int, seconds: float | None) -> float | None:
-    return tokens / seconds if seconds else None
+def _rate(tokens: int | None, seconds: float | None) -> float | None:
+    return tokens / seconds if seconds and tokens else None
 
 
 def overall_throughput(trace: TokenTrace) -> float | None:
     """Return (prompt + generated) / total time, tokens per second."""
-    return _rate(trace.prompt_tokens + generated_tokens(trace), total_s(trace))
+    return _rate(total_tokens(trace), total_s(trace))
 
 
 def prefill_throughput(trace: TokenTrace) -> float | None:

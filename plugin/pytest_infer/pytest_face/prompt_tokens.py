@@ -36,9 +36,13 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
     started = time.perf_counter_ns()
     ids = engine.encode(prompt)
     tokenize_s = (time.perf_counter_ns() - started) / timing.NS
-    if not ids:
+    if not ids and engine.needs_ids():
         raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
     if settings.prompt_tokens is not None:
+        if not ids:
+            raise EngineError(
+                "nobody tells this engine the ids of a prompt: leave out --infer-prompt-tokens and --infer-curve"
+            )
         ids = resized(ids, settings.prompt_tokens)
     limits = limits_of(prompt, settings)
     _check_fits(engine, prompt, len(ids), limits.max_new_tokens, settings)

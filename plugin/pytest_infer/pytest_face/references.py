@@ -105,6 +105,8 @@ class References:
             return
         profile = record.profile
         tokens = record.rounds[0].trace.token_ids
+        if not tokens:
+            return
         self._first[work] = Reference(
             name=configuration.label,
             tokens=tokens,

@@ -12,6 +12,7 @@ import pytest
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import following, instrumentation, ranks, rounds, warnings
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
@@ -272,7 +273,7 @@ class InferSession:
             plan=replace(plan, reference=reference, trace=traced),
             runner=rounds.Runner(
                 engine=engine,
-                prompt_ids=ids,
+                asking=Asking(prompt=prompt, ids=ids),
                 limits=info.limits,
                 system=self.system,
                 usable_cores=here.usable_cores,
@@ -363,11 +364,14 @@ BENCHMARK = pytest.StashKey[object]()
 
 def _output(engine: Engine, measured: rounds.Measured) -> Output:
     """Return what the engine generates freely, whatever it followed."""
-    reference, difference = measured.reference, warnings.first_difference(measured.rounds)
-    token_ids = measured.rounds[0].trace.token_ids if reference is None else reference.free
+    reference, varied = measured.reference, engine.varied()
+    difference = None if varied else warnings.first_difference(measured.rounds)
+    said = measured.rounds[0].trace.said if reference is None or not reference.free else reference.free
     return Output(
-        text=engine.decode(token_ids),
-        sha256=warnings.hash_ids(token_ids),
+        text=said if isinstance(said, str) else engine.decode(said),
+        sha256=warnings.hash_said(said),
         equal=difference is None,
         first_difference=difference,
+        by="text" if isinstance(said, str) else None,
+        varied=varied,
     )

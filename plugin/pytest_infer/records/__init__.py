@@ -17,10 +17,11 @@ from pytest_infer.records.breakdown import (
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
-from pytest_infer.records.generation import Limits, Output, PromptInfo, StopReason, TokenTrace
+from pytest_infer.records.generation import Limits, Output, PromptInfo, Reported, StopReason, TokenTrace
 from pytest_infer.records.load import CacheState, Load, LoadRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, RoleWork, Work
+from pytest_infer.records.observed import Observed
 from pytest_infer.records.reading import Quality, Reading, absent
 from pytest_infer.records.results import (
     AgainstInfo,
@@ -58,6 +59,7 @@ __all__ = [
     "MachineProbe",
     "MeasurementWarning",
     "ModelInfo",
+    "Observed",
     "OperatorTimes",
     "Operators",
     "Output",
@@ -74,6 +76,7 @@ __all__ = [
     "Ranks",
     "Reading",
     "Reference",
+    "Reported",
     "Role",
     "RoleTimes",
     "RoleTurns",

@@ -19,6 +19,9 @@ class WarningKind(StrEnum):
     """The kinds of warnings about a record."""
 
     OUTPUT_DIFFERS = "output differs between rounds"
+    MISCOUNTED = "the server counted other tokens"
+    CACHED = "the server had the prompt in its cache"
+    LENGTHS_DIFFER = "rounds are of different lengths"
     PROFILE_DIFFERS = "output differs under instruments"
     NOT_FINITE = "logits are not finite"
     EXPERTS_DO_NOT_ADD_UP = "expert selections do not add up"

@@ -185,7 +185,14 @@ def _rounds(record: PromptRecord) -> dict[str, Any]:
         "disturbed": disturbed(record.rounds),
         "repeated": len(record.repeated),
         "resumed": record.resumed,
+        **_reported(record.rounds),
     }
+
+
+def _reported(rounds: tuple[Round, ...]) -> dict[str, Any]:
+    """Return what a server counted of each round, where one did."""
+    said = [{} if r.trace.reported is None else _without_none(msgspec.to_builtins(r.trace.reported)) for r in rounds]
+    return {"reported": said} if any(said) else {}
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def _sound(entry: Entry) -> Entry:
     traces = [*(one.trace for one in entry.record.rounds), *([] if profile is None else [profile.trace])]
     for trace in traces:
         stamps, sizes = (trace.start_ns, *trace.stamps_ns), trace.tick_sizes
-        whole = len(sizes) == len(trace.stamps_ns) and sum(sizes) == len(trace.token_ids) > 0 and min(sizes) > 0
+        known = len(trace.token_ids) if trace.texts is None else sum(sizes)
+        pieces = trace.texts is None or (len(trace.texts) == len(sizes) and not trace.token_ids)
+        whole = len(sizes) == len(trace.stamps_ns) and sum(sizes) == known > 0 and min(sizes) > 0 and pieces
         if not whole or list(stamps) != sorted(stamps):
             raise untrusted.Damaged("stamps and tokens of a round that do not belong together")
     try:

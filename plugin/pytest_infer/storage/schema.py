@@ -9,7 +9,17 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts
-from pytest_infer.records import CurvePoint, Drift, ExpertSite, Fidelity, PhaseOperators, Ranks, RoleWork, Turns
+from pytest_infer.records import (
+    CurvePoint,
+    Drift,
+    ExpertSite,
+    Fidelity,
+    PhaseOperators,
+    Ranks,
+    Reported,
+    RoleWork,
+    Turns,
+)
 
 SCHEMA = 1
 KEY = "pytest_infer"
@@ -210,12 +220,16 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Rounds(msgspec.Struct, frozen=True):
-    """How many rounds there were of each kind; `disturbed` holds the reasons by the number of a timed round, from 0."""
+    """How many rounds there were of each kind; `disturbed` holds the reasons by the number of a timed round, from 0.
+
+    `reported` is what a server counted of each timed round.
+    """
 
     warmup: int | None = None
     timed: int | None = None
     profile: bool = True
     disturbed: dict[str, tuple[str, ...]] = {}
+    reported: tuple[Reported, ...] = ()
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -288,6 +302,8 @@ class StoredOutput(msgspec.Struct, frozen=True):
     text: str | None = None
     equal: bool | None = None
     first_difference: tuple[int, int] | None = None
+    by: str | None = None
+    varied: str | None = None
     stopped_by: str | None = None
 
 

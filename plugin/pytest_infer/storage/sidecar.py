@@ -23,7 +23,8 @@ MOST_BYTES = 2**29
 
 _KINDS = {
     **dict.fromkeys(
-        ("stamps_ns", "tick_sizes", "token_ids", "at_ns", "rss_bytes", "read_bytes", "write_bytes"), ("i", 1)
+        ("stamps_ns", "tick_sizes", "token_ids", "text_sizes", "at_ns", "rss_bytes", "read_bytes", "write_bytes"),
+        ("i", 1),
     ),
     "core_busy_s": ("f", 2),
     **dict.fromkeys(("start_ns", "first_token_ns", "end_ns"), ("i", 0)),
@@ -32,7 +33,7 @@ _KINDS = {
     "top": ("f", 3),
     **dict.fromkeys(("chosen", "rest"), ("f", 2)),
     "kl": ("f", 1),
-    "pieces": ("u", 1),
+    **dict.fromkeys(("pieces", "texts"), ("u", 1)),
 }
 """The kind of numbers and how many dimensions, by what is kept."""
 _SCORES = {"tokens": "<i4", "chosen": "<f4", "top_ids": "<i4", "top": "<f4", "rest": "<f4"}
@@ -40,7 +41,7 @@ _PIECES: msgspec.json.Decoder[dict[int, str]] = msgspec.json.Decoder(dict[int, s
 _OF_A_PART = {"|experts|": ("u", 2), "|gates|": ("f", 2), "|breakdown|": ("f", 2)}
 """The same of what has the name of a layer or a role at the end of its key."""
 _AS_LONG_AS = {
-    "tick_sizes": "stamps_ns",
+    **dict.fromkeys(("tick_sizes", "text_sizes"), "stamps_ns"),
     **dict.fromkeys(("rss_bytes", "read_bytes", "write_bytes", "core_busy_s"), "at_ns"),
 }
 
@@ -73,6 +74,8 @@ def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, 
 
     Per record and round r, keyed `NODEID|r|WHAT`: `stamps_ns` (int64, ticks; nanoseconds since the round's start),
     `tick_sizes` (int32, ticks; tokens that came with each), `token_ids` (int32, tokens).
+    Where nobody told the ids there are none, and `texts` (uint8, the pieces in UTF-8 one after another) and
+    `text_sizes` (int32, ticks; bytes of each piece) instead.
     With --infer-experts=trace also, keyed `NODEID|experts|SITE`: the slots that each token selected (uint8, or uint16
     above 256 slots; tokens in order of position, those of the prompt first, x k), and `NODEID|gates|SITE` their gate
     weights (float32, alike). An A/B run and a sweep keep them too, for what follows a reference.
@@ -103,6 +106,10 @@ def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, 
             arrays[key + "stamps_ns"] = _stamps(r)
             arrays[key + "tick_sizes"] = np.asarray(r.trace.tick_sizes, dtype=np.int32)
             arrays[key + "token_ids"] = np.asarray(r.trace.token_ids, dtype=np.int32)
+            if r.trace.texts is not None:
+                pieces = [piece.encode() for piece in r.trace.texts]
+                arrays[key + "texts"] = np.frombuffer(b"".join(pieces), dtype=np.uint8)
+                arrays[key + "text_sizes"] = np.asarray([len(piece) for piece in pieces], dtype=np.int32)
         usage = record.profile.experts if record.profile is not None else None
         if usage is not None and usage.trace is not None:
             tokens = usage.prefill_tokens + usage.decode_tokens

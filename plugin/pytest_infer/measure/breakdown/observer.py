@@ -47,12 +47,11 @@ class StepClock(TokenClock):
         self._marks.resume()
         super().start()
 
-    def tick(self, token_ids: Sequence[int]) -> None:
+    def _stamp(self) -> None:
         """Stamp the moment; what happens before the next step belongs to no token."""
         now = self._now()
         self._marks.tick(observed=self._observer.there)
         self._stamps.append(now - self._waited_ns)
-        self._ids.append(token_ids)
         self._between(self, len(self._stamps))
         self._waited_ns += self._now() - now
         self._marks.resume()

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pytest_infer.engines import roles
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import following
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.breakdown import traced
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.heap import no_collections
@@ -27,7 +28,7 @@ SHORT, MOST_OPERATORS = 256, 200_000
 """A prefill of more tokens is recorded if it runs no more operators: some models loop over the tokens of a prompt."""
 
 
-def take(engine: Engine, prompt_ids: Sequence[int], limits: Limits, follow: Sequence[int] | None = None) -> Operators:
+def take(engine: Engine, asking: Asking, limits: Limits, follow: Sequence[int] | None = None) -> Operators:
     """Record the operators of a prompt in a generation of its own, which followed these tokens in a timed round.
 
     The prefill of a long prompt runs once more before, and is left out where that has too many operators.
@@ -38,19 +39,19 @@ def take(engine: Engine, prompt_ids: Sequence[int], limits: Limits, follow: Sequ
     how = replace(limits, max_new_tokens=min(limits.max_new_tokens, 1 + MOST_STEPS))
     given = None if follow is None else follow[: how.max_new_tokens]
     count = 0
-    if len(prompt_ids) * limits.sequences > SHORT:
+    if len(asking.ids) * limits.sequences > SHORT:
         following.steer(engine, None if given is None else given[:1])
-        count = _counted(engine, prompt_ids, replace(how, max_new_tokens=1))
+        count = _counted(engine, asking, replace(how, max_new_tokens=1))
     following.steer(engine, given)
     if count <= MOST_OPERATORS:
-        return _recorded(engine, prompt_ids, how, prefill=True)
+        return _recorded(engine, asking, how, prefill=True)
     why = f"it runs {count} operators, and at most {MOST_OPERATORS} are recorded"
     if how.max_new_tokens == 1:
         return Operators(absent=f"there is only a prefill: {why}")
-    return replace(_recorded(engine, prompt_ids, how, prefill=False), prefill_absent=why)
+    return replace(_recorded(engine, asking, how, prefill=False), prefill_absent=why)
 
 
-def _counted(engine: Engine, prompt_ids: Sequence[int], limits: Limits) -> int:
+def _counted(engine: Engine, asking: Asking, limits: Limits) -> int:
     """Return how many operators a generation runs."""
     from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415 - as below
 
@@ -64,20 +65,22 @@ def _counted(engine: Engine, prompt_ids: Sequence[int], limits: Limits) -> int:
 
     clock = TokenClock()
     engine.reset()
-    engine.prepare(prompt_ids, limits)
+    request = asking.next()
+    engine.ready(request, limits)
     with suspended(), no_collections(), Counting():  # type: ignore[no-untyped-call]
         clock.start()
-        engine.generate(prompt_ids, limits, clock)
+        engine.respond(request, limits, clock)
     return count
 
 
-def _recorded(engine: Engine, prompt_ids: Sequence[int], how: Limits, *, prefill: bool) -> Operators:
+def _recorded(engine: Engine, asking: Asking, how: Limits, *, prefill: bool) -> Operators:
     module: Any = engine.logits_module()
     devices = set() if module is None else {tensor.device.type for tensor in module.parameters()}
     accelerators = sorted(devices - {"cpu"})
     ranges, profiler = Ranges(), _profiler(accelerators)
     engine.reset()
-    engine.prepare(prompt_ids, how)
+    request = asking.next()
+    engine.ready(request, how)
     gc.collect()
     with suspended(), no_collections(), Recording(profiler) as recording, ExitStack() as hooks:
         if prefill:
@@ -90,7 +93,7 @@ def _recorded(engine: Engine, prompt_ids: Sequence[int], how: Limits, *, prefill
         hooks.enter_context(engine.spans(clock))
         engine.synchronize()
         clock.start()
-        engine.generate(prompt_ids, how, clock)
+        engine.respond(request, how, clock)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
@@ -191,9 +194,9 @@ class RangeClock(TokenClock):
         super().start()
         self._ranges.token()
 
-    def tick(self, token_ids: Sequence[int]) -> None:
+    def _stamp(self) -> None:
         """Stamp the moment, and mark it in the trace."""
-        super().tick(token_ids)
+        super()._stamp()
         if len(self._stamps) == 1:
             self._recording.begin()
         self._ranges.token()

@@ -12,6 +12,7 @@ from pytest_infer.engines import roles
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError
 from pytest_infer.measure import following
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.breakdown import folding
 from pytest_infer.measure.breakdown.marks import DeviceStamper, HostStamper, Marks, Stamper
 from pytest_infer.measure.breakdown.observer import Observer, StepClock
@@ -33,7 +34,7 @@ _MOST_PREFILLS, _PREFILLS_S = 16, 1.0
 
 def take(
     engine: Engine,
-    prompt_ids: Sequence[int],
+    asking: Asking,
     limits: Limits,
     like: TokenTrace,
     follow: Sequence[int] | None = None,
@@ -52,12 +53,13 @@ def take(
         clock = StepClock(marks, observer, lambda clock, step: observer.before(clock, observed=wanted(step)))
         observer.calibrate()
         engine.reset()
-        engine.prepare(prompt_ids, how)
+        request = asking.next()
+        engine.ready(request, how)
         with suspended(), no_collections():
             engine.synchronize()
             clock.start()
             try:
-                engine.generate(prompt_ids, how, clock)
+                engine.respond(request, how, clock)
             finally:
                 observer.leave()
         return seen.steps()

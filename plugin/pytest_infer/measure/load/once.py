@@ -11,6 +11,7 @@ from pytest_infer.engines import lookup
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import InferError
 from pytest_infer.measure import rounds
+from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import page_cache, process, timed
 from pytest_infer.measure.load.process import LoadAnswer
@@ -45,10 +46,10 @@ def run(engine: Engine, cache: CacheState) -> LoadRound:
     try:
         whole = system.begin()
         model = timed.measured(engine, system, cold=False, note=_silent)
-        ids = engine.encode(_PROMPT)
-        first = rounds.timed_round(engine, ids, _ONE_TOKEN, system)
+        asking = Asking(prompt=_PROMPT, ids=engine.encode(_PROMPT))
+        first = rounds.timed_round(engine, asking, _ONE_TOKEN, system)
         counters = system.end(whole)
-        again = rounds.timed_round(engine, ids, _ONE_TOKEN, system)
+        again = rounds.timed_round(engine, asking, _ONE_TOKEN, system)
     finally:
         system.close()
     if model.load is None or model.load_s is None:

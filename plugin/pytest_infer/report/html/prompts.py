@@ -61,6 +61,8 @@ def _about(test: Test) -> dict[str, Any]:
         "phases": _phases(test),
         "output": output.text,
         "equal": output.equal,
+        "varied": output.varied,
+        "unit": "token" if output.by is None else "character",
         "first_difference": output.first_difference,
         "warnings": [warning.text for warning in test.warnings],
     }
