@@ -1,0 +1,1 @@
+"""Servers: started from a command of the user's, or found running."""
