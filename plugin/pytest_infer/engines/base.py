@@ -81,6 +81,22 @@ class Sampling:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """A server: a running one at `url`, or one that `command` starts, with places for {model} and {port}.
+
+    `cache` says what its cache of prompts may do: "bust": nothing, as each prompt has a nonce ahead of it; "off": it is
+    asked not to use it; "warm": what it likes. `kind` is None where it is to be found out. `timeout_s` is how long
+    nothing may come: until it has started, and until the next token.
+    """
+
+    url: str | None = None
+    command: str | None = None
+    cache: str = "bust"
+    kind: str | None = None
+    timeout_s: float = 600.0
+
+
 def local(tensor: Any) -> Any:
     """Return what this process holds of a tensor: all of it, or its own part of one that ranks share (DTensor)."""
     part = getattr(tensor, "to_local", None)
@@ -137,6 +153,7 @@ class EngineOptions:
     compile: bool = False
     trust_remote_code: bool = False
     quantization: str | None = None
+    server: ServerOptions | None = None
     progress: Callable[[str], None] = _silent
 
     def __post_init__(self) -> None:
@@ -255,6 +272,10 @@ class Engine(Protocol):
         """Make what belongs to the request, as `prepare` does, with more of it than its ids. The harness calls this."""
         self.prepare(request.ids, limits)
 
+    def encodes(self) -> bool:
+        """Return whether `encode` works before `load`; else prompts are not checked before that."""
+        return True
+
     def needs_ids(self) -> bool:
         """Return whether a prompt must have ids: by default, unless the engine overrides `respond`."""
         return type(self).respond is Engine.respond
@@ -268,6 +289,14 @@ class Engine(Protocol):
 
     def observed(self) -> Observed | None:
         """Return whose memory, CPU time and I/O are the model's, known after `load`; None: this process's."""
+        return None
+
+    def metrics_text(self) -> str | None:
+        """Return what a server tells of itself, Prometheus' text format, or None where it tells nothing.
+
+        Called right before and right after each round, outside of the clock, where `observed` is not None. Whatever it
+        raises is the reason why these figures are absent.
+        """
         return None
 
     def weights_sha256(self) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import OptionError
-from pytest_infer.pytest_face.settings import Settings
+from pytest_infer.pytest_face.settings import OF_ENGINES, Settings
 
 ENGINE = "engine"
 """The option that chooses an engine, among those that one made by a fixture cannot follow."""
@@ -47,8 +48,14 @@ def check_fixtures(deaf_tests: Collection[str], tests: int, settings: Settings, 
 
 
 def check_engine(engine: Engine, settings: Settings) -> None:
-    """Raise OptionError for options on the command line that an installed engine says it does not follow."""
+    """Raise OptionError for options on the command line, and axes, that an installed engine says it does not follow."""
+    fields = {axis: OF_ENGINES.get(AXES[axis].option.removeprefix("--infer-")) for axis, _ in settings.sweep}
+    swept = {field: f"--infer-sweep: {axis}" for axis, field in fields.items() if field is not None}
     ignored = ignored_by(engine, dict(settings.given))
+    if unmoved := ignored_by(engine, swept):
+        raise OptionError(
+            f"{_places(unmoved.values())}: the engine {settings.engine!r} does not follow it: sweep other axes"
+        )
     if ignored:
         _refuse(ignored.items(), f"the engine {settings.engine!r}", "name in Engine.honours() what it does follow")
 

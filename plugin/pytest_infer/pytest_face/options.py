@@ -92,6 +92,34 @@ OPTIONS = (
         help="none; int8-dynamic: torch's own, linear layers on the CPU; int8, and int4 on accelerators: weight-only, "
         "by torchao; default: none",
     ),
+    Option(
+        name="server",
+        metavar="URL",
+        help="measure a running OpenAI-compatible server: http://127.0.0.1:8080; its key is in the environment: "
+        "PYTEST_INFER_SERVER_KEY",
+    ),
+    Option(
+        name="serve",
+        metavar="COMMAND",
+        help="start a server, measure it, and end it: 'llama-server -m {model} --port {port}'",
+    ),
+    Option(
+        name="cache",
+        metavar="POLICY",
+        help="what a server's cache of prompts may do. bust: nothing, each round's prompt has a nonce ahead of it; "
+        "off: the server is asked not to use it; warm: what it likes; default: bust",
+    ),
+    Option(
+        name="server-kind",
+        metavar="KIND",
+        help="llama (llama-server), vllm, or openai (any other that is compatible); default: the server is asked",
+    ),
+    Option(
+        name="server-timeout",
+        metavar="TIME",
+        help="how long nothing may come from a server, while it starts and between two tokens (30s, 5min); "
+        "default: 10min",
+    ),
     Option(name="batch", metavar="N", help="feed each prompt N times at once; default: 1"),
     Option(
         name="context",
@@ -259,6 +287,8 @@ OPTIONS = (
     ),
     Option(name="max-rounds", metavar="N", help="where --infer-min-pairs counts: at most N pairs; default: 30"),
 )
+CACHE = ("bust", "off", "warm")
+SERVER_KINDS = ("llama", "vllm", "openai")
 EXPERTS = ("counts", "trace", "off")
 TIMELINE = ("on", "off")
 BREAKDOWN = ("on", "auto", "off", "ops")

@@ -214,6 +214,8 @@ def _check_item(engine: Engine, item: pytest.Item, session: InferSession) -> int
     if prompt is None:
         return 0
     check_prompt(prompt, item.nodeid)
+    if not engine.encodes():
+        return 0
     settings = session.settings if found is None else found[1].settings
     try:
         ids, _ = prompt_tokens.encode(engine, prompt, settings)

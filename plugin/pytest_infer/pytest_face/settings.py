@@ -16,6 +16,7 @@ from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.measure import ranks
 from pytest_infer.measure.text import BUNDLED
+from pytest_infer.pytest_face import served
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
     BARE,
@@ -44,6 +45,7 @@ OF_ENGINES = {
     "compile": "compile",
     "trust-remote-code": "trust_remote_code",
     "quantization": "quantization",
+    **dict.fromkeys(("server", "serve", "cache", "server-kind", "server-timeout"), "server"),
 }
 """The fields of EngineOptions by the options that set them."""
 DEFAULT_MIN_PAIRS = 10
@@ -118,8 +120,12 @@ class Settings:
         ignored = ONLY_OURS if base or not place.leads else ()
         read = OptionReader(config, ignored=ignored, not_in_ini=OF_THE_RUN if base else ())
         folder = read.path("prompts")
+        server = served.options(read)
+        engine = served.engine(read, server)
+        asked = engine == served.ENGINE and (server is None or server.command is None)
         engine_options = EngineOptions(
-            model=read.text("model") or DEFAULT,
+            # A server that runs is asked which model it has.
+            model=read.text("model") or ("" if asked else DEFAULT),
             revision=read.text("revision"),
             dtype=read.text("dtype") or "auto",
             device=read.text("device"),
@@ -131,6 +137,7 @@ class Settings:
             compile=read.flag("compile"),
             trust_remote_code=read.flag("trust-remote-code"),
             quantization=read.text("quantization"),
+            server=server,
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
@@ -149,7 +156,7 @@ class Settings:
         experts = read.choice("experts", EXPERTS, "counts")
         return cls(
             prompts=folder,
-            engine=read.text("engine") or "transformers",
+            engine=engine,
             engine_options=engine_options,
             cold_load=read.flag("cold-load"),
             rounds=read.number("rounds", 5, least=1),

@@ -1,4 +1,4 @@
-"""Whose counters are a model's, where it does not run in this process."""
+"""Whose counters count."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The processes that run a model: by their ids, their children included, and where these are from.
+    """The processes that do an engine's work, where that is not this one: `pids`, each with all its children.
 
-    `absent` says why nobody's counters can be read, as for a server on another machine.
+    `absent` says why they cannot be observed (a server on another machine); `pids` is empty then. `source` says how
+    they were found. `started`: they were started for this load, so that whatever they did since is part of it.
     """
 
     pids: tuple[int, ...] = ()
     absent: str | None = None
-    source: str
+    source: str = ""
+    started: bool = False

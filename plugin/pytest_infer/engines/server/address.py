@@ -1,0 +1,75 @@
+"""The address of a server, and the key that it may ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from pytest_infer.errors import EngineError, OptionError
+
+KEY = "PYTEST_INFER_SERVER_KEY"
+"""The environment variable that holds the key; no option and no file does."""
+_KEY_OPTION = re.compile(r"(^|[\s_-])(api[-_]?key|token|secret|password)s?\b", re.IGNORECASE)
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1", re.IGNORECASE)
+
+
+def checked(url: str, where: str) -> str:
+    """Return an address as scheme, host, port and path, without a final /v1; raise OptionError for anything else.
+
+    What it may hold of a key is not shown.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        parts, port, host = urlsplit(""), None, None
+    if parts.scheme not in ("http", "https") or not host:
+        shown = "" if "@" in url or "?" in url else f", not {url!r}"
+        raise OptionError(f"{where} takes an address such as http://127.0.0.1:8080{shown}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise OptionError(
+            f"{where}: an address holds no key, as it is stored with the results: set {KEY} in the environment"
+        )
+    name = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{path}"
+
+
+def check_command(command: str, where: str) -> None:
+    """Refuse a key in the command of a server, which is stored with the results."""
+    if _KEY_OPTION.search(command):
+        raise OptionError(
+            f"{where}: the command is stored with the results: give the server its key by its environment"
+        )
+
+
+def is_here(url: str) -> bool:
+    """Return whether an address is this machine's own."""
+    return _LOOPBACK.fullmatch(urlsplit(url).hostname or "") is not None
+
+
+def port(url: str) -> int:
+    """Return the port of an address."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def authorisation() -> str | None:
+    """Return the header's value for the key of the environment, None without one.
+
+    Raises EngineError for one that no header can hold, which would be shown by whoever refuses it.
+    """
+    key = os.environ.get(KEY, "")
+    if not key:
+        return None
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise EngineError(f"{KEY} holds what no key can: spaces, line ends, or other than ASCII")
+    return f"Bearer {key}"
+
+
+def without_key(text: str) -> str:
+    """Return what a server says without the key, in one line that can be shown."""
+    key = os.environ.get(KEY, "")
+    text = text.replace(key, "…") if key else text
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

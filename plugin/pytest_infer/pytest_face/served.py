@@ -1,0 +1,48 @@
+"""What the options say about a server."""
+
+from __future__ import annotations
+
+from pytest_infer.engines.base import ServerOptions
+from pytest_infer.engines.server import address
+from pytest_infer.errors import OptionError
+from pytest_infer.pytest_face.option_reader import OptionReader
+from pytest_infer.pytest_face.options import CACHE, SERVER_KINDS
+
+ENGINE = "server"
+_OPTIONS = ("server", "serve", "cache", "server-kind", "server-timeout")
+_TIMEOUT_S = 600.0
+
+
+def options(read: OptionReader) -> ServerOptions | None:
+    """Return the server that is to be measured; None where no option names one.
+
+    Raises OptionError for what cannot be used, which shows nothing of a key.
+    """
+    if not any(read.given(name) for name in _OPTIONS):
+        return None
+    url, command = read.text("server"), read.text("serve")
+    if url is not None and command is not None:
+        raise OptionError(f"{read.place('server')} is one that runs, and {read.place('serve')} starts one: take either")
+    if url is not None:
+        url = address.checked(url, read.place("server"))
+    if command is not None:
+        address.check_command(command, read.place("serve"))
+    if (url or command) and read.text("against") is not None:
+        where = read.place("server" if url else "serve")
+        raise OptionError(
+            f"{read.place('against')} compares two commits of what runs in this process: leave out {where}, or "
+            "measure each server in a run of its own, and see pytest-infer compare"
+        )
+    return ServerOptions(
+        url=url,
+        command=command,
+        cache=read.choice("cache", CACHE, CACHE[0]),
+        kind=read.choice("server-kind", SERVER_KINDS, "") or None,
+        timeout_s=read.duration("server-timeout", _TIMEOUT_S),
+    )
+
+
+def engine(read: OptionReader, server: ServerOptions | None) -> str:
+    """Return the engine: as it is named, or the one for servers where there is one."""
+    served = server is not None and (server.url or server.command)
+    return read.text("engine") or (ENGINE if served else "transformers")

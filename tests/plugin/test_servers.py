@@ -1,0 +1,367 @@
+"""Runs against a scripted server on loopback: what is measured, marked, refused, and never shown."""
+
+import json
+import shlex
+import sys
+from collections import namedtuple
+
+import pytest
+
+import scripted_server
+from pytest_infer.storage import sidecar
+from pytest_infer.storage.schema import WHOLE_BLOCK, of_block
+from scripted_server import Answer, Script
+
+QUICK = ("--infer-rounds=2", "--infer-no-profile", "--infer-no-probe", "--benchmark-autosave")
+SUITE = """
+[defaults]
+max_new_tokens = 4
+
+[[prompt]]
+name = "text"
+text = "one two three"
+
+[[prompt]]
+name = "chat"
+messages = [{ role = "system", content = "be brief" }, { role = "user", content = "hello you" }]
+
+[[prompt]]
+name = "last"
+text = "four five"
+"""
+Stored = namedtuple("Stored", "test block")
+KINDS = pytest.mark.parametrize("kind", ["openai", "llama", "vllm"])
+
+
+@pytest.fixture
+def bench(pytester, monkeypatch):
+    """Return a function that runs a suite against a server, or with the arguments given."""
+    monkeypatch.delenv("PYTEST_INFER_SERVER_KEY", raising=False)
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / ".cache"))
+    pytester.makepyfile(test_suite="def test_prompt(infer, prompt):\n    assert infer(prompt).output.equal\n")
+    pytester.path.joinpath("prompts.toml").write_text(SUITE, encoding="utf-8")
+
+    def run(server, *arguments):
+        where = [f"--infer-server={server.url}"] if server is not None else []
+        return pytester.runpytest(*where, *QUICK, *arguments)
+
+    run.path = pytester.path
+    return run
+
+
+def stored(path):
+    (found,) = path.glob(".benchmarks/*/*.json")
+    rows = json.loads(found.read_bytes())["benchmarks"]
+    blocks = ((row["fullname"], of_block(row["extra_info"]["pytest_infer"], WHOLE_BLOCK)) for row in rows)
+    return {b.prompt.name: Stored(test, b) for test, b in blocks if b.phase == "total"}, sidecar.read(found)
+
+
+def shown(done):
+    return " ".join((done.stdout.str() + done.stderr.str()).split())
+
+
+@KINDS
+def test_a_suite_is_measured(bench, kind):
+    with scripted_server.running(Script(kind=kind, caches=True)) as server:
+        done = bench(server)
+    done.assert_outcomes(passed=3)
+    assert "the server counts" not in shown(done)
+    assert "in the server's cache" not in shown(done), "each round has its nonce"
+    rows, arrays = stored(bench.path)
+    for row in rows.values():
+        assert row.block.metrics["generated_tokens"].rounds == (4, 4)
+        assert [one.generated for one in row.block.rounds.reported] == [4, 4]
+        assert {one.prompt for one in row.block.rounds.reported} == {row.block.metrics["prompt_tokens"].value}
+        assert len(arrays[f"{row.test}|0|token_ids"]) == (0 if kind == "openai" else 4)
+    assert rows["text"].block.output.text == " one two three four"
+    nonces = {json.dumps(one.body.get("prompt") or one.body["messages"]) for one in server.served}
+    assert len(nonces) == len(server.served) == 9
+
+
+@KINDS
+def test_the_stamps_are_the_scripts(bench, kind):
+    """Differences are compared with what the server itself stamped, so that a slow machine fails nothing."""
+    with scripted_server.running(Script(kind=kind, answers=(Answer(first_s=0.03, gap_s=0.01),))) as server:
+        bench(server, "--infer-warmup=0").assert_outcomes(passed=3)
+    rows, arrays = stored(bench.path)
+    served = iter(server.served)
+    for name in ("text", "chat", "last"):
+        for number in range(2):
+            one, stamps = next(served), arrays[f"{rows[name].test}|{number}|stamps_ns"]
+            assert len(stamps) == 4
+            # What is seen comes after it was written, and in step with it.
+            assert stamps[0] >= one.stamps_ns[0] - one.arrived_ns
+            late = [seen - (made - one.arrived_ns) for seen, made in zip(stamps, one.stamps_ns, strict=True)]
+            assert max(late) - min(late) < 30e6
+    assert rows["text"].block.metrics["ttft_s"].value >= 0.03
+    assert rows["text"].block.metrics["tpot_s"].value >= 0.005
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "sizes"),
+    [
+        ("llama", Answer(per_chunk=3), [3, 1]),
+        ("vllm", Answer(per_chunk=3), [3, 1]),
+        ("openai", Answer(texts=(" a", "", " b", "")), [1, 1, 1, 1]),
+        ("openai", Answer(texts=(" é", "日", "", " ß"), split=True), [1, 1, 1, 1]),
+        ("llama", Answer(texts=(" é", "日", "", " ß"), split=True), [1, 1, 1, 1]),
+        ("openai", Answer(tokens=2), [1, 1]),
+        ("vllm", Answer(tokens=2, finish="stop"), [1, 1]),
+    ],
+)
+def test_chunks_are_ticks(bench, kind, answer, sizes):
+    with scripted_server.running(Script(kind=kind, answers=(answer,))) as server:
+        done = bench(server)
+    done.assert_outcomes(passed=3)
+    assert "the server counts" not in shown(done)
+    rows, arrays = stored(bench.path)
+    assert arrays[f"{rows['text'].test}|0|tick_sizes"].tolist() == sizes
+    said = "".join(answer.texts[n % len(answer.texts)] for n in range(sum(sizes)))
+    assert rows["text"].block.output.text == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(usage={"completion_tokens": 9}), "have 4 generated tokens here, and 9 as the server counts"),
+        (Answer(per_chunk=2), "have 2 generated tokens here, and 4 as the server counts"),
+        (Answer(usage={"cached_tokens": 70}), "70 tokens of the prompt in the server's cache"),
+    ],
+)
+def test_what_the_server_counts_otherwise_is_marked(bench, answer, words):
+    with scripted_server.running(Script(answers=(answer,))) as server:
+        done = bench(server)
+    done.assert_outcomes(passed=3)
+    assert words in shown(done)
+
+
+@KINDS
+def test_a_cache_is_used_where_it_may_be(bench, kind):
+    with scripted_server.running(Script(kind=kind, caches=True)) as server:
+        done = bench(server, "--infer-cache=warm")
+    done.assert_outcomes(passed=3)
+    rows, _ = stored(bench.path)
+    assert rows["text"].block.metrics["cached_tokens"].rounds == (2, 2)
+    assert rows["text"].block.metrics["output_sha256"].value
+    assert "in the server's cache" not in shown(done)
+
+
+@pytest.mark.parametrize("kind", ["llama", "vllm"])
+def test_a_server_is_asked_to_leave_its_cache_alone(bench, kind):
+    with scripted_server.running(Script(kind=kind, caches=True)) as server:
+        done = bench(server, "--infer-cache=off")
+        bodies = [one.body for one in server.served]
+    done.assert_outcomes(passed=3)
+    assert len({json.dumps(body["prompt"]) for body in bodies}) == 3, "there is no nonce"
+    if kind == "llama":
+        assert "in the server's cache" not in shown(done)
+        assert not any(body["cache_prompt"] for body in bodies)
+    else:  # this one does not do as it is asked
+        assert len({body["cache_salt"] for body in bodies}) == 9
+        assert "2 tokens of the prompt in the server's cache, where none may be" in shown(done)
+
+
+def test_a_server_that_cannot_leave_its_cache_alone_is_refused(bench):
+    with scripted_server.running() as server:
+        done = bench(server, "--infer-cache=off")
+        assert server.served == []
+    assert "cannot be asked to leave its cache of prompts alone" in shown(done)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(status=429, words="slow\ndown"), "answers 429: slow down"),
+        (Answer(status=500, words="out of memory"), "answers 500: out of memory"),
+        (Answer(stall_at=2), "stalls: nothing came for 0.2 s, after 2 tokens (--infer-server-timeout)"),
+        (Answer(stall_at=0), "stalls: nothing came for 0.2 s, after 0 tokens"),
+        (Answer(cut_at=2), "broke off after 2 tokens"),
+        (Answer(cut_at=1, words="CUDA error"), "the server failed after 1 tokens: CUDA error"),
+        (Answer(tokens=0), "generated no token"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openai", "llama"])
+def test_what_goes_wrong_is_one_line_and_the_rest_is_kept(bench, kind, answer, words):
+    answers = (*[Answer()] * 3, *[answer] * 1, Answer())
+    with scripted_server.running(Script(kind=kind, answers=answers)) as server:
+        done = bench(server, "--infer-server-timeout=0.2")
+    done.assert_outcomes(passed=2, failed=1)
+    assert words in shown(done)
+    assert "Traceback" not in shown(done)
+    rows, _ = stored(bench.path)
+    assert sorted(rows) == ["last", "text"]
+
+
+def test_what_was_finished_is_journalled(bench):
+    with scripted_server.running(Script(answers=(*[Answer()] * 3, Answer(status=500, words="no")))) as server:
+        bench(server).assert_outcomes(passed=1, failed=2)
+        (found,) = [bench.path / ".benchmarks"]
+        assert list(found.rglob("*.json"))
+
+
+@pytest.mark.parametrize("kind", ["openai", "llama"])
+def test_a_server_that_dies_in_the_third_prompt(bench, kind):
+    answers = (*[Answer()] * 6, Answer(dies_at=2))
+    with scripted_server.running(Script(kind=kind, answers=answers)) as server:
+        done = bench(server)
+    done.assert_outcomes(passed=2, failed=1)
+    assert "broke off after 2 tokens" in shown(done)
+    rows, _ = stored(bench.path)
+    assert sorted(rows) == ["chat", "text"]
+
+
+def serve(path, script, *more):
+    file = path / "script.json"
+    file.write_text(script.to_json(), encoding="utf-8")
+    command = [
+        sys.executable,
+        scripted_server.__file__,
+        "--script",
+        str(file),
+        "--model",
+        "{model}",
+        "--port",
+        "{port}",
+    ]
+    return shlex.join([*command, *more])
+
+
+def test_a_server_is_started_and_ended(bench):
+    command = serve(bench.path, Script(kind="llama", loads_s=0.1))
+    done = bench(None, f"--infer-serve={command}", "--infer-model=some/mine.gguf")
+    done.assert_outcomes(passed=3)
+    rows, _ = stored(bench.path)
+    assert rows["text"].block.model.name == "mine.gguf"
+    assert rows["text"].block.model.generation["command"] == command
+    assert rows["text"].block.metrics["load_s"].value >= 0.1
+
+
+def test_a_server_of_ours_that_dies_says_why(bench):
+    script = Script(answers=(*[Answer()] * 6, Answer(dies_at=2, words="CUDA error: out of memory")))
+    done = bench(None, f"--infer-serve={serve(bench.path, script)}", "--infer-model=m")
+    done.assert_outcomes(passed=2, failed=1)
+    assert "ended with code 3; its last lines" in shown(done)
+    assert "CUDA error: out of memory" in shown(done)
+    assert sorted(stored(bench.path)[0]) == ["chat", "text"]
+
+
+def test_a_command_that_does_not_run_is_refused_before_anything(bench):
+    done = bench(None, "--infer-serve=no-such-server {model} {port}")
+    assert "there is no program 'no-such-server'" in shown(done)
+
+
+def test_nobody_answers(bench):
+    with scripted_server.running() as server:
+        pass
+    done = bench(server)
+    assert f"no server answers at {server.url}" in shown(done)
+
+
+def test_a_model_that_is_not_there(bench):
+    with scripted_server.running() as server:
+        done = bench(server, "--infer-model=other")
+    assert "the server has no model 'other'; it has scripted" in shown(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--infer-dtype=float32"], "--infer-dtype: the engine 'server' does not follow it"),
+        (["--infer-batch=2"], "runs one sequence at a time"),
+        (["--infer-against=self"], "compares two commits of what runs in this process: leave out --infer-server"),
+        (["--infer-serve=x {model} {port}"], "take either"),
+        (["--infer-prompt-tokens=9"], "leave out --infer-prompt-tokens"),
+        (["--infer-sweep=dtype=float32,bfloat16"], "--infer-sweep: dtype"),
+        (["--infer-cache=cold"], "--infer-cache"),
+        (["--infer-server-kind=triton"], "--infer-server-kind"),
+    ],
+)
+def test_what_a_server_cannot_follow_is_refused(bench, arguments, words):
+    with scripted_server.running() as server:
+        done = bench(server, *arguments)
+        assert server.served == []
+    assert done.ret != 0
+    assert words in shown(done)
+
+
+@KINDS
+def test_a_length_is_that_of_the_prompt_with_its_nonce(bench, kind):
+    if kind == "openai":
+        return
+    with scripted_server.running(Script(kind=kind)) as server:
+        bench(server, "--infer-prompt-tokens=30").assert_outcomes(passed=3)
+    assert {len(one.body["prompt"]) for one in server.served} == {30}
+    assert len({tuple(one.body["prompt"]) for one in server.served}) == 9
+
+
+def test_options_say_what_it_is(bench):
+    with scripted_server.running(Script(kind="llama")) as server:
+        bench(server, "--infer-server-kind=openai", "--infer-sample=temperature=0.7,seed=3").assert_outcomes(passed=3)
+    assert {one.path for one in server.served} == {"/v1/completions", "/v1/chat/completions"}
+    assert {(one.body["temperature"], one.body["seed"]) for one in server.served} == {(0.7, 3)}
+
+
+def test_one_that_ends_though_it_should_go_on_is_refused(bench):
+    with scripted_server.running(Script(answers=(Answer(tokens=2),))) as server:
+        done = bench(server, "--infer-ignore-eos")
+    assert "ended after 2 of 4 tokens, though asked to go on" in shown(done)
+
+
+SECRET = "sk-4f9a8b7c6d"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(key=SECRET),
+        Script(key="another"),
+        Script(key=SECRET, answers=(Answer(), Answer(status=500, words=f"Bearer {SECRET} is broke"))),
+        Script(key=SECRET, answers=(Answer(), Answer(cut_at=1, words=f"{SECRET}"))),
+        Script(key=SECRET, answers=(Answer(stall_at=1),)),
+    ],
+)
+def test_a_key_is_nowhere(bench, monkeypatch, script):
+    monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", SECRET)
+    with scripted_server.running(script) as server:
+        done = bench(
+            server, "--infer-server-timeout=0.2", "--showlocals", "--full-trace", "-vv", "--infer-report=r.html"
+        )
+        if script.key == SECRET:
+            assert {one.headers["authorization"] for one in server.served} == {f"Bearer {SECRET}"}
+    assert SECRET not in done.stdout.str() + done.stderr.str()
+    files = [path for path in bench.path.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nend", "schlüssel"])
+def test_what_is_no_key_is_not_shown(bench, monkeypatch, key):
+    monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", key)
+    with scripted_server.running() as server:
+        done = bench(server, "--showlocals", "--full-trace")
+    assert "PYTEST_INFER_SERVER_KEY holds what no key can" in shown(done)
+    assert key not in done.stdout.str() + done.stderr.str()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:s3cret@127.0.0.1:1", "http://127.0.0.1:1?key=s3cret", "ftp://x", "127.0.0.1:80", "http://x:s3cret"],
+)
+def test_an_address_holds_no_key(bench, url):
+    done = bench(type("Address", (), {"url": url}))
+    assert done.ret == 4
+    lines = [line for line in done.stderr.str().splitlines() if "--infer-server" in line]
+    assert lines
+    assert "s3cret" not in "".join(lines) or url == "http://x:s3cret"
+
+
+def test_a_command_holds_no_key(bench):
+    done = bench(None, "--infer-serve=server {model} {port} --api-key s3cret")
+    assert "give the server its key by its environment" in shown(done)
+
+
+def test_a_missing_key_is_told(bench):
+    with scripted_server.running(Script(key="k")) as server:
+        done = bench(server)
+    assert "answers 401" in shown(done)
+    assert "PYTEST_INFER_SERVER_KEY in the environment" in shown(done)
