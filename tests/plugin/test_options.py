@@ -21,6 +21,7 @@ from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 NAMES = {option.name: option for option in OPTIONS}
 
+SERVER = {"url": None, "command": None, "cache": "bust", "kind": None, "timeout_s": 600.0}
 ENGINE_VALUES = {
     # option: (given, EngineOptions field, what the engine is told)
     "model": ("someone/model", "model", "someone/model"),
@@ -39,6 +40,11 @@ ENGINE_VALUES = {
     "compile": (True, "compile", True),
     "trust-remote-code": (True, "trust_remote_code", True),
     "quantization": ("int8", "quantization", "int8"),
+    "server": ("http://host:80/v1", "server", {**SERVER, "url": "http://host:80"}),
+    "serve": ("s {model} {port}", "server", {**SERVER, "command": "s {model} {port}"}),
+    "cache": ("warm", "server", {**SERVER, "cache": "warm"}),
+    "server-kind": ("vllm", "server", {**SERVER, "kind": "vllm"}),
+    "server-timeout": ("2min", "server", {**SERVER, "timeout_s": 120.0}),
 }
 """What only the engine uses."""
 

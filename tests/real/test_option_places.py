@@ -30,8 +30,8 @@ OTHER = {
     "compile": ({"compile": True}, "generation"),
     "trust_remote_code": ({"trust_remote_code": True}, "remote_code"),
 }
-ELSEWHERE = {"model", "revision", "progress"}
-"""The weights' hash tells models and revisions apart; progress is told before any round."""
+ELSEWHERE = {"model", "revision", "server", "progress"}
+"""Servers are of another engine (tests/plugin/test_servers.py). The weights' hash tells models and revisions apart; progress is told before any round."""
 
 
 def stored(folder, **options):

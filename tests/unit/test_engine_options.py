@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.cli.main import app
-from pytest_infer.engines.base import EngineOptions, Sampling
+from pytest_infer.engines.base import EngineOptions, Sampling, ServerOptions
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.load import process
 from pytest_infer.measure.load.process import LoadRequest
@@ -84,6 +84,11 @@ PLACES = {
     "quantization": Place(
         option="quantization", other="int8", stored=({}, {"quantization": "int8"}), fact="quantization",
         load="--quantization",
+    ),
+    "server": Place(
+        option="server", other=ServerOptions(url="http://127.0.0.1:8080"),
+        stored=({"generation": {"prompt_cache": "bust"}}, {"generation": {"prompt_cache": "warm"}}), fact="generation",
+        not_in_load="a server loads its model itself",
     ),
     "progress": Place(
         other=print, same_work="told before a model is built or hashed, and never in a round",

@@ -254,6 +254,7 @@ class ServerEngine(Engine):
             else:
                 kind.hear(event, heard)
         self._check_end(heard, limits)
+        kind.finish(heard)
         clock.reported(allowed={BUST: self._allowed, OFF: 0}.get(self._server.cache))
         return heard.stopped_by
 

@@ -44,6 +44,8 @@ class Heard:
     whole: bool = False
     pending: bool = False
     """Whether an empty piece ended it, which is a token if the server counts one more."""
+    held: list[tuple[str, list[int], int]] = field(default_factory=list)
+    """Texts of several tokens of which only the last ids were told, those ids as they were ticked, and their number."""
 
     def ids(self, ids: Sequence[int]) -> None:
         """Tick ids that have come."""
@@ -152,6 +154,9 @@ class Kind:
         if isinstance(usage, dict):
             self._usage(usage, heard)
 
+    def finish(self, heard: Heard) -> None:
+        """Complete what was ticked, once all of it has come."""
+
     def _choice(self, choice: Mapping[str, Any], heard: Heard, count: int | None) -> None:
         delta = choice.get("delta") or {}
         text, why = _text(delta if "delta" in choice else choice), choice.get("finish_reason")
@@ -229,6 +234,7 @@ class Llama(Kind):
     def __init__(self, client: Client, model: str | None) -> None:
         super().__init__(client, model)
         self._props: Mapping[str, Any] = client.get("/props") or {}
+        self._pieces: dict[str, list[int]] = {}
 
     def told(self) -> Told:
         """Return what the server tells."""
@@ -271,8 +277,17 @@ class Llama(Kind):
         return "/completion", how
 
     def hear(self, event: Mapping[str, Any], heard: Heard) -> None:
-        """Take one event of the stream."""
-        heard.ids(event.get("tokens") or ())
+        """Take one event of the stream.
+
+        A character of several tokens comes with the last of them, which alone is named. The others are made up for in
+        `finish`: the clock keeps the list.
+        """
+        ids, count = list(event.get("tokens") or ()), _number(event.get("tokens_predicted"))
+        lacking = 0 if count is None else count - heard.tokens - len(ids)
+        heard.ids(ids)
+        if ids and lacking > 0:
+            heard.held.append((str(event.get("content", "")), ids, lacking + len(ids)))
+            heard.tokens += lacking
         if not event.get("stop"):
             return
         timings = event.get("timings") or {}
@@ -284,6 +299,15 @@ class Llama(Kind):
         why = {"eos": StopReason.EOS, "limit": StopReason.LENGTH, "word": StopReason.STOP_STRING}
         heard.stopped_by = why.get(str(event.get("stop_type")))
         heard.whole = True
+
+    def finish(self, heard: Heard) -> None:
+        """Give the ticks of characters of several tokens all of their ids, where the tokeniser tells them for sure."""
+        for text, ids, count in heard.held:
+            if text not in self._pieces:
+                self._pieces[text] = _ids(self.client.post("/tokenize", {"content": text, "add_special": False}))
+            found = self._pieces[text]
+            if len(found) == count and found[-len(ids) :] == ids:
+                ids[:] = found
 
 
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Llama, Vllm, Kind)}
