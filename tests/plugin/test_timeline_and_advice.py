@@ -67,7 +67,7 @@ def test_without_a_profile_round_no_helper_is_started(suite):
 
     def test_it(infer, prompt, request):
         infer(prompt)
-        assert request.config.stash[KEY].timeline.helper is None
+        assert request.config.stash[KEY].observing.sampler().helper is None
     """
     suite(test=textwrap.dedent(test)).runpytest("--infer-no-profile").assert_outcomes(passed=2)
 

@@ -35,6 +35,7 @@ FACE = (
     "pytest_face.model_in_use",
     "pytest_face.sweep.remeasure",
     "ab.loop",
+    "pytest_face.observing",
     "pytest_face.session",
     "pytest_face.since",
     "pytest_face.summary",

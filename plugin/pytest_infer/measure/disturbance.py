@@ -21,16 +21,15 @@ _TICK_S = 0.01
 def reasons(counters: Counters, usable_cores: float) -> tuple[str, ...]:
     """Return why the window counts as disturbed, one short line per reason, or nothing."""
     wall_s = counters.wall_s
-    return tuple(_waited(counters, usable_cores)) + tuple(
-        line
-        for line in (
-            _pressed(counters.pressure_cpu_s, wall_s, "some task was short of a core"),
-            _pressed(counters.pressure_memory_s, wall_s, "some task was stalled for memory"),
-            _stolen(counters.steal_s, wall_s * usable_cores),
-            _throttled(counters.thermal_throttles),
-        )
-        if line is not None
+    lines = (
+        *_waited(counters, usable_cores),
+        *_client_waited(counters),
+        _pressed(counters.pressure_cpu_s, wall_s, "some task was short of a core"),
+        _pressed(counters.pressure_memory_s, wall_s, "some task was stalled for memory"),
+        _stolen(counters.steal_s, wall_s * usable_cores),
+        _throttled(counters.thermal_throttles),
     )
+    return tuple(line for line in lines if line is not None)
 
 
 def _waited(counters: Counters, usable_cores: float) -> Iterator[str]:
@@ -48,6 +47,13 @@ def _waited(counters: Counters, usable_cores: float) -> Iterator[str]:
         available_s = counters.wall_s * usable_cores
         if other_s > OTHER_SHARE * available_s:
             yield f"other processes used {_percent(other_s, available_s)} of its cores' time"
+
+
+def _client_waited(counters: Counters) -> Iterator[str]:
+    # It mostly waits for the server: its share is of the whole time.
+    waited_s = counters.client_wait_s.value
+    if waited_s is not None and waited_s > SHARE * counters.wall_s:
+        yield f"the client waited {_percent(waited_s, counters.wall_s)} of the time for a core"
 
 
 def _pressed(pressure: Reading, wall_s: float, what: str) -> str | None:

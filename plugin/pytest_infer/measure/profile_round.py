@@ -13,6 +13,7 @@ from pytest_infer.errors import ExpertCaptureError
 from pytest_infer.measure import logits
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.kernel_files import growth
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import (
     ExpertUsage,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def profile_round(
     engine: Engine,
     run: Callable[[], Round],
+    system: SystemCounters,
     *,
     prompt_tokens: int,
     sequences: int,
@@ -50,7 +52,8 @@ def profile_round(
     recorder, experts_absent = _recorder(engine) if experts else (None, "switched off with --infer-experts=off")
     one = sequences == 1  # a trace is of one sequence
     engine.reset()
-    memory.trim_heap()
+    if system.observed is None:
+        memory.trim_heap()
     engine.keep_scores(keep=True, full=full)
     try:
         with ExitStack() as instruments:
@@ -67,7 +70,7 @@ def profile_round(
     finally:
         # Rounds that follow are timed ones, of the next test.
         engine.keep_scores(keep=False)
-    pss, uss = memory.footprint()
+    pss, uss = system.footprint()
     usage = None
     if recorder is not None:
         usage, experts_absent = _usage(recorder, raw.trace, sequences)
@@ -83,7 +86,7 @@ def profile_round(
         experts_absent=experts_absent,
         timeline=None if window is None else window.timeline,
         nonfinite_logits=seen.reading(),
-        mapped_weights_bytes=memory.mapped(engine.files()),
+        mapped_weights_bytes=system.mapped(engine.files()),
         passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
         scores=scores,

@@ -151,6 +151,7 @@ class Runner:
         profile = profile_round(
             self.engine,
             partial(timed_round, self.engine, self.asking, self.limits, self.system),
+            self.system,
             prompt_tokens=len(self.asking.ids),
             sequences=self.limits.sequences,
             expected=expected,

@@ -18,6 +18,10 @@ FREQUENCY = 0.1
 """Rounds whose cores ran at frequencies further apart than this share of the highest did not run alike."""
 
 
+CLIENT = 0.5
+"""A client that used more of a core than this over a round, which a server answered, may have delayed what it saw."""
+
+
 def hash_ids(token_ids: Sequence[int]) -> str:
     """Return the SHA-256 of the ids written in decimal with commas between them."""
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
@@ -93,6 +97,13 @@ def _warnings(
             text=f"the cores ran at {hertz(slowest[0])} in one round and at {hertz(slowest[1])} in another: "
             "let the machine cool, or fix its frequency (governor, turbo)",
         )
+    busy = _client(rounds)
+    if busy is not None:
+        yield MeasurementWarning(
+            kind=WarningKind.CLIENT_BUSY,
+            text=f"the client used {100 * busy:.0f} % of a core while it waited for the server: it may be what limits "
+            "the times (a plugin that watches the process, TLS, texts that must be split into tokens)",
+        )
     disturbed = _disturbed(rounds, repeated)
     if disturbed is not None:
         yield MeasurementWarning(kind=WarningKind.DISTURBED, text=disturbed)
@@ -119,6 +130,13 @@ def _cold_first_round(rounds: Sequence[Round]) -> float | None:
     # A clock that stands still tells nothing; whoever gates it says so.
     ratio = totals[0] / usual if usual else 0.0
     return ratio if ratio >= COLD else None
+
+
+def _client(rounds: Sequence[Round]) -> float | None:
+    """Return the cores that the client used in a typical round, if they are many."""
+    used = [cpu / r.counters.wall_s for r in rounds if (cpu := r.counters.client_cpu_s.value) is not None]
+    typical = statistics.median(used) if used else 0.0
+    return typical if typical > CLIENT else None
 
 
 def _frequencies(rounds: Sequence[Round]) -> tuple[float, float] | None:

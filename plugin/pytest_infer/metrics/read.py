@@ -94,6 +94,12 @@ def cores_used(_record: PromptRecord, r: Round) -> Reading:
     return cpu if cpu.value is None else derived(cpu.value / r.counters.wall_s, cpu)
 
 
+def client_cores(_record: PromptRecord, r: Round) -> Reading:
+    """Return the CPU time of this process / wall time of a round, where another one does the work."""
+    cpu = r.counters.client_cpu_s
+    return cpu if cpu.value is None else derived(cpu.value / r.counters.wall_s, cpu)
+
+
 def utilization(record: PromptRecord, r: Round) -> Reading:
     """Return the cores used as a percentage of the usable ones."""
     used = cores_used(record, r)

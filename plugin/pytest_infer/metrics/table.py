@@ -30,6 +30,10 @@ def _count(key: str, label: str, unit: Unit, direction: Direction, read: Read, d
     return Metric(key, label, unit, direction, Kind.COUNTED, read, definition, source)
 
 
+def _sample(key: str, label: str, unit: Unit, read: Read, definition: str, source: str) -> Metric:
+    return Metric(key, label, unit, Direction.NEUTRAL, Kind.SAMPLED, read, definition, source)
+
+
 def _distance(
     key: str, label: str, unit: Unit, direction: Direction, definition: str, source: str = fidelity.BOTH
 ) -> Metric:
@@ -42,6 +46,7 @@ _STATUS, _IO = "/proc/self/status", "/proc/self/io"
 _LOGITS = fidelity.LOGITS
 _CPU = "CLOCK_PROCESS_CPUTIME_ID"
 _PERF = "perf_event_open(2), user mode"
+_METRICS = "the server's /metrics"
 _SELF, _CHILDREN = "getrusage(RUSAGE_SELF)", "getrusage(RUSAGE_CHILDREN)"
 
 # fmt: off
@@ -168,6 +173,8 @@ METRICS: tuple[Metric, ...] = (
             column=Column("CPU", brief=False)),
     Metric("frequency_hz", "frequency", Unit.HERTZ, _NEUTRAL, Kind.SAMPLED, read.counter(lambda c: c.frequency_hz),
            "mean over the cores, before and after the round", "/sys cpufreq scaling_cur_freq"),
+    _count("client_cores", "client's cores", Unit.CORES, _NEUTRAL, read.per_round(read.client_cores),
+           "CPU time of this process / wall time of the round, where a server does the work", _CPU),
     # work of the CPU
     _count("instructions", "instructions", _N, _LOWER, read.counter(lambda c: c.instructions),
            "instructions that all threads retired; a greedy run repeats to about 0.1 %", _PERF),
@@ -216,6 +223,20 @@ METRICS: tuple[Metric, ...] = (
            "time that some task waited for I/O", "/proc/pressure/io"),
     _count("thermal_throttles", "thermal throttles", _N, _LOWER, read.counter(lambda c: c.thermal_throttles),
            "times that a processor slowed down because of its heat", "/sys thermal_throttle package_throttle_count"),
+    # what a server tells of itself
+    _count("server_prompt_tokens", "server's prompt tokens", Unit.TOKENS, _NEUTRAL,
+           read.counter(lambda c: c.server_prompt_tokens),
+           "tokens of prompts in the round, all clients': looked up in the cache; of llama-server, computed",
+           _METRICS),
+    _count("server_cached_tokens", "server's cached tokens", Unit.TOKENS, _NEUTRAL,
+           read.counter(lambda c: c.server_cached_tokens),
+           "tokens of prompts that its cache held in the round, all clients'", _METRICS),
+    _sample("server_running", "server runs", _N, read.counter(lambda c: c.server_running),
+            "requests that ran right before the round: other clients'", _METRICS),
+    _sample("server_waiting", "server's queue", _N, read.counter(lambda c: c.server_waiting),
+            "requests that waited right before the round: other clients'", _METRICS),
+    _sample("server_kv_usage", "server's KV cache", Unit.PERCENT, read.counter(lambda c: c.server_kv_usage),
+            "of its KV cache in use right after the round", _METRICS),
     # experts
     _count("expert_selections", "expert selections", _N, _EXACT, read.experts(experts.selections),
            "MoE sites × tokens processed × top-k; tokens processed = prompt + generated − 1",

@@ -20,11 +20,11 @@ from pytest_infer.measure.load import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
-from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import pieces, prompt_tokens
 from pytest_infer.pytest_face.gate import Gate, Selection, both_sides
 from pytest_infer.pytest_face.model_in_use import ModelInUse
+from pytest_infer.pytest_face.observing import Observing
 from pytest_infer.pytest_face.parametrize import Cache
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.pytest_face.references import References
@@ -97,8 +97,7 @@ class InferSession:
             lambda line: self.live.show(line),  # noqa: PLW0108
             self._closing_model,
         )
-        self._system: SystemCounters | None = None
-        self._timeline: TimelineSampler | None = None
+        self.observing = Observing(lambda: self.machine.usable_cores, timeline=self.settings.timeline)
         self._machine: MachineInfo | None = None
 
     @cached_property
@@ -125,17 +124,8 @@ class InferSession:
 
     @property
     def system(self) -> SystemCounters:
-        """Return the kernel's counters, opened on first use."""
-        if self._system is None:
-            self._system = SystemCounters()
-        return self._system
-
-    @property
-    def timeline(self) -> TimelineSampler | None:
-        """Return the sampler of profile rounds, whose helper starts with the first of them; None when switched off."""
-        if self._timeline is None and self.settings.timeline:
-            self._timeline = TimelineSampler(usable_cores=self.machine.usable_cores)
-        return self._timeline
+        """Return the kernel's counters of this process, opened on first use."""
+        return self.observing.counters()
 
     @property
     def machine(self) -> MachineInfo:
@@ -177,6 +167,7 @@ class InferSession:
         self.remeasure.forget()
         if self.text is not None:
             self.text.forget()
+        self.observing.forget()
         self.heap.release()
 
     def close(self) -> None:
@@ -184,12 +175,7 @@ class InferSession:
         self.heap.release()
         self.live.clear()
         self.keeper.close()
-        if self._system is not None:
-            self._system.close()
-            self._system = None
-        if self._timeline is not None:
-            self._timeline.close()
-            self._timeline = None
+        self.observing.close()
 
     # measuring
 
@@ -275,9 +261,9 @@ class InferSession:
                 engine=engine,
                 asking=Asking(prompt=prompt, ids=ids),
                 limits=info.limits,
-                system=self.system,
+                system=self.observing.counters(engine),
                 usable_cores=here.usable_cores,
-                timeline=self.timeline,
+                timeline=self.observing.sampler(engine),
                 encode=partial(engine.encode, prompt),
                 text=None if self.text is None else partial(self.text.score, engine, model),
             ),

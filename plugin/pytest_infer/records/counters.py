@@ -13,7 +13,8 @@ class Counters:
 
     Counts, times and bytes are differences over the window. Resident sizes are those at its end, except those `before`;
     `rss_file_bytes` holds `rss_shmem_bytes`; `peak_rss_bytes` is the high-water mark within the window. Scope: this
-    process with all its threads, without children, except where a field says otherwise.
+    process with all its threads, without children, except where a field says otherwise; of an engine whose work is
+    done elsewhere, those processes with all their children (see `Observed`).
     """
 
     wall_s: float
@@ -68,3 +69,12 @@ class Counters:
     device_energy_j: Reading = NOT_READ
     device_power_w: Reading = NOT_READ
     device_utilization: Reading = NOT_READ
+    # this process, where another one does the work
+    client_cpu_s: Reading = NOT_READ
+    client_wait_s: Reading = NOT_READ
+    # what a server tells of itself, each under its own name: running and waiting requests as of right before
+    server_cached_tokens: Reading = NOT_READ
+    server_prompt_tokens: Reading = NOT_READ
+    server_running: Reading = NOT_READ
+    server_waiting: Reading = NOT_READ
+    server_kv_usage: Reading = NOT_READ

@@ -29,6 +29,7 @@ class WarningKind(StrEnum):
     DISTURBED = "rounds were disturbed"
     COLD_FIRST_ROUND = "the first round is much slower"
     FREQUENCY = "the cores' frequency moved between rounds"
+    CLIENT_BUSY = "the client was busy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,10 +92,9 @@ def test_machine_time_in_ticks() -> None:
         contention.parse_stat(b"intr 1\n", 100)
 
 
-def test_other_cpu_is_the_machine_less_own(proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_cpu_is_the_machine_less_own(proc) -> None:
     own = iter([10.0, 10.5, 20.0])
-    monkeypatch.setattr(contention, "own_cpu_s", lambda: next(own))
-    instrument = contention.MachineTime(proc.root)
+    instrument = contention.MachineTime(proc.root, lambda: next(own))
     before = instrument.read()
     proc.write("stat", "cpu  200 10 50 9000 5 1 4 30 7 3\n")
     readings = instrument.readings(before, instrument.read())

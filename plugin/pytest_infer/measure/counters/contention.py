@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_infer.measure.counters import cgroup
@@ -115,7 +116,7 @@ def parse_stat(text: bytes, ticks_per_s: int) -> Sample:
 
 
 def other_cpu(before: Sample | Unavailable, after: Sample | Unavailable, source: str) -> Reading:
-    """Return the seconds that all cores were busy (`busy`) with something other than this process (`own`)."""
+    """Return the seconds that all cores were busy (`busy`) with something other than the workload (`own`)."""
     busy = difference(before, after, "busy", f"{source} less own CPU time", quality=Quality.SAMPLED)
     own = difference(before, after, "own", source)
     if busy.value is None or own.value is None:
@@ -133,15 +134,17 @@ def own_cpu_s() -> float:
 class MachineTime:
     """CPU time of the whole machine, in ticks (10 ms): too coarse for windows of a few of them."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), own_s: Callable[[], float] = own_cpu_s) -> None:
+        """Take what returns the CPU seconds that are no other process's."""
         ticks_per_s = os.sysconf("SC_CLK_TCK")
+        self._own_s = own_s
         self._file = KernelFile(proc / "stat", lambda text: parse_stat(text, ticks_per_s), size=256)
 
     def read(self) -> Sample | Unavailable:
-        """Return busy and stolen seconds of all cores since boot, and this process's own at the same moment."""
+        """Return busy and stolen seconds of all cores since boot, and the workload's own at the same moment."""
         sample = self._file.read()
         if not isinstance(sample, Unavailable):
-            sample["own"] = own_cpu_s()
+            sample["own"] = self._own_s()
         return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:

@@ -22,6 +22,17 @@ _STATUS_BLOCK = 512
 _KEYS = (("rss", b"VmRSS"), ("peak", b"VmHWM"), ("anon", b"RssAnon"), ("swap", b"VmSwap"), ("shmem", b"RssShmem"))
 _KIB = 1024
 
+SIZES = {
+    "rss_anon_before_bytes": ("anon", "RssAnon", False),
+    "rss_shmem_bytes": ("shmem", "RssShmem", True),
+    "rss_before_bytes": ("rss", "VmRSS", False),
+    "rss_bytes": ("rss", "VmRSS", True),
+    "rss_anon_bytes": ("anon", "RssAnon", True),
+    "rss_file_bytes": ("file", "RssFile + RssShmem", True),
+    "swap_bytes": ("swap", "VmSwap", True),
+}
+"""Readings by the key of `parse_status`, the lines that it is from, and whether it is that of the end of a window."""
+
 
 def parse_status(text: bytes) -> Sample:
     """Return bytes resident now, at most (`peak`), by kind and swapped out, from /proc/self/status (proc(5)).
@@ -74,13 +85,8 @@ class ResidentMemory:
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the sizes at the end of the window, and the resident and anonymous sizes before it."""
         return {
-            "rss_anon_before_bytes": now(before, "anon", "/proc/self/status RssAnon"),
-            "rss_shmem_bytes": now(after, "shmem", "/proc/self/status RssShmem"),
-            "rss_before_bytes": now(before, "rss", "/proc/self/status VmRSS"),
-            "rss_bytes": now(after, "rss", "/proc/self/status VmRSS"),
-            "rss_anon_bytes": now(after, "anon", "/proc/self/status RssAnon"),
-            "rss_file_bytes": now(after, "file", "/proc/self/status RssFile + RssShmem"),
-            "swap_bytes": now(after, "swap", "/proc/self/status VmSwap"),
+            name: now(after if at_end else before, key, f"/proc/self/status {lines}")
+            for name, (key, lines, at_end) in SIZES.items()
         }
 
     def close(self) -> None:
@@ -172,10 +178,14 @@ def mapped(files: Sequence[Path], proc: Path = Path("/proc"), platform: str = sy
     if not files:
         return absent("the engine does not tell the files of the weights", source)
     try:
-        names = {os.fsencode(file.resolve()) for file in files}
-        return Reading(value=sum(_resident_of(path.read_bytes(), names)), source=source)
+        return Reading(value=resident_of(path.read_bytes(), files), source=source)
     except FAILURES as error:
         return absent(why(error, path), source)
+
+
+def resident_of(smaps: bytes, files: Sequence[Path]) -> int:
+    """Return the resident bytes of these files by the text of /proc/PID/smaps, pages that are copies taken off."""
+    return sum(_resident_of(smaps, {os.fsencode(file.resolve()) for file in files}))
 
 
 def _resident_of(smaps: bytes, names: Collection[bytes]) -> Iterator[int]:

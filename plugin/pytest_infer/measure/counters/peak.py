@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -18,7 +19,8 @@ from pytest_infer.measure.counters.memory import parse_status
 from pytest_infer.records import Quality, Reading, absent
 
 # Writing it to clear_refs sets the high-water mark to the present size (filesystems/proc.rst, Linux >= 4.0).
-_RESET = b"5"
+RESET = b"5"
+"""What is written to clear_refs."""
 _PROBE_BYTES = 4 * 2**20
 _ANSWER_BYTES = 64
 
@@ -56,7 +58,7 @@ class KernelPeak:
         """Return the mark and reset it to the present size."""
         sample = self._status.read()
         try:
-            os.write(self._fd, _RESET)
+            os.write(self._fd, RESET)
         except OSError as error:
             return Unavailable(why(error, self._path))
         if isinstance(sample, Unavailable):
@@ -87,12 +89,15 @@ class HelperPeak:
 
     quality = Quality.SAMPLED
 
-    def __init__(self, interval_s: float, *, linux: bool) -> None:
-        self.source = f"resident size sampled by a helper process every {1000 * interval_s:g} ms"
+    def __init__(self, interval_s: float, *, linux: bool, pids: Sequence[int] = ()) -> None:
+        """Sample this process, or the sum of others with their children."""
+        whose = "resident size" if not pids else f"sum of resident sizes of {', '.join(map(str, pids))} and children"
+        self.source = f"{whose} sampled by a helper process every {1000 * interval_s:g} ms"
         # Isolated and without site-packages it starts fast; psutil, where there is no /proc, is found by its folder.
         extra = [] if linux else [str(Path(psutil.__file__).parents[1])]
         program = [sys.executable, "-I", "-S", peak_helper.__file__]
-        self._command = [*program, str(os.getpid()), str(interval_s), *extra]
+        watched = f"{peak_helper.TREE}{','.join(map(str, pids))}" if pids else str(os.getpid())
+        self._command = [*program, watched, str(interval_s), *extra]
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: str | None = None
 
@@ -217,5 +222,9 @@ def choose(proc: Path, *, linux: bool, usable_cores: float) -> Peak:
             kernel.close()
         except OSError as error:
             reason = why(error, proc / "self/clear_refs")
-    # With few cores a sample every 10 ms would slow the workload down (+0.3 % measured).
-    return Peak(HelperPeak(0.05 if usable_cores <= 2 else 0.01, linux=linux), reason)
+    return Peak(HelperPeak(interval_s(usable_cores), linux=linux), reason)
+
+
+def interval_s(usable_cores: float) -> float:
+    """Return how often to sample: with few cores every 10 ms would slow the workload down (+0.3 % measured)."""
+    return 0.05 if usable_cores <= 2 else 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 
 from pytest_infer.measure.counters.contention import other_cpu, own_cpu_s
@@ -136,14 +138,18 @@ class PsutilIo:
 class PsutilMachineTime:
     """CPU time of the whole machine."""
 
+    def __init__(self, own_s: Callable[[], float] = own_cpu_s) -> None:
+        """Take what returns the CPU seconds that are no other process's."""
+        self._own_s = own_s
+
     def read(self) -> Sample | Unavailable:
-        """Return busy seconds of all cores since boot, and this process's own at the same moment."""
+        """Return busy seconds of all cores since boot, and the workload's own at the same moment."""
         try:
             times = psutil.cpu_times()
         except _FAILURES as error:
             return Unavailable(f"psutil: {error}")
         # Windows counts interrupts within system time already.
-        return {"busy": times.user + times.system + getattr(times, "nice", 0.0), "own": own_cpu_s()}
+        return {"busy": times.user + times.system + getattr(times, "nice", 0.0), "own": self._own_s()}
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the seconds that other processes used."""

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_infer.engines.base import Engine
+from pytest_infer.measure.counters.elsewhere.loading import loaded
 from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import page_cache
 from pytest_infer.metrics import loads, timing
-from pytest_infer.records import CacheState, Load, ModelInfo
+from pytest_infer.records import CacheState, Load, ModelInfo, Observed, Reading
 
 
 def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callable[[str], None]) -> ModelInfo:
     """Load the engine's model and return its description with the load's measurements.
 
     `cold`: drop the page cache of the model's files first, and report it if they stay. Errors for a wrong model
-    are raised before anything is dropped.
+    are raised before anything is dropped. Of a model in other processes the engine itself tells `load_s`, where it
+    started them.
     """
     engine.check()
     files = engine.files()
@@ -31,11 +33,14 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     info = engine.load()
     load_s = (time.perf_counter_ns() - started) / timing.NS
     counters = system.end(before)
+    # As str(tensor.dtype) has it; a name that is not torch's stays as it is.
+    info = replace(info, dtype=None if info.dtype is None else info.dtype.removeprefix("torch."))
+    observed = engine.observed()
+    if observed is not None:
+        return _elsewhere(info, observed, cached)
     read = counters.read_bytes
     return replace(
         info,
-        # As str(tensor.dtype) has it; a name that is not torch's stays as it is.
-        dtype=None if info.dtype is None else info.dtype.removeprefix("torch."),
         load_s=load_s,
         load_read_bytes=None if read.value is None else int(read.value),
         load=Load(
@@ -47,6 +52,13 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
             anon_growth_bytes=growth(counters.rss_anon_before_bytes, counters.rss_anon_bytes),
         ),
     )
+
+
+def _elsewhere(info: ModelInfo, observed: Observed, cached: Reading) -> ModelInfo:
+    """Return the description with the load of the processes that were started for it, which the engine timed."""
+    load = loaded(observed, cached)
+    read = None if load is None else load.read_bytes.value
+    return replace(info, load_read_bytes=None if read is None else int(read), load=load)
 
 
 def weights_sha256(engine: Engine) -> str | None:

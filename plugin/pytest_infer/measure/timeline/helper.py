@@ -1,9 +1,10 @@
 """The timeline helper's program: samples another process's memory, I/O and every core's time between two marks."""
 
-# Run by path (`python -I -S helper.py PID INTERVAL_S PROC`), so it imports the standard library only.
+# Run by path (`python -I -S helper.py PARENT_PID INTERVAL_S PROC [PID,…]`), so it imports the standard library only.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -11,13 +12,28 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 BEGIN, END = b"b", b"e"
 """Marks. After BEGIN it samples; after END it answers with a line of JSON and the samples as 64-bit integers."""
 
 MOST = 4096
 """More samples are merged two by two, and the interval doubles: long rounds have coarser timelines, not larger ones."""
+
+
+_LOOK_EVERY = 20
+"""After so many samples it looks for children again."""
+
+
+class Source(Protocol):
+    """Something to sample."""
+
+    columns: tuple[str, ...]
+
+    def read(self) -> Sequence[int]:
+        """Return a number for each column."""
 
 
 class SampledFile:
@@ -35,19 +51,72 @@ class SampledFile:
         return self._parse(os.pread(self._fd, self._size, 0))
 
 
-def resident(proc: str, pid: int) -> SampledFile:
-    """Resident bytes, from statm (proc(5)): 2 µs."""
+class SampledTree:
+    """A file of each of some processes and of all their children, as sums; the children are looked for now and then."""
+
+    def __init__(
+        self,
+        proc: str,
+        roots: Sequence[int],
+        file: str,
+        columns: Sequence[str],
+        parse: Callable[[bytes], Sequence[int]],
+    ) -> None:
+        self.columns = tuple(columns)
+        self._proc, self._roots, self._file, self._parse = proc, roots, file, parse
+        self._samples = itertools.count()
+        for pid in roots:
+            parse(Path(f"{proc}/{pid}/{file}").read_bytes())
+
+    def read(self) -> Sequence[int]:
+        """Return the sums; raise ProcessLookupError once no root is left."""
+        if next(self._samples) % _LOOK_EVERY == 0:
+            self._members = with_children(self._proc, self._roots)
+        total = [0] * len(self.columns)
+        for pid in self._members:
+            with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+                found = self._parse(Path(f"{self._proc}/{pid}/{self._file}").read_bytes())
+                total = [a + b for a, b in zip(total, found, strict=True)]
+        if not self._members:
+            raise ProcessLookupError
+        return total
+
+
+def with_children(proc: str, roots: Sequence[int]) -> list[int]:
+    """Return the ids of processes that live and of all their children (proc(5))."""
+    parents: dict[int, int] = {}
+    for folder in Path(proc).glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+            parents[int(folder.name)] = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    found: list[int] = []
+    left = [pid for pid in roots if pid in parents]
+    while left:
+        found.append(left.pop())
+        left += [child for child, parent in parents.items() if parent == found[-1]]
+    return found
+
+
+def resident(proc: str, pid: int, roots: Sequence[int]) -> Source:
+    """Resident bytes, from statm (proc(5)): 2 µs a process."""
     page = os.sysconf("SC_PAGE_SIZE")
-    return SampledFile(f"{proc}/{pid}/statm", ["rss"], lambda text: [int(text.split(None, 2)[1]) * page], 64)
+
+    def parse(text: bytes) -> Sequence[int]:
+        return [int(text.split(None, 2)[1]) * page]
+
+    if roots:
+        return SampledTree(proc, roots, "statm", ["rss"], parse)
+    return SampledFile(f"{proc}/{pid}/statm", ["rss"], parse, 64)
 
 
-def input_output(proc: str, pid: int) -> SampledFile:
+def input_output(proc: str, pid: int, roots: Sequence[int]) -> Source:
     """Bytes that came from the device and that are on their way to it, since the process started (proc(5))."""
 
     def parse(text: bytes) -> Sequence[int]:
         fields = dict(line.split(b":") for line in text.splitlines())
         return [int(fields[b"read_bytes"]), int(fields[b"write_bytes"])]
 
+    if roots:
+        return SampledTree(proc, roots, "io", ["read", "write"], parse)
     return SampledFile(f"{proc}/{pid}/io", ["read", "write"], parse, 512)
 
 
@@ -68,12 +137,12 @@ def core_time(proc: str) -> SampledFile:
     return SampledFile(path, names, parse, 256 * (len(names) + 1))
 
 
-def sources(proc: str, pid: int) -> tuple[list[SampledFile], dict[str, str]]:
-    """Return what can be read here, and why the rest cannot."""
+def sources(proc: str, pid: int, roots: Sequence[int] = ()) -> tuple[list[Source], dict[str, str]]:
+    """Return what can be read here, and why the rest cannot: of a process alone, or of `roots` with all children."""
     found, absent = [], {}
-    makers: dict[str, Callable[[], SampledFile]] = {
-        "rss": lambda: resident(proc, pid),
-        "io": lambda: input_output(proc, pid),
+    makers: dict[str, Callable[[], Source]] = {
+        "rss": lambda: resident(proc, pid, roots),
+        "io": lambda: input_output(proc, pid, roots),
         "cores": lambda: core_time(proc),
     }
     for name, make in makers.items():
@@ -100,7 +169,7 @@ def thinned(rows: array[int], columns: int, highest: int | None) -> array[int]:
 class Recording:
     """The samples between two marks."""
 
-    def __init__(self, found: Sequence[SampledFile], absent: dict[str, str], interval_s: float) -> None:
+    def __init__(self, found: Sequence[Source], absent: dict[str, str], interval_s: float) -> None:
         self._found, self._absent, self._interval_s = found, absent, interval_s
         self._columns = ["at", *(column for source in found for column in source.columns)]
         self._highest = self._columns.index("rss") if "rss" in self._columns else None
@@ -146,10 +215,10 @@ def parent_watch(pid: int) -> list[int]:
         return []
 
 
-def serve(proc: str, pid: int, interval_s: float, requests: int, answers: int) -> None:
+def serve(proc: str, pid: int, interval_s: float, requests: int, answers: int, roots: Sequence[int] = ()) -> None:
     """Answer marks until the parent ends. Between a round's END and the next BEGIN nothing wakes this process."""
     ends = parent_watch(pid)
-    found, absent = sources(proc, pid)
+    found, absent = sources(proc, pid, roots)
     recording: Recording | None = None
     due = 0.0
     while True:
@@ -178,11 +247,12 @@ def send(descriptor: int, data: bytes) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Watch the process with the given id until it ends, or its end of the pipe is closed."""
-    pid, interval_s, proc = int(arguments[0]), float(arguments[1]), arguments[2]
+    """Sample the process with the given id, or others, until it ends, or its end of the pipe is closed."""
+    pid, interval_s, proc, *others = int(arguments[0]), float(arguments[1]), *arguments[2:]
+    roots = [int(root) for root in ",".join(others).split(",") if root]
     send(1, b"ready\n")
     try:
-        serve(proc, pid, interval_s, 0, 1)
+        serve(proc, pid, interval_s, 0, 1, roots)
     except (ProcessLookupError, BrokenPipeError):
         # The parent has ended; so does its watcher.
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pytest_infer.measure.timeline import helper
-from pytest_infer.records import Timeline
+from pytest_infer.records import Observed, Timeline
 
 INTERVAL_S, FEW_CORES_INTERVAL_S, FEW_CORES = 0.01, 0.05, 2
 """With few cores a sample every 10 ms would slow the workload down (+0.3 % measured with all cores busy)."""
@@ -42,13 +42,23 @@ class TimelineSampler:
     """
 
     def __init__(
-        self, *, usable_cores: float, platform: str = sys.platform, proc: Path = Path("/proc"), pid: int | None = None
+        self,
+        *,
+        usable_cores: float,
+        observed: Observed | None = None,
+        platform: str = sys.platform,
+        proc: Path = Path("/proc"),
+        pid: int | None = None,
     ) -> None:
+        """Sample this process, or those that an engine observes with their children."""
         self.interval_s = FEW_CORES_INTERVAL_S if usable_cores <= FEW_CORES else INTERVAL_S
         self._watched, self._proc = pid, proc
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self._roots = ",".join(map(str, observed.pids)) if observed is not None else ""
         self._absent = None if platform == "linux" else "only Linux tells it to another process cheaply, in /proc"
+        if observed is not None and observed.absent is not None:
+            self._absent = observed.absent
 
     @contextmanager
     def sampling(self) -> Iterator[Window]:
@@ -90,7 +100,7 @@ class TimelineSampler:
         # Isolated and without site-packages it starts fast. Its own session: Ctrl-C ends the tests, and the helper
         # ends with this process.
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", helper.__file__, str(pid), str(self.interval_s), str(self._proc)],
+            [sys.executable, "-I", "-S", helper.__file__, str(pid), str(self.interval_s), str(self._proc), self._roots],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

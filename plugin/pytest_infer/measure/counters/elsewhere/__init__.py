@@ -1,0 +1,1 @@
+"""The same counters of other processes: a server's, with all its children."""
