@@ -167,3 +167,28 @@ def test_rounds_at_different_frequencies(record):
 @pytest.mark.parametrize("hertz", [(3.5e9, 3.4e9, 3.2e9, 3.5e9), (None, None, None, None), (None, 3e9, None, None)])
 def test_frequencies_that_say_nothing(record, hertz):
     assert warnings.find(at(record, *hertz), None, record.output) == ()
+
+
+def busy(record, *cores):
+    readings = [absent("the model runs in this process") if c is None else c for c in cores]
+    return tuple(
+        dataclasses.replace(
+            r,
+            counters=dataclasses.replace(
+                r.counters,
+                client_cpu_s=c if isinstance(c, Reading) else Reading(value=c * r.counters.wall_s, source="clock"),
+            ),
+        )
+        for r, c in zip(record.rounds, readings, strict=True)
+    )
+
+
+def test_a_client_that_is_busy_itself(record):
+    (warning,) = warnings.find(busy(record, 0.9, 0.8, 0.1, 0.9), None, record.output)
+    assert warning.kind is WarningKind.CLIENT_BUSY
+    assert "used 85 % of a core" in warning.text
+
+
+@pytest.mark.parametrize("cores", [(0.1, 0.9, 0.1, 0.1), (None, None, None, None)])
+def test_a_client_that_mostly_waits(record, cores):
+    assert warnings.find(busy(record, *cores), None, record.output) == ()

@@ -328,3 +328,38 @@ def test_a_server_whose_guard_was_killed_ends_too(started):
     assert gone(own)
     with pytest.raises(EngineError, match="lost its guard"):
         server.check()
+
+
+def test_who_listens_to_the_port_of_a_running_server(serve):
+    port = serve({})
+    assert listening.observed(port).pids == (os.getpid(),)
+    assert listening.observed(port).source == f"listens to port {port}"
+    assert listening.observed(port, (7, 8)).pids == (7, 8)
+
+
+def test_who_cannot_be_found_is_to_be_named(serve, monkeypatch):
+    port = command.free_port()
+    for told in (listening.observed(port), _denied(monkeypatch, port)):
+        assert told.pids == ()
+        assert f"who listens to port {port}" in told.absent
+        assert "--infer-server-pid" in told.absent
+    monkeypatch.undo()
+    with pytest.raises(OptionError, match="no process 4194305"):
+        listening.check((os.getpid(), 2**22 + 1))
+    listening.check(())
+
+
+def _denied(monkeypatch, port):
+    def refused(kind):
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "net_connections", refused)
+    return listening.observed(port)
+
+
+@pytest.mark.parametrize("name", ["docker-proxy", "ssh", "kubectl"])
+def test_what_only_forwards_is_not_the_server(serve, monkeypatch, name):
+    monkeypatch.setattr(psutil.Process, "name", lambda self: name)
+    told = listening.observed(serve({}))
+    assert told.pids == ()
+    assert told.absent.startswith(f"{name} listens to port")

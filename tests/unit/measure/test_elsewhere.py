@@ -10,11 +10,11 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import denied
+import worker as worker_module
 from pytest_infer.measure.counters import peak
 from pytest_infer.measure.counters.elsewhere import memory, use
 from pytest_infer.measure.counters.elsewhere.loading import loaded
@@ -26,38 +26,17 @@ from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import Counters, Observed, Quality, Reading, absent
 from pytest_infer.records.reading import NOT_READ
+from worker import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(worker_module.__file__)
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 MIB = 2**20
 
 
-class Worker:
-    """The process of worker.py; `account` is what it told last."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-IS", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        self.account: dict[str, Any] = {}
-        self.do("nothing")
-
-    @property
-    def observed(self) -> Observed:
-        return Observed(pids=(self.process.pid,), source="a test", started=True)
-
-    def do(self, what: str) -> dict[str, Any]:
-        """Let it do something; return its account, and what the CPU times in it grew by."""
-        before = self.account
-        self.process.stdin.write(f"{what}\n")
-        self.account = json.loads(self.process.stdout.readline())
-        spent = {name: self.account[name] - before.get(name, 0) for name in ("cpu", "ended", "faults")}
-        return self.account | spent
-
-    def end(self) -> None:
-        self.process.communicate()
+def observed(worker: Worker) -> Observed:
+    return Observed(pids=(worker.pid,), source="a test", started=True)
 
 
 @pytest.fixture
@@ -69,7 +48,7 @@ def worker():
 
 @pytest.fixture
 def system(worker):
-    made = SystemCounters(observed=worker.observed)
+    made = SystemCounters(observed=observed(worker))
     yield made
     made.close()
 
@@ -91,7 +70,7 @@ def test_cpu_time_is_its_own(worker, system) -> None:
     # This process waited meanwhile.
     assert 0 < counters.client_cpu_s.value < 0.05
     assert counters.client_wait_s.value >= 0
-    assert str(worker.process.pid) in counters.cpu_s.source
+    assert str(worker.pid) in counters.cpu_s.source
 
 
 def test_children_that_live_and_that_end_in_the_window_count(worker, system) -> None:
@@ -129,10 +108,10 @@ def test_a_child_that_nobody_waits_for_is_lost_and_that_is_said(worker, system) 
 
 
 def test_whoever_was_seen_is_followed_when_its_parent_leaves_it(worker) -> None:
-    tree = Tree((worker.process.pid,))
+    tree = Tree((worker.pid,))
     worker.do("child 0")
     own = {m.pid for m in tree.refresh()}
-    assert own == {worker.process.pid, *worker.account["children"]}
+    assert own == {worker.pid, *worker.account["children"]}
     # Its parent is killed, and another process adopts it.
     with subprocess.Popen(
         [sys.executable, "-IS", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -140,7 +119,7 @@ def test_whoever_was_seen_is_followed_when_its_parent_leaves_it(worker) -> None:
         other.stdin.write("child 0\n")
         other.stdin.flush()
         (left,) = json.loads(other.stdout.readline())["children"]
-        both = Tree((worker.process.pid, other.pid))
+        both = Tree((worker.pid, other.pid))
         assert left in {m.pid for m in both.refresh()}
         os.kill(left, signal.SIGSTOP)  # or it would end with its input
         other.kill()
@@ -169,7 +148,7 @@ def test_memory_is_its_own(worker, system) -> None:
     # The mark was reset.
     after = system.end(system.begin())
     assert after.peak_rss_bytes.value == pytest.approx(account["rss"], rel=0.02)
-    rollup = Path(f"/proc/{worker.process.pid}/smaps_rollup").read_text()
+    rollup = Path(f"/proc/{worker.pid}/smaps_rollup").read_text()
     pss = next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
     found, private = system.footprint()
     assert found.value == pytest.approx(pss, rel=0.02)
@@ -225,7 +204,7 @@ def test_how_often_its_threads_gave_up_their_cores(worker, system) -> None:
 
 def test_every_figure_is_told_or_has_a_reason_and_no_file_stays_open(worker) -> None:
     opened = len(list(Path("/proc/self/fd").iterdir()))
-    system = SystemCounters(observed=worker.observed)
+    system = SystemCounters(observed=observed(worker))
     found = readings(system.end(system.begin()))
     for name, reading in found.items():
         assert (reading.value is None) == (reading.reason is not None), name
@@ -240,11 +219,11 @@ def test_one_that_has_ended_is_a_reason(when) -> None:
     worker = Worker()
     if when == "before":
         worker.end()
-    system = SystemCounters(observed=worker.observed)
+    system = SystemCounters(observed=observed(worker))
     before = system.begin()
     worker.end()
     found = readings(system.end(before))
-    why = f"process {worker.process.pid} has ended"
+    why = f"process {worker.pid} has ended"
     for name in ("cpu_s", "minor_faults", "read_bytes", "rss_bytes", "run_queue_wait_s"):
         assert (found[name].value, found[name].reason) == (None, why), name
     assert found["peak_rss_bytes"].value is None
@@ -254,7 +233,7 @@ def test_one_that_has_ended_is_a_reason(when) -> None:
 
 
 def test_a_number_that_is_given_again_is_another_process(worker, tmp_path, monkeypatch) -> None:
-    tree = Tree((worker.process.pid,))
+    tree = Tree((worker.pid,))
     (member,) = tree.members()
     worker.end()
     with pytest.raises(ProcessLookupError):
@@ -286,7 +265,7 @@ def test_kernels_that_tell_less(worker, monkeypatch, why) -> None:
         monkeypatch.setattr("pytest_infer.measure.counters.elsewhere.tree.Member.children", children)
     else:
         monkeypatch.setattr(time, "clock_gettime_ns", clock)
-    system = SystemCounters(observed=worker.observed)
+    system = SystemCounters(observed=observed(worker))
     before = system.begin()
     told = worker.do("burn 0.05")
     counters = system.end(before)
@@ -301,7 +280,11 @@ def test_a_server_elsewhere_has_no_counters_and_says_why() -> None:
     found = readings(system.end(system.begin()))
     told = {name for name, reading in found.items() if reading.value is not None}
     assert told == {"client_cpu_s", "client_wait_s"}
-    assert {found[name].reason for name in found.keys() - told} == {"the server is on another machine, example.org"}
+    own = {name for name in found if name.startswith("server_")}
+    assert {found[name].reason for name in found.keys() - told - own} == {
+        "the server is on another machine, example.org"
+    }
+    assert {found[name].reason for name in own} == {"the server tells no metrics"}
     assert {r.reason for r in (*system.footprint(), system.mapped([WORKER]))} == {found["cpu_s"].reason}
     system.close()
     system.close()
@@ -309,7 +292,7 @@ def test_a_server_elsewhere_has_no_counters_and_says_why() -> None:
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_systems_without_proc_tell_what_psutil_knows(worker, platform) -> None:
-    system = SystemCounters(observed=worker.observed, platform=platform)
+    system = SystemCounters(observed=observed(worker), platform=platform)
     before = system.begin()
     told = worker.do("burn 0.05")
     found = readings(system.end(before))
@@ -321,7 +304,7 @@ def test_systems_without_proc_tell_what_psutil_knows(worker, platform) -> None:
     assert system.footprint()[0].reason == system.mapped([WORKER]).reason == "only Linux tells it of another process"
     system.close()
     worker.end()
-    system = SystemCounters(observed=worker.observed, platform=platform)
+    system = SystemCounters(observed=observed(worker), platform=platform)
     assert "psutil" in (readings(system.end(system.begin()))["cpu_s"].reason or "")
     system.close()
 
@@ -329,13 +312,13 @@ def test_systems_without_proc_tell_what_psutil_knows(worker, platform) -> None:
 def test_where_marks_cannot_be_reset_a_helper_samples_the_sum(worker, monkeypatch) -> None:
     monkeypatch.setattr(peak.KernelPeak, "problem", lambda self: "not here")
     worker.do("child 0")
-    system = SystemCounters(observed=worker.observed)
+    system = SystemCounters(observed=observed(worker))
     before = system.begin()
     worker.do("keep 30")
     time.sleep(0.15)
     counters = system.end(before)
     assert counters.peak_rss_bytes.quality is Quality.SAMPLED
-    assert f"sum of resident sizes of {worker.process.pid} and children" in counters.peak_rss_bytes.source
+    assert f"sum of resident sizes of {worker.pid} and children" in counters.peak_rss_bytes.source
     assert counters.peak_rss_bytes.value == pytest.approx(counters.rss_bytes.value, rel=0.02)
     system.close()
 
@@ -345,7 +328,7 @@ def test_marks_of_a_process_that_is_another_users(worker, monkeypatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pytest_infer.measure.counters.elsewhere.tree.Member.write", denied)
-    tree = Tree((worker.process.pid,))
+    tree = Tree((worker.pid,))
     meter = memory.peak_of(tree, Path("/proc"), 4)
     assert isinstance(meter._source, peak.HelperPeak)
     assert "permission denied" in (meter._fallback_reason or "")
@@ -354,7 +337,7 @@ def test_marks_of_a_process_that_is_another_users(worker, monkeypatch) -> None:
 
 
 def test_the_helper_ends_with_what_it_watches(worker) -> None:
-    read = tree_reader([worker.process.pid])
+    read = tree_reader([worker.pid])
     assert read() > 2 * MIB
     worker.end()
     with pytest.raises(ProcessLookupError):
@@ -363,7 +346,7 @@ def test_the_helper_ends_with_what_it_watches(worker) -> None:
 
 def test_the_timeline_is_that_of_the_tree(worker) -> None:
     worker.do("child 0")
-    sampler = TimelineSampler(usable_cores=4, observed=worker.observed)
+    sampler = TimelineSampler(usable_cores=4, observed=observed(worker))
     with sampler.sampling() as window:
         time.sleep(0.03)
         worker.do("keep 30")
@@ -371,7 +354,7 @@ def test_the_timeline_is_that_of_the_tree(worker) -> None:
     seen = window.timeline
     assert seen is not None
     assert seen.absent == {}
-    own = Tree((worker.process.pid,))
+    own = Tree((worker.pid,))
     both = memory.TreeMemory(own).read()
     own.close()
     assert not isinstance(both, Unavailable)
@@ -388,21 +371,21 @@ def test_the_load_is_that_of_its_whole_life(worker) -> None:
     worker.do("keep 20")
     worker.do("spike 30")
     cached = absent("not asked")
-    load = loaded(worker.observed, cached)
+    load = loaded(observed(worker), cached)
     assert load is not None
     assert load.cached is cached
     assert load.peak_rss_bytes.value == pytest.approx(worker.account["hwm"], rel=0.02)
     assert load.rss_anon_bytes.value == load.anon_growth_bytes.value > 20 * MIB
     assert load.read_bytes.value >= 0
-    assert loaded(Observed(pids=worker.observed.pids), cached) is None
+    assert loaded(Observed(pids=(worker.pid,)), cached) is None
     assert loaded(Observed(absent="x"), cached) is None
-    elsewhere = loaded(worker.observed, cached, platform="darwin")
+    elsewhere = loaded(observed(worker), cached, platform="darwin")
     assert elsewhere is not None
     assert "Linux" in (elsewhere.read_bytes.reason or "")
 
 
 def test_the_machines_other_processes_are_not_those_of_the_tree(worker) -> None:
-    tree = Tree((worker.process.pid,))
+    tree = Tree((worker.pid,))
     spent = TreeUse(tree)
     before = spent.used_s()
     told = worker.do("burn 0.05")
@@ -417,17 +400,17 @@ def test_the_clock_of_another_process() -> None:
 
 
 def test_a_stopped_process_is_read(worker, system) -> None:
-    os.kill(worker.process.pid, signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGSTOP)
     counters = system.end(system.begin())
-    os.kill(worker.process.pid, signal.SIGCONT)
+    os.kill(worker.pid, signal.SIGCONT)
     assert counters.cpu_s.value == pytest.approx(0, abs=0.01)
 
 
 FILES = ("stat", "status", "io", "clear_refs", "task", "task/*/schedstat", "task/*/status", "task/*/children")
 
 
-def counted(observed: Observed) -> dict[str, Reading]:
-    system = SystemCounters(observed=observed)
+def counted(whose: Observed) -> dict[str, Reading]:
+    system = SystemCounters(observed=whose)
     try:
         found = readings(system.end(system.begin()))
         return found | {"pss": system.footprint()[0], "mapped": system.mapped([WORKER])}
@@ -439,13 +422,13 @@ def counted(observed: Observed) -> dict[str, Reading]:
 def test_each_file_that_is_withheld_costs_its_own_figures_and_says_why(worker, how) -> None:
     worker.do("child 0")
     with denied.withheld() as files:
-        whole = counted(worker.observed)
+        whole = counted(observed(worker))
     own = {f"/proc/*/{name}" for name in (*FILES, "smaps", "smaps_rollup")}
     assert own <= files.seen
     lost = {}
     for path in sorted(own):
         with denied.withheld(path, how):
-            found = counted(worker.observed)
+            found = counted(observed(worker))
         lost[path] = {name for name, reading in found.items() if reading.value is None} - {
             name for name, reading in whole.items() if reading.value is None
         }
@@ -463,5 +446,5 @@ def test_each_file_that_is_withheld_costs_its_own_figures_and_says_why(worker, h
 
 def test_the_reason_for_a_refusal_is_the_file(worker) -> None:
     with denied.withheld("/proc/*/io", "denied"):
-        found = counted(worker.observed)
-    assert found["read_bytes"].reason == f"permission denied: /proc/{worker.process.pid}/io"
+        found = counted(observed(worker))
+    assert found["read_bytes"].reason == f"permission denied: /proc/{worker.pid}/io"

@@ -167,12 +167,7 @@ class ServerEngine(Engine):
         url = self._server.url or ""
         if not address.is_here(url):
             return Observed(absent="the server is on another machine", source=url)
-        port = address.port(url)
-        pids = tuple(process.pid for process in listening.listeners(port))
-        source = f"listens to port {port}"
-        return (
-            Observed(pids=pids, source=source) if pids else Observed(absent=f"nobody tells who {source}", source=source)
-        )
+        return listening.observed(address.port(url))
 
     def metrics_text(self) -> str | None:
         """Return what the server says at /metrics."""

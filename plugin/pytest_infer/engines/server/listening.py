@@ -1,10 +1,28 @@
-"""Which processes of this machine listen to a port."""
+"""Which processes of this machine listen to a port, and so do a server's work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psutil
+
+from pytest_infer.errors import OptionError
+from pytest_infer.records import Observed
+
+NAME_IT = "name its process with --infer-server-pid"
+
+_FORWARDERS = (
+    "docker-proxy",
+    "rootlessport",
+    "rootlesskit",
+    "slirp4netns",
+    "pasta",
+    "ssh",
+    "kubectl",
+    "socat",
+    "nginx",
+)
+"""Programs that pass on what comes to a port: their counters are not the server's."""
 
 
 def tree(root: int) -> list[psutil.Process]:
@@ -40,3 +58,32 @@ def listeners(port: int) -> list[psutil.Process]:
         return []
     pids = {c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
     return [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid) if psutil.pid_exists(pid)]
+
+
+def observed(port: int, pids: Sequence[int] = ()) -> Observed:
+    """Return whose counters count for a running server of this machine: these processes, or who listens to its port."""
+    if pids:
+        return Observed(pids=tuple(pids), source="named with --infer-server-pid")
+    source = f"listens to port {port}"
+    found = [(process.pid, _name(process)) for process in listeners(port)]
+    forwarding = [name for _, name in found if name.startswith(_FORWARDERS)]
+    if forwarding:
+        return Observed(absent=f"{forwarding[0]} listens to port {port}, which only forwards: {NAME_IT}", source=source)
+    if not found:
+        why = f"it is not told who listens to port {port} (another user's process, or a container's): {NAME_IT}"
+        return Observed(absent=why, source=source)
+    return Observed(pids=tuple(pid for pid, _ in found), source=source)
+
+
+def check(pids: Sequence[int]) -> None:
+    """Raise OptionError for a process that is not there."""
+    for pid in pids:
+        if not psutil.pid_exists(pid):
+            raise OptionError(f"--infer-server-pid: there is no process {pid}")
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""

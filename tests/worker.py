@@ -1,4 +1,4 @@
-"""A process that does what it is told, a line at a time, and answers with the kernel's own account of it."""
+"""A process that does what it is told, a line at a time, and answers with its own account; and what starts it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 KEPT: list[object] = []
 BUSY = "import time\nwhile time.process_time() < {}: pass\nprint(flush=True)\nimport sys; sys.stdin.read()"
@@ -81,17 +82,49 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-for line in sys.stdin:
-    deed, *how = line.split()
-    DEEDS[deed](*how)
-    own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    account = {
-        "cpu": time.process_time(),
-        "ended": ended.ru_utime + ended.ru_stime,
-        "faults": own.ru_minflt + ended.ru_minflt,
-        "hwm": status("VmHWM"),
-        "rss": status("VmRSS"),
-        "children": [p.pid for p in KEPT if isinstance(p, subprocess.Popen)],
-    }
-    sys.stdout.write(json.dumps(account) + "\n")
-    sys.stdout.flush()
+def answer() -> None:
+    """Do what each line of the input says, and account for it."""
+    for line in sys.stdin:
+        deed, *how = line.split()
+        DEEDS[deed](*how)
+        own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        account = {
+            "cpu": time.process_time(),
+            "ended": ended.ru_utime + ended.ru_stime,
+            "faults": own.ru_minflt + ended.ru_minflt,
+            "hwm": status("VmHWM"),
+            "rss": status("VmRSS"),
+            "children": [p.pid for p in KEPT if isinstance(p, subprocess.Popen)],
+        }
+        sys.stdout.write(json.dumps(account) + "\n")
+        sys.stdout.flush()
+
+
+class Worker:
+    """Starts the process; `account` is what it told last."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-IS", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.account: dict[str, Any] = {}
+        self.do("nothing")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def do(self, what: str) -> dict[str, Any]:
+        """Let it do something; return its account, and what the CPU times in it grew by."""
+        before = self.account
+        self.process.stdin.write(f"{what}\n")
+        self.account = json.loads(self.process.stdout.readline())
+        spent = {name: self.account[name] - before.get(name, 0) for name in ("cpu", "ended", "faults")}
+        return self.account | spent
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+if __name__ == "__main__":
+    answer()
