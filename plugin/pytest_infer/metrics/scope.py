@@ -39,7 +39,7 @@ OTHERS: dict[str, tuple[Scope, str]] = {
     "device_power_w": (Scope.MACHINE, "tpot_s"),
     "device_utilization": (Scope.MACHINE, "tpot_s"),
     **dict.fromkeys(("server_running", "server_waiting"), (Scope.MACHINE, "tpot_s")),
-    **dict.fromkeys(("server_prompt_tokens", "server_cached_tokens"), (Scope.MACHINE, "prompt_tokens")),
+    **dict.fromkeys(("server_prompt_tokens", "server_cached_tokens"), (Scope.MACHINE, "ttft_s")),
     "server_kv_usage": (Scope.MACHINE, "peak_rss_bytes"),
 }
 """The metrics that are not the process's own, each with the one to gate instead."""

@@ -21,6 +21,14 @@ _LINES = {
     "memory": ("peak_rss_bytes", "memory_percent", "rss_bytes", "memory_growth_bytes", "device_peak_bytes"),
     "CPU": ("cpu_utilization", "cores_used", "cpu_s", "frequency_hz"),
     "disk": ("read_bytes", "write_bytes"),
+    "server": (
+        "server_prompt_tokens",
+        "server_cached_tokens",
+        "server_running",
+        "server_waiting",
+        "server_kv_usage",
+        "client_cores",
+    ),
     "experts": ("hottest_experts", "expert_imbalance", "expert_coverage_percent"),
 }
 """The figures of each line, by the word that it begins with."""
