@@ -256,6 +256,8 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "exit": ("bisect", "plain"), "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
         "context": ("1", "2"), "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
+        "server": ("http://a", "http://b"), "cache": ("off", "warm"), "server-kind": ("llama", "vllm"),
+        "server-timeout": ("1s", "2s"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")

@@ -232,7 +232,7 @@ def test_a_server_is_started_and_ended(bench):
     done.assert_outcomes(passed=3)
     rows, _ = stored(bench.path)
     assert rows["text"].block.model.name == "mine.gguf"
-    assert rows["text"].block.model.generation["command"] == command
+    assert rows["text"].block.model.source == command
     assert rows["text"].block.metrics["load_s"].value >= 0.1
 
 

@@ -31,7 +31,9 @@ OTHER = {
     "trust_remote_code": ({"trust_remote_code": True}, "remote_code"),
 }
 ELSEWHERE = {"model", "revision", "server", "progress"}
-"""Servers are of another engine (tests/plugin/test_servers.py). The weights' hash tells models and revisions apart; progress is told before any round."""
+"""Servers are of another engine (tests/plugin/test_servers.py).
+
+The weights' hash tells models and revisions apart; progress is told before any round."""
 
 
 def stored(folder, **options):

@@ -32,8 +32,19 @@ BY_CI = {
 AGAIN = ("--infer-against origin/main", "--infer-against-sequential")
 """Slow: two interpreters load torch. `--infer-against main` and `self` run here; test_against.py has the rest."""
 
-NOT_HERE = ("smollm2", "train.py", "base-venv", "gh-pages", "git -C public", "site public")
-"""Built models are slow tests; training takes half an hour; another interpreter is tested in test_against.py, and the
+NOT_HERE = (
+    "--infer-server",
+    "--infer-serve",
+    "smollm2",
+    "train.py",
+    "base-venv",
+    "gh-pages",
+    "git -C public",
+    "site public",
+)
+"""Servers are scripted in tests/plugin/test_servers_page.py.
+
+Built models are slow tests; training takes half an hour; another interpreter is tested in test_against.py, and the
 steps that publish a site one after the other, with a remote, in test_site.py."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the wheel is tested without the README")

@@ -43,7 +43,8 @@ def test_every_engine_in_its_room_is_registered():
 def test_an_engine_has_the_methods_that_the_protocol_leaves_to_it(name):
     made = engine(name)
     assert Engine in made.__mro__
-    assert [method for method in OWN if getattr(made, method) is getattr(Engine, method)] == []
+    left = [method for method in OWN if getattr(made, method) is getattr(Engine, method)]
+    assert left == ([] if made.respond is Engine.respond else ["generate"])
     (argument,) = list(inspect.signature(made).parameters.values())
     assert argument.annotation == "EngineOptions"
 

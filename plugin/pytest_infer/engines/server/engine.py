@@ -111,12 +111,10 @@ class ServerEngine(Engine):
         if sampling is not None:
             how |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         how["prompt_cache"] = self._server.cache
-        if self._server.command is not None:
-            how["command"] = self._server.command
         return ModelInfo(
             name=told.name or self._asked.model,
             engine=told.engine,
-            source=self._server.url,
+            source=self._server.url or self._server.command,
             parameters=told.parameters,
             parameter_bytes=told.parameter_bytes,
             context_length=told.context,
