@@ -154,6 +154,7 @@ class Server:
         _method, path, _version = head[0].split(" ", 2)
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+        stays = headers.get("connection", "").lower() != "close"
         if asyncio.get_running_loop().time() < self._ready:
             return self._reply(writer, 503, {"error": {"message": "Loading model"}})
         if self.script.key and headers.get("authorization") != f"Bearer {self.script.key}":
@@ -164,7 +165,7 @@ class Server:
             answer = self.script.answers[min(len(self.served), len(self.script.answers)) - 1]
             async with self._slots:
                 served.began_ns = perf_counter_ns()
-                stays = await self._answer(served, answer, writer)
+                stays = await self._answer(served, answer, writer) and stays
                 served.ended_ns = perf_counter_ns()
             return stays
         known = self._known(path, body)

@@ -21,7 +21,7 @@ OK = 200
 
 
 class Client:
-    """One connection to a server; `timeout_s` is how long nothing may come.
+    """Connections to a server, one at a time; `timeout_s` is how long nothing may come.
 
     `check` is called when something went wrong: it raises where it knows why (a server of ours that has ended).
     """
@@ -60,8 +60,7 @@ class Client:
 
     def text(self, path: str) -> str | None:
         """Return the text of a path; None where the server has none."""
-        with self._told(lambda: f"GET {path}"):
-            reply = self._client.get(path)
+        reply = self._answer("GET", path, None)
         return reply.text if reply.status_code == OK else None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -70,20 +69,20 @@ class Client:
 
     def touch(self) -> None:
         """See that the server answers, so that the next request has a connection."""
-        with self._told(lambda: "GET /health"):
-            self._client.get("/health")
+        self._answer("GET", "/health", None)
 
     def prepared(self, path: str, body: dict[str, Any]) -> httpx.Request:
-        """Return a request that can be sent at once."""
-        return self._client.build_request(
-            "POST", path, content=msgspec.json.encode(body), headers={"Content-Type": "application/json"}
-        )
+        """Return a request that can be sent at once, the last on its connection: each round has a new one.
+
+        Servers close a connection after some requests (llama-server after a hundred), which would end a round.
+        """
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        return self._client.build_request("POST", path, content=msgspec.json.encode(body), headers=headers)
 
     def stream(self, request: httpx.Request, tokens: Callable[[], int]) -> Iterator[dict[str, Any] | None]:
         """Send a request and return the events of its answer as they come; None once the server says that it is whole.
 
-        `tokens` tells how many there are by now, for the words of an error. All of the answer is read, so that the
-        connection can be used again.
+        `tokens` tells how many there are by now, for the words of an error.
         """
         with self._told(lambda: _after(tokens())):
             reply = self._client.send(request, stream=True)
@@ -96,8 +95,7 @@ class Client:
                 reply.close()
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None, *, needed: bool) -> Any:
-        with self._told(lambda: f"{method} {path}"):
-            reply = self._client.request(method, path, json=body) if body is not None else self._client.get(path)
+        reply = self._answer(method, path, body)
         if reply.status_code in (401, 403) or (needed and reply.status_code != OK) or 300 <= reply.status_code < 400:
             raise EngineError(self._refusal(reply))
         if reply.status_code != OK:
@@ -108,6 +106,14 @@ class Client:
             if needed:
                 raise EngineError(f"the server answers {method} {path} with what is no JSON") from None
             return None
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """Return what a server answers; ask again where it closed the connection just then."""
+        with self._told(lambda: f"{method} {path}"):
+            try:
+                return self._client.request(method, path, json=body)
+            except self._httpx.RemoteProtocolError:
+                return self._client.request(method, path, json=body)
 
     @contextmanager
     def _told(self, doing: Callable[[], str]) -> Iterator[None]:

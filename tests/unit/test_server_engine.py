@@ -1,0 +1,149 @@
+"""The server engine on its own, request by request: what it sends, and that it leaks nothing, whatever happens."""
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+import scripted_server
+from pytest_infer.engines.base import EngineOptions, ServerOptions
+from pytest_infer.engines.server.engine import ServerEngine
+from pytest_infer.errors import EngineError
+from pytest_infer.measure.asking import Asking
+from pytest_infer.measure.clock import TokenClock
+from pytest_infer.prompts import Message, Prompt
+from pytest_infer.records import Limits
+from scripted_server import Answer, Script
+
+pytest.importorskip("httpx")
+PROMPT = Prompt(name="p", text="one two three")
+BAD = (Answer(status=500, words="no"), Answer(cut_at=1), Answer(cut_at=1, words="no"), Answer(tokens=0))
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """Return a function that makes an engine for a server."""
+    monkeypatch.delenv("PYTEST_INFER_SERVER_KEY", raising=False)
+    made = []
+
+    def connect(server, **how):
+        engine = ServerEngine(EngineOptions(model="", server=ServerOptions(url=server.url, timeout_s=5.0, **how)))
+        made.append(engine)
+        engine.check()
+        return engine
+
+    yield connect
+    for engine in made:
+        engine.close()
+
+
+def run(engine, asking, limits):
+    """Run a round, and return its trace; None where the server fails."""
+    clock, request = TokenClock(), asking.next()
+    engine.ready(request, limits)
+    clock.start()
+    try:
+        stopped = engine.respond(request, limits, clock)
+    except EngineError:
+        return None
+    return clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped)
+
+
+def handles():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), threading.active_count()  # noqa: PTH208
+
+
+def leaks(connect, requests):
+    """Run so many requests, a fifth of which fail, and return what is held more after half of them."""
+    answers = (*[Answer(texts=(" a", " b")), *BAD] * (requests // 5), Answer())
+    with scripted_server.running(Script(kind="llama", answers=answers)) as server:
+        engine = connect(server)
+        asking, limits = Asking(prompt=PROMPT, ids=engine.encode(PROMPT)), Limits(max_new_tokens=2)
+        whole = [run(engine, asking, limits) for _ in range(20)]
+        before, memory = handles(), psutil.Process().memory_info().rss
+        whole += [run(engine, asking, limits) for _ in range(requests - 20)]
+        after, grown = handles(), psutil.Process().memory_info().rss - memory
+        assert len(server.served) == requests
+        assert server.most_connections <= 2
+        server.served.clear()
+    assert len([trace for trace in whole if trace is not None]) == requests // 5
+    return before, after, grown
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what /proc shows")
+def test_some_hundred_requests_leak_nothing(connected):
+    before, after, _ = leaks(connected, 200)
+    assert after == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what /proc shows")
+def test_ten_thousand_requests_leak_nothing(connected):
+    before, after, grown = leaks(connected, 10_000)
+    assert after == before
+    assert grown < 100 * 2**20, "the scripted server keeps each request, some KiB, until the end"
+
+
+def test_each_round_has_a_connection_that_is_open_before(connected):
+    with scripted_server.running(Script(kind="llama")) as server:
+        engine = connected(server)
+        asking = Asking(prompt=PROMPT, ids=engine.encode(PROMPT))
+        for number in range(5):
+            request = asking.next()
+            engine.ready(request, Limits(max_new_tokens=2))
+            assert server.connections == number + 1
+            engine.respond(request, Limits(max_new_tokens=2), TokenClock())
+        assert server.connections == 5
+
+
+def test_closing_gives_everything_back(connected):
+    with scripted_server.running() as server:
+        before = handles()
+        engine = connected(server)
+        run(engine, Asking(prompt=PROMPT, ids=()), Limits(max_new_tokens=2))
+        engine.close()
+        engine.close()
+        after = handles()
+    assert after[0] <= before[0] + 1  # the server's own end of the connection may still be open
+    with pytest.raises(EngineError, match="has not started"):
+        engine.decode([1])
+
+
+def test_what_may_be_cached_is_known_by_the_ids(connected):
+    """A template puts tokens ahead of the nonce, which every prompt has."""
+    dialogue = Prompt(name="c", messages=(Message(role="user", content="hello"),))
+    with scripted_server.running(Script(kind="llama", caches=True)) as server:
+        engine = connected(server)
+        asking = Asking(prompt=dialogue, ids=engine.encode(dialogue))
+        traces = [run(engine, asking, Limits(max_new_tokens=2)) for _ in range(3)]
+    assert [trace.reported.cached for trace in traces] == [0, 1, 1]
+    assert {trace.reported.allowed for trace in traces} == {1}
+    assert {trace.reported.prompt for trace in traces} == {trace.prompt_tokens for trace in traces}
+
+
+def test_a_tokeniser_of_uneven_nonces_is_named(connected, monkeypatch):
+    with scripted_server.running(Script(kind="llama")) as server:
+        engine = connected(server)
+        monkeypatch.setattr(engine._kind, "ids", lambda prompt: list(range(len(prompt.text.replace("1 ", "")))))
+        with pytest.raises(EngineError, match="does not make equally many tokens of each nonce"):
+            engine.encode(PROMPT)
+
+
+def test_a_round_of_another_length_has_its_own_nonce(connected):
+    with scripted_server.running(Script(kind="llama")) as server:
+        engine = connected(server)
+        ids = engine.encode(PROMPT)
+        for length in (4, len(ids) + 7):
+            resized = [*ids, *ids][:length]
+            asking = Asking(prompt=PROMPT, ids=resized)
+            for _ in range(2):
+                run(engine, asking, Limits(max_new_tokens=2))
+    sent = [one.body["prompt"] for one in server.served]
+    assert [len(one) for one in sent] == [4, 4, len(ids) + 7, len(ids) + 7]
+    assert sent[0] != sent[1]
+    assert sent[2] != sent[3]
+    assert sent[2][8:] == [*ids, *ids][8 : len(ids) + 7]
