@@ -76,6 +76,8 @@ def usage(completion, prompt=5, **more):
         ([piece(" a"), piece("", "length"), usage(1)], [" a"]),
         ([piece(" a"), piece("", "stop"), usage(2)], [" a", ""]),
         ([piece(" a"), piece("", "stop")], [" a"]),
+        ([delta(content="a"), delta("stop"), usage(2)], ["a", ""]),
+        ([delta(role="assistant"), delta(role="assistant", content="a"), delta("length"), usage(1)], ["a"]),
         # What a model thinks is generated too.
         ([delta(reasoning_content="hm"), delta(content="a")], ["hm", "a"]),
         ([delta(reasoning="hm"), delta(tool_calls=[]), delta(content="a")], ["hm", "a"]),
@@ -245,6 +247,17 @@ def test_a_server_that_names_no_model_is_asked_by_the_users_name(listed):
     with pytest.raises(ModelError, match="name it with --infer-model"):
         _ = Kind(Answers(v1_models=listed), None).model
     assert Kind(Answers(v1_models=listed), "mine").model == "mine"
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [([], "/models/mine"), (["mine"], "mine"), (["a", "b"], "/models/mine"), (["a", "/models/mine"], "/models/mine")],
+)
+def test_a_server_of_ours_has_the_model_it_was_started_with(ids, expected):
+    kind = kinds.of(Answers(v1_models={"data": [{"id": one} for one in ids]}), None, None, "/models/mine")
+    kind.check()
+    assert kind.model == expected
+    assert kind.told().name == "mine"
 
 
 @pytest.mark.parametrize(

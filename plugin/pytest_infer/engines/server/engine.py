@@ -73,7 +73,9 @@ class ServerEngine(Engine):
 
     def _connect(self, url: str) -> None:
         self._client = Client(url, timeout_s=self._server.timeout_s, check=self._check_alive)
-        found = kinds.of(self._client, self._named(), self._server.kind)
+        ours = self._server.command is not None
+        name, path = (None, self._path()) if ours else (self._options.model or None, None)
+        found = kinds.of(self._client, name, self._server.kind, path)
         if self._server.cache == OFF and not found.leaves_cache:
             raise OptionError(
                 f"--infer-cache=off: this server ({found.label}) cannot be asked to leave its cache of prompts alone: "
@@ -81,10 +83,6 @@ class ServerEngine(Engine):
             )
         found.check()
         self._kind = found
-
-    def _named(self) -> str | None:
-        """Return the model by which a running server is asked; one of ours has only one."""
-        return self._options.model or None if self._server.url is not None else None
 
     def _check_alive(self) -> None:
         """Raise EngineError with its last lines where a server of ours has ended, or is about to."""

@@ -73,7 +73,10 @@ class Told:
 
 
 class Kind:
-    """An OpenAI-compatible server that tells no ids: completions for texts, chat completions for dialogues."""
+    """An OpenAI-compatible server that tells no ids: completions for texts, chat completions for dialogues.
+
+    `model` is the name by which it is asked, where that is given; `started` what it was started with, if we did so.
+    """
 
     name = "openai"
     label = "OpenAI-compatible server"
@@ -81,8 +84,8 @@ class Kind:
     leaves_cache = False
     """Whether it can be asked not to use its cache of prompts."""
 
-    def __init__(self, client: Client, model: str | None) -> None:
-        self.client = client
+    def __init__(self, client: Client, model: str | None, started: str | None = None) -> None:
+        self.client, self._started = client, started
         self._models: list[Mapping[str, Any]] | None = None
         self._model = model
 
@@ -97,24 +100,27 @@ class Kind:
 
     @property
     def model(self) -> str:
-        """Return the name by which the server is asked: as given, else of its only or first model."""
+        """Return the name by which the server is asked: as given, or started, else of its only or first model."""
         if self._model is None:
-            name = self.models[0].get("id") if self.models else None
-            if not isinstance(name, str):
+            names = [name for one in self.models if isinstance(name := one.get("id"), str)]
+            # Some tell all that they could load (transformers serve), some the name of what they loaded.
+            only = self._started is None or (len(names) == 1 and self._started not in names)
+            found = names[0] if only and names else self._started
+            if found is None:
                 raise ModelError("the server does not say which model it has: name it with --infer-model")
-            self._model = name
+            self._model = found
         return self._model
 
     def check(self) -> None:
         """Raise ModelError where the server has no such model, as far as it tells."""
         names = [str(one.get("id")) for one in self.models]
-        if names and self.model not in names:
+        if names and self.model not in (*names, self._started):
             raise ModelError(f"the server has no model {self.model!r}; it has {', '.join(names[:5])}")
 
     def told(self) -> Told:
         """Return what the server tells."""
         one = next((one for one in self.models if one.get("id") == self.model), {})
-        return Told(engine=self.label, name=self.model, context=_number(one.get("max_model_len")))
+        return Told(engine=self.label, name=PurePath(self.model).name, context=_number(one.get("max_model_len")))
 
     def ids(self, prompt: Prompt) -> list[int]:  # noqa: ARG002 - of a server that tells them
         """Return the ids of a prompt, none where the server does not tell."""
@@ -163,13 +169,15 @@ class Kind:
         ids = choice.get("token_ids")
         if ids:
             heard.ids(ids)
-        elif text is not None and not ("role" in delta and not text):
-            # A role, which begins a dialogue, is no token. Whether the empty end is one, its count will say.
-            if why is not None and not text and count is None:
-                heard.pending = True
-            elif count is None or count > heard.tokens:
-                heard.text(text, 1 if count is None else count - heard.tokens)
-        if why is not None:
+        elif why is not None and not text and count is None:
+            heard.pending = True
+        elif (text or why is not None or (text is not None and "role" not in delta)) and (
+            count is None or count > heard.tokens
+        ):
+            # What neither ends nor says anything is no token: a role, which begins a dialogue; a call of a tool.
+            heard.text(text or "", 1 if count is None else count - heard.tokens)
+        if why is not None:  # an end, whether or not [DONE] follows: transformers serve leaves it out
+            heard.whole = True
             heard.stopped_by = _reason(str(why), choice.get("stop_reason"), heard.limits)
 
     def _usage(self, usage: Mapping[str, Any], heard: Heard) -> None:
@@ -231,8 +239,8 @@ class Llama(Kind):
     label = "llama-server"
     gives_ids = leaves_cache = True
 
-    def __init__(self, client: Client, model: str | None) -> None:
-        super().__init__(client, model)
+    def __init__(self, client: Client, model: str | None, started: str | None = None) -> None:
+        super().__init__(client, model, started)
         self._props: Mapping[str, Any] = client.get("/props") or {}
         self._pieces: dict[str, list[int]] = {}
 
@@ -313,16 +321,16 @@ class Llama(Kind):
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Llama, Vllm, Kind)}
 
 
-def of(client: Client, model: str | None, given: str | None) -> Kind:
+def of(client: Client, model: str | None, given: str | None, started: str | None = None) -> Kind:
     """Return a server as what it is: as `given`, or found by asking it."""
     if given is not None:
-        return KINDS[given](client, model)
+        return KINDS[given](client, model, started)
     props = client.get("/props")
     if isinstance(props, dict) and "default_generation_settings" in props:
-        return Llama(client, model)
-    version, plain = client.get("/version"), Kind(client, model)
+        return Llama(client, model, started)
+    version, plain = client.get("/version"), Kind(client, model, started)
     if isinstance(version, dict) and any("max_model_len" in one for one in plain.models):
-        return Vllm(client, model)
+        return Vllm(client, model, started)
     return plain
 
 
