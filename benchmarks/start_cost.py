@@ -106,7 +106,7 @@ def _count(times: Times, out: Path) -> None:
     gc.callbacks.append(times.collecting)
     # What is counted is imported late, so that a run imports it from the checkout that it belongs to.
     from pytest_infer.measure import rounds  # noqa: PLC0415
-    from pytest_infer.measure.load import timed  # noqa: PLC0415
+    from pytest_infer.measure.loading import timed  # noqa: PLC0415
     from pytest_infer.measure.machine import probe  # noqa: PLC0415
 
     timed.measured = times.around(timed.measured, "loading the model")

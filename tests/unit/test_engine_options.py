@@ -13,8 +13,8 @@ from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions, Sampling, ServerOptions
 from pytest_infer.errors import ModelError
-from pytest_infer.measure.load import process
-from pytest_infer.measure.load.process import LoadRequest
+from pytest_infer.measure.loading import process
+from pytest_infer.measure.loading.process import LoadingRequest
 from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.records import CacheState, ModelInfo
 
@@ -134,7 +134,7 @@ def test_two_values_are_not_the_same_work(make_row, name):
 def test_a_load_takes_it_or_says_why_not(name, asked):
     place = PLACES[name]
     assert bool(place.load) != bool(place.not_in_load)
-    known = {word for parameter in typer.main.get_command(app).commands["load"].params for word in parameter.opts}
+    known = {word for parameter in typer.main.get_command(app).commands["loading"].params for word in parameter.opts}
     if place.load:
         assert place.load in known
         given = [place.load] if place.other is True else [place.load, str(place.other)]
@@ -145,7 +145,7 @@ def test_a_load_takes_it_or_says_why_not(name, asked):
 
 def test_the_loading_process_is_given_every_option():
     options = EngineOptions(**{name: place.other for name, place in PLACES.items()})
-    request = LoadRequest(cache=CacheState.COLD, engine="e", options=options)
+    request = LoadingRequest(cache=CacheState.COLD, engine="e", options=options)
     arrived = process.decode(process.encode(request))
     assert arrived.options == dataclasses.replace(options, progress=default("progress"))
     assert (arrived.cache, arrived.engine) == (request.cache, request.engine)
@@ -153,7 +153,7 @@ def test_the_loading_process_is_given_every_option():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Return a function that runs `pytest-infer load` and returns the engine options it asks a process for."""
+    """Return a function that runs `pytest-infer loading` and returns the engine options it asks a process for."""
     requests = []
 
     def ask(request):
@@ -161,10 +161,10 @@ def asked(monkeypatch):
         raise ModelError("enough")
 
     monkeypatch.setattr(process, "ask", ask)
-    monkeypatch.setattr("pytest_infer.cli.load.sys.platform", "linux")
+    monkeypatch.setattr("pytest_infer.cli.loading.sys.platform", "linux")
 
     def run(*arguments):
-        result = CliRunner().invoke(app, ["load", *arguments])
+        result = CliRunner().invoke(app, ["loading", *arguments])
         assert requests, result.output
         return requests[0].options
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pytest_infer.cli.main import app
 from pytest_infer.engines import models
 from pytest_infer.measure.experts import dumps
-from pytest_infer.measure.load import process
-from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Reading
+from pytest_infer.measure.loading import process
+from pytest_infer.records import CacheState, Loading, LoadingRound, PromptRecord, Reading
 from pytest_infer.report.formats import VIEWS, Format
 
 DATA = Path(__file__).parents[1] / "data"
@@ -169,16 +169,16 @@ def loads(monkeypatch):
     """Loads that no process makes."""
     of = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord).rounds[0]
     seen = Reading(value=1, source="test")
-    load = Load(cached=seen, read_bytes=seen, rss_anon_bytes=seen, rss_file_bytes=seen, peak_rss_bytes=seen)
+    load = Loading(cached=seen, read_bytes=seen, rss_anon_bytes=seen, rss_file_bytes=seen, peak_rss_bytes=seen)
 
     def ask(request):
         state: CacheState = request.cache
-        return LoadRound(
+        return LoadingRound(
             asked=state, model="mine", load_s=1.0, load=load, first=of, again=of, whole=of.counters, file_bytes=1
         )
 
     monkeypatch.setattr(process, "ask", ask)
-    monkeypatch.setattr("pytest_infer.cli.load.sys.platform", "linux")
+    monkeypatch.setattr("pytest_infer.cli.loading.sys.platform", "linux")
 
 
 @pytest.mark.parametrize(("view", "form"), CELLS, ids=lambda value: str(getattr(value, "value", value)))

@@ -60,7 +60,7 @@ ROOMS = {
     "engines": GROUND,
     "measure": GROUND | {"engines.base", "engines.roles"},
     # A program of its own, started in a fresh process.
-    "measure.load.once": GROUND | {"engines.base", "engines.lookup", "measure"},
+    "measure.loading.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},
     "analysis": GROUND
     | {"engines", "measure", *(f"storage.{name}" for name in ("history", "results", "runs", "schema", "sidecar"))},
@@ -71,7 +71,7 @@ ROOMS = {
         "engines.checkpoint",
         "engines.models",
         "measure.counters.kernel_files",
-        "measure.load.process",
+        "measure.loading.process",
         "measure.machine",
         "storage",
         "analysis",
@@ -186,9 +186,9 @@ def test_the_walk_sees_every_kind_of_import(tmp_path):
         ("measure.rounds", "engines.base.Engine", True),
         ("measure.rounds", "engines.lookup", False),
         ("engines.transformers.engine", "measure.clock", False),
-        ("storage.block", "analysis.load", False),
-        ("analysis.load", "storage.block", False),
-        ("report.show.summary", "analysis.load", True),
+        ("storage.block", "analysis.loading", False),
+        ("analysis.loading", "storage.block", False),
+        ("report.show.summary", "analysis.loading", True),
         ("report.show.summary", "pytest_face.session", False),
         ("pytest_face.options", "pytest_face.session", False),
         ("pytest_face.session", "pytest_face.settings.Settings", True),
@@ -235,7 +235,7 @@ def test_the_report_uses_pytest_for_types_only():
 
 
 @pytest.mark.parametrize(
-    "word", ["compare", "history", "advice", "experts", "placement", "doctor", "load", "sweep", "breakdown"]
+    "word", ["compare", "history", "advice", "experts", "placement", "doctor", "loading", "sweep", "breakdown"]
 )
 def test_a_subject_has_one_word_in_analysis_report_and_cli(word):
     # What a sweep and a breakdown found is shown by `show`, `compare` and `report`.

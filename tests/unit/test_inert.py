@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.cli import doctor
 from pytest_infer.cli.main import app
-from pytest_infer.measure.load import process
+from pytest_infer.measure.loading import process
 from pytest_infer.metrics.result import of_record
-from pytest_infer.records import Load, LoadRound, PromptRecord, absent
+from pytest_infer.records import Loading, LoadingRound, PromptRecord, absent
 from pytest_infer.report.show import summary as terminal
 
 DATA = Path(__file__).parents[1] / "data"
@@ -209,14 +209,14 @@ def test_loads(monkeypatch, form):
     record = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
     one = record.rounds[0]
     unknown = absent(NASTY)
-    load = Load(**dict.fromkeys((field.name for field in dataclasses.fields(Load)), unknown))
+    load = Loading(**dict.fromkeys((field.name for field in dataclasses.fields(Loading)), unknown))
 
     def ask(request):
         asked = {"asked": request.cache, "model": NASTY, "load_s": 1.0, "problem": NASTY}
-        return LoadRound(**asked, load=load, first=one, again=one, whole=one.counters)
+        return LoadingRound(**asked, load=load, first=one, again=one, whole=one.counters)
 
     monkeypatch.setattr(process, "ask", ask)
-    result = CliRunner().invoke(app, ["load", "--model", NASTY, "--format", form])
+    result = CliRunner().invoke(app, ["loading", "--model", NASTY, "--format", form])
     assert result.exit_code == 0, result.output
     assert "script" in result.stdout
     inert(result.output)

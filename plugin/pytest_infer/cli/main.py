@@ -31,7 +31,7 @@ _COMMANDS = (
     "experts",
     "placement",
     "doctor",
-    "load",
+    "loading",
     "advice",
     "show",
     "export",
@@ -86,10 +86,10 @@ def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
             from pytest_infer.cli.doctor import doctor  # noqa: PLC0415
 
             return doctor
-        case "load":
-            from pytest_infer.cli.load import load  # noqa: PLC0415
+        case "loading":
+            from pytest_infer.cli.loading import loading  # noqa: PLC0415
 
-            return load
+            return loading
         case "advice":
             from pytest_infer.cli.advice import show_advice  # noqa: PLC0415
 

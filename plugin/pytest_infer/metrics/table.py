@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import experts, fidelity, loads, read, roofline, timing
+from pytest_infer.metrics import experts, fidelity, loading, read, roofline, timing
 from pytest_infer.metrics.metric import Column, Direction, Fact, Kind, Metric
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
@@ -84,32 +84,32 @@ METRICS: tuple[Metric, ...] = (
           "longest gap between ticks", _ONE_TICK),
     _time("tokenize_s", "tokenise", read.once(lambda record: record.tokenize_s),
           "text to ids, once, outside every round"),
-    _time("load_s", "load", read.once(lambda record: record.model.load_s),
+    _time("load_s", "loading", read.once(lambda record: record.model.load_s),
           "from the call to a usable model; what is mapped may be read by the first run only", "not timed"),
-    _time("first_run_extra_s", "first-run extra", read.once(loads.first_run_extra),
+    _time("first_run_extra_s", "first-run extra", read.once(loading.first_run_extra),
           "first warm-up's total − median total of the rounds: lazy initialisation, compilation, mapped weights"),
-    # the load
-    _count("load_cache", "loaded", Unit.TEXT, _NEUTRAL, read.once(loads.cache),
+    # loading
+    _count("load_cache", "loaded", Unit.TEXT, _NEUTRAL, read.once(loading.cache),
            "cold: under 1 % of the weight files' pages were in the page cache before; warm: over 99 %; else mixed",
            "mincore(2)"),
-    _count("load_cached_percent", "cached before load", Unit.PERCENT, _NEUTRAL,
-           read.once(loads.reading(loads.cached_percent)),
-           "pages of the weight files that were in the page cache before the load", "mincore(2)"),
-    _count("load_read_bytes", "load read", _B, _LOWER, read.once(loads.reading(lambda load: load.read_bytes)),
-           "bytes that came from the device during the load", f"{_IO} read_bytes"),
-    _count("first_run_read_bytes", "first-run read", _B, _LOWER, read.once(loads.first_run_read),
+    _count("load_cached_percent", "cached before loading", Unit.PERCENT, _NEUTRAL,
+           read.once(loading.reading(loading.cached_percent)),
+           "pages of the weight files that were in the page cache before loading", "mincore(2)"),
+    _count("load_read_bytes", "loading read", _B, _LOWER, read.once(loading.reading(lambda it: it.read_bytes)),
+           "bytes that came from the device during loading", f"{_IO} read_bytes"),
+    _count("first_run_read_bytes", "first-run read", _B, _LOWER, read.once(loading.first_run_read),
            "bytes that came from the device during the first warm-up round", f"{_IO} read_bytes"),
-    _count("load_peak_rss_bytes", "load peak", _B, _LOWER, read.once(loads.reading(lambda load: load.peak_rss_bytes)),
-           "high-water mark of resident memory over the load", f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"),
-    _count("load_rss_anon_bytes", "anonymous after load", _B, _LOWER,
-           read.once(loads.reading(lambda load: load.rss_anon_bytes)),
-           "resident right after the load: heap, copied weights", f"{_STATUS} RssAnon"),
-    _count("loaded_anon_bytes", "anonymous by load", _B, _LOWER,
-           read.once(loads.reading(lambda load: load.anon_growth_bytes)),
-           "anonymous memory that the load added: copied weights, what was imported", f"{_STATUS} RssAnon"),
-    _count("load_rss_file_bytes", "file-backed after load", _B, _NEUTRAL,
-           read.once(loads.reading(lambda load: load.rss_file_bytes)),
-           "resident right after the load: libraries, weights that are mapped and were touched",
+    _count("load_peak_rss_bytes", "loading peak", _B, _LOWER, read.once(loading.reading(lambda it: it.peak_rss_bytes)),
+           "high-water mark of resident memory over loading", f"{_STATUS} VmHWM, reset through /proc/self/clear_refs"),
+    _count("load_rss_anon_bytes", "anonymous after loading", _B, _LOWER,
+           read.once(loading.reading(lambda it: it.rss_anon_bytes)),
+           "resident right after loading: heap, copied weights", f"{_STATUS} RssAnon"),
+    _count("loaded_anon_bytes", "anonymous by loading", _B, _LOWER,
+           read.once(loading.reading(lambda it: it.anon_growth_bytes)),
+           "anonymous memory that loading added: copied weights, what was imported", f"{_STATUS} RssAnon"),
+    _count("load_rss_file_bytes", "file-backed after loading", _B, _NEUTRAL,
+           read.once(loading.reading(lambda it: it.rss_file_bytes)),
+           "resident right after loading: libraries, weights that are mapped and were touched",
            f"{_STATUS} RssFile + RssShmem"),
     # rates
     _rate("overall_throughput", "overall", read.trace(timing.overall_throughput), "(prompt + generated) / total",

@@ -147,7 +147,7 @@ OPTIONS = (
         "16..context goes to the model's limit, 16,100 are two lengths; alone: 16..context",
     ),
     Option(
-        name="cold-load",
+        name="cold-loading",
         flag=True,
         help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",
     ),

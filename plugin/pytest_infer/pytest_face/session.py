@@ -16,7 +16,7 @@ from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
-from pytest_infer.measure.load import timed
+from pytest_infer.measure.loading import timed
 from pytest_infer.measure.machine import description as machine
 from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
@@ -137,7 +137,7 @@ class InferSession:
     def load(self, engine: Engine, name: str) -> ModelInfo:
         """Load the engine's model, which the options call `name`, and time it."""
         self.live.show(f"loading {name} …")
-        info = timed.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
+        info = timed.measured(engine, self.system, cold=self.settings.cold_loading, note=self.note)
         info = replace(info, weights_sha256=timed.weights_sha256(engine))
         self.live.clear()
         return info

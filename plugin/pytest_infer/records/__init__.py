@@ -18,7 +18,7 @@ from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
 from pytest_infer.records.generation import Limits, Output, PromptInfo, Reported, StopReason, TokenTrace
-from pytest_infer.records.load import CacheState, Load, LoadRound
+from pytest_infer.records.loading import CacheState, Loading, LoadingRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, RoleWork, Work
 from pytest_infer.records.observed import Observed
@@ -53,8 +53,8 @@ __all__ = [
     "ExpertUsage",
     "Fidelity",
     "Limits",
-    "Load",
-    "LoadRound",
+    "Loading",
+    "LoadingRound",
     "MachineInfo",
     "MachineProbe",
     "MeasurementWarning",

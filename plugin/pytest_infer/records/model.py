@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_infer.records.load import Load
+from pytest_infer.records.loading import Loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class ModelInfo:
     threads: int | None = None
     load_s: float | None = None
     load_read_bytes: int | None = None
-    load: Load | None = None
+    load: Loading | None = None
     weights_sha256: str | None = None
     work: Work | None = None
     uncounted: str | None = None

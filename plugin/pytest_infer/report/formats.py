@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pytest_infer.metrics import Metric
-from pytest_infer.records import LoadRound
+from pytest_infer.records import LoadingRound
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.advice.evidence import AdviceRule
@@ -210,16 +210,16 @@ def _doctor() -> Writers[Checkup]:
 DOCTOR = _Formats(_doctor)
 
 
-def _load() -> Writers[Sequence[LoadRound]]:
-    from pytest_infer.report import load  # noqa: PLC0415
+def _loading() -> Writers[Sequence[LoadingRound]]:
+    from pytest_infer.report import loading  # noqa: PLC0415
 
     return {
-        Format.TERMINAL: lambda of, on: load.render(of, width=on.width, color=on.color),
-        Format.JSON: lambda of, _: load.as_json(of),
+        Format.TERMINAL: lambda of, on: loading.render(of, width=on.width, color=on.color),
+        Format.JSON: lambda of, _: loading.as_json(of),
     }
 
 
-LOAD = _Formats(_load)
+LOADING = _Formats(_loading)
 
 
 def _advice() -> Writers[AdvisedRun]:
@@ -335,7 +335,7 @@ VIEWS: Mapping[str, Mapping[Format, Callable[..., Any]]] = {
     "experts": EXPERTS,
     "placement": PLACEMENT,
     "doctor": DOCTOR,
-    "load": LOAD,
+    "loading": LOADING,
     "export": EXPORT,
     "report": REPORT,
     "metrics": METRICS,

@@ -11,7 +11,7 @@ from pytest_infer.engines.base import Engine
 from pytest_infer.measure import disturbance, rounds
 from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import timed
+from pytest_infer.measure.loading import timed
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face.observing import Observing
 from pytest_infer.records import Limits, ModelInfo, Observed, Quality, Reading, StopReason, absent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.measure.load import page_cache
+from pytest_infer.measure.loading import page_cache
 
 PAGES = 256
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mincore and posix_fadvise as Linux has them")

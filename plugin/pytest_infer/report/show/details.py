@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pytest_infer.analysis.suite import averages
-from pytest_infer.metrics import by_key, loads
+from pytest_infer.metrics import by_key, loading
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Average, CacheState, ModelInfo
 from pytest_infer.report import surroundings
@@ -58,12 +58,12 @@ def _model(model: ModelInfo) -> Iterator[str]:
 
 def _cache(model: ModelInfo) -> str:
     """Return from where the model's files came, as far as it is known."""
-    state = None if model.load is None else loads.state(model.load.cached)
+    state = None if model.load is None else loading.state(model.load.cached)
     if state is None or model.load is None:
         return ""
     if state is not CacheState.MIXED:
         return f" ({state.value})"
-    return f" ({show(loads.cached_percent(model.load).value, Unit.PERCENT)} cached)"
+    return f" ({show(loading.cached_percent(model.load).value, Unit.PERCENT)} cached)"
 
 
 def write_machine(console: Console, results: Sequence[Result]) -> None:

@@ -9,12 +9,12 @@ from pytest_infer.measure.counters.elsewhere.memory import TreeMemory
 from pytest_infer.measure.counters.elsewhere.tree import Tree
 from pytest_infer.measure.counters.elsewhere.use import TreeUse
 from pytest_infer.measure.counters.kernel_files import now
-from pytest_infer.records import Load, Observed, Reading, absent
+from pytest_infer.records import Loading, Observed, Reading, absent
 
 
 def loaded(
     observed: Observed, cached: Reading, platform: str = sys.platform, proc: Path = Path("/proc")
-) -> Load | None:
+) -> Loading | None:
     """Return what the processes' loading took, of their whole lives so far; None for those that ran before.
 
     `cached` is what the page cache held of the files before they were started. Call it before anything resets marks.
@@ -23,7 +23,7 @@ def loaded(
         return None
     if platform != "linux":
         why = absent("only Linux tells it of another process")
-        return Load(
+        return Loading(
             cached=cached, read_bytes=why, rss_anon_bytes=why, rss_file_bytes=why, peak_rss_bytes=why,
             anon_growth_bytes=why,
         )  # fmt: skip
@@ -32,7 +32,7 @@ def loaded(
         use, memory = TreeUse(tree), TreeMemory(tree)
         used, sizes = use.readings({}, use.read()), memory.read()
         at_end = memory.readings(sizes, sizes)
-        return Load(
+        return Loading(
             cached=cached,
             read_bytes=used["read_bytes"],
             rss_anon_bytes=at_end["rss_anon_bytes"],

@@ -1,4 +1,4 @@
-"""Cold, warm and mixed loads: their names, the first run's extra, and the table of `pytest-infer load`."""
+"""Cold, warm and mixed loads: their names, the first run's extra, and the table of `pytest-infer loading`."""
 
 import dataclasses
 import json
@@ -9,19 +9,19 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis import load as analysis
+from pytest_infer.analysis import loading as analysis
 from pytest_infer.analysis.compare import comparison
 from pytest_infer.analysis.compare.verdicts import Verdict
-from pytest_infer.cli import load as command
+from pytest_infer.cli import loading as command
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import process
-from pytest_infer.measure.load.process import LoadAnswer, LoadRequest
-from pytest_infer.metrics import by_key, loads, summarize
-from pytest_infer.records import CacheState, Load, LoadRound, PromptRecord, Reading, absent
-from pytest_infer.report import load as report
+from pytest_infer.measure.loading import process
+from pytest_infer.measure.loading.process import LoadingAnswer, LoadingRequest
+from pytest_infer.metrics import by_key, loading, summarize
+from pytest_infer.records import CacheState, Loading, LoadingRound, PromptRecord, Reading, absent
+from pytest_infer.report import loading as report
 from pytest_infer.storage import block
 from pytest_infer.units import show
 
@@ -39,7 +39,7 @@ def reading(value):
     return Reading(value=value, source="test")
 
 
-LOAD = Load(
+LOAD = Loading(
     cached=reading(0.25),
     read_bytes=reading(30 * MB),
     rss_anon_bytes=reading(200 * MB),
@@ -71,7 +71,7 @@ def later(of, delay_s, **counters):
 )
 def test_a_load_is_called_by_what_was_cached(record, cached, state):
     load = dataclasses.replace(LOAD, cached=reading(cached))
-    assert loads.state(load.cached).value == state
+    assert loading.state(load.cached).value == state
     assert summarize(loaded(record, load))["load_cache"].value == state
 
 
@@ -93,7 +93,7 @@ def test_without_a_load_and_without_the_counters_the_reason_is_given(record):
     assert summarize(record)["load_cache"].reason == "the run did not load the model itself"
     load = dataclasses.replace(LOAD, cached=absent("no mincore"), read_bytes=absent("no io"))
     found = summarize(loaded(record, load))
-    assert loads.state(load.cached) is None
+    assert loading.state(load.cached) is None
     assert {found[key].reason for key in ("load_cache", "load_cached_percent")} == {"no mincore"}
     assert found["load_read_bytes"].reason == "no io"
 
@@ -139,7 +139,7 @@ def load_round(record, asked, load_s, first_s, *, cached=None, read=0.0, **chang
     share = (0.0 if asked is COLD else 1.0) if cached is None else cached
     whole = dataclasses.replace(of.counters, read_bytes=reading(read * MB), peak_rss_bytes=reading(400 * MB))
     return dataclasses.replace(
-        LoadRound(
+        LoadingRound(
             asked=asked,
             model="mine",
             load_s=load_s,
@@ -181,11 +181,11 @@ def test_each_figure_has_its_median_and_range(rounds):
 
 def test_the_table_shows_cold_and_warm_side_by_side(rounds):
     lines = report.render(rounds, width=100, color=False).splitlines()
-    assert lines[0] == "mine · 100 MiB of weights in files · median of 3 loads each, in fresh processes"
+    assert lines[0] == "mine · 100 MiB of weights in files · median of 3 rounds each, in fresh processes"
     assert lines[1].split() == ["cold", "warm"]
     found = {line[:20].strip(): line[20:].split("  ") for line in lines[2:]}
     cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in found.items()}
-    assert cells["load"] == ["2.50 s (2.00 s – 3.00 s)", "1.00 s (500 ms – 1.00 s)"]
+    assert cells["loading"] == ["2.50 s (2.00 s – 3.00 s)", "1.00 s (500 ms – 1.00 s)"]
     assert cells["read in all"] == ["95.4 MiB", "0 B"]
     assert cells["cached before"] == ["0 %", "100 %"]
     assert len(lines) == 2 + len(analysis.FIGURES)
@@ -244,16 +244,16 @@ def test_a_load_that_was_not_as_asked_is_named(record):
     cold, warm = load_round(record, COLD, 1.0, 0.3), load_round(record, WARM, 1.0, 0.3)
     assert analysis.doubts([cold, warm]) == []
     assert analysis.doubts([stayed, small, cold, warm]) == [
-        "1 of 2 cold loads were not cold: 40.0 % of the files stayed in the page cache, as another process maps them "
+        "1 of 2 cold rounds were not cold: 40.0 % of the files stayed in the page cache, as another process maps them "
         "or they lie in memory",
-        "1 of 2 warm loads were not warm: 80.0 % of the files were in the page cache once they were read, so memory "
+        "1 of 2 warm rounds were not warm: 80.0 % of the files were in the page cache once they were read, so memory "
         "has no room for them",
     ]
     unknown = dataclasses.replace(cold, load=dataclasses.replace(cold.load, cached=absent("not mine")))
-    assert analysis.doubts([unknown]) == ["1 of 1 cold loads were not cold: it is not known what was cached, not mine"]
+    assert analysis.doubts([unknown]) == ["1 of 1 cold rounds were not cold: it is not known what was cached, not mine"]
     refused = dataclasses.replace(stayed, problem="permission denied: x")
-    assert analysis.doubts([refused]) == ["1 of 1 cold loads were not cold: permission denied: x"]
-    assert "! 1 of 1 cold loads were not cold" in report.render([refused], width=100, color=False)
+    assert analysis.doubts([refused]) == ["1 of 1 cold rounds were not cold: permission denied: x"]
+    assert "! 1 of 1 cold rounds were not cold" in report.render([refused], width=100, color=False)
 
 
 # the command and its processes
@@ -274,7 +274,7 @@ def asked(record, monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["load", *arguments])
+    return CliRunner().invoke(app, ["loading", *arguments])
 
 
 def test_loads_are_cold_and_warm_in_turns_after_one_that_does_not_count(asked):
@@ -293,7 +293,7 @@ def test_the_default_is_three_rounds_of_the_model_in_the_package(asked):
     result = run()
     assert len(asked) == 7
     assert asked[0].options.model == "reference-moe"
-    assert "median of 3 loads each" in result.stdout
+    assert "median of 3 rounds each" in result.stdout
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(asked, monkeypatch):
@@ -310,10 +310,10 @@ def test_another_system_is_refused_before_anything_is_loaded(asked, monkeypatch)
     monkeypatch.setattr(command.sys, "platform", "darwin")
     result = run()
     assert (result.exit_code, asked) == (2, [])
-    assert "a cold load takes Linux" in result.output
+    assert "cold loading takes Linux" in result.output
 
 
-REQUEST = LoadRequest(cache=COLD, engine="e", options=EngineOptions(model="m"))
+REQUEST = LoadingRequest(cache=COLD, engine="e", options=EngineOptions(model="m"))
 
 
 def child(code):
@@ -322,7 +322,7 @@ def child(code):
 
 def test_a_process_answers_with_its_round(record):
     made = load_round(record, COLD, 1.0, 0.3)
-    answer = msgspec.json.encode(LoadAnswer(round=made)).decode()
+    answer = msgspec.json.encode(LoadingAnswer(round=made)).decode()
     code = f"import sys; sys.stdin.read(); sys.stdout.write({answer!r})"
     assert process.ask(REQUEST, child(code)) == made
 
@@ -343,4 +343,4 @@ def test_a_process_that_fails_says_why(code, says):
 
 def test_the_process_itself_says_what_is_wrong_with_the_request():
     with pytest.raises(ModelError, match=r"^unknown engine 'nope'; known: .*transformers"):
-        process.ask(LoadRequest(cache=COLD, engine="nope", options=EngineOptions(model="m")))
+        process.ask(LoadingRequest(cache=COLD, engine="nope", options=EngineOptions(model="m")))

@@ -1,12 +1,12 @@
-"""One load of a real model as `pytest-infer load` makes it, cold and warm."""
+"""One load of a real model as `pytest-infer loading` makes it, cold and warm."""
 
 import sys
 
 import pytest
 
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.measure.load import once
-from pytest_infer.metrics import loads, timing
+from pytest_infer.measure.loading import once
+from pytest_infer.metrics import loading, timing
 from pytest_infer.records import CacheState
 
 pytestmark = [
@@ -42,7 +42,7 @@ def test_a_cold_load_reads_the_file_and_a_warm_one_nothing(large, asked):
     assert (found.asked, found.model, found.file_bytes, found.problem) == (asked, large.name, size, None)
     if asked is CacheState.COLD and found.load.cached.value == 1:
         pytest.skip(f"the file system of {large} keeps the file in memory (tmpfs?)")
-    assert loads.state(found.load.cached) is asked
+    assert loading.state(found.load.cached) is asked
     for trace in (found.first.trace, found.again.trace):
         assert timing.generated_tokens(trace) == 1
     if found.whole.read_bytes.value is None:

@@ -11,8 +11,8 @@ import pytest
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import page_cache, timed
-from pytest_infer.metrics import loads
+from pytest_infer.measure.loading import page_cache, timed
+from pytest_infer.metrics import loading
 from pytest_infer.records import CacheState, ModelInfo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mincore and posix_fadvise as Linux has them")
@@ -67,7 +67,7 @@ def test_a_load_is_as_warm_as_it_finds_the_files(weights, system):
         if fill:
             page_cache.fill([weights])
         info = timed.measured(Reads(weights), system, cold=False, note=pytest.fail)
-        assert loads.state(info.load.cached) is state
+        assert loading.state(info.load.cached) is state
         assert info.load.read_bytes.value in (None, 0 if fill else SIZE // 2)
         assert info.load_read_bytes == info.load.read_bytes.value
         assert info.load.rss_anon_bytes.value + info.load.rss_file_bytes.value <= info.load.peak_rss_bytes.value * 1.02
@@ -94,9 +94,9 @@ def test_pages_that_stay_are_named(weights, system):
         for offset in range(0, SIZE, mmap.PAGESIZE):
             mapped[offset]
         info = timed.measured(Reads(weights), system, cold=True, note=notes.append)
-    assert loads.state(info.load.cached) is CacheState.WARM
+    assert loading.state(info.load.cached) is CacheState.WARM
     (note,) = notes
-    assert note.startswith("! --infer-cold-load: the load was not cold, 100 % of the model's files stayed")
+    assert note.startswith("! --infer-cold-loading: the load was not cold, 100 % of the model's files stayed")
 
 
 def test_an_engine_without_files_cannot_be_cold(weights, system):
@@ -105,7 +105,7 @@ def test_an_engine_without_files_cannot_be_cold(weights, system):
     info = timed.measured(engine, system, cold=True, note=notes.append)
     assert info.load.cached.value is None
     (note,) = notes
-    assert note.startswith("! --infer-cold-load: whether the load was cold is not known: no files of the weights")
+    assert note.startswith("! --infer-cold-loading: whether the load was cold is not known: no files of the weights")
 
 
 def test_hashing_leaves_to_the_first_run_what_the_load_did_not_read(weights, system):
@@ -144,8 +144,8 @@ def test_a_run_says_whether_its_load_was_cold(suite, weights, monkeypatch, way, 
     path = pytester.path / "weights.bin"
     path.write_bytes(bytes(SIZE))
     if way == "ini":
-        pytester.makeini("[pytest]\ninfer_cold_load = true\n")
-    args = ["--infer-cold-load"] if way == "option" else []
+        pytester.makeini("[pytest]\ninfer_cold_loading = true\n")
+    args = ["--infer-cold-loading"] if way == "option" else []
     result = pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=1", "-v", *args)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"loaded in * ({state})"])

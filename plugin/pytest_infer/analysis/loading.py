@@ -1,4 +1,4 @@
-"""Cold and warm loads of a model side by side: each figure's median and range, and rounds that were not as asked."""
+"""Cold and warm loading of a model side by side: each figure's median and range, and rounds that were not as asked."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_infer.metrics import loads, timing
-from pytest_infer.records import CacheState, LoadRound, Reading
+from pytest_infer.metrics import loading, timing
+from pytest_infer.records import CacheState, LoadingRound, Reading
 from pytest_infer.units import Unit, percent
 
 ASKED = (CacheState.COLD, CacheState.WARM)
 
 
 @dataclass(frozen=True, slots=True)
-class LoadMetric:
-    """One figure of a load round."""
+class LoadingMetric:
+    """One figure of a round of loading."""
 
     key: str
     label: str
     unit: Unit
-    read: Callable[[LoadRound], Reading | float | None]
+    read: Callable[[LoadingRound], Reading | float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,51 +33,51 @@ class Spread:
     reason: str | None = None
 
 
-def _first_s(of: LoadRound) -> float | None:
+def _first_s(of: LoadingRound) -> float | None:
     return timing.total_s(of.first.trace)
 
 
-def _again_s(of: LoadRound) -> float | None:
+def _again_s(of: LoadingRound) -> float | None:
     return timing.total_s(of.again.trace)
 
 
-def _ready_s(of: LoadRound) -> float | None:
+def _ready_s(of: LoadingRound) -> float | None:
     first = _first_s(of)
     return None if first is None else of.load_s + first
 
 
-def _extra_s(of: LoadRound) -> float | None:
+def _extra_s(of: LoadingRound) -> float | None:
     first, again = _first_s(of), _again_s(of)
     return None if first is None or again is None else first - again
 
 
 FIGURES = (
-    LoadMetric("cached_percent", "cached before", Unit.PERCENT, lambda of: loads.cached_percent(of.load)),
-    LoadMetric("load_s", "load", Unit.SECONDS, lambda of: of.load_s),
-    LoadMetric("first_token_s", "first token", Unit.SECONDS, _first_s),
-    LoadMetric("ready_s", "load + first token", Unit.SECONDS, _ready_s),
-    LoadMetric("first_run_extra_s", "first-run extra", Unit.SECONDS, _extra_s),
-    LoadMetric("load_read_bytes", "read by the load", Unit.BYTES, lambda of: of.load.read_bytes),
-    LoadMetric("read_bytes", "read in all", Unit.BYTES, lambda of: of.whole.read_bytes),
-    LoadMetric("rss_anon_bytes", "anonymous", Unit.BYTES, lambda of: of.whole.rss_anon_bytes),
-    LoadMetric("rss_file_bytes", "file-backed", Unit.BYTES, lambda of: of.whole.rss_file_bytes),
-    LoadMetric("peak_rss_bytes", "peak memory", Unit.BYTES, lambda of: of.whole.peak_rss_bytes),
+    LoadingMetric("cached_percent", "cached before", Unit.PERCENT, lambda of: loading.cached_percent(of.load)),
+    LoadingMetric("load_s", "loading", Unit.SECONDS, lambda of: of.load_s),
+    LoadingMetric("first_token_s", "first token", Unit.SECONDS, _first_s),
+    LoadingMetric("ready_s", "loading + first token", Unit.SECONDS, _ready_s),
+    LoadingMetric("first_run_extra_s", "first-run extra", Unit.SECONDS, _extra_s),
+    LoadingMetric("load_read_bytes", "read by loading", Unit.BYTES, lambda of: of.load.read_bytes),
+    LoadingMetric("read_bytes", "read in all", Unit.BYTES, lambda of: of.whole.read_bytes),
+    LoadingMetric("rss_anon_bytes", "anonymous", Unit.BYTES, lambda of: of.whole.rss_anon_bytes),
+    LoadingMetric("rss_file_bytes", "file-backed", Unit.BYTES, lambda of: of.whole.rss_file_bytes),
+    LoadingMetric("peak_rss_bytes", "peak memory", Unit.BYTES, lambda of: of.whole.peak_rss_bytes),
 )
 """`ready_s` and those below `load_read_bytes` span the load and the first token: what is mapped is read by that one."""
 
 
-def asked_for(state: CacheState, rounds: Sequence[LoadRound]) -> list[LoadRound]:
+def asked_for(state: CacheState, rounds: Sequence[LoadingRound]) -> list[LoadingRound]:
     """Return the rounds that were to be cold, or warm."""
     return [of for of in rounds if of.asked is state]
 
 
-def value(figure: LoadMetric, of: LoadRound) -> float | None:
+def value(figure: LoadingMetric, of: LoadingRound) -> float | None:
     """Return a figure of a round, None where it is absent."""
     read = figure.read(of)
     return read.value if isinstance(read, Reading) else read
 
 
-def spread(figure: LoadMetric, rounds: Sequence[LoadRound]) -> Spread:
+def spread(figure: LoadingMetric, rounds: Sequence[LoadingRound]) -> Spread:
     """Return a figure over rounds."""
     values = []
     for of in rounds:
@@ -91,18 +91,20 @@ def spread(figure: LoadMetric, rounds: Sequence[LoadRound]) -> Spread:
     return Spread(median=statistics.median(values), least=min(values), most=max(values))
 
 
-def doubts(rounds: Sequence[LoadRound]) -> list[str]:
+def doubts(rounds: Sequence[LoadingRound]) -> list[str]:
     """Return a line for each state of the page cache that could not be brought about, or not be seen."""
     lines = []
     for asked in ASKED:
         of_kind = asked_for(asked, rounds)
-        wrong = [of for of in of_kind if loads.state(of.load.cached) is not asked]
+        wrong = [of for of in of_kind if loading.state(of.load.cached) is not asked]
         if wrong:
-            lines.append(f"{len(wrong)} of {len(of_kind)} {asked.value} loads were not {asked.value}: {_why(wrong[0])}")
+            lines.append(
+                f"{len(wrong)} of {len(of_kind)} {asked.value} rounds were not {asked.value}: {_why(wrong[0])}"
+            )
     return lines
 
 
-def _why(of: LoadRound) -> str:
+def _why(of: LoadingRound) -> str:
     cached = of.load.cached
     if of.problem is not None:
         return of.problem

@@ -11,13 +11,13 @@ import msgspec
 
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
-from pytest_infer.records import CacheState, LoadRound
+from pytest_infer.records import CacheState, LoadingRound
 
-_MODULE = "pytest_infer.measure.load.once"
+_MODULE = "pytest_infer.measure.loading.once"
 _SHOWN = 300
 
 
-class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
+class LoadingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to load, and the state of the page cache before it."""
 
     cache: CacheState
@@ -25,32 +25,32 @@ class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions
 
 
-class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class LoadingAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The round, or one line saying why there is none."""
 
-    round: LoadRound | None = None
+    round: LoadingRound | None = None
     error: str | None = None
 
 
-def encode(request: LoadRequest) -> bytes:
+def encode(request: LoadingRequest) -> bytes:
     """Return a request as JSON: all engine options but `progress`, which is a function of this process."""
     told = {field.name: getattr(request.options, field.name) for field in fields(request.options)}
     del told["progress"]
     return msgspec.json.encode({"cache": request.cache, "engine": request.engine, "options": told})
 
 
-def decode(data: bytes) -> LoadRequest:
+def decode(data: bytes) -> LoadingRequest:
     """Return the request that `encode` wrote."""
-    return msgspec.json.decode(data, type=LoadRequest)
+    return msgspec.json.decode(data, type=LoadingRequest)
 
 
-def ask(request: LoadRequest, program: Sequence[str] = (sys.executable, "-m", _MODULE)) -> LoadRound:
+def ask(request: LoadingRequest, program: Sequence[str] = (sys.executable, "-m", _MODULE)) -> LoadingRound:
     """Load once in a process that ends with it; raise ModelError with the process's own reason where it fails."""
     done = subprocess.run([*program], input=encode(request), capture_output=True, check=False)
     try:
-        answer = msgspec.json.decode(done.stdout, type=LoadAnswer)
+        answer = msgspec.json.decode(done.stdout, type=LoadingAnswer)
     except msgspec.DecodeError:
-        answer = LoadAnswer()
+        answer = LoadingAnswer()
     if answer.round is not None:
         return answer.round
     raise ModelError(answer.error or f"{request.options.model}: the process that loads it {_end(done)}")

@@ -13,10 +13,10 @@ from pytest_infer.errors import InferError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import page_cache, process, timed
-from pytest_infer.measure.load.process import LoadAnswer
+from pytest_infer.measure.loading import page_cache, process, timed
+from pytest_infer.measure.loading.process import LoadingAnswer
 from pytest_infer.prompts import Prompt
-from pytest_infer.records import CacheState, Limits, LoadRound
+from pytest_infer.records import CacheState, Limits, LoadingRound
 
 _PROMPT = Prompt(name="load", text="Once upon a time")
 _ONE_TOKEN = Limits(max_new_tokens=1, ignore_eos=True)
@@ -30,14 +30,14 @@ def main() -> None:
     request = process.decode(sys.stdin.buffer.read())
     try:
         engine = lookup.create(request.engine, request.options)
-        answer = LoadAnswer(round=run(engine, request.cache))
+        answer = LoadingAnswer(round=run(engine, request.cache))
     except InferError as error:
-        answer = LoadAnswer(error=str(error))
+        answer = LoadingAnswer(error=str(error))
     with os.fdopen(answer_to, "wb") as stream:
         stream.write(msgspec.json.encode(answer))
 
 
-def run(engine: Engine, cache: CacheState) -> LoadRound:
+def run(engine: Engine, cache: CacheState) -> LoadingRound:
     """Bring the page cache into the requested state, load the model, and generate one token twice."""
     engine.check()
     files = engine.files()
@@ -54,7 +54,7 @@ def run(engine: Engine, cache: CacheState) -> LoadRound:
         system.close()
     if model.load is None or model.load_s is None:
         raise InferError(f"{model.name} was loaded, but not timed")
-    return LoadRound(
+    return LoadingRound(
         asked=cache,
         model=model.name,
         load_s=model.load_s,

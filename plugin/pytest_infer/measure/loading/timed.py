@@ -10,9 +10,9 @@ from pytest_infer.engines.base import Engine
 from pytest_infer.measure.counters.elsewhere.loading import loaded
 from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.measure.load import page_cache
-from pytest_infer.metrics import loads, timing
-from pytest_infer.records import CacheState, Load, ModelInfo, Observed, Reading
+from pytest_infer.measure.loading import page_cache
+from pytest_infer.metrics import loading, timing
+from pytest_infer.records import CacheState, Loading, ModelInfo, Observed, Reading
 
 
 def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callable[[str], None]) -> ModelInfo:
@@ -26,8 +26,8 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     files = engine.files()
     problem = page_cache.drop(files) if cold else None
     cached = page_cache.cached(files)
-    if cold and loads.state(cached) is not CacheState.COLD:
-        note(f"! --infer-cold-load: {problem or loads.stayed_cached(cached)}")
+    if cold and loading.state(cached) is not CacheState.COLD:
+        note(f"! --infer-cold-loading: {problem or loading.stayed_cached(cached)}")
     before = system.begin()
     started = time.perf_counter_ns()
     info = engine.load()
@@ -43,7 +43,7 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
         info,
         load_s=load_s,
         load_read_bytes=None if read.value is None else int(read.value),
-        load=Load(
+        load=Loading(
             cached=cached,
             read_bytes=read,
             rss_anon_bytes=counters.rss_anon_bytes,
@@ -72,6 +72,6 @@ def weights_sha256(engine: Engine) -> str | None:
     found = engine.weights_sha256()
     after = page_cache.cached(files)
     grew = before.value is not None and after.value is not None and after.value > before.value
-    if grew and loads.state(before) is not CacheState.WARM:
+    if grew and loading.state(before) is not CacheState.WARM:
         page_cache.drop(files)
     return found

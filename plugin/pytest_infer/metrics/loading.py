@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 
 from pytest_infer.metrics import timing
-from pytest_infer.records import CacheState, Load, PromptRecord, Reading, Round, absent
+from pytest_infer.records import CacheState, Loading, PromptRecord, Reading, Round, absent
 from pytest_infer.units import percent
 
 COLD_BELOW, WARM_ABOVE = 0.01, 0.99
@@ -34,7 +34,7 @@ def stayed_cached(cached: Reading) -> str:
     )
 
 
-def reading(read: Callable[[Load], Reading]) -> Callable[[PromptRecord], Reading]:
+def reading(read: Callable[[Loading], Reading]) -> Callable[[PromptRecord], Reading]:
     """Read a value of the load, or why there is none."""
     return lambda record: _NOT_LOADED if record.model.load is None else read(record.model.load)
 
@@ -48,7 +48,7 @@ def cache(record: PromptRecord) -> str | Reading:
     return load.cached if found is None else found.value
 
 
-def cached_percent(load: Load) -> Reading:
+def cached_percent(load: Loading) -> Reading:
     """Return the share of cached pages as a percentage."""
     value, source = load.cached.value, load.cached.source
     return load.cached if value is None else Reading(value=100 * value, source=source)

@@ -19,7 +19,7 @@ class CacheState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Loading:
     """One load of a model into this process.
 
     `cached` is the share of the weight files' pages that the page cache held right before it, 0 to 1. `read_bytes`
@@ -36,7 +36,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadRound:
+class LoadingRound:
     """One load in a fresh process, with the page cache in the state `asked`, and two generations of one token after it.
 
     `first` may read weights that are mapped and were not touched by the load; `again` is the same work repeated.
@@ -46,7 +46,7 @@ class LoadRound:
     asked: CacheState
     model: str
     load_s: float
-    load: Load
+    load: Loading
     first: Round
     again: Round
     whole: Counters
