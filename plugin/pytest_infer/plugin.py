@@ -13,12 +13,24 @@ from pytest_infer.pytest_face.fixtures import (
     infer,
     infer_configuration,
     infer_load,
+    infer_under_load,
+    load_level,
     model,
     prompt,
     system_sampler,
 )
 
-__all__ = ["engine", "infer", "infer_configuration", "infer_load", "model", "prompt", "system_sampler"]
+__all__ = [
+    "engine",
+    "infer",
+    "infer_configuration",
+    "infer_load",
+    "infer_under_load",
+    "load_level",
+    "model",
+    "prompt",
+    "system_sampler",
+]
 
 # Every pytest run of an environment loads this module, and few of them measure. What measuring needs takes long to
 # import: each hook does it when it must.

@@ -22,6 +22,7 @@ class Unit(StrEnum):
     BYTES = "B"
     TOKENS = "tokens"
     TOKENS_PER_SECOND = "tok/s"
+    REQUESTS_PER_SECOND = "req/s"
     PERCENT = "%"
     CORES = "cores"
     HERTZ = "Hz"
@@ -125,6 +126,7 @@ _FORMATS: dict[Unit, Callable[[float], str]] = {
     Unit.BYTES: size,
     Unit.TOKENS: count,
     Unit.TOKENS_PER_SECOND: rate,
+    Unit.REQUESTS_PER_SECOND: lambda value: f"{significant(value)} req/s",
     Unit.PERCENT: percent,
     Unit.CORES: lambda value: f"{significant(value)} cores",
     Unit.HERTZ: hertz,

@@ -18,6 +18,7 @@ from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep.lengths import Lengths
+from pytest_infer.records import Arrivals, Level, LevelKind, Objectives
 
 NAMES = {option.name: option for option in OPTIONS}
 
@@ -86,6 +87,15 @@ RUN_VALUES = {
     "sweep": ("threads=1, 2", "sweep", (("threads", ("1", "2")),)),
     "order": ("sequential", "interleaved", False),
     "curve": ("16..64", "curve", Lengths(shortest=16, longest=64)),
+    "load": ("rate=1:constant", "load", (Level(kind=LevelKind.RATE, value=1.0, arrivals=Arrivals.CONSTANT),)),
+    "slo": ("ttft=500ms", "objectives", Objectives(ttft_s=0.5)),
+    "load-requests": ("10", "load_requests", 10),
+    "load-limit": ("2min", "load_limit_s", 120.0),
+    "load-data": (
+        "prompt_tokens=8,output_tokens=4",
+        "load_data",
+        {"prompt_tokens": 8, "output_tokens": 4},
+    ),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
     "replay": ("baseline:main", "replay", "baseline:main"),
     "text": ("texts/mine.txt", "text", Path("texts/mine.txt")),
@@ -167,7 +177,9 @@ def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
     changes_none = """prompts engine_options given context cold_loading max_new_tokens ignore_eos advice probe
         strict_memory resume report gate gate_asked accepted accepts ending baseline allow_different against
-        against_python against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve"""
+        against_python against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve
+        load objectives load_requests load_limit_s load_data"""
+    # What concerns load is part of the hash of a level, but for when it is given up.
     named = {*saving._MATTER, *changes_none.split()}
     assert named == set(Settings.__dataclass_fields__)
 
@@ -254,6 +266,9 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "experts": ("counts", "off"), "timeline": ("on", "off"), "breakdown": ("on", "off"),
         "turns": ("token", "round"), "launches": ("1", "2"), "time": ("1s", "2s"), "inconclusive": ("pass", "fail"),
         "exit": ("bisect", "plain"), "repeat-disturbed": ("1", "2"), "min-pairs": ("1", "2"), "max-rounds": ("1", "2"),
+        "load": ("rate=1", "rate=2"), "slo": ("ttft=1s", "ttft=2s"), "load-requests": ("1", "2"),
+        "load-limit": ("1s", "2s"),
+        "load-data": ("prompt_tokens=1,output_tokens=1", "prompt_tokens=2,output_tokens=1"),
         "context": ("1", "2"), "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "server": ("http://a", "http://b"), "cache": ("off", "warm"), "server-kind": ("llama", "vllm"),

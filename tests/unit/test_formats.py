@@ -22,7 +22,7 @@ DATA = Path(__file__).parents[1] / "data"
 LINES_ONLY = {
     "bisect", "init", "models", "undecided", "baseline set", "baseline list", "baseline forget", "experts export",
     "experts import",
-    "site",
+    "site", "load-generator install", "load-generator status", "load-generator remove",
 }  # fmt: skip
 """The commands that tell a line or two and have no view."""
 FOLDER = str(models.BUNDLED[models.DEFAULT].ensure(str))

@@ -19,6 +19,7 @@ FACE = (
     "pytest_face.options",
     "pytest_face.fixtures",
     "pytest_face.sweep.lengths",
+    "pytest_face.levels",
     "pytest_face.option_reader",
     "pytest_face.settings",
     "pytest_face.sweep.configurations",
@@ -41,6 +42,7 @@ FACE = (
     "pytest_face.summary",
     "pytest_face.honoured",
     "pytest_face.infer",
+    "pytest_face.under_load",
     "pytest_face.native_options",
     "pytest_face.preflight",
     "pytest_face.exits",
@@ -59,6 +61,8 @@ ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "engines": GROUND,
     "measure": GROUND | {"engines.base", "engines.roles"},
+    # It lies in the same folder as built models.
+    "measure.load.environment": GROUND | {"engines.bundled.cache"},
     # A program of its own, started in a fresh process.
     "measure.loading.once": GROUND | {"engines.base", "engines.lookup", "measure"},
     "storage": GROUND | {"engines", "measure"},
@@ -71,6 +75,7 @@ ROOMS = {
         "engines.checkpoint",
         "engines.models",
         "measure.counters.kernel_files",
+        "measure.load.environment",
         "measure.loading.process",
         "measure.machine",
         "storage",

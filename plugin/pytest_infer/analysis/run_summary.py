@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.compare.noise import NamedFloor
     from pytest_infer.analysis.compare.two_runs import Since
+    from pytest_infer.analysis.load.curve import LoadCurve
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
@@ -38,6 +39,12 @@ class RunSummary:
     recommended: Recommendation | None = None
     curves: tuple[Curve, ...] = ()
     sides: SweptSides | None = None
+    load: tuple[LoadCurve, ...] = ()
     since: Since | None = None
     saved: bool = False
     apart: bool = False
+
+    @property
+    def prompts(self) -> tuple[Result, ...]:
+        """Return the results of prompts, without those of levels of load."""
+        return tuple(result for result in self.results if result.under_load is None)

@@ -54,7 +54,9 @@ def of_tests(tests: Iterable[OneTest]) -> tuple[SuiteAverages, ...]:
 
 def of_results(results: Iterable[Result]) -> tuple[SuiteAverages, ...]:
     """Return the averages of what a run shows: of its own side."""
-    return of_tests(OneTest(config=result.config, figures=result.figures) for result in results)
+    return of_tests(
+        OneTest(config=result.config, figures=result.figures) for result in results if result.under_load is None
+    )
 
 
 def _of_all(rows: Iterable[Mapping[str, Summary | Values]]) -> dict[str, Average]:

@@ -32,6 +32,7 @@ _COMMANDS = (
     "placement",
     "doctor",
     "loading",
+    "load-generator",
     "advice",
     "show",
     "export",
@@ -90,6 +91,10 @@ def _command(name: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one for each
             from pytest_infer.cli.loading import loading  # noqa: PLC0415
 
             return loading
+        case "load-generator":
+            from pytest_infer.cli.load_generator import load_generator  # noqa: PLC0415
+
+            return load_generator
         case "advice":
             from pytest_infer.cli.advice import show_advice  # noqa: PLC0415
 

@@ -24,6 +24,7 @@ from pytest_infer.storage.runs import Run
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.two_runs import Since
+    from pytest_infer.analysis.load.curve import LoadCurve
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
@@ -65,6 +66,7 @@ def show(
         recommended=recommended,
         curves=curves,
         sides=sides,
+        load=_load(chosen) if any(r.under_load for r in stored.results) else (),
         since=since,
         saved=True,
     )
@@ -86,6 +88,12 @@ def _swept(run: Run) -> tuple[Recommendation | None, tuple[Curve, ...], SweptSid
     from pytest_infer.analysis.sweep.sides import of  # noqa: PLC0415
 
     return recommend(run.rows), curves(run.rows), of(run.rows)
+
+
+def _load(run: Run) -> tuple[LoadCurve, ...]:
+    from pytest_infer.analysis.load.curve import curves  # noqa: PLC0415
+
+    return curves(run.rows)
 
 
 def _advice(stored: results.Shown, run: Run) -> tuple[Advice, ...]:

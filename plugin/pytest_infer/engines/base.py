@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,6 +95,15 @@ class ServerOptions:
     cache: str = "bust"
     kind: str | None = None
     timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Where requests can be sent: the server's address (without /v1), the model's name there, and the key it wants."""
+
+    url: str
+    model: str | None = None
+    key: str | None = field(default=None, repr=False)
 
 
 def local(tensor: Any) -> Any:
@@ -367,6 +376,13 @@ class Engine(Protocol):
         left within `clock.tick`.
         """
         return nullcontext()
+
+    def served(self) -> Served | None:
+        """Return where others can send requests to the model, known after `load`; None for one that is not served.
+
+        Load tests send theirs there.
+        """
+        return None
 
     def close(self) -> None:
         """Free the model."""

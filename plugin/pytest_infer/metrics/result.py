@@ -12,6 +12,7 @@ from pytest_infer.records import (
     CurvePoint,
     ExpertUsage,
     Fidelity,
+    Level,
     MachineInfo,
     MeasurementWarning,
     ModelInfo,
@@ -50,6 +51,7 @@ class Result:
     breakdown: Mapping[str, PhaseParts] = field(default_factory=dict)
     operators: Operators | None = None
     trace: str | None = None
+    under_load: Level | None = None
 
 
 def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None) -> Result:
@@ -66,7 +68,7 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         model=record.model,
         machine=record.machine,
         figures=shown,
-        timed_rounds=len(record.rounds),
+        timed_rounds=len(record.rounds if record.under_load is None else record.under_load.repetitions),
         output=record.output.text,
         warnings=warnings,
         quiet=quiet,
@@ -78,4 +80,5 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         fidelity=record.fidelity,
         breakdown=breakdown.phases(record),
         operators=None if operators is None else replace(operators, trace=None),
+        under_load=None if record.under_load is None else record.under_load.level,
     )

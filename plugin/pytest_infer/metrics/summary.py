@@ -6,6 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from pytest_infer.metrics.load import NO_LEVEL, PREFIX
 from pytest_infer.metrics.metric import Metric
 from pytest_infer.metrics.read import MetricValue
 from pytest_infer.metrics.table import METRICS
@@ -60,4 +61,17 @@ def _summary(metric: Metric, found: list[MetricValue]) -> Summary:
 
 def summarize(record: PromptRecord) -> dict[str, Summary]:
     """Return every metric of the table for the record, keyed by metric key, absent ones with their reason."""
-    return {metric.key: _summary(metric, metric.read(record)) for metric in METRICS}
+    return {metric.key: _of(metric, record) for metric in METRICS}
+
+
+def why_not(metric: Metric, *, under_load: bool) -> str | None:
+    """Return why a metric is none of what was measured, a prompt or a level of load; None where it is one."""
+    of_a_level = metric.key.startswith(PREFIX)
+    if of_a_level == under_load:
+        return None
+    return NO_LEVEL if of_a_level else "not measured under load"
+
+
+def _of(metric: Metric, record: PromptRecord) -> Summary:
+    why = why_not(metric, under_load=record.under_load is not None)
+    return _summary(metric, metric.read(record)) if why is None else Summary(value=None, reason=why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.metrics import experts, fidelity, loading, read, roofline, timing
+from pytest_infer.metrics import experts, fidelity, load, loading, read, roofline, timing
 from pytest_infer.metrics.metric import Column, Direction, Fact, Kind, Metric
 from pytest_infer.metrics.read import Read
 from pytest_infer.units import Unit
@@ -38,6 +38,19 @@ def _distance(
     key: str, label: str, unit: Unit, direction: Direction, definition: str, source: str = fidelity.BOTH
 ) -> Metric:
     return _count(key, label, unit, direction, read.once(fidelity.of_both(key)), definition, source)
+
+
+def _level(
+    key: str,
+    label: str,
+    unit: Unit,
+    direction: Direction,
+    read: Read,
+    definition: str,
+    absent: str = "no request was answered",
+) -> Metric:
+    source = "stamps of the load generator, time.time"
+    return Metric(f"{load.PREFIX}{key}", label, unit, direction, Kind.TIMED, read, definition, source, absent)
 
 
 _B, _S, _N = Unit.BYTES, Unit.SECONDS, Unit.COUNT
@@ -300,6 +313,36 @@ METRICS: tuple[Metric, ...] = (
               "(site, token) whose set of chosen experts is not the reference's", fidelity.EXPERTS),
     _distance("gate_shift", "gate shift", Unit.RATIO, _LOWER,
               "largest change of a gate weight; an expert that was not chosen has none", fidelity.EXPERTS),
+    # load
+    _level("s_per_token", "system's time per token", _S, _LOWER, load.each(load.s_per_token),
+           "steady part of a repetition / output tokens of the answers that ended in it, all requests together"),
+    _level("throughput", "system's throughput", Unit.TOKENS_PER_SECOND, Direction.HIGHER, load.each(load.throughput),
+           "output tokens of the answers that ended in the steady part / its length"),
+    _level("ttft_p50_s", "TTFT p50 under load", _S, _LOWER, load.each_percentile(50, load.ttfts_s),
+           "median over requests; from when a request was due (of streams: sent) to its first token"),
+    _level("ttft_p99_s", "TTFT p99 under load", _S, _LOWER, load.each_percentile(99, load.ttfts_s),
+           "99th percentile of the same"),
+    _level("tpot_p50_s", "TPOT p50 under load", _S, _LOWER,
+           load.each_percentile(50, load.tpots_s, "no answer has two tokens"),
+           "median over requests of (last − first token) / (tokens − 1): the stamps between them are not told"),
+    _level("latency_p50_s", "latency p50", _S, _LOWER, load.each_percentile(50, load.latencies_s),
+           "median over requests; from when a request was due (of streams: sent) to the end of its answer"),
+    _level("latency_p99_s", "latency p99", _S, _LOWER, load.each_percentile(99, load.latencies_s),
+           "99th percentile of the same"),
+    _level("misses", "misses", Unit.PERCENT, _LOWER, load.each(load.misses),
+           "1 − goodput / offered rate: late by an objective, failed or cancelled"),
+    _level("goodput", "goodput", Unit.REQUESTS_PER_SECOND, Direction.HIGHER, load.each(load.good_rate),
+           "requests due in the steady part that were answered as the objectives ask / its length"),
+    _level("offered", "offered rate", Unit.REQUESTS_PER_SECOND, _NEUTRAL, load.each(load.offered_rate),
+           "requests due in the steady part / its length"),
+    _level("in_flight", "in flight", Unit.RATIO, _NEUTRAL, load.each(load.in_flight),
+           "mean number of requests that were due (of streams: sent) and had not ended"),
+    _level("dispatch_p99_s", "dispatch delay p99", _S, _NEUTRAL,
+           load.each_percentile(99, load.dispatch_s, "only a rate has a schedule"),
+           "99th percentile over requests of sent − due: what the sender itself adds"),
+    _level("cached_percent", "prompt cached", Unit.PERCENT, _NEUTRAL,
+           load.each(load.cached_percent, "the server does not say"),
+           "tokens of the prompts that the server says it had cached"),
     # output
     _count("output_sha256", "output", Unit.TEXT, _EXACT, read.once(read.output),
            "SHA-256 of the generated ids in decimal, commas between them; of the text where there are no ids", "clock"),

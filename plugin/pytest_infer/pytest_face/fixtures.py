@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from pytest_infer.prompts import Prompt
     from pytest_infer.pytest_face.infer import Infer
     from pytest_infer.pytest_face.sweep.configurations import Configuration
-    from pytest_infer.records import ModelInfo
+    from pytest_infer.pytest_face.under_load import InferUnderLoad
+    from pytest_infer.records import Level, ModelInfo
 
-NAMES = frozenset({"engine", "infer", "infer_configuration", "infer_load", "model", "prompt", "system_sampler"})
+NAMES = frozenset(
+    (
+        *("engine", "infer", "infer_configuration", "infer_load", "infer_under_load", "load_level", "model", "prompt"),
+        "system_sampler",
+    )
+)
 
 
 def is_ours(definition: Any) -> bool:
@@ -89,6 +95,12 @@ def prompt() -> Prompt:
 
 
 @pytest.fixture
+def load_level() -> Level:
+    """One level of --infer-load; a test that asks for it is parametrized."""
+    pytest.skip("a load test: --infer-load says at which levels, as in --infer-load concurrency=1,2,4")
+
+
+@pytest.fixture
 def system_sampler(request: pytest.FixtureRequest) -> SystemSampler:
     """Memory, CPU and disk counters around any block: `with system_sampler() as s: …`, then `s.record`."""
     from pytest_infer.measure.counters.sampler import SystemSampler
@@ -105,3 +117,12 @@ def infer(request: pytest.FixtureRequest, benchmark: Any, infer_configuration: C
     from pytest_infer.pytest_face.infer import Infer
 
     return Infer.of(request, hooks.session_of(request.config), benchmark, infer_configuration)
+
+
+@pytest.fixture
+def infer_under_load(request: pytest.FixtureRequest, benchmark: Any) -> InferUnderLoad:
+    """The measurement of a level of load on a server: call it with `load_level`."""
+    from pytest_infer.pytest_face import hooks
+    from pytest_infer.pytest_face.under_load import InferUnderLoad
+
+    return InferUnderLoad.of(request, hooks.session_of(request.config), benchmark)

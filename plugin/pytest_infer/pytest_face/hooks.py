@@ -127,7 +127,7 @@ class Hooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
-        if "infer" in getattr(item, "fixturenames", ()):
+        if not preflight.MEASURING.isdisjoint(getattr(item, "fixturenames", ())):
             self._run.heap.between_tests()
             clock = item.stash[CLOCK] = ReplayClock()
             marker = item.get_closest_marker("benchmark")

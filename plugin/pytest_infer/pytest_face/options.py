@@ -147,6 +147,34 @@ OPTIONS = (
         "16..context goes to the model's limit, 16,100 are two lengths; alone: 16..context",
     ),
     Option(
+        name="load",
+        metavar="LEVELS",
+        lines=True,
+        help="levels of load for tests with `load_level`: concurrency=1,2,4 (streams), rate=0.5,1,2 (requests per "
+        "second, as a Poisson process; rate=1:constant evenly), throughput (all requests at once)",
+    ),
+    Option(
+        name="slo",
+        metavar="OBJECTIVES",
+        help="what a request under load must keep to be no miss: ttft=500ms,tpot=50ms,latency=10s, any of them",
+    ),
+    Option(
+        name="load-requests",
+        metavar="N",
+        help="requests of each repetition of a level, at least four a stream; default: 64",
+    ),
+    Option(
+        name="load-limit",
+        metavar="TIME",
+        help="a repetition of a level ends after this time, and what is not answered by then is a miss; default: 10min",
+    ),
+    Option(
+        name="load-data",
+        metavar="DESCRIPTION",
+        help="synthetic prompts in place of the suite's under load: prompt_tokens=256,output_tokens=64, with "
+        "prefix_tokens=128,prefix_count=4 for shared beginnings",
+    ),
+    Option(
         name="cold-loading",
         flag=True,
         help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",

@@ -21,6 +21,7 @@ from pytest_infer.pytest_face.sweep.configurations import Configuration
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 
 ARGUMENT = "prompt"
+LEVEL = "load_level"
 CONFIGURED = ("infer_load", "infer_configuration")
 """The fixtures that a sweep gives its parameters to."""
 
@@ -44,7 +45,7 @@ def parametrize(
     prompts: tuple[Prompt, ...] = ()
     try:
         if ARGUMENT in metafunc.fixturenames and _is_ours(metafunc, ARGUMENT):
-            prompts = _prompts_for(metafunc, settings.prompts, cache)
+            prompts = prompts_of(metafunc.definition, settings.prompts, cache)
         if settings.curve is not None and prompts:
             prompts = (max(prompts, key=_characters),)
             found = _points(metafunc, settings, settings.curve, found, prompts[0], context)
@@ -52,6 +53,8 @@ def parametrize(
             found = ()
     except InferError as error:
         raise pytest.Collector.CollectError(str(error)) from error
+    if LEVEL in metafunc.fixturenames and settings.load and _is_ours(metafunc, LEVEL):
+        metafunc.parametrize(LEVEL, settings.load, ids=[level.name for level in settings.load])
     if prompts:
         metafunc.parametrize(ARGUMENT, prompts, ids=[prompt.name for prompt in prompts])
     if found and all(name in metafunc.fixturenames for name in ("infer", *CONFIGURED)):
@@ -91,13 +94,14 @@ def _characters(prompt: Prompt) -> int:
     return len(prompt.text or "") + sum(len(message.content) for message in prompt.messages)
 
 
-def _prompts_for(metafunc: pytest.Metafunc, given: Path | None, cache: Cache) -> tuple[Prompt, ...]:
-    marker = metafunc.definition.get_closest_marker(MARKER)
+def prompts_of(node: pytest.Item, given: Path | None, cache: Cache) -> tuple[Prompt, ...]:
+    """Return a test's prompts; none where no marker, option or file beside it names any. Raises SuiteError."""
+    marker = node.get_closest_marker(MARKER)
     if marker is not None:
         if len(marker.args) != 1 or marker.kwargs:
-            raise SuiteError(f"{metafunc.definition.nodeid}: write infer_prompts([…]) with one list of prompts")
-        return suites.from_marker(marker.args[0], metafunc.definition.nodeid)
-    path = given or metafunc.definition.path.parent / suites.SUITE_FILE
+            raise SuiteError(f"{node.nodeid}: write infer_prompts([…]) with one list of prompts")
+        return suites.from_marker(marker.args[0], node.nodeid)
+    path = given or node.path.parent / suites.SUITE_FILE
     if given is None and not path.exists():
         return ()
     if path not in cache:

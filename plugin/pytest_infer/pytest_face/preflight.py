@@ -20,28 +20,32 @@ from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine, EngineOptions
 from pytest_infer.errors import EngineError, InferError, ModelError, OptionError, StorageError, UnknownValueError
 from pytest_infer.measure.heap import no_collections
+from pytest_infer.measure.load import environment
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
-from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens
+from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
+from pytest_infer.records import Level
 from pytest_infer.report.text import printable
 from pytest_infer.storage import files
 from pytest_infer.units import size
 
 _PACKAGE = Path(__file__).parents[1]
+MEASURING = frozenset(("infer", under_load.FIXTURE))
+"""The fixtures that measure."""
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests that ask for our `infer` and are not skipped outright."""
+    """Return the tests that ask for our `infer` or `infer_under_load` and are not skipped outright."""
     return [item for item in items if _asks_ours(item) and item.get_closest_marker("skip") is None]
 
 
 def _asks_ours(item: pytest.Item) -> bool:
-    """Return whether a test asks for `infer`, which is ours for it, or another of that name that is made from ours."""
-    asks = "infer" in getattr(item, "fixturenames", ())
-    return asks and fixtures.made_from_ours("infer", _definitions(item, "infer"))
+    """Return whether a test asks for what measures, which is ours for it, or of that name and made from ours."""
+    asked = MEASURING.intersection(getattr(item, "fixturenames", ()))
+    return any(fixtures.made_from_ours(name, _definitions(item, name)) for name in asked)
 
 
 def check(collected: pytest.Session, session: InferSession) -> None:
@@ -64,6 +68,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         session.gate.prepare(session.keeper.storage)
         session.references.prepare(session.keeper.storage, {item.nodeid: _prompt_of(item) for item in items})
         session.read_text()
+        _check_load_tests(items, session)
         # Importing torch and transformers would start half a dozen collections of all that is there.
         with no_collections():
             _check_engine(items, session)
@@ -77,6 +82,20 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     # Where each configuration has two sides, what drifts is the same for both.
     alone = session.one_sided and not session.bridge.disabled
     session.remeasure.last = ordering.last_of_loads(planned) if alone else ()
+
+
+def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
+    """Before anything is measured: see that the load generator is installed, and that there is something to send."""
+    loading = [item for item in items if under_load.FIXTURE in getattr(item, "fixturenames", ()) and _has_level(item)]
+    if loading:
+        environment.required()
+    for item in loading:
+        under_load.workload_of(item, session)
+
+
+def _has_level(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and isinstance(callspec.params.get("load_level"), Level)
 
 
 def _check_rules(session: InferSession) -> None:

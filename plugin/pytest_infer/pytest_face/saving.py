@@ -17,7 +17,7 @@ from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
 from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.errors import StorageError
-from pytest_infer.metrics import Summary, summarize, timing
+from pytest_infer.metrics import Summary, load, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, PromptRecord, SuiteAverages
 from pytest_infer.storage import block, files, journal, sidecar, traces
@@ -217,6 +217,8 @@ class Keeper:
                 against=(of_block(f.block, BLOCK).against or StoredAgainst()).metrics if "against" in f.block else {},
             )
             for f in self.finished.values()
+            # A mean over levels says nothing.
+            if f.record.under_load is None
         )
 
     def unmeasured(self) -> list[str]:
@@ -281,6 +283,8 @@ class Keeper:
 
 def phases(record: PromptRecord) -> dict[str, list[float]]:
     """Return the durations of each native row, a value a round, seconds; a phase that does not exist has none."""
+    if record.under_load is not None:
+        return {"total": load.durations(record.under_load)}
     traces = [r.trace for r in record.rounds]
     return {
         "total": _all(timing.total_s(t) for t in traces),

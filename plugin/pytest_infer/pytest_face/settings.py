@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.measure import ranks
+from pytest_infer.measure.load import workload
 from pytest_infer.measure.text import BUNDLED
-from pytest_infer.pytest_face import served
+from pytest_infer.pytest_face import levels, served
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import (
     BARE,
@@ -30,6 +32,7 @@ from pytest_infer.pytest_face.options import (
     TURNS,
 )
 from pytest_infer.pytest_face.sweep.lengths import Lengths
+from pytest_infer.records import Level, Objectives
 
 ONLY_OURS = ("accepted", "against", "cold-loading", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
@@ -52,6 +55,8 @@ DEFAULT_MIN_PAIRS = 10
 DEFAULT_MAX_ROUNDS = 30
 MOST_THREADS = 4096
 """More than any machine has cores; torch takes what it is given and then dies of it."""
+DEFAULT_REQUESTS = 64
+DEFAULT_LIMIT_S = 600.0
 MOST_LAUNCHES = 64
 """More pairs of processes than this are a typing error."""
 
@@ -99,6 +104,11 @@ class Settings:
     interleaved: bool = True
     curve: Lengths | None = None
     ending: Ending = Ending()  # noqa: RUF009 - frozen
+    load: tuple[Level, ...] = ()
+    objectives: Objectives = Objectives()  # noqa: RUF009 - frozen
+    load_requests: int = DEFAULT_REQUESTS
+    load_limit_s: float = DEFAULT_LIMIT_S
+    load_data: Mapping[str, int] = field(default_factory=dict)
     replay: str | None = None
     text: Path | None = None
     """The file whose perplexity is measured."""
@@ -198,6 +208,11 @@ class Settings:
             sweep=sweep,
             interleaved=read.choice("order", ORDERS, INTERLEAVED) == INTERLEAVED,
             curve=_curve(read, sweep),
+            load=_levels(read),
+            objectives=levels.objectives(read.text("slo"), read.place("slo")),
+            load_requests=read.number("load-requests", DEFAULT_REQUESTS, least=1),
+            load_limit_s=read.duration("load-limit", DEFAULT_LIMIT_S),
+            load_data=_load_data(read),
             replay=_replay(read),
             text=_text(read),
         )
@@ -208,6 +223,19 @@ def _check_ranks(read: OptionReader, size: int) -> None:
     for name in ("against", "replay", "resume"):
         if read.given(name):
             raise OptionError(f"{read.place(name)} is for one process, and this run has {size} (WORLD_SIZE)")
+
+
+def _levels(read: OptionReader) -> tuple[Level, ...]:
+    """Return the levels of load tests, which this process sends to one server."""
+    found = levels.parse(read.lines("load") or (), read.place("load"))
+    if found and read.given("against"):
+        raise OptionError(f"{read.place('load')} measures one server: leave out {read.place('against')}")
+    return found
+
+
+def _load_data(read: OptionReader) -> dict[str, int]:
+    text = read.text("load-data")
+    return {} if text is None else workload.synthetic(text, read.place("load-data"))
 
 
 def _replay(read: OptionReader) -> str | None:

@@ -18,6 +18,7 @@ from pytest_infer.storage.code import repository
 from pytest_infer.storage.runs import read, row_of
 
 if TYPE_CHECKING:
+    from pytest_infer.analysis.load.curve import LoadCurve
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
@@ -45,6 +46,7 @@ def of(run: InferSession) -> RunSummary:
         recommended=recommended,
         curves=curves,
         sides=sides,
+        load=_load({f.record.nodeid: f.block for f in finished if f.record.under_load is not None and not f.failed}),
         since=since.of(run),
         apart=run.settings.breakdown in ("on", "ops"),
         saved=bool(run.keeper.finished) and run.keeper.stored() is not None,
@@ -75,6 +77,15 @@ def write_report(run: InferSession) -> None:
         run.note(f"! no report: {type(error).__name__}: {error}")
         return
     run.note(f"report: {path}")
+
+
+def _load(blocks: Mapping[str, Mapping[str, Any]]) -> tuple[LoadCurve, ...]:
+    """Return the curves of load tests, their blocks by node id."""
+    if not blocks:
+        return ()
+    from pytest_infer.analysis.load import curve  # noqa: PLC0415
+
+    return curve.curves(row_of(nodeid, nodeid, block) for nodeid, block in blocks.items())
 
 
 def _swept(

@@ -18,6 +18,16 @@ from pytest_infer.records.counters import Counters
 from pytest_infer.records.experts import ExpertSite, ExpertUsage
 from pytest_infer.records.fidelity import Fidelity, Picked, Split
 from pytest_infer.records.generation import Limits, Output, PromptInfo, Reported, StopReason, TokenTrace
+from pytest_infer.records.load import (
+    Arrivals,
+    Level,
+    LevelKind,
+    LoadRequest,
+    Objectives,
+    Repetition,
+    RequestStatus,
+    UnderLoad,
+)
 from pytest_infer.records.loading import CacheState, Loading, LoadingRound
 from pytest_infer.records.machine import MachineInfo, MachineProbe
 from pytest_infer.records.model import ModelInfo, RoleWork, Work
@@ -43,6 +53,7 @@ __all__ = [
     "OUTSIDE",
     "TOP",
     "AgainstInfo",
+    "Arrivals",
     "Average",
     "Breakdown",
     "CacheState",
@@ -52,13 +63,17 @@ __all__ = [
     "ExpertSite",
     "ExpertUsage",
     "Fidelity",
+    "Level",
+    "LevelKind",
     "Limits",
+    "LoadRequest",
     "Loading",
     "LoadingRound",
     "MachineInfo",
     "MachineProbe",
     "MeasurementWarning",
     "ModelInfo",
+    "Objectives",
     "Observed",
     "OperatorTimes",
     "Operators",
@@ -76,7 +91,9 @@ __all__ = [
     "Ranks",
     "Reading",
     "Reference",
+    "Repetition",
     "Reported",
+    "RequestStatus",
     "Role",
     "RoleTimes",
     "RoleTurns",
@@ -91,6 +108,7 @@ __all__ = [
     "Timeline",
     "TokenTrace",
     "Turns",
+    "UnderLoad",
     "WarningKind",
     "Work",
     "absent",

@@ -9,6 +9,7 @@ from pytest_infer.records.breakdown import Breakdown, RoleTurns
 from pytest_infer.records.counters import Counters
 from pytest_infer.records.fidelity import Fidelity
 from pytest_infer.records.generation import Output, PromptInfo
+from pytest_infer.records.load import UnderLoad
 from pytest_infer.records.machine import MachineInfo
 from pytest_infer.records.model import ModelInfo
 from pytest_infer.records.rounds import Profile, Round
@@ -30,6 +31,9 @@ class WarningKind(StrEnum):
     COLD_FIRST_ROUND = "the first round is much slower"
     FREQUENCY = "the cores' frequency moved between rounds"
     CLIENT_BUSY = "the client was busy"
+    CLIENT_BOUND = "the sender of requests is the bottleneck"
+    UNSTEADY = "the level is not steady"
+    REQUESTS_FAILED = "requests failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,8 @@ class PromptRecord:
     the swept options by axis, as they were given; it is empty when nothing is swept. `drift` is stored with the last
     test of a load. `reference` says whose tokens were followed, if any were. `pieces` are the texts of single ids: of
     those generated, and of the most probable ones at each position. `fidelity` is how far this is from the reference.
-    `ranks` is None unless several processes ran the model together.
+    `ranks` is None unless several processes ran the model together. That of a load test has no rounds but `under_load`:
+    its `prompt` is the level, and its output is empty.
     """
 
     nodeid: str
@@ -117,6 +122,7 @@ class PromptRecord:
     fidelity: Fidelity | None = None
     breakdown: Breakdown | None = None
     breakdown_absent: str | None = None
+    under_load: UnderLoad | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,18 @@ from typing import Any
 import msgspec
 
 from pytest_infer.measure.warnings import hash_ids
-from pytest_infer.metrics import METRICS, Summary, summarize
+from pytest_infer.metrics import METRICS, Summary, load, summarize
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, phases
-from pytest_infer.records import ExpertUsage, Operators, PromptRecord, Quality, Reference, Round, SuiteAverages
+from pytest_infer.metrics.summary import why_not
+from pytest_infer.records import (
+    ExpertUsage,
+    Operators,
+    PromptRecord,
+    Quality,
+    Reference,
+    Round,
+    SuiteAverages,
+)
 from pytest_infer.storage.schema import SCHEMA, TOTAL
 from pytest_infer.storage.traces import name_for
 
@@ -53,7 +62,12 @@ def build(record: PromptRecord, figures: Mapping[str, Summary] | None = None) ->
         "model": _without_none(msgspec.to_builtins(record.model) | {"load": None}),
         "machine": _without_none(msgspec.to_builtins(record.machine)),
         "metrics": metrics,
-        "absent": {key: summary.reason for key, summary in summaries.items() if summary.value is None},
+        "absent": {
+            metric.key: summaries[metric.key].reason
+            for metric in METRICS
+            if summaries[metric.key].value is None and why_not(metric, under_load=record.under_load is not None) is None
+        },
+        **_under_load(record),
         "experts": _experts(record),
         "timeline": _timeline(record),
         "scores": _scores(record),
@@ -166,9 +180,26 @@ def _operators(nodeid: str, found: Operators) -> dict[str, Any]:
     return table | ({} if found.trace is None else {"trace": name_for(nodeid)})
 
 
+def _under_load(record: PromptRecord) -> dict[str, Any]:
+    """Say at which level, and what became of its requests; the sidecar has the stamps of each."""
+    of = record.under_load
+    if of is None:
+        return {}
+    told = {
+        "level": _without_none(msgspec.to_builtins(of.level)),
+        "objectives": _without_none(msgspec.to_builtins(of.objectives)),
+        "generator": of.generator,
+        "data": of.data,
+        "requests": [len(repetition.requests) for repetition in of.repetitions],
+        "marks": [warning.kind.value for warning in record.warnings],
+        "errors": load.errors(r for repetition in of.repetitions for r in repetition.requests),
+    }
+    return {"under_load": _without_none(told)}
+
+
 def _output(record: PromptRecord) -> dict[str, Any]:
     output: dict[str, Any] = _without_none(msgspec.to_builtins(record.output))
-    stopped_by = record.rounds[0].trace.stopped_by
+    stopped_by = record.rounds[0].trace.stopped_by if record.rounds else None
     if stopped_by is not None:
         output["stopped_by"] = stopped_by.value
     return output
@@ -180,7 +211,7 @@ def _rounds(record: PromptRecord) -> dict[str, Any]:
 
     return {
         "warmup": record.warmup_rounds,
-        "timed": len(record.rounds),
+        "timed": len(record.rounds if record.under_load is None else record.under_load.repetitions),
         "profile": record.profile is not None,
         "disturbed": disturbed(record.rounds),
         "repeated": len(record.repeated),

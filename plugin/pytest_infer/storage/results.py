@@ -11,6 +11,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.metrics import METRICS, Summary, scatter
 from pytest_infer.metrics.result import Result
+from pytest_infer.metrics.summary import why_not
 from pytest_infer.records import (
     ExpertUsage,
     MachineInfo,
@@ -84,6 +85,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         fidelity=block.fidelity,
         breakdown=breakdown.phases,
         operators=_operators(breakdown.operators),
+        under_load=None if block.under_load is None else block.under_load.level,
     )
 
 
@@ -122,7 +124,8 @@ def _figures(block: WholeBlock) -> dict[str, Summary]:
     for metric in METRICS:
         figure = stored.get(metric.key)
         if figure is None:
-            found[metric.key] = Summary(value=None, reason=absent.get(metric.key, _NOT_STORED))
+            why = why_not(metric, under_load=block.under_load is not None) or _NOT_STORED
+            found[metric.key] = Summary(value=None, reason=absent.get(metric.key, why))
             continue
         single = () if isinstance(figure.value, str) else (figure.value,)
         found[metric.key] = Summary(

@@ -31,6 +31,7 @@ from pytest_infer.storage.schema import (
     Machine,
     Model,
     StoredAgainst,
+    StoredLoad,
     StoredPrompt,
     StoredReference,
     StoredScores,
@@ -54,7 +55,8 @@ class Row:
     `fidelity` is how far it was from the reference that it followed.
     `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
     row was read from, None for one that is not stored yet. `against` is the other side's, where the run compared two
-    commits. `scores` says what the sidecar holds of them, and `reference` whose tokens were followed.
+    commits. `under_load` is the level of a load test. `scores` says what the sidecar holds of them, and `reference`
+    whose tokens were followed.
     """
 
     test: str
@@ -74,6 +76,7 @@ class Row:
     timed: int = 0
     run: Path | None = None
     against: StoredAgainst | None = None
+    under_load: StoredLoad | None = None
     scores: StoredScores = StoredScores()  # noqa: RUF009
     reference: StoredReference | None = None
 
@@ -118,6 +121,7 @@ def _row(test: str, name: str, block: Block, run: Path | None = None) -> Row:
         against=block.against,
         scores=block.scores or StoredScores(),
         reference=block.reference,
+        under_load=block.under_load,
         run=run,
     )
 

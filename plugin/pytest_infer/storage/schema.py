@@ -14,6 +14,8 @@ from pytest_infer.records import (
     Drift,
     ExpertSite,
     Fidelity,
+    Level,
+    Objectives,
     PhaseOperators,
     Ranks,
     Reported,
@@ -314,6 +316,22 @@ class StoredWarning(msgspec.Struct, frozen=True):
     text: str
 
 
+class StoredLoad(msgspec.Struct, frozen=True):
+    """At which level of load a test was measured, and what became of the requests of each repetition.
+
+    `errors` are how many were not answered, by what was said of it. `data` is what was asked for, if not the prompts.
+    `marks` are the kinds of the warnings about it.
+    """
+
+    level: Level
+    objectives: Objectives = Objectives()
+    generator: str = ""
+    data: str | None = None
+    requests: tuple[Count, ...] = ()
+    errors: dict[str, int] = {}
+    marks: tuple[str, ...] = ()
+
+
 class StoredAgainst(msgspec.Struct, frozen=True):
     """The other side of a comparison in one run: `records.AgainstInfo`, its figures, and what turns of a token said.
 
@@ -379,6 +397,7 @@ class Block(msgspec.Struct, frozen=True):
     drift: Drift | None = None
     ranks: Ranks | None = None
     fidelity: Fidelity | None = None
+    under_load: StoredLoad | None = None
     rounds: Rounds | None = None
     against: StoredAgainst | None = None
     scores: StoredScores | None = None

@@ -90,6 +90,10 @@ def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, 
     `write_bytes` (int64, samples), these three since the first sample; and the marks `start_ns` (0), `first_token_ns`
     and `end_ns` (int64, no dimension; since the round's start), the last two where there was a token.
 
+    Of a load test, keyed `NODEID|r|requests`: when each request of repetition r was due and sent, when its first and
+    last token came, and its end, seconds since the first of all these (float64, requests x 5; NaN for what never was),
+    and `NODEID|r|request_tokens`: of its prompt and its answer (int32, requests x 2; -1 where unknown).
+
     Of a breakdown, keyed `NODEID|breakdown|PHASE|ROLE`, for roles within numbered layers: their numbers, and the mean
     self time of a typical step in each, seconds (float64, 2 x layers).
     """
@@ -110,6 +114,7 @@ def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, 
                 pieces = [piece.encode() for piece in r.trace.texts]
                 arrays[key + "texts"] = np.frombuffer(b"".join(pieces), dtype=np.uint8)
                 arrays[key + "text_sizes"] = np.asarray([len(piece) for piece in pieces], dtype=np.int32)
+        arrays |= _requests(record)
         usage = record.profile.experts if record.profile is not None else None
         if usage is not None and usage.trace is not None:
             tokens = usage.prefill_tokens + usage.decode_tokens
@@ -129,6 +134,22 @@ def write(run_file: Path, records: Iterable[PromptRecord], others: Mapping[str, 
         np.savez_compressed(file, **arrays)
     path.chmod(0o644)
     return path
+
+
+def _requests(record: PromptRecord) -> dict[str, Any]:
+    """Return the stamps and the tokens of a load test's requests."""
+    import numpy as np  # noqa: PLC0415
+
+    arrays: dict[str, Any] = {}
+    for number, repetition in enumerate(() if record.under_load is None else record.under_load.repetitions):
+        stamps = np.array(
+            [[r.due_s, r.sent_s, r.first_s, r.last_s, r.end_s] for r in repetition.requests], dtype=np.float64
+        ).reshape(-1, 5)
+        tokens = [[-1 if n is None else n for n in (r.prompt_tokens, r.output_tokens)] for r in repetition.requests]
+        first = np.nanmin(stamps) if np.isfinite(stamps).any() else 0.0
+        arrays[f"{record.nodeid}|{number}|requests"] = stamps - first
+        arrays[f"{record.nodeid}|{number}|request_tokens"] = np.asarray(tokens, dtype=np.int32).reshape(-1, 2)
+    return arrays
 
 
 def _stamps(r: Round) -> Any:

@@ -17,7 +17,7 @@ from pytest_infer.storage.runs import Row, Run
 if TYPE_CHECKING:
     from pytest_infer.records import PromptRecord
 
-_BRIEF = ("ttft_s", "tpot_s", "peak_rss_bytes")
+_BRIEF = ("ttft_s", "tpot_s", "peak_rss_bytes", "level_ttft_p50_s", "level_s_per_token")
 """What is told of the last run without being asked."""
 
 
@@ -61,7 +61,10 @@ def judged(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Since:
-    """What changed since an earlier run: of each test the times of its two phases and its peak memory."""
+    """What changed since an earlier run: of each prompt the times of its two phases and its peak memory.
+
+    Of a level of load its median TTFT and the system's time per token.
+    """
 
     before: Run
     judgements: tuple[Judgement, ...]

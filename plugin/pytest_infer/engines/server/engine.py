@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_infer.engines import models
-from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, ServerOptions
+from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, Served, ServerOptions
 from pytest_infer.engines.server import address, kinds, listening
 from pytest_infer.engines.server.client import Client
 from pytest_infer.engines.server.kinds import BUST, OFF, Ask, Heard, Kind
@@ -164,6 +164,15 @@ class ServerEngine(Engine):
         if not address.is_here(url):
             return Observed(absent="the server is on another machine", source=url)
         return listening.observed(address.port(url))
+
+    def served(self) -> Served | None:
+        """Return where load tests send their requests."""
+        authorisation = address.authorisation()
+        url = self._server.url if self._started is None else self._started.url
+        if url is None:
+            return None
+        key = None if authorisation is None else authorisation.removeprefix("Bearer ")
+        return Served(url=url, model=self._asked.model, key=key)
 
     def metrics_text(self) -> str | None:
         """Return what the server says at /metrics."""

@@ -12,7 +12,10 @@ from pytest_infer.report.breakdown.words import NOBODY, carriers
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, show
 
-PRIMARY = ("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256")
+PRIMARY = (
+    *("ttft_s", "tpot_s", "itl_p99_s", "total_s", "decode_throughput", "peak_rss_bytes", "output_sha256"),
+    *("level_s_per_token", "level_ttft_p50_s", "level_ttft_p99_s", "level_misses"),
+)
 """What a comparison shows where nothing is asked for, beside whatever else changed."""
 
 WORTH_A_LINE = (Verdict.REGRESSED, Verdict.IMPROVED)

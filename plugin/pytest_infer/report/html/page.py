@@ -25,6 +25,7 @@ from pytest_infer.report.html import (
     fidelity,
     glossary,
     history,
+    load,
     machine,
     overview,
     prompts,
@@ -85,7 +86,7 @@ def render(
     names = "", ""
     if mine is not None and mine.earlier is not None:
         names = mine.earlier.number or mine.before, run.number or mine.after
-    swept = sweep.section(found)
+    swept, loaded = sweep.section(found), load.section(found)
     told = history.known([*(r for r in runs if r.time < run.time and r.path != run.path), run])
     sections = anchors.anchored(
         (
@@ -97,6 +98,7 @@ def render(
             experts.section(found, earlier, names),
             machine.section(found),
             swept,
+            *([] if loaded is None else [loaded]),
             history.section(told, repository),
         )
     )

@@ -57,6 +57,8 @@ class StoredRun:
     tests: tuple[Test, ...]
     plain: int
     gate: JudgedMark | None = None
+    levels: tuple[Test, ...] = ()
+    """The levels of load tests, which are no prompts."""
 
     @property
     def nothing(self) -> str:
@@ -73,6 +75,9 @@ class StoredRun:
     def size(self) -> str:
         """Return how many tests and prompts there are: a sweep has several tests of a prompt."""
         tests = len(self.tests)
+        if self.levels:
+            levels = _many(len(self.levels), "level") + " of load"
+            return f"{_many(tests, 'test')}, {levels}" if tests else levels
         if not tests:
             return _many(self.plain, "test") if self.plain else "no test"
         prompts = len({(test.row.name, test.row.prompt.content_sha256) for test in self.tests})
@@ -103,4 +108,7 @@ def read(run: Run) -> StoredRun:
         Test(row=row, block=block, title=titles[row.test], name=name)
         for name, row, (_, block) in zip(names, rows, file.tests(), strict=True)
     )
-    return StoredRun(run=run, tests=tests, plain=len(run.rows) - len(rows), gate=file.pytest_infer.gate)
+    levels = tuple(test for test in tests if test.row.under_load is not None)
+    prompts = tuple(test for test in tests if test.row.under_load is None)
+    plain = len(run.rows) - len(rows)
+    return StoredRun(run=run, tests=prompts, plain=plain, gate=file.pytest_infer.gate, levels=levels)

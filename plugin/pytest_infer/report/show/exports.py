@@ -12,6 +12,7 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import by_key, columns
 from pytest_infer.metrics.result import Result
+from pytest_infer.report import load
 from pytest_infer.report.compare import headline
 from pytest_infer.report.compare.exports import escape, flat
 from pytest_infer.report.show import since as changes
@@ -33,6 +34,7 @@ def as_json(of: RunSummary, *, run: str) -> str:
         "recommended": of.recommended,
         "curves": of.curves,
         "sides": of.sides,
+        "load": of.load,
         "since": None if of.since is None else _since(of.since),
     }
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n"
@@ -70,7 +72,8 @@ def _operators(result: Result) -> dict[str, Any] | None:
 
 def as_markdown(of: RunSummary, *, heading: str) -> str:
     """Return the table of the tests, the notes, and what a sweep on both sides says."""
-    lines = [f"**{escape(heading)}**", "", *_tests(of), ""]
+    lines = [f"**{escape(heading)}**", "", *([*_tests(of), ""] if of.prompts else [])]
+    lines += [*load.markdown(of.load), ""] if of.load else []
     lines += [escape(changes.line(of.since)), ""] if of.since is not None else []
     lines += [f"- {escape(note)}" for note in of.notes]
     text = "\n".join(lines).rstrip() + "\n"
@@ -87,7 +90,7 @@ def _tests(of: RunSummary) -> Iterator[str]:
             *(scattered(result.figures[key], key) for key in columns()),
             *([cells[result.nodeid].text if result.nodeid in cells else ""] if cells else []),
         ]
-        for result in of.results
+        for result in of.prompts
     ]
     more = [""] if cells else []
     for suite in of.averages:

@@ -14,7 +14,7 @@ from pytest_infer.report.text import printable
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.two_runs import Since
 
-_FIRST = ("tpot_s", "ttft_s", "peak_rss_bytes")
+_FIRST = ("tpot_s", "ttft_s", "peak_rss_bytes", "level_s_per_token", "level_ttft_p50_s")
 """What a prompt is told of where nothing is known to have moved."""
 _LONGEST = 44
 """Characters of a reason in a row."""

@@ -13,7 +13,7 @@ from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import WarningKind
-from pytest_infer.report import advice
+from pytest_infer.report import advice, load
 from pytest_infer.report.breakdown import operators
 from pytest_infer.report.breakdown import terminal as breakdown
 from pytest_infer.report.compare import terminal as comparison
@@ -53,11 +53,13 @@ def quiet(run: RunSummary, *, width: int, color: bool, brief: bool = True) -> st
     `brief`: before them the models, the means, and what changed since the last run, each in a line.
     """
     console = new_console(width, color=color)
-    if brief and run.results:
-        console.print(_head(run.results))
-        console.print(Text(f"{_many(len(run.results), 'prompt')}: {table.mean_line(run.results)}"))
-        if run.since is not None:
-            console.print(Text(since.line(run.since)))
+    if brief and run.prompts:
+        console.print(_head(run.prompts))
+        console.print(Text(f"{_many(len(run.prompts), 'prompt')}: {table.mean_line(run.prompts)}"))
+    if brief:
+        load.write(console, run.load)
+    if brief and run.results and run.since is not None:
+        console.print(Text(since.line(run.since)))
     remarks.write_alarms(console, run)
     _write_judged(console, run)
     return collected(console)
@@ -69,8 +71,9 @@ def render(run: RunSummary, *, width: int, color: bool, verbose: bool = False) -
     told = run.recommended is not None or bool(run.curves)
     cells = None if run.since is None else since.cells(run.since)
     if not told or verbose:
-        for results in _configurations(run.results):
+        for results in _configurations(run.prompts):
             _write_results(console, results, cells, run, verbose=verbose)
+    load.write(console, run.load)
     if run.since is not None:
         console.print(Text(since.line(run.since), style="bold"))
     if run.recommended is not None:

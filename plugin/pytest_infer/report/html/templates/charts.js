@@ -151,6 +151,16 @@ const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
     };
   }
 
+  /* An upright line from the low to the high end of each point's interval. */
+  const whiskers = (one, xs, tint) => ({
+    type: "custom", name: one.name, silent: true, itemStyle: { color: tint }, encode: { x: 0, y: [1, 2] },
+    data: xs.map((x, at) => [x, one.low[at], one.high[at]]).filter((row) => row[1] !== null && row[2] !== null),
+    renderItem: (_, api) => {
+      const [x, low] = api.coord([api.value(0), api.value(1)]), [, high] = api.coord([api.value(0), api.value(2)]);
+      return { type: "line", shape: { x1: x, x2: x, y1: low, y2: high }, style: { stroke: tint, lineWidth: 1.5 } };
+    },
+  });
+
   // kinds of charts
 
   const kinds = {
@@ -286,21 +296,21 @@ const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
         tooltip: {
           ...base(spec).tooltip, trigger: "axis", axisPointer: { lineStyle: { color: colour("muted") } },
           formatter: (rows) => [`${spec.x.name}  ${figure(rows[0].value[0])} ${spec.x.unit}`,
-            ...rows.map((row) => `${row.seriesName}  ${figure(row.value[1])} ${spec.y.unit}`)].join("\n"),
+            ...rows.filter((row) => row.seriesType === "line").map((row) => `${row.seriesName}  ${figure(row.value[1])} ${spec.y.unit}`)].join("\n"),
         },
         grid: { ...base(spec).grid, bottom: 40, top: 60 },
         xAxis: axis([spec.x.name, spec.x.unit].filter(Boolean).join(", "), { type: "value", max: "dataMax", splitLine: { show: false } }),
         yAxis: upright(`${spec.y.name}, ${spec.y.unit}`, { type: "value", max: spec.y.top, min: 0 }),
-        series: spec.series.map((one, index) => {
+        series: spec.series.flatMap((one, index) => {
           const several = spec.series.filter((other) => other.look === "strong").length > 1;
           const tint = colour(one.tint || (!several && tints[one.look]) || (several ? `c${1 + (index % 5)}` : `c${1 + (next++ % 5)}`));
           const xs = one.at || spec.x.values;
-          return {
+          return [{
             type: "line", name: one.name, symbol: xs.length > 25 ? "none" : "circle", symbolSize: one.size || (one.look === "points" ? 8 : 4),
             data: xs.map((x, at) => [x, one.values[at]]), lineStyle: { color: tint, ...(look[one.look] || { width: 1.5 }) },
             itemStyle: { color: tint },
             ...(spec.mark && index === 0 ? { markLine: lineMark([{ xAxis: spec.mark.at, name: spec.mark.name }], (mark) => mark.name) } : {}),
-          };
+          }, ...(one.low ? [whiskers(one, xs, tint)] : [])];
         }),
       };
     },

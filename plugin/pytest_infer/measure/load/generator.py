@@ -1,0 +1,157 @@
+"""Sends one repetition of a level through the load generator, a process of its own, and returns its requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_infer.engines.base import Served
+from pytest_infer.errors import EngineError
+from pytest_infer.measure.load import told, workload
+from pytest_infer.measure.load.environment import Installed
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.records import Arrivals, Level, LevelKind, Repetition
+from pytest_infer.untrusted import reason
+
+_START_S = 180.0
+"""The generator may take so long to start and to write its file, beside the limit of what it sends."""
+_SAID = 300
+_OWN = "GUIDELLM__"
+"""What the variables begin with that the generator listens to."""
+_NOT_ITS = (_OWN, "PYTEST_INFER_", "PYTHONPATH")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """How a level is sent: to which server, what, how many requests, and for how long at most."""
+
+    served: Served
+    level: Level
+    work: Workload
+    requests: int
+    limit_s: float
+    salt: str
+
+
+def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
+    """Send one repetition and return it; raise EngineError with the generator's own words where it fails."""
+    with tempfile.TemporaryDirectory(prefix="pytest-infer-load-") as temporary:
+        folder = Path(temporary)
+        (folder / "data.jsonl").write_text(
+            "".join(f"{json.dumps(row)}\n" for row in _rows(sending, seed)), encoding="utf-8"
+        )
+        (folder / "scenario.json").write_text(json.dumps(scenario(sending, seed, folder)), encoding="utf-8")
+        _run(installed, folder, sending)
+        return Repetition(requests=told.read(folder / "answers.json"), seed=seed)
+
+
+def _rows(sending: Sending, seed: int) -> list[dict[str, Any]]:
+    return [] if sending.work.synthetic else list(workload.rows(sending.work, sending.requests, seed, sending.salt))
+
+
+def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
+    """Return what the generator is to do, as its configuration; it holds no key."""
+    data: dict[str, Any] = {"kind": "json_file", "path": str(folder / "data.jsonl")}
+    if sending.work.synthetic:
+        data = {"kind": "synthetic_text", **sending.work.synthetic}
+    spec = {
+        "backend": {
+            "kind": "openai_http",
+            "target": sending.served.url,
+            "model": sending.served.model or "",
+            "request_format": sending.work.path,
+            "timeout": sending.limit_s,
+            "verify": True,
+            "validate_backend": False,
+        },
+        "profile": _profile(sending.level, sending.requests),
+        "constraints": [
+            {"kind": "max_requests", "count": sending.requests},
+            {"kind": "max_duration", "seconds": sending.limit_s},
+        ],
+        "tokenizer": {"kind": "huggingface_auto", "model": sending.work.tokenizer or sending.served.model or "none"},
+        "data": [data],
+        "seed": {"kind": "static", "value": seed},
+        "outputs": [{"kind": "json", "path": str(folder / "answers.json")}],
+        "metrics": {"kind": "generative", "sample_size": 0, "confidence": None},
+    }
+    return {"spec": spec}
+
+
+def _profile(level: Level, requests: int) -> dict[str, Any]:
+    match level.kind:
+        case LevelKind.CONCURRENCY:
+            return {"kind": "concurrent", "streams": int(level.value or 1)}
+        case LevelKind.RATE:
+            return {"kind": "poisson" if level.arrivals is Arrivals.POISSON else "constant", "rate": level.value}
+        case LevelKind.THROUGHPUT:
+            return {"kind": "throughput", "max_concurrency": requests}
+
+
+def environ(given: Mapping[str, str], key: str | None, folder: Path) -> dict[str, str]:
+    """Return the generator's variables: ours without what would change what it does (a proxy would be measured), and the key.
+
+    One process sends: several would draw a Poisson process's gaps from one seed each, and repeat each other's.
+    """
+    own = {name: value for name, value in given.items() if not name.startswith(_NOT_ITS)}
+    own = {name: value for name, value in own.items() if not name.lower().endswith("_proxy")}
+    own |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(folder / "huggingface"),
+        "OMP_NUM_THREADS": "1",
+        f"{_OWN}MAX_WORKER_PROCESSES": "1",
+        f"{_OWN}LOGGING__CONSOLE_LOG_LEVEL": "ERROR",
+    }
+    return own if key is None else {**own, f"{_OWN}SPEC__BACKEND__API_KEY": key}
+
+
+def _run(installed: Installed, folder: Path, sending: Sending) -> None:
+    command = [str(installed.program), "run", "--config", str(folder / "scenario.json"), "--disable-console"]
+    variables = environ(os.environ, sending.served.key, folder)
+    log = folder / "log.txt"
+    try:
+        # In its own session, so that its workers end with it; in the folder, as it reads a .env where it starts.
+        with (
+            log.open("wb") as out,
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                process.wait(sending.limit_s + _START_S)
+            except subprocess.TimeoutExpired:
+                raise EngineError(
+                    f"the load generator did not end within {sending.limit_s + _START_S:.0f} s: {_said(log)}"
+                ) from None
+            finally:
+                _end(process)
+    except OSError as error:
+        raise EngineError(f"the load generator cannot be started: {reason(error)}") from error
+    if process.returncode or not (folder / "answers.json").exists():
+        raise EngineError(f"the load generator ended with {process.returncode}: {_said(log)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the generator's processes, whatever is left of them."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _said(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:_SAID] if lines else "it said nothing"

@@ -1,0 +1,134 @@
+"""The border to the load generator: what its file must hold of each request, and nothing else of it is believed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from pytest_infer import untrusted
+from pytest_infer.errors import EngineError
+from pytest_infer.records import LoadRequest, RequestStatus
+
+_STATUS = re.compile(r"(?:Client|Server) error '([^']+)'")
+_RAISED = re.compile(r"\w+\([\"'](.*)[\"']\)", re.DOTALL)
+_LONGEST = 200
+VERSION = 2
+"""The version of the generator's format that is understood."""
+
+
+class _Timings(msgspec.Struct, frozen=True):
+    """Stamps of one request, seconds since 1970."""
+
+    targeted_start: float | None = None
+    resolve_start: float | None = None
+    request_start: float | None = None
+    first_token_iteration: float | None = None
+    last_token_iteration: float | None = None
+    request_end: float | None = None
+    resolve_end: float | None = None
+
+
+class _Info(msgspec.Struct, frozen=True):
+    timings: _Timings
+    scheduler_start_time: float = 0.0
+    error: str | None = None
+
+
+class _Request(msgspec.Struct, frozen=True):
+    info: _Info
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class _Requests(msgspec.Struct, frozen=True):
+    successful: tuple[_Request, ...] = ()
+    incomplete: tuple[_Request, ...] = ()
+    errored: tuple[_Request, ...] = ()
+
+
+class _Benchmark(msgspec.Struct, frozen=True):
+    requests: _Requests
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    version: int
+    guidellm_version: str
+
+
+class _Report(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    benchmarks: tuple[_Benchmark, ...]
+
+
+_DECODER: msgspec.json.Decoder[_Report] = msgspec.json.Decoder(_Report)
+
+
+def read(path: Path) -> tuple[LoadRequest, ...]:
+    """Return the requests of a generator's file, in the order in which they were due or sent.
+
+    Requests that were prepared and never due are left out. Raises EngineError where the file is not what it must be.
+    """
+    try:
+        report = untrusted.decode(_DECODER, untrusted.read(path, untrusted.RUN_BYTES))
+    except (OSError, untrusted.Damaged) as error:
+        raise EngineError(f"the load generator's {path.name} cannot be read: {untrusted.reason(error)}") from error
+    if report.metadata.version != VERSION:
+        raise EngineError(
+            f"the load generator's {path.name} is of format {report.metadata.version}, and format {VERSION} is read: "
+            "pytest-infer load-generator install"
+        )
+    if len(report.benchmarks) != 1:
+        raise EngineError(f"the load generator's {path.name} holds {len(report.benchmarks)} benchmarks, not one")
+    told = report.benchmarks[0].requests
+    found = [
+        *(_request(one, RequestStatus.DONE) for one in told.successful),
+        *(_request(one, RequestStatus.FAILED) for one in told.errored),
+        *(_request(one, RequestStatus.CANCELLED) for one in told.incomplete),
+    ]
+    if any(_backwards(request) for request in found):
+        raise EngineError(
+            f"the load generator's {path.name} has requests that end before they begin: was the clock set meanwhile?"
+        )
+    known = [(request.due_s or request.sent_s or 0.0, request) for request in found if request.due_s or request.sent_s]
+    return tuple(request for _, request in sorted(known, key=lambda one: one[0]))
+
+
+def _request(one: _Request, status: RequestStatus) -> LoadRequest:
+    at, whole = one.info.timings, status is RequestStatus.DONE
+    begun = at.request_start or at.resolve_start
+    # guidellm 0.8.1 may draw its first arrivals before it knows when it begins, from 1970 on: they are due then.
+    due = None if at.targeted_start is None else max(at.targeted_start, one.info.scheduler_start_time)
+    if whole and (begun is None or at.request_end is None or at.first_token_iteration is None):
+        # It was answered, and with nothing: no token is no answer.
+        status = RequestStatus.FAILED
+    return LoadRequest(
+        status=status,
+        due_s=due,
+        sent_s=begun,
+        first_s=at.first_token_iteration,
+        last_s=at.last_token_iteration,
+        end_s=at.request_end or at.resolve_end,
+        prompt_tokens=one.prompt_tokens,
+        output_tokens=one.output_tokens,
+        cached=one.cached_tokens,
+        error=None if status is RequestStatus.DONE else _words(one.info.error),
+    )
+
+
+def _backwards(request: LoadRequest) -> bool:
+    # Not from when it was due: a timer may wake some microseconds early.
+    stamps = (request.sent_s, request.first_s, request.last_s, request.end_s)
+    known = [stamp for stamp in stamps if stamp is not None]
+    return known != sorted(known)
+
+
+def _words(error: str | None) -> str:
+    """Return what went wrong, in a line: the status or the words of what was raised, without the request's address."""
+    if error is None:
+        return "no token came"
+    status, raised = _STATUS.search(error), _RAISED.fullmatch(error)
+    text = status[1] if status else raised[1] if raised else error
+    return " ".join(text.split())[:_LONGEST]

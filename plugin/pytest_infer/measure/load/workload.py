@@ -1,0 +1,109 @@
+"""What a level of load asks for: the suite's prompts in turns, each request with a number of its own ahead of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_infer.errors import OptionError, SuiteError
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Level, LevelKind
+
+STREAM_REQUESTS = 4
+"""A stream sends at least so many requests: the first and the last of them are cut."""
+NONCE_DIGITS = 8
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+SYNTHETIC = (
+    *("prompt_tokens", "prompt_tokens_stdev", "prompt_tokens_min", "prompt_tokens_max"),
+    *("output_tokens", "output_tokens_stdev", "output_tokens_min", "output_tokens_max"),
+    *("prefix_tokens", "prefix_count"),
+)
+"""What synthetic prompts are described by, in the generator's own words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the requests of a level ask for.
+
+    `synthetic` describes prompts that the generator makes up with the tokenizer in the folder `tokenizer`; the suite's
+    `prompts`, with their limits, are then not used. `bust` puts a number ahead of each prompt, other in every request.
+    """
+
+    prompts: tuple[tuple[Prompt, int], ...] = ()
+    synthetic: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str | None = None
+    bust: bool = True
+
+    @property
+    def path(self) -> str:
+        """Return the path that requests go to; raise SuiteError for a suite of texts and of dialogues."""
+        dialogues = [bool(prompt.messages) for prompt, _ in self.prompts]
+        if any(dialogues) and not all(dialogues):
+            raise SuiteError("a load test asks for texts or for dialogues (messages), and this suite has both")
+        return CHAT if any(dialogues) else COMPLETIONS
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of what is asked for: prompts in their order with their limits, or the description."""
+        asked: Any = [[prompt.content_sha256, limit] for prompt, limit in self.prompts] or dict(self.synthetic)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def told(self) -> str | None:
+        """Return the description of synthetic prompts as it was given; None for a suite's."""
+        return ",".join(f"{key}={value}" for key, value in self.synthetic.items()) or None
+
+
+def number_of_requests(level: Level, wanted: int) -> int:
+    """Return how many requests a repetition sends."""
+    return max(wanted, STREAM_REQUESTS * int(level.value or 1)) if level.kind is LevelKind.CONCURRENCY else wanted
+
+
+def rows(work: Workload, number: int, seed: int, salt: str) -> Iterator[dict[str, Any]]:
+    """Yield the requests of a repetition as the generator's data: equally many of each prompt, in random order.
+
+    Order follows from the `seed`, so that both sides of a comparison have the same; the numbers ahead of the prompts
+    follow from the `salt` of a run as well, as a server may remember those of the last one.
+    """
+    order = [work.prompts[index % len(work.prompts)] for index in range(number)]
+    random.Random(seed).shuffle(order)  # noqa: S311
+    for index, (prompt, limit) in enumerate(order):
+        nonce = f"{_nonce(salt, seed, index)} " if work.bust else ""
+        row: dict[str, Any] = {"output_tokens_count": limit}
+        if prompt.messages:
+            messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+            messages[0]["content"] = nonce + messages[0]["content"]
+            row["messages"] = messages
+        else:
+            row["prompt"] = nonce + (prompt.text or "")
+        yield row
+
+
+def _nonce(salt: str, seed: int, index: int) -> str:
+    digest = hashlib.sha256(f"{salt}/{seed}/{index}".encode()).digest()
+    return f"{int.from_bytes(digest[:8], 'big') % 10**NONCE_DIGITS:0{NONCE_DIGITS}d}"
+
+
+def synthetic(text: str, where: str) -> dict[str, int]:
+    """Return the description of synthetic prompts; raise OptionError naming the option `where` for a wrong one."""
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in SYNTHETIC:
+            raise OptionError(f"{where}: unknown key {key!r}; known: {', '.join(SYNTHETIC)}")
+        if not value.isdecimal() or not int(value):
+            raise OptionError(f"{where}: {key} takes a whole number above 0, not {value!r}")
+        found[key] = int(value)
+    missing = [key for key in ("prompt_tokens", "output_tokens") if key not in found]
+    if missing:
+        raise OptionError(f"{where} lacks {' and '.join(missing)}")
+    return found
+
+
+def seeds(repetitions: int) -> Sequence[int]:
+    """Return the seed of each repetition: other arrivals and another order each time, the same ones in every run."""
+    return range(1, repetitions + 1)

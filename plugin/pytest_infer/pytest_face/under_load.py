@@ -1,0 +1,211 @@
+"""What the `infer_under_load` fixture is: the measurement of one level of load, as `infer` is that of one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_infer.engines.base import Engine, Served
+from pytest_infer.errors import EngineError, OptionError, SuiteError
+from pytest_infer.measure.load import environment, generator, marks, workload
+from pytest_infer.measure.load.generator import Sending
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.metrics import load
+from pytest_infer.prompts import Prompt
+from pytest_infer.pytest_face import failures, parametrize, prompt_tokens
+from pytest_infer.pytest_face.options import CACHE
+from pytest_infer.pytest_face.session import BENCHMARK, CLOCK, InferSession
+from pytest_infer.records import (
+    Level,
+    Limits,
+    ModelInfo,
+    Output,
+    PromptInfo,
+    PromptRecord,
+    Repetition,
+    RequestStatus,
+    UnderLoad,
+)
+
+FIXTURE = "infer_under_load"
+GROUP = "load"
+_SALT = secrets.token_hex(8)
+"""Other in every run: what a server remembers of the last one is of no use."""
+
+
+class InferUnderLoad:
+    """Measures a level: `record = infer_under_load(load_level)`; once a test."""
+
+    def __init__(self, request: pytest.FixtureRequest, session: InferSession, benchmark: object) -> None:
+        self._request = request
+        self._session = session
+        self._benchmark = benchmark
+
+    @classmethod
+    def of(cls, request: pytest.FixtureRequest, session: InferSession, benchmark: object) -> InferUnderLoad:
+        """Return it for a test; let a test fail that cannot be measured, whatever its level."""
+        if session.bridge.parallel:
+            pytest.fail("load tests are refused under pytest-xdist: they slow each other; use -n 0", pytrace=False)
+        if CLOCK not in request.node.stash:
+            pytest.fail(
+                f"`{FIXTURE}` must be among the arguments of the test or of its fixtures: getfixturevalue comes too "
+                "late",
+                pytrace=False,
+            )
+        return cls(request, session, benchmark)
+
+    def __call__(self, level: Level) -> PromptRecord:
+        """Send all repetitions of a level, keep the results, and return the record."""
+        __tracebackhide__ = True
+        return failures.or_fail(lambda: self._measured(level), self._session.live.clear)
+
+    def _measured(self, level: Level) -> PromptRecord:
+        session, nodeid = self._session, self._request.node.nodeid
+        session.bridge.check(self._benchmark)
+        work = workload_of(self._request.node, session)
+        prompt = _info(level, work, session)
+        record = session.keeper.resumed(nodeid, prompt.content_sha256, prompt.limits, session.settings)
+        if record is not None:
+            self._keep(record)
+            return record
+        engine: Engine = self._request.getfixturevalue("engine")
+        model: ModelInfo = self._request.getfixturevalue("model")
+        found = self._sent(level, work, served_by(engine))
+        session.live.clear()
+        check_answered(found)
+        record = PromptRecord(
+            nodeid=nodeid,
+            prompt=prompt,
+            model=model,
+            machine=session.machine,
+            tokenize_s=0.0,
+            warmup_rounds=0,
+            rounds=(),
+            output=Output(text="", sha256="", equal=True),
+            profile_absent="a load test has no profile round",
+            breakdown_absent="a load test takes no step apart",
+            warnings=marks.find(found, bust=work.bust and not work.synthetic),
+            under_load=found,
+        )
+        if session.bridge.disabled:
+            session.bridge.spend(self._benchmark)
+        else:
+            self._keep(record)
+        return record
+
+    def _sent(self, level: Level, work: Workload, served: Served) -> UnderLoad:
+        session, settings = self._session, self._session.settings
+        installed = environment.required()
+        sending = Sending(
+            served=served,
+            level=level,
+            work=work,
+            requests=workload.number_of_requests(level, settings.load_requests),
+            limit_s=settings.load_limit_s,
+            salt=_SALT,
+        )
+
+        def repetitions() -> Iterator[Repetition]:
+            seeds = workload.seeds(1 if session.bridge.disabled else settings.rounds)
+            for number, seed in enumerate(seeds, 1):
+                session.live.show(f"{level.name} · {sending.requests} requests · repetition {number}/{len(seeds)}")
+                yield generator.repetition(installed, sending, seed)
+
+        return UnderLoad(
+            level=level,
+            objectives=settings.objectives,
+            repetitions=tuple(repetitions()),
+            generator=f"{environment.GENERATOR} {installed.version}",
+            data=work.told,
+        )
+
+    def _keep(self, record: PromptRecord) -> None:
+        session, node = self._session, self._request.node
+        node.stash[BENCHMARK] = self._benchmark
+        session.keeper.keep(
+            record,
+            session.settings,
+            lambda phases, block: session.bridge.hand_over(
+                self._benchmark,
+                node.stash[CLOCK],
+                phases,
+                block,
+                params={"load_level": record.prompt.name},
+                group=getattr(self._benchmark, "group", None) or GROUP,
+            ),
+        )
+        session.loop.finished(record)
+
+
+def check_answered(found: UnderLoad) -> None:
+    """Raise EngineError where a repetition has nothing to measure, with what was said of most of its requests."""
+    for number, repetition in enumerate(found.repetitions, 1):
+        part = load.steady(repetition, found)
+        where = f"{found.level.name}, repetition {number}"
+        errors = load.errors(repetition.requests)
+        if not any(request.status is RequestStatus.DONE for request in repetition.requests):
+            raise EngineError(f"{where}: no request was answered: {next(iter(errors), 'none was sent')}")
+        if part is None or not load.output_tokens(part):
+            raise EngineError(
+                f"{where}: no answer ended between the first and the last requests, which are left out: send more "
+                f"(--infer-load-requests){f'; most failures: {next(iter(errors))}' if errors else ''}"
+            )
+
+
+def served_by(engine: Engine) -> Served:
+    """Return where an engine's model is served; raise EngineError where it is not."""
+    served = engine.served()
+    if served is None:
+        raise EngineError(
+            "a load test sends its requests to a server, and this engine's model is not served: --infer-server URL"
+        )
+    return served
+
+
+def workload_of(node: pytest.Item, session: InferSession) -> Workload:
+    """Return what a test's requests ask for; raise SuiteError or OptionError where that is nothing that can be sent."""
+    settings = session.settings
+    if settings.load_data:
+        return Workload(synthetic=settings.load_data, tokenizer=_tokenizer(session))
+    prompts: tuple[Prompt, ...] = parametrize.prompts_of(node, settings.prompts, session.suites)
+    if not prompts:
+        raise SuiteError(
+            f"{node.nodeid}: a load test sends the prompts of a suite: put a prompts.toml beside it, name a suite with "
+            "--infer-prompts FILE, or describe synthetic ones with --infer-load-data"
+        )
+    limited = tuple((prompt, prompt_tokens.limits_of(prompt, settings).max_new_tokens) for prompt in prompts)
+    server = settings.engine_options.server
+    work = Workload(prompts=limited, bust=server is None or server.cache == CACHE[0])
+    # Refused where the suite has both texts and dialogues.
+    _ = work.path
+    return work
+
+
+def _tokenizer(session: InferSession) -> str:
+    """Return the folder of the tokenizer that synthetic prompts are made with: that of --infer-model."""
+    folder = Path(session.settings.engine_options.model).expanduser().absolute()
+    if not (folder / "tokenizer.json").is_file():
+        raise OptionError(
+            "--infer-load-data makes prompts with the model's tokenizer: name the folder that holds its tokenizer.json "
+            "with --infer-model"
+        )
+    return str(folder)
+
+
+def _info(level: Level, work: Workload, session: InferSession) -> PromptInfo:
+    """Return the level as what is measured; its hash tells the work from other work."""
+    settings = session.settings
+    asked = [work.sha256, work.bust, level.name, settings.load_requests, msgspec.to_builtins(settings.objectives)]
+    most = max((limit for _, limit in work.prompts), default=work.synthetic.get("output_tokens", 0))
+    return PromptInfo(
+        name=level.name,
+        content_sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        limits=Limits(max_new_tokens=most, ignore_eos=True),
+        group=GROUP,
+    )

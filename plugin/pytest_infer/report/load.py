@@ -1,0 +1,99 @@
+"""Levels of load, for a terminal: a line a level, and where the knee of each curve lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pytest_infer.metrics import by_key
+from pytest_infer.metrics.load import PREFIX
+from pytest_infer.report.text import printable
+from pytest_infer.units import column, percent, show
+
+if TYPE_CHECKING:
+    from pytest_infer.analysis.load.curve import Estimate, LoadCurve, Point
+
+COLUMNS = (
+    ("offered", "offered"),
+    ("throughput", "output"),
+    ("ttft_p50_s", "TTFT\np50"),
+    ("ttft_p99_s", "TTFT\np99"),
+    ("tpot_p50_s", "TPOT\np50"),
+    ("latency_p50_s", "latency\np50"),
+    ("latency_p99_s", "latency\np99"),
+    ("misses", "misses"),
+)
+"""The figures of a line, without what their keys begin with, and their headings."""
+_WIDE = 100
+_LEFT_OUT = ("offered", "latency_p50_s")
+"""What a narrow terminal does not show."""
+
+
+def write(console: Console, curves: Sequence[LoadCurve]) -> None:
+    """Write all levels, a line each, and what each curve says."""
+    points = [point for curve in curves for point in curve.points]
+    if not points:
+        return
+    shown = [(key, heading) for key, heading in COLUMNS if console.width >= _WIDE or key not in _LEFT_OUT]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("under load\n", no_wrap=True)
+    cells = []
+    for key, heading in shown:
+        unit, figures = column([_value(point, key) for point in points], by_key(PREFIX + key).unit)
+        first, _, second = heading.partition("\n")
+        table.add_column(f"{first}\n{f'{second} ' if second else ''}{unit}", justify="right", no_wrap=True)
+        cells.append(figures)
+    for number, point in enumerate(points):
+        name = f"{point.level.name}{' !' if point.marks else ''}"
+        table.add_row(printable(name), *(figures[number] for figures in cells))
+    console.print(table)
+    for curve in curves:
+        for line in lines(curve):
+            console.print(Text(printable(line)))
+
+
+def markdown(curves: Sequence[LoadCurve]) -> Iterator[str]:
+    """Yield the lines of a table of all levels, with the intervals of their figures, and what each curve says."""
+    yield f"| under load | {' | '.join(by_key(PREFIX + key).label for key, _ in COLUMNS)} |"
+    yield f"|---|{'---:|' * len(COLUMNS)}"
+    for point in (point for curve in curves for point in curve.points):
+        cells = [f"{_shown(point, key)} {interval(point.figures.get(PREFIX + key))}".rstrip() for key, _ in COLUMNS]
+        yield f"| {point.level.name}{' !' if point.marks else ''} | {' | '.join(cells)} |"
+    for curve in curves:
+        for line in lines(curve):
+            yield f"\n{line}"
+
+
+def _shown(point: Point, key: str) -> str:
+    return show(_value(point, key), by_key(PREFIX + key).unit)
+
+
+def _value(point: Point, key: str) -> float | None:
+    found = point.figures.get(PREFIX + key)
+    return None if found is None else found.value
+
+
+def lines(curve: LoadCurve) -> Iterator[str]:
+    """Yield where the knee of a curve lies, and that figures of latency between tokens are not among these."""
+    bound = [point.level.name for point in curve.points if point.client_bound]
+    if bound:
+        yield f"the sender was the bottleneck at {', '.join(bound)}: these say nothing of the server"
+    knee = curve.knee
+    if knee is None:
+        return
+    where = knee.level.name
+    if knee.alike:
+        where += f", which cannot be told from {', '.join(level.name for level in knee.alike)}"
+    end = " or above: no higher level was measured" if knee.last else " or below" if knee.first else ""
+    yield f"knee at {where}{end} (greatest throughput / median latency)"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """Return half of an interval as a share of its figure: `± 4 %`; nothing for one repetition."""
+    if estimate is None or estimate.low is None or estimate.high is None or not estimate.value:
+        return ""
+    return f"± {percent(50 * (estimate.high - estimate.low) / abs(estimate.value))}"

@@ -1,0 +1,147 @@
+"""The load generator itself, against a server on loopback whose service times are known.
+
+These run where `pytest-infer load-generator install` has been run, which takes minutes, and are skipped elsewhere.
+"""
+
+import os
+import signal
+import statistics
+import threading
+import time
+
+import psutil
+import pytest
+
+import scripted_server
+from pytest_infer.engines.base import Served
+from pytest_infer.errors import EngineError
+from pytest_infer.measure.load import environment, generator, marks
+from pytest_infer.measure.load.generator import Sending
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.metrics import load
+from pytest_infer.metrics.timing import NS
+from pytest_infer.prompts import Message, Prompt
+from pytest_infer.pytest_face import levels, under_load
+from pytest_infer.records import Objectives, RequestStatus, UnderLoad, WarningKind
+from queueing import first_come
+from scripted_server import Answer, Script
+
+INSTALLED = environment.installed()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(INSTALLED is None, reason="pytest-infer load-generator install: not run here, takes minutes"),
+]
+TEXT = Prompt(name="a", text="one two three")
+
+
+def sent(url, level, requests, *, prompts=(TEXT,), seed=1, tokens=4, limit_s=60.0, key=None, **objectives):
+    """Return a level of one repetition as the generator sends it."""
+    (of,) = levels.parse([level], "--infer-load")
+    sending = Sending(
+        served=Served(url=url, model="scripted", key=key),
+        level=of,
+        work=Workload(prompts=tuple((prompt, tokens) for prompt in prompts)),
+        requests=requests,
+        limit_s=limit_s,
+        salt="s",
+    )
+    found = generator.repetition(INSTALLED, sending, seed)
+    return UnderLoad(
+        level=of, objectives=Objectives(**objectives), repetitions=(found,), generator=environment.GENERATOR
+    )
+
+
+def services(server):
+    """Return how long the server took for each request, in the order of their turns, seconds."""
+    return [(one.ended_ns - one.began_ns) / NS for one in sorted(server.served, key=lambda one: one.began_ns)]
+
+
+def test_each_request_waits_as_long_as_those_before_it_take():
+    script = Script(answers=(Answer(service_s=0.04, exponential=True),), slots=1)
+    with scripted_server.running(script) as server:
+        of = sent(server.url, "rate=15", 60)
+        (repetition,) = of.repetitions
+        assert [request.status for request in repetition.requests] == [RequestStatus.DONE] * 60
+        assert {request.output_tokens for request in repetition.requests} == {4}
+        assert len({one.body["prompt"] for one in server.served}) == 60
+        assert {one.body["max_tokens"] for one in server.served} == {4}
+        predicted = first_come([request.due_s for request in repetition.requests], services(server))
+    measured = [request.end_s - request.due_s for request in repetition.requests]
+    # What the sender and the loopback add: little beside a service, and never less than nothing.
+    added = [got - want for got, want in zip(measured, predicted, strict=True)]
+    assert statistics.median(added) < 0.02
+    assert statistics.fmean(measured) == pytest.approx(statistics.fmean(predicted), rel=0.25)
+    gaps = [b.due_s - a.due_s for a, b in zip(repetition.requests, repetition.requests[1:], strict=False)]
+    assert len(set(gaps)) == len(gaps), "two senders would draw each gap twice"
+
+
+def test_streams_keep_as_many_in_flight_and_goodput_is_what_the_server_saw():
+    script = Script(
+        answers=(*[Answer(first_s=0.05, gap_s=0.02)] * 15, *[Answer(first_s=0.4)] * 5, Answer(first_s=0.05))
+    )
+    with scripted_server.running(script) as server:
+        of = sent(server.url, "concurrency=2", 30, ttft_s=0.2)
+    (repetition,) = of.repetitions
+    part = load.steady(repetition, of)
+    assert load.at_work(part) == pytest.approx(2, abs=0.3)
+    late = [request for request in repetition.requests if request.first_s - request.sent_s > 0.3]
+    assert len(late) == 5
+    offered = [request for request in part.offered if request in late]
+    assert load.misses(part) == pytest.approx(100 * len(offered) / len(part.offered))
+    assert statistics.median(load.tpots_s(part)) == pytest.approx(0.02, rel=0.5)
+
+
+def test_dialogues_keys_and_failures():
+    talk = Prompt(name="b", messages=(Message("user", "hello there"),))
+    answers = (*[Answer()] * 4, Answer(status=429, words="slow down"), Answer(cut_at=2), *[Answer()] * 6)
+    with scripted_server.running(Script(answers=answers, key="secret")) as server:
+        of = sent(server.url, "concurrency=1", 12, prompts=(talk,), key="secret")
+        assert {one.path for one in server.served} == {"/v1/chat/completions"}
+        assert {one.headers["authorization"] for one in server.served} == {"Bearer secret"}
+        refused = sent(server.url, "concurrency=1", 4, prompts=(talk,))
+    (repetition,) = of.repetitions
+    failed = [request for request in repetition.requests if request.status is RequestStatus.FAILED]
+    assert len(failed) == 2
+    assert "429" in failed[0].error
+    assert WarningKind.REQUESTS_FAILED in [warning.kind for warning in marks.find(of, bust=True)]
+    assert {request.status for request in refused.repetitions[0].requests} == {RequestStatus.FAILED}
+
+
+def test_what_is_not_answered_within_the_limit_is_a_miss():
+    with scripted_server.running(Script(answers=(*[Answer(first_s=0.01)] * 6, Answer(stall_at=1)))) as server:
+        of = sent(server.url, "rate=10", 30, limit_s=4)
+    (repetition,) = of.repetitions
+    assert sum(request.status is RequestStatus.DONE for request in repetition.requests) == 6
+    assert {request.status for request in repetition.requests[6:]} == {RequestStatus.CANCELLED}
+
+
+def test_a_starved_sender_marks_the_level():
+    with scripted_server.running(Script(answers=(Answer(first_s=0.02),))) as server:
+        stop = threading.Event()
+
+        def starve():
+            while not stop.wait(0.15):
+                found = psutil.Process().children(recursive=True)
+                for number in (signal.SIGSTOP, signal.SIGCONT):
+                    for process in found:
+                        try:
+                            os.kill(process.pid, number)
+                        except ProcessLookupError:
+                            continue
+                    time.sleep(0.15 if number is signal.SIGSTOP else 0)
+
+        thread = threading.Thread(target=starve)
+        thread.start()
+        try:
+            of = sent(server.url, "rate=20", 60)
+        finally:
+            stop.set()
+            thread.join()
+    assert WarningKind.CLIENT_BOUND in [warning.kind for warning in marks.find(of, bust=True)]
+
+
+def test_where_nobody_listens_every_request_fails_and_the_level_is_refused():
+    of = sent("http://127.0.0.1:9", "concurrency=1", 4, limit_s=5)
+    assert {request.status for request in of.repetitions[0].requests} == {RequestStatus.FAILED}
+    with pytest.raises(EngineError, match=r"concurrency=1, repetition 1: no request was answered: .*connection"):
+        under_load.check_answered(of)

@@ -1,0 +1,128 @@
+"""The curve of latency against throughput: its points with their intervals, its knee, and how both are shown."""
+
+import pytest
+
+from pytest_infer.analysis.load import curve
+from pytest_infer.analysis.load.curve import Estimate
+from pytest_infer.records import WarningKind
+from pytest_infer.report import load as report
+from pytest_infer.report.text import collected, console
+from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import StoredLoad, Values
+
+
+def level(name):
+    kind, _, value = name.partition("=")
+    rate, _, arrivals = value.partition(":")
+    found = {"kind": kind, "value": float(rate) if rate else None, "arrivals": arrivals or None}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def row(name, throughput, latency, *, marks=(), **figures):
+    """Return a level whose repetitions have these throughputs and median latencies."""
+    values = {"throughput": throughput, "latency_p50_s": latency, "latency_p99_s": [2 * x for x in latency], **figures}
+    metrics = {f"level_{key}": Values(value=found[0], rounds=tuple(found)) for key, found in values.items()}
+    under = StoredLoad(**{**_converted(name), "marks": tuple(marks)})
+    return Row(test=f"bench/t.py::test_load[{name}]", name=name, metrics=metrics, under_load=under)
+
+
+def _converted(name):
+    import msgspec
+
+    return {"level": msgspec.convert(level(name), curve.Level)}
+
+
+def scattered(value, spread=0.01):
+    return [value * (1 + spread * step) for step in (-1, 0.3, 1, -0.3)]
+
+
+SATURATING = [
+    row("concurrency=1", scattered(10), scattered(1.0)),
+    row("concurrency=2", scattered(19), scattered(1.05)),
+    row("concurrency=4", scattered(30), scattered(1.3)),
+    row("concurrency=8", scattered(31), scattered(2.6)),
+]
+
+
+def test_levels_are_in_order_and_the_knee_is_where_power_is_greatest():
+    (found,) = curve.curves(reversed(SATURATING))
+    assert [point.level.name for point in found.points] == [f"concurrency={n}" for n in (1, 2, 4, 8)]
+    assert found.test == "bench/t.py::test_load"
+    assert found.knee.level.name == "concurrency=4"
+    assert (found.knee.alike, found.knee.first, found.knee.last) == ((), False, False)
+    assert list(report.lines(found)) == ["knee at concurrency=4 (greatest throughput / median latency)"]
+
+
+def test_levels_whose_power_is_alike_are_named():
+    rows = [*SATURATING[:2], row("concurrency=4", scattered(30, 0.5), scattered(1.3)), SATURATING[3]]
+    (found,) = curve.curves(rows)
+    assert "concurrency=2" in [one.name for one in found.knee.alike]
+    assert "cannot be told from" in next(report.lines(found))
+
+
+def test_a_knee_at_the_last_level_may_lie_beyond():
+    (found,) = curve.curves(SATURATING[:3])
+    assert found.knee.last
+    assert "or above: no higher level was measured" in next(report.lines(found))
+
+
+@pytest.mark.parametrize("few", [SATURATING[:2], [row("throughput", [30, 31], [1.0, 1.1])]])
+def test_few_levels_have_no_knee(few):
+    (found,) = curve.curves(few)
+    assert found.knee is None
+    assert list(report.lines(found)) == []
+
+
+def test_a_level_that_was_bound_by_the_sender_says_nothing_of_the_server():
+    bound = row("concurrency=16", scattered(90), scattered(1.0), marks=[WarningKind.CLIENT_BOUND.value])
+    (found,) = curve.curves([*SATURATING, bound])
+    assert found.knee.level.name == "concurrency=4"
+    assert next(report.lines(found)).startswith("the sender was the bottleneck at concurrency=16")
+
+
+def test_kinds_and_spacings_are_curves_of_their_own():
+    names = ["concurrency=1", "rate=1:poisson", "rate=2:poisson", "rate=1:constant", "throughput"]
+    found = curve.curves(row(name, [1.0, 1.1], [1.0, 1.1]) for name in names)
+    assert [len(one.points) for one in found] == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "low", "high"),
+    [
+        ([2.0], 2.0, None, None),
+        ([0.0], 0.0, None, None),
+        ([2.0, 2.0], 2.0, 2.0, 2.0),
+        # Mean of logarithms, t of one degree of freedom: 12.706.
+        ([1.0, 4.0], 2.0, 2.0 / 2.718281828 ** (12.706 * 0.98026 / 2**0.5), None),
+        ([0.0, 10.0], 5.0, 5.0 - 12.706 * 5.0, 5.0 + 12.706 * 5.0),
+    ],
+)
+def test_a_figure_has_students_interval_over_repetitions(values, value, low, high):
+    found = curve.estimate(values)
+    assert found.value == pytest.approx(value)
+    if low is not None:
+        assert found.low == pytest.approx(low, rel=1e-3)
+    if high is not None:
+        assert found.high == pytest.approx(high, rel=1e-3)
+    assert (found.low is None) == (len(values) == 1)
+
+
+def test_half_an_interval_is_told_as_a_share():
+    assert report.interval(Estimate(value=2.0, low=1.9, high=2.1)) == "± 5.00 %"
+    assert report.interval(Estimate(value=2.0)) == ""
+    assert report.interval(None) == ""
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_level_is_a_line(width):
+    rows = [
+        row(name, scattered(10), scattered(1.0), misses=[0.0, 0.0], ttft_p99_s=[0.5, 0.5], offered=[1.0, 1.0])
+        for name in ("concurrency=1", "rate=0.25:constant")
+    ]
+    screen = console(width, color=False)
+    report.write(screen, curve.curves(rows))
+    lines = collected(screen).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 4
+    assert lines[2].split()[0] == "concurrency=1"
+    assert ("offered" in lines[0]) == (width >= 100)

@@ -1,0 +1,176 @@
+"""The load generator's environment: whole or absent, whatever pip does; and the commands that make and remove it."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.engines.base import Served
+from pytest_infer.errors import EngineError
+from pytest_infer.measure.load import environment, generator
+from pytest_infer.measure.load.environment import Installed
+from pytest_infer.measure.load.generator import Sending
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.prompts import Prompt
+from pytest_infer.pytest_face import levels
+
+
+@pytest.fixture
+def pip(tmp_path, monkeypatch):
+    """A pip that installs nothing: what it was asked, and the words with which it fails where they are set."""
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
+    told = SimpleNamespace(asked=[], fails={})
+
+    def create(folder, **_):
+        Path(folder, "bin").mkdir(parents=True)
+
+    def run(command, **_):
+        arguments = command[command.index("--no-input") + 1 :]
+        told.asked.append(arguments)
+        words = next((words for begin, words in told.fails.items() if " ".join(arguments).startswith(begin)), None)
+        if words is None and arguments[0].startswith("guidellm"):
+            Path(command[0]).with_name("guidellm").write_text("")
+        return SimpleNamespace(returncode=0 if words is None else 1, stderr=words or "")
+
+    monkeypatch.setattr(venv, "create", create)
+    monkeypatch.setattr(subprocess, "run", run)
+    return told
+
+
+def command(name):
+    return CliRunner().invoke(app, ["load-generator", name])
+
+
+def test_it_is_installed_once_looked_at_and_removed(pip):
+    assert command("status").exit_code == 1
+    assert "not installed: pytest-infer load-generator install" in command("status").stdout
+    result = command("install")
+    assert result.exit_code == 0, result.output
+    assert "to download" in result.stderr
+    asked = list(pip.asked)
+    assert [arguments[0].partition("==")[0] for arguments in asked] == ["torch", "guidellm"]
+    assert command("install").exit_code == 0
+    assert pip.asked == asked, "it is there"
+    assert environment.required() == Installed(folder=environment.folder(), version=environment.VERSION)
+    assert command("status").stdout.startswith(f"guidellm {environment.VERSION} in ")
+    assert command("remove").stdout.startswith("removed ")
+    assert not environment.folder().exists()
+    assert command("remove").stdout == "nothing to remove\n"
+
+
+def test_torch_is_never_plain_and_comes_from_pytorch_where_the_own_index_lacks_the_cpu_build(pip):
+    pip.fails[f"torch=={environment.TORCH}"] = "ERROR: No matching distribution"
+    with pytest.raises(EngineError, match=r"pip cannot install torch==.*: ERROR: No matching distribution"):
+        environment.install(str)
+    build = "+cpu" if sys.platform.startswith("linux") else ""
+    torch = f"torch=={environment.TORCH}{build}"
+    assert pip.asked == [[torch], [torch, "--index-url", environment.CPU_INDEX]]
+    assert not environment.folder().exists()
+
+
+def test_what_pip_cannot_install_leaves_nothing_and_is_a_line(pip):
+    pip.fails["guidellm"] = "WARNING: a\nERROR: no space\nand more"
+    result = command("install")
+    assert result.exit_code != 0
+    assert "pip cannot install guidellm==0.8.1: ERROR: no space" in result.output
+    assert not environment.folder().exists()
+
+
+def test_one_that_was_cut_short_is_absent_and_made_anew(pip):
+    environment.install(str)
+    environment.folder().joinpath("pytest-infer.json").unlink()
+    assert environment.installed() is None
+    with pytest.raises(EngineError, match="not installed: pytest-infer load-generator install"):
+        environment.required()
+    environment.install(str)
+    assert environment.installed() is not None
+
+
+@pytest.mark.parametrize("manifest", ["", "{}", "[]", "null", "[" * 100_000])
+def test_a_damaged_manifest_is_none(pip, manifest):
+    environment.install(str)
+    environment.folder().joinpath("pytest-infer.json").write_text(manifest)
+    assert environment.installed() is None
+
+
+def sending(level, **more):
+    given = {
+        "served": Served(url="http://127.0.0.1:9", model="m", key="secret"),
+        "level": levels.parse([level], "x")[0],
+        "work": Workload(prompts=((Prompt(name="a", text="one"), 4),)),
+        "requests": 8,
+        "limit_s": 20.0,
+        "salt": "s",
+    }
+    return Sending(**given | more)
+
+
+@pytest.mark.parametrize(
+    ("level", "profile"),
+    [
+        ("concurrency=4", {"kind": "concurrent", "streams": 4}),
+        ("rate=2", {"kind": "poisson", "rate": 2.0}),
+        ("rate=0.5:constant", {"kind": "constant", "rate": 0.5}),
+        ("throughput", {"kind": "throughput", "max_concurrency": 8}),
+    ],
+)
+def test_what_the_generator_is_told_of_a_level(tmp_path, level, profile):
+    spec = generator.scenario(sending(level), 3, tmp_path)["spec"]
+    assert spec["profile"] == profile
+    assert spec["seed"] == {"kind": "static", "value": 3}
+    assert spec["backend"]["verify"] is True
+    assert {"kind": "max_requests", "count": 8} in spec["constraints"]
+    assert "secret" not in json.dumps(spec)
+
+
+def test_synthetic_prompts_are_made_by_the_generator(tmp_path):
+    work = Workload(synthetic={"prompt_tokens": 8, "output_tokens": 4, "prefix_tokens": 2}, tokenizer="/models/m")
+    spec = generator.scenario(sending("rate=1", work=work), 1, tmp_path)["spec"]
+    assert spec["data"] == [{"kind": "synthetic_text", "prompt_tokens": 8, "output_tokens": 4, "prefix_tokens": 2}]
+    assert spec["tokenizer"]["model"] == "/models/m"
+
+
+def test_a_key_is_told_by_a_variable_and_others_of_the_generator_are_not_passed_on(tmp_path):
+    given = {
+        "GUIDELLM__MAX_CONCURRENCY": "1",
+        "PYTHONPATH": "x",
+        "PATH": "y",
+        "HTTPS_PROXY": "z",
+        "PYTEST_INFER_SERVER_KEY": "secret",
+    }
+    found = generator.environ(given, "secret", tmp_path)
+    assert found["GUIDELLM__SPEC__BACKEND__API_KEY"] == "secret"
+    assert found["GUIDELLM__MAX_WORKER_PROCESSES"] == "1"
+    assert found["HF_HUB_OFFLINE"] == "1"
+    assert not (set(given) - {"PATH"}) & set(found)
+    assert not [name for name in generator.environ(given, None, tmp_path) if "KEY" in name]
+
+
+PROGRAMS = {
+    "import sys; print('first'); sys.exit('ValueError: no such server')": "ended with 1: ValueError: no such server",
+    "pass": "ended with 0: it said nothing",
+    "import time; time.sleep(60)": "did not end within 1 s: it said nothing",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_generator_that_fails_is_a_line_and_leaves_no_process(tmp_path, monkeypatch, program):
+    monkeypatch.setattr(generator, "_START_S", 0.5)
+    script = tmp_path / "bin" / "guidellm"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\n{program}\n")
+    script.chmod(0o755)
+    with pytest.raises(EngineError, match=r"^the load generator ") as raised:
+        generator.repetition(Installed(folder=tmp_path, version="0"), sending("rate=1", limit_s=0.5), 1)
+    assert str(raised.value).endswith(PROGRAMS[program])
+
+
+def test_a_generator_that_cannot_be_started_is_a_line(tmp_path):
+    with pytest.raises(EngineError, match="the load generator cannot be started: No such file"):
+        generator.repetition(Installed(folder=tmp_path, version="0"), sending("rate=1"), 1)
