@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -197,6 +196,8 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
+        import importlib.metadata  # noqa: PLC0415 - 20 ms, for a command that compares in 300
+
         typer.echo(f"pytest-infer {importlib.metadata.version('pytest-infer')}")
         raise typer.Exit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,9 @@ def path(name: str) -> Path | None:
 
 def here(*where: str) -> tuple[str, ...]:
     """Return what is valid on this machine only: its name, what else is given, its usable cores, torch's version."""
-    # Imported late: commands over stored runs need no psutil.
+    # Imported late: commands over stored runs need neither.
+    import importlib.metadata  # noqa: PLC0415
+
     from pytest_infer.measure.counters.cpu import cores  # noqa: PLC0415
 
     try:

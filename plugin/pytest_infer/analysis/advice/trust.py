@@ -6,7 +6,7 @@ import math
 import statistics
 
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
-from pytest_infer.metrics import scatter
+from pytest_infer.metrics import by_key, scatter
 from pytest_infer.metrics.scatter import WANTED
 from pytest_infer.records import WarningKind
 from pytest_infer.units import percent
@@ -91,7 +91,7 @@ def too_few_rounds(facts: Facts) -> Finding | None:
     enough = f"from about {needed} rounds on" if needed <= ANY_ROUNDS else "by no number of rounds that one would run"
     return Finding(
         severity=Severity.INFO,
-        evidence=f"{key} of {count} rounds scatters by ± {percent(100 * spread)}: "
+        evidence=f"{by_key(key).label} of {count} rounds scatters by ± {percent(100 * spread)}: "
         f"{percent(100 * WANTED)} can be told {enough}",
         suggestion=f"--infer-rounds {needed}" if needed <= MOST_ROUNDS else "compare commits with --infer-against",
         weight=spread,
