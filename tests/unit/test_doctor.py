@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.doctor import kv_cache, requirements
+from pytest_infer.analysis.doctor import ranks as division
 from pytest_infer.analysis.doctor.requirements import Fit, Room
 from pytest_infer.cli import doctor as doctor_command
 from pytest_infer.cli.main import app
@@ -576,11 +577,55 @@ def test_the_pages_commands_work(monkeypatch):
     commands = [
         line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    pytest-infer doctor")
     ]
-    assert len(commands) == 6
+    assert len(commands) == 7
     monkeypatch.setattr(probe, "measure", made_probe)
     for arguments in commands:
         done = run(monkeypatch, *arguments)
         assert done.exit_code == 0, done.output
+
+
+HEADS = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 12}
+
+
+@pytest.mark.parametrize(
+    ("more", "ranks", "possible", "refused"),
+    [
+        ({}, 4, (1, 2, 3, 4, 6, 12), None),
+        ({}, 5, (1, 2, 3, 4, 6, 12), "12 heads cannot be divided among 5 ranks"),
+        ({"num_key_value_heads": 4}, 4, (1, 2, 4), None),
+        ({"num_key_value_heads": 4}, 3, (1, 2, 4), "12 heads and 4 of keys and values cannot be divided among 3 ranks"),
+        ({"num_key_value_heads": [4, 6]}, 4, (1, 2), "12 heads and 4, 6 of keys and values cannot be divided"),
+        ({"num_attention_heads": None, "n_head": 8}, 8, (1, 2, 4, 8), None),
+        ({"multi_query": True}, 2, (1,), "12 heads and 1 of keys and values cannot be divided among 2 ranks"),
+        ({"kv_lora_rank": 512, "num_key_value_heads": 1}, 6, (1, 2, 3, 4, 6, 12), None),
+        ({"text_config": {"num_key_value_heads": 3}}, 2, (1, 3), "12 heads and 3 of keys and values cannot be"),
+        ({"num_attention_heads": "12"}, 2, (), "the config does not tell how many heads its layers have"),
+    ],
+)
+def test_ranks_share_whole_heads(more, ranks, possible, refused):
+    found = division.of({**HEADS, **more}, ranks)
+    assert found.possible == possible
+    assert (found.refused or "").startswith(refused or "-" * (found.refused is not None))
+
+
+def test_ranks_that_cannot_share_a_model_are_exit_code_1(monkeypatch):
+    done = run(monkeypatch, "--model", "reference-moe", "--ranks", "4")
+    assert done.exit_code == 1
+    assert "6 heads and 2 of keys and values cannot be divided among 4 ranks; 2 can" in done.output
+    done = run(monkeypatch, "--model", "reference-moe", "--ranks", "2", "--format", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.output)["division"] == {"ranks": 2, "possible": [1, 2]}
+    done = run(monkeypatch, "--ranks", "2")
+    assert done.exit_code == 2
+    assert "name it with --model" in done.output
+
+
+def test_heads_that_are_not_told_are_exit_code_2(monkeypatch, tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", {"a": [4, 4]})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    done = run(monkeypatch, "--model", str(tmp_path), "--ranks", "2")
+    assert done.exit_code == 2
+    assert "the config does not tell how many heads" in done.output
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "../" * 2000 + "x", "a\0b", "."])

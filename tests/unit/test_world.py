@@ -50,8 +50,8 @@ def met(monkeypatch):
     return lambda size: [World(Place(rank, size), ENVIRON) for rank in range(size)]
 
 
-def counters(rss, peak):
-    readings = {"rss_bytes": rss, "peak_rss_bytes": peak, "device_peak_bytes": None}
+def counters(rss, peak, cpu=None):
+    readings = {"rss_bytes": rss, "peak_rss_bytes": peak, "device_peak_bytes": None, "cpu_s": cpu}
     return SimpleNamespace(**{name: SimpleNamespace(value=value) for name, value in readings.items()})
 
 
@@ -67,6 +67,15 @@ def test_the_first_rank_knows_the_most_memory_of_each(met) -> None:
         RankMemory(),
     )
     assert World(Place()).gathered("t", [counters(1, 2)]) is None
+
+
+def test_the_first_rank_knows_what_each_used_of_the_cores_in_a_round(met) -> None:
+    first, second, third = met(3)
+    second.gathered("t", [counters(5, 7, 2.0), counters(6, 6, 4.0), counters(6, 6, 2.5)])
+    third.gathered("t", [counters(5, 7)])
+    assert first.gathered("t", [counters(1, 2, 1.5)]).cpu_s == (1.5, 2.5, None)
+    first, second = met(2)
+    assert first.gathered("another", [counters(1, 2, 1.5)]).cpu_s == (1.5, None)
 
 
 def test_a_rank_that_has_gone_leaves_a_reason_of_one_line(met) -> None:

@@ -12,8 +12,9 @@ import typer
 
 from pytest_infer import units
 from pytest_infer.analysis import reached as reached_by
-from pytest_infer.analysis.doctor import kept_probe, pitfalls, requirements
+from pytest_infer.analysis.doctor import kept_probe, pitfalls, ranks, requirements
 from pytest_infer.analysis.doctor.checkup import Checkup
+from pytest_infer.analysis.doctor.ranks import Division
 from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
 from pytest_infer.analysis.doctor.split import Described
 from pytest_infer.analysis.doctor.weights import AUTO
@@ -46,6 +47,14 @@ class _Asked:
     revision: str | None
     context: int | None
     dtype: str
+    ranks: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    needs: Requirements
+    disk_free_bytes: int | None
+    division: Division | None
 
 
 def doctor(
@@ -77,6 +86,10 @@ def doctor(
         str | None,
         typer.Option(metavar="RUN", help="Predict rates of an engine that comes as near to its limit as this run did."),
     ] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option("--ranks", metavar="N", min=1, help="How many processes are to share the model."),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--probe", help="Measure memory bandwidth and GEMM rates now: 2 s, and loads PyTorch.")
     ] = False,
@@ -89,9 +102,11 @@ def doctor(
         figures = _Figures(ram=ram, vram=vram, bandwidth=bandwidth, vram_bandwidth=vram_bandwidth, reserve=reserve)
         other = _described(figures, described)
         reached = None if like is None else reached_by.of_run(open_history(storage).select(like))
-        asked = _Asked(model=model, revision=revision, context=context, dtype=dtype) if model is not None else None
-        if asked is None and (other is not None or reached is not None):
-            raise OptionError("--ram, --vram, --bandwidth and --like are about a model: name it with --model")
+        asked = (
+            None if model is None else _Asked(model=model, revision=revision, context=context, dtype=dtype, ranks=tp)
+        )
+        if asked is None and not (other is reached is tp is None):
+            raise OptionError("--ram, --vram, --bandwidth, --like and --ranks are about a model: name it with --model")
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
         refuse(error)
@@ -103,14 +118,17 @@ def doctor(
         probe=made,
         probe_age_s=None if made is None else _age_s(made),
         probe_note=note,
-        model=None if found is None else found[0],
-        disk_free_bytes=None if found is None else found[1],
+        model=None if found is None else found.needs,
+        disk_free_bytes=None if found is None else found.disk_free_bytes,
         described=other,
         reached=reached,
+        division=None if found is None else found.division,
     )
     out(DOCTOR[form](checked, screen()))
-    if found is not None and (verdict := checked.verdict(found[0].chosen)) in _EXITS:
+    if found is not None and (verdict := checked.verdict(found.needs.chosen)) in _EXITS:
         raise typer.Exit(_EXITS[verdict])
+    if checked.division is not None and checked.division.refused is not None:
+        raise typer.Exit(1 if checked.division.possible else 2)
 
 
 def _described(given: _Figures, here: MachineInfo) -> Described | None:
@@ -127,7 +145,7 @@ def _described(given: _Figures, here: MachineInfo) -> Described | None:
     )
 
 
-def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requirements, int | None]:
+def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> _Found:
     """Return what a model needs, and what is free on the disk where its files lie or would lie."""
     held = source.find(asked.model, asked.revision)
     room = Room(limit_bytes=described.memory_limit_bytes, available_bytes=now.available_bytes)
@@ -136,7 +154,8 @@ def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> tuple[Requi
         free: int | None = shutil.disk_usage(held.folder or Path.home()).free
     except (OSError, RuntimeError):
         free = None
-    return needed, free
+    division = None if asked.ranks is None else ranks.of(held.config, asked.ranks)
+    return _Found(needs=needed, disk_free_bytes=free, division=division)
 
 
 def _kept(described: MachineInfo, now: host.Host) -> tuple[MachineProbe | None, str | None]:

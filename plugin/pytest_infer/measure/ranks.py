@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,17 +79,20 @@ class World:
             return Unavailable(f"rank {rank} did not answer: {untrusted.failure(error).partition('. ')[0][:200]}")
 
     def gathered(self, test: str, rounds: Sequence[Counters]) -> Ranks | None:
-        """Return every rank's memory over the rounds of a test; None where there is one rank, or this one follows."""
+        """Return every rank's memory and CPU time in a test's rounds; None for one rank, and where this one follows."""
         if self.place.alone:
             return None
-        own = {name: max(_known(rounds, name), default=None) for name in _MEMORY}
-        key = f"memory of {test}"
+        took = _known(rounds, "cpu_s")
+        own: dict[str, float | None] = {name: max(_known(rounds, name), default=None) for name in _MEMORY}
+        own["cpu_s"] = statistics.median(took) if took else None
+        key = f"use of {test}"
         if not self.place.leads:
             self.tell(key, own)
             return None
         heard = [own, *(self.hear(key, rank) for rank in range(1, self.place.size))]
         return Ranks(
             size=self.place.size,
+            cpu_s=tuple(None if isinstance(told, Unavailable) else told.pop("cpu_s") for told in heard),
             memory=tuple(
                 RankMemory(absent=told.reason) if isinstance(told, Unavailable) else RankMemory(**told)
                 for told in heard

@@ -80,10 +80,14 @@ class RankMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """The processes that measured a test together, in order; everything else in a record is that of the first."""
+    """The processes that measured a test together, in order; everything else in a record is that of the first.
+
+    `cpu_s` is what each used of the cores in a round, seconds, the median of the rounds; None where it is unknown.
+    """
 
     size: int
     memory: tuple[RankMemory, ...]
+    cpu_s: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

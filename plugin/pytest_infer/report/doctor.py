@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.doctor.checkup import Checkup
+from pytest_infer.analysis.doctor.ranks import Division
 from pytest_infer.analysis.doctor.requirements import (
     GOOD_RATE,
     RUNTIME_BYTES,
@@ -44,6 +45,7 @@ def as_json(found: Checkup) -> str:
         "probe_note": found.probe_note,
         "described": None if found.described is None else msgspec.to_builtins(found.described),
         "reached": None if found.reached is None else msgspec.to_builtins(found.reached),
+        "division": None if found.division is None else msgspec.to_builtins(found.division),
     }
     if found.model is not None:
         model = msgspec.to_builtins(found.model)
@@ -72,6 +74,7 @@ def render(found: Checkup, *, width: int, color: bool) -> str:
     console = text.console(width, color=color)
     if found.described is not None and found.model is not None:
         _write_described(console, found, found.described, found.model)
+        _write_division(console, found.division)
         return text.collected(console)
     _write_machine(console, found)
     for pitfall in found.pitfalls:
@@ -82,7 +85,21 @@ def render(found: Checkup, *, width: int, color: bool) -> str:
     if found.model is not None:
         console.print()
         _write_model(console, found, found.model)
+        _write_division(console, found.division)
     return text.collected(console)
+
+
+def _write_division(console: Console, division: Division | None) -> None:
+    """Write whether the ranks that are asked about can share the model."""
+    if division is None:
+        return
+    if division.refused is None:
+        each = f"{division.ranks} ranks can share it: each gets as many whole heads"
+        console.print(Text(each, style="green"))
+        return
+    numbers = [str(n) for n in division.possible if n > 1]
+    other = f"; {' or '.join(numbers)} can" if numbers else "; one can hold it" if division.possible else ""
+    console.print(Text(printable(f"{division.refused}{other}"), style="red"))
 
 
 def _write_machine(console: Console, found: Checkup) -> None:

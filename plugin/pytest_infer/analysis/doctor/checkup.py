@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pytest_infer.analysis.doctor import split
 from pytest_infer.analysis.doctor.pitfalls import Pitfall
+from pytest_infer.analysis.doctor.ranks import Division
 from pytest_infer.analysis.doctor.requirements import Fit, Need, Requirements, cores_for_prefill
 from pytest_infer.analysis.doctor.split import Described, Split
 from pytest_infer.analysis.reached import Reached
@@ -20,6 +21,7 @@ class Checkup:
 
     `probe_age_s` is None where the clock was set since the probe; `probe_note` says why it was made again, or is none.
     `described` is a machine that is asked about in this one's place, and `reached` how near to its limit a run came.
+    `division` says whether the ranks that are asked about can share the model.
     """
 
     machine: MachineInfo
@@ -32,6 +34,7 @@ class Checkup:
     disk_free_bytes: int | None = None
     described: Described | None = None
     reached: Reached | None = None
+    division: Division | None = None
 
     def ceiling(self, need: Need) -> float | None:
         """Return the most tokens per second that the measured bandwidth allows, None where either is not known."""

@@ -140,20 +140,32 @@ def _tokens_kept(  # noqa: PLR0911 - one for each reason
 
 def _widths(config: Mapping[str, Any], count: int) -> list[int] | str:
     """Return the numbers that each layer keeps for a token, or why that is not known."""
-    heads = number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    heads = attention_heads(config)
     hidden = number(config, "hidden_size", "n_embd", "d_model", "n_embed")
     head = number(config, "head_dim") or (hidden // heads if hidden and heads else None)
     if head is None:
         return "the config tells no head_dim, nor hidden size and heads"
-    listed = config.get("num_key_value_heads") or config.get("num_kv_heads")
-    own: Any = listed if listed is not None else heads
-    if config.get("multi_query") and not config.get("new_decoder_architecture"):
-        own = 1
-    per_layer = own if isinstance(own, list) else [own] * count
-    if len(per_layer) != count or not all(isinstance(n, int) and n >= 0 for n in per_layer):
+    per_layer = kv_heads(config, count)
+    if per_layer is None:
         return "the config tells no number of KV heads"
     value = number(config, "v_head_dim") or head
     return [n * (head + value) for n in per_layer]
+
+
+def attention_heads(config: Mapping[str, Any]) -> int | None:
+    """Return the number of a layer's heads, whatever the config calls it."""
+    return number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+
+
+def kv_heads(config: Mapping[str, Any], count: int) -> list[int] | None:
+    """Return the number of heads of keys and values in each of so many layers; None where that is not told."""
+    listed = config.get("num_key_value_heads") or config.get("num_kv_heads")
+    own: Any = listed if listed is not None else attention_heads(config)
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        own = 1
+    per_layer = own if isinstance(own, list) else [own] * count
+    whole = len(per_layer) == count and all(isinstance(n, int) and n >= 0 for n in per_layer)
+    return per_layer if whole else None
 
 
 def _how(config: Mapping[str, Any], kept: list[int], context: int) -> str:

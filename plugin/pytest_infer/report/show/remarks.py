@@ -14,7 +14,7 @@ from pytest_infer.metrics.result import Result
 from pytest_infer.records import Ranks, WarningKind
 from pytest_infer.report import surroundings
 from pytest_infer.report.text import printable
-from pytest_infer.units import NONE, size
+from pytest_infer.units import NONE, Unit, show, size
 
 _NAMED = 3
 """So many tests of a sweep are named in a remark that they share."""
@@ -49,14 +49,16 @@ def write(console: Console, run: RunSummary, *, verbose: bool) -> None:
 
 
 def _ranks(of: Sequence[Ranks]) -> str | None:
-    """Return the most memory of each process of a distributed run; None where there was one process."""
+    """Return the most memory and CPU time of each process of a distributed run; None where there was one process."""
     parts = []
     for rank in range(max((one.size for one in of), default=0)):
         told = [one.memory[rank] for one in of if rank < len(one.memory)]
         peaks = [one.peak_rss_bytes for one in told if one.peak_rss_bytes is not None]
         why = next((f" ({one.absent})" for one in told if one.absent is not None), "")
-        parts.append(f"{size(max(peaks)) if peaks else NONE} in rank {rank}{why}")
-    return f"peak memory {', '.join(parts)}; everything else is rank 0's" if parts else None
+        took = [s for one in of if rank < len(one.cpu_s) and (s := one.cpu_s[rank]) is not None]
+        cpu = f" and {show(max(took), Unit.SECONDS)} of CPU a round" if took else ""
+        parts.append(f"{size(max(peaks)) if peaks else NONE}{cpu} in rank {rank}{why}")
+    return f"at most {', '.join(parts)}; everything else is rank 0's" if parts else None
 
 
 def write_alarms(console: Console, run: RunSummary) -> None:
