@@ -240,6 +240,11 @@ def test_both_sides_latencies_of_an_ab_are_in_one_drawing(storage, make_block):
     assert (chart["before"]["name"], chart["before"]["median"]) == ("HEAD~1", [4, 6])
     assert "This checkout over HEAD~1, which is dashed." in found.shown
     assert "median of the other side" in found.shown
+    both = found.data["prompt-a-dist"]
+    assert len(both["before"]) == len(both["counts"])
+    assert both["names"] == ["HEAD~1", "this checkout"]
+    assert "this checkout over HEAD~1, the line." in found.shown
+    assert "gaps of the other side" in found.shown
 
 
 def test_the_longest_gap_of_a_group_has_the_groups_range(storage, make_block):

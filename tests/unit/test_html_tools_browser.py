@@ -239,6 +239,20 @@ def test_both_runs_latencies_are_drawn_and_one_outlier_does_not_flatten_them(tab
     assert found["beyond"] == [300, 300]
 
 
+def test_both_runs_gaps_are_distributed_in_one_drawing_as_shares(tab):
+    chart = tab.locator("#chart-prompt-story-dist")
+    chart.scroll_into_view_if_needed()
+    chart.locator("canvas").first.wait_for()
+    found = tab.evaluate("""() => {
+        const made = echarts.getInstanceByDom(document.querySelector("#chart-prompt-story-dist .canvas")).getOption();
+        const sum = (one) => one.data.reduce((total, at) => total + at[1], 0);
+        return { names: made.legend[0].data, sums: made.series.map(sum) };
+    }""")
+    assert found["names"] == ["0002", "0001"]
+    # Each height of the line stands at both ends of its bin.
+    assert found["sums"] == pytest.approx([200, 100])
+
+
 def test_no_label_is_cut(tab):
     chart = tab.locator("#chart-phases")
     chart.scroll_into_view_if_needed()

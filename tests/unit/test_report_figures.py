@@ -69,6 +69,14 @@ def test_a_distribution_counts_every_gap_and_leaves_the_far_ones_beyond():
     assert found.edges[0] == pytest.approx(0.002)
 
 
+def test_two_sides_are_counted_between_the_same_edges():
+    found = series.histogram([stamps(2, 2, 3)], bins=4, before=[stamps(4, 4), stamps(6)])
+    assert found.edges == pytest.approx((0.002, 0.003, 0.004, 0.005, 0.006))
+    assert (found.counts, found.before) == ((2, 1, 0, 0), (0, 0, 2, 1))
+    assert found.beyond == 0
+    assert series.histogram([stamps(2, 2, 3)], bins=4, before=[stamps()]).before == ()
+
+
 def test_gaps_that_are_all_equal_have_a_distribution():
     found = series.histogram([stamps(5, 5, 5)])
     assert sum(found.counts) == 3

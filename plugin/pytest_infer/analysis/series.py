@@ -62,11 +62,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How many gaps of all rounds lie between `edges[i]` and `edges[i + 1]` seconds; `beyond` are longer than all."""
+    """How many gaps of all rounds lie between `edges[i]` and `edges[i + 1]` seconds; `beyond` are longer than all.
+
+    `before` are the counts of another side's rounds between the same edges; empty where there is none.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     beyond: int
+    before: tuple[int, ...] = ()
 
 
 def gaps(rounds: Sequence[Stamps]) -> list[npt.NDArray[np.float64]]:
@@ -95,16 +99,24 @@ def band(rounds: Sequence[Stamps], most: int) -> Band | None:
     )
 
 
-def histogram(rounds: Sequence[Stamps], bins: int = BINS) -> Histogram | None:
-    """Return the distribution of all rounds' gaps, up to 1.5 times the 99th percentile; None where there are none."""
-    every = np.concatenate([np.empty(0), *gaps(rounds)])
+def histogram(rounds: Sequence[Stamps], bins: int = BINS, before: Sequence[Stamps] = ()) -> Histogram | None:
+    """Return the distribution of all rounds' gaps, up to 1.5 times the 99th percentile; None where there are none.
+
+    `before` are rounds of another side, counted between the same edges, which then hold both.
+    """
+    every, other = (np.concatenate([np.empty(0), *gaps(side)]) for side in (rounds, before))
     if not len(every):
         return None
-    low, top = float(every.min()), min(float(every.max()), 1.5 * float(np.percentile(every, 99)))
+    sides = [side for side in (every, other) if len(side)]
+    low = min(float(side.min()) for side in sides)
+    top = max(min(float(side.max()), 1.5 * float(np.percentile(side, 99))) for side in sides)
     edges = np.linspace(low, top if top > low else low * 1.01 + 1e-9, bins + 1)
     counts, _ = np.histogram(every, edges)
     return Histogram(
-        edges=tuple(edges.tolist()), counts=tuple(counts.tolist()), beyond=int(len(every) - int(counts.sum()))
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+        beyond=int(len(every) - int(counts.sum())),
+        before=tuple(np.histogram(other, edges)[0].tolist()) if len(other) else (),
     )
 
 

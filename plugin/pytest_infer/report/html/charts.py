@@ -122,11 +122,12 @@ def _stretches(band: Band, what: str, unit: str, scale: float, before: Band | No
     )
 
 
-def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Chart | str:
-    """Return how the gaps of all rounds are distributed, with the percentiles of the table of metrics."""
+def distribution(test: Test, arrays: Mapping[str, Any], why: str | None, other: Other | None = None) -> Chart | str:
+    """Return how the gaps of all rounds are distributed, on both sides, and the percentiles of the table of metrics."""
     from pytest_infer.analysis import series  # noqa: PLC0415
 
-    found = series.histogram(_stamps(test, arrays))
+    names, stamps = _other(test, arrays, other)
+    found = series.histogram(_stamps(test, arrays), before=stamps)
     if found is None:
         return _absent(test, arrays, why)
     unit, scale = scale_of([found.edges[len(found.edges) // 2]], Unit.SECONDS)
@@ -139,22 +140,36 @@ def distribution(test: Test, arrays: Mapping[str, Any], why: str | None) -> Char
     beyond = f"; {count(found.beyond)} longer gaps are not drawn" if found.beyond else ""
     told = ", ".join(f"{mark['name']} {mark['at']:.3g}" for mark in marks)
     told = f"; marked, of the rounds' percentiles the medians: {told} {unit}" if marks else ""
+    against = f" In shares of each side's gaps: {names[1]} over {names[0]}, the line." if found.before else ""
+    sides = zip(found.counts, found.before, strict=True) if found.before else [(n,) for n in found.counts]
     rows = [
-        (Cell(text=f"{short(a, scale, 4)}–{short(b, scale, 4)}"), Cell(text=count(n)))
-        for a, b, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
-        if n
+        (Cell(text=f"{short(a, scale, 4)}–{short(b, scale, 4)}"), *(Cell(text=count(n)) for n in both))
+        for a, b, both in zip(found.edges, found.edges[1:], sides, strict=False)
+        if any(both)
     ]
-    rows += (
-        [(Cell(text=f"> {short(found.edges[-1], scale, 4)}"), Cell(text=count(found.beyond)))] if found.beyond else []
-    )
+    if found.beyond:
+        last = f"> {short(found.edges[-1], scale, 4)}", count(found.beyond), *(["–"] if found.before else [])
+        rows.append(tuple(Cell(text=text) for text in last))
+    both_sides = {"before": list(found.before), "names": list(names)} if found.before else {}
     return Chart(
         key=f"{test.key}-dist",
         title=f"Inter-token latency, distribution, {unit}",
-        says=f"{count(sum(found.counts) + found.beyond)} gaps of all rounds{told}{beyond}.",
-        data={"kind": "histogram", "unit": unit, "edges": edges, "counts": list(found.counts), "marks": marks},
+        says=f"{count(sum(found.counts) + found.beyond)} gaps of all rounds{told}{beyond}.{against}",
+        data={
+            "kind": "histogram",
+            "unit": unit,
+            "edges": edges,
+            "counts": list(found.counts),
+            "marks": marks,
+            **both_sides,
+        },
         table=Table(
             caption=f"Gaps of all rounds by length, {unit}",
-            heads=(ColumnHead(text="length", unit=unit, number=False), ColumnHead(text="gaps")),
+            heads=(
+                ColumnHead(text="length", unit=unit, number=False),
+                ColumnHead(text="gaps"),
+                *([ColumnHead(text="gaps of the other side")] if found.before else []),
+            ),
             rows=tuple(rows),
         ),
         define=tuple((name, anchor(f"itl_{name}_s")) for name in ("p50", "p90", "p99")),

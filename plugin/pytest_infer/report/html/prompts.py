@@ -28,7 +28,7 @@ def section(stored: StoredRun, earlier: StoredRun | None = None, names: tuple[st
 
 def _item(test: Test, arrays: Mapping[str, Any], why: str | None, other: drawings.Other | None) -> Item:
     charts, missing = [], []
-    for made in (drawings.over_tokens(test, arrays, why, other), drawings.distribution(test, arrays, why)):
+    for made in (drawings.over_tokens(test, arrays, why, other), drawings.distribution(test, arrays, why, other)):
         charts += [made] if isinstance(made, Chart) else []
         missing += [] if isinstance(made, Chart) else [made]
     for made in drawings.memory(test, arrays, why):

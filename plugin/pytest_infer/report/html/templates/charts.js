@@ -231,19 +231,33 @@ const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
 
     histogram(spec) {
       const middle = (index) => (spec.edges[index] + spec.edges[index + 1]) / 2;
+      /* Of two sides, which have as many rounds only by chance, shares are drawn. */
+      const heights = (counts) => {
+        const sum = counts.reduce((total, n) => total + n, 0);
+        return spec.before ? counts.map((n) => (sum ? (100 * n) / sum : 0)) : counts;
+      };
+      const drawn = heights(spec.counts);
+      const told = (index) => [[spec.names && spec.names[1], spec.counts], [spec.names && spec.names[0], spec.before]]
+        .filter(([, counts]) => counts).map(([name, counts]) => `${figure(counts[index])} gaps${name ? `, ${name}` : ""}`).join("\n");
       return {
         ...base(spec),
         tooltip: {
           ...base(spec).tooltip, trigger: "item",
-          formatter: (row) => `${figure(spec.edges[row.dataIndex])}–${figure(spec.edges[row.dataIndex + 1])} ${spec.unit}\n${figure(spec.counts[row.dataIndex])} gaps`,
+          formatter: (row) => `${figure(spec.edges[row.dataIndex])}–${figure(spec.edges[row.dataIndex + 1])} ${spec.unit}\n${told(row.dataIndex)}`,
         },
         grid: { ...base(spec).grid, bottom: 40, top: 26 },
         xAxis: axis(spec.unit, { type: "value", min: spec.edges[0], max: spec.edges[spec.edges.length - 1], splitLine: { show: false },
           axisLabel: { color: colour("muted"), fontSize: 11, hideOverlap: true, showMinLabel: false, showMaxLabel: false, formatter: (value) => figure(value, 3) } }),
-        yAxis: axis("", { type: "value", minInterval: 1 }),
-        series: [{
+        yAxis: axis(spec.before ? "%" : "", { type: "value", minInterval: spec.before ? 0 : 1 }),
+        ...(spec.before ? { legend: { ...base(spec).legend, data: [spec.names[1], spec.names[0]] } } : {}),
+        series: [...(spec.before ? [{
+          type: "line", name: spec.names[0], symbol: "none", silent: true, z: 5,
+          lineStyle: { width: 1.3, type: [5, 3], color: colour("c2") }, itemStyle: { color: colour("c2") },
+          data: heights(spec.before).flatMap((height, index) => [[spec.edges[index], height], [spec.edges[index + 1], height]]),
+        }] : []), {
+          name: spec.names && spec.names[1],
           type: "custom", itemStyle: { color: colour("c1") },
-          data: spec.counts.map((count, index) => [middle(index), count, spec.edges[index], spec.edges[index + 1]]),
+          data: drawn.map((height, index) => [middle(index), height, spec.edges[index], spec.edges[index + 1]]),
           encode: { x: 0, y: 1 },
           renderItem: (_, api) => {
             const [left, top] = api.coord([api.value(2), api.value(1)]);

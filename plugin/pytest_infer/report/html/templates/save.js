@@ -18,7 +18,10 @@ const { saveTools } = (() => {
       }
       return [[spec.x.name, ...heads], ...rows];
     },
-    histogram: (spec) => [[`from ${spec.unit}`, `to ${spec.unit}`, "gaps"], ...spec.counts.map((n, at) => [spec.edges[at], spec.edges[at + 1], n])],
+    histogram: (spec) => [
+      [`from ${spec.unit}`, `to ${spec.unit}`, "gaps", ...(spec.before ? [`gaps, ${spec.names[0]}`] : [])],
+      ...spec.counts.map((n, at) => [spec.edges[at], spec.edges[at + 1], n, ...(spec.before ? [spec.before[at]] : [])]),
+    ],
     curve: (spec, choice) => {
       const of = choice || spec;
       return [[of.time, spec.unit], ...of.at.map((at, index) => [at, of.values[index]])];
