@@ -407,7 +407,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(repository)
 def test_outside_git(suite):
     pytester = suite()
     refused(pytester.runpytest("--infer-against=HEAD"), "needs a git checkout", str(pytester.path))
-    result = pytester.runpytest("--infer-against=self", *FEW)
+    result = pytester.runpytest("--infer-against=self", "--infer-turns=round", *FEW)
     result.assert_outcomes(passed=2)
 
 
