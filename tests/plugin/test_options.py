@@ -46,6 +46,7 @@ ENGINE_VALUES = {
     "cache": ("warm", "server", {**SERVER, "cache": "warm"}),
     "server-kind": ("vllm", "server", {**SERVER, "kind": "vllm"}),
     "server-timeout": ("2min", "server", {**SERVER, "timeout_s": 120.0}),
+    "engine-args": ("-ctk q8_0", "engine_args", "-ctk q8_0"),
 }
 """What only the engine uses."""
 

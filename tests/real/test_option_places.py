@@ -30,10 +30,9 @@ OTHER = {
     "compile": ({"compile": True}, "generation"),
     "trust_remote_code": ({"trust_remote_code": True}, "remote_code"),
 }
-ELSEWHERE = {"model", "revision", "server", "progress"}
-"""Servers are of another engine (tests/plugin/test_servers.py).
-
-The weights' hash tells models and revisions apart; progress is told before any round."""
+ELSEWHERE = {"model", "revision", "server", "engine_args", "progress"}
+"""Servers are of another engine (tests/plugin/test_servers.py), engine_args for those that have a tool of their own
+(test_llamacpp.py). The weights' hash tells models and revisions apart; progress is told before any round."""
 
 
 def stored(folder, **options):

@@ -90,6 +90,10 @@ PLACES = {
         stored=({"generation": {"prompt_cache": "bust"}}, {"generation": {"prompt_cache": "warm"}}), fact="generation",
         not_in_load="a server loads its model itself",
     ),
+    "engine_args": Place(
+        option="engine-args", other="-ctk q8_0", stored=({"engine_args": "-ctk f16"}, {"engine_args": "-ctk q8_0"}),
+        fact="engine_args", load="--engine-args",
+    ),
     "progress": Place(
         other=print, same_work="told before a model is built or hashed, and never in a round",
         not_in_load="a function of the process that asks",

@@ -35,6 +35,7 @@ def loading(
     ] = None,
     attention: Annotated[str | None, typer.Option(metavar="NAME", help="As --infer-attention.")] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="As --infer-engine.")] = "transformers",
+    engine_args: Annotated[str | None, typer.Option(metavar="ARGS", help="As --infer-engine-args.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
@@ -56,6 +57,7 @@ def loading(
         experts_implementation=experts_implementation,
         attention=attention,
         trust_remote_code=trust_remote_code,
+        engine_args=engine_args,
     )
     try:
         if model in models.BUNDLED:

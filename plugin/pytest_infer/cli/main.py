@@ -233,17 +233,23 @@ def metrics(*, form: Annotated[Format, offered(METRICS_LISTED)] = Format.TERMINA
 
 def list_models(
     build: Annotated[str | None, typer.Option(metavar="NAME", help="Build this model into the cache now.")] = None,
+    gguf: Annotated[str | None, typer.Option(metavar="NAME", help="Write this one as a GGUF file.")] = None,
 ) -> None:
-    """List the models that need no hub, or build one of them."""
+    """List the models that need no hub, or build one of them and say where it is."""
     from pytest_infer.engines import models  # noqa: PLC0415
 
-    if build is None:
+    name = build or gguf
+    if name is None:
         for model in models.BUNDLED.values():
             typer.echo(f"{model.name:<14} {model.description}")
         return
-    if build not in models.BUNDLED:
-        refuse(alternatives("model", build, models.BUNDLED))
+    if name not in models.BUNDLED:
+        refuse(alternatives("model", name, models.BUNDLED))
+
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
     try:
-        typer.echo(str(models.BUNDLED[build].ensure(lambda line: typer.echo(line, err=True))))
+        typer.echo(str(models.BUNDLED[name].ensure(tell) if gguf is None else models.gguf(name, "auto", tell)))
     except InferError as error:
         refuse(error)

@@ -147,6 +147,7 @@ class EngineOptions:
     """What the options say about the model and how it runs; None leaves the engine's own default.
 
     `dtype` is always its one name, whichever was given.
+    `engine_args` are what the engine's own tool takes, as it is typed there.
     `progress` is called with one line about what takes long (a model that is built first).
     """
 
@@ -163,6 +164,7 @@ class EngineOptions:
     trust_remote_code: bool = False
     quantization: str | None = None
     server: ServerOptions | None = None
+    engine_args: str | None = None
     progress: Callable[[str], None] = _silent
 
     def __post_init__(self) -> None:

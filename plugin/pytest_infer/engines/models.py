@@ -111,6 +111,19 @@ def resolve(name: str, progress: Progress) -> str:
     return name if folder is None else str(folder)
 
 
+def gguf(name: str, dtype: str, progress: Progress) -> Path:
+    """Return the GGUF file of a bundled model, written into the cache on the first call.
+
+    Raises:
+        ModelError: it cannot be built, or the package that writes it is not installed.
+    """
+    folder = BUNDLED[name].ensure(progress)
+    # Imported late: converting needs torch.
+    from pytest_infer.engines.bundled import gguf_file  # noqa: PLC0415
+
+    return gguf_file.ensure(name, folder, dtype, cache.root(), progress)
+
+
 def local_folder(source: str, revision: str | None) -> Path | None:
     """Return the folder that holds what `resolve` named: itself, or a hub model's folder in the hub's cache."""
     if untrusted.is_dir(Path(source)):

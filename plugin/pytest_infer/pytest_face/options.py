@@ -120,6 +120,12 @@ OPTIONS = (
         help="how long nothing may come from a server, while it starts and between two tokens (30s, 5min); "
         "default: 10min",
     ),
+    Option(
+        name="engine-args",
+        metavar="ARGS",
+        help="what the engine's own tool takes, as it is typed there, in one string; llamacpp: "
+        '--infer-engine-args="-ctk q8_0 --no-mmap"',
+    ),
     Option(name="batch", metavar="N", help="feed each prompt N times at once; default: 1"),
     Option(
         name="context",

@@ -49,6 +49,7 @@ OF_ENGINES = {
     "trust-remote-code": "trust_remote_code",
     "quantization": "quantization",
     **dict.fromkeys(("server", "serve", "cache", "server-kind", "server-timeout"), "server"),
+    "engine-args": "engine_args",
 }
 """The fields of EngineOptions by the options that set them."""
 DEFAULT_MIN_PAIRS = 10
@@ -148,6 +149,7 @@ class Settings:
             trust_remote_code=read.flag("trust-remote-code"),
             quantization=read.text("quantization"),
             server=server,
+            engine_args=read.text("engine-args"),
         )
         if engine_options.compile and not engine_options.use_cache:
             raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")

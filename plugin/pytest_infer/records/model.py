@@ -54,8 +54,8 @@ class ModelInfo:
     disk meanwhile (0: a warm page cache, or weights that are mapped and not touched yet); `load` holds the rest. All
     three are None for a model that the run did not load itself. `weights_sha256` is over the names and bytes of the
     files. Of a model that is spread over several processes all counts are those of this process's part; `uncounted` is
-    why its weights could not be counted. `remote_code` is the module of the model's class where that came with the
-    model, None where it is installed.
+    why its weights could not be counted. `engine_args` are the engine's own arguments, as they were given.
+    `remote_code` is the module of the model's class where that came with the model, None where it is installed.
     """
 
     name: str
@@ -80,6 +80,7 @@ class ModelInfo:
     work: Work | None = None
     uncounted: str | None = None
     quantization: str | None = None
+    engine_args: str | None = None
     remote_code: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     generation: dict[str, str | int | float | bool | None] = field(default_factory=dict)

@@ -97,6 +97,7 @@ class Model(_Part, frozen=True):
     work: StoredWork | None = None
     uncounted: str | None = None
     quantization: str | None = None
+    engine_args: str | None = None
     remote_code: str | None = None
     versions: dict[str, str] | None = None
     generation: dict[str, Scalar] | None = None

@@ -70,10 +70,14 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The metadata of a file, and the place of each tensor by name, in the order of the file."""
+    """The metadata of a file, and the place of each tensor by name, in the order of the file.
+
+    `entries` are the first byte of each entry of the metadata, key and type included, and the one after its last.
+    """
 
     metadata: dict[str, Any]
     places: dict[str, TensorPlace]
+    entries: dict[str, tuple[int, int]]
 
 
 def parse(data: bytes | mmap.mmap) -> Header:
@@ -89,7 +93,12 @@ def parse(data: bytes | mmap.mmap) -> Header:
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError(f"not a GGUF file of version 2 or 3: {magic!r}, version {version}")
     cursor = _Cursor(data, struct.calcsize("<4sIQQ"))
-    metadata = {cursor.string(): cursor.value(cursor.integer("I")) for _ in range(key_count)}
+    metadata, entries = {}, {}
+    for _ in range(key_count):
+        first = cursor.position
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.integer("I"))
+        entries[key] = (first, cursor.position)
     places = {}
     for _ in range(tensor_count):
         name = cursor.string()
@@ -105,6 +114,7 @@ def parse(data: bytes | mmap.mmap) -> Header:
     start = -(-cursor.position // alignment) * alignment
     return Header(
         metadata=metadata,
+        entries=entries,
         places={
             name: TensorPlace(shape=shape, kind=kind, start=start + offset)
             for name, (shape, kind, offset) in places.items()

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,8 +44,16 @@ def sha256(folder: Path, progress: Callable[[str], None]) -> str | None:
     """
     try:
         paths = files(folder)
-        if not paths:
-            return None
+    except (OSError, untrusted.Damaged):
+        return None
+    return of_files(paths, progress)
+
+
+def of_files(paths: Sequence[Path], progress: Callable[[str], None]) -> str | None:
+    """Return such a hash over these files."""
+    if not paths:
+        return None
+    try:
         known = _KnownHash()
         hashes = {path.name: known.sha256(path, progress) for path in paths}
     except (OSError, untrusted.Damaged):
