@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -72,11 +72,34 @@ def started(params: Any) -> Any:
     name = Path(params.model.path).name
     with _errors() as said:
         try:
-            return binding().Server(params)
+            server = binding().Server(params)
         except (RuntimeError, ValueError) as error:
             time.sleep(_WRITTEN_S)
             said.seek(0)
             raise ModelError(f"{name}: llama.cpp cannot load it: {_reason(said.read()) or error}") from error
+    # Answered by the server's own loop: one that is freed before its loop has begun waits for it for ever.
+    _request(_connection(server), "GET", "/slots").read()
+    return server
+
+
+def _connection(server: Any) -> http.client.HTTPConnection:
+    """Return a connection to a server, open already."""
+    address = urlsplit(server.listening_address)
+    made = http.client.HTTPConnection(str(address.hostname), int(address.port or 0), timeout=_TIMEOUT_S)
+    made.connect()
+    return made
+
+
+def _request(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
+) -> http.client.HTTPResponse:
+    """Send a request and return its response, whose body is still to be read."""
+    connection.request(method, path, body, {"Content-Type": "application/json", "Connection": "close"})
+    response = connection.getresponse()
+    if response.status != http.HTTPStatus.OK:
+        said = json.loads(response.read() or b"{}").get("error", {})
+        raise EngineError(f"llama.cpp: {said.get('message', f'HTTP {response.status}')}")
+    return response
 
 
 def _reason(log: str) -> str | None:
@@ -104,33 +127,22 @@ class Native:
 
     def __init__(self, params: Any) -> None:
         self._server = started(params)
-        address = urlsplit(self._server.listening_address)
-        self._host, self._port = str(address.hostname), int(address.port or 0)
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the answer to one request."""
-        return json.load(self._sent(self.connection(), path, json.dumps(body).encode()))
+        with closing(self.connection()) as connection:
+            return json.load(_request(connection, "POST", path, json.dumps(body).encode()))
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection, open already."""
-        made = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        made.connect()
-        return made
+        return _connection(self._server)
 
-    def stream(self, connection: http.client.HTTPConnection, body: bytes) -> Iterator[dict[str, Any]]:
+    @staticmethod
+    def stream(connection: http.client.HTTPConnection, body: bytes) -> Iterator[dict[str, Any]]:
         """Yield the events of a completion as they arrive."""
-        for line in self._sent(connection, "/completion", body):
+        for line in _request(connection, "POST", "/completion", body):
             if line.startswith(_DATA):
                 event = json.loads(line[len(_DATA) :])
                 if "error" in event:
                     raise EngineError(f"llama.cpp: {event['error'].get('message', event['error'])}")
                 yield event
-
-    @staticmethod
-    def _sent(connection: http.client.HTTPConnection, path: str, body: bytes) -> http.client.HTTPResponse:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            said = json.loads(response.read() or b"{}").get("error", {})
-            raise EngineError(f"llama.cpp: {said.get('message', f'HTTP {response.status}')}")
-        return response
