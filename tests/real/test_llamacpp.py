@@ -192,3 +192,21 @@ def test_the_page_in_an_empty_folder(tmp_path, warm_torch, tmp_path_factory):
     assert (tmp_path / "engines.html").stat().st_size > 10_000
     stored = [runs.rows(path)[0].model.engine for path in sorted(tmp_path.glob("results/*/*.json"))]
     assert stored == ["llamacpp", "transformers", "llamacpp"]
+
+
+@pytest.mark.slow
+def test_a_step_is_held_against_the_machine_without_torch_in_the_process(pytester, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_it(infer, prompt):
+            record = infer(prompt)
+            assert "torch" not in sys.modules
+            assert record.machine.probe or "disagree" in record.machine.probe_absent  # on a machine that is busy
+        """
+    )
+    pytester.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "hello"\nmax_new_tokens = 8\n')
+    found = pytester.runpytest_subprocess("--infer-engine=llamacpp", "--infer-rounds=1", "--infer-repeat-disturbed=0")
+    found.assert_outcomes(passed=1)

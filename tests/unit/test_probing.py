@@ -10,6 +10,7 @@ import pytest
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.measure.counters.kernel_files import Unavailable
+from pytest_infer.measure.machine import apart
 from pytest_infer.metrics import summarize
 from pytest_infer.metrics.result import of_record
 from pytest_infer.pytest_face import probing
@@ -285,7 +286,26 @@ def test_not_probed(measured, model, wanted):
 def test_torch_is_never_loaded_for_it(measured, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     assert Probing([].append, wanted=True).before(MODEL) is None
-    assert measured == []
+    work = Work(read_bytes=1, head_parameters=1, expert_parameters={})
+    assert not Probing([].append, wanted=True).due(dataclasses.replace(MODEL, work=work, device="cuda"))
+    asked = []
+    monkeypatch.setattr(probing.apart, "measure", lambda threads, flops: asked.append((threads, flops)) or made())
+    assert Probing([].append, wanted=True).before(dataclasses.replace(MODEL, work=work)) == made()
+    assert (asked, measured) == ([(2, None)], [])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (f"print({msgspec.json.encode(made()).decode()!r})", made()),
+        ("print('too little memory is free')", Unavailable("too little memory is free")),
+        ("raise SystemExit('no torch')", Unavailable("no torch")),
+        ("raise SystemExit(3)", Unavailable("the process that probes ended with 3")),
+    ],
+)
+def test_a_process_of_its_own_answers_or_says_why_not(said, expected):
+    code = f"import sys; assert b'threads' in sys.stdin.buffer.read(); {said}"
+    assert apart.measure(2, program=(sys.executable, "-S", "-c", code)) == expected
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def gguf(name: str, dtype: str, progress: Progress) -> Path:
         ModelError: it cannot be built, or the package that writes it is not installed.
     """
     folder = BUNDLED[name].ensure(progress)
-    # Imported late: converting needs torch.
+    # Imported late: the look-up of names must not load numpy.
     from pytest_infer.engines.bundled import gguf_file  # noqa: PLC0415
 
     return gguf_file.ensure(name, folder, dtype, cache.root(), progress)

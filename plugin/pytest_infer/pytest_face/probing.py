@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.kernel_files import Unavailable
-from pytest_infer.measure.machine import probe
+from pytest_infer.measure.machine import apart, probe
 from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineProbe, ModelInfo, PromptRecord
 from pytest_infer.storage import probes
@@ -66,12 +66,14 @@ class Probing:
         self._repeats: dict[Key, int] = {}
 
     def due(self, model: ModelInfo) -> bool:
-        """Return whether `before` would probe: once for each threads and device, if the engine runs on torch here.
+        """Return whether `before` would probe: once for each threads and device, if a limit could be told at all.
 
-        Several devices have no bandwidth in common: a model that is split over them has no probe.
+        It could for an engine that runs on torch here, or one on the CPU that tells its work. Several devices have no
+        bandwidth in common: a model that is split over them has no probe.
         """
         known = (model.threads, model.device or "cpu") in self._before
-        possible = model.threads is not None and not model.split and "torch" in sys.modules
+        here = _torch_is_here() or (model.work is not None and (model.device or "cpu") == "cpu")
+        possible = model.threads is not None and not model.split and here
         return self._wanted and possible and not known
 
     def before(self, model: ModelInfo) -> MachineProbe | None:
@@ -178,7 +180,8 @@ class Probing:
         self._absent[key] = why
 
     def _probe(self, key: Key, known: MachineProbe | None = None) -> MachineProbe | Unavailable:
-        made = probe.measure(*key, known.flops if known is not None else None)
+        flops = None if known is None else known.flops
+        made = probe.measure(*key, flops) if _torch_is_here() else apart.measure(key[0], flops)
         if isinstance(made, Unavailable):
             return made
         memory.trim_heap()  # what the kernels took must not show in the peak of the first round
@@ -192,6 +195,10 @@ class Probing:
         kept = {"before": before, "after": self._after}
         stored: dict[str, Any] = msgspec.to_builtins(kept | ({"discarded": self._discarded} if self._discarded else {}))
         return stored
+
+
+def _torch_is_here() -> bool:
+    return "torch" in sys.modules
 
 
 def _key(model: ModelInfo) -> Key | None:

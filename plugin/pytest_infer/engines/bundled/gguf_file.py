@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pytest_infer.engines.bundled import cache
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
 FORMAT = "1"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Floats = NDArray[np.float32]
 _FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}
 """What general.file_type says (llama_ftype of llama.h)."""
 _PLACES = {
@@ -79,12 +79,11 @@ def write(folder: Path, config: Mapping[str, Any], dtype: str, path: Path) -> No
     writer = gguf.GGUFWriter(path, "llama")
     _write_config(writer, config, _FILE_TYPES[dtype])
     _write_tokenizer(writer, folder, config)
-    kinds = {torch.float32: gguf.GGMLQuantizationType.F32, torch.float16: gguf.GGMLQuantizationType.F16}
-    for name, stored in _tensors(folder / "model.safetensors", config):
-        small = stored.ndim == 1 or "ffn_gate_inp" in name
-        tensor = stored.to(torch.float32 if small else DTYPES[dtype]).contiguous()
-        kind = kinds.get(tensor.dtype, gguf.GGMLQuantizationType.BF16)
-        writer.add_tensor(name, tensor.view(torch.uint8).numpy(), raw_dtype=kind)
+    kinds = gguf.GGMLQuantizationType
+    chosen = {"float32": kinds.F32, "float16": kinds.F16, "bfloat16": kinds.BF16}[dtype]
+    for name, tensor in _tensors(folder / "model.safetensors", config):
+        kind = kinds.F32 if tensor.ndim == 1 or "ffn_gate_inp" in name else chosen
+        writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -136,26 +135,46 @@ def _write_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> No
     writer.add_chat_template(template.read_text(encoding="utf-8") if template.is_file() else settings["chat_template"])
 
 
-def _tensors(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Floats]]:
     """Yield each tensor by its name in GGUF; the experts of a layer are one tensor there."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    with safe_open(path, "pt") as file:
-        for name in sorted(file.keys()):
-            base = name.removesuffix(".weight").removeprefix("model.layers.")
-            layer, _, inner = base.partition(".")
-            if not layer.isdigit():
-                yield f"{_PLACES[base]}.weight", file.get_tensor(name)
-                continue
-            expert = _EXPERT.fullmatch(inner)
-            if expert is None:
-                tensor, part = file.get_tensor(name), _PLACES[inner]
-                yield f"blk.{layer}.{part}.weight", _pairs(tensor, heads[part]) if part in heads else tensor
-            elif expert[1] == "0":
-                one = name.replace("experts.0.", "experts.{}.")
-                parts = [file.get_tensor(one.format(number)) for number in range(config["num_local_experts"])]
-                yield f"blk.{layer}.{_PLACES[expert[2]]}.weight", torch.stack(parts)
+    held = _Weights(path)
+    for name in held.places:
+        base = name.removesuffix(".weight").removeprefix("model.layers.")
+        layer, _, inner = base.partition(".")
+        if not layer.isdigit():
+            yield f"{_PLACES[base]}.weight", held[name]
+            continue
+        expert = _EXPERT.fullmatch(inner)
+        if expert is None:
+            part = _PLACES[inner]
+            yield f"blk.{layer}.{part}.weight", _pairs(held[name], heads[part]) if part in heads else held[name]
+        elif expert[1] == "0":
+            one = name.replace("experts.0.", "experts.{}.")
+            parts = [held[one.format(number)] for number in range(config["num_local_experts"])]
+            yield f"blk.{layer}.{_PLACES[expert[2]]}.weight", np.stack(parts)
 
 
-def _pairs(rows: Tensor, heads: int) -> Tensor:
+class _Weights:
+    """The tensors of a safetensors file, mapped, in float32; torch, which would stay in memory, is not needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._data = np.memmap(path, np.uint8, "r")
+        (length,) = struct.unpack("<Q", self._data[:8].tobytes())
+        self.places: dict[str, dict[str, Any]] = json.loads(self._data[8 : 8 + length].tobytes())
+        self.places.pop("__metadata__", None)
+        self._start = 8 + length
+
+    def __getitem__(self, name: str) -> Floats:
+        place = self.places[name]
+        first, end = (self._start + offset for offset in place["data_offsets"])
+        data = self._data[first:end]
+        if place["dtype"] == "BF16":  # the upper half of a float32
+            return (data.view("<u2").astype("<u4") << 16).view("<f4").reshape(place["shape"])
+        return data.view({"F32": "<f4", "F16": "<f2"}[place["dtype"]]).astype("<f4").reshape(place["shape"])
+
+
+def _pairs(rows: Floats, heads: int) -> Floats:
     """Reorder the rows of each head from first and second half (transformers) to rotary pairs side by side (GGUF)."""
-    return rows.reshape(heads, 2, -1, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+    by_head = rows.reshape(heads, 2, -1, rows.shape[1])
+    return np.ascontiguousarray(by_head.swapaxes(1, 2)).reshape(rows.shape)
