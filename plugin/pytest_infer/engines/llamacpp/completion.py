@@ -86,6 +86,8 @@ class Completion:
             self._rows += event.get("completion_probabilities", ())
         self.close()
         self._complete(ticks)
+        cached = end.get("timings", {}).get("cache_n")
+        clock.reported(prompt=end.get("tokens_evaluated"), generated=self._seen, cached=cached, allowed=0)
         return _STOPS.get(str(end.get("stop_type")))
 
     def _complete(self, ticks: Sequence[list[int]]) -> None:
