@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from pytest_infer import untrusted
 from pytest_infer.engines.llamacpp import arguments
 from pytest_infer.errors import EngineError, ModelError
 
@@ -78,7 +80,8 @@ def started(params: Any) -> Any:
             said.seek(0)
             raise ModelError(f"{name}: llama.cpp cannot load it: {_reason(said.read()) or error}") from error
     # Answered by the server's own loop: one that is freed before its loop has begun waits for it for ever.
-    _request(_connection(server), "GET", "/slots").read()
+    keys = params.api_keys
+    _request(_connection(server), "GET", "/slots", key=keys[0] if keys else "").read()
     return server
 
 
@@ -91,10 +94,11 @@ def _connection(server: Any) -> http.client.HTTPConnection:
 
 
 def _request(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, *, key: str
 ) -> http.client.HTTPResponse:
     """Send a request and return its response, whose body is still to be read."""
-    connection.request(method, path, body, {"Content-Type": "application/json", "Connection": "close"})
+    told = {"Content-Type": "application/json", "Connection": "close", "Authorization": f"Bearer {key}"}
+    connection.request(method, path, body, told)
     response = connection.getresponse()
     if response.status != http.HTTPStatus.OK:
         said = json.loads(response.read() or b"{}").get("error", {})
@@ -123,26 +127,42 @@ def _errors() -> Iterator[IO[str]]:
 
 
 class Native:
-    """A loaded model. Requests go to its server by loopback: that of the binding's own calls gives no token ids."""
+    """A loaded model. Requests go to its server by loopback: that of the binding's own calls gives no token ids.
+
+    Other processes of the machine cannot use it: each has a key of its own.
+    """
 
     def __init__(self, params: Any) -> None:
+        self._key = secrets.token_hex(16)
+        params.api_keys = [self._key]
         self._server = started(params)
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the answer to one request."""
-        with closing(self.connection()) as connection:
-            return json.load(_request(connection, "POST", path, json.dumps(body).encode()))
+        with _explained(), closing(self.connection()) as connection:
+            return json.load(_request(connection, "POST", path, json.dumps(body).encode(), key=self._key))
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection, open already."""
         return _connection(self._server)
 
-    @staticmethod
-    def stream(connection: http.client.HTTPConnection, body: bytes) -> Iterator[dict[str, Any]]:
+    def stream(self, connection: http.client.HTTPConnection, body: bytes) -> Iterator[dict[str, Any]]:
         """Yield the events of a completion as they arrive."""
-        for line in _request(connection, "POST", "/completion", body):
-            if line.startswith(_DATA):
-                event = json.loads(line[len(_DATA) :])
-                if "error" in event:
-                    raise EngineError(f"llama.cpp: {event['error'].get('message', event['error'])}")
-                yield event
+        with _explained():
+            for line in _request(connection, "POST", "/completion", body, key=self._key):
+                if line.startswith(_DATA):
+                    event = json.loads(line[len(_DATA) :])
+                    if "error" in event:
+                        raise EngineError(f"llama.cpp: {event['error'].get('message', event['error'])}")
+                    yield event
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in one line that a connection broke off."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise EngineError(
+            f"llama.cpp: no answer from its server in this process: {untrusted.failure(error)}"
+        ) from error
