@@ -194,7 +194,8 @@ class Event:
     def __init__(self, device, enable_timing):
         assert (device, enable_timing) == ("cuda:0", True)
 
-    def record(self):
+    def record(self, stream):
+        assert stream == "what cuda:0 works on"
         self.when = Event.at
 
     def elapsed_time(self, later):
@@ -203,7 +204,7 @@ class Event:
 
 def test_events_of_a_device_are_read_when_the_round_is_over(monkeypatch):
     waited = []
-    accelerator = SimpleNamespace(synchronize=waited.append)
+    accelerator = SimpleNamespace(synchronize=waited.append, current_stream="what {} works on".format)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Event=Event, accelerator=accelerator))
     marks = Marks(DeviceStamper("cuda:0"))
     number = marks.number(Site(Role.EXPERTS, 4, hooked=True))

@@ -239,3 +239,11 @@ def test_a_trace_that_is_too_large_is_left_out(monkeypatch):
     assert found.trace is None
     assert found.trace_absent.endswith(", and at most 100 B are kept")
     assert found.prefill.operators
+
+
+def test_ranges_that_an_accelerator_repeats_are_no_boundaries():
+    trace = generation().op("aten::mm", 20, 5, number=1).kernel(150, 40, 1)
+    trace._add("gpu_user_annotation", traced.BOUNDARY, 150, 40, 20)
+    found = trace.read(accelerator=True)
+    assert (found.prefill.steps, found.decode.steps) == (1, 2)
+    assert found.prefill.device_s == pytest.approx(40e-6)

@@ -38,7 +38,11 @@ class HostStamper:
 
 
 class DeviceStamper:
-    """Events in an accelerator's stream: nothing waits for them, they are read when the round is over."""
+    """Events in the stream that an accelerator works on now: nothing waits for them, they are read after the round.
+
+    An event that is given no stream is recorded in one of the current device, whichever it was made for (torch/csrc/
+    Event.cpp): a model on cuda:1 would be timed by what cuda:0 does.
+    """
 
     name = "device"
 
@@ -51,7 +55,7 @@ class DeviceStamper:
     def now(self) -> Any:
         """Record an event."""
         event = self._torch.Event(device=self._device, enable_timing=True)
-        event.record()
+        event.record(self._torch.accelerator.current_stream(self._device))
         return event
 
     def ns(self, stamps: Sequence[Any]) -> list[int]:

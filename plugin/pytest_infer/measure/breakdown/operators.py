@@ -76,7 +76,7 @@ def _counted(engine: Engine, asking: Asking, limits: Limits) -> int:
 def _recorded(engine: Engine, asking: Asking, how: Limits, *, prefill: bool) -> Operators:
     module: Any = engine.logits_module()
     devices = set() if module is None else {tensor.device.type for tensor in module.parameters()}
-    accelerators = sorted(devices - {"cpu"})
+    accelerators = sorted(devices - {"cpu", "meta"})
     ranges, profiler = Ranges(), _profiler(accelerators)
     engine.reset()
     request = asking.next()

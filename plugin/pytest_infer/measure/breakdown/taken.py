@@ -172,7 +172,10 @@ def _unobservable(module: Any) -> str | None:
     compiled = compiled_part(module)
     if compiled is not None:
         return f"{compiled or 'the model'} is compiled, and hooks do not fire in compiled code"
-    if len(_devices(module)) > 1:
+    devices = _devices(module)
+    if any(device.type == "meta" for device in devices):
+        return "weights are offloaded: they come to the device while a module runs, past its marks"
+    if len(devices) > 1:
         return "the weights are on several devices, whose clocks have nothing in common"
     return None
 

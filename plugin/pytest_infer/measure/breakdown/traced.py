@@ -79,7 +79,8 @@ def read(trace: bytes, roles: Mapping[str, str], *, accelerator: bool, prefill: 
     """
     whole = msgspec.json.decode(trace, type=dict[str, msgspec.Raw])
     events = msgspec.json.decode(whole["traceEvents"], type=list[_Event])
-    tokens = sorted((e for e in events if e.name == BOUNDARY and e.ph == "X"), key=lambda e: e.ts)
+    # Ranges of the host alone: an accelerator may repeat them on its own track, at its own times.
+    tokens = sorted((e for e in events if e.name == BOUNDARY and e.cat == "user_annotation"), key=lambda e: e.ts)
     ends = [event.end for event in tokens]
     phases = [DECODE] * (len(ends) - 1)
     if prefill and phases:
