@@ -25,13 +25,16 @@ def check_device(device: str | None) -> None:
     if device is None:
         return
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError as error:
         raise ModelError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from None
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     usable = ["cpu", *([accelerator.type] if accelerator else [])]
-    if kind not in usable:
+    if wanted.type not in usable:
         raise ModelError(alternatives("device", device, usable))
+    count = 1 if wanted.type == "cpu" else torch.accelerator.device_count()
+    if wanted.index is not None and wanted.index >= count:
+        raise ModelError(alternatives("device", device, [f"{wanted.type}:{number}" for number in range(count)]))
 
 
 def check(source: str, config: Any, options: EngineOptions) -> work.Tables:

@@ -10,7 +10,7 @@ import torch
 from transformers import StoppingCriteriaList, StopStringCriteria
 from transformers.generation import stopping_criteria
 
-from pytest_infer.engines.transformers import decoding
+from pytest_infer.engines.transformers import decoding, devices
 from pytest_infer.engines.transformers.scores import Follow
 from pytest_infer.errors import SuiteError
 from pytest_infer.records import Limits, StopReason
@@ -84,7 +84,7 @@ class Requests:
         return last if last and last.given is prompt_ids and last.limits == limits else self.of(prompt_ids, limits)
 
     def _made(self, prompt_ids: Sequence[int], tokens: tuple[int, ...], limits: Limits) -> Request:
-        ids = torch.tensor([tokens] * limits.sequences, device=self._model.device)
+        ids = torch.tensor([tokens] * limits.sequences, device=devices.home(self._model))
         stops = self._criterion(limits.stop) if limits.stop else None
         ends = frozenset(decoding.ends(self._config, limits))
         together = limits.sequences > 1

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Clock, EngineOptions, local
-from pytest_infer.engines.transformers import classes, decoding, work
+from pytest_infer.engines.transformers import classes, decoding, devices, work
 from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.engines.transformers.scores import Look, looking_first
 from pytest_infer.errors import ModelError
@@ -67,6 +67,7 @@ class Running:
         self.config = decoding.configuration(model.generation_config, options)
         self.model = model.eval()
         self.cache: Any = None
+        self._awaited = devices.awaited(self.model)
         self._requests = Requests(self.config, tokenizer, self.model)
         self._look: Look | None = None
         self._keep: tuple[Path | None] | None = None
@@ -85,9 +86,9 @@ class Running:
         torch.manual_seed(self._options.sampling.seed if self._options.sampling else 0)
 
     def synchronize(self) -> None:
-        """Wait for the accelerator, where the model is on one."""
-        if self.model.device.type != "cpu":
-            torch.accelerator.synchronize(self.model.device)
+        """Wait for every accelerator on which the model computes."""
+        for device in self._awaited:
+            torch.accelerator.synchronize(device)
 
     def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
         """Make what generate() is given, unless the last call made it, and what scores are kept in."""
@@ -131,7 +132,7 @@ class Running:
     @torch.inference_mode()
     def log_probabilities(self, token_ids: Sequence[int], first: int) -> list[float]:
         """Return the log-probability of each token from `first` on, given those before it, by one forward pass."""
-        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        ids = torch.tensor([list(token_ids)], device=devices.home(self.model))
         kept = len(token_ids) - first + 1
         takes = inspect.signature(self.model.forward).parameters
         fewer = {"logits_to_keep": kept} if "logits_to_keep" in takes else {}
@@ -231,9 +232,14 @@ def _devices(model: Any) -> str:
 
 
 def _experts_implementation(model: Any) -> str | None:
-    """Return which implementation of its experts the model runs; None for a dense one, whose config names one too."""
+    """Return which implementation of its experts the model runs; None for a dense one, whose config names one too.
+
+    Off the CPU generate() takes another one than the config's for decoding (its `_optimize_model_for_decode`).
+    """
     has_experts = getattr(type(model), "_can_set_experts_implementation", lambda: False)()
-    return getattr(model.config, "_experts_implementation", None) if has_experts else None
+    named = getattr(model.config, "_experts_implementation", None) if has_experts else None
+    switched = named == "grouped_mm" and model.device.type != "cpu" and hasattr(model, "_optimize_model_for_decode")
+    return "grouped_mm, batched_mm in decode" if switched else named
 
 
 def _remote_code(model: Any) -> str | None:

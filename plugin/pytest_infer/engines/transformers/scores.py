@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from pytest_infer import untrusted
+from pytest_infer.engines.transformers import devices
 from pytest_infer.records import TOP, Scores
 
 MOST_POSITIONS = 8192
@@ -158,7 +159,8 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
     problem: str | None = None
 
     def __init__(self, model: Any, sequences: int, positions: int, full: Path | None) -> None:
-        self._model, self._sequences, self._positions, self._full = model, sequences, positions, full
+        self._home = devices.home(model)
+        self._sequences, self._positions, self._full = sequences, positions, full
         self._make(vocabulary_of(model))
 
     def _make(self, vocabulary: int) -> None:
@@ -166,10 +168,10 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
             positions=self._positions,
             vocabulary=vocabulary,
             sequences=self._sequences,
-            device=self._model.device,
+            device=self._home,
             full=self._full,
         )
-        self._last = torch.zeros((self._sequences, vocabulary), device=self._model.device).fill_(1)
+        self._last = torch.zeros((self._sequences, vocabulary), device=self._home).fill_(1)
         self._waiting = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -201,9 +203,10 @@ class Follow(LogitsProcessor):  # type: ignore[misc]  # as above
     """Leaves one token to be chosen at each step: the next of those given."""
 
     def __init__(self, tokens: Sequence[int], sequences: int, model: Any) -> None:
-        self._ids = torch.tensor(list(tokens), device=model.device).view(-1, 1, 1).expand(-1, sequences, 1)
+        home = devices.home(model)
+        self._ids = torch.tensor(list(tokens), device=home).view(-1, 1, 1).expand(-1, sequences, 1)
         # Made once: a step changes two numbers of a row, which costs microseconds whatever the vocabulary.
-        self._row = torch.full((sequences, vocabulary_of(model)), -torch.inf, device=model.device)
+        self._row = torch.full((sequences, vocabulary_of(model)), -torch.inf, device=home)
         self._step = 0
 
     def restart(self) -> None:
