@@ -16,6 +16,7 @@ class Backend:
     """Devices that each keep the peak of what was allocated since it was set back, as torch.cuda does."""
 
     def __init__(self, devices: int = 1) -> None:
+        self.started = True
         self.held = [0] * devices
         self.peaks = [0] * devices
 
@@ -25,6 +26,15 @@ class Backend:
 
     def is_available(self) -> bool:
         return True
+
+    def is_initialized(self) -> bool:
+        return self.started
+
+    def memory_reserved(self, device: int) -> int:
+        return 2 * self.held[device]
+
+    def mem_get_info(self, device: int) -> tuple[int, int]:
+        return 1000 - 2 * self.held[device], 1000
 
     def device_count(self) -> int:
         return len(self.held)
@@ -36,6 +46,8 @@ class Backend:
         return self.peaks[device]
 
     def reset_peak_memory_stats(self, device: int) -> None:
+        if not self.started:
+            raise RuntimeError(f"Allocator not initialized for device {device}: did you call init?")
         self.peaks[device] = self.held[device]
 
 
@@ -80,6 +92,57 @@ def test_several_devices_are_added_which_is_an_estimate(monkeypatch: pytest.Monk
     reading = memory.readings(before, memory.read())["device_peak_bytes"]
     assert (reading.value, reading.quality) == (40, Quality.ESTIMATED)
     assert accelerator.names() == ("Fast 0", "Fast 1")
+
+
+def test_of_several_devices_one_that_is_used_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(8)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    memory = DeviceMemory()
+    before = memory.read()
+    backend.allocate(30, 5)
+    reading = memory.readings(before, memory.read())["device_peak_bytes"]
+    assert (reading.value, reading.quality) == (30, Quality.EXACT)
+
+
+def test_a_window_in_which_the_device_is_first_used(cuda: Backend) -> None:
+    # As torch does it: nothing can be reset before anything was allocated.
+    cuda.started = False
+    memory = DeviceMemory()
+    before = memory.read()
+    cuda.started = True
+    cuda.allocate(70)
+    assert memory.readings(before, memory.read())["device_peak_bytes"].value == 70
+
+
+def test_a_device_that_nothing_uses_has_no_peak(cuda: Backend) -> None:
+    cuda.started = False
+    memory = DeviceMemory()
+    assert memory.readings(memory.read(), memory.read())["device_peak_bytes"].value == 0
+
+
+def test_an_allocator_that_counts_nothing(cuda: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+    memory = DeviceMemory()
+    before = memory.read()
+    cuda.allocate(70)
+    reading = memory.readings(before, memory.read())["device_peak_bytes"]
+    assert reading.value is None
+    assert "PYTORCH_NO_CUDA_MEMORY_CACHING" in str(reading.reason)
+
+
+def test_what_a_process_holds_of_a_device_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(3)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    monkeypatch.setattr(accelerator, "CONTEXT_BYTES", 10)
+    assert accelerator.share() is None
+    backend.allocate(100, 1)
+    backend.allocate(200, 2)
+    # Of two devices the one that has less room for another such process; one that is not used is not asked.
+    assert accelerator.share() == accelerator.Share(held=410, free=600)
+    backend.started = False
+    assert accelerator.share() is None
+    monkeypatch.delitem(sys.modules, "torch")
+    assert accelerator.share() is None
 
 
 def test_torch_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
