@@ -40,8 +40,8 @@ class Library:
     def nvmlDeviceGetHandleByIndex(self, number: int) -> int:  # noqa: N802
         return number
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
-        return {"GPU-one": 1}[uuid]
+    def nvmlDeviceGetUUID(self, handle: int) -> str | bytes:  # noqa: N802
+        return ["GPU-zero", b"GPU-one"][handle]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:  # noqa: N802
         return self.mj[handle]
@@ -53,16 +53,25 @@ class Library:
         return SimpleNamespace(gpu=self.use[handle])
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    made = SimpleNamespace(ns=0)
+    made.perf_counter_ns = lambda: made.ns
+    monkeypatch.setattr("pytest_infer.measure.counters.nvml.time", made)
+    return made
+
+
 @pytest.fixture(autouse=True)
 def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_energy_power_and_use_of_all_devices() -> None:
+def test_energy_power_and_use_of_all_devices(clock: SimpleNamespace) -> None:
     library = Library()
     nvml = Nvml(library)
     before = nvml.read()
     library.mj = [3000, 550]
+    clock.ns += 1_500_000_000
     readings = nvml.readings(before, nvml.read())
     assert readings["device_energy_j"].value == 2.5
     assert readings["device_energy_j"].quality is Quality.EXACT
@@ -90,11 +99,51 @@ def test_numbers_of_unlike_devices_count_only_in_nvmls_order(
     assert told or "CUDA_DEVICE_ORDER=PCI_BUS_ID" in (power.reason or "")
 
 
-@pytest.mark.parametrize(("visible", "watts"), [("1", 30), ("0", 150), ("GPU-one", 30), ("1,0", 180), ("0,-1,1", 150)])
+@pytest.mark.parametrize(
+    ("visible", "watts"),
+    [
+        ("1", 30),
+        ("0", 150),
+        ("GPU-one", 30),
+        ("GPU-o", 30),  # as many letters as tell it apart
+        ("1,0", 180),
+        ("0,-1,1", 150),
+        ("GPU-zero,7,GPU-one", 150),
+    ],
+)
 def test_the_devices_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch, visible: str, watts: int) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     nvml = Nvml(Library())
     assert nvml.readings(nvml.read(), nvml.read())["device_power_w"].value == watts
+
+
+@pytest.mark.parametrize("visible", ["", "GPU-", "GPU-two", "-1"])
+def test_no_device_is_meant(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml = Nvml(Library())
+    readings = nvml.readings(nvml.read(), nvml.read())
+    assert {reading.reason for reading in readings.values()} == {"no NVIDIA device is visible"}
+
+
+def test_a_part_of_a_device_has_no_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7f1a0")
+    nvml = Nvml(Library())
+    readings = nvml.readings(nvml.read(), nvml.read())
+    assert all(reading.value is None and "MIG" in str(reading.reason) for reading in readings.values())
+
+
+@pytest.mark.parametrize(("mj", "told"), [(0, None), (60, 0.06)])
+def test_a_round_shorter_than_the_steps_of_the_energy_counter(
+    clock: SimpleNamespace, mj: int, told: float | None
+) -> None:
+    library = Library()
+    nvml = Nvml(library)
+    before = nvml.read()
+    library.mj[0] += mj
+    clock.ns += 80_000_000
+    energy = nvml.readings(before, nvml.read())["device_energy_j"]
+    assert energy.value == told
+    assert energy.quality is Quality.ESTIMATED if told else "did not" in str(energy.reason)
 
 
 def test_no_device_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pytest_infer import untrusted
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
-from pytest_infer.records import Quality, Reading
+from pytest_infer.records import Quality, Reading, absent
 
 _MJ, _MW = 1e3, 1e3
+_NS = 1e9
+LONG_S = 1.0
+"""The energy counter moves every 20 to 100 ms: of a window that is shorter than this it tells an estimate."""
 _ENERGY, _POWER, _USE = "NVML total energy consumption", "NVML power usage", "NVML utilization rates"
 
 
 class Nvml:
     """All devices that CUDA_VISIBLE_DEVICES lets this process use; the values cover whole devices.
 
-    Read through `nvidia-ml-py` (module pynvml, NVML API reference). The energy counter moves every 20 to 100 ms, so it
-    is meaningful for windows of a second or more; use means that any kernel ran. `nvml` is a parameter for tests.
+    Read through `nvidia-ml-py` (module pynvml, NVML API reference). Power is the mean of the last second on most cards
+    since Ampere, and use means that any kernel ran. `nvml` is a parameter for tests.
     """
 
     def __init__(self, nvml: Any = None) -> None:
@@ -38,7 +43,11 @@ class Nvml:
                 return
         try:
             self._nvml.nvmlInit()
-            self._handles = _visible(self._nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+            if "MIG-" in (wanted or ""):
+                self._unavailable = Unavailable("NVML counts whole devices, and this process has a part of one (MIG)")
+                return
+            self._handles = visible(self._nvml, wanted)
         except Exception as error:  # noqa: BLE001 - NVMLError, and what comes of a driver that it does not know
             self._unavailable = Unavailable(f"no NVML: {untrusted.reason(error)}")
             return
@@ -64,6 +73,8 @@ class Nvml:
                 sample[key] = sum(call(handle) for handle in self._handles)
             except self._nvml.NVMLError:
                 continue
+            if key == "mj":
+                sample["ns"] = time.perf_counter_ns()
         return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
@@ -71,7 +82,7 @@ class Nvml:
         use = now(after, "use", _USE, Quality.SAMPLED)
         power = now(after, "mw", _POWER, Quality.SAMPLED)
         return {
-            "device_energy_j": difference(before, after, "mj", _ENERGY, per_unit=_MJ),
+            "device_energy_j": _joules(before, after),
             "device_power_w": _divided(power, _MW),
             "device_utilization": _divided(use, len(self._handles)),
         }
@@ -82,6 +93,15 @@ class Nvml:
             self._handles = []
             self._unavailable = Unavailable("NVML was closed")
             self._nvml.nvmlShutdown()
+
+
+def _joules(before: Sample | Unavailable, after: Sample | Unavailable) -> Reading:
+    used, took = (difference(before, after, key, _ENERGY, per_unit=unit) for key, unit in (("mj", _MJ), ("ns", _NS)))
+    if used.value is None or took.value is None or took.value >= LONG_S:
+        return used
+    if not used.value:
+        return absent("the counter, which moves every 20 to 100 ms, did not within the round", _ENERGY)
+    return replace(used, quality=Quality.ESTIMATED)
 
 
 def _divided(reading: Reading, by: float) -> Reading:
@@ -101,17 +121,26 @@ def _ambiguous(nvml: Any, environ: Mapping[str, str]) -> bool:
     return len({nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(number)) for number in every}) > 1
 
 
-def _visible(nvml: Any, wanted: str | None) -> list[Any]:
-    """Return the handles of the devices that CUDA may use: numbers or UUIDs, up to the first that is neither."""
-    count = nvml.nvmlDeviceGetCount()
+def visible(nvml: Any, wanted: str | None) -> list[Any]:
+    """Return the handles of the devices that CUDA may use: numbers or UUIDs, up to the first that is neither.
+
+    The beginning of a UUID is enough for CUDA where only one device's is like it (CUDA C++ guide, variables).
+    """
+    every = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
     if wanted is None:
-        return [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(count)]
+        return every
     handles: list[Any] = []
     for name in (part.strip() for part in wanted.split(",")):
-        if name.isdigit() and int(name) < count:
-            handles.append(nvml.nvmlDeviceGetHandleByIndex(int(name)))
-        elif name.startswith(("GPU-", "MIG-")):
-            handles.append(nvml.nvmlDeviceGetHandleByUUID(name))
+        if name.isdigit():
+            meant = every[int(name) : int(name) + 1]
         else:
+            meant = [h for h in every if name.startswith("GPU-") and _uuid(nvml, h).startswith(name)]
+        if len(meant) != 1:
             break
+        handles += meant
     return handles
+
+
+def _uuid(nvml: Any, handle: Any) -> str:
+    told = nvml.nvmlDeviceGetUUID(handle)
+    return told.decode() if isinstance(told, bytes) else str(told)
