@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.machine import probe
 from pytest_infer.records import MachineProbe
 from pytest_infer.storage import cache_file
@@ -15,8 +16,19 @@ _Kept = dict[str, MachineProbe]
 
 
 def key(threads: int, device: str = "cpu", *, boot: str | None = None) -> str:
-    """Return what a probe is valid for: this boot of this machine, usable cores, torch's version, threads, device."""
-    return " | ".join((*cache_file.here(boot or probe.boot()), f"{threads} threads", device))
+    """Return what a probe is valid for: this boot of this machine, usable cores, torch's version, threads, device.
+
+    Which card is cuda:0 is up to variables of the environment, so its name is part of it.
+    """
+    return " | ".join((*cache_file.here(boot or probe.boot()), f"{threads} threads", *_called(device)))
+
+
+def _called(device: str) -> tuple[str, ...]:
+    if device == "cpu":
+        return (device,)
+    number = device.partition(":")[2] or "0"
+    names = accelerator.names()
+    return (device, *names[int(number) : int(number) + 1]) if number.isdecimal() else (device,)
 
 
 def load(threads: int, device: str = "cpu") -> MachineProbe | None:

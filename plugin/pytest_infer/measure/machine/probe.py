@@ -27,6 +27,8 @@ SLICE_BYTES = 32 << 20
 LEAST_BYTES, MOST_BYTES = 256 << 20, 1 << 30
 CACHES = 8
 """The buffer is this many times as large as the last caches together, so that almost none of it stays there."""
+MOST_ON_DEVICE = 4 << 30
+"""An accelerator's buffer: read at 5 TB/s it takes 1 ms, of which starting a kernel and waiting for it are 1 or 2 %."""
 LEAST_WIDTH, MOST_WIDTH = 512, 8192
 _BANDWIDTH_S, _GEMM_S = 0.25, 0.2
 _LONG_ENOUGH_S = 0.02
@@ -46,24 +48,28 @@ Clock = Callable[[], int]
 def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Unavailable:
     """Probe the machine, or say why that is impossible; below 2 s, below 0.5 s with `flops` from before.
 
-    Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over 1 GiB at once.
+    Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over up to 4 GiB at once.
     Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.
-    torch's threads are set for the probe and restored.
+    torch's threads are set for the probe and restored, and what it took of an accelerator's memory is given back.
     """
     levels, free = cache_sizes(), host.available_bytes()
-    size = MOST_BYTES if device != "cpu" else None if free is None else buffer_bytes(levels, free)
-    if size is None:
+    if device == "cpu" and (free is None or buffer_bytes(levels, free) is None):
         return Unavailable(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
     try:
         import torch  # noqa: PLC0415  # the plugin alone must not load it
     except ImportError as error:
         return Unavailable(f"PyTorch, which measures it, cannot be loaded here: {error}")
     try:
+        size = buffer_bytes(levels, free or 0) if device == "cpu" else device_buffer_bytes(torch, device)
+        if size is None:
+            return Unavailable(f"less than {4 * LEAST_BYTES >> 20} MiB are free on {device}")
         with _set_threads(torch, threads), torch.inference_mode():
-            rates, waited = _watched(lambda: _read_rates(torch, device, size))
+            rates, waited = _watched(partial(_read_rates, torch, device, size))
             known = dict(flops) if flops else _gemm_rates(torch, device)
     except Exception as error:  # noqa: BLE001 - of torch, a driver, or for want of memory
         return Unavailable(f"the probe failed: {untrusted.failure(error)}")
+    finally:
+        _give_back(torch, device)
     level, spread = summarized(rates)
     return MachineProbe(
         threads=threads,
@@ -132,6 +138,23 @@ def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
     largest = max(levels.values(), default=0)
     wanted = min(max(LEAST_BYTES, CACHES * largest), MOST_BYTES, free_bytes // 4)
     return None if wanted < LEAST_BYTES else wanted // SLICE_BYTES * SLICE_BYTES
+
+
+def device_buffer_bytes(torch: Any, device: str) -> int | None:
+    """Return the size of the buffer to read on an accelerator: a quarter of what is free there at most, else None."""
+    backend = getattr(torch, torch.device(device).type, None)
+    told = getattr(backend, "mem_get_info", None)
+    free = 4 * MOST_BYTES if told is None else int(told(device)[0])
+    size = min(MOST_ON_DEVICE, free // 4) // SLICE_BYTES * SLICE_BYTES
+    return size if size >= LEAST_BYTES else None
+
+
+def _give_back(torch: Any, device: str) -> None:
+    """Return to an accelerator what torch's allocator keeps of it: another process may need it."""
+    empty = getattr(getattr(torch, torch.device(device).type, None), "empty_cache", None)
+    if empty is not None:
+        with suppress(RuntimeError):
+            empty()
 
 
 def cache_sizes(sys_folder: Path = Path("/sys"), cpus: set[int] | None = None) -> dict[str, int]:
@@ -252,7 +275,9 @@ def _multiplier(torch: Any, dtype: str, device: str) -> Callable[[int], Callable
     """Return a function: width to a call that multiplies width rows with a square matrix."""
 
     def prepare(width: int) -> Callable[[], object]:
-        x, weight = (torch.ones(width, width, dtype=getattr(torch, dtype), device=device) for _ in range(2))
+        # Equal numbers flip fewer bits: a card that its power limits multiplies ones faster than weights.
+        made = torch.ones if device == "cpu" else torch.randn
+        x, weight = (made(width, width, dtype=getattr(torch, dtype), device=device) for _ in range(2))
         return lambda: torch.nn.functional.linear(x, weight)
 
     return prepare
@@ -263,13 +288,12 @@ def best_rate(
 ) -> float:
     """Return the most operations per second of width x width matrices, 2 width**3 a call.
 
-    The width is doubled until a call takes 20 ms, then the call is repeated until a fifth of a second is over.
+    The width is doubled until a call takes 20 ms, then the call is repeated until a fifth of a second is over. The
+    first call of a width is not timed, nor is it part of that: it prepares a kernel, which an accelerator loads then.
     """
-    end_ns = now() + round(_GEMM_S * timing.NS)
     width, best = LEAST_WIDTH, 0.0
-    call = prepare(width)
-    call()  # the first one prepares the kernel
-    wait()
+    call = prepared(prepare, width, wait)
+    end_ns = now() + round(_GEMM_S * timing.NS)
     while True:
         started = now()
         call()
@@ -280,4 +304,16 @@ def best_rate(
             return best
         if took_ns < _LONG_ENOUGH_S * timing.NS and width < MOST_WIDTH:
             width *= 2
-            call = prepare(width)
+            begun = now()
+            call = prepared(prepare, width, wait)
+            end_ns += now() - begun
+
+
+def prepared(
+    prepare: Callable[[int], Callable[[], object]], width: int, wait: Callable[[], None]
+) -> Callable[[], object]:
+    """Return a call that has been made once."""
+    call = prepare(width)
+    call()
+    wait()
+    return call
