@@ -212,3 +212,11 @@ def test_a_partner_that_is_gone_is_no_error():
     assert other.alone
     baton.close()
     other.close()
+
+
+def test_the_other_side_goes_on_when_the_accelerator_is_idle(batons):
+    waited = []
+    order, _ = play(batons, (5, 5), idle=lambda: waited.append(1))
+    assert order == "A0 B0 B1 A1 A2 B2 B3 A3 A4 B4"
+    # Where a side hands over, and only there: A0, B1, A2, B3, and A4.
+    assert len(waited) == 5

@@ -42,10 +42,10 @@ def machine(monkeypatch):
     loop = launches.Launches(session, None)
     loop._launch = lambda: Launch(memory)
 
-    def test_with(model, in_time=8):
+    def test_with(model, in_time=8, **device):
         """Measure a test whose model takes so much in a launch; return how many launches have loaded it."""
         loop._launches[0].holds = model
-        used = loop._used([Begun(private_bytes=model // 2)] * 2, in_time)
+        used = loop._used([Begun(private_bytes=model // 2, **device)] * 2, in_time)
         for launch in used:
             launch.holds = model
             assert memory.available_bytes() >= 0
@@ -78,3 +78,13 @@ def test_launches_that_a_slow_prompt_does_not_use_are_the_first_to_end(machine):
     # Three are used, of 5 GiB each, and with the five others holding 2 GiB each that is too much.
     assert measure(5 * GIB, in_time=3) == 3
     assert not any("memory" in note for note in notes)
+
+
+def test_launches_that_fit_main_memory_may_not_fit_the_card(machine):
+    measure, notes = machine
+    # One launch, of two processes with 16 GiB each, is there; of 100 GiB left, 80 hold two more.
+    assert measure(1 * GIB, device_bytes=16 * GIB, device_free=100 * GIB) == 3
+    assert notes == ["3 of 8 launches fit the accelerator's memory: how far they differ is known less well"]
+    notes.clear()
+    assert measure(1 * GIB, device_bytes=16 * GIB, device_free=4 * GIB) == 3  # they are there
+    assert measure(1 * GIB, device_bytes=GIB, device_free=100 * GIB) == 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -105,6 +105,8 @@ class TokenTurns:
     cores: Sequence[int] = ()
     shift: int = 0
     """How far the cores are shifted: passes begin on different ones."""
+    idle: Callable[[], object] = lambda: None
+    """Waits for this side's accelerator, before the other side has it: its process may then be stopped, too."""
 
     def await_first(self) -> None:
         """Wait for the first turn of the pass, which begins when both sides are here: their preparations take cores."""
@@ -119,6 +121,7 @@ class TokenTurns:
         if within or self.baton.alone:
             return False
         if (chunk % 2 == 0) is self.begins:
+            self.idle()
             self.baton.give()
             self.baton.take()
         self._settle(chunk + 1)

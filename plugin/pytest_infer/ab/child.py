@@ -20,7 +20,7 @@ from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.checkouts.imports import imported_from
 from pytest_infer.measure import following, rounds
 from pytest_infer.measure.breakdown import taken
-from pytest_infer.measure.counters import memory
+from pytest_infer.measure.counters import accelerator, memory
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
@@ -121,6 +121,7 @@ class Child(Here):
         reference: Reference | None = None
         warmup, profile, absent, engine = 0, None, None, task.runner.engine
         observed: taken.InTurns | None = None
+        on_device = accelerator.share()
         self._send(
             protocol.Begun(
                 turns=self._baton is not None and engine.takes_turns(),
@@ -128,6 +129,8 @@ class Child(Here):
                 vocabulary=task.vocabulary,
                 threads=task.threads,
                 private_bytes=_whole(memory.footprint()[1]),
+                device_bytes=None if on_device is None else on_device.held,
+                device_free=None if on_device is None else on_device.free,
             )
         )
         while True:
@@ -209,6 +212,7 @@ class Child(Here):
             every=asked.every,
             cores=asked.cores,
             shift=asked.number // 2,
+            idle=task.runner.engine.synchronize,
         )
         begun = time.perf_counter_ns()
         try:

@@ -22,6 +22,7 @@ from pytest_infer.records import PromptRecord, Reference, Round
 
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
+_SEQUENTIAL = "add --infer-against-sequential"
 _END_S = 1.0
 _LOG_LINES = 15
 
@@ -235,7 +236,9 @@ class ChildProcess:
         if isinstance(message, protocol.Ended):
             # The child goes on with the next test.
             self._open = None
-            raise AgainstError(f"{message.nodeid} {message.why or 'did not call infer(prompt)'} (in {self._name})")
+            why = message.why or "did not call infer(prompt)"
+            advice = f": {_SEQUENTIAL}" if "out of memory" in why else ""
+            raise AgainstError(f"{message.nodeid} {why} (in {self._name}){advice}")
         if isinstance(message, protocol.OtherProtocol):
             raise self._fail(
                 f"{self._name} runs another version of pytest-infer (protocol {message.protocol}, not "
@@ -258,7 +261,7 @@ class ChildProcess:
             if code >= 0:
                 return f"ended early, with exit code {code}"
             # What the kernel's out-of-memory killer sends, and two models are in memory.
-            advice = ": if memory ran out, add --infer-against-sequential" if -code == signal.SIGKILL else ""
+            advice = f": if memory ran out, {_SEQUENTIAL}" if -code == signal.SIGKILL else ""
             return f"was killed by {signal.Signals(-code).name}{advice}"
         return "closed its connection"
 

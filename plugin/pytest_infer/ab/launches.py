@@ -198,6 +198,7 @@ class Launches:
         private = [one.private_bytes for one in begun]
         if None not in private and (available := host.available_bytes()) is not None:
             wanted = self._fitting(wanted, sum(filter(None, private)), ROOM * available)
+        wanted = self._fitting_device(wanted, begun)
         while len(self._launches) < wanted:
             self._session.live.show(f"starting launch {len(self._launches) + 1} of {wanted} …")
             self._launches.append(self._launch())
@@ -222,6 +223,17 @@ class Launches:
                 f"{wanted} of {asked} launches fit the memory: how far launches differ is known less well"
             )
         return wanted
+
+    def _fitting_device(self, wanted: int, begun: Sequence[protocol.Begun]) -> int:
+        """Return how many of the launches wanted fit an accelerator, with those that are open already."""
+        need = sum(one.device_bytes or 0 for one in begun)
+        free = min((one.device_free for one in begun if one.device_free is not None), default=None)
+        fitting = wanted if not need or free is None else len(self._launches) + int(ROOM * free // need)
+        if fitting < wanted:
+            self._session.note(
+                f"{fitting} of {wanted} launches fit the accelerator's memory: how far they differ is known less well"
+            )
+        return min(wanted, fitting)
 
     def _whole_rounds(
         self, info: PromptInfo, used: Sequence[Launch], each: int, repeat: int, cores: CoreSchedule

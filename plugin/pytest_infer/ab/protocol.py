@@ -120,8 +120,9 @@ class Begun(WireMessage, frozen=True, kw_only=True):
     """The model is loaded and the prompt encoded: rounds can be asked for.
 
     `private_bytes` is the memory that nobody shares with this process, where the kernel tells it, and `threads` those
-    of the engine. `turns` says whether the engine can take turns of a token, and `follows` whether it can follow given
-    tokens, of which its model knows `vocabulary`.
+    of the engine. `device_bytes` are those that it holds of an accelerator, on which `device_free` are left. `turns`
+    says whether the engine can take turns of a token, and `follows` whether it can follow given tokens, of which its
+    model knows `vocabulary`.
     """
 
     turns: bool = False
@@ -129,6 +130,8 @@ class Begun(WireMessage, frozen=True, kw_only=True):
     vocabulary: int | None = None
     threads: int | None = None
     private_bytes: int | None = None
+    device_bytes: int | None = None
+    device_free: int | None = None
 
 
 class Warmed(WireMessage, frozen=True, kw_only=True):

@@ -124,6 +124,8 @@ class Runner:
             turns.await_first()
             clock.start()
             self.engine.respond(request, limits, clock)
+            # What follows the last token of an accelerator belongs to no turn of the other side's.
+            self.engine.synchronize()
         trace = clock.trace(prompt_tokens=len(self.asking.ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
         return Pass(
             start_ns=trace.start_ns,
