@@ -15,8 +15,15 @@ from pytest_infer.pytest_face.gate import Gate
 from pytest_infer.report.compare import words
 
 _Made = TypeVar("_Made")
-_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-"""How torch's allocators say it, for the CPU in a plain RuntimeError."""
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "out_of_device_memory",
+    "status_alloc_failed",
+)
+"""How torch's allocators say it, for the CPU in a plain RuntimeError; the last two Intel's and NVIDIA's libraries."""
 
 
 def out_of_memory(error: BaseException) -> bool:
