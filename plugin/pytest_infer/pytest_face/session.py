@@ -18,6 +18,7 @@ from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.loading import timed
 from pytest_infer.measure.machine import description as machine
+from pytest_infer.measure.machine import environment
 from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
 from pytest_infer.prompts import Prompt
@@ -321,7 +322,12 @@ class InferSession:
         watching = instrumentation.remaining(engine)
         why = None if once else self.probing.absent(model)
         return replace(
-            self.machine, accelerators=accelerator.names(), probe=probed, probe_absent=why, instrumented=watching
+            self.machine,
+            accelerators=accelerator.names(),
+            probe=probed,
+            probe_absent=why,
+            instrumented=watching,
+            environment={**(self.machine.environment or {}), **environment.of_torch()},
         )
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:

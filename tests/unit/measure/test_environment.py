@@ -1,5 +1,8 @@
 """Which variables change the speed of code, and what is kept of them."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from pytest_infer.measure.machine import environment
@@ -78,3 +81,27 @@ def test_huge_pages(tmp_path, text, mode):
     if text is not None:
         folder.joinpath("enabled").write_text(text, encoding="latin-1")
     assert environment.huge_pages(tmp_path) == mode
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_ALLOC_CONF", "CUDNN_CONV_WSCAP_DBG",
+     "CUDA_DEVICE_MAX_CONNECTIONS", "CUBLASLT_WORKSPACE_SIZE", "DISABLE_ADDMM_CUDA_LT", "MIOPEN_FIND_MODE"],
+)  # fmt: skip
+def test_variables_of_an_accelerators_libraries_count(name):
+    assert environment.relevant({name: "1"}) == {name: "1"}
+
+
+def test_what_a_program_set_in_torch(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert environment.of_torch() == {}
+    torch = SimpleNamespace(
+        get_float32_matmul_precision=lambda: "highest",
+        are_deterministic_algorithms_enabled=lambda: False,
+        backends=SimpleNamespace(cudnn=SimpleNamespace(benchmark=False)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert environment.of_torch() == {}
+    torch.get_float32_matmul_precision = lambda: "high"
+    del torch.backends
+    assert environment.of_torch() == {"torch.float32_matmul_precision": "high"}

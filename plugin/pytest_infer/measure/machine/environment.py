@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 
 from pytest_infer.measure.counters.kernel_files import Sources
 
 _THAT_CHANGE_SPEED = re.compile(
     r"(OMP|KMP|GOMP|GOTO|MKL|MKLDNN|OPENBLAS|BLIS|ARMPL|VECLIB|DNNL|ONEDNN|ATEN|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
-    r"|(CUDA|CUBLAS|NVIDIA_TF32|HIP|HSA|ROCR|ROCBLAS|SYCL|ZE|NCCL|TOKENIZERS|RAYON)_\w+"
+    r"|(CUDA|CUBLAS|CUBLASLT|CUDNN|NVIDIA_TF32|HIP|HIPBLASLT|HSA|ROCR|ROCBLAS|MIOPEN|SYCL|ZE|NCCL|TOKENIZERS|RAYON)_\w+"
+    r"|DISABLE_ADDMM_CUDA_LT"
     r"|(MALLOC|_RJEM_MALLOC|JE_MALLOC|JEMALLOC|MIMALLOC|TCMALLOC)_\w+|GLIBC_TUNABLES|LD_PRELOAD|DYLD_INSERT_LIBRARIES"
     r"|PYTHON(MALLOC|MALLOCSTATS|OPTIMIZE|DEVMODE|TRACEMALLOC|PERFSUPPORT|_JIT|_GIL)"
 )
@@ -29,6 +33,25 @@ def relevant(environ: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in sorted(given.items())
         if _THAT_CHANGE_SPEED.fullmatch(name) and not _PLACES.search(name)
     }
+
+
+def of_torch() -> dict[str, str]:
+    """Return what a program has set in torch that changes its speed, if it is not torch's own; {} without torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    found: dict[str, str] = {}
+    for name, usual, place in (
+        ("float32_matmul_precision", "highest", "get_float32_matmul_precision"),
+        ("use_deterministic_algorithms", "False", "are_deterministic_algorithms_enabled"),
+        ("backends.cudnn.benchmark", "False", "backends.cudnn.benchmark"),
+    ):
+        with suppress(AttributeError, RuntimeError):  # of a torch that has it no more, or settings that contradict
+            told = attrgetter(place)(torch)
+            value = str(told() if callable(told) else told)
+            if value != usual:
+                found[f"torch.{name}"] = value
+    return found
 
 
 def preloaded(etc: Path = Path("/etc")) -> dict[str, str]:
