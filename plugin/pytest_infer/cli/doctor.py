@@ -22,7 +22,7 @@ from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse,
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import InferError, OptionError
 from pytest_infer.measure.counters.kernel_files import Unavailable
-from pytest_infer.measure.machine import description, host, probe
+from pytest_infer.measure.machine import cards, description, host, probe
 from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
@@ -111,10 +111,12 @@ def doctor(
     except InferError as error:
         refuse(error)
     made, note = _measured(described, now) if measure else _kept(described, now)
+    there = cards.describe()
     checked = Checkup(
         machine=described,
         host=now,
-        pitfalls=pitfalls.find(described, now),
+        pitfalls=(*pitfalls.find(described, now), *pitfalls.of_cards(there)),
+        cards=there,
         probe=made,
         probe_age_s=None if made is None else _age_s(made),
         probe_note=note,

@@ -22,6 +22,7 @@ from pytest_infer.analysis.doctor.requirements import (
     Requirements,
 )
 from pytest_infer.analysis.doctor.split import Described
+from pytest_infer.measure.machine.cards import Card
 from pytest_infer.records import MachineProbe
 from pytest_infer.report import reached, surroundings, text
 from pytest_infer.report.text import printable
@@ -39,6 +40,7 @@ def as_json(found: Checkup) -> str:
     built: dict[str, Any] = {
         "machine": msgspec.to_builtins(found.machine),
         "host": msgspec.to_builtins(found.host),
+        "cards": msgspec.to_builtins(found.cards) or None,
         "pitfalls": msgspec.to_builtins(found.pitfalls),
         "probe": None if found.probe is None else msgspec.to_builtins(found.probe),
         "probe_age_s": found.probe_age_s,
@@ -114,6 +116,8 @@ def _write_machine(console: Console, found: Checkup) -> None:
     if found.probe is not None:
         parts.append(_probed(found.probe, found.probe_age_s))
     console.print(Text(printable(" · ".join(parts))))
+    for card in found.cards:
+        console.print(Text(printable(_card(card))))
     unusual = surroundings.line(machine.environment, machine.scheduling)
     if unusual is not None:
         console.print(Text(printable(unusual)))
@@ -124,6 +128,15 @@ def _write_machine(console: Console, found: Checkup) -> None:
         console.print(Text(printable(found.probe_note)))
     elif found.probe is None:
         console.print(Text(NO_PROBE, style="dim"))
+
+
+def _card(card: Card) -> str:
+    parts = [card.name]
+    if card.memory_bytes is not None and card.free_bytes is not None:
+        parts.append(f"{size(card.memory_bytes)} memory, {size(card.free_bytes)} free")
+    parts += [] if card.driver is None else [f"driver {card.driver}"]
+    parts += [] if card.power_limit_w is None else [f"up to {card.power_limit_w:g} W"]
+    return " · ".join(parts)
 
 
 def _write_described(console: Console, found: Checkup, machine: Described, model: Requirements) -> None:

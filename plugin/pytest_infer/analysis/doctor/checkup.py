@@ -10,6 +10,7 @@ from pytest_infer.analysis.doctor.ranks import Division
 from pytest_infer.analysis.doctor.requirements import Fit, Need, Requirements, cores_for_prefill
 from pytest_infer.analysis.doctor.split import Described, Split
 from pytest_infer.analysis.reached import Reached
+from pytest_infer.measure.machine.cards import Card
 from pytest_infer.measure.machine.host import Host
 from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineInfo, MachineProbe
@@ -35,6 +36,7 @@ class Checkup:
     described: Described | None = None
     reached: Reached | None = None
     division: Division | None = None
+    cards: tuple[Card, ...] = ()
 
     def ceiling(self, need: Need) -> float | None:
         """Return the most tokens per second that the measured bandwidth allows, None where either is not known."""

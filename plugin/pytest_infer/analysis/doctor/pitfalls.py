@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_infer.measure.machine.cards import Card
 from pytest_infer.measure.machine.host import Host
 from pytest_infer.records import MachineInfo
 from pytest_infer.units import significant, size
 
 _BUSY = 0.1  # cores: what a quiet system's own services stay below
+_HELD_BYTES = 2**30  # more than drivers keep of a card for themselves
 _STEADY_GOVERNORS = {"performance"}
 
 
@@ -25,6 +27,30 @@ class Pitfall:
 def find(machine: MachineInfo, host: Host) -> tuple[Pitfall, ...]:
     """Return the pitfalls of a machine; what cannot be seen is none."""
     return (*_of_cores(machine, host), *_of_memory(machine, host), *_of_speed(machine, host))
+
+
+def of_cards(cards: Sequence[Card]) -> tuple[Pitfall, ...]:
+    """Return the pitfalls of cards on which nothing of this process runs."""
+    return tuple(pitfall for card in cards for pitfall in _of_card(card))
+
+
+def _of_card(card: Card) -> Iterator[Pitfall]:
+    held = 0 if card.memory_bytes is None or card.free_bytes is None else card.memory_bytes - card.free_bytes
+    if card.divided:
+        yield Pitfall(
+            evidence=f"{card.name} is divided (MIG): its parts share power and have no counters of their own",
+            suggestion="expect no energy and no utilisation, and compare within one part",
+        )
+    elif held > _HELD_BYTES:
+        yield Pitfall(
+            evidence=f"{size(held)} of {card.name} are held by others: what they compute takes its time and its energy",
+            suggestion="nvidia-smi names them; CUDA_VISIBLE_DEVICES chooses another card",
+        )
+    if card.power_limit_w and card.power_default_w and card.power_limit_w < card.power_default_w:
+        yield Pitfall(
+            evidence=f"{card.name} may take {card.power_limit_w:g} W, and {card.power_default_w:g} W by its maker",
+            suggestion="compare runs under the same limit only: it is not stored with them",
+        )
 
 
 def torch_threads(machine: MachineInfo, host: Host) -> int | None:
