@@ -87,5 +87,5 @@ class ModelInfo:
 
     @property
     def split(self) -> bool:
-        """Return whether the weights lie on several devices."""
-        return "," in (self.device or "")
+        """Return whether the weights lie on several devices, or elsewhere than where they are used (offloaded)."""
+        return "," in (self.device or "") or self.device == "meta"

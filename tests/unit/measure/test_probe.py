@@ -105,6 +105,7 @@ class Card:
     def __init__(self, free: int) -> None:
         self.emptied: list[str] = []
         self.cuda = SimpleNamespace(mem_get_info=lambda _device: (free, 2**40), empty_cache=self._empty)
+        self.cuda.get_device_properties = lambda _device: SimpleNamespace(L2_cache_size=60 << 20)
         self.mps = SimpleNamespace()
 
     def device(self, name: str) -> SimpleNamespace:
@@ -121,6 +122,8 @@ def test_the_buffer_on_a_card(free: int, size: int | None) -> None:
     card = Card(free)
     assert probe.device_buffer_bytes(card, "cuda:1") == size
     assert probe.device_buffer_bytes(card, "mps:0") == MOST_BYTES  # which does not tell
+    assert probe.device_caches(card, "cuda:1") == {"L2": 60 << 20}
+    assert probe.device_caches(card, "mps:0") == {}
     probe._give_back(card, "cuda:1")
     probe._give_back(card, "mps:0")
     assert card.emptied == ["cuda"]

@@ -76,7 +76,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
         read_bandwidth=level,
         read_bandwidth_spread=spread,
         flops=known,
-        caches=levels,
+        caches=levels if device == "cpu" else device_caches(torch, device),
         at_ns=time.time_ns(),
         boot=boot(),
         governor=governor(),
@@ -147,6 +147,13 @@ def device_buffer_bytes(torch: Any, device: str) -> int | None:
     free = 4 * MOST_BYTES if told is None else int(told(device)[0])
     size = min(MOST_ON_DEVICE, free // 4) // SLICE_BYTES * SLICE_BYTES
     return size if size >= LEAST_BYTES else None
+
+
+def device_caches(torch: Any, device: str) -> dict[str, int]:
+    """Return bytes by level of an accelerator's caches, {} where it does not tell: a CPU's hold none of its memory."""
+    describe = getattr(getattr(torch, torch.device(device).type, None), "get_device_properties", None)
+    size = None if describe is None else getattr(describe(device), "L2_cache_size", None)
+    return {"L2": int(size)} if size else {}
 
 
 def _give_back(torch: Any, device: str) -> None:
