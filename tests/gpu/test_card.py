@@ -19,7 +19,12 @@ def test_energy_is_what_its_counter_says(card, spinner, system, record_property)
     uuid = f"GPU-{torch.cuda.get_device_properties(card).uuid}"
     handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
     x = torch.randn(8192, 8192, device=card, dtype=torch.bfloat16)
-    engine = Own(spinner, lambda _: [x @ x for _ in range(400)])
+
+    def work(_):
+        for _ in range(400):
+            x @ x
+
+    engine = Own(spinner, work)
     timed_round(engine, [1], Limits(max_new_tokens=1), system)
     before = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     found = timed_round(engine, [1], Limits(max_new_tokens=4), system).counters
