@@ -32,9 +32,9 @@ log=$out/log.txt
 : > "$log"
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 KINETO_LOG_LEVEL=99
 python=${ACCELERATOR_CHECK_PYTHON:-$(command -v python3)}
-device=cuda:0 models="reference-moe smollm2 smollm2-moe" dtypes=float32,bfloat16,float16 rounds=3
+device=cuda:0 models="reference-moe smollm2 smollm2-moe" dtypes=float32,bfloat16,float16 rounds=3 again=3
 if [ "$dry" = yes ]; then
-  device=cpu models=reference-moe dtypes=float32,bfloat16 rounds=2
+  device=cpu models=reference-moe dtypes=float32,bfloat16 rounds=2 again=0
   export PYTEST_INFER_GPU_TESTS=cpu OMP_NUM_THREADS=1
 else
   export PYTEST_INFER_CACHE=$work/cache
@@ -92,7 +92,7 @@ main_job() {
   local named
   named=$(tail -n 1 "$work/models.txt")
   "$python" -m pytest bench -W default -p no:cacheprovider -k "guide or long-prompt or code" "--infer-device=$device" \
-    "--infer-rounds=$rounds" --infer-breakdown=on "--infer-sweep=dtype=$dtypes" \
+    "--infer-rounds=$rounds" "--infer-repeat-disturbed=$again" --infer-breakdown=on "--infer-sweep=dtype=$dtypes" \
     "--infer-sweep=model=${named:-reference-moe}" --benchmark-autosave "--benchmark-storage=$work/results"
 }
 infer() { "$python" -c 'from pytest_infer.cli.main import app; app()' "$@"; }
@@ -117,7 +117,7 @@ print(", ".join(f"{n} {name}" for name, n in counts.items()))
 PY
 }
 export -f install describe named_models tests main_job infer report together
-export python work out dry device models dtypes rounds
+export python work out dry device models dtypes rounds again
 
 step 60 "wheels of what is missing" install
 [ -d "$work/site" ] && export PYTHONPATH=$work/site
