@@ -5,6 +5,7 @@ import time
 import pytest
 from on_device import Own
 
+from asked import asked
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import probe
 from pytest_infer.measure.rounds import timed_round
@@ -25,9 +26,9 @@ def test_energy_is_what_its_counter_says(card, spinner, system, record_property)
             x @ x
 
     engine = Own(spinner, work)
-    timed_round(engine, [1], Limits(max_new_tokens=1), system)
+    timed_round(engine, asked([1]), Limits(max_new_tokens=1), system)
     before = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    found = timed_round(engine, [1], Limits(max_new_tokens=4), system).counters
+    found = timed_round(engine, asked([1]), Limits(max_new_tokens=4), system).counters
     record_property("energy", f"{found.device_energy_j.value} J in {found.wall_s} s, {found.device_power_w.value} W")
     joules = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
     assert found.device_energy_j.value == pytest.approx(joules, rel=0.1)

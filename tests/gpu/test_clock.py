@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from on_device import Own, generated
 
+from asked import asked
 from pytest_infer.measure.rounds import timed_round
 from pytest_infer.metrics import timing
 from pytest_infer.records import Limits
@@ -34,7 +35,7 @@ def test_what_the_device_did_before_is_not_the_first_tokens(spinner, system, dev
     engine = Own(spinner, lambda _: spinner(0.01))
     engine.reset = lambda: spinner(0.5)
     spinner.took()
-    trace = timed_round(engine, IDS, Limits(max_new_tokens=2), system).trace
+    trace = timed_round(engine, asked(IDS), Limits(max_new_tokens=2), system).trace
     before, first, _ = spinner.took()
     assert before > 0.4
     agree([timing.ttft_s(trace)], [first], device)

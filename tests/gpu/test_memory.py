@@ -7,6 +7,7 @@ import sys
 import pytest
 from on_device import Own
 
+from asked import asked
 from pytest_infer.measure.rounds import timed_round
 from pytest_infer.records import Limits, Quality
 
@@ -24,10 +25,10 @@ def test_the_peak_is_what_was_allocated(card, spinner, system, mebibytes):
 
     held = torch.cuda.memory_allocated(card)
     for _ in range(2):  # the second round allocates from what torch has kept
-        peak = timed_round(Own(spinner, work), [1], Limits(max_new_tokens=3), system).counters.device_peak_bytes
+        peak = timed_round(Own(spinner, work), asked([1]), Limits(max_new_tokens=3), system).counters.device_peak_bytes
         assert peak.value - held == pytest.approx(mebibytes * MIB, rel=0.02)
         assert peak.quality is Quality.EXACT
-    small = timed_round(Own(spinner, lambda _: None), [1], Limits(max_new_tokens=3), system).counters
+    small = timed_round(Own(spinner, lambda _: None), asked([1]), Limits(max_new_tokens=3), system).counters
     assert small.device_peak_bytes.value == pytest.approx(held, abs=MIB)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from on_device import IDS, LIMITS, generated, usage_of
 
+from asked import asked
 from pytest_infer.measure.breakdown import taken
 from pytest_infer.records import Limits, Role
 
@@ -56,7 +57,7 @@ def test_steps_are_taken_apart_into_the_cpus_roles_by_the_devices_clock(engines,
     def roles(engine, waits):
         trace, _ = generated(engine)
         waits.clear()
-        found = taken.take(engine, IDS, LIMITS, trace)
+        found = taken.take(engine, asked(IDS), LIMITS, trace)
         return found, {one.role for one in found.decode.roles}
 
     waits = []

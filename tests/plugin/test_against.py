@@ -396,7 +396,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(repository)
     refused(repository.run("--infer-against=HEAD", "--benchmark-disable")[0], "--benchmark-disable")
     refused(repository.run("--infer-against=HEAD", "-n2")[0], "-n 0")
     refused(repository.run("--infer-against=HEAD", "--infer-resume", "--benchmark-autosave")[0], "--infer-resume")
-    refused(repository.run("--infer-against=HEAD", "--infer-cold-loading")[0], "leave out --infer-cold-loading")
+    refused(repository.run("--infer-against=HEAD", "--infer-cold-load")[0], "leave out --infer-cold-load")
     refused(
         repository.run("--infer-against=HEAD", "--infer-min-pairs=5", "--infer-max-rounds=4")[0], "--infer-min-pairs"
     )

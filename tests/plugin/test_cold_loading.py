@@ -96,7 +96,7 @@ def test_pages_that_stay_are_named(weights, system):
         info = timed.measured(Reads(weights), system, cold=True, note=notes.append)
     assert loading.state(info.load.cached) is CacheState.WARM
     (note,) = notes
-    assert note.startswith("! --infer-cold-loading: the load was not cold, 100 % of the model's files stayed")
+    assert note.startswith("! --infer-cold-load: the load was not cold, 100 % of the model's files stayed")
 
 
 def test_an_engine_without_files_cannot_be_cold(weights, system):
@@ -105,7 +105,7 @@ def test_an_engine_without_files_cannot_be_cold(weights, system):
     info = timed.measured(engine, system, cold=True, note=notes.append)
     assert info.load.cached.value is None
     (note,) = notes
-    assert note.startswith("! --infer-cold-loading: whether the load was cold is not known: no files of the weights")
+    assert note.startswith("! --infer-cold-load: whether the load was cold is not known: no files of the weights")
 
 
 def test_hashing_leaves_to_the_first_run_what_the_load_did_not_read(weights, system):
@@ -144,8 +144,8 @@ def test_a_run_says_whether_its_load_was_cold(suite, weights, monkeypatch, way, 
     path = pytester.path / "weights.bin"
     path.write_bytes(bytes(SIZE))
     if way == "ini":
-        pytester.makeini("[pytest]\ninfer_cold_loading = true\n")
-    args = ["--infer-cold-loading"] if way == "option" else []
+        pytester.makeini("[pytest]\ninfer_cold_load = true\n")
+    args = ["--infer-cold-load"] if way == "option" else []
     result = pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=1", "-v", *args)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"loaded in * ({state})"])

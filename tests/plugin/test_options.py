@@ -55,7 +55,7 @@ RUN_VALUES = {
     "engine": ("other", "engine", "other"),
     "max-new-tokens": ("2", "max_new_tokens", 2),
     "ignore-eos": (True, "ignore_eos", True),
-    "cold-loading": (True, "cold_loading", True),
+    "cold-load": (True, "cold_load", True),
     "rounds": ("2", "rounds", 2),
     "turns": ("round", "turns", "round"),
     "launches": ("3", "launches", 3),
@@ -176,7 +176,7 @@ def test_every_option_is_tested_here():
 
 def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
-    changes_none = """prompts engine_options given context cold_loading max_new_tokens ignore_eos advice probe
+    changes_none = """prompts engine_options given context cold_load max_new_tokens ignore_eos advice probe
         strict_memory resume report gate gate_asked accepted accepts ending baseline allow_different against
         against_python against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve
         load objectives load_requests load_limit_s load_data"""
@@ -199,7 +199,7 @@ def test_without_options(pytester):
         prompts=None,
         engine="transformers",
         engine_options=EngineOptions(model="reference-moe"),
-        cold_loading=False,
+        cold_load=False,
         rounds=5,
         warmup=1,
         max_new_tokens=None,

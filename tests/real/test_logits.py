@@ -5,6 +5,7 @@ import json
 import pytest
 from lazily import torch, transformers
 
+from asked import asked
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import ModelError
 from pytest_infer.measure.clock import TokenClock
@@ -35,8 +36,8 @@ def measured(model, tokenizer, system, **limits):
     engine = TransformersEngine(EngineOptions(model="reference-moe"))
     engine.adopt(model, tokenizer)
     ids, given = [5, 6, 7], Limits(max_new_tokens=4, ignore_eos=True, **limits)
-    timed = timed_round(engine, ids, given, system)
-    profile = Runner(engine=engine, prompt_ids=ids, limits=given, system=system, usable_cores=2.0).profile(
+    timed = timed_round(engine, asked(ids), given, system)
+    profile = Runner(engine=engine, asking=asked(ids), limits=given, system=system, usable_cores=2.0).profile(
         timed.trace, experts=False
     )
     assert not model._forward_hooks

@@ -11,6 +11,7 @@ import pytest
 from lazily import torch
 from shell import Shell
 
+from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds
 from pytest_infer.measure.breakdown import operators, taken, traced
@@ -37,7 +38,7 @@ def test_prefill_and_a_few_steps_are_recorded(kind, engine_of):
     engine = engine_of(kind)
     ranges = []
     for limit, steps in ((200, 4), (14, 4), (3, 2)):
-        found = operators.take(engine, IDS, dataclasses.replace(LIMITS, max_new_tokens=limit))
+        found = operators.take(engine, asked(IDS), dataclasses.replace(LIMITS, max_new_tokens=limit))
         events = opened(found)
         assert named(events, "step") == ["prefill", *(f"decode step {n + 1}" for n in range(steps))]
         assert (found.prefill.steps, found.decode.steps) == (1, steps)
@@ -54,7 +55,7 @@ def test_operators_have_the_role_and_the_shapes_they_ran_in(engine_of, monkeypat
     monkeypatch.setattr(traced, "MOST_ROWS", 1000)
     engine = engine_of("llama")
     config = engine.running.model.config
-    found = operators.take(engine, IDS, LIMITS)
+    found = operators.take(engine, asked(IDS), LIMITS)
     hidden, vocabulary = config.hidden_size, config.vocab_size
     for phase in (found.prefill, found.decode):
         (head,) = [row for row in phase.operators if row.role == Role.HEAD and row.name == "aten::mm"]
@@ -82,9 +83,9 @@ def test_memory_is_what_the_allocator_gave(engine_of):
         del extra
         return own(hidden)
 
-    plain = operators.take(engine, IDS, LIMITS)
+    plain = operators.take(engine, asked(IDS), LIMITS)
     mlp.forward = greedy
-    more = operators.take(engine, IDS, LIMITS)
+    more = operators.take(engine, asked(IDS), LIMITS)
     for before, after, tokens in ((plain.prefill, more.prefill, len(IDS)), (plain.decode, more.decode, 1)):
         # Of 50 that were there at one time nothing is left when the layer's own tensors come.
         assert after.peaks[Role.DENSE] == max(before.peaks[Role.DENSE], 50_000)
@@ -104,7 +105,7 @@ def test_memory_is_what_the_allocator_gave(engine_of):
 def test_nothing_stays_behind_and_the_output_is_the_same(engine_of):
     engine = engine_of("mixtral")
     system = SystemCounters()
-    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
     seen = []
     own = engine.generate
 
@@ -134,7 +135,7 @@ def test_nothing_stays_behind_and_the_output_is_the_same(engine_of):
 def test_without_ops_there_is_no_profiler(mode, engine_of):
     engine = engine_of("llama")
     system = SystemCounters()
-    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
     found, why = runner.taken_apart(runner.timed().trace, mode)
     system.close()
     assert (found.operators, why) == (None, None)
@@ -143,7 +144,7 @@ def test_without_ops_there_is_no_profiler(mode, engine_of):
 def test_a_recording_that_fails_loses_nothing_else(engine_of):
     engine = engine_of("llama")
     system = SystemCounters()
-    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
     like = runner.timed().trace
     system.close()
     own = engine.generate
@@ -196,7 +197,7 @@ class Own(Engine):
 
 
 def test_an_engines_own_spans_are_ranges():
-    found = operators.take(Own(), [1, 2], LIMITS)
+    found = operators.take(Own(), asked([1, 2]), LIMITS)
     assert {"blocks, layer 3", "inner"} <= set(named(opened(found), "user_annotation"))
     assert {row.role for row in found.decode.operators} == {"inner"}
     assert found.decode.steps == 2
@@ -204,7 +205,7 @@ def test_an_engines_own_spans_are_ranges():
 
 
 def test_an_engine_that_goes_on_is_recorded_no_longer():
-    found = operators.take(Own(steps=40), [1, 2], LIMITS)
+    found = operators.take(Own(steps=40), asked([1, 2]), LIMITS)
     assert found.decode.steps == operators.MOST_STEPS
     assert named(opened(found), "cpu_op").count("aten::mm") == 1 + operators.MOST_STEPS
 
@@ -223,7 +224,7 @@ def few_operators(monkeypatch):
 def test_a_prefill_of_too_many_operators_is_left_out(engine_of):
     engine = engine_of("mixtral")
     ids = [*IDS, 7]
-    found = operators.take(engine, ids, LIMITS)
+    found = operators.take(engine, asked(ids), LIMITS)
     assert found.prefill is None
     why = r"it runs \d{3,} operators, and at most 50 are recorded"
     assert re.fullmatch(why, found.prefill_absent)
@@ -231,10 +232,10 @@ def test_a_prefill_of_too_many_operators_is_left_out(engine_of):
     assert named(opened(found), "step") == [f"decode step {n + 1}" for n in range(4)]
     assert {"experts", "head", "KV cache"} <= {row.role for row in found.decode.operators} | set(found.decode.peaks)
     assert found.peaks_absent is None
-    only = operators.take(engine, ids, dataclasses.replace(LIMITS, max_new_tokens=1))
+    only = operators.take(engine, asked(ids), dataclasses.replace(LIMITS, max_new_tokens=1))
     assert re.fullmatch(f"there is only a prefill: {why}", only.absent)
     # A short prompt has few, whatever the model does.
-    assert operators.take(engine, IDS, LIMITS).prefill is not None
+    assert operators.take(engine, asked(IDS), LIMITS).prefill is not None
 
 
 def test_a_long_prompt_of_few_operators_is_recorded(engine_of, monkeypatch):
@@ -243,20 +244,20 @@ def test_a_long_prompt_of_few_operators_is_recorded(engine_of, monkeypatch):
     made = []
     own = engine.generate
     monkeypatch.setattr(engine, "generate", lambda ids, limits, clock: made.append(limits) or own(ids, limits, clock))
-    found = operators.take(engine, IDS, LIMITS)
+    found = operators.take(engine, asked(IDS), LIMITS)
     assert (found.prefill.steps, found.decode.steps, found.prefill_absent) == (1, 4, None)
     assert [one.max_new_tokens for one in made] == [1, 5]
 
 
 @pytest.mark.parametrize("how", [{"work": False}, {"elsewhere": True}], ids=["none", "in another thread"])
 def test_an_engine_that_runs_no_operator_here_has_the_reason(how):
-    found = operators.take(Own(**how), [1, 2], LIMITS)
+    found = operators.take(Own(**how), asked([1, 2]), LIMITS)
     assert found == operators.Operators(absent="no operator of torch ran in this thread")
 
 
 def test_without_torch_it_is_not_even_asked_for(monkeypatch):
     monkeypatch.setattr(operators, "sys", SimpleNamespace(modules={}))
-    assert operators.take(Own(), [1, 2], LIMITS).absent == "the engine runs without torch"
+    assert operators.take(Own(), asked([1, 2]), LIMITS).absent == "the engine runs without torch"
 
 
 def test_the_trace_lies_beside_the_run_and_show_names_it(tmp_path, warm_torch):

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from lazily import Late, torch, transformers
 
+from asked import asked
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.measure import rounds
@@ -68,7 +69,7 @@ class Touched:
 def measured(engine, info, new_probe=None):
     """Return the record of one timed and one profile round."""
     system = SystemCounters()
-    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
     found = rounds.measure(runner, rounds.RoundPlan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
     system.close()
     golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)

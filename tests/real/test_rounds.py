@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.rounds import timed_round
@@ -45,7 +46,7 @@ def system():
 
 
 def run(work, system):
-    return timed_round(Loaded(work), [1, 2, 3], Limits(max_new_tokens=2), system).counters
+    return timed_round(Loaded(work), asked([1, 2, 3]), Limits(max_new_tokens=2), system).counters
 
 
 def test_a_brief_allocation_shows_in_the_peak(system):

@@ -10,6 +10,7 @@ import tiny_moe
 from lazily import Late, torch, transformers
 from tiny import build, tokenizer
 
+from asked import asked
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -316,8 +317,8 @@ def test_timed_rounds_run_nothing_of_it(system, monkeypatch):
 
     monkeypatch.setattr(engine.running.model, "generate", generate)
     limits = Limits(max_new_tokens=4, ignore_eos=True)
-    first = timed_round(engine, [5, 6, 7], limits, system)
-    profile = Runner(engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=system, usable_cores=2.0).profile(
+    first = timed_round(engine, asked([5, 6, 7]), limits, system)
+    profile = Runner(engine=engine, asking=asked([5, 6, 7]), limits=limits, system=system, usable_cores=2.0).profile(
         first.trace, experts=False
     )
     assert profile.scores.positions == 4
@@ -330,7 +331,7 @@ def test_timed_rounds_run_nothing_of_it(system, monkeypatch):
         kind, _, method = name.partition(".")
         monkeypatch.setattr(getattr(scoring, kind), method, refuse)
     monkeypatch.setattr("pytest_infer.engines.transformers.running.looking_first", refuse)
-    assert timed_round(engine, [5, 6, 7], limits, system).trace.token_ids == first.trace.token_ids
+    assert timed_round(engine, asked([5, 6, 7]), limits, system).trace.token_ids == first.trace.token_ids
     assert seen == [{"attention_mask", "generation_config", "streamer"}] * 3
     assert "_get_logits_processor" not in vars(engine.running.model)
 
@@ -346,9 +347,9 @@ def growths(*, keep):
         engine.keep_scores = lambda **_: None
     limits, counters, found = Limits(max_new_tokens=6, ignore_eos=True), SystemCounters(), []
     try:
-        expected = timed_round(engine, [5, 6, 7], limits, counters).trace
+        expected = timed_round(engine, asked([5, 6, 7]), limits, counters).trace
         for _ in range(3):
-            runner = Runner(engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=counters, usable_cores=2.0)
+            runner = Runner(engine=engine, asking=asked([5, 6, 7]), limits=limits, system=counters, usable_cores=2.0)
             profile = runner.profile(expected, experts=False)
             assert (profile.scores is not None) == keep
             found.append(profile.memory_growth_bytes.value)
@@ -374,13 +375,13 @@ def test_the_memory_of_scores_is_in_no_figure(monkeypatch):
 def test_what_fails_while_it_looks_marks_the_record_alone(system, monkeypatch):
     engine = engine_of(build("mixtral"))
     limits = Limits(max_new_tokens=4, ignore_eos=True)
-    expected = timed_round(engine, [5, 6, 7], limits, system).trace
+    expected = timed_round(engine, asked([5, 6, 7]), limits, system).trace
 
     def fail(*_args):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(scoring.ScoreRecorder, "see", fail)
-    profile = Runner(engine=engine, prompt_ids=[5, 6, 7], limits=limits, system=system, usable_cores=2.0).profile(
+    profile = Runner(engine=engine, asking=asked([5, 6, 7]), limits=limits, system=system, usable_cores=2.0).profile(
         expected, experts=False
     )
     assert profile.tokens_equal
@@ -394,8 +395,8 @@ def test_an_engine_that_offers_none_says_so(system):
         def generate(self, prompt_ids, limits, clock):
             clock.tick([1])
 
-    expected = timed_round(Plain(), [1], Limits(max_new_tokens=1), system).trace
+    expected = timed_round(Plain(), asked([1]), Limits(max_new_tokens=1), system).trace
     profile = Runner(
-        engine=Plain(), prompt_ids=[1], limits=Limits(max_new_tokens=1), system=system, usable_cores=2.0
+        engine=Plain(), asking=asked([1]), limits=Limits(max_new_tokens=1), system=system, usable_cores=2.0
     ).profile(expected, experts=False)
     assert (profile.scores, profile.scores_absent) == (None, "the engine offers no scores")

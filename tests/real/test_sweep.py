@@ -5,6 +5,7 @@ import contextlib
 import pytest
 from lazily import Late, torch
 
+from asked import asked
 from pytest_infer.analysis.sweep.recommend import recommend
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
@@ -113,10 +114,10 @@ def test_experts_of_a_batch_add_up_and_keep_no_trace(loaded):
     engine, _ = loaded()
     limits = Limits(max_new_tokens=4, ignore_eos=True, batch=3)
     with contextlib.closing(SystemCounters()) as system:
-        expected = rounds.timed_round(engine, IDS, limits, system).trace
-        profile = rounds.Runner(engine=engine, prompt_ids=IDS, limits=limits, system=system, usable_cores=2.0).profile(
-            expected, experts=True, trace=True
-        )
+        expected = rounds.timed_round(engine, asked(IDS), limits, system).trace
+        profile = rounds.Runner(
+            engine=engine, asking=asked(IDS), limits=limits, system=system, usable_cores=2.0
+        ).profile(expected, experts=True, trace=True)
     usage = profile.experts
     assert usage.check == "passed"
     assert (usage.prefill_tokens, usage.decode_tokens) == (3 * len(IDS), 3 * 3)

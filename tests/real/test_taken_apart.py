@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from lazily import Late, transformers
 
+from asked import asked
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.measure import rounds
 from pytest_infer.measure.breakdown import taken
@@ -28,13 +29,13 @@ KINDS = ("llama", "mixtral", "qwen3_moe", "olmoe", "phimoe")
 
 def trace_of(engine, limits=LIMITS):
     system = SystemCounters()
-    found = rounds.timed_round(engine, IDS, limits, system).trace
+    found = rounds.timed_round(engine, asked(IDS), limits, system).trace
     system.close()
     return found
 
 
 def take(engine, limits=LIMITS):
-    return taken.take(engine, IDS, limits, trace_of(engine, limits))
+    return taken.take(engine, asked(IDS), limits, trace_of(engine, limits))
 
 
 def by_role(phase):
@@ -110,7 +111,7 @@ def test_timed_rounds_have_no_hooks(kind, engine_of):
     engine = engine_of(kind)
     before = [dict(vars(one)) for one in (transformers.Cache, transformers.LogitsProcessorList)]
     watching, system = Watching(engine), SystemCounters()
-    runner = rounds.Runner(engine=engine, prompt_ids=IDS, limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
     plan = rounds.RoundPlan(warmup=1, rounds=3, profile=True, experts=True, breakdown="on")
     found = rounds.measure(runner, plan, lambda *_: None)
     assert found.breakdown is not None, found.breakdown_absent
@@ -252,7 +253,7 @@ def test_weights_on_two_devices_are_a_reason(engine_of):
 def test_an_engine_that_fails_in_it_loses_nothing(engine_of):
     engine = engine_of("llama")
     runner = rounds.Runner(
-        engine=engine, prompt_ids=IDS, limits=LIMITS, system=SimpleNamespace(), usable_cores=1.0, timeline=None
+        engine=engine, asking=asked(IDS), limits=LIMITS, system=SimpleNamespace(), usable_cores=1.0, timeline=None
     )
     like = trace_of(engine)
 

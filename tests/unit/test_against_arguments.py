@@ -37,7 +37,7 @@ def move(tmp_path):
         ("--infer-against=HEAD --infer-rounds=3", "--infer-rounds=3"),
         ("--infer-against HEAD --infer-rounds 3", "--infer-rounds 3"),
         ("--infer-against-sequential --infer-against-python py", ""),
-        ("--infer-cold-loading --infer-report=r.html --infer-threads=1", "--infer-threads=1"),
+        ("--infer-cold-load --infer-report=r.html --infer-threads=1", "--infer-threads=1"),
         ("--benchmark-autosave --benchmark-save=x --benchmark-save y --benchmark-json z.json", ""),
         ("--benchmark-compare 0001 --benchmark-sort name", "--benchmark-sort name"),
         ("--benchmark-compare --benchmark-sort=name", "--benchmark-sort=name"),

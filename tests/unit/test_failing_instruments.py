@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -61,7 +62,7 @@ def system():
 
 def measured(engine, system):
     runner = rounds.Runner(
-        engine=engine, prompt_ids=[1, 2], limits=Limits(max_new_tokens=3), system=system, usable_cores=1.0
+        engine=engine, asking=asked([1, 2]), limits=Limits(max_new_tokens=3), system=system, usable_cores=1.0
     )
     plan = rounds.RoundPlan(warmup=0, rounds=2, profile=True, experts=True)
     return rounds.measure(runner, plan, lambda *_: None)

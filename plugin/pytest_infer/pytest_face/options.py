@@ -181,7 +181,7 @@ OPTIONS = (
         "prefix_tokens=128,prefix_count=4 for shared beginnings",
     ),
     Option(
-        name="cold-loading",
+        name="cold-load",
         flag=True,
         help="drop the page cache of the model's files before it is loaded (Linux, no root needed)",
     ),

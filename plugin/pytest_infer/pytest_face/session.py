@@ -138,7 +138,7 @@ class InferSession:
     def load(self, engine: Engine, name: str) -> ModelInfo:
         """Load the engine's model, which the options call `name`, and time it."""
         self.live.show(f"loading {name} …")
-        info = timed.measured(engine, self.system, cold=self.settings.cold_loading, note=self.note)
+        info = timed.measured(engine, self.system, cold=self.settings.cold_load, note=self.note)
         info = replace(info, weights_sha256=timed.weights_sha256(engine))
         self.live.clear()
         return info

@@ -34,7 +34,7 @@ from pytest_infer.pytest_face.options import (
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 from pytest_infer.records import Level, Objectives
 
-ONLY_OURS = ("accepted", "against", "cold-loading", "exit", "gate", "inconclusive", "replay", "report", "resume")
+ONLY_OURS = ("accepted", "against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
@@ -69,7 +69,7 @@ class Settings:
     prompts: Path | None
     engine: str
     engine_options: EngineOptions
-    cold_loading: bool
+    cold_load: bool
     rounds: int
     warmup: int
     max_new_tokens: int | None
@@ -158,10 +158,10 @@ class Settings:
             raise OptionError(
                 f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
             )
-        if read.text("against") is not None and read.flag("cold-loading"):
+        if read.text("against") is not None and read.flag("cold-load"):
             raise OptionError(
-                f"{read.place('cold-loading')} needs a model that no other process maps, and {read.place('against')} "
-                f"loads it twice: leave out {read.place('cold-loading')}"
+                f"{read.place('cold-load')} needs a model that no other process maps, and {read.place('against')} "
+                f"loads it twice: leave out {read.place('cold-load')}"
             )
         min_pairs, max_rounds = _pairs(read)
         gate = _gate(read)
@@ -170,7 +170,7 @@ class Settings:
             prompts=folder,
             engine=engine,
             engine_options=engine_options,
-            cold_loading=read.flag("cold-loading"),
+            cold_load=read.flag("cold-load"),
             rounds=read.number("rounds", 5, least=1),
             warmup=read.number("warmup", 1, least=0),
             max_new_tokens=read.number("max-new-tokens", None, least=1),

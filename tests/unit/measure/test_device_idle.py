@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from asked import asked
 from pytest_infer.engines.base import Clock, Engine
 from pytest_infer.measure import rounds
 from pytest_infer.measure.clock import TokenClock
@@ -47,7 +48,7 @@ def test_the_clock_starts_when_the_device_has_nothing_left_to_do(monkeypatch) ->
     log: list[str] = []
     start = TokenClock.start
     monkeypatch.setattr(TokenClock, "start", lambda clock: (log.append("start"), start(clock))[1])
-    rounds.timed_round(Deferred(log), [1, 2], Limits(max_new_tokens=1), System(log))
+    rounds.timed_round(Deferred(log), asked([1, 2]), Limits(max_new_tokens=1), System(log))
     # What belongs to the request is made before the counters are read.
     assert log == ["reset", "prepare 2+1", "begin", "synchronize", "start", "generate", "end"]
 
@@ -68,7 +69,11 @@ class First:
 def test_a_request_is_made_before_its_first_turn() -> None:
     log: list[str] = []
     runner = rounds.Runner(
-        engine=Deferred(log), prompt_ids=[1, 2], limits=Limits(max_new_tokens=1), system=System(log), usable_cores=1.0
+        engine=Deferred(log),
+        asking=asked([1, 2]),
+        limits=Limits(max_new_tokens=1),
+        system=System(log),
+        usable_cores=1.0,
     )
     runner.in_turns(First(log), tokens=3)
     assert log == ["reset", "prepare 2+3", "synchronize", "turn", "generate"]

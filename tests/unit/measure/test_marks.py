@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure.breakdown import folding, observer, taken
 from pytest_infer.measure.breakdown.folding import Cost
@@ -260,7 +261,7 @@ def trace(tokens):
 def test_an_engine_of_ones_own_is_taken_apart_by_its_spans():
     engine = Spanning()
     assert taken.absent(engine, replace(trace(20), spanned=True), taken.AUTO) is None
-    found = taken.take(engine, [1, 2, 3], Limits(max_new_tokens=20), trace(20))
+    found = taken.take(engine, asked([1, 2, 3]), Limits(max_new_tokens=20), trace(20))
     assert found.clock == "host"
     for phase, steps in ((found.prefill, 8), (found.decode, 9)):
         roles = {one.role: one for one in phase.roles}
@@ -294,7 +295,7 @@ def test_steps_with_spans_and_without_find_the_same_caches(monkeypatch):
 
     monkeypatch.setattr(engine, "generate", generate)
     monkeypatch.setattr(observer.Calibration, "repeat", noted)
-    taken.take(engine, [1, 2, 3], Limits(max_new_tokens=20), trace(20))
+    taken.take(engine, asked([1, 2, 3]), Limits(max_new_tokens=20), trace(20))
     assert told
     assert not any(told)
     # As often before a prefill with spans as before one without.

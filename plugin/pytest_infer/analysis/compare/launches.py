@@ -222,8 +222,9 @@ narrower: few launches have a small spread by chance."""
 def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
     """Return the spread of this run pooled with that of earlier ones, weighted by their degrees of freedom.
 
-    A run whose launches lie further apart, or closer, than chance allows after the earlier ones (F test of two
-    variances) is on a machine of another mood: then only its own counts.
+    It is never less than this run's: a machine that is busier than it was scatters more. A run whose launches lie
+    further apart, or closer, than chance allows after the earlier ones (F test of two variances) is on a machine of
+    another mood: then only its own counts.
     """
     if own is None or before is None:
         return before if own is None else own
@@ -231,7 +232,8 @@ def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
     if not low <= own.variance <= high:
         return own
     df = own.df + before.df
-    return Spread(variance=(own.variance * own.df + before.variance * before.df) / df, df=df)
+    pooled = (own.variance * own.df + before.variance * before.df) / df
+    return Spread(variance=max(pooled, own.variance), df=df)
 
 
 def told_by(turns: Turns) -> dict[str, tuple[float, float]]:

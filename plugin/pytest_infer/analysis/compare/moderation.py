@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import special
@@ -17,7 +18,9 @@ def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
     Tests need not scatter alike: the first token of a short prompt scatters far more than that of a long one. A test's
     own few launches and the others count by how alike the tests' variances are (empirical Bayes, Smyth 2004, section
     6.2): the posterior variance (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of freedom, but no more than the pooled
-    one has (see `spread`). Of fewer than three tests the larger of the two counts.
+    one has (see `spread`). It never falls below the test's own: a neighbour that comes and goes makes some tests of a
+    run scatter several times as much as others, and what the calm ones say of these would accuse equal code twice as
+    often (tests/unit/test_error_rates.py). Of fewer than three tests the larger of the two counts.
     """
     pooled = spread(by_test)
     own = [_own(one) for one in by_test]
@@ -28,8 +31,12 @@ def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
         return [one if one is not None and one.variance > pooled.variance else pooled for one in own]
     prior = _prior(known)
     if prior is None:
-        return [pooled] * len(own)
-    return [pooled if one is None else _posterior(one, prior, pooled) for one in own]
+        return [_not_below(one, pooled) for one in own]
+    return [pooled if one is None else _not_below(one, _posterior(one, prior, pooled)) for one in own]
+
+
+def _not_below(own: Spread | None, others: Spread) -> Spread:
+    return others if own is None or own.variance <= others.variance else replace(others, variance=own.variance)
 
 
 def _own(one: ByLaunch) -> Spread | None:

@@ -27,7 +27,7 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     problem = page_cache.drop(files) if cold else None
     cached = page_cache.cached(files)
     if cold and loading.state(cached) is not CacheState.COLD:
-        note(f"! --infer-cold-loading: {problem or loading.stayed_cached(cached)}")
+        note(f"! --infer-cold-load: {problem or loading.stayed_cached(cached)}")
     before = system.begin()
     started = time.perf_counter_ns()
     info = engine.load()
