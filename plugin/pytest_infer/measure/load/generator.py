@@ -97,7 +97,7 @@ def _profile(level: Level, requests: int) -> dict[str, Any]:
 
 
 def environ(given: Mapping[str, str], key: str | None, folder: Path) -> dict[str, str]:
-    """Return the generator's variables: ours, the key, and nothing that would change what it does, as a proxy would.
+    """Return the generator's variables: ours without what changes what it does (no proxy is measured), and the key.
 
     One process sends: several would draw a Poisson process's gaps from one seed each, and repeat each other's.
     """
