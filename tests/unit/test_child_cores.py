@@ -27,7 +27,7 @@ class TornError(Exception):
 class Runner:
     """Notes the cores that it ran on, and ends one kind of round early; a pass in turns pins itself."""
 
-    engine = SimpleNamespace(takes_turns=lambda: True, follows=lambda: None)
+    engine = SimpleNamespace(takes_turns=lambda: True, follows=lambda: None, synchronize=lambda: None)
 
     def __init__(self, cores, torn):
         self._cores, self._torn, self.ran = cores, torn, []

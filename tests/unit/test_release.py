@@ -21,6 +21,7 @@ build-backend = "hatchling.build"
 [project]
 name = "pytest-infer"
 version = "1.2.0"
+requires-python = ">=3.11"
 description = "A small one."
 readme = "README.md"
 [tool.hatch.build.targets.wheel]

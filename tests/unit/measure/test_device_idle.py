@@ -76,4 +76,5 @@ def test_a_request_is_made_before_its_first_turn() -> None:
         usable_cores=1.0,
     )
     runner.in_turns(First(log), tokens=3)
-    assert log == ["reset", "prepare 2+3", "synchronize", "turn", "generate"]
+    # What the device still does after the last token is of this side's turn.
+    assert log == ["reset", "prepare 2+3", "synchronize", "turn", "generate", "synchronize"]
