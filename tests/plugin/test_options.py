@@ -22,7 +22,7 @@ from pytest_infer.records import Arrivals, Level, LevelKind, Objectives
 
 NAMES = {option.name: option for option in OPTIONS}
 
-SERVER = {"url": None, "command": None, "cache": "bust", "kind": None, "timeout_s": 600.0}
+SERVER = {"url": None, "command": None, "cache": "bust", "kind": None, "pids": [], "timeout_s": 600.0}
 ENGINE_VALUES = {
     # option: (given, EngineOptions field, what the engine is told)
     "model": ("someone/model", "model", "someone/model"),
@@ -45,6 +45,7 @@ ENGINE_VALUES = {
     "serve": ("s {model} {port}", "server", {**SERVER, "command": "s {model} {port}"}),
     "cache": ("warm", "server", {**SERVER, "cache": "warm"}),
     "server-kind": ("vllm", "server", {**SERVER, "kind": "vllm"}),
+    "server-pid": ("4711, 4712", "server", {**SERVER, "pids": [4711, 4712]}),
     "server-timeout": ("2min", "server", {**SERVER, "timeout_s": 120.0}),
     "engine-args": ("-ctk q8_0", "engine_args", "-ctk q8_0"),
 }
@@ -273,7 +274,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "context": ("1", "2"), "batch": ("1", "2"), "prompt-tokens": ("1", "2"), "order": ("sequential", "interleaved"),
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "server": ("http://a", "http://b"), "cache": ("off", "warm"), "server-kind": ("llama", "vllm"),
-        "server-timeout": ("1s", "2s"),
+        "server-pid": ("1", "2"), "server-timeout": ("1s", "2s"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")

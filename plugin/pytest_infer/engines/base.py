@@ -86,14 +86,16 @@ class ServerOptions:
     """A server: a running one at `url`, or one that `command` starts, with places for {model} and {port}.
 
     `cache` says what its cache of prompts may do: "bust": nothing, as each prompt has a nonce ahead of it; "off": it is
-    asked not to use it; "warm": what it likes. `kind` is None where it is to be found out. `timeout_s` is how long
-    nothing may come: until it has started, and until the next token.
+    asked not to use it; "warm": what it likes. `kind` is None where it is to be found out. `pids` are the processes of
+    a running one, where they are not those that listen to its port. `timeout_s` is how long nothing may come: until it
+    has started, and until the next token.
     """
 
     url: str | None = None
     command: str | None = None
     cache: str = "bust"
     kind: str | None = None
+    pids: tuple[int, ...] = ()
     timeout_s: float = 600.0
 
 

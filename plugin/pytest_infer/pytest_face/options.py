@@ -115,6 +115,12 @@ OPTIONS = (
         help="llama (llama-server), vllm, or openai (any other that is compatible); default: the server is asked",
     ),
     Option(
+        name="server-pid",
+        metavar="PID",
+        help="the processes of a running server, commas between several: whose memory and CPU time count, with all "
+        "their children; default: who listens to its port",
+    ),
+    Option(
         name="server-timeout",
         metavar="TIME",
         help="how long nothing may come from a server, while it starts and between two tokens (30s, 5min); "

@@ -9,7 +9,7 @@ from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import CACHE, SERVER_KINDS
 
 ENGINE = "server"
-_OPTIONS = ("server", "serve", "cache", "server-kind", "server-timeout")
+_OPTIONS = ("server", "serve", "cache", "server-kind", "server-pid", "server-timeout")
 _TIMEOUT_S = 600.0
 
 
@@ -38,8 +38,22 @@ def options(read: OptionReader) -> ServerOptions | None:
         command=command,
         cache=read.choice("cache", CACHE, CACHE[0]),
         kind=read.choice("server-kind", SERVER_KINDS, "") or None,
+        pids=_pids(read),
         timeout_s=read.duration("server-timeout", _TIMEOUT_S),
     )
+
+
+def _pids(read: OptionReader) -> tuple[int, ...]:
+    """Return the processes of a running server; raise OptionError for what names none, or where none runs."""
+    text, where = read.text("server-pid"), read.place("server-pid")
+    if text is None:
+        return ()
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isascii() and number.isdecimal() and int(number) for number in numbers):
+        raise OptionError(f"{where} takes process ids, as 4711 or 4711,4712, not {text!r}")
+    if read.text("serve") is not None:
+        raise OptionError(f"{where} names the processes of a server that runs, and {read.place('serve')} starts one")
+    return tuple(dict.fromkeys(map(int, numbers)))
 
 
 def engine(read: OptionReader, server: ServerOptions | None) -> str:

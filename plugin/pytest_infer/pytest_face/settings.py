@@ -48,7 +48,7 @@ OF_ENGINES = {
     "compile": "compile",
     "trust-remote-code": "trust_remote_code",
     "quantization": "quantization",
-    **dict.fromkeys(("server", "serve", "cache", "server-kind", "server-timeout"), "server"),
+    **dict.fromkeys(("server", "serve", "cache", "server-kind", "server-pid", "server-timeout"), "server"),
     "engine-args": "engine_args",
 }
 """The fields of EngineOptions by the options that set them."""

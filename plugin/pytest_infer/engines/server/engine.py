@@ -57,6 +57,7 @@ class ServerEngine(Engine):
     def check(self) -> None:
         """Ask a running server what it is; see that one of ours can be started."""
         if self._server.url is not None:
+            listening.check(self._server.pids)
             if self._kind is None:
                 self._connect(self._server.url)
         elif self._started is None:
@@ -161,9 +162,9 @@ class ServerEngine(Engine):
         if self._started is not None:
             return Observed(pids=(self._started.pid,), source="started with --infer-serve", started=True)
         url = self._server.url or ""
-        if not address.is_here(url):
+        if not self._server.pids and not address.is_here(url):
             return Observed(absent="the server is on another machine", source=url)
-        return listening.observed(address.port(url))
+        return listening.observed(address.port(url), self._server.pids)
 
     def served(self) -> Served | None:
         """Return where load tests send their requests."""
