@@ -57,6 +57,10 @@ class Answer:
     usage: dict[str, int] = field(default_factory=dict)
     """What is told instead of the true counts: prompt_tokens, completion_tokens, cached_tokens."""
     tells_usage: bool = True
+    streams: bool = True
+    """Whether it streams where it is asked to."""
+    tells_done: bool = True
+    """Whether [DONE] ends a stream."""
     status: int = 200
     words: str = ""
     """What an error says: with a status other than 200 at once, else in the stream after `cut_at` tokens."""
@@ -244,7 +248,7 @@ class Server:
         finish = answer.finish or ("length" if tokens == asked else "stop")
         usage = {"prompt_tokens": len(ids), "completion_tokens": tokens, "cached_tokens": cached, **answer.usage}
         say = _Words(self, body, served.path, answer, finish, usage, ids)
-        streamed = body.get("stream", False)
+        streamed = body.get("stream", False) and answer.streams
         if streamed:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
             await self._write(writer, say.opening(), answer)
@@ -352,7 +356,8 @@ class _Words:
                 }
             )  # fmt: skip
         asked = self._answer.tells_usage and (self._body.get("stream_options") or {}).get("include_usage")
-        return (_event({"choices": [], "usage": self._told()}) if asked else b"") + b"data: [DONE]\n\n"
+        done = b"data: [DONE]\n\n" if self._answer.tells_done else b""
+        return (_event({"choices": [], "usage": self._told()}) if asked else b"") + done
 
     def all(self, tokens: int) -> dict[str, Any]:
         text = "".join(self._texts(0, tokens))

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import textwrap
 from collections import namedtuple
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_suite_is_measured(bench, kind):
     assert len(nonces) == len(server.served) == 9
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["openai", "llama"])
 def test_the_stamps_are_the_scripts(bench, kind):
     """Differences are compared with what the server itself stamped, so that a slow machine fails nothing."""
     with scripted_server.running(Script(kind=kind, answers=(Answer(first_s=0.03, gap_s=0.01),))) as server:
@@ -103,7 +104,7 @@ def test_the_stamps_are_the_scripts(bench, kind):
         ("openai", Answer(texts=(" a", "", " b", "")), [1, 1, 1, 1]),
         ("openai", Answer(texts=(" é", "日", "", " ß"), split=True), [1, 1, 1, 1]),
         ("llama", Answer(texts=(" é", "日", "", " ß"), split=True), [1, 1, 1, 1]),
-        ("openai", Answer(tokens=2), [1, 1]),
+        ("openai", Answer(tokens=2, tells_done=False), [1, 1]),
         ("vllm", Answer(tokens=2, finish="stop"), [1, 1]),
     ],
 )
@@ -133,7 +134,7 @@ def test_what_the_server_counts_otherwise_is_marked(bench, answer, words):
     assert words in shown(done)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["openai", "llama"])
 def test_a_cache_is_used_where_it_may_be(bench, kind):
     with scripted_server.running(Script(kind=kind, caches=True)) as server:
         done = bench(server, "--infer-cache=warm")
@@ -167,21 +168,21 @@ def test_a_server_that_cannot_leave_its_cache_alone_is_refused(bench):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("kind", "answer", "words"),
     [
-        (Answer(status=429, words="slow\ndown"), "answers 429: slow down"),
-        (Answer(status=500, words="out of memory"), "answers 500: out of memory"),
-        (Answer(stall_at=2), "stalls: nothing came for 0.2 s, after 2 tokens (--infer-server-timeout)"),
-        (Answer(stall_at=0), "stalls: nothing came for 0.2 s, after 0 tokens"),
-        (Answer(cut_at=2), "broke off after 2 tokens"),
-        (Answer(cut_at=1, words="CUDA error"), "the server failed after 1 tokens: CUDA error"),
-        (Answer(tokens=0), "generated no token"),
+        ("openai", Answer(status=429, words="slow\ndown"), "answers 429: slow down"),
+        ("llama", Answer(status=500, words="out of memory"), "answers 500: out of memory"),
+        ("openai", Answer(stall_at=2), "stalls: nothing came for 0.2 s, after 2 tokens (--infer-server-timeout)"),
+        ("llama", Answer(stall_at=0), "stalls: nothing came for 0.2 s, after 0 tokens"),
+        ("openai", Answer(cut_at=2), "broke off after 2 tokens"),
+        ("llama", Answer(cut_at=3), "broke off after 3 tokens"),
+        ("openai", Answer(cut_at=1, words="CUDA error"), "the server failed after 1 token: CUDA error"),
+        ("llama", Answer(tokens=0), "generated no token"),
+        ("openai", Answer(streams=False), "does not stream: it answers with all at once"),
     ],
 )
-@pytest.mark.parametrize("kind", ["openai", "llama"])
 def test_what_goes_wrong_is_one_line_and_the_rest_is_kept(bench, kind, answer, words):
-    answers = (*[Answer()] * 3, *[answer] * 1, Answer())
-    with scripted_server.running(Script(kind=kind, answers=answers)) as server:
+    with scripted_server.running(Script(kind=kind, answers=(*[Answer()] * 3, answer, Answer()))) as server:
         done = bench(server, "--infer-server-timeout=0.2")
     done.assert_outcomes(passed=2, failed=1)
     assert words in shown(done)
@@ -190,17 +191,30 @@ def test_what_goes_wrong_is_one_line_and_the_rest_is_kept(bench, kind, answer, w
     assert sorted(rows) == ["last", "text"]
 
 
-def test_what_was_finished_is_journalled(bench):
-    with scripted_server.running(Script(answers=(*[Answer()] * 3, Answer(status=500, words="no")))) as server:
-        bench(server).assert_outcomes(passed=1, failed=2)
-        (found,) = [bench.path / ".benchmarks"]
-        assert list(found.rglob("*.json"))
+def test_a_run_that_is_killed_goes_on(bench):
+    test = """
+    import os
+    import pathlib
 
 
-@pytest.mark.parametrize("kind", ["openai", "llama"])
-def test_a_server_that_dies_in_the_third_prompt(bench, kind):
+    def test_prompt(infer, prompt):
+        if prompt.name == "last" and not pathlib.Path("again").exists():
+            pathlib.Path("again").touch()
+            os._exit(9)
+        infer(prompt)
+    """
+    bench.path.joinpath("test_suite.py").write_text(textwrap.dedent(test), encoding="utf-8")
+    with scripted_server.running() as server:
+        bench(server)
+        asked = len(server.served)
+        bench(server, "--infer-resume").assert_outcomes(passed=3)
+        assert (asked, len(server.served)) == (6, 9)
+    assert sorted(stored(bench.path)[0]) == ["chat", "last", "text"]
+
+
+def test_a_server_that_dies_in_the_third_prompt(bench):
     answers = (*[Answer()] * 6, Answer(dies_at=2))
-    with scripted_server.running(Script(kind=kind, answers=answers)) as server:
+    with scripted_server.running(Script(answers=answers)) as server:
         done = bench(server)
     done.assert_outcomes(passed=2, failed=1)
     assert "broke off after 2 tokens" in shown(done)
@@ -270,6 +284,8 @@ def test_a_model_that_is_not_there(bench):
         (["--infer-serve=x {model} {port}"], "take either"),
         (["--infer-prompt-tokens=9"], "leave out --infer-prompt-tokens"),
         (["--infer-sweep=dtype=float32,bfloat16"], "--infer-sweep: dtype"),
+        (["--infer-server-pid=2147483647"], "there is no process 2147483647"),
+        (["--infer-server-pid=x"], "takes process ids, as 4711 or 4711,4712, not 'x'"),
         (["--infer-cache=cold"], "--infer-cache"),
         (["--infer-server-kind=triton"], "--infer-server-kind"),
     ],
@@ -282,10 +298,8 @@ def test_what_a_server_cannot_follow_is_refused(bench, arguments, words):
     assert words in shown(done)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["llama", "vllm"])
 def test_a_length_is_that_of_the_prompt_with_its_nonce(bench, kind):
-    if kind == "openai":
-        return
     with scripted_server.running(Script(kind=kind)) as server:
         bench(server, "--infer-prompt-tokens=30").assert_outcomes(passed=3)
     assert {len(one.body["prompt"]) for one in server.served} == {30}
@@ -311,10 +325,8 @@ SECRET = "sk-4f9a8b7c6d"
 @pytest.mark.parametrize(
     "script",
     [
-        Script(key=SECRET),
         Script(key="another"),
         Script(key=SECRET, answers=(Answer(), Answer(status=500, words=f"Bearer {SECRET} is broke"))),
-        Script(key=SECRET, answers=(Answer(), Answer(cut_at=1, words=f"{SECRET}"))),
         Script(key=SECRET, answers=(Answer(stall_at=1),)),
     ],
 )

@@ -177,6 +177,12 @@ def test_rounds_of_other_prompts_have_no_one_output(record):
     assert (built.output.equal, built.output.varied, built.output.by) == (True, "each has its nonce", "text")
 
 
+def test_prompts_of_other_lengths_are_marked(record):
+    found = with_traces(record, text_trace(" a", prompt=5), text_trace(" a", prompt=7))
+    (said,) = served.find(found.rounds, found.output)
+    assert said.text.startswith("the rounds' prompts have 5 to 7 tokens")
+
+
 def test_texts_and_counts_are_stored(record, tmp_path):
     found = with_traces(record, _counted({"generated": 2, "cached": 1}), text_trace(" é", "", "\ud800"))
     built = of_block(block.build(found), WHOLE_BLOCK)

@@ -32,6 +32,13 @@ def find(rounds: Sequence[Round], output: Output) -> Iterator[MeasurementWarning
             f"where {said.allowed or 'none'} may be: TTFT is that of a shorter prompt; switch the server's cache of "
             "prompts off, or measure it on purpose (--infer-cache=warm)",
         )
+    prompts = [r.trace.prompt_tokens for r in rounds]
+    if min(prompts) < max(prompts):
+        yield MeasurementWarning(
+            kind=WarningKind.LENGTHS_DIFFER,
+            text=f"the rounds' prompts have {min(prompts)} to {max(prompts)} tokens: the tokeniser makes more of some "
+            "nonces than of others; measure with --infer-cache=off or warm",
+        )
     lengths = [timing.generated_tokens(r.trace) for r in rounds]
     if output.varied is not None and min(lengths) < max(lengths):
         yield MeasurementWarning(

@@ -84,12 +84,14 @@ class Client:
 
         `tokens` tells how many there are by now, for the words of an error.
         """
-        with self._told(lambda: _after(tokens())):
+        with self._told(lambda: after(tokens())):
             reply = self._client.send(request, stream=True)
             try:
                 if reply.status_code != OK:
                     reply.read()
                     raise EngineError(self._refusal(reply))
+                if reply.headers.get("content-type", "").startswith("application/json"):
+                    raise EngineError(f"the server at {self._url} does not stream: it answers with all at once")
                 yield from events.read(reply.iter_raw())
             finally:
                 reply.close()
@@ -162,5 +164,6 @@ def said(found: Any) -> str:
     return address.without_key(found if isinstance(found, str) else msgspec.json.encode(found).decode())[:_SHOWN]
 
 
-def _after(tokens: int) -> str:
+def after(tokens: int) -> str:
+    """Return when it happened, in words."""
     return f"after {tokens} token{'' if tokens == 1 else 's'}"

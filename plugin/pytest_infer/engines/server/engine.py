@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, Served, ServerOptions
-from pytest_infer.engines.server import address, kinds, listening
+from pytest_infer.engines.server import address, client, kinds, listening
 from pytest_infer.engines.server.client import Client
 from pytest_infer.engines.server.kinds import BUST, OFF, Ask, Heard, Kind
 from pytest_infer.engines.server.started import Started
@@ -251,7 +251,7 @@ class ServerEngine(Engine):
             if event is None:
                 heard.whole = True
             elif (why := kinds.failed(event)) is not None:
-                raise EngineError(f"the server failed after {heard.tokens} tokens: {why}")
+                raise EngineError(f"the server failed {client.after(heard.tokens)}: {why}")
             else:
                 kind.hear(event, heard)
         self._check_end(heard, limits)
@@ -262,7 +262,7 @@ class ServerEngine(Engine):
     def _check_end(self, heard: Heard, limits: Limits) -> None:
         if not heard.whole:
             self._check_alive()
-            raise EngineError(f"the server's stream broke off after {heard.tokens} tokens, without its end")
+            raise EngineError(f"the server's stream broke off {client.after(heard.tokens)}, without its end")
         if not heard.tokens:
             raise EngineError("the server generated no token")
         if limits.ignore_eos and heard.stopped_by is StopReason.EOS and heard.tokens < limits.max_new_tokens:
