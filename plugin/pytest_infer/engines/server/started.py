@@ -25,6 +25,8 @@ GRACE_S = 5.0
 _LAST_LINES, _LAST_BYTES = 8, 8192
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 _ANSWER_S = 2.0
+_GUARD_S = 60.0
+"""How long the guard may take to start: tens of milliseconds, on a machine that is not starved."""
 
 
 class Started:
@@ -137,7 +139,7 @@ class Started:
             )
         finally:
             os.close(descriptor)
-        line = self._line(self._limit_s)
+        line = self._line(_GUARD_S)
         said = (line or "").split()
         if said[:1] != ["started"]:
             why = (line or "its guard does not answer").removeprefix("failed ")
