@@ -50,12 +50,13 @@ class ModelInfo:
     """What an engine loaded. Bytes are those of the tensors, shared ones counted once.
 
     `device` names all devices that hold weights, commas between them, accelerators first ("meta": those that accelerate
-    keeps elsewhere until they run). `load_s` runs from the call to a usable model and `load_read_bytes` came from the
-    disk meanwhile (0: a warm page cache, or weights that are mapped and not touched yet); `load` holds the rest. All
-    three are None for a model that the run did not load itself. `weights_sha256` is over the names and bytes of the
-    files. Of a model that is spread over several processes all counts are those of this process's part; `uncounted` is
-    why its weights could not be counted. `engine_args` are the engine's own arguments, as they were given.
-    `remote_code` is the module of the model's class where that came with the model, None where it is installed.
+    keeps elsewhere until they run). `load_s` runs from the call to a usable model, of a server from its start, and
+    `load_read_bytes` came from the disk meanwhile (0: a warm page cache, or weights that are mapped and not touched
+    yet); `load` holds the rest. All three are None for a model that the run did not load itself. `weights_sha256` is
+    over the names and bytes of the files. Of a model that is spread over several processes all counts are those of this
+    process's part; `uncounted` is why its weights could not be counted. `engine_args` are the engine's own arguments,
+    as they were given. `remote_code` is the module of the model's class where that came with the model, None where it
+    is installed.
     """
 
     name: str
