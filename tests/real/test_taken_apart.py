@@ -5,7 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from lazily import Late, transformers
+from lazily import Late, torch, transformers
 
 from asked import asked
 from pytest_infer.engines.base import EngineOptions
@@ -242,12 +242,15 @@ def test_a_compiled_part_is_a_reason(engine_of):
     assert why == "model.layers.1.mlp is compiled, and hooks do not fire in compiled code"
 
 
-def test_weights_on_two_devices_are_a_reason(engine_of):
+def test_weights_on_two_devices_are_a_reason(engine_of, monkeypatch):
     engine = engine_of("llama")
     like = trace_of(engine)
-    engine.running.model.lm_head.to("meta")
-    why = taken.absent(engine, like, taken.AUTO)
+    with monkeypatch.context() as patch:
+        patch.setattr(taken, "_devices", lambda _: {torch.device("cpu"), torch.device("cuda:0")})
+        why = taken.absent(engine, like, taken.AUTO)
     assert why == "the weights are on several devices, whose clocks have nothing in common"
+    engine.running.model.lm_head.to("meta")
+    assert "offloaded" in taken.absent(engine, like, taken.AUTO)
 
 
 def test_an_engine_that_fails_in_it_loses_nothing(engine_of):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Running:
         self.config = decoding.configuration(model.generation_config, options)
         self.model = model.eval()
         self.cache: Any = None
-        self._awaited = devices.awaited(self.model)
+        self._awaited, self._offloaded = devices.awaited(self.model), model.device.type == "meta"
         self._requests = Requests(self.config, tokenizer, self.model)
         self._look: Look | None = None
         self._keep: tuple[Path | None] | None = None
@@ -152,7 +153,7 @@ class Running:
         # generate() fills what is None from the model's own configuration, so that one must not define an end either.
         self.model.generation_config.eos_token_id = request.config.eos_token_id
         try:
-            with nullcontext() if look is None else looking_first(self.model, look):
+            with nullcontext() if look is None else looking_first(self.model, look), self._quiet():
                 output = self.model.generate(
                     request.ids,
                     attention_mask=request.mask,
@@ -172,6 +173,10 @@ class Running:
         if look is not None:
             look.close(sequences)
         return request.stopped_by(sequences)
+
+    def _quiet(self) -> AbstractContextManager[object]:
+        """Keep transformers (up to 5.17) from telling that ids are elsewhere than weights that are offloaded."""
+        return warnings.catch_warnings(action="ignore", category=UserWarning) if self._offloaded else nullcontext()
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the key and value tensors that the last generate() left."""
