@@ -317,7 +317,7 @@ class Engine(Protocol):
         return None
 
     def synchronize(self) -> None:
-        """Wait until the device is idle. Called right before the clock starts."""
+        """Wait until the device is idle. Called right before the clock starts, and before another process goes on."""
 
     def cache_bytes(self) -> int | None:
         """Return the bytes of the KV cache's tensors after the last generation, or None where it is unknown."""

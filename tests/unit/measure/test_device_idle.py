@@ -66,7 +66,7 @@ class First:
         return False
 
 
-def test_a_request_is_made_before_its_first_turn() -> None:
+def test_a_request_is_made_before_its_first_turn_and_the_device_is_left_idle() -> None:
     log: list[str] = []
     runner = rounds.Runner(
         engine=Deferred(log),
@@ -76,5 +76,4 @@ def test_a_request_is_made_before_its_first_turn() -> None:
         usable_cores=1.0,
     )
     runner.in_turns(First(log), tokens=3)
-    # What the device still does after the last token is of this side's turn.
     assert log == ["reset", "prepare 2+3", "synchronize", "turn", "generate", "synchronize"]
