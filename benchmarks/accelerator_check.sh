@@ -37,7 +37,7 @@ if [ "$dry" = yes ]; then
   device=cpu models=reference-moe dtypes=float32,bfloat16 rounds=2 again=0
   export PYTEST_INFER_GPU_TESTS=cpu OMP_NUM_THREADS=1
 else
-  export PYTEST_INFER_CACHE=$work/cache
+  export PYTEST_INFER_GPU_TESTS=cuda PYTEST_INFER_CACHE=$work/cache
 fi
 
 failed=()
