@@ -121,6 +121,19 @@ def test_ids_of_an_incomplete_character_arrive_with_what_completes_it(loaded, mo
     assert (trace.token_ids, trace.tick_sizes) == ((first_byte,) * 5, (5,))
 
 
+def test_given_tokens_are_followed_and_scored_as_transformers_does(loaded):
+    found = []
+    for one, _ in (loaded(engine_args=EXACT), loaded("transformers")):
+        one.keep_scores(keep=True)
+        one.follow((17, 999, 303, 291, 5))
+        trace = generated(one, STORY, Limits(max_new_tokens=5))
+        assert trace.token_ids == (17, 999, 303, 291, 5)
+        found.append(struct.unpack("<5f", one.scores().chosen))
+        one.follow(None)
+        assert len(generated(one, STORY, Limits(max_new_tokens=2)).token_ids) == 2
+    assert max(abs(a - b) for a, b in zip(*found, strict=True)) < 1e-3
+
+
 def test_a_sample_is_the_same_from_the_same_seed(loaded):
     one, info = loaded(sampling=Sampling(temperature=0.9, top_p=0.9, seed=3))
     limits = Limits(max_new_tokens=12)
@@ -191,7 +204,7 @@ def test_the_page_in_an_empty_folder(tmp_path, warm_torch, tmp_path_factory):
     assert "the same tokens" in compared
     assert (tmp_path / "engines.html").stat().st_size > 10_000
     stored = [runs.rows(path)[0].model.engine for path in sorted(tmp_path.glob("results/*/*.json"))]
-    assert stored == ["llamacpp", "transformers", "llamacpp"]
+    assert stored == ["llamacpp", "transformers", "llamacpp", "llamacpp"]
 
 
 @pytest.mark.slow

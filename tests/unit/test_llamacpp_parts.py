@@ -322,6 +322,17 @@ def test_the_request_is_that_of_the_limits():
     assert (body["temperature"], body["top_p"], body["seed"], body["cache_prompt"]) == (0.5, 0.9, 7, False)
 
 
+def test_followed_tokens_are_all_that_is_left():
+    limits = Limits(max_new_tokens=1, stop=("END",), ignore_eos=True)
+    fake = Fake([token(1, 4), last(1, "eos")])
+    followed = Completion(fake, [1], limits, None, follow=(4, 50))
+    body = followed._body
+    assert (body["n_predict"], body["stop"], body["ignore_eos"]) == (2, [], False)
+    assert body["grammar"] == "%llguidance {}\nstart: <[4]> <[50]>\n"
+    with pytest.raises(EngineError, match="cannot follow what comes after one"):
+        followed.run(TokenClock())
+
+
 def row(number, *top):
     return {"id": number, "logprob": dict(top)[number], "top_logprobs": [{"id": i, "logprob": p} for i, p in top]}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_infer.engines.base import Clock, Sampling
 from pytest_infer.engines.llamacpp.native import Native
+from pytest_infer.errors import EngineError
 from pytest_infer.records import TOP, Limits, Scores, StopReason
 
 _STOPS = {"eos": StopReason.EOS, "word": StopReason.STOP_STRING, "limit": StopReason.LENGTH}
@@ -22,12 +23,22 @@ class Completion:
 
     llama-server sends nothing for tokens that end within a character, and of a finished character only the last id:
     the others are asked for once, without streaming, and are part of the tick that brings the character.
+
+    With `follow` a grammar of token ids leaves nothing else to choose: the highest is chosen first, and replaced where
+    it is another.
     """
 
     def __init__(
-        self, native: Native, prompt_ids: Sequence[int], limits: Limits, sampling: Sampling | None, *, scored: bool
+        self,
+        native: Native,
+        prompt_ids: Sequence[int],
+        limits: Limits,
+        sampling: Sampling | None,
+        *,
+        scored: bool = False,
+        follow: Sequence[int] | None = None,
     ) -> None:
-        self.given, self.limits, self.scored = prompt_ids, limits, scored
+        self.given, self.limits, self.scored, self.followed = prompt_ids, limits, scored, follow
         self._native = native
         self._body: dict[str, Any] = {
             "prompt": list(prompt_ids),
@@ -38,6 +49,7 @@ class Completion:
             "cache_prompt": False,
             **_decoding(sampling),
             **({"n_probs": TOP} if scored else {}),
+            **({} if follow is None else _following(follow)),
         }
         self._streamed = json.dumps(self._body | {"stream": True}).encode()
         self._connection: http.client.HTTPConnection | None = None
@@ -50,9 +62,10 @@ class Completion:
         """Return the positions of the KV cache that the last generation filled: its last token is not fed back."""
         return len(self.given) + max(0, self._seen - 1)
 
-    def of(self, prompt_ids: Sequence[int], limits: Limits, *, scored: bool) -> bool:
+    def of(self, prompt_ids: Sequence[int], limits: Limits, scored: bool, follow: Sequence[int] | None) -> bool:
         """Return whether it is the request for these."""
-        return self.given is prompt_ids and self.limits == limits and self.scored == scored
+        asked = (self.limits, self.scored, self.followed)
+        return self.given is prompt_ids and asked == (limits, scored, follow)
 
     def connect(self) -> None:
         """Open the connection of the next generation."""
@@ -86,6 +99,8 @@ class Completion:
             self._rows += event.get("completion_probabilities", ())
         self.close()
         self._complete(ticks)
+        if self.followed is not None and self._seen < len(self.followed):
+            raise EngineError("llama.cpp ends with a token that ends a text: it cannot follow what comes after one")
         cached = end.get("timings", {}).get("cache_n")
         clock.reported(prompt=end.get("tokens_evaluated"), generated=self._seen, cached=cached, allowed=0)
         return _STOPS.get(str(end.get("stop_type")))
@@ -122,6 +137,17 @@ class Completion:
             top=struct.pack(f"<{tokens * width}f", *(found for top in tops for _, found in top)),
             rest=struct.pack(f"<{tokens}f", *(math.log(one) if one else -math.inf for one in rest)),
         )
+
+
+def _following(tokens: Sequence[int]) -> dict[str, Any]:
+    """Return what leaves these tokens alone to be generated: a grammar as llguidance reads it."""
+    ids = " ".join(f"<[{number}]>" for number in tokens)
+    return {
+        "n_predict": len(tokens),
+        "stop": [],
+        "ignore_eos": False,
+        "grammar": f"%llguidance {{}}\nstart: {ids}\n",
+    }
 
 
 def _decoding(sampling: Sampling | None) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class LlamaCppEngine(Engine):
         self._room = 0
         self._completion: Completion | None = None
         self._scored = False
+        self._follow: tuple[int, ...] | None = None
         self._positions = 0
 
     # finding and loading
@@ -234,14 +235,20 @@ class LlamaCppEngine(Engine):
     def _request(self, prompt_ids: Sequence[int], limits: Limits) -> Completion:
         """Return the last request if it is the same, or a new one."""
         made = self._completion
-        if made is None or not made.of(prompt_ids, limits, scored=self._scored):
-            made = Completion(self.native, prompt_ids, limits, self.options.sampling, scored=self._scored)
+        if made is None or not made.of(prompt_ids, limits, self._scored, self._follow):
+            made = Completion(
+                self.native, prompt_ids, limits, self.options.sampling, scored=self._scored, follow=self._follow
+            )
             self._completion = made
         return made
 
     def generate(self, prompt_ids: Sequence[int], limits: Limits, clock: Clock) -> StopReason | None:
         """Send the request and tick as tokens arrive."""
         return self._request(prompt_ids, limits).run(clock)
+
+    def follow(self, token_ids: Sequence[int] | None) -> None:
+        """Let a grammar leave these tokens alone to be chosen."""
+        self._follow = None if token_ids is None else tuple(token_ids)
 
     def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:  # noqa: ARG002 - only the highest come
         """Ask for the log-probabilities of the most probable tokens too."""
