@@ -160,8 +160,10 @@ def test_of_experts_the_share_that_a_token_takes_is_counted():
 
 
 def test_what_the_header_does_not_tell_is_not_counted():
-    assert description.work(header(**{"ssm.state_size": 16})) is None
-    assert description.work(header(**{"attention.sliding_window": 8})).pair_flops is None
+    for key in ("ssm.state_size", "nextn_predict_layers"):
+        assert description.work(header(**{key: 1})) is None
+    for key in ("attention.sliding_window", "attention.kv_lora_rank"):
+        assert description.work(header(**{key: 8})).pair_flops is None
     assert description.work(Header(metadata={"general.architecture": "x"}, tensors=())) is None
 
 

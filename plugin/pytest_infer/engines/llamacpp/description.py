@@ -28,7 +28,9 @@ _ROLES = (
     (Role.EMBEDDING, r"token_embd|position_embd|token_types|per_layer"),
     (Role.HEAD, r"^output\b"),
 )
-_LOOKED_UP = re.compile(r"^(token_embd|position_embd|token_types)\.weight$")
+_LOOKED_UP = re.compile(r"^(token_embd|position_embd|token_types|per_layer_token_embd)\.weight$")
+_UNCOUNTED = ("ssm.state_size", "nextn_predict_layers", "decoder_start_token_id")
+"""Layers that are recurrent, that predict ahead and may not run, or that decode what an encoder has read."""
 _OTHER_CACHES = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size", "attention.shared_kv_layers")
 
 
@@ -93,12 +95,11 @@ def work(header: Header) -> Work | None:
     """Return what a forward pass reads and multiplies, by role.
 
     Which experts it takes is not known here, but how many is: each of a layer's is as large as the others, so the
-    share that one token takes is counted, as if it were a dense model's. None where only the files of a whole
-    encoder and decoder, or layers that are recurrent, would tell.
+    share that one token takes is counted, as if it were a dense model's. None where the header does not tell.
     """
     heads, layers = header.number("attention.head_count"), header.number("block_count")
     width = header.number("embedding_length")
-    if not heads or not layers or not width or header.of("ssm.state_size") or header.architecture.startswith("t5"):
+    if not heads or not layers or not width or any(header.of(key) for key in _UNCOUNTED):
         return None
     experts, used = header.number("expert_count") or 0, header.number("expert_used_count") or 0
     share = used / experts if experts and used else 1.0
@@ -110,14 +111,14 @@ def work(header: Header) -> Work | None:
     roles = {role: _sum(found) for role, found in parts.items()}
     head = roles.get(Role.HEAD, RoleWork(read_bytes=0, parameters=0))
     key, value = (header.number(f"attention.{what}_length") or width // heads for what in ("key", "value"))
-    window = header.number("attention.sliding_window")
+    # Which layers have a window is not in every file; latent attention multiplies otherwise.
+    other = header.of("attention.sliding_window") or header.of("attention.kv_lora_rank")
     return Work(
         read_bytes=sum(part.read_bytes for part in roles.values()),
         parameters=sum(part.parameters or 0 for role, part in roles.items() if role != Role.HEAD),
         head_parameters=head.parameters or 0,
         expert_parameters={},
-        # Which layers have a window is not in every file.
-        pair_flops=None if window else 2 * heads * (key + value) * layers,
+        pair_flops=None if other else 2 * heads * (key + value) * layers,
         roles=roles,
     )
 
