@@ -127,10 +127,15 @@ def _write_results(
             operators.write(console, result)
 
 
+_USUAL = "transformers"
+"""The engine that is not named."""
+
+
 def _head(results: Sequence[Result]) -> Text:
     """Return what was measured, how often, and whether the machine let it."""
     result, model = results[0], results[0].model
-    parts = [part for part in (model.name, model.dtype, model.device) if part]
+    engine = None if model.engine in (_USUAL, model.name) else model.engine
+    parts = [part for part in (model.name, engine, model.engine_args, model.dtype, model.device) if part]
     if model.threads is not None:
         parts.append(_many(model.threads, "thread"))
     rounds = result.timed_rounds
