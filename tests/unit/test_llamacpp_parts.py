@@ -73,6 +73,20 @@ def test_a_placement_is_one_list_of_overrides():
     assert applied("--cpu-moe")["tensor_buft_overrides"].endswith("exps=CPU")
 
 
+def test_what_placement_exports_is_understood():
+    pattern = r"blk\.(1|3)\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU"
+    placed = applied(f"--n-gpu-layers 999 --override-tensor '{pattern}'")
+    assert placed == {"n_gpu_layers": 999, "tensor_buft_overrides": pattern}
+    assert applied("--n-gpu-layers 999 --n-cpu-moe 3")["tensor_buft_overrides"].count("exps=CPU") == 3
+
+
+def test_layers_for_a_gpu_that_is_not_there_are_refused():
+    alone = SimpleNamespace(**{**vars(BINDING), "get_device_info": lambda: [{"name": "CPU"}]})
+    with pytest.raises(OptionError, match=r"-ngl 9: llama.cpp finds no GPU here"):
+        arguments.apply(arguments.parse("-ngl 9"), SimpleNamespace(), alone)
+    arguments.apply(arguments.parse("-ngl 0"), SimpleNamespace(), alone)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

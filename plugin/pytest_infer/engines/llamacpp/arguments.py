@@ -78,8 +78,13 @@ def apply(given: argparse.Namespace, params: Any, binding: Any) -> None:
     """Put what was given into `params`, a CommonParams of the module `binding`.
 
     Raises:
-        OptionError: the binding refuses a value: a buffer type that this machine does not have.
+        OptionError: a GPU or a buffer type that llama.cpp does not find on this machine.
     """
+    if (given.n_gpu_layers or 0) > 0 and not devices(binding):
+        raise OptionError(
+            f"-ngl {given.n_gpu_layers}: llama.cpp finds no GPU here, or was built without a backend for it: "
+            "nothing would be placed"
+        )
     for name in (*(n for n, *_ in _NUMBERS), *(n for n, *_ in _FLAGS)):
         if (value := getattr(given, name)) is not None:
             setattr(params, name, value)
