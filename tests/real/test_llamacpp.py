@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,7 @@ def test_the_page_in_an_empty_folder(tmp_path, warm_torch, tmp_path_factory):
     shell = Shell(warm_torch, tmp_path_factory.mktemp("scratch"), options=f"{SMALL} --infer-no-probe")
     said = {}
     for command in commands_of(PAGE.read_text(encoding="utf-8")):
-        done = shell.run(command, tmp_path)
+        done = shell.run(command.replace('"python -m', f'"{sys.executable} -m'), tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         said[command] = done.stdout
     (compared,) = (text for command, text in said.items() if command.startswith("pytest-infer compare"))

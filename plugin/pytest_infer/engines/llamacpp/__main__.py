@@ -5,9 +5,23 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from pathlib import Path
 
+from pytest_infer.engines import models
 from pytest_infer.engines.llamacpp import arguments, native
 from pytest_infer.errors import InferError
+
+
+def _file(model: str) -> str:
+    """Return the file to serve: of a bundled model, by its name or its folder, its GGUF file."""
+    name = Path(model).name
+    if name not in models.BUNDLED or (model != name and Path(model) != Path(models.resolve(name, _tell))):
+        return model
+    return str(models.gguf(name, "auto", _tell))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def main() -> int:
@@ -17,7 +31,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        params = native.parameters(given.model, given, threads=given.threads)
+        params = native.parameters(_file(given.model), given, threads=given.threads)
         params.hostnames, params.port = [given.host], given.port
         params.n_parallel = given.parallel
         params.endpoint_metrics = given.metrics
