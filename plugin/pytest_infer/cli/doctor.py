@@ -105,7 +105,7 @@ def doctor(
         asked = (
             None if model is None else _Asked(model=model, revision=revision, context=context, dtype=dtype, ranks=tp)
         )
-        if asked is None and not (other is reached is tp is None):
+        if asked is None and any(given is not None for given in (other, reached, tp)):
             raise OptionError("--ram, --vram, --bandwidth, --like and --ranks are about a model: name it with --model")
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
