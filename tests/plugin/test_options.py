@@ -81,6 +81,8 @@ RUN_VALUES = {
     "against": ("self", "against", "self"),
     "against-python": ("python3", "against_python", "python3"),
     "against-sequential": (True, "against_sequential", True),
+    "against-server": ("http://other:81/v1", "other_server", ("server", "http://other:81")),
+    "against-serve": ("t {model} {port}", "other_server", ("serve", "t {model} {port}")),
     "min-pairs": ("4", "min_pairs", 4),
     "max-rounds": ("8", "max_rounds", 8),
     "context": ("100", "context", 100),
@@ -103,6 +105,9 @@ RUN_VALUES = {
     "text": ("texts/mine.txt", "text", Path("texts/mine.txt")),
 }
 """What the harness uses itself."""
+
+NEEDS = {name: ["--infer-serve=s {model} {port}"] for name in ("against-server", "against-serve")}
+"""What makes sense only beside another option."""
 
 BOTH_WAYS = pytest.mark.parametrize("way", ["command line", "ini"])
 
@@ -137,10 +142,11 @@ class Told(Engine):
 def give(pytester, way, name, value):
     """Return the arguments for an option; as an ini key there are none."""
     option = NAMES[name]
+    beside = NEEDS.get(name, [])
     if way == "command line":
-        return [option.command_line] if value is True else [f"{option.command_line}={value}"]
+        return [*beside, option.command_line if value is True else f"{option.command_line}={value}"]
     pytester.makeini(f"[pytest]\n{option.key} = {'true' if value is True else value}\n")
-    return []
+    return beside
 
 
 def settings_of(pytester, *args):

@@ -6,9 +6,11 @@ import sys
 import textwrap
 from collections import namedtuple
 
+import psutil
 import pytest
 
 import scripted_server
+from pytest_infer.analysis.compare import disturbance as disturbed_comparison
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.schema import WHOLE_BLOCK, of_block
 from scripted_server import Answer, Script
@@ -42,9 +44,9 @@ def bench(pytester, monkeypatch):
     pytester.makepyfile(test_suite="def test_prompt(infer, prompt):\n    assert infer(prompt).output.equal\n")
     pytester.path.joinpath("prompts.toml").write_text(SUITE, encoding="utf-8")
 
-    def run(server, *arguments):
+    def run(server, *arguments, plugins=()):
         where = [f"--infer-server={server.url}"] if server is not None else []
-        return pytester.runpytest(*where, *QUICK, *arguments)
+        return pytester.runpytest(*where, *QUICK, *arguments, plugins=plugins)
 
     run.path = pytester.path
     return run
@@ -257,6 +259,52 @@ def test_a_server_of_ours_that_dies_says_why(bench):
     assert sorted(stored(bench.path)[0]) == ["chat", "text"]
 
 
+def of_verdicts(path):
+    (found,) = path.glob(".benchmarks/*/*.json")
+    mark = json.loads(found.read_bytes())["pytest_infer"]["gate"]
+    return mark, {(j["prompt"], j["metric"]): j["verdict"] for j in mark["judgements"]}
+
+
+AB = ("--infer-min-pairs=10", "--infer-max-rounds=10", "--infer-repeat-disturbed=0", "-k=text")
+
+
+@pytest.fixture
+def calm(monkeypatch):
+    """Judge whatever else this machine does meanwhile, in a run of this process."""
+    monkeypatch.setattr(disturbed_comparison, "CLIENT", 1e9)
+    monkeypatch.setattr(disturbed_comparison, "APART", 2.0)
+
+
+def test_two_running_servers_are_measured_in_turns_and_judged(bench, calm):
+    slow = Script(kind="llama", answers=(Answer(gap_s=0.05),))
+    with scripted_server.running(Script(kind="llama")) as fast, scripted_server.running(slow) as server:
+        done = bench(server, f"--infer-against-server={fast.url}", "--infer-gate=tpot:50%", *AB, plugins=[object()])
+    done.assert_outcomes(failed=1)
+    mark, verdicts = of_verdicts(bench.path)
+    assert verdicts["text", "tpot_s"] == "regressed"
+    assert (mark["result"], mark["against"]) == ("regressed", fast.url)
+    # A warm-up of either, and ten rounds each in turns.
+    assert (len(fast.served), len(server.served)) == (11, 11)
+    every = sorted([(one.began_ns, "A") for one in fast.served] + [(one.began_ns, "B") for one in server.served])
+    assert "".join(who for _, who in every) == "AB" + "ABBA" * 5
+
+
+def test_two_servers_are_started_and_both_end(bench):
+    mine, other = (serve(bench.path, Script(kind="llama"), *more) for more in ((), ("--model", "other")))
+    done = bench(None, f"--infer-serve={mine}", f"--infer-against-serve={other}", "--infer-gate=off", *AB)
+    done.assert_outcomes(passed=1)
+    (row,) = stored(bench.path)[0].values()
+    assert (row.block.model.source, row.block.against.rev) == (mine, other)
+    assert len(row.block.against.metrics["tpot_s"].rounds) == 10
+    script = str(bench.path / "script.json")
+    assert not [one for one in psutil.process_iter(["cmdline"]) if script in (one.info["cmdline"] or ())]
+
+
+def test_the_other_server_needs_this_one(bench):
+    done = bench(None, "--infer-against-server=http://127.0.0.1:1")
+    assert "name this one with --infer-server or --infer-serve" in shown(done)
+
+
 def test_a_command_that_does_not_run_is_refused_before_anything(bench):
     done = bench(None, "--infer-serve=no-such-server {model} {port}")
     assert "there is no program 'no-such-server'" in shown(done)
@@ -281,6 +329,9 @@ def test_a_model_that_is_not_there(bench):
         (["--infer-dtype=float32"], "--infer-dtype: the engine 'server' does not follow it"),
         (["--infer-batch=2"], "runs one sequence at a time"),
         (["--infer-against=self"], "compares two commits of what runs in this process: leave out --infer-server"),
+        (["--infer-against-server=no url"], "--infer-against-server"),
+        (["--infer-against-serve=x {port}", "--infer-against-server=http://h:1"], "both name the other server"),
+        (["--infer-against-server=http://h:1", "--infer-resume"], "leave out --infer-resume"),
         (["--infer-serve=x {model} {port}"], "take either"),
         (["--infer-prompt-tokens=9"], "leave out --infer-prompt-tokens"),
         (["--infer-sweep=dtype=float32,bfloat16"], "--infer-sweep: dtype"),

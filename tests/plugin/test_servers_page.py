@@ -15,11 +15,11 @@ pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested w
 
 def commands():
     blocks = PAGE.read_text(encoding="utf-8").split("```sh\n")[1:] if PAGE.exists() else []
-    return [line for block in blocks for line in block.partition("```")[0].splitlines()]
+    return [line for block in blocks for line in block.partition("```")[0].replace("\\\n", "").splitlines()]
 
 
 def test_every_command_is_known():
-    assert [command.split()[0] for command in commands()] == ["pytest", "pytest", "pytest", "pytest-infer"]
+    assert [command.split()[0] for command in commands()] == [*["pytest"] * 5, "pytest-infer"]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folder(pytester, monkeypatch):
         what = (
             'shift; model=$1; shift; set -- --model "$model" "$@"'
             if name == "vllm"
-            else 'model=$2; shift 2; set -- --model "$model" "$@"'
+            else 'set -- --model "$2" --port "$4"'
         )
         bin_.joinpath(name).write_text(f'#!/bin/sh\n{what}\n{run} "$@"\n')
         bin_.joinpath(name).chmod(0o755)
@@ -47,9 +47,10 @@ def folder(pytester, monkeypatch):
 
 @pytest.mark.parametrize("command", [one for one in commands() if one.startswith("pytest bench")])
 def test_a_run(folder, command):
-    with scripted_server.running(Script(kind="llama")) as server:
-        arguments = shlex.split(command.replace("http://127.0.0.1:8080", server.url))[1:]
-        done = folder.runpytest(*arguments, "--infer-rounds=1", "--infer-no-probe")
+    quick = ("--infer-rounds=1", "--infer-no-probe", "--infer-min-pairs=2", "--infer-max-rounds=2", "--infer-gate=off")
+    with scripted_server.running(Script(kind="llama")) as server, scripted_server.running() as other:
+        named = command.replace("http://127.0.0.1:8080", server.url).replace("http://127.0.0.1:8081", other.url)
+        done = folder.runpytest(*shlex.split(named)[1:], *quick)
     done.assert_outcomes(passed=1)
     done.stdout.fnmatch_lines(["* inference *"])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import MappingProxyType
 
 import pytest
 from typer.testing import CliRunner
@@ -28,10 +29,10 @@ def disturbed(count, timed=5):
 def judge(make_row):
     """Return a function that judges a figure of two rows, so many of whose five rounds were disturbed."""
 
-    def run(marks, before, after, key="tpot_s", waits=(None, None), **pair):
+    def run(marks, before, after, key="tpot_s", waits=(None, None), client=MappingProxyType({}), **pair):
         rows = [
             dataclasses.replace(
-                make_row(**{"cpu_s": 1.0, "steal_s": None, "run_queue_wait_s": wait, key: values}),
+                make_row(**{"cpu_s": 1.0, "steal_s": None, "run_queue_wait_s": wait, **client, key: values}),
                 disturbed=tuple(range(count)),
                 timed=5,
             )
@@ -61,6 +62,16 @@ def test_a_stored_comparison_is_at_most_inconclusive(judge, marks, told, factor)
     assert "--infer-against" in judgement.reason
     # What was seen is still shown.
     assert judgement.low < judgement.mid < judgement.high
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("waited", [0.05, 0.2])
+def test_a_client_that_waited_for_a_core_tells_nothing_of_a_servers_times(judge, waited, paired):
+    client = {"client_wait_s": [waited] * 5, "total_s": [1.0] * 5}
+    judgement = judge((0, 0), CALM, [1.5 * value for value in CALM], client=client, paired=paired)
+    late = judgement.verdict is Verdict.INCONCLUSIVE and "saw the server's tokens late" in judgement.reason
+    assert late is (waited > 0.1)
+    assert judge((0, 0), CALM, [3 * v for v in CALM], "peak_rss_bytes", client=client).verdict is Verdict.REGRESSED
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.5, Verdict.REGRESSED), (1.0, Verdict.UNCHANGED)])

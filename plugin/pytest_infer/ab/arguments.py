@@ -80,6 +80,13 @@ def moved(args: Sequence[str], options: Mapping[str, Action], move: Move, cwd: P
     return result
 
 
+def with_server(args: Sequence[str], options: Mapping[str, Action], option: str, value: str) -> list[str]:
+    """Return the arguments with another server in place of the one they name."""
+    named = ("infer_server", "infer_serve", "infer_server_pid")
+    kept = [tokens for action, tokens in _split(args, options) if action is None or action.dest not in named]
+    return [*(token for tokens in kept for token in tokens), f"--infer-{option}={value}"]
+
+
 def selects(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
     """Return the files, folders and node ids among the arguments."""
     return [tokens[0] for action, tokens in _split(args, options) if action is None and not tokens[0].startswith("-")]

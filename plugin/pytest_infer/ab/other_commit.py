@@ -34,10 +34,13 @@ class OtherCommit:
         self._config = config
         self._session = session
         self._rev = rev
-        self._self = rev == SELF
+        self._server = session.settings.other_server
+        self._self = rev == SELF or self._server is not None
         repository = self._repository()
         self._repository_found = repository
-        commit = "" if repository is None else repository.commit("HEAD" if self._self else rev)
+        commit = ""
+        if repository is not None and self._server is None:
+            commit = repository.commit("HEAD" if self._self else rev)
         self._worktree: Worktree | None = None
         self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
         self.process: ChildProcess | None = None
@@ -60,6 +63,8 @@ class OtherCommit:
     @property
     def name(self) -> str:
         """Return how errors name the other side."""
+        if self._server is not None:
+            return "the other server"
         return "the other side" if self._self else f"{self._rev} ({self.info.commit[:12]})"
 
     @property
@@ -130,6 +135,8 @@ class OtherCommit:
             )
         options, python = self._options, self._session.settings.against_python
         given = arguments.moved(self._given, options, move, cwd, pyargs=self._config.option.pyargs)
+        if self._server is not None:
+            given = arguments.with_server(given, options, *self._server)
         asked, left = (arguments.selects(args, options) for args in (self._given, given))
         if asked and not left:
             raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")

@@ -188,6 +188,9 @@ METRICS: tuple[Metric, ...] = (
            "mean over the cores, before and after the round", "/sys cpufreq scaling_cur_freq"),
     _count("client_cores", "client", Unit.CORES, _NEUTRAL, read.per_round(read.client_cores),
            "CPU time of this process / wall time of the round, where a server does the work", _CPU),
+    _count("client_wait_s", "client wait", _S, _NEUTRAL, read.counter(lambda c: c.client_wait_s),
+           "time that threads of this process waited for a core, where a server does the work",
+           "/proc/self/task/*/schedstat"),
     # work of the CPU
     _count("instructions", "instructions", _N, _LOWER, read.counter(lambda c: c.instructions),
            "instructions that all threads retired; a greedy run repeats to about 0.1 %", _PERF),

@@ -63,7 +63,8 @@ class Gate:
         """Before anything is measured: find the baseline that was asked for; raise StorageError for a wrong one."""
         if self._settings.gate is None:
             return
-        self._accepted.read(self._settings.against)
+        # What commits say is no word about servers.
+        self._accepted.read(None if self._settings.other_server else self._settings.against)
         if self._settings.against is not None:
             return
         if storage is not None and storage.is_dir():
@@ -147,7 +148,8 @@ class Gate:
                 new += rows
             else:
                 pairs.append(_pair(test, base, ours, info, turns.get(test)))
-        against, allowed = f"{info.rev} ({info.commit[:8]})", self._settings.allow_different
+        against = f"{info.rev} ({info.commit[:8]})" if info.commit else info.rev
+        allowed = self._settings.allow_different
         self._end(
             gate.judge(
                 pairs,

@@ -297,6 +297,16 @@ OPTIONS = (
         help="interpreter in which the other commit is installed; default: this one, with the worktree on its path",
     ),
     Option(
+        name="against-server",
+        metavar="URL",
+        help="with a server: measure this running one too, in turns of a round, and judge the difference",
+    ),
+    Option(
+        name="against-serve",
+        metavar="COMMAND",
+        help="the same with one that is started: another build, or other flags (llama-server -m {model} --port {port})",
+    ),
+    Option(
         name="against-sequential",
         flag=True,
         help="load the two models one after the other, not at once, and measure in blocks A B A of --infer-max-rounds",

@@ -31,7 +31,7 @@ def options(read: OptionReader) -> ServerOptions | None:
         where = read.place("server" if url else "serve")
         raise OptionError(
             f"{read.place('against')} compares two commits of what runs in this process: leave out {where}, or "
-            "measure each server in a run of its own, and see pytest-infer compare"
+            "name the other server with --infer-against-server or --infer-against-serve"
         )
     return ServerOptions(
         url=url,
@@ -41,6 +41,30 @@ def options(read: OptionReader) -> ServerOptions | None:
         pids=_pids(read),
         timeout_s=read.duration("server-timeout", _TIMEOUT_S),
     )
+
+
+def other(read: OptionReader, own: ServerOptions | None) -> tuple[str, str] | None:
+    """Return the server that this one is compared with, as the option by which it is named and its value.
+
+    Raises OptionError for one that cannot be used, or if there is nothing to compare it with.
+    """
+    given = [name for name in ("server", "serve") if read.text(f"against-{name}") is not None]
+    if not given:
+        return None
+    (name, *more), where = given, read.place(f"against-{given[0]}")
+    if more:
+        raise OptionError(f"{where} and {read.place(f'against-{more[0]}')} both name the other server: take either")
+    if own is None or not (own.url or own.command):
+        raise OptionError(f"{where} is the other of two servers: name this one with --infer-server or --infer-serve")
+    for option in ("against-python", "against-sequential", "resume"):
+        if read.given(option):
+            raise OptionError(f"{where} measures both servers in one run: leave out {read.place(option)}")
+    value = read.text(f"against-{name}") or ""
+    if name == "server":
+        value = address.checked(value, where)
+    else:
+        address.check_command(value, where)
+    return name, value
 
 
 def _pids(read: OptionReader) -> tuple[int, ...]:

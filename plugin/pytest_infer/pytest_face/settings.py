@@ -27,6 +27,7 @@ from pytest_infer.pytest_face.options import (
     INTERLEAVED,
     OFF,
     ORDERS,
+    ROUND,
     SELF,
     TIMELINE,
     TURNS,
@@ -118,6 +119,8 @@ class Settings:
     accepts: bool = True
     gate_asked: bool = field(default=False, compare=False)
     """Whether the gate was asked for on the command line, not only in the ini file."""
+    other_server: tuple[str, str] | None = None
+    """The server to compare with: the option that names one (`server` or `serve`), and its value."""
 
     @classmethod
     def from_config(cls, config: pytest.Config, *, base: bool = False) -> Settings:
@@ -164,7 +167,8 @@ class Settings:
                 f"loads it twice: leave out {read.place('cold-load')}"
             )
         min_pairs, max_rounds = _pairs(read)
-        gate = _gate(read)
+        other = served.other(read, server)
+        gate = _gate(read, two_servers=other is not None)
         experts = read.choice("experts", EXPERTS, "counts")
         return cls(
             prompts=folder,
@@ -189,16 +193,21 @@ class Settings:
             report=read.path("report"),
             gate=gate,
             gate_asked=gate is not None
-            and not {"--infer-gate", "--infer-against"}.isdisjoint((read.place("gate"), read.place("against"))),
+            and (
+                other is not None
+                or not {"--infer-gate", "--infer-against"}.isdisjoint((read.place("gate"), read.place("against")))
+            ),
             ending=_ending(read, gate),
             accepted=None if _accepts_none(read) else read.path("accepted"),
             accepts=not _accepts_none(read),
             baseline=read.text("baseline"),
             allow_different=_allowed(read.text("allow-different")),
-            against=read.text("against"),
+            against=read.text("against") if other is None else other[1],
+            other_server=other,
             against_python=read.text("against-python"),
             against_sequential=read.flag("against-sequential"),
-            turns=read.choice("turns", TURNS, TURNS[0]),
+            # What a server computes waits for nobody's turn.
+            turns=read.choice("turns", TURNS, TURNS[0]) if other is None else ROUND,
             launches=read.number("launches", 8, least=1, most=MOST_LAUNCHES),
             time_s=read.duration("time", 60.0),
             min_pairs=min_pairs,
@@ -222,7 +231,7 @@ class Settings:
 
 def _check_ranks(read: OptionReader, size: int) -> None:
     """Refuse what the processes of a distributed run cannot do alike."""
-    for name in ("against", "replay", "resume"):
+    for name in ("against", "against-server", "against-serve", "replay", "resume"):
         if read.given(name):
             raise OptionError(f"{read.place(name)} is for one process, and this run has {size} (WORLD_SIZE)")
 
@@ -283,17 +292,18 @@ def _given(read: OptionReader) -> tuple[tuple[str, str], ...]:
     return tuple((option, read.place(name)) for name, option in found.items() if read.given(name))
 
 
-def _gate(read: OptionReader) -> tuple[Rule, ...] | None:
-    """Return the rules, or None for no gate; --infer-against brings rules of its own, except against itself."""
+def _gate(read: OptionReader, *, two_servers: bool) -> tuple[Rule, ...] | None:
+    """Return the rules, or None for no gate; a comparison in one run brings rules of its own, except with itself."""
     lines, against = read.lines("gate"), read.text("against")
-    if (lines or [""])[-1] == OFF or against == SELF or (lines is None and against is None):
+    if (lines or [""])[-1] == OFF or against == SELF or (lines is None and against is None and not two_servers):
         return None
     lines = [line for line in lines or () if line != OFF]
     for line in lines:
         if Path(line).exists():
             raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
     source = Source.TYPED if read.typed("gate") else Source.INI
-    return rules.parse(lines, rules.DEFAULT if against is None else rules.DEFAULT_PAIRED, source)
+    paired = rules.DEFAULT_SERVERS if two_servers else rules.DEFAULT_PAIRED
+    return rules.parse(lines, rules.DEFAULT if against is None and not two_servers else paired, source)
 
 
 def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_infer.metrics import Metric
+from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
 
@@ -13,6 +13,9 @@ MOST = 0.5
 
 APART = 0.5
 """Sides whose rounds alternate share what disturbs them; this far apart in their shares, they did not."""
+
+CLIENT = 0.1
+"""A client that waited for a core for more than this share of a round saw a server's tokens late, and many at once."""
 
 INDIRECT = 1.5
 """A disturbance costs so many times the wait that is counted: caches are cold after it."""
@@ -28,6 +31,10 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
 
     `side_by_side`: the rounds of both sides alternated in one run.
     """
+    late = max(map(_client_waited, (before, after)))
+    if late > CLIENT and metric.kind is Kind.TIMED:
+        told = f"the client waited {100 * late:.0f} % of the time for a core, and saw the server's tokens late"
+        return f"{told}: end what else runs, and measure again"
     sides = [(row, which) for row, which in ((before, "the earlier run"), (after, "this run")) if mostly(row)]
     if not (sides or side_by_side) or not _moved(metric, before, after):
         return None
@@ -40,6 +47,12 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )
     return f"{counts} were disturbed: measure again when nothing else runs, or use --infer-against"
+
+
+def _client_waited(row: Row) -> float:
+    """Return the share of a typical round for which the client of a server waited for a core; 0 where it is none."""
+    wait, total = _median(row, "client_wait_s"), _median(row, "total_s")
+    return wait / total if wait and total else 0.0
 
 
 def _explains(metric: Metric, before: Row, after: Row) -> bool:

@@ -22,6 +22,8 @@ DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
 
 DEFAULT_PAIRED = ("output:exact", "ttft:3%", "tpot:3%", "peak_rss:3%")
 """The same where the rounds of two commits are paired, which tells smaller changes."""
+DEFAULT_SERVERS = ("ttft:3%", "tpot:3%", "peak_rss:3%")
+"""The same where those of two servers are: another build, or other flags, may well say something else."""
 
 EXPERTS = "experts"
 _RULE = re.compile(
