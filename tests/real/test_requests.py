@@ -1,13 +1,15 @@
 """What belongs to a request is made once, outside generate(), and ends it where transformers' own would."""
 
 import pytest
-from lazily import transformers
+from lazily import Late, torch, transformers
 
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import SuiteError
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, StopReason
+
+requests = Late("pytest_infer.engines.transformers.request")
 
 pytestmark = pytest.mark.real
 
@@ -150,3 +152,14 @@ def test_a_stop_string_that_no_token_can_end_is_one_line(engine, ids, monkeypatc
     monkeypatch.setattr(transformers.StopStringCriteria, "__init__", init)
     with pytest.raises(SuiteError, match=r"stop strings \['§'\]: no token of the model is part of them"):
         engine.prepare(ids, limits(("§",)))
+
+
+@pytest.mark.parametrize("stops", [None, lambda ids, scores: ids[:, 0] == 7])
+def test_a_batch_asks_its_device_and_does_not_wait_for_it(stops):
+    """Tensors on meta have no values: whoever asks for one fails, as a card would have to be waited for."""
+    meta = requests._first_ended(frozenset({2, 5}), stops, torch.device("meta"))
+    assert meta(torch.ones(3, 4, dtype=torch.int64, device="meta"), None).shape == (3,)
+    ended = requests._first_ended(frozenset({2, 5}), stops, torch.device("cpu"))
+    for ids, done in (([[1, 5], [1, 1]], True), ([[1, 1], [1, 5]], False), ([[7, 1], [1, 1]], stops is not None)):
+        assert ended(torch.tensor(ids), None).tolist() == [done, done]
+    assert requests._first_ended(frozenset(), None, torch.device("cpu"))(torch.tensor([[1]]), None).tolist() == [False]

@@ -90,7 +90,7 @@ class Requests:
         together = limits.sequences > 1
         # In a batch the first sequence alone decides when all of them end, and not each when it ends itself.
         config = decoding.limited(self._config, limits, ignore_eos=limits.ignore_eos or together)
-        criteria = [_first_ended(ends, stops)] if together else [stops] if stops is not None else []
+        criteria = [_first_ended(ends, stops, ids.device)] if together else [stops] if stops is not None else []
         follow = None
         if self._follow is not None:
             follow = Follow(self._follow, limits.sequences, self._model)
@@ -121,11 +121,14 @@ class Requests:
         return self._stops[stop]
 
 
-def _first_ended(ends: frozenset[int], stops: Criterion | None) -> Criterion:
-    """Return a criterion by which all sequences end when the first one does."""
+def _first_ended(ends: frozenset[int], stops: Criterion | None, device: torch.device) -> Criterion:
+    """Return a criterion by which all sequences end when the first one does; it waits for no accelerator."""
+    known = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
 
     def ended(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        first = int(ids[0, -1]) in ends or (stops is not None and bool(stops(ids[:1], scores).all()))
-        return torch.full((ids.shape[0],), first, dtype=torch.bool, device=ids.device)
+        first = (known == ids[0, -1]).any()
+        if stops is not None:
+            first = first | stops(ids[:1], scores).all()
+        return first.expand(ids.shape[0])
 
     return ended
