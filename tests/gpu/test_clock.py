@@ -26,7 +26,7 @@ def agree(stamped, took, device):
 @pytest.mark.parametrize("delay_s", [0.003, 0.02, 0.08])
 def test_each_token_is_stamped_when_the_device_is_done(spinner, system, device, delay_s):
     spinner.took()
-    trace = timed_round(Own(spinner, lambda _: spinner(delay_s)), IDS, Limits(max_new_tokens=8), system).trace
+    trace = timed_round(Own(spinner, lambda _: spinner(delay_s)), asked(IDS), Limits(max_new_tokens=8), system).trace
     stamped = [(after - before) / 1e9 for before, after in pairwise((trace.start_ns, *trace.stamps_ns))]
     agree(stamped, spinner.took(), device)
 

@@ -81,7 +81,7 @@ def test_steps_are_taken_apart_into_the_cpus_roles_by_the_devices_clock(engines,
 def test_operators_have_the_time_of_their_kernels(engines, device):
     from pytest_infer.measure.breakdown import operators
 
-    found = operators.take(engines(device=str(device)), IDS, LIMITS)
+    found = operators.take(engines(device=str(device)), asked(IDS), LIMITS)
     assert found.absent is None
     assert found.decode.operators
     if device.type == "cuda":
