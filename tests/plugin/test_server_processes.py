@@ -81,6 +81,23 @@ def test_a_server_that_is_started_counts_from_its_start_and_is_gone_at_the_end(b
     assert block.timeline.absent is None
 
 
+def test_what_the_server_tells_at_metrics_is_stored_under_its_names(bench):
+    told = "vllm:prefix_cache_hits_total {requests}\nvllm:num_requests_running 2\nother_total {tokens}\n"
+    with scripted_server.running(Script(kind="vllm", metrics=told)) as server:
+        _, block = bench(f"--infer-server={server.url}")
+    cached, running = block.metrics["server_cached_tokens"], block.metrics["server_running"]
+    assert (cached.rounds, cached.source) == ((1, 1), "vllm:prefix_cache_hits_total")
+    assert (running.value, running.quality, running.source) == (2, "sampled", "vllm:num_requests_running")
+    assert block.absent["server_kv_usage"] == "the server does not tell it"
+
+
+def test_a_server_without_metrics_is_measured_without_them(bench):
+    with scripted_server.running() as server:
+        done, block = bench(f"--infer-server={server.url}")
+    done.assert_outcomes(passed=1)
+    assert block.absent["server_running"] == "the server tells no metrics"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -310,7 +310,7 @@ def test_systems_without_proc_tell_what_psutil_knows(worker, platform) -> None:
 
 
 def test_where_marks_cannot_be_reset_a_helper_samples_the_sum(worker, monkeypatch) -> None:
-    monkeypatch.setattr(peak.KernelPeak, "problem", lambda self: "not here")
+    monkeypatch.setattr(memory, "known_problem", lambda proc: "not here")
     worker.do("child 0")
     system = SystemCounters(observed=observed(worker))
     before = system.begin()
@@ -321,6 +321,28 @@ def test_where_marks_cannot_be_reset_a_helper_samples_the_sum(worker, monkeypatc
     assert f"sum of resident sizes of {worker.pid} and children" in counters.peak_rss_bytes.source
     assert counters.peak_rss_bytes.value == pytest.approx(counters.rss_bytes.value, rel=0.02)
     system.close()
+
+
+def test_the_mark_of_this_process_is_left_to_its_own_windows(worker) -> None:
+    own = SystemCounters()
+    before = own.begin()
+    spike = bytearray(b"\1") * (64 * MIB)
+    spiked = len(spike) + own.end(before).rss_before_bytes.value
+    del spike
+    before = own.begin()
+    spike = bytearray(b"\1") * (64 * MIB)
+    del spike
+    other = SystemCounters(observed=observed(worker))
+    other.end(other.begin())
+    assert own.end(before).peak_rss_bytes.value == pytest.approx(spiked, rel=0.1)
+    other.close()
+    own.close()
+
+
+def test_where_this_process_cannot_reset_its_mark_nobody_is_asked_to(tmp_path) -> None:
+    (tmp_path / "self").mkdir()
+    assert "has no" in (peak.known_problem(tmp_path) or "")
+    assert peak.known_problem(tmp_path) == peak.known_problem(tmp_path)
 
 
 def test_marks_of_a_process_that_is_another_users(worker, monkeypatch) -> None:

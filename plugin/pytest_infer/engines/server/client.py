@@ -59,8 +59,8 @@ class Client:
         return self._json("GET", path, None, needed=False)
 
     def text(self, path: str) -> str | None:
-        """Return the text of a path; None where the server has none."""
-        reply = self._answer("GET", path, None)
+        """Return the text of a path, the last on its connection; None where the server has none."""
+        reply = self._answer("GET", path, None, {"Connection": "close"})
         return reply.text if reply.status_code == OK else None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -109,13 +109,15 @@ class Client:
                 raise EngineError(f"the server answers {method} {path} with what is no JSON") from None
             return None
 
-    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
         """Return what a server answers; ask again where it closed the connection just then."""
         with self._told(lambda: f"{method} {path}"):
             try:
-                return self._client.request(method, path, json=body)
+                return self._client.request(method, path, json=body, headers=headers)
             except self._httpx.RemoteProtocolError:
-                return self._client.request(method, path, json=body)
+                return self._client.request(method, path, json=body, headers=headers)
 
     @contextmanager
     def _told(self, doing: Callable[[], str]) -> Iterator[None]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import httpx
 
 _NONCE, _OTHER = "0 0 0 0 0 0 0 0", "1 1 1 1 1 1 1 1"
+_METRICS_S = 5.0
+"""How long a server may take to tell its metrics: a round waits for it, outside of the clock."""
 _DYING_S = 1.0
 """How long a server that broke off is watched: its end is seen some time after that of its connections."""
 _UNKNOWN_HEAD, _UNKNOWN_DIALOGUE = 16, 64
@@ -47,6 +49,7 @@ class ServerEngine(Engine):
         self._options, self._server = options, options.server
         self._started: Started | None = None
         self._client: Client | None = None
+        self._aside: Client | None = None
         self._kind: Kind | None = None
         self._encoded: dict[Prompt, _Encoded] = {}
         self._request: httpx.Request | None = None
@@ -176,8 +179,11 @@ class ServerEngine(Engine):
         return Served(url=url, model=self._asked.model, key=key)
 
     def metrics_text(self) -> str | None:
-        """Return what the server says at /metrics."""
-        return self._line.text("/metrics")
+        """Return what the server says at /metrics, over another connection: that of the round is open, and stays so."""
+        url = self._server.url if self._started is None else self._started.url
+        if self._aside is None and url is not None:
+            self._aside = Client(url, timeout_s=min(_METRICS_S, self._server.timeout_s), check=self._check_alive)
+        return None if self._aside is None else self._aside.text("/metrics")
 
     def experts_absent(self) -> str:
         """Return why there are no modules."""
@@ -273,11 +279,12 @@ class ServerEngine(Engine):
 
     def close(self) -> None:
         """End the connection, and a server of ours."""
-        if self._client is not None:
-            self._client.close()
+        for line in (self._client, self._aside):
+            if line is not None:
+                line.close()
         if self._started is not None:
             self._started.stop()
-        self._client = self._kind = self._started = self._request = None
+        self._client = self._aside = self._kind = self._started = self._request = None
 
 
 def _ahead(nonce: str) -> str:

@@ -210,13 +210,31 @@ def unreset_peak(before: Sample | Unavailable, after: Sample | Unavailable, reas
     return Reading(value=after["peak"], source="peak since the process started, which rose here")
 
 
+_PROBLEMS: dict[Path, str | None] = {}
+
+
+def known_problem(proc: Path) -> str | None:
+    """Return why marks cannot be reset here, or None, tried on this process only once.
+
+    To try it again would reset this process's own mark, in the middle of whatever window is open.
+    """
+    if proc not in _PROBLEMS:
+        try:
+            kernel = KernelPeak(proc)
+            _PROBLEMS[proc] = kernel.problem()
+            kernel.close()
+        except OSError as error:
+            _PROBLEMS[proc] = why(error, proc / "self/clear_refs")
+    return _PROBLEMS[proc]
+
+
 def choose(proc: Path, *, linux: bool, usable_cores: float) -> Peak:
     """Choose the kernel's mark where it can be reset, the helper process elsewhere."""
     reason: str | None = "this system cannot reset the peak"
     if linux:
         try:
             kernel = KernelPeak(proc)
-            reason = kernel.problem()
+            reason = _PROBLEMS[proc] = kernel.problem()
             if reason is None:
                 return Peak(kernel)
             kernel.close()

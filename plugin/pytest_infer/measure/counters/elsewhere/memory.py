@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_infer.measure.counters.elsewhere.tree import GONE, Tree
 from pytest_infer.measure.counters.kernel_files import FAILURES, Sample, Unavailable, now, why
 from pytest_infer.measure.counters.memory import SIZES, parse_smaps_rollup, parse_status, resident_of
-from pytest_infer.measure.counters.peak import RESET, HelperPeak, KernelPeak, Peak, interval_s
+from pytest_infer.measure.counters.peak import RESET, HelperPeak, Peak, interval_s, known_problem
 from pytest_infer.records import Quality, Reading, absent
 
 _SUMMED = ", pages that they share counted in each"
@@ -93,13 +93,7 @@ class TreePeak:
 
 def peak_of(tree: Tree, proc: Path, usable_cores: float) -> Peak:
     """Choose the kernel's marks where they can be reset from here, a sampling helper process elsewhere."""
-    problem: str | None
-    try:
-        own = KernelPeak(proc)
-        problem = own.problem()
-        own.close()
-    except OSError as error:
-        problem = why(error, proc / "self/clear_refs")
+    problem = known_problem(proc)
     if problem is None:
         kernel = TreePeak(tree)
         taken = kernel.take()
