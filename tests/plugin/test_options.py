@@ -185,7 +185,7 @@ def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
     changes_none = """prompts engine_options given context cold_load max_new_tokens ignore_eos advice probe
         strict_memory resume report gate gate_asked accepted accepts ending baseline allow_different against
-        against_python against_sequential turns launches time_s min_pairs max_rounds batch sweep interleaved curve
+        against_python against_sequential other_server turns launches time_s min_pairs max_rounds batch sweep interleaved curve
         load objectives load_requests load_limit_s load_data"""
     # What concerns load is part of the hash of a level, but for when it is given up.
     named = {*saving._MATTER, *changes_none.split()}
@@ -281,12 +281,14 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "sweep": ("threads=1", "batch=1,2"), "curve": ("16", "16..32"),
         "server": ("http://a", "http://b"), "cache": ("off", "warm"), "server-kind": ("llama", "vllm"),
         "server-pid": ("1", "2"), "server-timeout": ("1s", "2s"),
+        "against-server": ("http://a", "http://b"), "against-serve": ("a {model} {port}", "b {model} {port}"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")
-    both = settings_of(pytester, f"{option.command_line}={second}")
+    beside = NEEDS.get(name, [])
+    both = settings_of(pytester, *beside, f"{option.command_line}={second}")
     pytester.makeini(f"[pytest]\n{option.key} = {second}\n")
-    assert both == settings_of(pytester)
+    assert both == settings_of(pytester, *beside)
 
 
 @pytest.mark.parametrize("value", ["true", "True", "yes", "on", "1", "false", "no", "off", "0", ""])
