@@ -62,6 +62,8 @@ ROOMS = {
     **dict.fromkeys(GROUND, GROUND),
     "engines": GROUND,
     "measure": GROUND | {"engines.base", "engines.roles"},
+    # A program on its own, by its path.
+    "measure.load.generator": GROUND | {"engines.base", "engines.server.guard", "measure"},
     # It lies in the same folder as built models.
     "measure.load.environment": GROUND | {"engines.bundled.cache"},
     # A program of its own, started in a fresh process.

@@ -1,12 +1,15 @@
 """The load generator's environment: whole or absent, whatever pip does; and the commands that make and remove it."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -159,18 +162,65 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_generator_that_fails_is_a_line_and_leaves_no_process(tmp_path, monkeypatch, program):
-    monkeypatch.setattr(generator, "_START_S", 0.5)
-    script = tmp_path / "bin" / "guidellm"
+def program(folder, text):
+    """Put a program in the generator's place."""
+    script = folder / "bin" / "guidellm"
     script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\n{program}\n")
+    script.write_text(f"#!{sys.executable}\n{text}\n")
     script.chmod(0o755)
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_a_generator_that_fails_is_a_line_and_leaves_no_process(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(generator, "_START_S", 0.5)
+    program(tmp_path, text)
     with pytest.raises(EngineError, match=r"^the load generator ") as raised:
         generator.repetition(Installed(folder=tmp_path, version="0"), sending("rate=1", limit_s=0.5), 1)
-    assert str(raised.value).endswith(PROGRAMS[program])
+    assert str(raised.value).endswith(PROGRAMS[text])
 
 
 def test_a_generator_that_cannot_be_started_is_a_line(tmp_path):
     with pytest.raises(EngineError, match="the load generator cannot be started: No such file"):
         generator.repetition(Installed(folder=tmp_path, version="0"), sending("rate=1"), 1)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+
+from pytest_infer.engines.base import Served
+from pytest_infer.measure.load import generator
+from pytest_infer.measure.load.environment import Installed
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.prompts import Prompt
+from pytest_infer.records import Level, LevelKind
+
+generator.repetition(
+    Installed(folder=Path(sys.argv[1]), version="0"),
+    generator.Sending(
+        served=Served(url="http://127.0.0.1:9"), level=Level(kind=LevelKind.CONCURRENCY, value=1.0), requests=4,
+        work=Workload(prompts=((Prompt(name="a", text="one"), 4),)), limit_s=60.0, salt="s",
+    ),
+    1,
+)
+"""
+
+
+def test_a_generator_ends_with_a_run_that_is_killed(tmp_path):
+    program(tmp_path, f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")
+    run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        pid = int(_soon(lambda: tmp_path.joinpath("pid").read_text() if tmp_path.joinpath("pid").exists() else ""))
+    finally:
+        run.kill()
+        run.wait()
+    _soon(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def _soon(found):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it never came")

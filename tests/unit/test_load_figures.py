@@ -220,6 +220,13 @@ def test_failures_are_told_with_the_words_of_the_most_frequent():
     assert warning.text == "3 of 43 requests have no answer (2: 429 slow down, and 1 more): misses"
 
 
+def test_requests_that_the_generator_does_not_tell_of_are_told():
+    of = at_rate([dataclasses.replace(evenly(40), asked=42)])
+    (warning,) = marks.find(of, bust=True)
+    said = "2 are in no figure: they were not due before the end, or simulated lost them"
+    assert (warning.kind, warning.text) == (WarningKind.REQUESTS_FAILED, said)
+
+
 def test_hits_in_the_servers_cache_are_marked_where_none_were_wanted():
     requests = [dataclasses.replace(r, prompt_tokens=10, cached=4) for r in evenly(40).requests]
     of = at_rate([Repetition(requests=tuple(requests), seed=1)])

@@ -83,10 +83,14 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
-    """One repetition of a level: all requests that it sent, or was to send, in the order in which they were due."""
+    """One repetition of a level: all requests that it sent, or was to send, in the order in which they were due.
+
+    `asked` is how many it was to send; None where that is not known.
+    """
 
     requests: tuple[LoadRequest, ...]
     seed: int
+    asked: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

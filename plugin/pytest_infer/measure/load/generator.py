@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pytest_infer.engines.base import Served
+from pytest_infer.engines.server import guard
 from pytest_infer.errors import EngineError
 from pytest_infer.measure.load import told, workload
 from pytest_infer.measure.load.environment import Installed
 from pytest_infer.measure.load.workload import Workload
 from pytest_infer.records import Arrivals, Level, LevelKind, Repetition
-from pytest_infer.untrusted import reason
 
 _START_S = 180.0
 """The generator may take so long to start and to write its file, beside the limit of what it sends."""
+_GRACE_S = "1"
+"""How long it may take to end when it is asked to."""
 _SAID = 300
 _OWN = "GUIDELLM__"
 """What the variables begin with that the generator listens to."""
@@ -50,7 +52,7 @@ def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
         )
         (folder / "scenario.json").write_text(json.dumps(scenario(sending, seed, folder)), encoding="utf-8")
         _run(installed, folder, sending)
-        return Repetition(requests=told.read(folder / "answers.json"), seed=seed)
+        return Repetition(requests=told.read(folder / "answers.json"), seed=seed, asked=sending.requests)
 
 
 def _rows(sending: Sending, seed: int) -> list[dict[str, Any]]:
@@ -114,42 +116,40 @@ def environ(given: Mapping[str, str], key: str | None, folder: Path) -> dict[str
 
 
 def _run(installed: Installed, folder: Path, sending: Sending) -> None:
+    """Run the generator under the guard of our servers, which ends it with all its workers when this process ends."""
     command = [str(installed.program), "run", "--config", str(folder / "scenario.json"), "--disable-console"]
-    variables = environ(os.environ, sending.served.key, folder)
     log = folder / "log.txt"
-    try:
-        # In its own session, so that its workers end with it; in the folder, as it reads a .env where it starts.
-        with (
-            log.open("wb") as out,
-            subprocess.Popen(
-                command,
-                cwd=folder,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            ) as process,
-        ):
-            try:
-                process.wait(sending.limit_s + _START_S)
-            except subprocess.TimeoutExpired:
-                raise EngineError(
-                    f"the load generator did not end within {sending.limit_s + _START_S:.0f} s: {_said(log)}"
-                ) from None
-            finally:
-                _end(process)
-    except OSError as error:
-        raise EngineError(f"the load generator cannot be started: {reason(error)}") from error
-    if process.returncode or not (folder / "answers.json").exists():
-        raise EngineError(f"the load generator ended with {process.returncode}: {_said(log)}")
+    log.touch()
+    guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), _GRACE_S, str(log), *command]
+    limit_s = sending.limit_s + _START_S
+    # In the folder, as it reads a .env where it starts.
+    with subprocess.Popen(
+        guarded,
+        cwd=folder,
+        env=environ(os.environ, sending.served.key, folder),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise EngineError(f"the load generator did not end within {limit_s:.0f} s: {_said(log)}") from None
+        finally:
+            # With this end of the pipe closed the guard ends whatever is left.
+            _close(process.stdin)
+        said = b"" if process.stdout is None else process.stdout.read()
+    end = said.decode(errors="replace").splitlines()[-1:] or ["its guard ended"]
+    if end[0].startswith("failed "):
+        raise EngineError(f"the load generator cannot be started: {end[0].removeprefix('failed ')}")
+    if end[0] != "ended 0" or not (folder / "answers.json").exists():
+        raise EngineError(f"the load generator {end[0].replace('ended', 'ended with', 1)}: {_said(log)}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the generator's processes, whatever is left of them."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        with suppress(OSError):
+            pipe.close()
 
 
 def _said(log: Path) -> str:

@@ -29,12 +29,17 @@ def find(of: UnderLoad, *, bust: bool) -> tuple[MeasurementWarning, ...]:
 def _failed(of: UnderLoad) -> MeasurementWarning | None:
     requests = [request for repetition in of.repetitions for request in repetition.requests]
     errors = load.errors(requests)
-    if not errors:
-        return None
-    said, number = next(iter(errors.items()))
-    more = f", and {sum(errors.values()) - number} more" if len(errors) > 1 else ""
-    text = f"{sum(errors.values())} of {len(requests)} requests have no answer ({number}: {said}{more}): misses"
-    return MeasurementWarning(kind=WarningKind.REQUESTS_FAILED, text=text)
+    lost = sum(max(0, (repetition.asked or 0) - len(repetition.requests)) for repetition in of.repetitions)
+    parts = []
+    if errors:
+        said, number = next(iter(errors.items()))
+        more = f", and {sum(errors.values()) - number} more" if len(errors) > 1 else ""
+        parts.append(
+            f"{sum(errors.values())} of {len(requests)} requests have no answer ({number}: {said}{more}): misses"
+        )
+    if lost:
+        parts.append(f"{lost} are in no figure: they were not due before the end, or {of.generator} lost them")
+    return MeasurementWarning(kind=WarningKind.REQUESTS_FAILED, text="; ".join(parts)) if parts else None
 
 
 def _client(parts: list[Steady], of: UnderLoad) -> MeasurementWarning | None:
