@@ -10,6 +10,7 @@ measured one with its 95 % interval over repetitions. Needs `pytest-infer load-g
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -49,7 +50,9 @@ def measured(utilisation: float, service_s: float, given: argparse.Namespace, *,
             )
             found = generator.repetition(environment.required(), sending, seed)
             own = [(one.ended_ns - one.began_ns) / NS for one in sorted(server.served, key=lambda one: one.began_ns)]
-        predicted = queueing.first_come([request.due_s or 0.0 for request in found.requests], own)
+        dues = [request.due_s or 0.0 for request in found.requests]
+        # Without all of the requests nobody knows which service was whose.
+        predicted = queueing.first_come(dues, own) if len(dues) == len(own) else [math.nan] * len(dues)
         services += own
         repetitions.append(found)
         lindley.append(predicted)

@@ -22,6 +22,7 @@ from pytest_infer.measure.load.environment import Installed
 
 
 def sent(installed, sending, seed):
+    open("salts", "a").write(f"{{sending.salt}}\\n")
     open("sent", "a").write(f"{{sending.level.name}} {{sending.requests}} {{seed}} {{sending.served.url}}\\n")
     slower = float(os.environ.get("SLOWER", "1"))
     return queueing.simulated(sending.level.value or 9.0, 0.05 * slower, sending.requests, seed)
@@ -62,6 +63,8 @@ def test_each_level_is_a_test_in_repetitions(served):
     sent = pytester.path.joinpath("sent").read_text().splitlines()
     assert sent[:3] == [f"rate=2:poisson 64 {seed} http://127.0.0.1:1" for seed in (1, 2, 3)]
     assert len(sent) == 9
+    salts = pytester.path.joinpath("salts").read_text().splitlines()
+    assert len(set(salts)) == 3, "a server may remember the prompts of the level before"
     (path,) = stored(pytester)
     rows = json.loads(path.read_text())["benchmarks"]
     assert [row["group"] for row in rows] == ["load: total"] * 3
@@ -155,7 +158,11 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ({}, ["--infer-load=rate=fast"], "*--infer-load: rate takes requests per second above 0, not 'fast'"),
         ({}, ["--infer-load=rate=1", "--infer-slo=ttft=5"], "*--infer-slo: ttft takes a time above 0 with its unit*"),
         ({}, ["--infer-load=rate=1", "--infer-against=HEAD"], "*--infer-load measures one server: leave out *"),
-        ({}, [*LEVELS, "--infer-load-data=prompt_tokens=5,output_tokens=5"], "*name the folder that holds its token*"),
+        (
+            {},
+            [*LEVELS, "--infer-load-data=prompt_tokens=5,output_tokens=5"],
+            "*add tokenizer=FOLDER, which holds its tokenizer.json*",
+        ),
     ],
     ids=["not installed", "no prompts", "levels", "objectives", "against", "no tokenizer"],
 )

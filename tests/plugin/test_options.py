@@ -14,6 +14,7 @@ from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
 from pytest_infer.measure import disturbance
+from pytest_infer.measure.load.workload import Synthetic
 from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.options import OPTIONS
 from pytest_infer.pytest_face.settings import Settings
@@ -98,7 +99,7 @@ RUN_VALUES = {
     "load-data": (
         "prompt_tokens=8,output_tokens=4",
         "load_data",
-        {"prompt_tokens": 8, "output_tokens": 4},
+        Synthetic(counts={"prompt_tokens": 8, "output_tokens": 4}),
     ),
     "prompts": ("suites/mine.toml", "prompts", Path("suites/mine.toml")),
     "replay": ("baseline:main", "replay", "baseline:main"),

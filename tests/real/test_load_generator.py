@@ -3,6 +3,7 @@
 These run where `pytest-infer load-generator install` has been run, which takes minutes, and are skipped elsewhere.
 """
 
+import json
 import os
 import signal
 import statistics
@@ -11,8 +12,10 @@ import time
 
 import psutil
 import pytest
+from tokenizers import Tokenizer
 
 import scripted_server
+from pytest_infer.engines import models
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
 from pytest_infer.measure.load import environment, generator, marks
@@ -34,13 +37,13 @@ pytestmark = [
 TEXT = Prompt(name="a", text="one two three")
 
 
-def sent(url, level, requests, *, prompts=(TEXT,), seed=1, tokens=4, limit_s=60.0, key=None, **objectives):
+def sent(url, level, requests, *, prompts=(TEXT,), seed=1, tokens=4, limit_s=60.0, key=None, work=None, **objectives):
     """Return a level of one repetition as the generator sends it."""
     (of,) = levels.parse([level], "--infer-load")
     sending = Sending(
         served=Served(url=url, model="scripted", key=key),
         level=of,
-        work=Workload(prompts=tuple((prompt, tokens) for prompt in prompts)),
+        work=work or Workload(prompts=tuple((prompt, tokens) for prompt in prompts)),
         requests=requests,
         limit_s=limit_s,
         salt="s",
@@ -107,6 +110,17 @@ def test_dialogues_keys_and_failures():
     assert {request.status for request in refused.repetitions[0].requests} == {RequestStatus.FAILED}
 
 
+def test_synthetic_prompts_have_the_length_that_is_asked_for():
+    folder = models.BUNDLED[models.DEFAULT].ensure(str)
+    work = Workload(synthetic={"prompt_tokens": 24, "output_tokens": 3}, tokenizer=str(folder))
+    with scripted_server.running(Script()) as server:
+        of = sent(server.url, "concurrency=2", 8, work=work)
+        prompts = [one.body["prompt"] for one in server.served]
+    assert {request.output_tokens for request in of.repetitions[0].requests} == {3}
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [len(tokenizer.encode(prompt).ids) for prompt in prompts] == [pytest.approx(24, abs=2)] * 8
+
+
 def test_what_is_not_answered_within_the_limit_is_a_miss():
     with scripted_server.running(Script(answers=(*[Answer(first_s=0.01)] * 6, Answer(stall_at=1)))) as server:
         of = sent(server.url, "rate=10", 30, limit_s=4)
@@ -145,3 +159,23 @@ def test_where_nobody_listens_every_request_fails_and_the_level_is_refused():
     assert {request.status for request in of.repetitions[0].requests} == {RequestStatus.FAILED}
     with pytest.raises(EngineError, match=r"concurrency=1, repetition 1: no request was answered: .*connection"):
         under_load.check_answered(of)
+
+
+def test_a_run_of_pytest_against_a_server_with_a_key(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", "secret-of-mine")
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(environment.folder().parent))
+    pytester.makepyfile(test_it="def test_load(infer_under_load, load_level):\n    infer_under_load(load_level)\n")
+    pytester.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "a"\ntext = "one"\nmax_new_tokens = 4\n')
+    script = Script(answers=(Answer(first_s=0.02, gap_s=0.01),), caches=True, key="secret-of-mine")
+    with scripted_server.running(script) as server:
+        levels = ["--infer-load=concurrency=2", "--infer-rounds=2", "--infer-load-requests=16"]
+        result = pytester.runpytest_subprocess(f"--infer-server={server.url}", *levels, "--benchmark-autosave")
+    result.assert_outcomes(passed=1)
+    assert any(line.startswith("concurrency=2") for line in result.stdout.lines)
+    (path,) = pytester.path.glob(".benchmarks/*/*.json")
+    text = path.read_text()
+    assert "secret-of-mine" not in text
+    block = json.loads(text)["benchmarks"][0]["extra_info"]["pytest_infer"]
+    assert block["under_load"]["requests"] == [16, 16]
+    # The numbers ahead of the prompts keep them out of the server's cache.
+    assert block["metrics"]["level_cached_percent"]["value"] == 0

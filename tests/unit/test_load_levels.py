@@ -72,8 +72,9 @@ def test_what_is_no_objective_is_one_line(text, said):
 
 
 def test_synthetic_prompts():
-    found = workload.synthetic("prompt_tokens=32, output_tokens=8,prefix_tokens=16", "--infer-load-data")
-    assert found == {"prompt_tokens": 32, "output_tokens": 8, "prefix_tokens": 16}
+    found = workload.synthetic("prompt_tokens=32, output_tokens=8,prefix_tokens=16,tokenizer=models/m", "x")
+    assert found.counts == {"prompt_tokens": 32, "output_tokens": 8, "prefix_tokens": 16}
+    assert found.tokenizer == "models/m"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ def test_synthetic_prompts():
         ("tokens=3", "unknown key 'tokens'"),
         ("prompt_tokens=x", "takes a whole number above 0, not 'x'"),
         ("prompt_tokens=0", "not '0'"),
+        ("prompt_tokens=1234567890123", "not '1234567890123'"),
         ("prompt_tokens=5", "lacks output_tokens"),
     ],
 )

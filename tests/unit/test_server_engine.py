@@ -147,3 +147,14 @@ def test_a_round_of_another_length_has_its_own_nonce(connected):
     assert sent[0] != sent[1]
     assert sent[2] != sent[3]
     assert sent[2][8:] == [*ids, *ids][8 : len(ids) + 7]
+
+
+def test_load_tests_learn_where_it_is_and_its_key(monkeypatch):
+    monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", "secret-of-mine")
+    with scripted_server.running(Script(model="mine", key="secret-of-mine")) as server:
+        engine = ServerEngine(EngineOptions(model="", server=ServerOptions(url=server.url, timeout_s=5.0)))
+        engine.check()
+        found = engine.served()
+        engine.close()
+    assert (found.url, found.model, found.key) == (server.url, "mine", "secret-of-mine")
+    assert "secret" not in repr(found)

@@ -184,7 +184,7 @@ OPTIONS = (
         name="load-data",
         metavar="DESCRIPTION",
         help="synthetic prompts in place of the suite's under load: prompt_tokens=256,output_tokens=64, with "
-        "prefix_tokens=128,prefix_count=4 for shared beginnings",
+        "prefix_tokens=128,prefix_count=4 for shared beginnings, and tokenizer=FOLDER",
     ),
     Option(
         name="cold-load",

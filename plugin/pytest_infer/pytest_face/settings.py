@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.measure import ranks
 from pytest_infer.measure.load import workload
+from pytest_infer.measure.load.workload import Synthetic
 from pytest_infer.measure.text import BUNDLED
 from pytest_infer.pytest_face import levels, served
 from pytest_infer.pytest_face.option_reader import OptionReader
@@ -110,7 +110,7 @@ class Settings:
     objectives: Objectives = Objectives()  # noqa: RUF009 - frozen
     load_requests: int = DEFAULT_REQUESTS
     load_limit_s: float = DEFAULT_LIMIT_S
-    load_data: Mapping[str, int] = field(default_factory=dict)
+    load_data: Synthetic | None = None
     replay: str | None = None
     text: Path | None = None
     """The file whose perplexity is measured."""
@@ -244,9 +244,9 @@ def _levels(read: OptionReader) -> tuple[Level, ...]:
     return found
 
 
-def _load_data(read: OptionReader) -> dict[str, int]:
+def _load_data(read: OptionReader) -> Synthetic | None:
     text = read.text("load-data")
-    return {} if text is None else workload.synthetic(text, read.place("load-data"))
+    return None if text is None else workload.synthetic(text, read.place("load-data"))
 
 
 def _replay(read: OptionReader) -> str | None:

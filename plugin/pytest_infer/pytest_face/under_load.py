@@ -36,7 +36,7 @@ from pytest_infer.records import (
 FIXTURE = "infer_under_load"
 GROUP = "load"
 _SALT = secrets.token_hex(8)
-"""Other in every run: what a server remembers of the last one is of no use."""
+"""Other in every run, and with the test's id in every level: what a server remembers of the last one is of no use."""
 
 
 class InferUnderLoad:
@@ -108,7 +108,7 @@ class InferUnderLoad:
             work=work,
             requests=workload.number_of_requests(level, settings.load_requests),
             limit_s=settings.load_limit_s,
-            salt=_SALT,
+            salt=f"{_SALT}/{self._request.node.nodeid}",
         )
 
         def repetitions() -> Iterator[Repetition]:
@@ -171,8 +171,10 @@ def served_by(engine: Engine) -> Served:
 def workload_of(node: pytest.Item, session: InferSession) -> Workload:
     """Return what a test's requests ask for; raise SuiteError or OptionError where that is nothing that can be sent."""
     settings = session.settings
-    if settings.load_data:
-        return Workload(synthetic=settings.load_data, tokenizer=_tokenizer(session))
+    if settings.load_data is not None:
+        return Workload(
+            synthetic=settings.load_data.counts, tokenizer=_tokenizer(session, settings.load_data.tokenizer)
+        )
     prompts: tuple[Prompt, ...] = parametrize.prompts_of(node, settings.prompts, session.suites)
     if not prompts:
         raise SuiteError(
@@ -187,13 +189,13 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
     return work
 
 
-def _tokenizer(session: InferSession) -> str:
-    """Return the folder of the tokenizer that synthetic prompts are made with: that of --infer-model."""
-    folder = Path(session.settings.engine_options.model).expanduser().absolute()
+def _tokenizer(session: InferSession, given: str | None) -> str:
+    """Return the folder of the tokenizer that synthetic prompts are made with: as given, or that of the model."""
+    folder = Path(given or session.settings.engine_options.model).expanduser().absolute()
     if not (folder / "tokenizer.json").is_file():
         raise OptionError(
-            "--infer-load-data makes prompts with the model's tokenizer: name the folder that holds its tokenizer.json "
-            "with --infer-model"
+            "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
+            f"tokenizer.json{f'; {given} does not' if given else ''}"
         )
     return str(folder)
 

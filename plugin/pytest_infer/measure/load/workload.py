@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_infer.errors import OptionError, SuiteError
+from pytest_infer.errors import OptionError, SuiteError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Level, LevelKind
 
@@ -25,12 +25,28 @@ SYNTHETIC = (
 """What synthetic prompts are described by, in the generator's own words."""
 
 
+TOKENIZER = "tokenizer"
+MOST_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthetic:
+    """Prompts that the generator makes up: their `counts` of tokens, as they were given, by the tokenizer of a folder.
+
+    Without a `tokenizer` it is that of the model.
+    """
+
+    counts: Mapping[str, int]
+    tokenizer: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What the requests of a level ask for.
 
-    `synthetic` describes prompts that the generator makes up with the tokenizer in the folder `tokenizer`; the suite's
-    `prompts`, with their limits, are then not used. `bust` puts a number ahead of each prompt, other in every request.
+    `synthetic` are the counts of prompts that the generator makes up with the tokenizer in the folder `tokenizer`; the
+    suite's `prompts`, with their limits, are then not used. `bust` puts a number ahead of each prompt, other in every
+    request.
     """
 
     prompts: tuple[tuple[Prompt, int], ...] = ()
@@ -88,20 +104,24 @@ def _nonce(salt: str, seed: int, index: int) -> str:
     return f"{int.from_bytes(digest[:8], 'big') % 10**NONCE_DIGITS:0{NONCE_DIGITS}d}"
 
 
-def synthetic(text: str, where: str) -> dict[str, int]:
+def synthetic(text: str, where: str) -> Synthetic:
     """Return the description of synthetic prompts; raise OptionError naming the option `where` for a wrong one."""
     found: dict[str, int] = {}
+    tokenizer = None
     for part in text.split(","):
         key, _, value = (piece.strip() for piece in part.partition("="))
+        if key == TOKENIZER:
+            tokenizer = value
+            continue
         if key not in SYNTHETIC:
-            raise OptionError(f"{where}: unknown key {key!r}; known: {', '.join(SYNTHETIC)}")
-        if not value.isdecimal() or not int(value):
+            raise OptionError(f"{where}: {alternatives('key', key, (*SYNTHETIC, TOKENIZER))}")
+        if not value.isdecimal() or len(value) > MOST_DIGITS or not int(value):
             raise OptionError(f"{where}: {key} takes a whole number above 0, not {value!r}")
         found[key] = int(value)
     missing = [key for key in ("prompt_tokens", "output_tokens") if key not in found]
     if missing:
         raise OptionError(f"{where} lacks {' and '.join(missing)}")
-    return found
+    return Synthetic(counts=found, tokenizer=tokenizer)
 
 
 def seeds(repetitions: int) -> Sequence[int]:
