@@ -1,14 +1,34 @@
 """The curve of latency against throughput: its points with their intervals, its knee, and how both are shown."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from pytest_infer.analysis.load import curve
 from pytest_infer.analysis.load.curve import Estimate
-from pytest_infer.records import WarningKind
+from pytest_infer.measure.load import marks
+from pytest_infer.records import PromptRecord, WarningKind
 from pytest_infer.report import load as report
+from pytest_infer.report.html import page
 from pytest_infer.report.text import collected, console
+from pytest_infer.storage import block, results, runs
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import StoredLoad, Values
+from queueing import at_rate, simulated
+
+DATA = Path(__file__).parents[1] / "data"
+DRAW_ALL = """async () => {
+    for (const node of document.querySelectorAll("[data-chart]")) {
+        node.scrollIntoView();
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+    }
+    return {
+        charts: document.querySelectorAll("[data-chart]").length,
+        drawn: document.querySelectorAll("[data-chart]:has(canvas)").length,
+    };
+}"""
 
 
 def level(name):
@@ -27,8 +47,6 @@ def row(name, throughput, latency, *, marks=(), **figures):
 
 
 def _converted(name):
-    import msgspec
-
     return {"level": msgspec.convert(level(name), curve.Level)}
 
 
@@ -126,3 +144,65 @@ def test_a_level_is_a_line(width):
     assert len(lines) == 4
     assert lines[2].split()[0] == "concurrency=1"
     assert ("offered" in lines[0]) == (width >= 100)
+
+
+# stored, shown again, drawn
+
+
+@pytest.fixture
+def page_of(storage):
+    """Return a function that stores levels of simulated queues and returns the run's file and its report."""
+    whole = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+
+    def make(rates):
+        blocks = []
+        for rate in rates:
+            of = at_rate([simulated(rate, 0.05, 200, seed, exponential=True) for seed in range(3)], rate, latency_s=0.3)
+            record = replace(
+                whole,
+                nodeid=f"bench/t.py::t[{of.level.name}]",
+                prompt=replace(whole.prompt, name=of.level.name),
+                rounds=(),
+                profile=None,
+                reference=None,
+                breakdown=None,
+                breakdown_absent="a load test",
+                warnings=marks.find(of, bust=True),
+                under_load=of,
+            )
+            blocks.append(block.build(record))
+        path = storage.add(blocks)
+        out = storage.folder / "report.html"
+        page.write(out, runs.read(path), storage.load().runs)
+        return path, out
+
+    return make
+
+
+def test_what_is_stored_of_levels_is_read_again(page_of):
+    path, _ = page_of([2, 10])
+    found = results.shown(path)
+    assert [result.under_load.name for result in found.results] == ["rate=2:poisson", "rate=10:poisson"]
+    assert found.results[0].timed_rounds == 3
+    assert found.results[0].figures["ttft_s"].reason == "not measured under load"
+    assert found.results[0].figures["level_tpot_p50_s"].value > 0
+    (drawn,) = curve.curves(runs.read(path).rows)
+    assert [len(point.repetitions["level_throughput"]) for point in drawn.points] == [3, 3]
+
+
+def test_levels_are_drawn_with_their_intervals_and_the_knee(page_of, chromium):
+    _, out = page_of([2, 10, 18])
+    text = out.read_text()
+    assert "3 levels of load" in text
+    assert "no inter-token latencies under load" in " ".join(text.split())
+    with chromium.new_context(viewport={"width": 1280, "height": 900}, offline=True) as context:
+        tab, said = context.new_page(), []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(out.as_uri())
+        found = tab.evaluate(DRAW_ALL)
+        assert said == []
+        assert found["charts"] == found["drawn"] >= 2
+        heads = tab.locator("#load h3").all_inner_texts()
+        assert heads[0].strip() == "By rate, poisson: bench/t.py::t"
+        assert tab.locator("#load table").count() == 3
