@@ -137,6 +137,12 @@ def test_synthetic_prompts_are_made_by_the_generator(tmp_path):
     spec = generator.scenario(sending("rate=1", work=work), 1, tmp_path)["spec"]
     assert spec["data"] == [{"kind": "synthetic_text", "prompt_tokens": 8, "output_tokens": 4, "prefix_tokens": 2}]
     assert spec["tokenizer"]["model"] == "/models/m"
+    seeds = [
+        generator.scenario(sending("rate=1", work=work, salt=salt), seed, tmp_path)["spec"]["seed"]["value"]
+        for salt, seed in (("s", 1), ("s", 2), ("t", 1), ("s", 1))
+    ]
+    assert len(set(seeds)) == 3, "a server must not know the prompts of another level or run"
+    assert seeds[0] == seeds[3]
 
 
 def test_a_key_is_told_by_a_variable_and_others_of_the_generator_are_not_passed_on(tmp_path):

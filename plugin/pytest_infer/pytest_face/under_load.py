@@ -90,7 +90,7 @@ class InferUnderLoad:
             output=Output(text="", sha256="", equal=True),
             profile_absent="a load test has no profile round",
             breakdown_absent="a load test takes no step apart",
-            warnings=marks.find(found, bust=work.bust and not work.synthetic),
+            warnings=marks.find(found, bust=work.bust and "prefix_tokens" not in work.synthetic),
             under_load=found,
         )
         if session.bridge.disabled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -81,11 +82,18 @@ def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
         ],
         "tokenizer": {"kind": "huggingface_auto", "model": sending.work.tokenizer or sending.served.model or "none"},
         "data": [data],
-        "seed": {"kind": "static", "value": seed},
+        "seed": {"kind": "static", "value": _seed(sending, seed)},
         "outputs": [{"kind": "json", "path": str(folder / "answers.json")}],
         "metrics": {"kind": "generative", "sample_size": 0, "confidence": None},
     }
     return {"spec": spec}
+
+
+def _seed(sending: Sending, seed: int) -> int:
+    """Return the generator's seed; synthetic prompts follow from it, and no server may know them from another level."""
+    if not sending.work.synthetic:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{sending.salt}/{seed}".encode()).digest()[:4], "big") >> 1
 
 
 def _profile(level: Level, requests: int) -> dict[str, Any]:
