@@ -157,6 +157,7 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ({"prompts": None}, LEVELS, "*a load test sends the prompts of a suite: put a prompts.toml beside it*"),
         ({}, ["--infer-load=rate=fast"], "*--infer-load: rate takes requests per second above 0, not 'fast'"),
         ({}, ["--infer-load=rate=1", "--infer-slo=ttft=5"], "*--infer-slo: ttft takes a time above 0 with its unit*"),
+        ({}, ["--infer-load=replay"], "*--infer-load: replay needs infer_load_data trace=FILE, and a trace no other*"),
         ({}, ["--infer-load=rate=1", "--infer-against=HEAD"], "*--infer-load measures one server: leave out *"),
         (
             {},
@@ -164,7 +165,7 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
             "*add tokenizer=FOLDER, which holds its tokenizer.json*",
         ),
     ],
-    ids=["not installed", "no prompts", "levels", "objectives", "against", "no tokenizer"],
+    ids=["not installed", "no prompts", "levels", "objectives", "no trace", "against", "no tokenizer"],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):
     pytester = served(**more)

@@ -18,7 +18,7 @@ import scripted_server
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
-from pytest_infer.measure.load import environment, generator, marks
+from pytest_infer.measure.load import environment, generator, marks, workload
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Workload
 from pytest_infer.metrics import load
@@ -119,6 +119,22 @@ def test_synthetic_prompts_have_the_length_that_is_asked_for():
     assert {request.output_tokens for request in of.repetitions[0].requests} == {3}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [len(tokenizer.encode(prompt).ids) for prompt in prompts] == [pytest.approx(24, abs=2)] * 8
+
+
+def test_a_trace_is_replayed_when_and_as_long_as_it_says(tmp_path):
+    folder = models.BUNDLED[models.DEFAULT].ensure(str)
+    path = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 0.2 * n, "input_length": 8 + n, "output_length": 2 + n % 2} for n in range(8)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    work = Workload(trace=workload.traced(path, "x"), tokenizer=str(folder))
+    with scripted_server.running(Script()) as server:
+        of = sent(server.url, "replay=2", work.trace.requests, work=work)
+        asked = [one.body["max_tokens"] for one in server.served]
+    requests = of.repetitions[0].requests
+    assert [request.status for request in requests] == [RequestStatus.DONE] * 8
+    assert sorted(asked) == sorted(row["output_length"] for row in rows)
+    due = [request.due_s - requests[0].due_s for request in requests]
+    assert due == pytest.approx([2 * row["timestamp"] for row in rows], abs=0.001)
 
 
 def test_what_is_not_answered_within_the_limit_is_a_miss():

@@ -120,6 +120,7 @@ def sending(level, **more):
         ("concurrency=4", {"kind": "concurrent", "streams": 4}),
         ("rate=2", {"kind": "poisson", "rate": 2.0}),
         ("rate=0.5:constant", {"kind": "constant", "rate": 0.5}),
+        ("replay=0.5", {"kind": "replay", "time_scale": 0.5, "schedule_turn": "timestamp"}),
         ("throughput", {"kind": "throughput", "max_concurrency": 8}),
     ],
 )

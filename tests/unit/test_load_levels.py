@@ -16,6 +16,7 @@ from pytest_infer.records import Level, LevelKind, Objectives
         (["concurrency=1,2, 8"], ["concurrency=1", "concurrency=2", "concurrency=8"]),
         (["rate=0.5,1"], ["rate=0.5:poisson", "rate=1:poisson"]),
         (["rate=2:constant"], ["rate=2:constant"]),
+        (["replay", "replay=0.5"], ["replay=1", "replay=0.5"]),
         (["throughput", "concurrency=4"], ["throughput", "concurrency=4"]),
         ([], []),
     ],
@@ -38,6 +39,7 @@ def test_levels(lines, names):
         ("rate=-1", "not '-1'"),
         ("rate=inf", "not 'inf'"),
         ("rate=nan", "not 'nan'"),
+        ("replay=fast", "replay takes a scale of its time above 0, not 'fast'"),
         ("rate=1:bursty", "unknown spacing of a rate 'bursty'; known: constant, poisson"),
         ("throughput=3", "takes no value, not '3'"),
         ("rate=1,1.0", "rate=1:poisson stands there twice"),
@@ -84,7 +86,8 @@ def test_synthetic_prompts():
         ("prompt_tokens=x", "takes a whole number above 0, not 'x'"),
         ("prompt_tokens=0", "not '0'"),
         ("prompt_tokens=1234567890123", "not '1234567890123'"),
-        ("prompt_tokens=5", "lacks output_tokens"),
+        ("prompt_tokens=5", "lacks output_tokens, or trace=FILE"),
+        ("prompt_tokens=5,trace=x", "a trace has its own counts: leave out prompt_tokens"),
     ],
 )
 def test_what_describes_no_prompts_is_one_line(text, said):
@@ -100,6 +103,39 @@ TALK = Prompt(name="c", messages=(Message("system", "be brief"), Message("user",
 
 def rows(prompts, number, seed=1, salt="s", **more):
     return list(workload.rows(Workload(prompts=tuple((p, 5) for p in prompts), **more), number, seed, salt))
+
+
+TRACED = '{"timestamp": 0, "input_length": 5, "output_length": 3}\n'
+
+
+def test_a_trace_is_read_for_its_length(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(TRACED + TRACED.replace("3", "9").replace("0,", "1.5,"))
+    found = workload.traced(path, "x")
+    assert (found.requests, found.longest) == (2, 9)
+    work = Workload(trace=found, tokenizer="/m")
+    assert (work.told, work.made_up, work.path) == ("trace=trace.jsonl", True, workload.COMPLETIONS)
+    assert workload.synthetic(f"trace={path},tokenizer=/m", "x").trace == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no request"),
+        (TRACED + "{}", "after 1 requests: Object missing required field `timestamp`"),
+        (TRACED.replace("5", "0"), "input_length"),
+        ("[" * 100_000, "trace.jsonl: "),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_trace_is_one_line(tmp_path, text, said):
+    path = tmp_path / "trace.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(OptionError, match=r"^--infer-load-data: ") as raised:
+        workload.traced(path, "--infer-load-data")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_each_request_differs_from_every_other_and_all_prompts_come_equally_often():

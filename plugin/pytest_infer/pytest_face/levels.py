@@ -16,7 +16,7 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
 def parse(lines: Iterable[str], where: str) -> tuple[Level, ...]:
-    """Return the levels in their order: `concurrency=1,2,4`, `rate=0.5,1:poisson` or `throughput`, one kind a line.
+    """Return the levels in their order: `concurrency=1,2`, `rate=0.5,1:poisson`, `throughput`, `replay`; a kind a line.
 
     Raises OptionError, naming the option `where`, for what is no level, and for one that stands there twice.
     """
@@ -37,6 +37,9 @@ def _of_kind(kind: LevelKind, values: str | None, where: str) -> list[Level]:
         if values is not None:
             raise OptionError(f"{where}: throughput sends all requests at once and takes no value, not {values!r}")
         return [Level(kind=kind)]
+    if kind is LevelKind.REPLAY:
+        scales = ("1" if values is None else values).split(",")
+        return [Level(kind=kind, value=_above(scale, where, "replay takes a scale of its time")) for scale in scales]
     if not values:
         example = "concurrency=1,2,4" if kind is LevelKind.CONCURRENCY else "rate=0.5,1,2"
         raise OptionError(f"{where}: {kind.value} takes numbers, as in {example}")
@@ -46,7 +49,10 @@ def _of_kind(kind: LevelKind, values: str | None, where: str) -> list[Level]:
     arrivals = spaced or Arrivals.POISSON.value
     if arrivals not in tuple(Arrivals):
         raise OptionError(f"{where}: {alternatives('spacing of a rate', arrivals, Arrivals)}")
-    return [Level(kind=kind, value=_rate(rate, where), arrivals=Arrivals(arrivals)) for rate in rates.split(",")]
+    return [
+        Level(kind=kind, value=_above(rate, where, "rate takes requests per second"), arrivals=Arrivals(arrivals))
+        for rate in rates.split(",")
+    ]
 
 
 def _streams(text: str, where: str) -> int:
@@ -56,14 +62,14 @@ def _streams(text: str, where: str) -> int:
     return number
 
 
-def _rate(text: str, where: str) -> float:
+def _above(text: str, where: str, what: str) -> float:
     try:
-        rate = float(text)
+        number = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise OptionError(f"{where}: rate takes requests per second above 0, not {text!r}")
-    return rate
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise OptionError(f"{where}: {what} above 0, not {text!r}")
+    return number
 
 
 def objectives(text: str | None, where: str) -> Objectives:

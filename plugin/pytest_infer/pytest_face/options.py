@@ -163,7 +163,7 @@ OPTIONS = (
         metavar="LEVELS",
         lines=True,
         help="levels of load for tests with `load_level`: concurrency=1,2,4 (streams), rate=0.5,1,2 (requests per "
-        "second, as a Poisson process; rate=1:constant evenly), throughput (all requests at once)",
+        "second, as a Poisson process; rate=1:constant evenly), throughput (all requests at once), replay (of a trace)",
     ),
     Option(
         name="slo",
@@ -184,7 +184,7 @@ OPTIONS = (
         name="load-data",
         metavar="DESCRIPTION",
         help="synthetic prompts in place of the suite's under load: prompt_tokens=256,output_tokens=64, with "
-        "prefix_tokens=128,prefix_count=4 for shared beginnings, and tokenizer=FOLDER",
+        "prefix_tokens=128,prefix_count=4 for shared beginnings, and tokenizer=FOLDER; trace=FILE for replay",
     ),
     Option(
         name="cold-load",

@@ -33,7 +33,7 @@ from pytest_infer.pytest_face.options import (
     TURNS,
 )
 from pytest_infer.pytest_face.sweep.lengths import Lengths
-from pytest_infer.records import Level, Objectives
+from pytest_infer.records import Level, LevelKind, Objectives
 
 ONLY_OURS = ("accepted", "against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
@@ -241,6 +241,11 @@ def _levels(read: OptionReader) -> tuple[Level, ...]:
     found = levels.parse(read.lines("load") or (), read.place("load"))
     if found and read.given("against"):
         raise OptionError(f"{read.place('load')} measures one server: leave out {read.place('against')}")
+    data = _load_data(read)
+    traced = data is not None and data.trace is not None
+    if found and any((level.kind is LevelKind.REPLAY) != traced for level in found):
+        where = f"{read.place('load')}: replay needs {read.place('load-data')} trace=FILE"
+        raise OptionError(f"{where}, and a trace no other kind of load")
     return found
 
 

@@ -15,7 +15,7 @@ from pytest_infer.engines.base import Engine, Served
 from pytest_infer.errors import EngineError, OptionError, SuiteError
 from pytest_infer.measure.load import environment, generator, marks, workload
 from pytest_infer.measure.load.generator import Sending
-from pytest_infer.measure.load.workload import Workload
+from pytest_infer.measure.load.workload import Synthetic, Workload
 from pytest_infer.metrics import load
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import failures, parametrize, prompt_tokens
@@ -106,7 +106,7 @@ class InferUnderLoad:
             served=served,
             level=level,
             work=work,
-            requests=workload.number_of_requests(level, settings.load_requests),
+            requests=_number(level, work, settings.load_requests),
             limit_s=settings.load_limit_s,
             salt=f"{_SALT}/{self._request.node.nodeid}",
         )
@@ -172,9 +172,7 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
     """Return what a test's requests ask for; raise SuiteError or OptionError where that is nothing that can be sent."""
     settings = session.settings
     if settings.load_data is not None:
-        return Workload(
-            synthetic=settings.load_data.counts, tokenizer=_tokenizer(session, settings.load_data.tokenizer)
-        )
+        return _made_up(settings.load_data, session)
     prompts: tuple[Prompt, ...] = parametrize.prompts_of(node, settings.prompts, session.suites)
     if not prompts:
         raise SuiteError(
@@ -189,6 +187,14 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
     return work
 
 
+def _made_up(data: Synthetic, session: InferSession) -> Workload:
+    tokenizer = _tokenizer(session, data.tokenizer)
+    if data.trace is None:
+        return Workload(synthetic=data.counts, tokenizer=tokenizer)
+    trace = workload.traced(Path(data.trace).expanduser().absolute(), "--infer-load-data")
+    return Workload(tokenizer=tokenizer, trace=trace)
+
+
 def _tokenizer(session: InferSession, given: str | None) -> str:
     """Return the folder of the tokenizer that synthetic prompts are made with: as given, or that of the model."""
     folder = Path(given or session.settings.engine_options.model).expanduser().absolute()
@@ -200,11 +206,20 @@ def _tokenizer(session: InferSession, given: str | None) -> str:
     return str(folder)
 
 
+def _number(level: Level, work: Workload, wanted: int) -> int:
+    """Return how many requests a repetition sends: all of a trace."""
+    if work.trace is not None:
+        return work.trace.requests
+    return workload.number_of_requests(level, wanted)
+
+
 def _info(level: Level, work: Workload, session: InferSession) -> PromptInfo:
     """Return the level as what is measured; its hash tells the work from other work."""
     settings = session.settings
     asked = [work.sha256, work.bust, level.name, settings.load_requests, msgspec.to_builtins(settings.objectives)]
     most = max((limit for _, limit in work.prompts), default=work.synthetic.get("output_tokens", 0))
+    if work.trace is not None:
+        most = work.trace.longest
     return PromptInfo(
         name=level.name,
         content_sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),

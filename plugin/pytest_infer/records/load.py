@@ -7,11 +7,12 @@ from enum import StrEnum
 
 
 class LevelKind(StrEnum):
-    """How requests come: so many at once, at a rate whatever the server does, or all of them at once."""
+    """How requests come: so many at once, at a rate whatever the server does, all at once, or as they once did."""
 
     CONCURRENCY = "concurrency"
     RATE = "rate"
     THROUGHPUT = "throughput"
+    REPLAY = "replay"
 
 
 class Arrivals(StrEnum):
@@ -31,7 +32,10 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One level of load: `value` is the number of streams, or requests per second; None for throughput."""
+    """One level of load: `value` is the number of streams, requests per second, or how much longer a replay takes.
+
+    It is None for throughput.
+    """
 
     kind: LevelKind
     value: float | None = None
@@ -48,7 +52,7 @@ class Level:
     @property
     def scheduled(self) -> bool:
         """Return whether each request is due at a time of its own, whatever became of those before it."""
-        return self.kind is LevelKind.RATE
+        return self.kind in (LevelKind.RATE, LevelKind.REPLAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

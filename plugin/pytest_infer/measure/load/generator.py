@@ -57,7 +57,7 @@ def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
 
 
 def _rows(sending: Sending, seed: int) -> list[dict[str, Any]]:
-    return [] if sending.work.synthetic else list(workload.rows(sending.work, sending.requests, seed, sending.salt))
+    return [] if sending.work.made_up else list(workload.rows(sending.work, sending.requests, seed, sending.salt))
 
 
 def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
@@ -65,6 +65,8 @@ def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": "json_file", "path": str(folder / "data.jsonl")}
     if sending.work.synthetic:
         data = {"kind": "synthetic_text", **sending.work.synthetic}
+    if sending.work.trace is not None:
+        data = {"kind": "trace_synthetic", "source": {"kind": "json_file", "path": str(sending.work.trace.path)}}
     spec = {
         "backend": {
             "kind": "openai_http",
@@ -91,7 +93,7 @@ def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
 
 def _seed(sending: Sending, seed: int) -> int:
     """Return the generator's seed; synthetic prompts follow from it, and no server may know them from another level."""
-    if not sending.work.synthetic:
+    if not sending.work.made_up:
         return seed
     return int.from_bytes(hashlib.sha256(f"{sending.salt}/{seed}".encode()).digest()[:4], "big") >> 1
 
@@ -102,6 +104,8 @@ def _profile(level: Level, requests: int) -> dict[str, Any]:
             return {"kind": "concurrent", "streams": int(level.value or 1)}
         case LevelKind.RATE:
             return {"kind": "poisson" if level.arrivals is Arrivals.POISSON else "constant", "rate": level.value}
+        case LevelKind.REPLAY:
+            return {"kind": "replay", "time_scale": level.value, "schedule_turn": "timestamp"}
         case LevelKind.THROUGHPUT:
             return {"kind": "throughput", "max_concurrency": requests}
 

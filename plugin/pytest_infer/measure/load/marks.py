@@ -43,7 +43,7 @@ def _failed(of: UnderLoad) -> MeasurementWarning | None:
 
 
 def _client(parts: list[Steady], of: UnderLoad) -> MeasurementWarning | None:
-    if of.level.kind is LevelKind.RATE:
+    if of.level.scheduled:
         late = max((late for part in parts if (late := _lateness(part)) is not None), default=None)
         if late is None or late[0] < CLIENT * late[1]:
             return None

@@ -7,8 +7,12 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
+
+from pytest_infer import untrusted
 from pytest_infer.errors import OptionError, SuiteError, alternatives
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Level, LevelKind
@@ -25,7 +29,7 @@ SYNTHETIC = (
 """What synthetic prompts are described by, in the generator's own words."""
 
 
-TOKENIZER = "tokenizer"
+FILES = ("tokenizer", "trace")
 MOST_DIGITS = 9
 
 
@@ -33,11 +37,22 @@ MOST_DIGITS = 9
 class Synthetic:
     """Prompts that the generator makes up: their `counts` of tokens, as they were given, by the tokenizer of a folder.
 
-    Without a `tokenizer` it is that of the model.
+    Without a `tokenizer` it is that of the model. A `trace` is a file of when each request comes, and its counts.
     """
 
     counts: Mapping[str, int]
     tokenizer: str | None = None
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A file of how many requests, the longest answer of which has so many tokens."""
+
+    path: Path
+    requests: int
+    longest: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +67,7 @@ class Workload:
     prompts: tuple[tuple[Prompt, int], ...] = ()
     synthetic: Mapping[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
+    trace: Trace | None = None
     bust: bool = True
 
     @property
@@ -66,12 +82,20 @@ class Workload:
     def sha256(self) -> str:
         """Return the hash of what is asked for: prompts in their order with their limits, or the description."""
         asked: Any = [[prompt.content_sha256, limit] for prompt, limit in self.prompts] or dict(self.synthetic)
+        asked = asked if self.trace is None else self.trace.sha256
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     @property
     def told(self) -> str | None:
         """Return the description of synthetic prompts as it was given; None for a suite's."""
+        if self.trace is not None:
+            return f"trace={self.trace.path.name}"
         return ",".join(f"{key}={value}" for key, value in self.synthetic.items()) or None
+
+    @property
+    def made_up(self) -> bool:
+        """Return whether the generator makes up the prompts."""
+        return bool(self.synthetic) or self.trace is not None
 
 
 def number_of_requests(level: Level, wanted: int) -> int:
@@ -107,21 +131,53 @@ def _nonce(salt: str, seed: int, index: int) -> str:
 def synthetic(text: str, where: str) -> Synthetic:
     """Return the description of synthetic prompts; raise OptionError naming the option `where` for a wrong one."""
     found: dict[str, int] = {}
-    tokenizer = None
+    files: dict[str, str] = {}
     for part in text.split(","):
         key, _, value = (piece.strip() for piece in part.partition("="))
-        if key == TOKENIZER:
-            tokenizer = value
+        if key in FILES:
+            files[key] = value
             continue
         if key not in SYNTHETIC:
-            raise OptionError(f"{where}: {alternatives('key', key, (*SYNTHETIC, TOKENIZER))}")
+            raise OptionError(f"{where}: {alternatives('key', key, (*SYNTHETIC, *FILES))}")
         if not value.isdecimal() or len(value) > MOST_DIGITS or not int(value):
             raise OptionError(f"{where}: {key} takes a whole number above 0, not {value!r}")
         found[key] = int(value)
     missing = [key for key in ("prompt_tokens", "output_tokens") if key not in found]
-    if missing:
-        raise OptionError(f"{where} lacks {' and '.join(missing)}")
-    return Synthetic(counts=found, tokenizer=tokenizer)
+    if found and "trace" in files:
+        raise OptionError(f"{where}: a trace has its own counts: leave out {', '.join(found)}")
+    if missing and "trace" not in files:
+        raise OptionError(f"{where} lacks {' and '.join(missing)}, or trace=FILE")
+    return Synthetic(counts=found, **files)
+
+
+class _Traced(msgspec.Struct, frozen=True):
+    """One request of a trace, its time in seconds."""
+
+    timestamp: Annotated[float, msgspec.Meta(ge=0)]
+    input_length: Annotated[int, msgspec.Meta(ge=1)]
+    output_length: Annotated[int, msgspec.Meta(ge=1)]
+
+
+_TRACED: msgspec.json.Decoder[_Traced] = msgspec.json.Decoder(_Traced)
+
+
+def traced(path: Path, where: str) -> Trace:
+    """Return a trace; raise OptionError naming the option `where` for a file that is none.
+
+    It is JSON Lines: `timestamp` in seconds, `input_length` and `output_length` in tokens.
+    """
+    answers: list[int] = []
+    try:
+        content = untrusted.read(path, untrusted.TEXT_BYTES)
+        for line in untrusted.text(content).splitlines():
+            answers.append(untrusted.decode(_TRACED, line.encode()).output_length)  # noqa: PERF401 - told how many
+    except (OSError, untrusted.Damaged) as error:
+        place = f"after {len(answers)} requests: " if answers else ""
+        raise OptionError(f"{where}: {path}: {place}{untrusted.reason(error)}") from error
+    if not answers:
+        raise OptionError(f"{where}: {path} holds no request")
+    digest = hashlib.sha256(content).hexdigest()
+    return Trace(path=path, requests=len(answers), longest=max(answers), sha256=digest)
 
 
 def seeds(repetitions: int) -> Sequence[int]:
