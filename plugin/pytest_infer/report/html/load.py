@@ -79,7 +79,7 @@ def _chart(curve: LoadCurve, drawn: Sequence[Point], number: int, name: str, key
     return Chart(
         key=f"load-{number}-{name.lower()}",
         title=f"{name} by throughput, {unit}",
-        says=f"Mean over repetitions with 95 % intervals, from left as measured: {names}.",
+        says=f"Mean over repetitions with 95 % intervals, in the order of the levels: {names}.",
         data={
             "kind": "lines",
             "x": {"name": "throughput", "unit": _THROUGHPUT.unit.value},
