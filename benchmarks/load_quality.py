@@ -1,8 +1,9 @@
 """How close load tests come to queueing theory: one server on loopback, known service times, Poisson arrivals.
 
 Prints, for utilisations from 0.3 to 0.95 and services that are fixed (M/D/1) or exponential (M/M/1), the mean latency
-by theory, the one that follows from the arrivals and the services that the server had (Lindley's recursion), and the
-measured one with its 95 % interval over repetitions. Needs `pytest-infer load-generator install`.
+by theory, of endless runs and (by simulation) of as short ones; the one that follows from the arrivals and services that
+there were (Lindley's recursion); and the measured one with its 95 % interval over repetitions. Needs
+`pytest-infer load-generator install`.
 
     python benchmarks/load_quality.py --requests 300 --repetitions 3 --service 20
 """
@@ -31,6 +32,7 @@ from pytest_infer.records import Arrivals, Level, LevelKind, Objectives, UnderLo
 from scripted_server import Answer, Script
 
 UTILISATIONS = (0.3, 0.5, 0.7, 0.9, 0.95)
+SIMULATED = 300
 
 
 def measured(utilisation: float, service_s: float, given: argparse.Namespace, *, exponential: bool) -> str:
@@ -72,13 +74,26 @@ def measured(utilisation: float, service_s: float, given: argparse.Namespace, *,
     real = statistics.fmean(services)
     rate = level.value or 0.0
     theory = (queueing.mean_latency_mm1 if exponential else queueing.mean_latency_md1)(rate, real)
+    short = _short(rate, real, given.requests, exponential=exponential)
     found_mean = curve.estimate(means)
     ends = found_mean.low, found_mean.high
     interval = "–".join(_ms(end) for end in ends if end is not None)
     kinds = ", ".join(warning.kind.value for warning in marks.find(of, bust=True))
-    figures = (theory, statistics.fmean(expected), statistics.fmean(means))
+    figures = (theory, short, statistics.fmean(expected), statistics.fmean(means))
     told = " ".join(f"{_ms(value):>9}" for value in figures)
     return f"{'M/M/1' if exponential else 'M/D/1'} {rate * real:11.2f} {told} {interval:>15}  {kinds}"
+
+
+def _short(rate: float, service_s: float, requests: int, *, exponential: bool) -> float:
+    """Return the mean latency of so short a run, which begins at an empty server, over many simulated ones."""
+    found = []
+    for seed in range(SIMULATED):
+        repetition = queueing.simulated(rate, service_s, requests, seed, exponential=exponential)
+        of = queueing.at_rate([repetition], rate)
+        part = load.steady(repetition, of)
+        if part is not None:
+            found.append(statistics.fmean(load.latencies_s(part)))
+    return statistics.fmean(found)
 
 
 def _ms(value: float) -> str:
@@ -93,7 +108,7 @@ def main() -> None:
     parser.add_argument("--service", type=float, default=20.0, help="mean service time, ms")
     parser.add_argument("--utilisations", default=",".join(map(str, UTILISATIONS)))
     given = parser.parse_args()
-    print("queue utilisation theory ms  Lindley  measured    95 % interval  marks")
+    print("queue utilisation theory ms  so short   Lindley  measured    95 % interval  marks")
     for exponential in (False, True):
         for utilisation in map(float, given.utilisations.split(",")):
             print(measured(utilisation, given.service / 1000, given, exponential=exponential), flush=True)
