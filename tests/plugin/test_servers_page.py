@@ -19,7 +19,7 @@ def commands():
 
 
 def test_every_command_is_known():
-    assert [command.split()[0] for command in commands()] == [*["pytest"] * 5, "pytest-infer"]
+    assert [command.split()[0] for command in commands()] == [*["pytest"] * 6, "pytest-infer"]
 
 
 @pytest.fixture
@@ -30,16 +30,12 @@ def folder(pytester, monkeypatch):
     bench.joinpath("test_prompts.py").write_text("def test_prompt(infer, prompt):\n    infer(prompt)\n")
     bench.joinpath("prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "a b c"\nmax_new_tokens = 3\n')
     bin_ = pytester.mkdir("bin")
-    for name, kind in (("llama-server", "llama"), ("vllm", "vllm")):
+    # NAME -m MODEL --port N, or NAME serve MODEL --port N: the model is the second argument.
+    for name, kind in (("llama-server", "llama"), ("vllm", "vllm"), ("transformers", "openai")):
         script = bin_ / f"{name}.json"
         script.write_text(Script(kind=kind).to_json(), encoding="utf-8")
-        run = f"exec {shlex.quote(sys.executable)} {scripted_server.__file__} --script {script} "
-        what = (
-            'shift; model=$1; shift; set -- --model "$model" "$@"'
-            if name == "vllm"
-            else 'set -- --model "$2" --port "$4"'
-        )
-        bin_.joinpath(name).write_text(f'#!/bin/sh\n{what}\n{run} "$@"\n')
+        run = f"exec {shlex.quote(sys.executable)} {scripted_server.__file__} --script {script}"
+        bin_.joinpath(name).write_text(f'#!/bin/sh\n{run} --model "$2" --port "$4"\n')
         bin_.joinpath(name).chmod(0o755)
     monkeypatch.setenv("PATH", str(bin_), prepend=":")
     return pytester
