@@ -74,6 +74,24 @@ def test_a_client_that_waited_for_a_core_tells_nothing_of_a_servers_times(judge,
     assert judge((0, 0), CALM, [3 * v for v in CALM], "peak_rss_bytes", client=client).verdict is Verdict.REGRESSED
 
 
+SERVED = {"generation": {"do_sample": False, "prompt_cache": "off"}}
+
+
+@pytest.mark.parametrize("marks", [(4, 0), (0, 0)])
+def test_servers_are_not_sent_to_turns_that_they_do_not_take(make_row, marks):
+    rows = [
+        dataclasses.replace(make_row(tpot_s=values, model=SERVED), disturbed=tuple(range(count)), timed=5)
+        for count, values in zip(marks, (CALM, [1.02 * value for value in CALM]), strict=True)
+    ]
+    assert all(row.served for row in rows)
+    assert not make_row().served
+    made = RowPair(before=rows[0], after=rows[1], history=())
+    (judgement,) = comparison.judge([made], lambda _row: [Wanted(metric=by_key("tpot_s"), threshold=0.05)])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "--infer-against" not in judgement.reason
+    assert "measure " in judgement.reason
+
+
 @pytest.mark.parametrize(("factor", "verdict"), [(1.5, Verdict.REGRESSED), (1.0, Verdict.UNCHANGED)])
 def test_a_few_disturbed_rounds_do_not_matter(judge, factor, verdict):
     assert judge((2, 2), CALM, [factor * value for value in CALM]).verdict is verdict

@@ -86,6 +86,11 @@ class Row:
         return " ".join((self.name, *(f"{axis}={value}" for axis, value in self.config.items())))
 
     @property
+    def served(self) -> bool:
+        """Return whether a server ran the model."""
+        return "prompt_cache" in (self.model.generation or {})
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Return the prompt's tags."""
         return self.prompt.tags or ()

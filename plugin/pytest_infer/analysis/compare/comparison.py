@@ -306,7 +306,7 @@ def _with_history(pair: RowPair, metric: Metric, evidence: list[Evidence]) -> tu
     old, new = earlier.number(pair.before, metric), earlier.number(pair.after, metric)
     if old is None or new is None:
         return evidence, None
-    return earlier.spread(values, old, new, evidence)
+    return earlier.spread(values, old, new, evidence, earlier.remedy(pair.after))
 
 
 def block_spread(before: Row, after: Row) -> dict[str, float]:

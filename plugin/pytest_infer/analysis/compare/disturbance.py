@@ -46,7 +46,8 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
     counts = " and ".join(
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )
-    return f"{counts} were disturbed: measure again when nothing else runs, or use --infer-against"
+    told = f"{counts} were disturbed: measure again when nothing else runs"
+    return told if after.served else f"{told}, or use --infer-against"
 
 
 def _client_waited(row: Row) -> float:

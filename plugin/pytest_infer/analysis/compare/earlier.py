@@ -153,12 +153,17 @@ def number(row: Row, metric: Metric) -> float | None:
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
+def remedy(row: Row) -> str:
+    """Return what tells more than runs after each other; servers are not measured in turns."""
+    return "measure more runs" if row.served else "use --infer-against"
+
+
 def spread(
-    values: Sequence[float], old: float, new: float, evidence: list[Evidence]
+    values: Sequence[float], old: float, new: float, evidence: list[Evidence], remedy: str
 ) -> tuple[list[Evidence], str | None]:
     """Return the `evidence` of rounds with what earlier runs tell of the spread from run to run, and what is in doubt.
 
-    `values` are the figure in those runs, `old` and `new` in the two that are compared.
+    `values` are the figure in those runs, `old` and `new` in the two that are compared. `remedy` would tell more.
 
     Where they are too few the worst is assumed, which can show a change but never that there is none.
     """
@@ -166,9 +171,9 @@ def spread(
         estimate = stats.predicted(values, new)
         if estimate is not None:
             doubt = f"runs differ by {100 * estimate.se:.2g} % (sd of {len(values)}) with nothing changed"
-            return [*evidence, Evidence(estimate=estimate)], f"{doubt}: use --infer-against"
+            return [*evidence, Evidence(estimate=estimate)], f"{doubt}: {remedy}"
     many = f"{len(values)} comparable run{'' if len(values) == 1 else 's'}"
-    doubt = f"{many}, and {ENOUGH_HISTORY} tell the spread from run to run: use --infer-against"
+    doubt = f"{many}, and {ENOUGH_HISTORY} tell the spread from run to run: {remedy}"
     if not evidence:
         return [], doubt
     assumed = stats.Student(math.log(new / old), ASSUMED_SPREAD * math.sqrt(2), 1e9)

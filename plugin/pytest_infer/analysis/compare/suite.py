@@ -250,7 +250,7 @@ def _stored(figure: Figure) -> _Said:
     if before is None or after is None:
         return _Said(doubt="a figure reads 0: there is no ratio to it")
     runs = _earlier_runs(figure)
-    found, doubt = earlier.spread(runs, before, after, evidence)
+    found, doubt = earlier.spread(runs, before, after, evidence, earlier.remedy(members[0].pair.after))
     return _Said(evidence=tuple(found), doubt=doubt, how=f"{len(runs)} earlier runs")
 
 
