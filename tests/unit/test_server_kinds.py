@@ -186,6 +186,13 @@ def test_what_is_sent(kind):
     assert (more["ignore_eos"], more["stop"]) == (True, ["END"])
 
 
+@pytest.mark.parametrize(("owner", "counts"), [("sglang", True), ("vllm", True), ("library", False), (None, False)])
+def test_only_who_knows_it_is_asked_to_count_in_every_piece(owner, counts):
+    models = {"data": [{"id": "m", "owned_by": owner}]}
+    asked = Kind(Answers(v1_models=models), "m").body(ask())[1]["stream_options"]
+    assert asked == {"include_usage": True, **({"continuous_usage_stats": True} if counts else {})}
+
+
 def test_a_nonce_stands_ahead_of_a_text_or_of_the_first_message():
     assert Kind(Answers(), "m").body(ask())[1]["prompt"] == "1\na b"
     path, body = Kind(Answers(), "m").body(ask(prompt=CHAT))

@@ -13,7 +13,9 @@ from pytest_infer.errors import EngineError, ModelError
 from pytest_infer.prompts import Message, Prompt
 from pytest_infer.records import Limits, StopReason
 
-BUST, OFF, WARM = "bust", "off", "warm"
+BUST, OFF = "bust", "off"
+_COUNTING = frozenset({"vllm", "sglang"})
+"""Who counts the tokens so far in every piece, where that is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,9 @@ class Kind:
         """Return the path, and what is sent there."""
         prompt = ask.texts()
         how = {"model": self.model, "max_tokens": ask.limits.max_new_tokens, "stream": True, **self._common(ask)}
-        how["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        how["stream_options"] = {"include_usage": True}
+        if any(one.get("owned_by") in _COUNTING for one in self.models):  # others may refuse what they do not know
+            how["stream_options"]["continuous_usage_stats"] = True
         if prompt.text is not None:
             return "/v1/completions", {**how, "prompt": prompt.text}
         messages = [{"role": one.role, "content": one.content} for one in prompt.messages]
@@ -224,7 +228,8 @@ class Vllm(Kind):
             "max_tokens": ask.limits.max_new_tokens,
             "stream": True,
             "return_token_ids": True,
-            "stream_options": {"include_usage": True},
+            # Counted in each piece too: some versions tell no ids.
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             **self._common(ask),
         }
         if ask.cache == OFF:
