@@ -186,8 +186,8 @@ def test_every_setting_is_part_of_what_resuming_compares_or_changes_no_figure():
     # Of the engine's options, the limits and the prompt all is; of the settings what _MATTER names.
     changes_none = """prompts engine_options given context cold_load max_new_tokens ignore_eos advice probe
         strict_memory resume report gate gate_asked accepted accepts ending baseline allow_different against
-        against_python against_sequential other_server turns launches time_s min_pairs max_rounds batch sweep interleaved
-        curve load objectives load_requests load_limit_s load_data"""
+        against_python against_sequential other_server turns launches time_s min_pairs max_rounds batch sweep
+        interleaved curve load objectives load_requests load_limit_s load_data"""
     # What concerns load is part of the hash of a level, but for when it is given up.
     named = {*saving._MATTER, *changes_none.split()}
     assert named == set(Settings.__dataclass_fields__)
