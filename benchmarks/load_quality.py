@@ -1,8 +1,8 @@
 """How close load tests come to queueing theory: one server on loopback, known service times, Poisson arrivals.
 
 Prints, for utilisations from 0.3 to 0.95 and services that are fixed (M/D/1) or exponential (M/M/1), the mean latency
-by theory, of endless runs and (by simulation) of as short ones; the one that follows from the arrivals and services
-that there were (Lindley's recursion); and the measured one with its 95 % interval over repetitions. Needs
+by theory, of endless runs and (by simulation) of as short ones; what follows from the arrivals and services that
+there were (Lindley's recursion); and the measured one with its 95 % interval over repetitions. Needs
 `pytest-infer load-generator install`.
 
     python benchmarks/load_quality.py --requests 300 --repetitions 3 --service 20
