@@ -23,7 +23,7 @@ from pytest_infer.records import Arrivals, Level, LevelKind, Objectives
 
 NAMES = {option.name: option for option in OPTIONS}
 
-SERVER = {"url": None, "command": None, "cache": "bust", "kind": None, "pids": [], "timeout_s": 600.0}
+SERVER = {"url": None, "command": None, "cache": "bust", "kind": None, "pids": [], "timeout_s": 600.0, "flags": ""}
 ENGINE_VALUES = {
     # option: (given, EngineOptions field, what the engine is told)
     "model": ("someone/model", "model", "someone/model"),
@@ -45,6 +45,11 @@ ENGINE_VALUES = {
     "server": ("http://host:80/v1", "server", {**SERVER, "url": "http://host:80"}),
     "serve": ("s {model} {port}", "server", {**SERVER, "command": "s {model} {port}"}),
     "cache": ("warm", "server", {**SERVER, "cache": "warm"}),
+    "serve-flags": (
+        "-t 2",
+        "server",
+        {**SERVER, "command": "s {model} {port}", "flags": "-t 2"},
+    ),
     "server-kind": ("vllm", "server", {**SERVER, "kind": "vllm"}),
     "server-pid": ("4711, 4712", "server", {**SERVER, "pids": [4711, 4712]}),
     "server-timeout": ("2min", "server", {**SERVER, "timeout_s": 120.0}),
@@ -107,7 +112,7 @@ RUN_VALUES = {
 }
 """What the harness uses itself."""
 
-NEEDS = {name: ["--infer-serve=s {model} {port}"] for name in ("against-server", "against-serve")}
+NEEDS = {name: ["--infer-serve=s {model} {port}"] for name in ("against-server", "against-serve", "serve-flags")}
 """What makes sense only beside another option."""
 
 BOTH_WAYS = pytest.mark.parametrize("way", ["command line", "ini"])
@@ -283,6 +288,7 @@ def test_the_command_line_comes_before_the_ini_file(pytester, name):
         "server": ("http://a", "http://b"), "cache": ("off", "warm"), "server-kind": ("llama", "vllm"),
         "server-pid": ("1", "2"), "server-timeout": ("1s", "2s"),
         "against-server": ("http://a", "http://b"), "against-serve": ("a {model} {port}", "b {model} {port}"),
+        "serve-flags": ("-a", "-b"),
         "sample": ("seed=1", "seed=2"), "gate": ("ttft:1%", "ttft:2%"), "allow-different": ("torch", "cpu"),
     }.get(name, ("one", "two"))  # fmt: skip
     pytester.makeini(f"[pytest]\n{option.key} = {first}\n")

@@ -300,6 +300,32 @@ def test_two_servers_are_started_and_both_end(bench):
     assert not [one for one in psutil.process_iter(["cmdline"]) if script in (one.info["cmdline"] or ())]
 
 
+def test_flags_of_a_server_are_swept(bench):
+    command = serve(bench.path, Script(kind="llama")) + " {flags}"
+    names = ("--infer-sweep=serve-flags=--model one,--model two", "--infer-ignore-eos", "-k=text")
+    bench(None, f"--infer-serve={command}", *names).assert_outcomes(passed=2)
+    (found,) = bench.path.glob(".benchmarks/*/*.json")
+    rows = (row["extra_info"]["pytest_infer"] for row in json.loads(found.read_bytes())["benchmarks"])
+    models = [row["model"] for row in rows if row["phase"] == "total"]
+    assert sorted(one["source"].rpartition("--model ")[2] for one in models) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--infer-sweep=serve-flags=-a,-b"], "are of a server that is started: --infer-serve '… {flags}'"),
+        (["--infer-serve-flags=-a"], "is for a command with {flags}"),
+        (["--infer-serve=python {model} {port}", "--infer-serve-flags=-a"], "lacks {flags}: where it takes '-a'"),
+        (["--infer-serve=python {model} {port} {flags}", "--infer-serve-flags='a"], "no closing quotation"),
+        (["--infer-serve=python {model} {port} {flags}", "--infer-serve-flags=--api-key x"], "its environment"),
+    ],
+)
+def test_flags_without_their_place_are_refused(bench, arguments, words):
+    done = bench(None, *arguments)
+    assert done.ret != 0
+    assert words in shown(done)
+
+
 def test_the_other_server_needs_this_one(bench):
     done = bench(None, "--infer-against-server=http://127.0.0.1:1")
     assert "name this one with --infer-server or --infer-serve" in shown(done)

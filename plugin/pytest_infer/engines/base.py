@@ -88,7 +88,7 @@ class ServerOptions:
     `cache` says what its cache of prompts may do: "bust": nothing, as each prompt has a nonce ahead of it; "off": it is
     asked not to use it; "warm": what it likes. `kind` is None where it is to be found out. `pids` are the processes of
     a running one, where they are not those that listen to its port. `timeout_s` is how long nothing may come: until it
-    has started, and until the next token.
+    has started, and until the next token. `flags` stand in the command for {flags}.
     """
 
     url: str | None = None
@@ -97,6 +97,12 @@ class ServerOptions:
     kind: str | None = None
     pids: tuple[int, ...] = ()
     timeout_s: float = 600.0
+    flags: str = ""
+
+    @property
+    def source(self) -> str | None:
+        """Return how results name it: its address, or its command with its flags."""
+        return self.url or (None if self.command is None else self.command.replace("{flags}", self.flags).strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,8 @@ SWEEP_AXES = (
     "experts",
     "attention",
     "compile",
+    "engine-args",
+    "serve-flags",
     "cache",
     "threads",
     "batch",
@@ -102,6 +104,11 @@ OPTIONS = (
         name="serve",
         metavar="COMMAND",
         help="start a server, measure it, and end it: 'llama-server -m {model} --port {port}'",
+    ),
+    Option(
+        name="serve-flags",
+        metavar="FLAGS",
+        help="what {flags} in the command of --infer-serve stands for; default: nothing",
     ),
     Option(
         name="cache",

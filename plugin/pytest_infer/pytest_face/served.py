@@ -9,7 +9,7 @@ from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import CACHE, SERVER_KINDS
 
 ENGINE = "server"
-_OPTIONS = ("server", "serve", "cache", "server-kind", "server-pid", "server-timeout")
+OPTIONS = ("server", "serve", "serve-flags", "cache", "server-kind", "server-pid", "server-timeout")
 _TIMEOUT_S = 600.0
 
 
@@ -18,7 +18,7 @@ def options(read: OptionReader) -> ServerOptions | None:
 
     Raises OptionError for what cannot be used, which shows nothing of a key.
     """
-    if not any(read.given(name) for name in _OPTIONS):
+    if not any(read.given(name) for name in OPTIONS):
         return None
     url, command = read.text("server"), read.text("serve")
     if url is not None and command is not None:
@@ -33,8 +33,13 @@ def options(read: OptionReader) -> ServerOptions | None:
             f"{read.place('against')} compares two commits of what runs in this process: leave out {where}, or "
             "name the other server with --infer-against-server or --infer-against-serve"
         )
+    flags = read.text("serve-flags") or ""
+    if flags and command is None:
+        raise OptionError(f"{read.place('serve-flags')} is for a command with {{flags}}: name it with --infer-serve")
+    address.check_command(flags, read.place("serve-flags"))
     return ServerOptions(
         url=url,
+        flags=flags,
         command=command,
         cache=read.choice("cache", CACHE, CACHE[0]),
         kind=read.choice("server-kind", SERVER_KINDS, "") or None,

@@ -49,7 +49,7 @@ OF_ENGINES = {
     "compile": "compile",
     "trust-remote-code": "trust_remote_code",
     "quantization": "quantization",
-    **dict.fromkeys(("server", "serve", "cache", "server-kind", "server-pid", "server-timeout"), "server"),
+    **dict.fromkeys(served.OPTIONS, "server"),
     "engine-args": "engine_args",
 }
 """The fields of EngineOptions by the options that set them."""

@@ -51,6 +51,8 @@ AXES = {
         Axis(name="experts", option="--infer-experts-implementation", values="eager, grouped_mm, batched_mm, …"),
         Axis(name="attention", option="--infer-attention", values="eager, sdpa, …"),
         Axis(name="compile", option="--infer-compile", values="on, off", flag="on"),
+        Axis(name="engine-args", option="--infer-engine-args", values="arguments of the engine's own tool"),
+        Axis(name="serve-flags", option="--infer-serve-flags", values="flags of a server that is started"),
         Axis(name="cache", option="--infer-no-cache", values="on, off", reload=False, flag="off"),
         Axis(name="threads", option="--infer-threads", values="whole numbers", reload=False),
         Axis(name="batch", option="--infer-batch", values="whole numbers", reload=False),

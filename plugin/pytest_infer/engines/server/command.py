@@ -13,18 +13,20 @@ from pytest_infer.errors import OptionError, alternatives
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 """A name in braces; braces around anything else are the command's own, such as JSON."""
 _PLACES = ("model", "port")
+FLAGS = "{flags}"
 
 
-def arguments(template: str, values: Mapping[str, str]) -> list[str]:
+def arguments(template: str, values: Mapping[str, str], flags: str = "") -> list[str]:
     """Return the arguments of a template, in which each `{name}` is replaced by its value; no shell reads them.
+
+    `{flags}` is an argument of its own, and stands for as many as `flags` are.
 
     Raises:
         OptionError: it is empty or its quotes are not closed, lacks a place or has one that is not known.
     """
-    try:
-        parts = shlex.split(template)
-    except ValueError as error:
-        raise OptionError(f"the command of a server, {template!r}: {str(error).lower()}") from None
+    parts = [one for part in _split(template) for one in (_split(flags) if part == FLAGS else [part])]
+    if flags and FLAGS not in _split(template):
+        raise OptionError(f"the command of a server, {template!r}, lacks {FLAGS}: where it takes {flags!r}")
     if not parts:
         raise OptionError('the command of a server is empty: give one such as "llama-server -m {model} --port {port}"')
     used = [name for part in parts for name in _PLACE.findall(part)]
@@ -36,6 +38,13 @@ def arguments(template: str, values: Mapping[str, str]) -> list[str]:
         if name not in used:
             raise OptionError(f"the command of a server, {template!r}, lacks {{{name}}}: {_WHY[name]}")
     return [_PLACE.sub(lambda found: values[found[1]], part) for part in parts]
+
+
+def _split(template: str) -> list[str]:
+    try:
+        return shlex.split(template)
+    except ValueError as error:
+        raise OptionError(f"the command of a server, {template!r}: {str(error).lower()}") from None
 
 
 _WHY = {

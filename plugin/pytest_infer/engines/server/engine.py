@@ -68,7 +68,9 @@ class ServerEngine(Engine):
 
     def _command(self, server: ServerOptions) -> Started:
         environ = {name: value for name, value in os.environ.items() if name != address.KEY}
-        return Started(server.command or "", model=self._path(), environ=environ, limit_s=server.timeout_s)
+        return Started(
+            server.command or "", model=self._path(), flags=server.flags, environ=environ, limit_s=server.timeout_s
+        )
 
     def _path(self) -> str:
         """Return what the command of a server gets for its model: of a bundled one its folder."""
@@ -116,7 +118,7 @@ class ServerEngine(Engine):
         return ModelInfo(
             name=told.name or self._asked.model,
             engine=told.engine,
-            source=self._server.url or self._server.command,
+            source=self._server.source,
             parameters=told.parameters,
             parameter_bytes=told.parameter_bytes,
             context_length=told.context,

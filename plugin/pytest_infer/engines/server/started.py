@@ -33,17 +33,24 @@ class Started:
     """A server process in the user's own environment, with all its children.
 
     A small process of ours, the guard, starts it and ends it when this one ends, however it ends. `template` is the
-    command with `{model}` and `{port}`, split as a shell would but run without one.
+    command with `{model}`, `{port}` and perhaps `{flags}`, split as a shell would but run without one.
 
     Raises:
         OptionError: the template cannot be used, or there is no such program; nothing has been started then.
     """
 
     def __init__(
-        self, template: str, *, model: str, environ: Mapping[str, str], limit_s: float, grace_s: float = GRACE_S
+        self,
+        template: str,
+        *,
+        model: str,
+        environ: Mapping[str, str],
+        limit_s: float,
+        grace_s: float = GRACE_S,
+        flags: str = "",
     ) -> None:
         self.port = command.free_port()
-        self._command = command.arguments(template, {"model": model, "port": str(self.port)})
+        self._command = command.arguments(template, {"model": model, "port": str(self.port)}, flags)
         self._command[0] = command.program(self._command[0], environ)
         self._environ, self._limit_s, self._grace_s = dict(environ), limit_s, grace_s
         self._name = Path(self._command[0]).name

@@ -104,6 +104,12 @@ def _applied(settings: Settings, axis: str, value: str) -> Settings:
     if not value.isprintable():
         raise OptionError(f"--infer-sweep: {axis} takes printable text, not {value!r}")
     name, parse = _FIELDS[axis]
+    if name == "server":
+        server = settings.engine_options.server
+        if server is None or server.command is None:
+            raise OptionError(f"--infer-sweep: {axis} are of a server that is started: --infer-serve '… {{flags}}'")
+        flagged = replace(server, flags=value)
+        return replace(settings, engine_options=replace(settings.engine_options, server=flagged))
     parsed = {name: parse(axis, value)}
     if of_engine(axis):
         return replace(settings, engine_options=replace(settings.engine_options, **parsed))
@@ -135,6 +141,8 @@ _FIELDS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "experts": ("experts_implementation", _text),
     "attention": ("attention", _text),
     "compile": ("compile", _on),
+    "engine-args": ("engine_args", _text),
+    "serve-flags": ("server", _text),
     "cache": ("use_cache", _on),
     "threads": ("threads", _whole),
     "batch": ("batch", _whole),
