@@ -192,7 +192,7 @@ def test_uncommitted_changes_are_ours_and_told(repository):
 
 def test_both_sides_have_a_profile_round(repository):
     repository.commit()
-    _, run = repository.run("--infer-against=HEAD", "--infer-max-rounds=2")
+    _, run = repository.run("--infer-against=HEAD", "--infer-max-rounds=2", EACH_ONCE)
     for before, after in run.pairs.values():
         assert len(before.rounds) == len(after.rounds) == 2
         assert before.profile is not None
@@ -898,7 +898,7 @@ def dying(repository, ours, when, *args):
         # In the first launch, before there are others; in the only one, in its first round and in a pass.
         ("prompt_tokens == 3", 2, ["first", "second", "third"]),
         ("prompt_tokens == 2", 1, ["second", "third"]),
-        ("prompt_tokens == 2 and sys._getframe(2).f_code.co_name == 'in_turns'", 1, ["second", "third"]),
+        ("prompt_tokens == 2 and sys._getframe(3).f_code.co_name == 'in_turns'", 1, ["second", "third"]),
     ],
 )
 def test_where_no_launch_is_left_later_tests_say_why(repository, ours, when, launches, failed):
