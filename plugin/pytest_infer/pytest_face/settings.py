@@ -239,8 +239,9 @@ def _check_ranks(read: OptionReader, size: int) -> None:
 def _levels(read: OptionReader) -> tuple[Level, ...]:
     """Return the levels of load tests, which this process sends to one server."""
     found = levels.parse(read.lines("load") or (), read.place("load"))
-    if found and read.given("against"):
-        raise OptionError(f"{read.place('load')} measures one server: leave out {read.place('against')}")
+    other = next((name for name in ("against", "against-server", "against-serve") if read.given(name)), None)
+    if found and other is not None:
+        raise OptionError(f"{read.place('load')} measures one server: leave out {read.place(other)}")
     data = _load_data(read)
     traced = data is not None and data.trace is not None
     if found and any((level.kind is LevelKind.REPLAY) != traced for level in found):
