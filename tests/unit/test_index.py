@@ -196,7 +196,6 @@ def test_an_earlier_run_that_changed_is_read_again(storage, make_block, rows_rea
     path, text = paths[2], paths[2].read_text()
     other = text.replace("0.003", "0.009")
     assert other != text
-    time.sleep(0.02)  # the kernel's clock of files ticks every few milliseconds
     if change == "replaced":
         path.with_suffix(".other").write_text(other)
         path.with_suffix(".other").replace(path)
