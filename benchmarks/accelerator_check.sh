@@ -124,11 +124,11 @@ step 60 "wheels of what is missing" install
 [ -d "$work/site" ] && export PYTHONPATH=$work/site
 step 60 "the machine" describe
 step 60 "the models" named_models
-step 120 "clock, memory, the card" tests card tests/gpu/test_clock.py tests/gpu/test_memory.py tests/gpu/test_card.py
-step 150 "models as on the CPU" tests models tests/gpu/test_models.py
+step 120 "clock, memory, the card" tests card tests/gpu/test_device_clock.py tests/gpu/test_device_memory.py tests/gpu/test_device_card.py
+step 150 "models as on the CPU" tests models tests/gpu/test_device_models.py
 step 180 "the main job" main_job
 step 60 "run, report, figures" report
-step 180 "two commits in turns" tests against tests/gpu/test_against.py
+step 180 "two commits in turns" tests against tests/gpu/test_device_against.py
 step 60 "tests of devices beside others" tests others -m gpu tests/real/test_device_sync.py
 step 20 "the tests' results" together
 printf '%s files in %s, %s s' "$(find "$out" -type f | wc -l)" "$out" "$SECONDS"

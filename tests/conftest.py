@@ -32,6 +32,9 @@ def pytest_sessionstart():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
+    # Tests write a module anew within the second and to the byte by which a compiled one is taken for it.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -55,7 +55,7 @@ def test_a_failure_of_one_rank_is_a_line_of_its_own(rank):
 def test_the_first_rank_stores_one_run_with_how_many_there_are(rank, pytester):
     result = rank(0)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["peak memory * MiB in rank 0, — in rank 1 (*"])
+    result.stdout.fnmatch_lines(["at most * MiB* in rank 0, — in rank 1 (*"])
     (file,) = stored(pytester)
     blocks = [row["extra_info"]["pytest_infer"] for row in json.loads(file.read_text())["benchmarks"]]
     told = [block["ranks"] for block in blocks if block["phase"] == "total"]

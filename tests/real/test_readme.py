@@ -35,6 +35,10 @@ AGAIN = ("--infer-against origin/main", "--infer-against-sequential")
 NOT_HERE = (
     "--infer-server",
     "--infer-serve",
+    "--infer-against-serve",
+    "serve-flags",
+    "--infer-device cuda",
+    "tests/gpu",
     "smollm2",
     "train.py",
     "base-venv",
@@ -42,7 +46,7 @@ NOT_HERE = (
     "git -C public",
     "site public",
 )
-"""Servers are scripted in tests/plugin/test_servers_page.py.
+"""Servers are scripted in tests/plugin/test_servers_page.py, and what a card runs is in .ci/run's dry run.
 
 Built models are slow tests; training takes half an hour; another interpreter is tested in test_against.py, and the
 steps that publish a site one after the other, with a remote, in test_site.py."""

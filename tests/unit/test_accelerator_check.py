@@ -66,10 +66,10 @@ def test_every_step_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("cases", "failed"),
     [
-        ("*test_models.py*) echo it broke; exit 3 ;;", "models as on the CPU"),
+        ("*test_device_models.py*) echo it broke; exit 3 ;;", "models as on the CPU"),
         ("*'import sys, torch'*) exit 1 ;;", "the machine"),
         ("*accelerator_models.py*) exit 1 ;;", "the models"),
-        ("*test_clock.py*) kill -9 $$ ;;", "clock, memory, the card"),
+        ("*test_device_clock.py*) kill -9 $$ ;;", "clock, memory, the card"),
         ("*-m?pytest?bench*) echo nothing is left; exit 1 ;;", "the main job"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_step_that_fails_is_told_and_the_next_goes_on(tmp_path, cases, failed)
 
 
 def test_what_hangs_ends_at_its_limit_and_the_whole_at_its_own(tmp_path):
-    done = run(tmp_path, "*test_clock.py*) sleep 60 ;;", ACCELERATOR_CHECK_S="3")
+    done = run(tmp_path, "*test_device_clock.py*) sleep 60 ;;", ACCELERATOR_CHECK_S="3")
     seen = told(done)
     assert seen["clock, memory, the card"] == "FAILED", done.stdout
     assert list(seen.values())[4:] == ["left"] * (len(STEPS) - 4)
