@@ -9,7 +9,7 @@ from pytest_infer.analysis.compare import comparison, gate, rules, stats
 from pytest_infer.analysis.compare import earlier as earlier_runs
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
-from pytest_infer.metrics import METRICS
+from pytest_infer.metrics import METRICS, by_key
 
 KEYS = {m.key: m for m in METRICS}
 CALM = [0.1, 0.1001, 0.0999, 0.1002, 0.0998, 0.1, 0.1001, 0.0999, 0.1, 0.1]
@@ -88,6 +88,31 @@ def test_too_few_runs_never_say_that_nothing_changed(judge, factor):
 def test_too_few_runs_can_still_show_a_large_change(judge):
     assert judge(CALM, times(CALM, 1.5), history=STEADY[:1]).verdict is Verdict.REGRESSED
     assert judge(CALM, times(CALM, 0.5)).verdict is Verdict.IMPROVED
+
+
+MOVED = (1.18, 1.04, 0.9, 1.01, 0.98, 0.75, 0.76, 1.02, 0.9)
+"""By how much TTFT of nine prompts moved between two runs of equal code a minute apart on a shared machine."""
+
+
+@pytest.mark.parametrize(
+    ("factors", "called"),
+    [
+        (MOVED, []),
+        ((2.0, *MOVED[1:]), [2.0]),
+        ((1.5, 1.0, 1.01, 0.99, 1.02, 0.98), [1.5]),
+        ((1.5,) * 6, [1.5] * 6),
+        ((0.75, 1.0, 1.0, 1.0), [0.75]),
+    ],
+    ids=["nothing", "one by more", "one of calm ones", "all alike", "few"],
+)
+def test_without_a_history_the_tests_of_two_runs_tell_how_far_changes_lie_apart(make_row, factors, called):
+    pairs = [
+        RowPair(before=make_row(ttft_s=CALM), after=make_row(ttft_s=times(CALM, factor)), history=())
+        for factor in factors
+    ]
+    found = comparison.judge(pairs, lambda _row: [Wanted(metric=by_key("ttft_s"), threshold=0.05)])
+    told = [factor for factor, one in zip(factors, found, strict=True) if one.verdict is not Verdict.INCONCLUSIVE]
+    assert told == called
 
 
 def test_a_spread_from_run_to_run_hides_what_rounds_alone_would_call_a_change(judge):

@@ -169,11 +169,15 @@ def judge(
 
 
 class _Spreads:
-    """How far launches lie apart, by metric and test: its own, what others tell, and earlier runs here."""
+    """How far launches lie apart, by metric and test: its own, what others tell, and earlier runs here.
+
+    And how far the changes of a metric lie apart over the tests of two runs.
+    """
 
     def __init__(self, pairs: Sequence[RowPair]) -> None:
         self._pairs = pairs
         self._known: dict[str, dict[str, Spread | None]] = {}
+        self._apart: dict[str, float] = {}
 
     def of(self, key: str, pair: RowPair) -> Spread | None:
         from pytest_infer.analysis.compare import launches, moderation  # noqa: PLC0415
@@ -183,6 +187,13 @@ class _Spreads:
             self._known[key] = dict(zip(told, moderation.moderated(list(told.values())), strict=True))
         before = None if pair.turns is None else launches.earlier(key, pair.turns)
         return launches.with_earlier(self._known[key].get(pair.after.test), before)
+
+    def over_tests(self, metric: Metric) -> float:
+        if metric.key not in self._apart:
+            ends = [(earlier.number(p.before, metric), earlier.number(p.after, metric)) for p in self._pairs]
+            changes = [math.log(new / old) for old, new in ends if old is not None and new is not None]
+            self._apart[metric.key] = earlier.apart(changes)
+        return self._apart[metric.key]
 
 
 def _without_noise(
@@ -258,7 +269,7 @@ def _question(
     if not metric.judged:
         mid = float(draft.after or 0) / float(draft.before or 1) - 1
         return replace(draft, verdict=None, mid=mid)
-    evidence, doubt = _of_launches(pair, metric, spreads) or _evidence(pair, want, a, b)
+    evidence, doubt = _of_launches(pair, metric, spreads) or _evidence(pair, want, a, b, spreads)
     if not evidence:
         return replace(draft, verdict=Verdict.INCONCLUSIVE, reason=disturbed or doubt)
     return Question(draft=draft, evidence=tuple(evidence), threshold=want.threshold, doubt=doubt, undecidable=disturbed)
@@ -280,7 +291,7 @@ def _of_launches(pair: RowPair, metric: Metric, spreads: _Spreads) -> tuple[list
 
 
 def _evidence(
-    pair: RowPair, want: Wanted, a: tuple[float, ...], b: tuple[float, ...]
+    pair: RowPair, want: Wanted, a: tuple[float, ...], b: tuple[float, ...], spreads: _Spreads
 ) -> tuple[list[Evidence], str | None]:
     metric = want.metric
     if metric.repeatable:
@@ -297,16 +308,18 @@ def _evidence(
         # Two blocks a side tell no more than this: their own difference is one that nothing caused.
         blocks = Evidence(estimate=stats.within(within.mid, spread, CONFIDENCE))
         return [*evidence, blocks], "the blocks of one side differ too much; interleave (without -sequential)"
-    return _with_history(pair, metric, evidence)
+    return _with_history(pair, metric, evidence, spreads)
 
 
-def _with_history(pair: RowPair, metric: Metric, evidence: list[Evidence]) -> tuple[list[Evidence], str | None]:
+def _with_history(
+    pair: RowPair, metric: Metric, evidence: list[Evidence], spreads: _Spreads
+) -> tuple[list[Evidence], str | None]:
     """Add what earlier runs say of the spread from run to run, or assume the worst where they are too few."""
     values = [value for row in pair.history if (value := earlier.number(row, metric)) is not None]
     old, new = earlier.number(pair.before, metric), earlier.number(pair.after, metric)
     if old is None or new is None:
         return evidence, None
-    return earlier.spread(values, old, new, evidence, earlier.remedy(pair.after))
+    return earlier.spread(values, old, new, evidence, earlier.remedy(pair.after), spreads.over_tests(metric))
 
 
 def block_spread(before: Row, after: Row) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,13 @@ ENOUGH_HISTORY = 5
 """Below so many the spread is assumed, which can show a change but never that there is none."""
 
 ASSUMED_SPREAD = 0.05
-"""Standard deviation from run to run where history does not tell it: the largest in docs/statistics.md's table."""
+"""Standard deviation from run to run where history does not tell it, if the run's own tests do not lie further apart:
+the largest in docs/statistics.md's table."""
+
+ENOUGH_TESTS = 5
+"""So many tests of two runs tell how far their changes lie apart."""
+_NORMAL = 1.4826
+"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
 
 class _Test(msgspec.Struct, array_like=True, frozen=True):
@@ -158,14 +165,31 @@ def remedy(row: Row) -> str:
     return "measure more runs" if row.served else "use --infer-against"
 
 
+def apart(changes: Sequence[float]) -> float:
+    """Return how far the changes of one figure lie apart over the tests of two runs (sd of log-ratios, robust).
+
+    A change of the code moves a few of them, or all alike; what moves each otherwise is the machine. 0 for few tests.
+    """
+    if len(changes) < ENOUGH_TESTS:
+        return 0.0
+    middle = statistics.median(changes)
+    return _NORMAL * statistics.median(abs(change - middle) for change in changes)
+
+
 def spread(
-    values: Sequence[float], old: float, new: float, evidence: list[Evidence], remedy: str
+    values: Sequence[float],
+    old: float,
+    new: float,
+    evidence: list[Evidence],
+    remedy: str,
+    scatter: float = 0.0,
 ) -> tuple[list[Evidence], str | None]:
     """Return the `evidence` of rounds with what earlier runs tell of the spread from run to run, and what is in doubt.
 
     `values` are the figure in those runs, `old` and `new` in the two that are compared. `remedy` would tell more.
 
-    Where they are too few the worst is assumed, which can show a change but never that there is none.
+    Where they are too few the worst is assumed, or the `scatter` of the figure's changes over all tests of the two runs
+    where that is larger; it can show a change but never that there is none.
     """
     if len(values) >= ENOUGH_HISTORY:
         estimate = stats.predicted(values, new)
@@ -176,5 +200,5 @@ def spread(
     doubt = f"{many}, and {ENOUGH_HISTORY} tell the spread from run to run: {remedy}"
     if not evidence:
         return [], doubt
-    assumed = stats.Student(math.log(new / old), ASSUMED_SPREAD * math.sqrt(2), 1e9)
+    assumed = stats.Student(math.log(new / old), max(ASSUMED_SPREAD * math.sqrt(2), scatter), 1e9)
     return [*evidence, Evidence(estimate=assumed, conclusive=False)], doubt
