@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_infer.metrics import METRICS, by_key
+from pytest_infer.metrics.summary import why_not
 from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.anchors import of_metric
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, head, short
@@ -117,9 +118,14 @@ def _rounds(test: Test) -> list[Table]:
 
 
 def _figures(test: Test) -> list[Table]:
-    """Return every figure of the table of metrics, with its spread and quality, and why the others are absent."""
+    """Return every figure of the table of metrics, with its spread and quality, and why the others are absent.
+
+    Those of a load test have no place at a prompt, nor a prompt's at a level of load.
+    """
     there, absent = [], []
     for metric in METRICS:
+        if why_not(metric, under_load=test.block.under_load is not None) is not None:
+            continue
         name = Cell(text=metric.label, link=anchor(metric.key), key=f"{test.key}-{of_metric(metric)}")
         found = (test.block.metrics or {}).get(metric.key)
         if found is None:
