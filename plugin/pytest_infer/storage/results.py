@@ -19,7 +19,6 @@ from pytest_infer.records import (
     ModelInfo,
     Operators,
     PromptInfo,
-    Quality,
     SuiteAverages,
 )
 from pytest_infer.storage import runfile, schema, traces
@@ -133,7 +132,7 @@ def _figures(block: WholeBlock) -> dict[str, Summary]:
             mean=figure.mean,
             stdev=figure.stdev,
             rounds=figure.rounds or single,
-            quality=Quality(figure.quality),
+            quality=figure.quality,
             source=figure.source,
         )
     return found

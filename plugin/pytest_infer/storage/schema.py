@@ -17,6 +17,7 @@ from pytest_infer.records import (
     Level,
     Objectives,
     PhaseOperators,
+    Quality,
     Ranks,
     Reported,
     RoleWork,
@@ -155,7 +156,7 @@ class Values(msgspec.Struct, frozen=True):
 
     value: float | str
     rounds: tuple[float, ...] = ()
-    quality: str = "exact"
+    quality: Quality = Quality.EXACT
     unit: str | None = None
 
     @property

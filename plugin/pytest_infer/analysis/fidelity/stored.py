@@ -156,5 +156,5 @@ def with_figures(row: Row, found: Fidelity | None) -> Row:
     readings = {} if found is None else {key: figures.reading(key, found) for key in figures.OF_BOTH}
     for key, read in readings.items():
         if read.value is not None:
-            metrics[key] = Values(value=read.value, quality=read.quality.value)
+            metrics[key] = Values(value=read.value, quality=read.quality)
     return replace(row, metrics=metrics, fidelity=found)
