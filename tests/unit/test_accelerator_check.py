@@ -51,7 +51,8 @@ def test_shellcheck_finds_nothing():
     tool = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if tool is None:
         pytest.skip("shellcheck is not installed")
-    done = subprocess.run([tool, SCRIPT], capture_output=True, text=True, check=False, timeout=60)
+    # Older ones do not see that steps are called by their names.
+    done = subprocess.run([tool, "--exclude=SC2317", SCRIPT], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
 
 
