@@ -63,7 +63,9 @@ ROOMS = {
     "engines": GROUND,
     "measure": GROUND | {"engines.base", "engines.roles"},
     # A program on its own, by its path.
-    "measure.load.generator": GROUND | {"engines.base", "engines.server.guard", "measure"},
+    "measure.load.generator": GROUND | {"engines.base", "engines.server.guard", "engines.server.address", "measure"},
+    # What a server said may hold the key that it was asked with.
+    "measure.load.told": GROUND | {"engines.base", "engines.server.address"},
     # It lies in the same folder as built models.
     "measure.load.environment": GROUND | {"engines.bundled.cache"},
     # A program of its own, started in a fresh process.

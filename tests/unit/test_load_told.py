@@ -113,6 +113,15 @@ def test_a_server_that_tells_nothing_of_its_cache(rate, read):
     assert {request.cached for request in read(rate)} == {None}
 
 
+def test_no_word_of_a_server_keeps_the_key_that_it_was_asked_with(rate, read, monkeypatch):
+    monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", "s3cret")
+    one = rate["benchmarks"][0]["requests"]["successful"].pop()
+    one["info"]["error"] = "RuntimeError('illegal line: Bearer s3cret')"
+    rate["benchmarks"][0]["requests"]["errored"] = [one]
+    (said,) = {request.error for request in read(rate) if request.error}
+    assert said == "illegal line: Bearer …"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -120,6 +129,13 @@ def test_a_server_that_tells_nothing_of_its_cache(rate, read):
         (lambda report: json.dumps(report)[:-40], "cannot be read"),
         (lambda report: "[" * 100_000, "cannot be read"),
         (lambda report: report | {"metadata": {"version": 3, "guidellm_version": "1.0"}}, "is of format 3"),
+        (
+            lambda report: (
+                report["benchmarks"][0]["requests"]["successful"][0].update(output_tokens=2**31),
+                report,
+            )[1],
+            "cannot be read",
+        ),
         (lambda report: report | {"benchmarks": []}, "holds 0 benchmarks, not one"),
         (lambda report: report | {"benchmarks": report["benchmarks"] * 2}, "holds 2 benchmarks, not one"),
         (lambda report: report | {"benchmarks": [{"requests": {"successful": [{"info": 1}]}}]}, "cannot be read"),

@@ -350,6 +350,11 @@ def test_an_address_that_is_none_is_refused(url):
         ("llama-server -m {model} --port {port} --tokens 3 --no-tokenizer", False),
         ("serve {model} {port} --max-num-batched-tokens 8192 --tokenizer x", False),
         ("serve {model} {port} --token s", True),
+        ("serve {model} {port} --hf-token s", True),
+        ("serve {model} {port} --hf-token=s", True),
+        ("serve {model} {port} -hft s", True),
+        ("serve {model} {port} --api-key-file f", False),
+        ("serve {model} {port} --stop-token-ids 3", False),
     ],
 )
 def test_a_command_holds_no_key(command, refused):

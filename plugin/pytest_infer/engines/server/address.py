@@ -10,8 +10,11 @@ from pytest_infer.errors import EngineError, OptionError
 
 KEY = "PYTEST_INFER_SERVER_KEY"
 """The environment variable that holds the key; no option and no file does."""
-_KEY_OPTION = re.compile(r"(?i:api[-_]?key|--(?:token|secret|password)\b)|\w*(?:TOKEN|SECRET|PASSWORD|KEY)=")
-"""An option for a key, or a variable that is set to one; not --max-num-batched-tokens."""
+_KEY_OPTION = re.compile(
+    r"(?i:api[-_]?key(?!-file)|--(?:[\w-]+-)?(?:token|secret|password)(?![\w-])|(?<!\S)-hft\b)"
+    r"|\w*(?:TOKEN|SECRET|PASSWORD|KEY)="
+)
+"""An option for a key, or a variable that is set to one; not --max-num-batched-tokens, nor the file of a key."""
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1", re.IGNORECASE)
 
 

@@ -13,7 +13,6 @@ def problem(port: int, timeout_s: float) -> str | None:
 
     A server that offers neither, or asks for a key, is ready once it answers.
     """
-    why = None
     for path in ("/health", "/v1/models"):
         try:
             status = _status(port, path, timeout_s)
@@ -22,7 +21,7 @@ def problem(port: int, timeout_s: float) -> str | None:
         if status not in _NOT_OFFERED:
             ready = 200 <= status < 400 or status in _KEY_REQUIRED
             return None if ready else f"GET {path}: HTTP status {status}"
-    return why
+    return None
 
 
 def _status(port: int, path: str, timeout_s: float) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pytest_infer.engines.base import Served
-from pytest_infer.engines.server import guard
+from pytest_infer.engines.server import address, guard
 from pytest_infer.errors import EngineError
 from pytest_infer.measure.load import told, workload
 from pytest_infer.measure.load.environment import Installed
@@ -166,4 +166,4 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 def _said(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:_SAID] if lines else "it said nothing"
+    return address.without_key(lines[-1])[:_SAID] if lines else "it said nothing"

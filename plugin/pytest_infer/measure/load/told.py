@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from pytest_infer import untrusted
+from pytest_infer.engines.server import address
 from pytest_infer.errors import EngineError
 from pytest_infer.records import LoadRequest, RequestStatus
 
@@ -16,6 +18,10 @@ _RAISED = re.compile(r"\w+\([\"'](.*)[\"']\)", re.DOTALL)
 _LONGEST = 200
 VERSION = 2
 """The version of the generator's format that is understood."""
+
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""A number of tokens that the sidecar can hold."""
 
 
 class _Timings(msgspec.Struct, frozen=True):
@@ -38,8 +44,8 @@ class _Info(msgspec.Struct, frozen=True):
 
 class _Request(msgspec.Struct, frozen=True):
     info: _Info
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
     cached_tokens: int | None = None
 
 
@@ -55,7 +61,6 @@ class _Benchmark(msgspec.Struct, frozen=True):
 
 class _Metadata(msgspec.Struct, frozen=True):
     version: int
-    guidellm_version: str
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -78,7 +83,7 @@ def read(path: Path) -> tuple[LoadRequest, ...]:
     if report.metadata.version != VERSION:
         raise EngineError(
             f"the load generator's {path.name} is of format {report.metadata.version}, and format {VERSION} is read: "
-            "pytest-infer load-generator install"
+            "pytest-infer load-generator remove, then install"
         )
     if len(report.benchmarks) != 1:
         raise EngineError(f"the load generator's {path.name} holds {len(report.benchmarks)} benchmarks, not one")
@@ -131,4 +136,4 @@ def _words(error: str | None) -> str:
         return "no token came"
     status, raised = _STATUS.search(error), _RAISED.fullmatch(error)
     text = status[1] if status else raised[1] if raised else error
-    return " ".join(text.split())[:_LONGEST]
+    return address.without_key(text)[:_LONGEST]

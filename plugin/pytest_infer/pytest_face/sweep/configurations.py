@@ -11,6 +11,7 @@ from typing import Any
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.server import address
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.pytest_face.settings import MOST_THREADS, Settings
 from pytest_infer.records import CurvePoint
@@ -108,6 +109,7 @@ def _applied(settings: Settings, axis: str, value: str) -> Settings:
         server = settings.engine_options.server
         if server is None or server.command is None:
             raise OptionError(f"--infer-sweep: {axis} are of a server that is started: --infer-serve '… {{flags}}'")
+        address.check_command(value, f"--infer-sweep: {axis}")
         flagged = replace(server, flags=value)
         return replace(settings, engine_options=replace(settings.engine_options, server=flagged))
     parsed = {name: parse(axis, value)}
