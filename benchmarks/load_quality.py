@@ -29,6 +29,7 @@ from pytest_infer.metrics import load
 from pytest_infer.metrics.timing import NS
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Arrivals, Level, LevelKind, Objectives, UnderLoad
+from pytest_infer.units import Unit
 from scripted_server import Answer, Script
 
 UTILISATIONS = (0.3, 0.5, 0.7, 0.9, 0.95)
@@ -75,7 +76,7 @@ def measured(utilisation: float, service_s: float, given: argparse.Namespace, *,
     rate = level.value or 0.0
     theory = (queueing.mean_latency_mm1 if exponential else queueing.mean_latency_md1)(rate, real)
     short = _short(rate, real, given.requests, exponential=exponential)
-    found_mean = curve.estimate(means)
+    found_mean = curve.estimate(means, Unit.SECONDS)
     ends = found_mean.low, found_mean.high
     interval = "–".join(_ms(end) for end in ends if end is not None)
     kinds = ", ".join(warning.kind.value for warning in marks.find(of, bust=True))

@@ -16,6 +16,7 @@ from pytest_infer.report.text import collected, console
 from pytest_infer.storage import block, results, runs
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import StoredLoad, Values
+from pytest_infer.units import Unit
 from queueing import at_rate, simulated
 
 DATA = Path(__file__).parents[1] / "data"
@@ -81,7 +82,7 @@ def test_levels_whose_power_is_alike_are_named():
 def test_a_knee_at_the_last_level_may_lie_beyond():
     (found,) = curve.curves(SATURATING[:3])
     assert found.knee.last
-    assert "or above: no higher level was measured" in next(report.lines(found))
+    assert "or above: no higher level tells of the server" in next(report.lines(found))
 
 
 @pytest.mark.parametrize("few", [SATURATING[:2], [row("throughput", [30, 31], [1.0, 1.1])]])
@@ -116,13 +117,36 @@ def test_kinds_and_spacings_are_curves_of_their_own():
     ],
 )
 def test_a_figure_has_students_interval_over_repetitions(values, value, low, high):
-    found = curve.estimate(values)
+    found = curve.estimate(values, Unit.SECONDS)
     assert found.value == pytest.approx(value)
     if low is not None:
         assert found.low == pytest.approx(low, rel=1e-3)
     if high is not None:
         assert found.high == pytest.approx(high, rel=1e-3)
     assert (found.low is None) == (len(values) == 1)
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0, 50.0], [0.0, 1.0, 50.0]])
+def test_shares_are_averaged_as_they_are(values):
+    assert curve.estimate(values, Unit.PERCENT).value == pytest.approx(sum(values) / 3)
+
+
+def test_a_replay_that_takes_longer_asks_for_less():
+    rows = [row(f"replay={n}", scattered(rate), scattered(1.0)) for n, rate in ((0.5, 40), (1, 20), (2, 10))]
+    (found,) = curve.curves(rows)
+    assert [point.level.name for point in found.points] == ["replay=2", "replay=1", "replay=0.5"]
+    assert (found.knee.level.name, found.knee.first, found.knee.last) == ("replay=0.5", False, True)
+
+
+@pytest.mark.parametrize("place", ["[{}-concurrency=1]", "[concurrency=1-{}]"])
+def test_what_else_a_test_is_parametrized_by_makes_another_curve(place):
+    rows = [
+        replace(one, test=f"bench/t.py::test_load{place.format(engine).replace('concurrency=1', one.name)}")
+        for engine in ("a", "b")
+        for one in SATURATING
+    ]
+    found = curve.curves(rows)
+    assert [(one.test, len(one.points)) for one in found] == [(f"bench/t.py::test_load[{e}]", 4) for e in "ab"]
 
 
 def test_half_an_interval_is_told_as_a_share():

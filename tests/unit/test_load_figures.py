@@ -199,6 +199,13 @@ def test_a_late_sender_marks_a_rate():
     assert "sent 50.0 ms late or more, beside a median TTFT of 175 ms" in marks.find(of, bust=True)[0].text
 
 
+def test_the_repetition_whose_sender_was_latest_for_its_times_is_the_one_that_counts():
+    # 20 ms of 300 are less than 15 of 100.
+    slow, fast = evenly(40, late=0.02, took=1.2), evenly(40, late=0.015, took=0.4)
+    assert kinds(at_rate([slow])) == []
+    assert kinds(at_rate([fast])) == kinds(at_rate([slow, fast])) == [WarningKind.CLIENT_BOUND]
+
+
 def test_streams_that_idle_mark_a_level():
     assert kinds(of_streams([closed(4, 10, idle=0.02)], 4)) == []
     assert kinds(of_streams([closed(4, 10, idle=0.3)], 4)) == [WarningKind.CLIENT_BOUND]

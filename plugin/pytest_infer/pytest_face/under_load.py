@@ -216,7 +216,8 @@ def _number(level: Level, work: Workload, wanted: int) -> int:
 def _info(level: Level, work: Workload, session: InferSession) -> PromptInfo:
     """Return the level as what is measured; its hash tells the work from other work."""
     settings = session.settings
-    asked = [work.sha256, work.bust, level.name, settings.load_requests, msgspec.to_builtins(settings.objectives)]
+    limits = [settings.load_requests, settings.load_limit_s]
+    asked = [work.sha256, work.bust, level.name, *limits, msgspec.to_builtins(settings.objectives)]
     most = max((limit for _, limit in work.prompts), default=work.synthetic.get("output_tokens", 0))
     if work.trace is not None:
         most = work.trace.longest

@@ -78,7 +78,7 @@ def _value(point: Point, key: str) -> float | None:
 
 
 def lines(curve: LoadCurve) -> Iterator[str]:
-    """Yield where the knee of a curve lies, and that figures of latency between tokens are not among these."""
+    """Yield at which levels the sender was the bottleneck, and where the knee of a curve lies."""
     bound = [point.level.name for point in curve.points if point.client_bound]
     if bound:
         yield f"the sender was the bottleneck at {', '.join(bound)}: these say nothing of the server"
@@ -88,7 +88,7 @@ def lines(curve: LoadCurve) -> Iterator[str]:
     where = knee.level.name
     if knee.alike:
         where += f", which cannot be told from {', '.join(level.name for level in knee.alike)}"
-    end = " or above: no higher level was measured" if knee.last else " or below" if knee.first else ""
+    end = " or above: no higher level tells of the server" if knee.last else " or below" if knee.first else ""
     yield f"knee at {where}{end} (greatest throughput / median latency)"
 
 

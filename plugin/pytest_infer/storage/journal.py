@@ -120,9 +120,8 @@ def read(path: Path) -> Left:
 
 def _sound(entry: Entry) -> Entry:
     """Return an entry; raise untrusted.Damaged unless its rounds can be worked with."""
-    if entry.record.under_load is not None:
-        return entry
-    if not entry.record.rounds:
+    of = entry.record.under_load
+    if not (entry.record.rounds if of is None else of.repetitions):
         raise untrusted.Damaged("a record without rounds")
     profile = entry.record.profile
     traces = [*(one.trace for one in entry.record.rounds), *([] if profile is None else [profile.trace])]

@@ -34,6 +34,8 @@ _KINDS = {
     **dict.fromkeys(("chosen", "rest"), ("f", 2)),
     "kl": ("f", 1),
     **dict.fromkeys(("pieces", "texts"), ("u", 1)),
+    "requests": ("f", 2),
+    "request_tokens": ("i", 2),
 }
 """The kind of numbers and how many dimensions, by what is kept."""
 _SCORES = {"tokens": "<i4", "chosen": "<f4", "top_ids": "<i4", "top": "<f4", "rest": "<f4"}

@@ -1,1 +1,1 @@
-"""Load tests: the curve of latency against throughput, its knee, and what a level does to the objectives."""
+"""Load tests: the curve of latency against throughput, and its knee."""

@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_infer.analysis.compare import student
-from pytest_infer.metrics import METRICS
+from pytest_infer.analysis.compare import stats
+from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.metrics.load import PREFIX
 from pytest_infer.records import Arrivals, Level, LevelKind, WarningKind
 from pytest_infer.storage.runs import Row
+from pytest_infer.units import Unit
 
 CONFIDENCE = 0.95
 KEYS = tuple(metric.key for metric in METRICS if metric.key.startswith(PREFIX))
@@ -84,15 +85,22 @@ def curves(rows: Iterable[Row]) -> tuple[LoadCurve, ...]:
     for row in rows:
         if row.under_load is not None:
             level = row.under_load.level
-            test = row.test.partition("[")[0]
+            # What else a test is parametrized by makes another curve.
+            test = row.test.replace(level.name, "").replace("[-", "[").replace("-]", "]").removesuffix("[]")
             found.setdefault((test, level.kind, level.arrivals), []).append(point(row))
     return tuple(_curve(str(key[0]), points) for key, points in found.items())
 
 
 def _curve(test: str, points: Sequence[Point]) -> LoadCurve:
-    ordered = tuple(sorted(points, key=lambda p: p.level.value or 0.0))
+    ordered = tuple(sorted(points, key=_demand))
     level = ordered[0].level
     return LoadCurve(test=test, kind=level.kind, arrivals=level.arrivals, points=ordered, knee=knee(ordered))
+
+
+def _demand(one: Point) -> float:
+    """Return what levels are ordered by: a replay that takes longer asks for less."""
+    value = one.level.value or 0.0
+    return -value if one.level.kind is LevelKind.REPLAY else value
 
 
 def point(row: Row) -> Point:
@@ -104,36 +112,27 @@ def point(row: Row) -> Point:
     return Point(
         level=stored.level,
         test=row.test,
-        figures={key: estimate(numbers) for key, numbers in values.items() if numbers},
+        figures={key: estimate(numbers, by_key(key).unit) for key, numbers in values.items() if numbers},
         repetitions=values,
         marks=stored.marks,
     )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean over repetitions with Student's interval: of logarithms, unless a value is 0 or less."""
-    if min(values) <= 0:
-        mean, half = _mean(values)
-        return Estimate(
-            value=mean, low=None if half is None else mean - half, high=None if half is None else mean + half
-        )
-    middle, half = _mean([math.log(value) for value in values])
-    if half is None:
+def estimate(values: Sequence[float], unit: Unit) -> Estimate:
+    """Return the mean over repetitions with Student's interval: of logarithms, but for shares, and values of 0."""
+    if len(values) < 2:
         return Estimate(value=values[0])
-    return Estimate(value=math.exp(middle), low=_exp(middle - half), high=_exp(middle + half))
+    if unit is Unit.PERCENT or min(values) <= 0:
+        plain = stats.student(values)
+        low, high = plain.interval(CONFIDENCE)
+        return Estimate(value=plain.mid, low=low, high=high)
+    found = stats.student(stats.logs(values))
+    low, high = found.interval(CONFIDENCE)
+    return Estimate(value=math.exp(found.mid), low=_exp(low), high=_exp(high))
 
 
 def _exp(power: float) -> float:
     return math.exp(min(power, 700.0))
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and half of its interval, None for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, None
-    t = student.quantile(len(values) - 1, (1 - CONFIDENCE) / 2)
-    return mean, t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def knee(points: Sequence[Point]) -> Knee | None:
@@ -141,8 +140,6 @@ def knee(points: Sequence[Point]) -> Knee | None:
 
     Two levels are told apart if Welch's interval of the ratio of their powers leaves out 1.
     """
-    from pytest_infer.analysis.compare import stats  # noqa: PLC0415 - numpy is loaded where it is needed
-
     powers = [(p.level, p.power) for p in points if not p.client_bound and p.level.value is not None and p.power]
     if len(powers) < FEWEST:
         return None

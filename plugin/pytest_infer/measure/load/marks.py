@@ -44,7 +44,8 @@ def _failed(of: UnderLoad) -> MeasurementWarning | None:
 
 def _client(parts: list[Steady], of: UnderLoad) -> MeasurementWarning | None:
     if of.level.scheduled:
-        late = max((late for part in parts if (late := _lateness(part)) is not None), default=None)
+        found = [late for part in parts if (late := _lateness(part)) is not None]
+        late = max(found, key=lambda one: one[0] / one[1] if one[1] else 0.0, default=None)
         if late is None or late[0] < CLIENT * late[1]:
             return None
         what = (
