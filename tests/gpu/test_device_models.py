@@ -15,7 +15,10 @@ def test_experts_are_counted_as_on_the_cpu(engines, device, experts):
     _, found = usage_of(engine, follow=on_cpu.token_ids)
     assert found.check == expected.check == "passed"
     assert (found.prefill, found.decode, found.trace) == (expected.prefill, expected.decode, expected.trace)
-    for weights, others in ((found.prefill_weights, expected.prefill_weights),):
+    for weights, others in (
+        (found.prefill_weights, expected.prefill_weights),
+        (found.decode_weights, expected.decode_weights),
+    ):
         assert [sum(site) for site in weights] == pytest.approx([sum(site) for site in others], rel=1e-4)
 
 

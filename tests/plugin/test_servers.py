@@ -1,6 +1,7 @@
 """Runs against a scripted server on loopback: what is measured, marked, refused, and never shown."""
 
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -318,12 +319,37 @@ def test_flags_of_a_server_are_swept(bench):
         (["--infer-serve=python {model} {port}", "--infer-serve-flags=-a"], "lacks {flags}: where it takes '-a'"),
         (["--infer-serve=python {model} {port} {flags}", "--infer-serve-flags='a"], "no closing quotation"),
         (["--infer-serve=python {model} {port} {flags}", "--infer-serve-flags=--api-key x"], "its environment"),
+        (["--infer-serve=python {model} {port} {flags}", "--infer-sweep=serve-flags=-a,-hft x"], "its environment"),
     ],
 )
 def test_flags_without_their_place_are_refused(bench, arguments, words):
     done = bench(None, *arguments)
     assert done.ret != 0
     assert words in shown(done)
+
+
+def test_the_other_server_takes_nothing_of_this_ones_from_an_ini_file(bench):
+    with scripted_server.running(Script(kind="llama")) as mine, scripted_server.running(Script(kind="llama")) as other:
+        ini = f"[pytest]\ninfer_server = {mine.url}\ninfer_server_pid = {os.getppid()}\n"
+        bench.path.joinpath("pytest.ini").write_text(ini)
+        done = bench(None, f"--infer-against-server={other.url}", "--infer-gate=off", *AB)
+    done.assert_outcomes(passed=1)
+    (found,) = bench.path.glob(".benchmarks/*/*.json")
+    blocks = (row["extra_info"]["pytest_infer"] for row in json.loads(found.read_bytes())["benchmarks"])
+    (ours,) = (block for block in blocks if block["phase"] == "total")
+    # Both scripted servers run in this process, which listens to their ports; one was told to be another.
+    for side, pid in ((ours, os.getppid()), (ours["against"], os.getpid())):
+        assert f"/proc/{pid}/" in side["metrics"]["rss_bytes"]["source"]
+
+
+@pytest.mark.parametrize(("rule", "verdict"), [("tpot:50%", "improved"), ("output:exact,tpot:50%", "incomparable")])
+def test_servers_may_say_something_else_unless_a_rule_is_about_that(bench, calm, rule, verdict):
+    before = Script(kind="llama", answers=(Answer(gap_s=0.05),))
+    after = Script(kind="llama", answers=(Answer(texts=(" other",)),))
+    with scripted_server.running(before) as other, scripted_server.running(after) as mine:
+        options = ("--infer-cache=off", f"--infer-gate={rule}", f"--infer-against-server={other.url}")
+        bench(mine, *options, *AB, plugins=[object()])
+    assert of_verdicts(bench.path)[1]["text", "tpot_s"] == verdict
 
 
 def test_the_other_server_needs_this_one(bench):
@@ -358,6 +384,9 @@ def test_a_model_that_is_not_there(bench):
         (["--infer-against-server=no url"], "--infer-against-server"),
         (["--infer-against-serve=x {port}", "--infer-against-server=http://h:1"], "both name the other server"),
         (["--infer-against-server=http://h:1", "--infer-resume"], "leave out --infer-resume"),
+        (["--infer-against-server=http://h:1", "--infer-replay=latest"], "leave out --infer-replay"),
+        (["--infer-against-server=http://h:1", "--infer-cold-load"], "leave out --infer-cold-load"),
+        (["--infer-against-serve=x {model} {port}"], "name the model that it is to start with --infer-model"),
         (["--infer-serve=x {model} {port}"], "take either"),
         (["--infer-prompt-tokens=9"], "leave out --infer-prompt-tokens"),
         (["--infer-sweep=dtype=float32,bfloat16"], "--infer-sweep: dtype"),

@@ -26,7 +26,7 @@ _OTHER_TESTS_OR_AN_EARLY_END = """
     stepwise stepwise_skip stepwise_reset usepdb usepdb_cls trace collectonly
 """
 _SPREAD_OR_EMPTIED_FIRST = "numprocesses maxprocesses dist distload tx px looponfail basetemp"
-_TOLD_OTHERWISE = " ".join(f"infer_{name}" for name in OF_THE_RUN)
+_TOLD_OTHERWISE = " ".join(f"infer_{name.replace('-', '_')}" for name in OF_THE_RUN)
 _NOT_FOR_THE_CHILD = frozenset(
     f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST} {_TOLD_OTHERWISE}".split()
 )
@@ -80,13 +80,6 @@ def moved(args: Sequence[str], options: Mapping[str, Action], move: Move, cwd: P
     return result
 
 
-def with_server(args: Sequence[str], options: Mapping[str, Action], option: str, value: str) -> list[str]:
-    """Return the arguments with another server in place of the one they name."""
-    named = ("infer_server", "infer_serve", "infer_server_pid")
-    kept = [tokens for action, tokens in _split(args, options) if action is None or action.dest not in named]
-    return [*(token for tokens in kept for token in tokens), f"--infer-{option}={value}"]
-
-
 def selects(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
     """Return the files, folders and node ids among the arguments."""
     return [tokens[0] for action, tokens in _split(args, options) if action is None and not tokens[0].startswith("-")]
@@ -118,20 +111,31 @@ def _moved_data(value: str, move: Move, cwd: Path) -> str:
 
 
 def swept(settings: Settings, move: Move, cwd: Path) -> str:
-    """Return what the child is told to sweep, for its environment: the parent's own, with models in its checkout."""
+    """Return what the child is told to sweep, for its environment: the parent's own, with models in its checkout.
+
+    And which server it measures, where two are compared.
+    """
     lines = []
     for axis, values in settings.sweep:
         found = [_moved_data(value, move, cwd) for value in values] if axis == "model" else values
         lines.append(f"{axis}={','.join(found)}")
     curve = None if settings.curve is None else settings.curve.text
-    return msgspec.json.encode({"sweep": lines or None, "curve": curve}).decode()
+    return msgspec.json.encode({"sweep": lines or None, "curve": curve, **_other_server(settings)}).decode()
+
+
+def _other_server(settings: Settings) -> dict[str, str | None]:
+    if settings.other_server is None:
+        return {}
+    name, value = settings.other_server
+    own = settings.engine_options.server
+    return {name: value, "serve-flags": own.flags or None if name == "serve" and own is not None else None}
 
 
 def adopt_sweep(config: pytest.Config) -> None:
-    """In the child: sweep what the parent does; `neutralise` made it forget any other."""
+    """In the child: sweep what the parent does, on the server that it names; `neutralise` made it forget any other."""
     told = msgspec.json.decode(os.environ.pop(SWEPT, "{}"))
     for name in OF_THE_RUN:
-        setattr(config.option, f"infer_{name}", told.get(name))
+        setattr(config.option, f"infer_{name.replace('-', '_')}", told.get(name))
 
 
 def _split(args: Iterable[str], options: Mapping[str, Action]) -> Iterator[tuple[Action | None, list[str]]]:

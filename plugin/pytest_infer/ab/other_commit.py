@@ -1,4 +1,4 @@
-"""The commit to compare with: its name, its files, and how its run is started."""
+"""The other side of a comparison, a commit or a server: its name, its files, and how its run is started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pytest_infer.records import AgainstInfo
 
 
 class OtherCommit:
-    """The commit to compare with: found before anything is collected, checked out and started when it is needed."""
+    """The other side, a commit or a server: found before anything is collected, started when it is needed."""
 
     def __init__(self, config: pytest.Config, session: InferSession) -> None:
         if os.name == "nt":
@@ -135,8 +135,6 @@ class OtherCommit:
             )
         options, python = self._options, self._session.settings.against_python
         given = arguments.moved(self._given, options, move, cwd, pyargs=self._config.option.pyargs)
-        if self._server is not None:
-            given = arguments.with_server(given, options, *self._server)
         asked, left = (arguments.selects(args, options) for args in (self._given, given))
         if asked and not left:
             raise AgainstError(f"{self.name} has no {', '.join(asked)}: there is nothing to compare")

@@ -238,6 +238,8 @@ def list_models(
     """List the models that need no hub, or build one of them and say where it is."""
     from pytest_infer.engines import models  # noqa: PLC0415
 
+    if build is not None and gguf is not None:
+        refuse("--build and --gguf: one of them")
     name = build or gguf
     if name is None:
         for model in models.BUNDLED.values():

@@ -1,4 +1,4 @@
-"""The Engine protocol: what the harness asks of anything that generates tokens."""
+"""The Engine protocol: what the harness asks of anything that generates tokens, for which request, by which options."""
 
 from __future__ import annotations
 

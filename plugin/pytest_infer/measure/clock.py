@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -76,10 +77,9 @@ class TokenClock:
         allowed: int | None = None,
     ) -> None:
         """Take what a server counted; what is None leaves what it said before."""
-        before, told = self._reported or Reported(), locals()
-        names = ("prompt", "generated", "cached", "allowed")
-        said = {name: getattr(before, name) if told[name] is None else told[name] for name in names}
-        self._reported = Reported(**said)
+        told = {"prompt": prompt, "generated": generated, "cached": cached, "allowed": allowed}
+        said = {name: count for name, count in told.items() if count is not None}
+        self._reported = replace(self._reported or Reported(), **said)
 
     def prefilled(self) -> None:
         """Stamp the end of the prompt's forward pass, if an engine knows it apart from the first token's arrival."""

@@ -29,7 +29,7 @@ class Observing:
         """Return the counters of the processes that do an engine's work, by default of this one."""
         observed = None if engine is None else engine.observed()
         if observed not in self._counters:
-            text = nothing if engine is None else engine.metrics_text
+            text = nothing if engine is None or observed is None else engine.metrics_text
             self._counters[observed] = SystemCounters(observed=observed, text=text)
         return self._counters[observed]
 

@@ -61,9 +61,11 @@ def other(read: OptionReader, own: ServerOptions | None) -> tuple[str, str] | No
         raise OptionError(f"{where} and {read.place(f'against-{more[0]}')} both name the other server: take either")
     if own is None or not (own.url or own.command):
         raise OptionError(f"{where} is the other of two servers: name this one with --infer-server or --infer-serve")
-    for option in ("against-python", "against-sequential", "resume"):
+    for option in ("against-python", "against-sequential", "cold-load", "replay", "resume"):
         if read.given(option):
             raise OptionError(f"{where} measures both servers in one run: leave out {read.place(option)}")
+    if name == "serve" and own.url and read.text("model") is None:
+        raise OptionError(f"{where}: name the model that it is to start with --infer-model")
     value = read.text(f"against-{name}") or ""
     if name == "server":
         value = address.checked(value, where)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.analysis.compare import ending, fingerprint, rules
+from pytest_infer.analysis.compare import ending, exact, fingerprint, rules
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.rules import Rule, Source
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.base import EngineOptions, ServerOptions
 from pytest_infer.engines.models import DEFAULT
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.measure import ranks
@@ -37,7 +37,7 @@ from pytest_infer.records import Level, LevelKind, Objectives
 
 ONLY_OURS = ("accepted", "against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
-OF_THE_RUN = ("sweep", "curve")
+OF_THE_RUN = ("sweep", "curve", "server", "serve", "serve-flags", "server-pid")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
 OF_ENGINES = {
     **{
@@ -136,36 +136,8 @@ class Settings:
         folder = read.path("prompts")
         server = served.options(read)
         engine = served.engine(read, server)
-        asked = engine == served.ENGINE and (server is None or server.command is None)
-        engine_options = EngineOptions(
-            # A server that runs is asked which model it has.
-            model=read.text("model") or ("" if asked else DEFAULT),
-            revision=read.text("revision"),
-            dtype=read.text("dtype") or "auto",
-            device=read.text("device"),
-            threads=read.number("threads", None, least=1, most=MOST_THREADS),
-            experts_implementation=read.text("experts-implementation"),
-            attention=read.text("attention"),
-            use_cache=not read.flag("no-cache"),
-            sampling=read.sampling("sample"),
-            compile=read.flag("compile"),
-            trust_remote_code=read.flag("trust-remote-code"),
-            quantization=read.text("quantization"),
-            server=server,
-            engine_args=read.text("engine-args"),
-        )
-        if engine_options.compile and not engine_options.use_cache:
-            raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
         sweep = _sweep(read)
-        if read.text("against") is not None and read.flag("resume"):
-            raise OptionError(
-                f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}"
-            )
-        if read.text("against") is not None and read.flag("cold-load"):
-            raise OptionError(
-                f"{read.place('cold-load')} needs a model that no other process maps, and {read.place('against')} "
-                f"loads it twice: leave out {read.place('cold-load')}"
-            )
+        _check_sides(read)
         min_pairs, max_rounds = _pairs(read)
         other = served.other(read, server)
         gate = _gate(read, two_servers=other is not None)
@@ -173,7 +145,7 @@ class Settings:
         return cls(
             prompts=folder,
             engine=engine,
-            engine_options=engine_options,
+            engine_options=_engine_options(read, engine, server),
             cold_load=read.flag("cold-load"),
             rounds=read.number("rounds", 5, least=1),
             warmup=read.number("warmup", 1, least=0),
@@ -192,16 +164,12 @@ class Settings:
             resume=read.flag("resume"),
             report=read.path("report"),
             gate=gate,
-            gate_asked=gate is not None
-            and (
-                other is not None
-                or not {"--infer-gate", "--infer-against"}.isdisjoint((read.place("gate"), read.place("against")))
-            ),
+            gate_asked=gate is not None and _gate_asked(read, two_servers=other is not None),
             ending=_ending(read, gate),
             accepted=None if _accepts_none(read) else read.path("accepted"),
             accepts=not _accepts_none(read),
             baseline=read.text("baseline"),
-            allow_different=_allowed(read.text("allow-different")),
+            allow_different=_allowed(read.text("allow-different")) + _may_say_else(other, gate),
             against=read.text("against") if other is None else other[1],
             other_server=other,
             against_python=read.text("against-python"),
@@ -226,6 +194,44 @@ class Settings:
             load_data=_load_data(read),
             replay=_replay(read),
             text=_text(read),
+        )
+
+
+def _engine_options(read: OptionReader, engine: str, server: ServerOptions | None) -> EngineOptions:
+    """Return what is for the engine alone."""
+    # A server that runs is asked which model it has.
+    tells = engine == served.ENGINE and (server is None or server.command is None)
+    found = EngineOptions(
+        model=read.text("model") or ("" if tells else DEFAULT),
+        revision=read.text("revision"),
+        dtype=read.text("dtype") or "auto",
+        device=read.text("device"),
+        threads=read.number("threads", None, least=1, most=MOST_THREADS),
+        experts_implementation=read.text("experts-implementation"),
+        attention=read.text("attention"),
+        use_cache=not read.flag("no-cache"),
+        sampling=read.sampling("sample"),
+        compile=read.flag("compile"),
+        trust_remote_code=read.flag("trust-remote-code"),
+        quantization=read.text("quantization"),
+        server=server,
+        engine_args=read.text("engine-args"),
+    )
+    if found.compile and not found.use_cache:
+        raise OptionError(f"{read.place('compile')} needs the KV cache: leave out {read.place('no-cache')}")
+    return found
+
+
+def _check_sides(read: OptionReader) -> None:
+    """Refuse what a run that measures another commit too cannot do."""
+    if read.text("against") is None:
+        return
+    if read.flag("resume"):
+        raise OptionError(f"{read.place('against')} measures both sides in one run: leave out {read.place('resume')}")
+    if read.flag("cold-load"):
+        raise OptionError(
+            f"{read.place('cold-load')} needs a model that no other process maps, and {read.place('against')} "
+            f"loads it twice: leave out {read.place('cold-load')}"
         )
 
 
@@ -310,6 +316,19 @@ def _gate(read: OptionReader, *, two_servers: bool) -> tuple[Rule, ...] | None:
     source = Source.TYPED if read.typed("gate") else Source.INI
     paired = rules.DEFAULT_SERVERS if two_servers else rules.DEFAULT_PAIRED
     return rules.parse(lines, rules.DEFAULT if against is None and not two_servers else paired, source)
+
+
+def _may_say_else(other: tuple[str, str] | None, gate: tuple[Rule, ...] | None) -> tuple[str, ...]:
+    """Return that two servers may say something else, unless a rule is about what they say."""
+    asked = any(rule.metric is not None and rule.metric.key == exact.OUTPUT for rule in gate or ())
+    return () if other is None or asked else (fingerprint.OUTPUT,)
+
+
+def _gate_asked(read: OptionReader, *, two_servers: bool) -> bool:
+    """Return whether the command line asks for a gate, and not the ini file alone."""
+    return two_servers or not {"--infer-gate", "--infer-against"}.isdisjoint(
+        (read.place("gate"), read.place("against"))
+    )
 
 
 def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:

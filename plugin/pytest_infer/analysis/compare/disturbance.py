@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pytest_infer.analysis.compare import earlier
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
@@ -46,8 +47,7 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
     counts = " and ".join(
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )
-    told = f"{counts} were disturbed: measure again when nothing else runs"
-    return told if after.served else f"{told}, or use --infer-against"
+    return f"{counts} were disturbed: measure again when nothing else runs, or {earlier.remedy(after)}"
 
 
 def _client_waited(row: Row) -> float:

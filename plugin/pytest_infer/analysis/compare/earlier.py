@@ -161,8 +161,10 @@ def number(row: Row, metric: Metric) -> float | None:
 
 
 def remedy(row: Row) -> str:
-    """Return what tells more than runs after each other; servers are not measured in turns."""
-    return "measure more runs" if row.served else "use --infer-against"
+    """Return what tells more than runs after each other."""
+    if row.under_load is not None:
+        return "measure more runs"
+    return "measure both in one run (--infer-against-server)" if row.served else "use --infer-against"
 
 
 def apart(changes: Sequence[float]) -> float:

@@ -19,8 +19,8 @@ def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
     own few launches and the others count by how alike the tests' variances are (empirical Bayes, Smyth 2004, section
     6.2): the posterior variance (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of freedom, but no more than the pooled
     one has (see `spread`). It never falls below the test's own: a neighbour that comes and goes makes some tests of a
-    run scatter several times as much as others, and what the calm ones say of these would accuse equal code twice as
-    often (tests/unit/test_error_rates.py). Of fewer than three tests the larger of the two counts.
+    run scatter several times as much as others, and what the calm ones say of these would accuse equal code more often
+    (tests/unit/test_error_rates.py). Of fewer than three tests the larger of the two counts.
     """
     pooled = spread(by_test)
     own = [_own(one) for one in by_test]
