@@ -5,7 +5,8 @@ import pytest
 from pytest_infer.engines.base import Sampling
 from pytest_infer.engines.server import address, events, kinds
 from pytest_infer.engines.server.client import words
-from pytest_infer.engines.server.kinds import Ask, Heard, Kind, Llama, Vllm
+from pytest_infer.engines.server.kind import Ask, Heard, Kind, failed
+from pytest_infer.engines.server.kinds import Llama, Vllm
 from pytest_infer.errors import EngineError, ModelError, OptionError
 from pytest_infer.prompts import Message, Prompt
 from pytest_infer.records import Limits, StopReason
@@ -315,7 +316,7 @@ def test_the_words_of_an_error(content, expected):
     ("event", "expected"), [({"error": {"message": "no"}}, "no"), ({"error": {}}, "without a word"), ({"a": 1}, None)]
 )
 def test_an_event_that_says_that_it_failed(event, expected):
-    assert kinds.failed(event) == expected
+    assert failed(event) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, Served, ServerOptions
 from pytest_infer.engines.server import address, client, kinds, listening
 from pytest_infer.engines.server.client import Client
-from pytest_infer.engines.server.kinds import BUST, OFF, Ask, Heard, Kind
+from pytest_infer.engines.server.kind import BUST, OFF, Ask, Heard, Kind, failed, with_ahead
 from pytest_infer.engines.server.started import Started
 from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.prompts import Prompt
@@ -207,7 +207,7 @@ class ServerEngine(Engine):
             return []
         if self._server.cache != BUST:
             return self._asked.ids(prompt)
-        ids, other = (self._asked.ids(kinds.with_ahead(prompt, _ahead(nonce))) for nonce in (_NONCE, _OTHER))
+        ids, other = (self._asked.ids(with_ahead(prompt, _ahead(nonce))) for nonce in (_NONCE, _OTHER))
         differ = [n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b]
         if len(ids) != len(other) or not differ:
             raise _no_nonce()
@@ -240,7 +240,7 @@ class ServerEngine(Engine):
             return ()
         known = self._encoded[request.prompt]
         self._allowed = known.begin
-        own = self._asked.ids(kinds.with_ahead(request.prompt, ahead))
+        own = self._asked.ids(with_ahead(request.prompt, ahead))
         if len(own) != len(known.ids):
             raise _no_nonce()
         if tuple(request.ids) == known.ids:
@@ -258,7 +258,7 @@ class ServerEngine(Engine):
         for event in self._line.stream(sent, lambda: heard.tokens):
             if event is None:
                 heard.whole = True
-            elif (why := kinds.failed(event)) is not None:
+            elif (why := failed(event)) is not None:
                 raise EngineError(f"the server failed {client.after(heard.tokens)}: {why}")
             else:
                 kind.hear(event, heard)
