@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from processes import runs
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.lookup import create
 from pytest_infer.engines.server import listening
@@ -94,4 +95,4 @@ def test_who_listens_to_its_port_is_found(server):
 def test_it_ends_with_all_its_children(server):
     own = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     server.stop()
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in own)
+    assert not any(map(runs, own))

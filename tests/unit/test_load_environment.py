@@ -13,6 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from processes import runs
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
@@ -217,11 +218,13 @@ def test_a_generator_ends_with_a_run_that_is_killed(tmp_path):
     program(tmp_path, f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")
     run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
-        pid = int(_soon(lambda: tmp_path.joinpath("pid").read_text() if tmp_path.joinpath("pid").exists() else ""))
+        sender = psutil.Process(
+            int(_soon(lambda: tmp_path.joinpath("pid").read_text() if tmp_path.joinpath("pid").exists() else ""))
+        )
     finally:
         run.kill()
         run.wait()
-    _soon(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    _soon(lambda: not runs(sender))
 
 
 def _soon(found):

@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import psutil
 import pytest
 
+from processes import runs
 from pytest_infer.engines.server import command, guard, health, listening
 from pytest_infer.engines.server.started import Started
 from pytest_infer.errors import EngineError, OptionError
@@ -81,7 +82,7 @@ def gone(processes, within_s=20):
     """Return whether all of these have ended soon."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+        if not any(map(runs, processes)):
             return True
         time.sleep(0.01)
     return False
@@ -364,3 +365,10 @@ def test_what_only_forwards_is_not_the_server(serve, monkeypatch, name):
     told = listening.observed(serve({}))
     assert told.pids == ()
     assert told.absent.startswith(f"{name} listens to port")
+
+
+def test_who_listens_and_ends_meanwhile_is_told_of_nobody(monkeypatch):
+    here = SimpleNamespace(pid=os.getpid(), status=psutil.CONN_LISTEN, laddr=SimpleNamespace(port=9))
+    ended = SimpleNamespace(pid=2**22 + 1, status=psutil.CONN_LISTEN, laddr=SimpleNamespace(port=9))
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: [here, ended])
+    assert listening.listeners(9) == [(os.getpid(), psutil.Process().name())]

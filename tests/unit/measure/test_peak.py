@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from processes import runs
 from pytest_infer.measure.counters import peak, peak_helper
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.records import Quality
@@ -201,6 +202,6 @@ def test_the_helper_dies_with_its_parent() -> None:
     parent.wait()
     stdout.close()
     deadline = time.monotonic() + 20
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+    while runs(child) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not runs(child)

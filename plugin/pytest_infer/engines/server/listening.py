@@ -50,14 +50,15 @@ def any_listens(processes: Iterable[psutil.Process], port: int) -> bool | None:
     return None if unknown else False
 
 
-def listeners(port: int) -> list[psutil.Process]:
-    """Return who listens to a TCP port, as far as that may be known."""
+def listeners(port: int) -> list[tuple[int, str]]:
+    """Return who listens to a TCP port, by process id and name, as far as that may be known."""
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
         return []
     pids = {c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
-    return [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid) if psutil.pid_exists(pid)]
+    named = ((pid, _name(pid)) for pid in sorted(pid for pid in pids if pid))
+    return [(pid, name) for pid, name in named if name is not None]
 
 
 def observed(port: int, pids: Sequence[int] = ()) -> Observed:
@@ -65,7 +66,7 @@ def observed(port: int, pids: Sequence[int] = ()) -> Observed:
     if pids:
         return Observed(pids=tuple(pids), source="named with --infer-server-pid")
     source = f"listens to port {port}"
-    found = [(process.pid, _name(process)) for process in listeners(port)]
+    found = listeners(port)
     forwarding = [name for _, name in found if name.startswith(_FORWARDERS)]
     if forwarding:
         return Observed(absent=f"{forwarding[0]} listens to port {port}, which only forwards: {NAME_IT}", source=source)
@@ -82,8 +83,11 @@ def check(pids: Sequence[int]) -> None:
             raise OptionError(f"--infer-server-pid: there is no process {pid}")
 
 
-def _name(process: psutil.Process) -> str:
+def _name(pid: int) -> str | None:
+    """Return a process's name, "" where that may not be known, or None if it has ended."""
     try:
-        return process.name()
+        return psutil.Process(pid).name()
+    except psutil.NoSuchProcess:
+        return None
     except psutil.Error:
         return ""

@@ -172,7 +172,7 @@ class Started:
         if listening.any_listens(listening.tree(self.pid), self.port) is not False:
             return
         self.check()
-        others = ", ".join(f"{p.pid} ({p.name()})" for p in listening.listeners(self.port)) or "unknown"
+        others = ", ".join(f"{pid} ({name})" for pid, name in listening.listeners(self.port)) or "unknown"
         self._failure = f"the server ({self._name}) does not listen to port {self.port}: another process does, {others}"
         raise EngineError(self._failure)
 
