@@ -32,6 +32,15 @@ OTHER = {
         )
     },
     "accelerators": ({"machine": {"accelerators": []}}, {"machine": {"accelerators": ["H100"]}}),
+    **{
+        name: tuple({"machine": {"card_settings": {name: value}}, "model": {"device": "cuda:0"}} for value in values)
+        for name, *values in (
+            ("driver", "580.159", "590.1"),
+            ("power_limit", "700 W", "500 W"),
+            ("card_clocks", "1980 and 2619 MHz", "1410 and 2619 MHz"),
+            ("ecc", "on", "off"),
+        )
+    },
     "python": ({"machine": {"python": "3.12.3"}}, {"machine": {"python": "3.13.0"}}),
     "torch": ({"model": {"versions": {"torch": "2.9"}}}, {"model": {"versions": {"torch": "2.10"}}}),
     "transformers": (
@@ -160,3 +169,10 @@ def test_what_the_system_grants_must_be_equal_as_far_as_both_know_it(make_row):
     assert differ(make_row(machine={"environment": {}}), make_row(machine={"environment": {"LD_PRELOAD": "x.so"}})) == [
         "environment none → LD_PRELOAD=x.so"
     ]
+
+
+def test_a_cards_state_is_nothing_to_a_model_on_the_cpu(make_row):
+    before, after = (
+        make_row(machine={"card_settings": {"driver": driver}}, model={"device": "cpu"}) for driver in ("580", "590")
+    )
+    assert fingerprint.differences(before, after) == ()

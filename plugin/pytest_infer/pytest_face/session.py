@@ -17,8 +17,8 @@ from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.heap import Heap
 from pytest_infer.measure.loading import timed
+from pytest_infer.measure.machine import cards, environment
 from pytest_infer.measure.machine import description as machine
-from pytest_infer.measure.machine import environment
 from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
 from pytest_infer.prompts import Prompt
@@ -324,6 +324,7 @@ class InferSession:
         return replace(
             self.machine,
             accelerators=accelerator.names(),
+            card_settings=cards.settings(cards.describe()),
             probe=probed,
             probe_absent=why,
             instrumented=watching,

@@ -35,6 +35,7 @@ class MachineInfo:
 
     `environment` holds the variables that change how fast code runs, `scheduling` what the system grants the process,
     and `instrumented` the tools that watched Python code in timed rounds because they cannot be suspended.
+    `card_settings` are the NVIDIA cards' driver, power limit, clocks and error correction, as far as NVML tells them.
     `probe_absent` says why a probe that was made is not used. `clock_resolution_s` is the performance counter's: no
     time is told below it. `unread` says, by field, why it is unknown, or which limit it may lack.
     """
@@ -54,6 +55,7 @@ class MachineInfo:
     virtualization: str | None = None
     governor: str | None = None
     accelerators: tuple[str, ...] = ()
+    card_settings: dict[str, str] | None = None
     probe: MachineProbe | None = None
     environment: dict[str, str] | None = None
     huge_pages: str | None = None

@@ -138,6 +138,7 @@ class Machine(_Part, frozen=True):
     virtualization: str | None = None
     governor: str | None = None
     accelerators: list[str] | None = None
+    card_settings: dict[str, str] | None = None
     probe: Probe | None = None
     environment: dict[str, str] | None = None
     huge_pages: str | None = None

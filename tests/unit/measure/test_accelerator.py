@@ -42,6 +42,9 @@ class Backend:
     def get_device_name(self, device: int) -> str:
         return f"Fast {device}"
 
+    def get_device_properties(self, device: int) -> SimpleNamespace:
+        return SimpleNamespace(uuid=f"{device}-of-torch")
+
     def max_memory_allocated(self, device: int) -> int:
         return self.peaks[device]
 
@@ -182,3 +185,24 @@ def test_a_driver_that_fails_is_a_reason(cuda: Backend, monkeypatch: pytest.Monk
     monkeypatch.setattr(cuda, "max_memory_allocated", fail)
     memory = DeviceMemory()
     assert "the device is lost" in str(memory.readings(memory.read(), memory.read())["device_peak_bytes"].reason)
+
+
+def test_the_devices_in_use_are_those_that_hold_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(devices=3)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    assert accelerator.in_use() == frozenset()
+    backend.allocate(5, device=1)
+    backend.allocate(5, device=2)
+    assert accelerator.in_use() == {"GPU-1-of-torch", "GPU-2-of-torch"}
+    backend.started = False
+    assert accelerator.in_use() == frozenset()
+
+
+def test_a_torch_that_does_not_tell_devices_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend()
+    backend.allocate(5)
+    monkeypatch.setattr(Backend, "get_device_properties", lambda *_: SimpleNamespace(name="A"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=backend))
+    assert accelerator.in_use() == frozenset()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert accelerator.in_use() == frozenset()

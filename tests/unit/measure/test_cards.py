@@ -1,6 +1,7 @@
 """Cards as the doctor tells them, by an NVML that is made of fakes."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -52,13 +53,19 @@ class Library:
     def nvmlDeviceGetPowerManagementDefaultLimit(self, _):  # noqa: N802
         return 700_000
 
+    def nvmlDeviceGetApplicationsClock(self, _, kind):  # noqa: N802
+        return {1: 1980, 2: 2619}[kind]
+
+    def nvmlDeviceGetEccMode(self, _):  # noqa: N802
+        return [1, 0]
+
     def nvmlDeviceGetMigMode(self, _):  # noqa: N802
         return (0, 0)
 
 
 WHOLE = Card(
     name="NVIDIA H200", memory_bytes=140 * GIB, free_bytes=120 * GIB, driver="580.159.04", power_limit_w=500,
-    power_default_w=700,
+    power_default_w=700, clocks_mhz=(1980, 2619), ecc=True,
 )  # fmt: skip
 
 
@@ -74,10 +81,21 @@ def test_a_card(monkeypatch):
 
 def test_what_a_card_does_not_tell_is_unknown(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    silent = Library("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetMigMode")
+    names = ("MemoryInfo", "EnforcedPowerLimit", "MigMode", "EccMode", "ApplicationsClock")
+    silent = Library(*(f"nvmlDeviceGet{name}" for name in names))
     (card,) = cards.describe(silent)
     assert (card.memory_bytes, card.power_limit_w, card.divided) == (None, None, False)
+    assert (card.ecc, card.clocks_mhz) == (None, None)
     assert pitfalls.of_cards([card]) == ()
+
+
+def test_what_of_its_state_changes_speed():
+    told = {"driver": "580.159.04", "power_limit": "500 W", "card_clocks": "1980 and 2619 MHz", "ecc": "on"}
+    assert cards.settings([WHOLE, WHOLE]) == told
+    unlike = cards.settings([WHOLE, replace(WHOLE, power_limit_w=700, ecc=False, clocks_mhz=None)])
+    assert unlike == told | {"power_limit": "500 W, 700 W", "ecc": "on, off"}
+    assert cards.settings([Card(name="A")]) is None
+    assert cards.settings([]) is None
 
 
 @pytest.mark.parametrize("visible", ["", "1", "GPU-x"])

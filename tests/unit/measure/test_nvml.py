@@ -83,6 +83,28 @@ def test_energy_power_and_use_of_all_devices(clock: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize(
+    ("used", "joules", "watts", "percent"),
+    [
+        (["GPU-one"], 0.5, 30, 10),
+        (["GPU-zero", "GPU-one"], 2.5, 180, 50),
+        ([], 2.5, 180, 50),
+        (["GPU-other"], 2.5, 180, 50),
+    ],
+)
+def test_idle_devices_beside_the_used_ones_count_for_nothing(
+    clock: SimpleNamespace, used: list[str], joules: float, watts: float, percent: float
+) -> None:
+    library = Library()
+    nvml = Nvml(library, lambda: frozenset(used))
+    before = nvml.read()
+    library.mj = [3000, 550]
+    clock.ns += 1_500_000_000
+    readings = nvml.readings(before, nvml.read())
+    told = [readings[f"device_{name}"].value for name in ("energy_j", "power_w", "utilization")]
+    assert told == [joules, watts, percent]
+
+
+@pytest.mark.parametrize(
     ("visible", "order", "told"),
     [("1", None, False), ("1", "PCI_BUS_ID", True), ("GPU-one", None, True), (None, None, True)],
 )

@@ -21,6 +21,8 @@ SCHEDULING = (
     *("nice", "policy", "cpu_weight", "cpu_shares", "memory_nodes", "memory_policy", "turbo", "energy_preference"),
 )
 """What the system grants a process, as `measure/machine/scheduling.py` finds it."""
+CARD = ("driver", "power_limit", "card_clocks", "ecc")
+"""The state of the cards, as `measure/machine/cards.py` finds it."""
 _RESERVED = 0.02
 
 
@@ -100,6 +102,11 @@ def _scheduling(name: str) -> Callable[[Row], object]:
     return lambda row: (row.machine.scheduling or {}).get(name)
 
 
+def _of_card(name: str) -> Callable[[Row], object]:
+    """Read a setting of the cards where the model is on one: nothing else is faster or slower by it."""
+    return lambda row: (row.machine.card_settings or {}).get(name) if "cuda" in (row.model.device or "") else None
+
+
 def _instrumented(row: Row) -> object:
     tools = row.machine.instrumented
     return None if tools is None else ", ".join(tools) or "nothing"
@@ -140,6 +147,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("huge_pages", "machine", _machine("huge_pages")),
     *(Fact(name, "machine", _scheduling(name)) for name in SCHEDULING),
     Fact("accelerators", "machine", _machine("accelerators")),
+    *(Fact(name, "machine", _of_card(name)) for name in CARD),
     Fact("python", "software", _machine("python")),
     Fact("torch", "software", _version("torch")),
     Fact("transformers", "software", _version("transformers")),

@@ -42,6 +42,18 @@ def names() -> tuple[str, ...]:
         return ()
 
 
+def in_use() -> frozenset[str]:
+    """Return the NVIDIA devices that hold memory of torch's, by UUID as NVML tells them; none where it is not known."""
+    cuda = getattr(loaded_torch(), "cuda", None)
+    try:
+        if cuda is None or not cuda.is_initialized():
+            return frozenset()
+        held = [device for device in range(cuda.device_count()) if cuda.memory_reserved(device)]
+        return frozenset(f"GPU-{cuda.get_device_properties(device).uuid}" for device in held)
+    except (AttributeError, RuntimeError):  # a torch without UUIDs, or a driver that does not tell
+        return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What this process holds of an accelerator's memory, and what is free there, bytes."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pytest_infer import untrusted
+from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
 from pytest_infer.records import Quality, Reading, absent
 
@@ -20,15 +21,17 @@ _ENERGY, _POWER, _USE = "NVML total energy consumption", "NVML power usage", "NV
 
 
 class Nvml:
-    """All devices that CUDA_VISIBLE_DEVICES lets this process use; the values cover whole devices.
+    """The devices that CUDA_VISIBLE_DEVICES lets this process use; the values cover whole devices.
 
-    Read through `nvidia-ml-py` (module pynvml, NVML API reference). Power is the mean of the last second on most cards
-    since Ampere, and use means that any kernel ran. `nvml` is a parameter for tests.
+    Of several only those count on which torch holds memory, as far as torch knows of any. Read through `nvidia-ml-py`
+    (module pynvml, NVML API reference). Power is the mean of the last second on most cards since Ampere, and use means
+    that any kernel ran. `nvml` and `in_use` are parameters for tests.
     """
 
-    def __init__(self, nvml: Any = None) -> None:
-        self._nvml = nvml
+    def __init__(self, nvml: Any = None, in_use: Callable[[], Collection[str]] = accelerator.in_use) -> None:
+        self._nvml, self._in_use = nvml, in_use
         self._handles: list[Any] = []
+        self._uuids: list[str] = []
         self._unavailable = Unavailable("")
         if nvml is None:
             try:
@@ -48,6 +51,8 @@ class Nvml:
                 self._unavailable = Unavailable("NVML counts whole devices, and this process has a part of one (MIG)")
                 return
             self._handles = visible(self._nvml, wanted)
+            if len(self._handles) > 1:
+                self._uuids = [_uuid(self._nvml, handle) for handle in self._handles]
         except Exception as error:  # noqa: BLE001 - NVMLError, and what comes of a driver that it does not know
             self._unavailable = Unavailable(f"no NVML: {untrusted.reason(error)}")
             return
@@ -60,7 +65,7 @@ class Nvml:
             )
 
     def read(self) -> Sample | Unavailable:
-        """Return what each call gives, devices together; a call that a device does not support leaves its value out."""
+        """Return what each call gives of each device; what one of them does not support is left out of all."""
         if not self._handles:
             return self._unavailable
         sample: Sample = {}
@@ -70,21 +75,25 @@ class Nvml:
             ("use", lambda handle: self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
         ):
             try:
-                sample[key] = sum(call(handle) for handle in self._handles)
+                told = {f"{key}{place}": call(handle) for place, handle in enumerate(self._handles)}
             except self._nvml.NVMLError:
                 continue
+            sample |= told
             if key == "mj":
                 sample["ns"] = time.perf_counter_ns()
         return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the joules between two samples, and power (W) and use (percent) at the second."""
+        used = self._in_use() if self._uuids else ()
+        places = [place for place, uuid in enumerate(self._uuids) if uuid in used] or range(len(self._handles))
+        before, after = (_together(sample, places) for sample in (before, after))
         use = now(after, "use", _USE, Quality.SAMPLED)
         power = now(after, "mw", _POWER, Quality.SAMPLED)
         return {
             "device_energy_j": _joules(before, after),
             "device_power_w": _divided(power, _MW),
-            "device_utilization": _divided(use, len(self._handles)),
+            "device_utilization": _divided(use, len(places)),
         }
 
     def close(self) -> None:
@@ -93,6 +102,15 @@ class Nvml:
             self._handles = []
             self._unavailable = Unavailable("NVML was closed")
             self._nvml.nvmlShutdown()
+
+
+def _together(sample: Sample | Unavailable, places: Sequence[int]) -> Sample | Unavailable:
+    """Return a sample's values of these devices, added."""
+    if isinstance(sample, Unavailable):
+        return sample
+    told = {key for key in ("mj", "mw", "use") if f"{key}0" in sample}
+    time_of = {"ns": sample["ns"]} if "ns" in sample else {}
+    return {key: sum(sample[f"{key}{place}"] for place in places) for key in told} | time_of
 
 
 def _joules(before: Sample | Unavailable, after: Sample | Unavailable) -> Reading:

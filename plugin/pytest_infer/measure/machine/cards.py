@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_infer.measure.counters.nvml import visible
 
 _MW = 1e3
+_PROCESSORS, _MEMORY = 1, 2
+"""NVML_CLOCK_SM and NVML_CLOCK_MEM (NVML API reference, nvmlClockType_t)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,9 @@ class Card:
     driver: str | None = None
     power_limit_w: float | None = None
     power_default_w: float | None = None
+    clocks_mhz: tuple[int, int] | None = None
+    """Of the processors and of the memory, as they are set for work (NVML's application clocks)."""
+    ecc: bool | None = None
     divided: bool = False
     """Whether it is cut into parts (MIG), of which each process has one."""
 
@@ -44,6 +49,21 @@ def describe(nvml: Any = None) -> tuple[Card, ...]:
         nvml.nvmlShutdown()
 
 
+def settings(cards: Iterable[Card]) -> dict[str, str] | None:
+    """Return what of the cards' state changes speed, those that differ with commas between; None without a card."""
+    told: dict[str, list[str]] = {}
+    for card in cards:
+        for name, value in (
+            ("driver", card.driver),
+            ("power_limit", None if card.power_limit_w is None else f"{card.power_limit_w:g} W"),
+            ("card_clocks", None if card.clocks_mhz is None else "{} and {} MHz".format(*card.clocks_mhz)),
+            ("ecc", None if card.ecc is None else ("off", "on")[card.ecc]),
+        ):
+            if value is not None and value not in told.setdefault(name, []):
+                told[name].append(value)
+    return {name: ", ".join(values) for name, values in told.items() if values} or None
+
+
 def _card(nvml: Any, handle: Any) -> Card:
     def told(call: Callable[[], Any]) -> Any:
         try:
@@ -54,6 +74,9 @@ def _card(nvml: Any, handle: Any) -> Card:
     memory = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     limit = told(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
     usual = told(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
+    processors = told(lambda: nvml.nvmlDeviceGetApplicationsClock(handle, _PROCESSORS))
+    memory_clock = told(lambda: nvml.nvmlDeviceGetApplicationsClock(handle, _MEMORY))
+    ecc = told(lambda: nvml.nvmlDeviceGetEccMode(handle))
     mig = told(lambda: nvml.nvmlDeviceGetMigMode(handle))
     return Card(
         name=_text(nvml.nvmlDeviceGetName(handle)),
@@ -62,6 +85,8 @@ def _card(nvml: Any, handle: Any) -> Card:
         driver=_text(told(nvml.nvmlSystemGetDriverVersion)),
         power_limit_w=None if limit is None else limit / _MW,
         power_default_w=None if usual is None else usual / _MW,
+        clocks_mhz=None if None in (processors, memory_clock) else (processors, memory_clock),
+        ecc=None if ecc is None else bool(ecc[0]),
         divided=bool(mig and mig[0]),
     )
 

@@ -92,6 +92,7 @@ def _machine(machine: Machine) -> dict[str, Any]:
         "memory": _size(machine.memory_bytes),
         "memory that the process may use": _size(machine.memory_limit_bytes),
         "accelerators": ", ".join(machine.accelerators or ()) or "none",
+        "cards": ", ".join(f"{name} {value}" for name, value in (machine.card_settings or {}).items()),
         "system": " ".join(part or "" for part in (machine.system, machine.kernel, machine.architecture)),
         "Python": machine.python,
         "virtualisation": machine.virtualization,
