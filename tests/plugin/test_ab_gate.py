@@ -77,7 +77,7 @@ def test_a_commit_that_changes_nothing_passes(repository):
     result.stdout.fnmatch_lines(["gate against HEAD~1 (*): passed"])
 
 
-TOKEN = ("--infer-turns=token", "--infer-launches=3", "--infer-time=1s")
+TOKEN = ("--infer-turns=token", "--infer-launches=3", "--infer-time=5s")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ RULES = "--infer-gate=output:exact,ttft:2%,tpot:2%"
 WAYS = {
     # As many pairs as Holm's correction for six figures needs to be convinced by a signed rank.
     "round": ("--infer-turns=round", "--infer-min-pairs=16", "--infer-max-rounds=16"),
-    "token": ("--infer-turns=token", "--infer-launches=4", "--infer-time=1s"),
+    "token": ("--infer-turns=token", "--infer-launches=4", "--infer-time=10s"),
 }
 
 
