@@ -232,6 +232,17 @@ def test_only_runs_with_the_same_prompts_count(suites):
     assert "4 comparable runs, and 5 tell the spread" in found.judgement.reason
 
 
+@pytest.mark.parametrize(("apart", "verdict"), [(1.05, Verdict.REGRESSED), (2.0, Verdict.INCONCLUSIVE)])
+def test_of_few_runs_the_prompts_changes_tell_the_spread(make_row, apart, verdict):
+    calm = [0.1, 0.1001, 0.0999, 0.1]
+    pairs = [
+        RowPair(before=make_row(tpot_s=calm), after=make_row(tpot_s=[x * factor for x in calm]), history=())
+        for factor in (1.25, 1.25 / apart, 1.25 * apart, 1.25 / apart, 1.25 * apart, 1.25)
+    ]
+    (found,) = suite.of_figures([figure(pairs)], 0.99)
+    assert found.judgement.verdict is verdict
+
+
 def test_rows_of_a_stored_run_know_it(storage, make_block):
     path = storage.add([make_block()])
     assert storage.load().runs[0].rows[0].run == path

@@ -243,14 +243,13 @@ def _stored(figure: Figure) -> _Said:
         blocks = Evidence(estimate=stats.within(within.mid, sum(apart) / len(apart), CONFIDENCE))
         said = "the blocks of one side differ too much; interleave (without -sequential)"
         return _Said(evidence=(*evidence, blocks), doubt=said, how="blocks of rounds", spread=False)
-    before, after = (
-        _middle(earlier.number(row, metric) for row in rows)
-        for rows in ([m.pair.before for m in members], [m.pair.after for m in members])
-    )
+    sides = [[earlier.number(row, metric) for row in (m.pair.before, m.pair.after)] for m in members]
+    before, after = (_middle(values) for values in zip(*sides, strict=True))
     if before is None or after is None:
         return _Said(doubt="a figure reads 0: there is no ratio to it")
-    runs = _earlier_runs(figure)
-    found, doubt = earlier.spread(runs, before, after, evidence, earlier.remedy(members[0].pair.after))
+    runs, remedy = _earlier_runs(figure), earlier.remedy(members[0].pair.after)
+    scatter = earlier.apart([math.log(new / old) for old, new in sides if old and new]) / math.sqrt(len(sides))
+    found, doubt = earlier.spread(runs, before, after, evidence, remedy, scatter)
     return _Said(evidence=tuple(found), doubt=doubt, how=f"{len(runs)} earlier runs")
 
 
