@@ -4,9 +4,10 @@
 
 For each model and phase: what an observed step takes beyond a bare one, run in turns (the cost); what idle modules with
 the same hooks told of it, knowing nothing of bare steps; what was taken off, the mean of both, weighed; and by how much
-the parts then miss the bare step. Below it the share of each role beside that of torch's profiler, which sees the same
-modules as ranges around its operators. The profiler's own cost is measured on ranges and operators that do nothing, and
-taken off; the shares with it are shown too. Small models show the profiler more than themselves.
+the parts then miss the bare step. Below it the share of each role beside that of torch's profiler, which records these
+modules as ranges. It is told to leave the operators out: recording them made the steps of small models 1.2 to 1.7 times
+as long, where there are many of them most. What a range costs in its place, measured beside bare passes in turns, is
+taken off; the shares with it are shown too.
 
 The line above all says what a mark adds to the call of a module that does nothing, in turns: hooks, and a function
 around its forward.
@@ -17,13 +18,15 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 import torch
+from torch._C._profiler import RecordScope
 
 from pytest_infer.engines import roles
 from pytest_infer.engines.base import EngineOptions
@@ -45,40 +48,45 @@ _OURS = "role: "
 _PREFILLS = 9
 
 
+@contextmanager
+def only_ranges() -> Iterator[None]:
+    """Let torch's profiler record user ranges and no operators; of its own there is no option for it."""
+    module: Any = torch.autograd.profiler
+    enable = module._enable_profiler
+    module._enable_profiler = partial(enable, scopes={RecordScope.USER_SCOPE})
+    try:
+        yield
+    finally:
+        module._enable_profiler = enable
+
+
 class Profiled:
     """Ranges of torch's profiler around the modules of a model, by role; microseconds.
 
-    Of each forward pass: how long it was, and by role the self time of ranges and operators, with how many there were.
+    Of each forward pass: how long it was, with ranges and `bare`, and by role the self time of its ranges, with how
+    many began or ended in it.
     """
 
     def __init__(self, model: Any) -> None:
         self.took: list[float] = []
         self.self_us: list[Counter[str]] = []
-        self.operators: list[Counter[str]] = []
         self.ranges: list[Counter[str]] = []
+        self.bare: list[float] = []
+        self._model = model
         self._places = [place for place in roles.places(model) if place.begins]
-        self.range_us: list[float] = []
-        self.operator_us: list[float] = []
 
     def run(self, engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> None:
-        """Profile one generation, or some that are but the `prefill`; the first forward pass is left out."""
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        bare_us = _operator_us()
-        with ExitStack() as hooks, torch.profiler.profile(activities=activities, acc_events=True) as profiler:
-            self.range_us.append(_empty_range_us())
-            self.operator_us.append(_operator_us() - bare_us)
+        """Run one generation bare and one profiled, or some that are but the `prefill`; the first pass is left out."""
+        self.bare += self._bare(engine, ids, limits, prefill=prefill)[1:]
+        profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
+        with ExitStack() as hooks, only_ranges(), profiler as found:
             for place in self._places:
                 for hook in self._hooks(place.module, _OURS + place.role):
                     hooks.enter_context(hook)
-            for _ in range(_PREFILLS if prefill else 1):
-                engine.reset()
-                engine.prepare(ids, limits)
-                clock = TokenClock()
-                clock.start()
-                engine.generate(ids, limits, clock)
-        events = [event for event in profiler.events() or () if event.name.startswith(_OURS) or event.cpu_parent]
+            _generate(engine, ids, limits, prefill=prefill)
+        events = [event for event in found.events() or () if event.name.startswith(_OURS)]
         forwards = sorted(
-            (event for event in events if event.name == _OURS + Role.AROUND and _role(event.cpu_parent) is None),
+            (event for event in events if event.name == _OURS + Role.AROUND and event.cpu_parent is None),
             key=lambda event: event.time_range.start,
         )
         for forward in forwards[1:]:
@@ -86,21 +94,26 @@ class Profiled:
                 forward, [e for e in events if forward.time_range.start <= e.time_range.start < forward.time_range.end]
             )
 
+    def _bare(self, engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> list[float]:
+        begun: list[int] = []
+        took: list[float] = []
+        hooks = (
+            self._model.register_forward_pre_hook(lambda *_: begun.append(perf_counter_ns())),
+            self._model.register_forward_hook(lambda *_: took.append((perf_counter_ns() - begun[-1]) / 1e3)),
+        )
+        with hooks[0], hooks[1]:
+            _generate(engine, ids, limits, prefill=prefill)
+        return took
+
     def _add(self, forward: Any, within: Sequence[Any]) -> None:
         self.took.append(forward.time_range.end - forward.time_range.start)
-        own, operators, ranges = Counter[str](), Counter[str](), Counter[str]()
+        own, ranges = Counter[str](), Counter[str]()
         for event in within:
             role = _role(event)
-            if role is None:
-                continue
             own[role] += event.self_cpu_time_total
-            if event.name.startswith(_OURS):
-                ranges[role] += 1
-                ranges[_role(event.cpu_parent) or role] += 1
-            else:
-                operators[role] += 1
+            ranges[role] += 1
+            ranges[role if event.cpu_parent is None else _role(event.cpu_parent)] += 1
         self.self_us.append(own)
-        self.operators.append(operators)
         self.ranges.append(ranges)
 
     def _hooks(self, module: Any, name: str) -> tuple[Any, Any]:
@@ -115,61 +128,37 @@ class Profiled:
 
         return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
+    def range_us(self) -> float:
+        """Return what a range costs in its place: what all of them add to a forward pass, by how many there are."""
+        many = statistics.median(ranges.total() / 2 for ranges in self.ranges)
+        return (statistics.median(self.took) - statistics.median(self.bare)) / many
+
     def shares(self, *, less: bool) -> dict[str, float]:
         """Return each role's share of the typical forward passes, `less` what recording costs.
 
-        What an empty range and an operator that does nothing cost is measured; half of a range's is within it.
+        Half of a range's cost is within it, half in the one around it.
         """
         seen = breakdown.typical(self.took)
         found = {role: statistics.fmean(self.self_us[n][role] for n in seen) for role in self.self_us[0]}
         if less:
-            range_us, operator_us = statistics.median(self.range_us) / 2, statistics.median(self.operator_us)
+            half_us = self.range_us() / 2
             for role in found:
-                found[role] -= range_us * statistics.fmean(self.ranges[n][role] for n in seen)
-                found[role] -= operator_us * statistics.fmean(self.operators[n][role] for n in seen)
+                found[role] -= half_us * statistics.fmean(self.ranges[n][role] for n in seen)
         whole = sum(found.values())
         return {role: us / whole for role, us in found.items()}
 
 
-def _operator_us() -> float:
-    """Return what an operator takes that does nothing, called by another as most are: `unbind` selects each element,
-    and selecting is a view, so that there are two for each."""
-    tensor = torch.zeros(1000)
-    took = []
-    for _ in range(5):
-        begun = perf_counter_ns()
-        tensor.unbind()
-        took.append((perf_counter_ns() - begun) / 2001 / 1e3)
-    return statistics.median(took)
+def _generate(engine: TransformersEngine, ids: Sequence[int], limits: Limits, *, prefill: bool) -> None:
+    for _ in range(_PREFILLS if prefill else 1):
+        engine.reset()
+        engine.prepare(ids, limits)
+        clock = TokenClock()
+        clock.start()
+        engine.generate(ids, limits, clock)
 
 
-def _empty_range_us() -> float:
-    """Return what a range costs that a hook puts around a module which does nothing."""
-    marked, bare = torch.nn.Identity(), torch.nn.Identity()
-    made: list[Any] = []
-
-    def before(*_: object) -> None:
-        made.append(torch.profiler.record_function("nothing"))
-        made[-1].__enter__()
-
-    marked.register_forward_pre_hook(before)
-    marked.register_forward_hook(lambda *_: made.pop().__exit__(None, None, None))
-    took = [0, 0]
-    for _ in range(500):
-        for which, module in enumerate((marked, bare)):
-            begun = perf_counter_ns()
-            module(None)
-            took[which] += perf_counter_ns() - begun
-    return (took[0] - took[1]) / 500 / 1e3
-
-
-def _role(event: Any) -> str | None:
-    """Return the role of the innermost range around an event, its own if it is one."""
-    while event is not None:
-        if event.name.startswith(_OURS):
-            return str(event.name.removeprefix(_OURS))
-        event = event.cpu_parent
-    return None
+def _role(event: Any) -> str:
+    return str(event.name.removeprefix(_OURS))
 
 
 class Told:
@@ -245,12 +234,9 @@ def tell(
         f"{100 * statistics.median(missed):+.2f} % ({', '.join(f'{100 * m:+.2f}' for m in missed)})"
     )
     ours = shares_of(parts)
-    inside = [sum(part.seconds for part in one.parts if part.role not in OUTSIDE) for one in parts]
     raw, less = profiled.shares(less=False), profiled.shares(less=True)
-    longer = statistics.median(profiled.took) / statistics.median(inside) / 1e6
-    each = statistics.median(profiled.operator_us), statistics.median(profiled.range_us)
-    at = f"{each[0]:.2f} us an operator and {each[1]:.2f} us a range"
-    print(f"    with the profiler a forward pass takes {longer:.2f} times as long, at {at}")
+    longer = statistics.median(profiled.took) / statistics.median(profiled.bare)
+    print(f"    with ranges a forward pass takes {longer:.2f} times as long: {profiled.range_us():.2f} us each")
     for role in sorted(ours, key=lambda role: -ours[role]):
         other = f"{100 * less.get(role, 0.0):6.2f} %, with its cost {100 * raw.get(role, 0.0):6.2f} %"
         print(f"    {role:<24} {100 * ours[role]:6.2f} %   profiler {other}")
