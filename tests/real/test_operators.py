@@ -51,6 +51,20 @@ def test_prefill_and_a_few_steps_are_recorded(kind, engine_of):
     assert {"KV cache", "sampling", "norms, layer 0", "attention scores, layer 1"} <= set(ranges[0])
 
 
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_slices_of_a_thread_nest(kind, engine_of):
+    """Perfetto drops a slice that ends after the one in which it began."""
+    slices = [event for event in opened(operators.take(engine_of(kind), asked(IDS), LIMITS)) if event["ph"] == "X"]
+    around: dict[tuple[object, object], list[float]] = {}
+    for event in sorted(slices, key=lambda event: (event["ts"], -event["dur"])):
+        ends = around.setdefault((event["pid"], event["tid"]), [])
+        while ends and ends[-1] <= event["ts"]:
+            ends.pop()
+        end = event["ts"] + event["dur"]
+        assert not ends or end <= ends[-1] + 1e-6, event
+        ends.append(end)
+
+
 def test_operators_have_the_role_and_the_shapes_they_ran_in(engine_of, monkeypatch):
     monkeypatch.setattr(traced, "MOST_ROWS", 1000)
     engine = engine_of("llama")
