@@ -354,3 +354,19 @@ def test_a_tokeniser_that_became_slower_is_told_beside_the_steps(suites):
     text = said(with_parts(suites.turns(), {}, tokeniser=9 * MS))
     assert re.fullmatch(r"no change beyond [\d.]+ %; outside the steps: tokeniser \+9.00 ms a prompt", text), text
     assert "tokeniser" not in said(with_parts(suites.turns(), {}))
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:1]])
+def test_times_of_disturbed_rounds_are_told_as_such_whatever_else_is_known(suites, names):
+    pairs = suites.stored(prefill=12.0, decode=12.0, names=names)
+    busy = [dataclasses.replace(p, after=dataclasses.replace(p.after, disturbed=range(14), timed=14)) for p in pairs]
+    told = "cannot tell prefill and decode: most rounds were disturbed"
+    # Of memory too nothing can be told, and it has an interval.
+    few = [dataclasses.replace(pair, history=pair.history[:2]) for pair in busy]
+    assert said(busy) == said(few) == told
+
+
+def test_one_disturbed_prompt_of_many_is_counted(suites):
+    first, *others = suites.stored()
+    busy = dataclasses.replace(first, after=dataclasses.replace(first.after, disturbed=range(14), timed=14))
+    assert re.fullmatch(r"no change beyond [\d.]+ %, 8 of 9 prompts: 1 disturbed", said([busy, *others]))

@@ -47,7 +47,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsure:
-    """A figure of which nothing can be told below `below` (a share); `suspect` is the prompt that reaches furthest."""
+    """A figure of which nothing can be told below `below` (a share); `suspect` is the prompt that reaches furthest.
+
+    `below` is None where nothing can be told at all, for the suspect's `reason`.
+    """
 
     metric: Metric
     suspect: Judgement
@@ -251,6 +254,13 @@ def _all(figure: Figure, change: Judgement, *, worse: bool) -> Told:
 def _unsure(figure: Figure) -> Unsure | None:
     """Return what cannot be told of a figure that is not known to have moved; None where every prompt can be told."""
     open_ = [m.judgement for m in figure.members if m.judgement.verdict is Verdict.INCONCLUSIVE]
+    disturbed = figure.left_out.get(suite.DISTURBED, 0)
+    if disturbed and not figure.members:
+        reason = (
+            f"most rounds were disturbed{'' if disturbed == figure.of else f' in {disturbed} of {figure.of} prompts'}"
+        )
+        nobody = Judgement(test="", name="suite", metric_key=figure.metric.key, reason=reason)
+        return Unsure(metric=figure.metric, suspect=nobody, below=None)
     if not open_:
         return None
     ends = {j.test: reach(j) for j in open_}

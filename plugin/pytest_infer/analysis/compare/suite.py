@@ -28,6 +28,10 @@ JUDGED = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.IMPROVED, Verdict.UNC
 """What a comparable figure may be, that which counts first where several rules ask for it."""
 
 
+DISTURBED = "disturbed"
+"""Why a prompt is not in a mean: most of a side's rounds were."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """A prompt that is in the mean of a figure, and what was judged of it."""
@@ -145,7 +149,7 @@ def _why_not(member: Member, metric: Metric) -> str | None:
     if verdict not in JUDGED:
         return "not measured" if verdict is None else verdict.value
     if member.pair.disturbed(metric) is not None:
-        return "disturbed"
+        return DISTURBED
     before, after = member.rounds(metric.key)
     constant = len({*before, *after}) == 1
     return None if constant or min((*before, *after)) > 0 else "without a ratio"

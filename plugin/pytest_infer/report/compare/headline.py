@@ -187,7 +187,7 @@ def _number(share: float, *, signed: bool = False) -> str:
 def _unsure(one: Unsure, title: Mapping[str, str], *, short: bool = False) -> str:
     suspect, about = one.suspect, what(one.metric)
     if one.below is None or suspect.mid is None:
-        return f"cannot tell {about}: {suspect.reason}" if suspect.reason else f"cannot tell {about}"
+        return _untold([about], suspect.reason)
     if short:
         return f"cannot tell {about} below {percent_up(one.below)}"
     sign = worse_sign(one.metric)
@@ -196,10 +196,17 @@ def _unsure(one: Unsure, title: Mapping[str, str], *, short: bool = False) -> st
     return f"cannot tell below {percent_up(one.below)}: largest suspect {about} of {title[suspect.test]} {interval}"
 
 
+def _untold(about: Sequence[str], reason: str | None) -> str:
+    return f"cannot tell {_names(about)}{f': {reason}' if reason else ''}"
+
+
 def _quiet(headline: Headline, title: Mapping[str, str]) -> str:
     """Return what is said where nothing is known to have moved."""
     if headline.unsure:
         widest = max(headline.unsure, key=lambda one: _INFINITE if one.below is None else one.below)
+        if widest.below is None:
+            alike = [u for u in headline.unsure if u.below is None and u.suspect.reason == widest.suspect.reason]
+            return _untold([what(one.metric) for one in alike], widest.suspect.reason)
         return _unsure(widest, title)
     if headline.bound is not None:
         part = headline.counted is not None and headline.counted.prompts < headline.counted.of
