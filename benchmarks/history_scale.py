@@ -24,21 +24,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pytest_infer.storage import files
+
 
 def measured_template(folder: Path) -> dict[str, Any]:
     """Measure the suite of this repository once, briefly, and return its run."""
-    path = folder / "template.json"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "bench",
-        "-q",
-        "--infer-max-new-tokens=16",
-        "--benchmark-json",
-        str(path),
-    ]
+    storage = folder / "measured"
+    saved = ["--benchmark-autosave", "--benchmark-storage", str(storage)]
+    command = [sys.executable, "-m", "pytest", "bench", "-q", "--infer-max-new-tokens=16", *saved]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
+    (path,) = storage.rglob("*.json")
     run: dict[str, Any] = json.loads(path.read_text())
     return run
 
@@ -93,7 +88,7 @@ def main() -> None:
         storage.mkdir()
         noise = random.Random(0)  # noqa: S311 - not for secrets
         for number in range(options.runs):
-            text = json.dumps(run_file(template, number, options.rows, noise), indent=4)
+            text = files.dumps(run_file(template, number, options.rows, noise))  # as a run is saved
             (storage / f"{number + 1:04}_run.json").write_text(text)
         paths = sorted(storage.glob("*.json"))
         size = sum(path.stat().st_size for path in paths)

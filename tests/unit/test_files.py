@@ -16,6 +16,7 @@ import pytest
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import files, leftovers
+from pytest_infer.storage.schema import KEY
 
 
 @pytest.fixture
@@ -390,6 +391,16 @@ def test_a_run_file_has_the_native_layout_but_for_plain_lists():
         '                "min": 1\n            },\n            "extra": [\n                [1,2],\n'
         '                [3]\n            ]\n        }\n    ],\n    "none": []\n}'
     )
+
+
+def test_what_our_block_holds_is_on_a_line_each():
+    block = {"metrics": {"ttft_s": {"value": 1.5, "rounds": [1, 2]}}, "parts": [{"role": "head"}], "schema": 1}
+    lines = files.dumps({"benchmarks": [{"extra_info": {KEY: block}}]}).splitlines()
+    assert [line.strip() for line in lines[5:8]] == [
+        '"metrics": {"ttft_s":{"value":1.5,"rounds":[1,2]}},',
+        '"parts": [{"role":"head"}],',
+        '"schema": 1',
+    ]
 
 
 def publish(path, data=b"new"):

@@ -26,7 +26,8 @@ from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import KEY, SCHEMA
 
 NEEDED_BYTES = 16 * 2**20
-_DEEPEST = 100
+_LEVELS = 5
+"""So many levels are in pytest-benchmark's layout: the file, its rows, one of them, its `extra_info`, our block."""
 _NUMBER = re.compile(r"([0-9]{1,18})_")  # a longer one is no number that somebody counted to
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -180,20 +181,18 @@ def _write(folder: Path, tail: str, data: bytes) -> Path:
 
 
 def dumps(value: Any, depth: int = 0) -> str:
-    """Return JSON in pytest-benchmark's layout, but with a list of plain values on one line.
+    """Return JSON in pytest-benchmark's layout down to what it writes itself, a row's figures.
 
-    Its own puts each number on a line, most of it indentation: 40 bytes a number, and expert counts are thousands.
-    Raises ValueError for what holds itself.
+    Below, which is what our block holds, each value is on one line, and a list of plain values everywhere: most of its
+    own layout would be indentation, which every later command reads. Raises ValueError for what holds itself.
     """
-    if depth > _DEEPEST:
-        raise ValueError("Circular reference detected")
     inner, end = "\n" + "    " * (depth + 1), "\n" + "    " * depth
-    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+    if depth < _LEVELS and isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         parts = (f"{safe_dumps(key)}: {dumps(held, depth + 1)}" for key, held in value.items())
         return f"{{{inner}{f',{inner}'.join(parts)}{end}}}"
-    if isinstance(value, list | tuple) and any(isinstance(held, dict | list | tuple) for held in value):
+    if depth < _LEVELS and isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
         return f"[{inner}{f',{inner}'.join(dumps(held, depth + 1) for held in value)}{end}]"
-    return str(safe_dumps(value, ensure_ascii=True, separators=(",", ": ")))
+    return str(safe_dumps(value, ensure_ascii=True, separators=(",", ":")))
 
 
 def safe_save(
