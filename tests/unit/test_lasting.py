@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pytest_infer.analysis.breakdown.lasting import CarryingRole, Lasting, lasting
-from pytest_infer.analysis.history import trends
+from pytest_infer.analysis.history import carriers, trends
 from pytest_infer.metrics import by_key
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.report.breakdown.lasting import in_words
@@ -142,6 +142,23 @@ def test_a_change_point_names_its_role(history, key, phase):
     shown = render_shifts([found], width=120, color=False)
     line = next(line for line in shown.splitlines() if "head +4." in line)
     assert line.startswith(f"{by_key(key).label}, guide, since 0009 cccccccc (main): head +4.")
+
+
+@pytest.mark.parametrize(("apart", "read"), [(1, 40), (2, 80), (10, 100)])
+def test_of_a_long_history_the_steps_of_the_nearest_runs_are_read(apart, read):
+    seen = []
+
+    class Steps:
+        def of_run(self, path):
+            seen.append(path)
+            number = abs(path)
+            phases = {DECODE: parts(head=(1.5 if path > 0 else 1.0) + number / 10_000, experts=1.0)}
+            return {"test": phases} if number % apart == 0 else {}
+
+    sides = tuple(range(-100, 0)), tuple(range(1, 101))
+    found = carriers.carried(Steps(), "test", by_key("tpot_s"), 0.5, sides)
+    assert [one.role for one in found.roles] == ["head"]
+    assert seen == [*range(-1, -read - 1, -1), *range(1, read + 1)]
 
 
 def test_a_rate_that_falls_is_a_step_that_grows(history):
