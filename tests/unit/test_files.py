@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import not_files
 import pytest
+from pytest_benchmark.utils import safe_dumps
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import files, leftovers
@@ -377,7 +378,7 @@ def test_replacing_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     ],
 )
 def test_a_run_file_says_what_pytest_benchmarks_own_would(value):
-    natively = json.loads(files.safe_dumps(value, indent=4))
+    natively = json.loads(safe_dumps(value, indent=4))
     found = json.loads(files.dumps(value))
     if "object" in str(value):  # named with its address: twice the same object
         assert found["object"] == natively["object"]

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
-from pytest_benchmark.storage.file import FileStorage
-from pytest_benchmark.utils import safe_dumps
 
 from pytest_infer import untrusted
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import leftovers
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import KEY, SCHEMA
+
+if TYPE_CHECKING:
+    from pytest_benchmark.storage.file import FileStorage
 
 NEEDED_BYTES = 16 * 2**20
 _LEVELS = 5
@@ -186,6 +187,9 @@ def dumps(value: Any, depth: int = 0) -> str:
     Below, which is what our block holds, each value is on one line, and a list of plain values everywhere: most of its
     own layout would be indentation, which every later command reads. Raises ValueError for what holds itself.
     """
+    # Imported late: commands that write no run start sooner.
+    from pytest_benchmark.utils import safe_dumps  # noqa: PLC0415
+
     inner, end = "\n" + "    " * (depth + 1), "\n" + "    " * depth
     if depth < _LEVELS and isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         parts = (f"{safe_dumps(key)}: {dumps(held, depth + 1)}" for key, held in value.items())

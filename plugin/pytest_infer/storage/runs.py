@@ -83,6 +83,8 @@ class Row:
     @property
     def title(self) -> str:
         """Return how people call the test: its prompt, and the configuration where something is swept."""
+        if not self.config:
+            return self.name
         return " ".join((self.name, *(f"{axis}={value}" for axis, value in self.config.items())))
 
     @property
