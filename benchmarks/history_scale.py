@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def measured_template(folder: Path) -> dict[str, Any]:
 
 
 def run_file(template: dict[str, Any], number: int, rows: int, noise: random.Random) -> dict[str, Any]:
-    """Return a run of `rows` tests, three native rows each, whose times scatter by 2 %."""
+    """Return a run of `rows` tests, three native rows each, whose figures scatter by 2 %."""
     run = {key: value for key, value in template.items() if key != "benchmarks"}
     start = datetime(2026, 1, 1, tzinfo=UTC)
     run["datetime"] = (start + timedelta(hours=number)).isoformat()
@@ -51,14 +52,27 @@ def run_file(template: dict[str, Any], number: int, rows: int, noise: random.Ran
         row = copy.deepcopy(totals[index % len(totals)])
         name = f"{row['fullname']}-{index}"
         row["fullname"] = row["name"] = name
-        for metric in row["extra_info"]["pytest_infer"]["metrics"].values():
-            if isinstance(metric["value"], float):
-                metric["value"] *= noise.lognormvariate(0, 0.02)
+        scatter(row["extra_info"]["pytest_infer"]["metrics"].values(), noise)
         benchmarks.append(row)
         benchmarks += [
             {**phase, "fullname": f"{name}:{phase['extra_info']['pytest_infer']['phase']}"} for phase in phases[:2]
         ]
     return {**run, "benchmarks": benchmarks}
+
+
+def scatter(metrics: Iterable[dict[str, Any]], noise: random.Random) -> None:
+    """Change the figures of a test as another run would: all times alike, else a part were longer than the whole."""
+    slower = noise.lognormvariate(0, 0.02)
+    for metric in metrics:
+        if not isinstance(metric["value"], float):
+            continue
+        factor = {"s": slower, "tok/s": 1 / slower}.get(metric["unit"]) or noise.lognormvariate(0, 0.02)
+        digits = 9 if metric["unit"] == "s" else 17  # a clock tells nanoseconds
+        for key in ("value", "mean", "stdev"):
+            if key in metric:
+                metric[key] = round(metric[key] * factor, digits)
+        if "rounds" in metric:
+            metric["rounds"] = [round(value * factor, digits) for value in metric["rounds"]]
 
 
 def timed(command: list[str], cache: Path) -> tuple[float, float]:
