@@ -52,7 +52,8 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
 
 def _client_waited(row: Row) -> float:
     """Return the share of a typical round for which the client of a server waited for a core; 0 where it is none."""
-    wait, total = _median(row, "client_wait_s"), _median(row, "total_s")
+    wait = _median(row, "client_wait_s")
+    total = _median(row, "total_s") if wait else None
     return wait / total if wait and total else 0.0
 
 

@@ -14,6 +14,7 @@ _FEW = 5
 _TINY = 1e-300
 
 
+@lru_cache(maxsize=64)  # who asks for one side's asks for the other's next
 def tail(df: float, t: float) -> float:
     """Return P(T > t), to a relative error of 1e-9 wherever it is above 1e-12."""
     if t < 0:
@@ -44,7 +45,7 @@ def quantile(df: float, p: float) -> float:
         density = math.exp(-log_beta - math.log(df) / 2 - (df + 1) / 2 * math.log1p(t * t / df))
         step = now * math.log(now / p) / density
         t += step
-        if abs(step) < 1e-12 * t:
+        if abs(step) < 1e-7 * t:  # the square of that is what it is still off
             break
     return t
 
@@ -64,13 +65,16 @@ def _beta(a: float, b: float, x: float, rest: float) -> float:
     c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or _TINY)
     found = d
     for m in range(1, 10000):
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / ((1 + term * d) or _TINY)
-            c = (1 + term / c) or _TINY
-            found *= c * d
+        # Its even and its odd term, written out: a comparison spends a twentieth of its time here.
+        place = a + 2 * m
+        term = m * (b - m) * x / ((place - 1) * place)
+        d = 1 / ((1 + term * d) or _TINY)
+        c = (1 + term / c) or _TINY
+        found *= c * d
+        term = -(a + m) * (a + b + m) * x / (place * (place + 1))
+        d = 1 / ((1 + term * d) or _TINY)
+        c = (1 + term / c) or _TINY
+        found *= c * d
         if abs(c * d - 1) < 1e-15:
             break
     return front * found
