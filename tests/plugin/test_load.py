@@ -164,8 +164,21 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
             [*LEVELS, "--infer-load-data=prompt_tokens=5,output_tokens=5"],
             "*add tokenizer=FOLDER, which holds its tokenizer.json*",
         ),
+        (
+            {},
+            ["--infer-load=replay", "--infer-load-data=trace=gone.jsonl"],
+            "*--infer-load-data: */gone.jsonl: No such file or directory",
+        ),
+        (
+            {},
+            ["--infer-load=replay", "--infer-load-data=trace=prompts.toml"],
+            "*--infer-load-data: */prompts.toml, line 2: *",
+        ),
     ],
-    ids=["not installed", "no prompts", "levels", "objectives", "no trace", "against", "no tokenizer"],
+    ids=[
+        *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "no tokenizer"),
+        *("no trace file", "damaged trace"),
+    ],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):
     pytester = served(**more)

@@ -9,6 +9,7 @@ import signal
 import statistics
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ import scripted_server
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
-from pytest_infer.measure.load import environment, generator, marks, workload
+from pytest_infer.measure.load import environment, generator, marks, trace
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Workload
 from pytest_infer.metrics import load
@@ -29,6 +30,7 @@ from pytest_infer.records import Objectives, RequestStatus, UnderLoad, WarningKi
 from queueing import first_come
 from scripted_server import Answer, Script
 
+MOONCAKE = Path(__file__).parents[1] / "data" / "mooncake.jsonl"
 INSTALLED = environment.installed()
 pytestmark = [
     pytest.mark.slow,
@@ -126,15 +128,37 @@ def test_a_trace_is_replayed_when_and_as_long_as_it_says(tmp_path):
     path = tmp_path / "trace.jsonl"
     rows = [{"timestamp": 0.2 * n, "input_length": 8 + n, "output_length": 2 + n % 2} for n in range(8)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    work = Workload(trace=workload.traced(path, "x"), tokenizer=str(folder))
+    work = Workload(trace=trace.read(path, "x"), tokenizer=str(folder))
     with scripted_server.running(Script()) as server:
-        of = sent(server.url, "replay=2", work.trace.requests, work=work)
+        of = sent(server.url, "replay=2", len(rows), work=work)
         asked = [one.body["max_tokens"] for one in server.served]
     requests = of.repetitions[0].requests
     assert [request.status for request in requests] == [RequestStatus.DONE] * 8
     assert sorted(asked) == sorted(row["output_length"] for row in rows)
     due = [request.due_s - requests[0].due_s for request in requests]
     assert due == pytest.approx([2 * row["timestamp"] for row in rows], abs=0.001)
+
+
+def test_mooncakes_trace_is_replayed_with_the_beginnings_that_its_prompts_share():
+    folder = models.BUNDLED[models.DEFAULT].ensure(str)
+    work = Workload(trace=trace.read(MOONCAKE, "x"), tokenizer=str(folder))
+    with scripted_server.running(Script(caches=True)) as server:
+        of = sent(server.url, "replay=1", len(work.trace.requests), work=work)
+        prompts = [one.body["prompt"] for one in sorted(server.served, key=lambda one: one.arrived_ns)]
+        asked = sorted(one.body["max_tokens"] for one in server.served)
+    requests = of.repetitions[0].requests
+    assert [request.status for request in requests] == [RequestStatus.DONE] * 4
+    due = [request.due_s - requests[0].due_s for request in requests]
+    assert due == pytest.approx([0, 0.3, 0.3, 0.6], abs=0.001)
+    assert asked == [2, 2, 3, 4]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    lengths = sorted(len(tokenizer.encode(prompt).ids) for prompt in prompts)
+    assert lengths == [pytest.approx(length, abs=8) for length in (12, 512, 520, 530)]
+    first, last = prompts[0], prompts[-1]
+    long = next(prompt for prompt in prompts[1:3] if len(prompt) > len(last))
+    assert first.startswith(last[:-8])
+    assert long.startswith(last[:-8])
+    assert first != long
 
 
 def test_what_is_not_answered_within_the_limit_is_a_miss():

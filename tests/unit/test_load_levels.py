@@ -105,39 +105,6 @@ def rows(prompts, number, seed=1, salt="s", **more):
     return list(workload.rows(Workload(prompts=tuple((p, 5) for p in prompts), **more), number, seed, salt))
 
 
-TRACED = '{"timestamp": 0, "input_length": 5, "output_length": 3}\n'
-
-
-def test_a_trace_is_read_for_its_length(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    path.write_text(TRACED + TRACED.replace("3", "9").replace("0,", "1.5,"))
-    found = workload.traced(path, "x")
-    assert (found.requests, found.longest) == (2, 9)
-    work = Workload(trace=found, tokenizer="/m")
-    assert (work.told, work.made_up, work.path) == ("trace=trace.jsonl", True, workload.COMPLETIONS)
-    assert workload.synthetic(f"trace={path},tokenizer=/m", "x").trace == str(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "holds no request"),
-        (TRACED + "{}", "after 1 requests: Object missing required field `timestamp`"),
-        (TRACED.replace("5", "0"), "input_length"),
-        ("[" * 100_000, "trace.jsonl: "),
-        (None, "No such file"),
-    ],
-)
-def test_what_is_no_trace_is_one_line(tmp_path, text, said):
-    path = tmp_path / "trace.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(OptionError, match=r"^--infer-load-data: ") as raised:
-        workload.traced(path, "--infer-load-data")
-    assert said in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
 def test_each_request_differs_from_every_other_and_all_prompts_come_equally_often():
     found = rows([A, B], 40)
     texts = [row["prompt"] for row in found]

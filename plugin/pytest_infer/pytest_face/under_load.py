@@ -13,7 +13,7 @@ import pytest
 
 from pytest_infer.engines.base import Engine, Served
 from pytest_infer.errors import EngineError, OptionError, SuiteError
-from pytest_infer.measure.load import environment, generator, marks, workload
+from pytest_infer.measure.load import environment, generator, marks, trace, workload
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Synthetic, Workload
 from pytest_infer.metrics import load
@@ -90,7 +90,7 @@ class InferUnderLoad:
             output=Output(text="", sha256="", equal=True),
             profile_absent="a load test has no profile round",
             breakdown_absent="a load test takes no step apart",
-            warnings=marks.find(found, bust=work.bust and "prefix_tokens" not in work.synthetic),
+            warnings=marks.find(found, bust=not work.shares),
             under_load=found,
         )
         if session.bridge.disabled:
@@ -188,11 +188,9 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
 
 
 def _made_up(data: Synthetic, session: InferSession) -> Workload:
-    tokenizer = _tokenizer(session, data.tokenizer)
-    if data.trace is None:
-        return Workload(synthetic=data.counts, tokenizer=tokenizer)
-    trace = workload.traced(Path(data.trace).expanduser().absolute(), "--infer-load-data")
-    return Workload(tokenizer=tokenizer, trace=trace)
+    path = None if data.trace is None else Path(data.trace).expanduser().absolute()
+    found = None if path is None else trace.read(path, "--infer-load-data")
+    return Workload(synthetic=data.counts, tokenizer=_tokenizer(session, data.tokenizer), trace=found)
 
 
 def _tokenizer(session: InferSession, given: str | None) -> str:
@@ -209,7 +207,7 @@ def _tokenizer(session: InferSession, given: str | None) -> str:
 def _number(level: Level, work: Workload, wanted: int) -> int:
     """Return how many requests a repetition sends: all of a trace."""
     if work.trace is not None:
-        return work.trace.requests
+        return len(work.trace.requests)
     return workload.number_of_requests(level, wanted)
 
 

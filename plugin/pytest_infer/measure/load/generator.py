@@ -17,7 +17,7 @@ from typing import IO, Any
 from pytest_infer.engines.base import Served
 from pytest_infer.engines.server import address, guard
 from pytest_infer.errors import EngineError
-from pytest_infer.measure.load import told, workload
+from pytest_infer.measure.load import told, trace, workload
 from pytest_infer.measure.load.environment import Installed
 from pytest_infer.measure.load.workload import Workload
 from pytest_infer.records import Arrivals, Level, LevelKind, Repetition
@@ -57,6 +57,8 @@ def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
 
 
 def _rows(sending: Sending, seed: int) -> list[dict[str, Any]]:
+    if sending.work.trace is not None:
+        return list(sending.work.trace.rows())
     return [] if sending.work.made_up else list(workload.rows(sending.work, sending.requests, seed, sending.salt))
 
 
@@ -66,7 +68,8 @@ def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
     if sending.work.synthetic:
         data = {"kind": "synthetic_text", **sending.work.synthetic}
     if sending.work.trace is not None:
-        data = {"kind": "trace_synthetic", "source": {"kind": "json_file", "path": str(sending.work.trace.path)}}
+        mooncake = {"kind": "mooncake", "hash_id_block_size": trace.BLOCK}
+        data = {**(mooncake if sending.work.trace.mooncake else {"kind": "trace_synthetic"}), "source": data}
     spec = {
         "backend": {
             "kind": "openai_http",

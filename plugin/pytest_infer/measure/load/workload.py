@@ -7,13 +7,10 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
-from pytest_infer import untrusted
 from pytest_infer.errors import OptionError, SuiteError, alternatives
+from pytest_infer.measure.load.trace import Trace
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Level, LevelKind
 
@@ -43,16 +40,6 @@ class Synthetic:
     counts: Mapping[str, int]
     tokenizer: str | None = None
     trace: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
-    """A file of how many requests, the longest answer of which has so many tokens."""
-
-    path: Path
-    requests: int
-    longest: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +83,12 @@ class Workload:
     def made_up(self) -> bool:
         """Return whether the generator makes up the prompts."""
         return bool(self.synthetic) or self.trace is not None
+
+    @property
+    def shares(self) -> bool:
+        """Return whether prompts are to begin as others do, so that a server may have some of their tokens cached."""
+        mooncake = self.trace is not None and self.trace.mooncake
+        return not self.bust or "prefix_tokens" in self.synthetic or mooncake
 
 
 def number_of_requests(level: Level, wanted: int) -> int:
@@ -148,36 +141,6 @@ def synthetic(text: str, where: str) -> Synthetic:
     if missing and "trace" not in files:
         raise OptionError(f"{where} lacks {' and '.join(missing)}, or trace=FILE")
     return Synthetic(counts=found, **files)
-
-
-class _Traced(msgspec.Struct, frozen=True):
-    """One request of a trace, its time in seconds."""
-
-    timestamp: Annotated[float, msgspec.Meta(ge=0)]
-    input_length: Annotated[int, msgspec.Meta(ge=1)]
-    output_length: Annotated[int, msgspec.Meta(ge=1)]
-
-
-_TRACED: msgspec.json.Decoder[_Traced] = msgspec.json.Decoder(_Traced)
-
-
-def traced(path: Path, where: str) -> Trace:
-    """Return a trace; raise OptionError naming the option `where` for a file that is none.
-
-    It is JSON Lines: `timestamp` in seconds, `input_length` and `output_length` in tokens.
-    """
-    answers: list[int] = []
-    try:
-        content = untrusted.read(path, untrusted.TEXT_BYTES)
-        for line in untrusted.text(content).splitlines():
-            answers.append(untrusted.decode(_TRACED, line.encode()).output_length)  # noqa: PERF401 - told how many
-    except (OSError, untrusted.Damaged) as error:
-        place = f"after {len(answers)} requests: " if answers else ""
-        raise OptionError(f"{where}: {path}: {place}{untrusted.reason(error)}") from error
-    if not answers:
-        raise OptionError(f"{where}: {path} holds no request")
-    digest = hashlib.sha256(content).hexdigest()
-    return Trace(path=path, requests=len(answers), longest=max(answers), sha256=digest)
 
 
 def seeds(repetitions: int) -> Sequence[int]:

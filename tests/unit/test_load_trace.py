@@ -1,0 +1,105 @@
+"""Traces of load, of seconds or Mooncake's: what the generator is given of them, and the line for what is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_infer.engines.base import Served
+from pytest_infer.errors import OptionError
+from pytest_infer.measure.load import generator, trace, workload
+from pytest_infer.measure.load.generator import Sending
+from pytest_infer.measure.load.workload import Workload
+from pytest_infer.records import Level, LevelKind
+
+MOONCAKE = Path(__file__).parents[1] / "data" / "mooncake.jsonl"
+OWN = {"timestamp": 0, "input_length": 5, "output_length": 3}
+
+
+def written(path, *rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_a_trace_of_seconds(tmp_path):
+    path = written(tmp_path / "trace.jsonl", {**OWN, "timestamp": 2.5, "output_length": 9}, {**OWN, "timestamp": 1})
+    found = trace.read(path, "x")
+    assert (len(found.requests), found.longest, found.mooncake) == (2, 9, False)
+    assert [row["timestamp"] for row in found.rows()] == [0, 1.5]
+    assert not any("hash_ids" in row for row in found.rows())
+    work = Workload(trace=found, tokenizer="/m")
+    assert (work.told, work.made_up, work.shares, work.path) == ("trace=trace.jsonl", True, False, workload.COMPLETIONS)
+    assert workload.synthetic(f"trace={path},tokenizer=/m", "x").trace == str(path)
+
+
+def test_mooncakes_milliseconds_become_seconds_and_their_blocks_stay():
+    found = trace.read(MOONCAKE, "x")
+    assert found.mooncake
+    rows = list(found.rows())
+    assert [row["timestamp"] for row in rows] == pytest.approx([0, 0.3, 0.3, 0.6])
+    assert [list(row["hash_ids"]) for row in rows] == [[0, 1], [2], [0, 3], [0]]
+    assert Workload(trace=found).shares, "what the server has cached is as the trace wants it"
+    assert Workload(trace=found).sha256 != Workload(trace=None).sha256
+
+
+def test_the_generator_reads_it_as_what_it_is(tmp_path):
+    for path, kind in ((MOONCAKE, "mooncake"), (written(tmp_path / "own.jsonl", OWN), "trace_synthetic")):
+        sending = Sending(
+            served=Served(url="http://127.0.0.1:1", model="m"),
+            level=Level(kind=LevelKind.REPLAY, value=2.0),
+            work=Workload(trace=trace.read(path, "x"), tokenizer="/m"),
+            requests=1,
+            limit_s=1.0,
+            salt="s",
+        )
+        (data,) = generator.scenario(sending, 1, tmp_path)["spec"]["data"]
+        assert data["kind"] == kind
+        assert data["source"] == {"kind": "json_file", "path": str(tmp_path / "data.jsonl")}
+        assert data.get("hash_id_block_size") == (512 if kind == "mooncake" else None)
+
+
+CAKE = {**OWN, "input_length": 600, "hash_ids": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no request"),
+        ([OWN, {}], "line 2: Object missing required field `timestamp`"),
+        ([OWN, OWN, {**OWN, "input_length": 0}], "line 3: Expected `int` >= 1 - at `$.input_length`"),
+        ([{**OWN, "timestamp": -1}], "line 1: Expected `float` >= 0"),
+        ([{**OWN, "timestamp": 1e300}], "line 1: "),
+        ([CAKE, {**CAKE, "hash_ids": [1]}], "line 2: 1 hash_ids of 512 tokens each for an input_length of 600"),
+        ([{**CAKE, "hash_ids": [1, -2]}], "line 1: Expected `int` >= 0"),
+        ([{**CAKE, "hash_ids": "1"}], "line 1: Expected `array | null`, got `str`"),
+        ([CAKE, OWN], "line 2: all lines have hash_ids (Mooncake's format, its timestamps in milliseconds) or none"),
+        ([OWN, CAKE], "line 2: all lines have hash_ids"),
+    ],
+)
+def test_what_is_no_trace_is_one_line(tmp_path, rows, said):
+    path = written(tmp_path / "trace.jsonl", *rows)
+    with pytest.raises(OptionError, match=r"^--infer-load-data: ") as raised:
+        trace.read(path, "--infer-load-data")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "line 1: "),
+        (b'{"timestamp": 0, "input_length": 5, "outp', "line 1: Input data was truncated"),
+        (b'{"timestamp": 0, "input_length": 5, "output_length": 3}\n\xff', "line 2: "),
+        (b"timestamp,input_length,output_length\n0,5,3\n", "line 1: JSON is malformed"),
+        (b"\n \n", "holds no request"),
+        (None, "No such file"),
+    ],
+)
+def test_damaged_bytes_are_one_line(tmp_path, content, said):
+    path = tmp_path / "trace.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OptionError, match=r"^--infer-load-data: ") as raised:
+        trace.read(path, "--infer-load-data")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
