@@ -198,7 +198,7 @@ def test_where_nobody_listens_every_request_fails_and_the_level_is_refused():
     of = sent("http://127.0.0.1:9", "concurrency=1", 4, limit_s=5)
     assert {request.status for request in of.repetitions[0].requests} == {RequestStatus.FAILED}
     with pytest.raises(EngineError, match=r"concurrency=1, repetition 1: no request was answered: .*connection"):
-        under_load.check_answered(of)
+        under_load.check_answered(of, lambda: None)
 
 
 def test_a_run_of_pytest_against_a_server_with_a_key(pytester, monkeypatch):

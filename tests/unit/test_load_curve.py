@@ -1,5 +1,6 @@
 """The curve of latency against throughput: its points with their intervals, its knee, and how both are shown."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from pytest_infer.analysis.load import curve
 from pytest_infer.analysis.load.curve import Estimate
 from pytest_infer.measure.load import marks
+from pytest_infer.metrics import by_key, summarize
+from pytest_infer.metrics.load import COUNTED
 from pytest_infer.records import PromptRecord, WarningKind
 from pytest_infer.report import load as report
 from pytest_infer.report.html import page
@@ -181,7 +184,9 @@ def page_of(storage):
     def make(rates):
         blocks = []
         for rate in rates:
-            of = at_rate([simulated(rate, 0.05, 200, seed, exponential=True) for seed in range(3)], rate, latency_s=0.3)
+            sent = [simulated(rate, 0.05, 200, seed, exponential=True) for seed in range(3)]
+            counted = [replace(one, counters=r.counters) for one, r in zip(sent, whole.rounds, strict=False)]
+            of = at_rate(counted, rate, latency_s=0.3)
             record = replace(
                 whole,
                 nodeid=f"bench/t.py::t[{of.level.name}]",
@@ -212,6 +217,26 @@ def test_what_is_stored_of_levels_is_read_again(page_of):
     assert found.results[0].figures["level_tpot_p50_s"].value > 0
     (drawn,) = curve.curves(runs.read(path).rows)
     assert [len(point.repetitions["level_throughput"]) for point in drawn.points] == [3, 3]
+
+
+def test_the_servers_counters_are_stored_for_each_repetition_and_shown(page_of):
+    path, out = page_of([2, 10])
+    whole = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    (drawn,) = curve.curves(runs.read(path).rows)
+    spent = [r.counters.cpu_s.value for r in whole.rounds[:3]]
+    assert [point.repetitions["cpu_s"] for point in drawn.points] == [pytest.approx(spent)] * 2
+    (line,) = (line for line in report.lines(drawn) if line.startswith("the server"))
+    assert "CPU 361 ms, peak memory 400 MiB, cached tokens 1, KV cache 25.0 %" in line
+    table = re.search(r"<table[^>]*>(?:(?!<table).)*Every level.*?</table>", out.read_text(), re.DOTALL)[0]
+    for key in COUNTED:
+        assert f">{by_key(key).label}<" in table, key
+
+
+def test_a_run_from_before_the_servers_counters_has_none():
+    of = at_rate([simulated(2, 0.05, 50, 1)], 2)
+    stored = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    found = summarize(replace(stored, under_load=of))["cpu_s"]
+    assert (found.value, found.reason) == (None, "no counter was read")
 
 
 def test_levels_are_drawn_with_their_intervals_and_the_knee(page_of, chromium):

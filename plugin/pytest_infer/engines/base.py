@@ -394,6 +394,13 @@ class Engine(Protocol):
         """
         return None
 
+    def ended(self) -> str | None:
+        """Return why what answers at `served` has ended, with its last words; None while it runs, or nobody knows.
+
+        Called before each level of load, and after a repetition with requests that failed.
+        """
+        return None
+
     def close(self) -> None:
         """Free the model."""
 

@@ -24,6 +24,11 @@ CUT = 0.1
 """This share of the requests is warm-up, and as many again are cool-down (own choice); at least one a stream."""
 PREFIX = "level_"
 """What the keys of all these metrics begin with."""
+COUNTED = (
+    *("cpu_s", "peak_rss_bytes", "server_prompt_tokens", "server_cached_tokens"),
+    *("server_running", "server_waiting", "server_kv_usage"),
+)
+"""The counters that a repetition has as a round does: of the server's processes, and what it tells of itself."""
 NO_LEVEL = "no load test"
 _NONE_DONE = "no request was answered"
 

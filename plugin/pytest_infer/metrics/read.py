@@ -23,6 +23,7 @@ MetricValue = Reading | float | str | None
 """What a metric reads: a reading with its source, or a bare value whose source is the table's."""
 
 Read = Callable[[PromptRecord], list[MetricValue]]
+_NOT_COUNTED = absent("no counter was read")
 
 
 def trace(read: Callable[[TokenTrace], float | None]) -> Read:
@@ -51,8 +52,13 @@ def percentile(percent: int) -> Read:
 
 
 def counter(read: Callable[[Counters], Reading]) -> Read:
-    """Read a counter of each timed round."""
-    return lambda record: [read(r.counters) for r in record.rounds]
+    """Read a counter of each timed round, or of each repetition of a load test."""
+
+    def values(record: PromptRecord) -> list[MetricValue]:
+        windows = record.rounds if record.under_load is None else record.under_load.repetitions
+        return [_NOT_COUNTED if window.counters is None else read(window.counters) for window in windows]
+
+    return values
 
 
 def once(read: Callable[[PromptRecord], MetricValue]) -> Read:

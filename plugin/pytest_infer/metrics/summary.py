@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from pytest_infer.metrics.load import NO_LEVEL, PREFIX
+from pytest_infer.metrics.load import COUNTED, NO_LEVEL, PREFIX
 from pytest_infer.metrics.metric import Metric
 from pytest_infer.metrics.read import MetricValue
 from pytest_infer.metrics.table import METRICS
@@ -67,7 +67,7 @@ def summarize(record: PromptRecord) -> dict[str, Summary]:
 def why_not(metric: Metric, *, under_load: bool) -> str | None:
     """Return why a metric is none of what was measured, a prompt or a level of load; None where it is one."""
     of_a_level = metric.key.startswith(PREFIX)
-    if of_a_level == under_load:
+    if of_a_level == under_load or (under_load and metric.key in COUNTED):
         return None
     return NO_LEVEL if of_a_level else "not measured under load"
 

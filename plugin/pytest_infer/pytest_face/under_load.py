@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,6 @@ from pytest_infer.records import (
     Output,
     PromptInfo,
     PromptRecord,
-    Repetition,
     RequestStatus,
     UnderLoad,
 )
@@ -76,9 +76,8 @@ class InferUnderLoad:
             return record
         engine: Engine = self._request.getfixturevalue("engine")
         model: ModelInfo = self._request.getfixturevalue("model")
-        found = self._sent(level, work, served_by(engine))
+        found = self._sent(level, work, engine)
         session.live.clear()
-        check_answered(found)
         record = PromptRecord(
             nodeid=nodeid,
             prompt=prompt,
@@ -99,31 +98,35 @@ class InferUnderLoad:
             self._keep(record)
         return record
 
-    def _sent(self, level: Level, work: Workload, served: Served) -> UnderLoad:
+    def _sent(self, level: Level, work: Workload, engine: Engine) -> UnderLoad:
         session, settings = self._session, self._session.settings
         installed = environment.required()
         sending = Sending(
-            served=served,
+            served=served_by(engine),
             level=level,
             work=work,
             requests=_number(level, work, settings.load_requests),
             limit_s=settings.load_limit_s,
             salt=f"{_SALT}/{self._request.node.nodeid}",
         )
-
-        def repetitions() -> Iterator[Repetition]:
-            seeds = workload.seeds(1 if session.bridge.disabled else settings.rounds)
-            for number, seed in enumerate(seeds, 1):
-                session.live.show(f"{level.name} · {sending.requests} requests · repetition {number}/{len(seeds)}")
-                yield generator.repetition(installed, sending, seed)
-
-        return UnderLoad(
+        found = UnderLoad(
             level=level,
             objectives=settings.objectives,
-            repetitions=tuple(repetitions()),
+            repetitions=(),
             generator=f"{environment.GENERATOR} {installed.version}",
             data=work.told,
         )
+        seeds = workload.seeds(1 if session.bridge.disabled else settings.rounds)
+        if (gone := engine.ended()) is not None:
+            raise EngineError(gone)
+        for number, seed in enumerate(seeds, 1):
+            session.live.show(f"{level.name} · {sending.requests} requests · repetition {number}/{len(seeds)}")
+            system = session.observing.counters(engine)
+            before = system.begin()
+            one = generator.repetition(installed, sending, seed)
+            found = replace(found, repetitions=(*found.repetitions, replace(one, counters=system.end(before))))
+            check_answered(found, engine.ended)
+        return found
 
     def _keep(self, record: PromptRecord) -> None:
         session, node = self._session, self._request.node
@@ -143,19 +146,24 @@ class InferUnderLoad:
         session.loop.finished(record)
 
 
-def check_answered(found: UnderLoad) -> None:
-    """Raise EngineError where a repetition has nothing to measure, with what was said of most of its requests."""
-    for number, repetition in enumerate(found.repetitions, 1):
-        part = load.steady(repetition, found)
-        where = f"{found.level.name}, repetition {number}"
-        errors = load.errors(repetition.requests)
-        if not any(request.status is RequestStatus.DONE for request in repetition.requests):
-            raise EngineError(f"{where}: no request was answered: {next(iter(errors), 'none was sent')}")
-        if part is None or not load.output_tokens(part):
-            raise EngineError(
-                f"{where}: no answer ended between the first and the last requests, which are left out: send more "
-                f"(--infer-load-requests){f'; most failures: {next(iter(errors))}' if errors else ''}"
-            )
+def check_answered(found: UnderLoad, ended: Callable[[], str | None]) -> None:
+    """Raise EngineError where the last repetition has nothing to measure, with what was said of most of its requests.
+
+    Where requests failed `ended` is asked first what became of the server.
+    """
+    number, repetition = len(found.repetitions), found.repetitions[-1]
+    where = f"{found.level.name}, repetition {number}"
+    errors = load.errors(repetition.requests)
+    if errors and (gone := ended()) is not None:
+        raise EngineError(f"{where}: {gone}")
+    if not any(request.status is RequestStatus.DONE for request in repetition.requests):
+        raise EngineError(f"{where}: no request was answered: {next(iter(errors), 'none was sent')}")
+    part = load.steady(repetition, found)
+    if part is None or not load.output_tokens(part):
+        raise EngineError(
+            f"{where}: no answer ended between the first and the last requests, which are left out: send more "
+            f"(--infer-load-requests){f'; most failures: {next(iter(errors))}' if errors else ''}"
+        )
 
 
 def served_by(engine: Engine) -> Served:

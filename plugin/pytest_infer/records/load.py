@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_infer.records.counters import Counters
+
 
 class LevelKind(StrEnum):
     """How requests come: so many at once, at a rate whatever the server does, all at once, or as they once did."""
@@ -89,12 +91,14 @@ class LoadRequest:
 class Repetition:
     """One repetition of a level: all requests that it sent, or was to send, in the order in which they were due.
 
-    `asked` is how many it was to send; None where that is not known.
+    `asked` is how many it was to send; None where that is not known. `counters` are those of whoever does the engine's
+    work, from before the generator starts until it has ended; None where they were not read.
     """
 
     requests: tuple[LoadRequest, ...]
     seed: int
     asked: int | None = None
+    counters: Counters | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,14 @@ COLUMNS = (
     ("misses", "misses"),
 )
 """The figures of a line, without what their keys begin with, and their headings."""
+SERVER = (
+    ("cpu_s", "CPU"),
+    ("peak_rss_bytes", "peak memory"),
+    ("server_cached_tokens", "cached tokens"),
+    ("server_kv_usage", "KV cache"),
+    ("server_waiting", "requests queued before"),
+)
+"""What a curve's line says of the server, and its words for it."""
 _WIDE = 100
 _LEFT_OUT = ("offered", "latency_p50_s")
 """What a narrow terminal does not show."""
@@ -82,6 +90,9 @@ def lines(curve: LoadCurve) -> Iterator[str]:
     bound = [point.level.name for point in curve.points if point.client_bound]
     if bound:
         yield f"the sender was the bottleneck at {', '.join(bound)}: these say nothing of the server"
+    server = [part for key, word in SERVER if (part := _range(curve, key, word)) is not None]
+    if server:
+        yield f"the server, a repetition: {', '.join(server)}"
     knee = curve.knee
     if knee is None:
         return
@@ -90,6 +101,15 @@ def lines(curve: LoadCurve) -> Iterator[str]:
         where += f", which cannot be told from {', '.join(level.name for level in knee.alike)}"
     end = " or above: no higher level tells of the server" if knee.last else " or below" if knee.first else ""
     yield f"knee at {where}{end} (greatest throughput / median latency)"
+
+
+def _range(curve: LoadCurve, key: str, word: str) -> str | None:
+    """Return a figure's smallest and largest value over the levels; None where no level has it."""
+    found = [point.figures[key].value for point in curve.points if key in point.figures]
+    if not found:
+        return None
+    ends = dict.fromkeys(show(end, by_key(key).unit) for end in (min(found), max(found)))
+    return f"{word} {' to '.join(ends)}"
 
 
 def interval(estimate: Estimate | None) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from pytest_infer.analysis.compare import stats
 from pytest_infer.metrics import METRICS, by_key
-from pytest_infer.metrics.load import PREFIX
+from pytest_infer.metrics.load import COUNTED, PREFIX
 from pytest_infer.records import Arrivals, Level, LevelKind, WarningKind
 from pytest_infer.storage.runs import Row
 from pytest_infer.units import Unit
 
 CONFIDENCE = 0.95
-KEYS = tuple(metric.key for metric in METRICS if metric.key.startswith(PREFIX))
+KEYS = (*(metric.key for metric in METRICS if metric.key.startswith(PREFIX)), *COUNTED)
 THROUGHPUT, LATENCY = f"{PREFIX}throughput", f"{PREFIX}latency_p50_s"
 FEWEST = 3
 """A knee is looked for in so many levels or more."""
@@ -122,6 +122,9 @@ def estimate(values: Sequence[float], unit: Unit) -> Estimate:
     """Return the mean over repetitions with Student's interval: of logarithms, but for shares, and values of 0."""
     if len(values) < 2:
         return Estimate(value=values[0])
+    if len(set(values)) == 1:
+        # A mean of equal counts is a count.
+        return Estimate(value=values[0], low=values[0], high=values[0])
     if unit is Unit.PERCENT or min(values) <= 0:
         plain = stats.student(values)
         low, high = plain.interval(CONFIDENCE)

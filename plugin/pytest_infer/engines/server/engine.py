@@ -136,6 +136,10 @@ class ServerEngine(Engine):
         return self._kind
 
     @property
+    def _where(self) -> str | None:
+        return self._server.url if self._started is None else self._started.url
+
+    @property
     def _line(self) -> Client:
         if self._client is None:
             raise EngineError("the server has not started")
@@ -174,15 +178,24 @@ class ServerEngine(Engine):
     def served(self) -> Served | None:
         """Return where load tests send their requests."""
         authorisation = address.authorisation()
-        url = self._server.url if self._started is None else self._started.url
-        if url is None:
+        if self._where is None:
             return None
         key = None if authorisation is None else authorisation.removeprefix("Bearer ")
-        return Served(url=url, model=self._asked.model, key=key)
+        return Served(url=self._where, model=self._asked.model, key=key)
+
+    def ended(self) -> str | None:
+        """Return what a server of ours said last, or that nobody listens any more where one was found."""
+        gone = listening.refused(self._where or "")
+        try:
+            if gone is not None:
+                self._check_alive()
+        except EngineError as error:
+            return str(error)
+        return gone
 
     def metrics_text(self) -> str | None:
         """Return what the server says at /metrics, over another connection: that of the round is open, and stays so."""
-        url = self._server.url if self._started is None else self._started.url
+        url = self._where
         if self._aside is None and url is not None:
             self._aside = Client(url, timeout_s=min(_METRICS_S, self._server.timeout_s), check=self._check_alive)
         return None if self._aside is None else self._aside.text("/metrics")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
 
 import psutil
 
+from pytest_infer import untrusted
+from pytest_infer.engines.server import address
 from pytest_infer.errors import OptionError
 from pytest_infer.records import Observed
 
+_CONNECT_S = 2.0
 NAME_IT = "name its process with --infer-server-pid"
 
 _FORWARDERS = (
@@ -74,6 +79,19 @@ def observed(port: int, pids: Sequence[int] = ()) -> Observed:
         why = f"it is not told who listens to port {port} (another user's process, or a container's): {NAME_IT}"
         return Observed(absent=why, source=source)
     return Observed(pids=tuple(pid for pid, _ in found), source=source)
+
+
+def refused(url: str) -> str | None:
+    """Return why no connection to a server can be made; None where one can, and of one that is only slow."""
+    try:
+        socket.create_connection((urlsplit(url).hostname or "", address.port(url)), timeout=_CONNECT_S).close()
+    except TimeoutError:
+        return None
+    except OSError as error:
+        return (
+            f"no server answers at {url} any more: {untrusted.reason(error)} (its own output, not seen here, says why)"
+        )
+    return None
 
 
 def check(pids: Sequence[int]) -> None:

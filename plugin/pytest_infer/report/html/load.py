@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.metrics import Metric, by_key
-from pytest_infer.metrics.load import PREFIX
+from pytest_infer.metrics.load import COUNTED, PREFIX
 from pytest_infer.report import load
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Note, Section, Table, anchor, head, points
 from pytest_infer.report.html.stored import StoredRun
@@ -103,7 +103,7 @@ def _low(found: Estimate | None) -> float | None:
 
 def _table(curves: Sequence[LoadCurve]) -> Table:
     keys = [*(key for key, _ in load.COLUMNS), "goodput", "in_flight", "dispatch_p99_s", "cached_percent"]
-    metrics = [by_key(PREFIX + key) for key in keys]
+    metrics = [*(by_key(PREFIX + key) for key in keys), *map(by_key, COUNTED)]
     return _figures(
         [point for curve in curves for point in curve.points], metrics, "Every level, ± half a 95 % interval"
     )
