@@ -34,7 +34,7 @@ MOONCAKE = Path(__file__).parents[1] / "data" / "mooncake.jsonl"
 INSTALLED = environment.installed()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(INSTALLED is None, reason="pytest-infer load-generator install: not run here, takes minutes"),
+    pytest.mark.skipif(INSTALLED is None, reason=f"the load generator is not installed: {environment.INSTALL}"),
 ]
 TEXT = Prompt(name="a", text="one two three")
 

@@ -86,6 +86,20 @@ def test_what_pip_cannot_install_leaves_nothing_and_is_a_line(pip):
     assert not environment.folder().exists()
 
 
+def test_an_index_that_cannot_be_reached_is_told_as_that(pip):
+    refused = "NewConnectionError('<pip.HTTPConnection object at 0x7f6a>: Failed to connect: Connection refused')"
+    retried = f"WARNING: Retrying (Retry(total=0)) after connection broken by '{refused}': /simple/torch/\n"
+    pip.fails["torch"] = f"{retried}ERROR: No matching distribution found for torch"
+    result = command("install")
+    assert result.exit_code != 0
+    (told,) = (line for line in result.output.splitlines() if "cannot be reached" in line)
+    assert told.endswith(": NewConnectionError('Failed to connect: Connection refused')")
+    # .ci/run knows it by these words, and skips the tests of load for it alone.
+    known = Path(__file__).parents[2] / ".ci" / "run"
+    if known.exists():
+        assert 'grep -q "package index cannot be reached"' in known.read_text(encoding="utf-8")
+
+
 def test_one_that_was_cut_short_is_absent_and_made_anew(pip):
     environment.install(str)
     environment.folder().joinpath("pytest-infer.json").unlink()

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_infer.engines import models
 from pytest_infer.engines.base import Engine, Served
 from pytest_infer.errors import EngineError, OptionError, SuiteError
 from pytest_infer.measure.load import environment, generator, marks, trace, workload
@@ -203,7 +204,10 @@ def _made_up(data: Synthetic, session: InferSession) -> Workload:
 
 def _tokenizer(session: InferSession, given: str | None) -> str:
     """Return the folder of the tokenizer that synthetic prompts are made with: as given, or that of the model."""
-    folder = Path(given or session.settings.engine_options.model).expanduser().absolute()
+    options = session.settings.engine_options
+    bundled = given is None and options.model in models.BUNDLED
+    name = models.resolve(options.model, options.progress) if bundled else given or options.model
+    folder = Path(name).expanduser().absolute()
     if not (folder / "tokenizer.json").is_file():
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DOWNLOAD = "about 0.4 GB"
 ON_DISK = "about 1.4 GB"
 INSTALL = "pytest-infer load-generator install"
+_BROKEN = re.compile(r"after connection broken by '(.{1,300})'")
+"""What pip writes for each connection that it could not make or keep."""
+_OBJECT = re.compile(r"<[^<>]*>: ")
 _MANIFEST = "pytest-infer.json"
 _LIMIT_S = 3600.0
 
@@ -126,6 +130,10 @@ def _pip(here: Path, *arguments: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineError(f"pip cannot install {arguments[0]}: {reason(error)}") from error
+    broken = _BROKEN.findall(done.stderr)
+    if done.returncode and broken:
+        why = _OBJECT.sub("", broken[-1])
+        raise EngineError(f"the package index cannot be reached, to install {arguments[0]}: {why}")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise EngineError(f"pip cannot install {arguments[0]}: {said[-1] if said else 'it says nothing'}")

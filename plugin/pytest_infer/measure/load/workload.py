@@ -62,7 +62,10 @@ class Workload:
         """Return the path that requests go to; raise SuiteError for a suite of texts and of dialogues."""
         dialogues = [bool(prompt.messages) for prompt, _ in self.prompts]
         if any(dialogues) and not all(dialogues):
-            raise SuiteError("a load test asks for texts or for dialogues (messages), and this suite has both")
+            raise SuiteError(
+                "a load test asks for texts or for dialogues (messages), and this suite has both: name a suite of one "
+                "kind with --infer-prompts FILE, or describe prompts with --infer-load-data"
+            )
         return CHAT if any(dialogues) else COMPLETIONS
 
     @property
