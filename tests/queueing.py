@@ -68,3 +68,27 @@ def first_come(dues, services):
         free = max(free, due) + service
         found.append(free - due)
     return found
+
+
+def variance_of_mean(utilisation, service_s, *, exponential):
+    """Return n × the variance of the mean wait of n requests in a row, for large n, seconds squared.
+
+    Of exponential services by Blomqvist (1967); of fixed ones half of that, relative to the mean wait, as run lengths
+    go with the sum of the squared coefficients of variation of gaps and services, 1 + 0 and 1 + 1 (Whitt 1989).
+    """
+    rho = utilisation
+    exact = rho * (2 + 5 * rho - 4 * rho**2 + rho**3) / (1 - rho) ** 4 * service_s**2
+    # The mean wait is half as long as well.
+    return exact if exponential else exact / 2 / 4
+
+
+def relative_variance(utilisation, *, exponential):
+    """Return n × the squared relative error of the mean latency of n requests, as far as it is their wait's."""
+    mean = (mean_latency_mm1 if exponential else mean_latency_md1)(utilisation, 1.0)
+    return variance_of_mean(utilisation, 1.0, exponential=exponential) / mean**2
+
+
+def batch_means(values, batches):
+    """Return the means of so many parts of equal length, in order: hardly correlated where these are long."""
+    size = len(values) // batches
+    return [sum(values[n * size : (n + 1) * size]) / size for n in range(batches)]
