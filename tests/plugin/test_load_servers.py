@@ -134,6 +134,15 @@ def test_a_running_server_that_goes_is_told_after_one_repetition(bench):
     assert f"concurrency=1, repetition 1: no server answers at {server.url} any more: " in told
 
 
+def test_a_server_of_ours_has_synthetic_prompts_by_the_bundled_models_tokenizer(bench):
+    command = serve(bench, Script(answers=(Answer(),)))[0]
+    data = "--infer-load-data=prompt_tokens=8,output_tokens=4"
+    done = bench.runpytest(command, *QUICK, "--infer-load=concurrency=1", data)
+    done.assert_outcomes(passed=1)
+    elsewhere = bench.runpytest("--infer-server=http://127.0.0.1:9", *QUICK, "--infer-load=concurrency=1", data)
+    assert "add tokenizer=FOLDER" in elsewhere.stderr.str(), "nobody knows which model that server has"
+
+
 def test_a_server_that_refuses_some_and_lives_is_measured(bench):
     with scripted_server.running(Script(answers=(Answer(), Answer(status=429, words="slow down"), Answer()))) as server:
         done = bench.runpytest(f"--infer-server={server.url}", *QUICK, "--infer-load=concurrency=1")

@@ -205,7 +205,8 @@ def _made_up(data: Synthetic, session: InferSession) -> Workload:
 def _tokenizer(session: InferSession, given: str | None) -> str:
     """Return the folder of the tokenizer that synthetic prompts are made with: as given, or that of the model."""
     options = session.settings.engine_options
-    bundled = given is None and options.model in models.BUNDLED
+    # An engine of somebody's own has its own model, whatever the options' default is.
+    bundled = given is None and options.server is not None and options.model in models.BUNDLED
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
     folder = Path(name).expanduser().absolute()
     if not (folder / "tokenizer.json").is_file():
