@@ -232,6 +232,11 @@ def test_the_servers_counters_are_stored_for_each_repetition_and_shown(page_of):
         assert f">{by_key(key).label}<" in table, key
 
 
+@pytest.mark.parametrize(("high", "said"), [(1.2, "± 10.0 %"), (1e12, "± over 1000 %"), (None, "")])
+def test_an_interval_that_says_nothing_is_not_drawn_out(high, said):
+    assert report.interval(Estimate(value=1.0, low=None if high is None else 1.0, high=high)) == said
+
+
 def test_a_run_from_before_the_servers_counters_has_none():
     of = at_rate([simulated(2, 0.05, 50, 1)], 2)
     stored = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)

@@ -36,6 +36,8 @@ SERVER = (
     ("server_waiting", "requests queued before"),
 )
 """What a curve's line says of the server, and its words for it."""
+_WIDEST = 1000
+"""An interval of which no more is said, as one of two repetitions may be, percent."""
 _WIDE = 100
 _LEFT_OUT = ("offered", "latency_p50_s")
 """What a narrow terminal does not show."""
@@ -116,4 +118,5 @@ def interval(estimate: Estimate | None) -> str:
     """Return half of an interval as a share of its figure: `± 4 %`; nothing for one repetition."""
     if estimate is None or estimate.low is None or estimate.high is None or not estimate.value:
         return ""
-    return f"± {percent(50 * (estimate.high - estimate.low) / abs(estimate.value))}"
+    half = 50 * (estimate.high - estimate.low) / abs(estimate.value)
+    return f"± {percent(half)}" if half <= _WIDEST else f"± over {_WIDEST} %"
