@@ -68,14 +68,13 @@ def test_each_request_waits_as_long_as_those_before_it_take():
         (repetition,) = of.repetitions
         assert [request.status for request in repetition.requests] == [RequestStatus.DONE] * 60
         assert {request.output_tokens for request in repetition.requests} == {4}
-        assert len({one.body["prompt"] for one in server.served}) == 60
+        # A repetition that came all at once, as the generator's may on busy cores, is sent again, with other prompts.
+        assert len({one.body["prompt"] for one in server.served}) == len(server.served)
         assert {one.body["max_tokens"] for one in server.served} == {4}
-        # From when they came: a sender on busy cores may be late, and is then marked.
-        arrivals = sorted(one.arrived_ns / NS for one in server.served)
-        predicted = first_come(arrivals, services(server))
-    measured = [request.end_s - request.sent_s for request in repetition.requests]
+        predicted = first_come([request.due_s for request in repetition.requests], services(server)[-60:])
+    measured = [request.end_s - request.due_s for request in repetition.requests]
     # What the sender and the loopback add: little beside a service, and never less than nothing.
-    added = [got - want for got, want in zip(sorted(measured), sorted(predicted), strict=True)]
+    added = [got - want for got, want in zip(measured, predicted, strict=True)]
     assert statistics.median(added) < 0.02
     assert statistics.fmean(measured) == pytest.approx(statistics.fmean(predicted), rel=0.25)
     gaps = [b.due_s - a.due_s for a, b in zip(repetition.requests, repetition.requests[1:], strict=False)]

@@ -24,6 +24,8 @@ from pytest_infer.measure.load.workload import Workload
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import levels
 
+DATA = Path(__file__).parents[1] / "data"
+
 
 @pytest.fixture
 def pip(tmp_path, monkeypatch):
@@ -190,6 +192,36 @@ def program(folder, text):
     script.parent.mkdir()
     script.write_text(f"#!{sys.executable}\n{text}\n")
     script.chmod(0o755)
+
+
+@pytest.mark.parametrize(("bursts", "told_of"), [(0, 12), (2, 12), (3, None)])
+def test_a_repetition_that_came_all_at_once_is_sent_again_with_other_prompts(tmp_path, bursts, told_of):
+    log = tmp_path / "prompts"
+    log.touch()
+    program(
+        tmp_path,
+        f"""
+import json
+first = open("data.jsonl").readline()
+with open({str(log)!r}, "a+") as log:
+    log.write(first)
+    log.seek(0)
+    times = len(log.readlines())
+told = json.load(open({str(DATA / "guidellm-rate.json")!r}))
+if times <= {bursts}:
+    for one in told["benchmarks"][0]["requests"]["successful"]:
+        one["info"]["timings"]["targeted_start"] = 0.5
+json.dump(told, open("answers.json", "w"))
+""",
+    )
+    installed = Installed(folder=tmp_path, version="0")
+    if told_of is None:
+        with pytest.raises(EngineError, match="sent 12 of 12 requests at once"):
+            generator.repetition(installed, sending("rate=1"), 1)
+    else:
+        assert len(generator.repetition(installed, sending("rate=1"), 1).requests) == told_of
+    sent = log.read_text().splitlines()
+    assert len(set(sent)) == len(sent) == min(bursts + 1, 3)
 
 
 @pytest.mark.parametrize("text", PROGRAMS)

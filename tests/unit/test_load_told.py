@@ -94,6 +94,14 @@ def test_an_arrival_from_before_the_beginning_is_due_at_the_beginning(rate, read
     assert read(rate)[0].due_s == info["scheduler_start_time"]
 
 
+@pytest.mark.parametrize("early", [2, 12])
+def test_arrivals_that_were_all_to_be_before_the_beginning_are_no_measurement(rate, read, early):
+    for one in rate["benchmarks"][0]["requests"]["successful"][:early]:
+        one["info"]["timings"]["targeted_start"] = -0.5
+    with pytest.raises(told.NotAsAskedError, match=rf"sent {early} of 12 requests at once"):
+        read(rate)
+
+
 def test_a_clock_that_went_back_is_a_line(rate, read):
     timings = rate["benchmarks"][0]["requests"]["successful"][3]["info"]["timings"]
     timings["request_end"] = timings["request_start"] - 1

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,8 @@ from pytest_infer.records import Arrivals, Level, LevelKind, Repetition
 
 _START_S = 180.0
 """The generator may take so long to start and to write its file, beside the limit of what it sends."""
+_TRIES = 3
+"""So often a repetition is sent whose requests the generator sends at another time than asked."""
 _GRACE_S = "1"
 """How long it may take to end when it is asked to."""
 _SAID = 300
@@ -45,7 +47,18 @@ class Sending:
 
 
 def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
-    """Send one repetition and return it; raise EngineError with the generator's own words where it fails."""
+    """Send one repetition and return it; raise EngineError with the generator's own words where it fails.
+
+    One whose requests did not come when they were to is sent again, with other numbers ahead of its prompts.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(told.NotAsAskedError):
+            return _sent(installed, sending, seed)
+        sending = replace(sending, salt=f"{sending.salt}+")
+    return _sent(installed, sending, seed)
+
+
+def _sent(installed: Installed, sending: Sending, seed: int) -> Repetition:
     with tempfile.TemporaryDirectory(prefix="pytest-infer-load-") as temporary:
         folder = Path(temporary)
         (folder / "data.jsonl").write_text(

@@ -16,8 +16,14 @@ from pytest_infer.records import LoadRequest, RequestStatus
 _STATUS = re.compile(r"(?:Client|Server) error '([^']+)'")
 _RAISED = re.compile(r"\w+\([\"'](.*)[\"']\)", re.DOTALL)
 _LONGEST = 200
+_EARLY_S = 60.0
+"""An arrival that was to be so long before the beginning was drawn when the beginning was not known yet."""
 VERSION = 2
 """The version of the generator's format that is understood."""
+
+
+class NotAsAskedError(EngineError):
+    """The generator did not send its requests when they were to be sent: a bug of its own, and not the server's."""
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -74,7 +80,8 @@ _DECODER: msgspec.json.Decoder[_Report] = msgspec.json.Decoder(_Report)
 def read(path: Path) -> tuple[LoadRequest, ...]:
     """Return the requests of a generator's file, in the order in which they were due or sent.
 
-    Requests that were prepared and never due are left out. Raises EngineError where the file is not what it must be.
+    Requests that were prepared and never due are left out. Raises EngineError where the file is not what it must be,
+    and NotAsAskedError where requests came at once that were to come one by one.
     """
     try:
         report = untrusted.decode(_DECODER, untrusted.read(path, untrusted.RUN_BYTES))
@@ -97,14 +104,25 @@ def read(path: Path) -> tuple[LoadRequest, ...]:
         raise EngineError(
             f"the load generator's {path.name} has requests that end before they begin: was the clock set meanwhile?"
         )
+    early = sum(map(_early, (*told.successful, *told.errored, *told.incomplete)))
+    if early > max(1, len(found) // 100):
+        raise NotAsAskedError(
+            f"the load generator sent {early} of {len(found)} requests at once, as it had drawn their times before it "
+            "knew when it begins: it waits too long for a core"
+        )
     known = [(request.due_s or request.sent_s or 0.0, request) for request in found if request.due_s or request.sent_s]
     return tuple(request for _, request in sorted(known, key=lambda one: one[0]))
+
+
+def _early(one: _Request) -> bool:
+    due = one.info.timings.targeted_start
+    return due is not None and due < one.info.scheduler_start_time - _EARLY_S
 
 
 def _request(one: _Request, status: RequestStatus) -> LoadRequest:
     at, whole = one.info.timings, status is RequestStatus.DONE
     begun = at.request_start or at.resolve_start
-    # guidellm 0.8.1 may draw its first arrivals before it knows when it begins, from 1970 on: they are due then.
+    # guidellm 0.8.1 may draw an arrival before it knows when it begins, from 1970 on: it is due at the beginning.
     due = None if at.targeted_start is None else max(at.targeted_start, one.info.scheduler_start_time)
     if whole and (begun is None or at.request_end is None or at.first_token_iteration is None):
         # It was answered, and with nothing: no token is no answer.
