@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import struct
 import sys
 import textwrap
 from collections import namedtuple
@@ -239,6 +240,48 @@ def serve(path, script, *more):
         "{port}",
     ]
     return shlex.join([*command, *more])
+
+
+@pytest.fixture
+def gguf(bench):
+    """A GGUF file that holds nothing."""
+    path = bench.path / "mine.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    return path
+
+
+def test_a_command_gets_its_model_as_a_gguf_file(bench, gguf):
+    command = serve(bench.path, Script(kind="llama")).replace("{model}", "{gguf}")
+    done = bench(None, f"--infer-serve={command}", f"--infer-model={gguf}")
+    done.assert_outcomes(passed=3)
+    rows, _ = stored(bench.path)
+    assert rows["text"].block.model.name == "mine.gguf"
+    assert rows["text"].block.model.source == command
+
+
+def test_a_bundled_model_is_written_as_a_gguf_file_for_a_command(bench):
+    pytest.importorskip("gguf")
+    command = serve(bench.path, Script(kind="llama"), "{flags}").replace("--model '{model}'", "")
+    flags = "--infer-serve-flags=--model {gguf}"
+    bench(None, f"--infer-serve={command}", flags, "--infer-model=reference-moe").assert_outcomes(passed=3)
+    rows, _ = stored(bench.path)
+    assert rows["text"].block.model.name == "reference-moe-float32.gguf"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("owner/name", "owner/name: no such file: llama.cpp runs a GGUF file that is here, or one of reference-moe"),
+        (".", ".: a folder, and llama.cpp runs a GGUF file: name the file in it: mine.gguf"),
+        ("script.json", "script.json: "),
+    ],
+)
+def test_a_model_that_is_no_gguf_file_is_refused_before_anything(bench, gguf, model, words):
+    command = serve(bench.path, Script(kind="llama")).replace("{model}", "{gguf}")
+    done = bench(None, f"--infer-serve={command}", f"--infer-model={model}")
+    done.assert_outcomes()
+    (line,) = (one for one in done.stderr.lines + done.stdout.lines if "{gguf}" in one)
+    assert f"{{gguf}} in the command of a server: {words}" in line
 
 
 def test_a_server_is_started_and_ended(bench):

@@ -1,6 +1,7 @@
 """The commands of docs/servers.md, run as they stand there: on scripted servers in place of the named ones."""
 
 import shlex
+import struct
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def folder(pytester, monkeypatch):
     bench = pytester.mkdir("bench")
     bench.joinpath("test_prompts.py").write_text("def test_prompt(infer, prompt):\n    infer(prompt)\n")
     bench.joinpath("prompts.toml").write_text('[[prompt]]\nname = "p"\ntext = "a b c"\nmax_new_tokens = 3\n')
+    pytester.path.joinpath("model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     bin_ = pytester.mkdir("bin")
     # NAME -m MODEL --port N, or NAME serve MODEL --port N: the model is the second argument.
     for name, kind in (("llama-server", "llama"), ("vllm", "vllm"), ("transformers", "openai")):

@@ -63,7 +63,7 @@ def started(tmp_path):
         template = (
             f"{sys.executable} -IS '{tmp_path}/a server.py' {{port}} {status} {{model}} {' '.join(map(str, how))}"
         )
-        made.append(Started(template, model="my model", environ=os.environ, limit_s=limit_s, grace_s=grace_s))
+        made.append(Started(template, model=lambda: "my model", environ=os.environ, limit_s=limit_s, grace_s=grace_s))
         return made[-1]
 
     yield make
@@ -243,23 +243,24 @@ def test_whoever_may_not_be_asked_is_not_held_to_be_foreign(monkeypatch):
         ("'serve {model} {port}", "no closing quotation"),
         ("serve --port {port}", "lacks {model}"),
         ("serve {model}", "lacks {port}"),
+        ("serve {gguf}", "lacks {port}"),
         ("serve {model} --port {Port}", "unknown placeholder '{Port}'; did you mean {port}"),
         ("serve {model} {port} {axis}", "unknown placeholder '{axis}'"),
         ("no-such-program {model} {port}", "no program 'no-such-program'"),
-        ("/no/such/program {model} {port}", "no program '/no/such/program'"),
+        ("/no/such/program {gguf} {port}", "no program '/no/such/program'"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_before_anything(template, says):
     with pytest.raises(OptionError) as error:
-        Started(template, model="m", environ=os.environ, limit_s=1)
+        Started(template, model=pytest.fail, gguf=pytest.fail, environ=os.environ, limit_s=1)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_no_shell_reads_the_template():
     template = """serve -m {model} --port={port} --json '{"a": {"b": [1]}, "{port}": {}}' '$HOME;' "a b" """
-    values = {"model": "/x y/{port}.gguf", "port": "123"}
-    assert command.arguments(template, values) == [
+    values = {"model": lambda: "/x y/{port}.gguf", "port": lambda: "123"}
+    assert command.filled(command.parts(template, values), values) == [
         "serve",
         "-m",
         "/x y/{port}.gguf",
@@ -275,7 +276,7 @@ def test_what_the_system_cannot_start_is_said(tmp_path):
     program = tmp_path / "server"
     program.write_bytes(b"\x7fELF no program")
     program.chmod(0o755)
-    server = Started(f"{program} {{model}} {{port}}", model="m", environ=os.environ, limit_s=5)
+    server = Started(f"{program} {{model}} {{port}}", model=lambda: "m", environ=os.environ, limit_s=5)
     with pytest.raises(EngineError, match=r"the server \(server\) does not start: .*[Ee]xec format error"):
         server.start()
     assert server._log is None
@@ -289,7 +290,7 @@ def test_what_the_system_cannot_start_is_said(tmp_path):
 PARENT = """
 import os, sys, time
 from pytest_infer.engines.server.started import Started
-server = Started(sys.argv[1], model="m", environ=os.environ, limit_s=20)
+server = Started(sys.argv[1], model=lambda: "m", environ=os.environ, limit_s=20)
 server.start()
 fork = os.fork() if sys.argv[2] == "forks" else None
 if fork == 0:

@@ -83,7 +83,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """A server: a running one at `url`, or one that `command` starts, with places for {model} and {port}.
+    """A server: a running one at `url`, or one that `command` starts, with places for {model} or {gguf}, and {port}.
 
     `cache` says what its cache of prompts may do: "bust": nothing, as each prompt has a nonce ahead of it; "off": it is
     asked not to use it; "warm": what it likes. `kind` is None where it is to be found out. `pids` are the processes of

@@ -67,10 +67,14 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or name.endswith("/") or "\\" in name
 
 
+def _path(name: str) -> Path:
+    # Unlike Path.expanduser, this raises nothing for the home of an unknown user.
+    return Path(os.path.expanduser(name))  # noqa: PTH111
+
+
 def _folder(name: str) -> Path | None:
     """Return the local folder that a name refers to, if it exists."""
-    # Unlike Path.expanduser, this raises nothing for the home of an unknown user.
-    folder = Path(os.path.expanduser(name))  # noqa: PTH111
+    folder = _path(name)
     return folder if name and name not in BUNDLED and untrusted.is_dir(folder) else None
 
 
@@ -111,17 +115,33 @@ def resolve(name: str, progress: Progress) -> str:
     return name if folder is None else str(folder)
 
 
+def is_gguf(name: str) -> bool:
+    """Return whether a name is that of a file that is here, and no bundled model."""
+    return name not in BUNDLED and untrusted.is_file(_path(name))
+
+
 def gguf(name: str, dtype: str, progress: Progress) -> Path:
-    """Return the GGUF file of a bundled model, written into the cache on the first call.
+    """Return the GGUF file that a name is, or that of a bundled model, written into the cache on the first call.
 
     Raises:
-        ModelError: it cannot be built, or the package that writes it is not installed.
+        ModelError: there is none, it cannot be built, or the package that writes it is not installed.
     """
-    folder = BUNDLED[name].ensure(progress)
-    # Imported late: the look-up of names must not load numpy.
-    from pytest_infer.engines.bundled import gguf_file  # noqa: PLC0415
+    path = _path(name)
+    if is_gguf(name):
+        return path
+    if name in BUNDLED:
+        folder = BUNDLED[name].ensure(progress)
+        # Imported late: the look-up of names must not load numpy.
+        from pytest_infer.engines.bundled import gguf_file  # noqa: PLC0415
 
-    return gguf_file.ensure(name, folder, dtype, cache.root(), progress)
+        return gguf_file.ensure(name, folder, dtype, cache.root(), progress)
+    if untrusted.is_dir(path):
+        held = sorted(file.name for file in path.glob("*.gguf"))
+        told = f"name the file in it: {held[0]}" if held else "convert it with llama.cpp's convert_hf_to_gguf.py"
+        raise UnknownValueError(f"{name}: a folder, and llama.cpp runs a GGUF file: {told}")
+    raise UnknownValueError(
+        f"{name}: no such file: llama.cpp runs a GGUF file that is here, or one of {', '.join(BUNDLED)}"
+    )
 
 
 def local_folder(source: str, revision: str | None) -> Path | None:

@@ -103,7 +103,7 @@ OPTIONS = (
     Option(
         name="serve",
         metavar="COMMAND",
-        help="start a server, measure it, and end it: 'llama-server -m {model} --port {port}'",
+        help="start a server, measure it, and end it: 'llama-server -m {gguf} --port {port}'",
     ),
     Option(
         name="serve-flags",
@@ -311,7 +311,7 @@ OPTIONS = (
     Option(
         name="against-serve",
         metavar="COMMAND",
-        help="the same with one that is started: another build, or other flags (llama-server -m {model} --port {port})",
+        help="the same with one that is started: another build, or other flags (llama-server -m {gguf} --port {port})",
     ),
     Option(
         name="against-sequential",

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions, dtype_named
 from pytest_infer.engines.checkpoint import gguf_header, hashes
@@ -72,22 +71,12 @@ class LlamaCppEngine(Engine):
     def _found(self) -> Path:
         """Return the GGUF file that --infer-model names."""
         name, dtype = self.options.model, self.options.dtype
-        path = Path(os.path.expanduser(name))  # noqa: PTH111 - raises nothing for the home of an unknown user
-        if name in models.BUNDLED and not path.exists():
-            if dtype not in _DTYPES:
-                raise UnknownValueError(alternatives("dtype", dtype, _DTYPES))
-            return models.gguf(name, dtype, self.options.progress)
-        if untrusted.is_dir(path):
-            held = sorted(file.name for file in path.glob("*.gguf"))
-            told = f"name the file in it: {held[0]}" if held else "convert it with llama.cpp's convert_hf_to_gguf.py"
-            raise UnknownValueError(f"{name}: a folder, and llama.cpp runs a GGUF file: {told}")
-        if not untrusted.is_file(path):
-            raise UnknownValueError(
-                f"{name}: no such file: llama.cpp runs a GGUF file that is here, or one of {', '.join(models.BUNDLED)}"
-            )
-        if dtype != "auto":
-            raise UnknownValueError(f"--infer-dtype {dtype}: a GGUF file has its own types: leave it out")
-        return path
+        if models.is_gguf(name):
+            if dtype != "auto":
+                raise UnknownValueError(f"--infer-dtype {dtype}: a GGUF file has its own types: leave it out")
+        elif dtype not in _DTYPES:
+            raise UnknownValueError(alternatives("dtype", dtype, _DTYPES))
+        return models.gguf(name, dtype, self.options.progress)
 
     @staticmethod
     def _vocabulary(path: Path) -> Native:

@@ -6,38 +6,43 @@ import re
 import shlex
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pytest_infer.errors import OptionError, alternatives
 
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 """A name in braces; braces around anything else are the command's own, such as JSON."""
-_PLACES = ("model", "port")
+GGUF = "{gguf}"
+"""Stands for the model as a GGUF file."""
 FLAGS = "{flags}"
 
 
-def arguments(template: str, values: Mapping[str, str], flags: str = "") -> list[str]:
-    """Return the arguments of a template, in which each `{name}` is replaced by its value; no shell reads them.
+def parts(template: str, names: Collection[str], flags: str = "") -> list[str]:
+    """Return the arguments of a template, in which `{name}` is one of `names`; no shell reads them.
 
     `{flags}` is an argument of its own, and stands for as many as `flags` are.
 
     Raises:
         OptionError: it is empty or its quotes are not closed, lacks a place or has one that is not known.
     """
-    parts = [one for part in _split(template) for one in (_split(flags) if part == FLAGS else [part])]
+    found = [one for part in _split(template) for one in (_split(flags) if part == FLAGS else [part])]
     if flags and FLAGS not in _split(template):
         raise OptionError(f"the command of a server, {template!r}, lacks {FLAGS}: where it takes {flags!r}")
-    if not parts:
-        raise OptionError('the command of a server is empty: give one such as "llama-server -m {model} --port {port}"')
-    used = [name for part in parts for name in _PLACE.findall(part)]
-    places = [f"{{{name}}}" for name in values]
-    for name in used:
-        if name not in values:
-            raise OptionError(f"the command of a server: {alternatives('placeholder', f'{{{name}}}', places)}")
-    for name in _PLACES:
-        if name not in used:
-            raise OptionError(f"the command of a server, {template!r}, lacks {{{name}}}: {_WHY[name]}")
-    return [_PLACE.sub(lambda found: values[found[1]], part) for part in parts]
+    if not found:
+        raise OptionError('the command of a server is empty: give one such as "llama-server -m {gguf} --port {port}"')
+    used = {name for part in found for name in _PLACE.findall(part)}
+    places = [f"{{{name}}}" for name in names]
+    for name in sorted(used - set(names)):
+        raise OptionError(f"the command of a server: {alternatives('placeholder', f'{{{name}}}', places)}")
+    for any_of, lacks in _WHY.items():
+        if not used & set(any_of):
+            raise OptionError(f"the command of a server, {template!r}, lacks {lacks}")
+    return found
+
+
+def filled(found: Sequence[str], values: Mapping[str, Callable[[], str]]) -> list[str]:
+    """Return arguments in which each `{name}` is replaced by its value, which is asked for only where it stands."""
+    return [_PLACE.sub(lambda place: values[place[1]](), part) for part in found]
 
 
 def _split(template: str) -> list[str]:
@@ -48,8 +53,8 @@ def _split(template: str) -> list[str]:
 
 
 _WHY = {
-    "model": "where it takes the model that is measured",
-    "port": "where it takes the port that it is to listen to, a free one of 127.0.0.1",
+    ("model", "gguf"): "{model}: where it takes the model that is measured, or {gguf}: the same as a GGUF file",
+    ("port",): "{port}: where it takes the port that it is to listen to, a free one of 127.0.0.1",
 }
 
 

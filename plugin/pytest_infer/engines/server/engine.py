@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_infer.engines import models
 from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, Served, ServerOptions
 from pytest_infer.engines.server import address, client, kinds, listening
 from pytest_infer.engines.server.client import Client
+from pytest_infer.engines.server.given import Given
 from pytest_infer.engines.server.kind import BUST, OFF, Ask, Heard, Kind, failed, with_ahead
 from pytest_infer.engines.server.started import Started
 from pytest_infer.errors import EngineError, OptionError
@@ -47,6 +47,7 @@ class ServerEngine(Engine):
         if options.server is None:
             raise OptionError("the engine 'server' needs --infer-server URL, or --infer-serve COMMAND")
         self._options, self._server = options, options.server
+        self._given = Given(options)
         self._started: Started | None = None
         self._client: Client | None = None
         self._aside: Client | None = None
@@ -69,18 +70,14 @@ class ServerEngine(Engine):
     def _command(self, server: ServerOptions) -> Started:
         environ = {name: value for name, value in os.environ.items() if name != address.KEY}
         return Started(
-            server.command or "", model=self._path(), flags=server.flags, environ=environ, limit_s=server.timeout_s
-        )
-
-    def _path(self) -> str:
-        """Return what the command of a server gets for its model: of a bundled one its folder."""
-        name = self._options.model
-        return models.resolve(name, self._options.progress) if name in models.BUNDLED else name
+            server.command or "", model=lambda: self._given.model, gguf=lambda: self._given.gguf, flags=server.flags,
+            environ=environ, limit_s=server.timeout_s,
+        )  # fmt: skip
 
     def _connect(self, url: str) -> None:
         self._client = Client(url, timeout_s=self._server.timeout_s, check=self._check_alive)
         ours = self._server.command is not None
-        name, path = (None, self._path()) if ours else (self._options.model or None, None)
+        name, path = (None, self._given.path) if ours else (self._options.model or None, None)
         found = kinds.of(self._client, name, self._server.kind, path)
         if self._server.cache == OFF and not found.leaves_cache:
             raise OptionError(
@@ -147,8 +144,7 @@ class ServerEngine(Engine):
 
     def files(self) -> Sequence[Path]:
         """Return the file of a model that a server of ours takes from here."""
-        path = Path(self._options.model)
-        return (path,) if self._server.command is not None and path.is_file() else ()
+        return self._given.files()
 
     def context_length(self) -> int | None:
         """Return how many tokens the server takes, as far as it tells."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,8 @@ class Started:
     """A server process in the user's own environment, with all its children.
 
     A small process of ours, the guard, starts it and ends it when this one ends, however it ends. `template` is the
-    command with `{model}`, `{port}` and perhaps `{flags}`, split as a shell would but run without one.
+    command with `{model}` or `{gguf}`, `{port}` and perhaps `{flags}`, split as a shell would but run without one.
+    `model` and `gguf` are called where they stand there, once all else is known to be right.
 
     Raises:
         OptionError: the template cannot be used, or there is no such program; nothing has been started then.
@@ -43,15 +44,17 @@ class Started:
         self,
         template: str,
         *,
-        model: str,
+        model: Callable[[], str],
         environ: Mapping[str, str],
         limit_s: float,
         grace_s: float = GRACE_S,
         flags: str = "",
+        gguf: Callable[[], str] | None = None,
     ) -> None:
         self.port = command.free_port()
-        self._command = command.arguments(template, {"model": model, "port": str(self.port)}, flags)
-        self._command[0] = command.program(self._command[0], environ)
+        values = {"model": model, "gguf": gguf or model, "port": lambda: str(self.port)}
+        first, *more = command.parts(template, values, flags)
+        self._command = [command.program(first, environ), *command.filled(more, values)]
         self._environ, self._limit_s, self._grace_s = dict(environ), limit_s, grace_s
         self._name = Path(self._command[0]).name
         self._guard: subprocess.Popen[bytes] | None = None
