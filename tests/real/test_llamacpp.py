@@ -61,6 +61,7 @@ def generated(engine, prompt, limits):
     clock = TokenClock()
     clock.start()
     why = engine.generate(ids, limits, clock)
+    engine.settle()
     return clock.trace(prompt_tokens=len(ids), requested_tokens=limits.max_new_tokens, stopped_by=why)
 
 

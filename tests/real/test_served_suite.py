@@ -58,6 +58,7 @@ def run(engine, asking, limits=LIMITS):
     engine.ready(request, limits)
     clock.start()
     stopped = engine.respond(request, limits, clock)
+    engine.settle()
     return clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped)
 
 

@@ -311,6 +311,8 @@ def run(fake, scored=False):
     clock = TokenClock()
     clock.start()
     why = completion.run(clock)
+    fake.asked_within = len(fake.asked)
+    completion.settle()
     return completion, clock.trace(prompt_tokens=3, requested_tokens=9, stopped_by=why)
 
 
@@ -325,9 +327,11 @@ def test_ids_within_a_character_are_asked_for_once_and_come_with_it():
     completion, trace = run(fake)
     assert (trace.token_ids, trace.tick_sizes) == ((7, 5, 6, 8, 9, 4), (1, 3, 1, 1))
     assert trace.stopped_by is StopReason.LENGTH
+    assert fake.asked_within == 0, "what is asked after the last token is no part of the round"
     completion.connect()
     clock = TokenClock()
     completion.run(clock)
+    completion.settle()
     assert [(path, body["stream"]) for path, body in fake.asked] == [("/completion", False)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError
-from pytest_infer.measure import asking, served, warnings
+from pytest_infer.measure import asking, rounds, served, warnings
 from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.metrics import summarize, timing
@@ -121,6 +121,34 @@ def test_an_engine_of_before_is_asked_as_ever():
     assert engine.prepared == [5, 6]
     assert clock.trace(prompt_tokens=2, requested_tokens=3, stopped_by=None).token_ids == (2,)
     assert engine.observed() is engine.varied() is None
+
+
+def test_what_is_left_of_a_generation_is_done_outside_of_its_window():
+    """Ids are completed in the lists that were ticked, and counts told, before the trace is made."""
+    done = []
+
+    class Leaving(Engine):
+        def generate(self, prompt_ids, limits, clock):
+            self.ids, self.clock = [-1], clock
+            clock.tick(self.ids)
+            done.append("generated")
+
+        def settle(self):
+            self.ids[:] = [7]
+            self.clock.reported(generated=1)
+            done.append("settled")
+
+    class System:
+        def begin(self):
+            done.append("begun")
+
+        def end(self, before):
+            done.append("ended")
+
+    ask = Asking(prompt=PROMPT, ids=[5, 6])
+    trace = rounds.timed_round(Leaving(), ask, Limits(max_new_tokens=3), System()).trace
+    assert done == ["begun", "generated", "ended", "settled"]
+    assert (trace.token_ids, trace.reported.generated) == ((7,), 1)
 
 
 def test_an_engine_that_generates_nothing_is_named():

@@ -47,6 +47,7 @@ def run(engine, asking, limits):
     clock.start()
     try:
         stopped = engine.respond(request, limits, clock)
+        engine.settle()
     except EngineError:
         return None
     return clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped)

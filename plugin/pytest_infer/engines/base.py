@@ -223,6 +223,14 @@ class Engine(Protocol):
         """
         return self.generate(request.ids, limits, clock)
 
+    def settle(self) -> None:
+        """Do what is left of the last generation and is no part of it, such as asking for ids that were not told.
+
+        Called after each round, outside of the clock and the counters; `clock.reported` may still be called, and ids
+        that were ticked as a list be completed in it.
+        """
+        return  # else mypy takes it for abstract
+
     def honours(self) -> frozenset[str] | None:
         """Return the fields of EngineOptions that the engine follows now; None where it does not say.
 

@@ -126,6 +126,7 @@ class Runner:
             self.engine.respond(request, limits, clock)
             # What follows the last token of an accelerator belongs to no turn of the other side's.
             self.engine.synchronize()
+        self.engine.settle()
         trace = clock.trace(prompt_tokens=len(self.asking.ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
         return Pass(
             start_ns=trace.start_ns,
@@ -292,5 +293,6 @@ def timed_round(engine: Engine, asking: Asking, limits: Limits, system: SystemCo
         clock.start()
         stopped_by = engine.respond(request, limits, clock)
         counters = system.end(before)
+    engine.settle()
     trace = clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=stopped_by)
     return Round(trace=trace, counters=counters)

@@ -55,6 +55,7 @@ class Completion:
         self._connection: http.client.HTTPConnection | None = None
         self._whole: list[int] | None = None
         self._rows: list[Mapping[str, Any]] = []
+        self._ticks: list[list[int]] = []
         self._seen = 0
 
     @property
@@ -81,38 +82,36 @@ class Completion:
     def run(self, clock: Clock) -> StopReason | None:
         """Generate, and tick with each token that arrives."""
         connection = self._connection or self._native.connection()
-        self._rows = []
-        ticks: list[list[int]] = []
+        self._rows, self._ticks = [], []
         end: dict[str, Any] = {}
         self._seen = 0
         for event in self._native.stream(connection, self._streamed):
             ids, known = event["tokens"], event["tokens_predicted"]
             if known > self._seen:
-                # The clock keeps this very list, so that ids which are not sent can be filled in below.
+                # The clock keeps this very list, so that `settle` can fill in ids which are not sent.
                 ids = [_UNKNOWN] * (known - self._seen - len(ids)) + ids
                 self._seen = known
                 clock.tick(ids)
-                ticks.append(ids)
+                self._ticks.append(ids)
             if event["stop"]:
                 end = event
                 break
             self._rows += event.get("completion_probabilities", ())
         self.close()
-        self._complete(ticks)
         if self.followed is not None and self._seen < len(self.followed):
             raise EngineError("llama.cpp ends with a token that ends a text: it cannot follow what comes after one")
         cached = end.get("timings", {}).get("cache_n")
         clock.reported(prompt=end.get("tokens_evaluated"), generated=self._seen, cached=cached, allowed=0)
         return _STOPS.get(str(end.get("stop_type")))
 
-    def _complete(self, ticks: Sequence[list[int]]) -> None:
+    def settle(self) -> None:
         """Fill in the ids that were not sent."""
-        if not any(_UNKNOWN in ids for ids in ticks):
+        if not any(_UNKNOWN in ids for ids in self._ticks):
             return
         if self._whole is None:
             self._whole = self._native.ask("/completion", self._body | {"stream": False})["tokens"]
         first = 0
-        for ids in ticks:
+        for ids in self._ticks:
             ids[:] = self._whole[first : first + len(ids)]
             first += len(ids)
 

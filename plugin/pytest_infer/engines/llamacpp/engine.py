@@ -235,6 +235,11 @@ class LlamaCppEngine(Engine):
         """Send the request and tick as tokens arrive."""
         return self._request(prompt_ids, limits).run(clock)
 
+    def settle(self) -> None:
+        """Fill in the ids that were not sent, which another generation tells."""
+        if self._completion is not None:
+            self._completion.settle()
+
     def follow(self, token_ids: Sequence[int] | None) -> None:
         """Let a grammar leave these tokens alone to be chosen."""
         self._follow = None if token_ids is None else tuple(token_ids)

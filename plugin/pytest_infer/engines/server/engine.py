@@ -54,6 +54,7 @@ class ServerEngine(Engine):
         self._kind: Kind | None = None
         self._encoded: dict[Prompt, _Encoded] = {}
         self._request: httpx.Request | None = None
+        self._heard: Heard | None = None
         self._allowed: int | None = None
 
     # finding and starting
@@ -263,7 +264,7 @@ class ServerEngine(Engine):
         sent, kind = self._request, self._asked
         if sent is None:
             raise EngineError("the server was not made ready for this round")
-        heard = Heard(clock=clock, limits=limits)
+        heard, self._heard = Heard(clock=clock, limits=limits), None
         for event in self._line.stream(sent, lambda: heard.tokens):
             if event is None:
                 heard.whole = True
@@ -272,9 +273,15 @@ class ServerEngine(Engine):
             else:
                 kind.hear(event, heard)
         self._check_end(heard, limits)
-        kind.finish(heard)
-        clock.reported(allowed={BUST: self._allowed, OFF: 0}.get(self._server.cache))
+        self._heard = heard
         return heard.stopped_by
+
+    def settle(self) -> None:
+        """Ask for the ids that were not told, and say what may have been cached."""
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            self._asked.finish(heard)
+            heard.clock.reported(allowed={BUST: self._allowed, OFF: 0}.get(self._server.cache))
 
     def _check_end(self, heard: Heard, limits: Limits) -> None:
         if not heard.whole:
@@ -295,7 +302,7 @@ class ServerEngine(Engine):
                 line.close()
         if self._started is not None:
             self._started.stop()
-        self._client = self._aside = self._kind = self._started = self._request = None
+        self._client = self._aside = self._kind = self._started = self._request = self._heard = None
 
 
 def _ahead(nonce: str) -> str:
