@@ -321,7 +321,8 @@ def calm(monkeypatch):
 
 def test_two_running_servers_are_measured_in_turns_and_judged(bench, calm):
     slow = Script(kind="llama", answers=(Answer(gap_s=0.05),))
-    with scripted_server.running(Script(kind="llama")) as fast, scripted_server.running(slow) as server:
+    quick = Script(kind="llama", answers=(Answer(gap_s=0.002),))
+    with scripted_server.running(quick) as fast, scripted_server.running(slow) as server:
         done = bench(server, f"--infer-against-server={fast.url}", "--infer-gate=tpot:50%", *AB, plugins=[object()])
     done.assert_outcomes(failed=1)
     mark, verdicts = of_verdicts(bench.path)
@@ -388,7 +389,7 @@ def test_the_other_server_takes_nothing_of_this_ones_from_an_ini_file(bench):
 @pytest.mark.parametrize(("rule", "verdict"), [("tpot:50%", "improved"), ("output:exact,tpot:50%", "incomparable")])
 def test_servers_may_say_something_else_unless_a_rule_is_about_that(bench, calm, rule, verdict):
     before = Script(kind="llama", answers=(Answer(gap_s=0.05),))
-    after = Script(kind="llama", answers=(Answer(texts=(" other",)),))
+    after = Script(kind="llama", answers=(Answer(texts=(" other",), gap_s=0.002),))
     with scripted_server.running(before) as other, scripted_server.running(after) as mine:
         options = ("--infer-cache=off", f"--infer-gate={rule}", f"--infer-against-server={other.url}")
         bench(mine, *options, *AB, plugins=[object()])

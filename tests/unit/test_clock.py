@@ -133,3 +133,18 @@ def test_as_many_as_asked_for_are_not_too_many():
     clock.start()
     clock.tick([1, 2])
     assert clock.trace(prompt_tokens=1, requested_tokens=2, stopped_by=None).tick_sizes == (2,)
+
+
+def test_ticks_are_stamped_with_the_moment_their_bytes_came():
+    clock = clock_at(0, 10, 20, 30, 40)
+    clock.start()
+    first, second = clock.now(), clock.now()
+    clock.arrived(first)
+    clock.tick([1])
+    clock.tick([2])
+    clock.arrived(second)
+    clock.tick([3])
+    assert clock.trace(prompt_tokens=1, requested_tokens=3, stopped_by=None).stamps_ns == (10, 10, 20)
+    clock.start()
+    clock.tick([1])
+    assert clock.trace(prompt_tokens=1, requested_tokens=3, stopped_by=None).stamps_ns == (40,)

@@ -47,6 +47,16 @@ class Clock(Protocol):
         Empty text is a token as well. A generation uses either this or `tick`.
         """
 
+    def now(self) -> int:
+        """Read the clock when something came of which tokens are made later, for `arrived`."""
+        ...
+
+    def arrived(self, at_ns: int) -> None:
+        """Stamp the ticks that follow, until it is called again, with a moment that `now` told: their bytes came then.
+
+        For tokens that come from elsewhere. An engine that never calls it has its ticks stamped as they are called.
+        """
+
     def reported(
         self,
         *,

@@ -22,6 +22,7 @@ class TokenClock:
     """
 
     __slots__ = (
+        "_arrived_ns",
         "_counts",
         "_ids",
         "_now",
@@ -36,6 +37,7 @@ class TokenClock:
     def __init__(self, now: Callable[[], int] = perf_counter_ns) -> None:
         self._now = now
         self._start_ns = 0
+        self._arrived_ns: int | None = None
         self._prefill_end_ns: int | None = None
         self._stamps: list[int] = []
         self._ids: list[Sequence[int]] = []
@@ -51,7 +53,7 @@ class TokenClock:
         self._texts.clear()
         self._counts.clear()
         self._reported = None
-        self._prefill_end_ns = None
+        self._prefill_end_ns = self._arrived_ns = None
         self._start_ns = self._now()
 
     def tick(self, token_ids: Sequence[int]) -> None:
@@ -65,8 +67,16 @@ class TokenClock:
         self._texts.append(text)
         self._counts.append(tokens)
 
+    def now(self) -> int:
+        """Read the clock."""
+        return self._now()
+
+    def arrived(self, at_ns: int) -> None:
+        """Stamp the ticks that follow with this moment, until it is called again."""
+        self._arrived_ns = at_ns
+
     def _stamp(self) -> None:
-        self._stamps.append(self._now())
+        self._stamps.append(self._now() if self._arrived_ns is None else self._arrived_ns)
 
     def reported(
         self,
@@ -155,7 +165,7 @@ class TurnClock(TokenClock):
         super().start()
 
     def _stamp(self) -> None:
-        """Stamp the moment, and wait for the next turn if this one is over."""
+        """Stamp the moment of the tick, at which a turn may end, and wait for the next if this one is over."""
         now = self._now()
         self._stamps.append(now - self._waited_ns)
         if self._turns.after(len(self._stamps) - 1):

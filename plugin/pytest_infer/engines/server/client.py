@@ -13,7 +13,11 @@ from pytest_infer.engines.server import address, events
 from pytest_infer.errors import EngineError
 
 if TYPE_CHECKING:
+    import h11
     import httpx
+
+    from pytest_infer.engines.base import Clock
+    from pytest_infer.engines.server.wire import Wire
 
 _CONNECT_S = 10.0
 _SHOWN = 300
@@ -32,69 +36,104 @@ class Client:
         except ImportError:
             raise EngineError("servers are asked by httpx: pip install 'pytest-infer[server]'") from None
         self._httpx, self._url, self._timeout_s, self._check = httpx, url, timeout_s, check
-        authorisation = address.authorisation  # asked for each request: nothing here holds the key
-
-        def authorise(request: httpx.Request) -> None:
-            value = authorisation()
-            if value is not None:
-                request.headers["Authorization"] = value
-
+        self._connect_s = min(_CONNECT_S, timeout_s)
+        # The system's own certificates, and what SSL_CERT_FILE names.
+        self._tls = ssl.create_default_context() if url.startswith("https") else None
+        self._wire: Wire | None = None
         self._client = httpx.Client(
             base_url=url,
-            # The system's own certificates, and what SSL_CERT_FILE names.
-            verify=ssl.create_default_context() if url.startswith("https") else False,
+            verify=self._tls or False,
             trust_env=False,  # neither a proxy, which would be measured, nor a key from ~/.netrc
-            timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None),
+            timeout=httpx.Timeout(timeout_s, connect=self._connect_s),
+            # Kept, they would occupy a server that serves few, and end when it likes.
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
             headers={"Accept-Encoding": "identity"},
-            event_hooks={"request": [authorise]},
+            event_hooks={"request": [_authorise]},
         )
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def get(self, path: str) -> Any:
         """Return the JSON of a path; None where the server has no such path, or answers with something else."""
         return self._json("GET", path, None, needed=False)
 
     def text(self, path: str) -> str | None:
-        """Return the text of a path, the last on its connection; None where the server has none."""
-        reply = self._answer("GET", path, None, {"Connection": "close"})
+        """Return the text of a path; None where the server has none."""
+        reply = self._answer("GET", path, None)
         return reply.text if reply.status_code == OK else None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON that the server answers with; raise EngineError with its words where it refuses."""
         return self._json("POST", path, body, needed=True)
 
-    def touch(self) -> None:
-        """See that the server answers, so that the next request has a connection."""
-        self._answer("GET", "/health", None)
+    def prepare(self, path: str, body: dict[str, Any]) -> None:
+        """Write a request, for `stream`, and open its connection, on which the server has answered: it is warm.
 
-    def prepared(self, path: str, body: dict[str, Any]) -> httpx.Request:
-        """Return a request that can be sent at once, the last on its connection: each round has a new one.
-
-        Servers close a connection after some requests (llama-server after a hundred), which would end a round.
+        Each has a new one: servers close a connection after some requests (llama-server after a hundred), which would
+        end a round.
         """
+        self._hang_up()
+        with self._told(lambda: "GET /health"):
+            wire = self._connected()
+            wire.write(self._request("GET", "/health"))
+            wire.send()
+            wire.head()
+            for _ in wire.body():
+                pass
+            if not wire.again():
+                wire = self._connected()
         headers = {"Content-Type": "application/json", "Connection": "close"}
-        return self._client.build_request("POST", path, content=msgspec.json.encode(body), headers=headers)
+        wire.write(self._request("POST", path, content=msgspec.json.encode(body), headers=headers))
 
-    def stream(self, request: httpx.Request, tokens: Callable[[], int]) -> Iterator[dict[str, Any] | None]:
-        """Send a request and return the events of its answer as they come; None once the server says that it is whole.
+    def _connected(self) -> Wire:
+        from pytest_infer.engines.server.wire import Wire  # noqa: PLC0415 - only servers need its libraries
 
-        `tokens` tells how many there are by now, for the words of an error.
+        self._hang_up()
+        self._wire = Wire(self._url, self._tls, connect_s=self._connect_s, timeout_s=self._timeout_s)
+        return self._wire
+
+    def _request(self, method: str, path: str, **how: Any) -> httpx.Request:
+        request = self._client.build_request(method, path, **how)
+        _authorise(request)
+        return request
+
+    def stream(self, clock: Clock, tokens: Callable[[], int]) -> Iterator[dict[str, Any] | None]:
+        """Send the request of `prepare` and return the events of its answer as they come; None: it says it is whole.
+
+        The clock knows when the bytes came that complete an event. `tokens` tells how many there are by now, for the
+        words of an error.
         """
+        wire = self._wire
+        if wire is None:
+            raise EngineError("the server was not made ready for this round")
         with self._told(lambda: after(tokens())):
-            reply = self._client.send(request, stream=True)
             try:
-                if reply.status_code != OK:
-                    reply.read()
-                    raise EngineError(self._refusal(reply))
-                if reply.headers.get("content-type", "").startswith("application/json"):
-                    raise EngineError(f"the server at {self._url} does not stream: it answers with all at once")
-                yield from events.read(reply.iter_raw())
+                wire.send()
+                head, pieces = wire.head(clock), wire.body(clock)
+                self._check_head(head, pieces)
+                yield from events.read(pieces)
             finally:
-                reply.close()
+                self._hang_up()
+
+    def _check_head(self, head: h11.Response, pieces: Iterator[bytes]) -> None:
+        """Raise EngineError where the answer is not the stream that was asked for."""
+        headers = self._httpx.Headers(head.headers.raw_items())
+        if head.status_code != OK:
+            words = b"".join(pieces)
+            told = {"reason_phrase": head.reason}
+            raise EngineError(
+                self._refusal(self._httpx.Response(head.status_code, headers=headers, content=words, extensions=told))
+            )
+        if headers.get("content-type", "").startswith("application/json"):
+            raise EngineError(f"the server at {self._url} does not stream: it answers with all at once")
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None, *, needed: bool) -> Any:
         reply = self._answer(method, path, body)
@@ -109,15 +148,9 @@ class Client:
                 raise EngineError(f"the server answers {method} {path} with what is no JSON") from None
             return None
 
-    def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None, headers: dict[str, str] | None = None
-    ) -> httpx.Response:
-        """Return what a server answers; ask again where it closed the connection just then."""
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         with self._told(lambda: f"{method} {path}"):
-            try:
-                return self._client.request(method, path, json=body, headers=headers)
-            except self._httpx.RemoteProtocolError:
-                return self._client.request(method, path, json=body, headers=headers)
+            return self._client.request(method, path, json=body)
 
     @contextmanager
     def _told(self, doing: Callable[[], str]) -> Iterator[None]:
@@ -127,8 +160,9 @@ class Client:
             yield
         except httpx.TimeoutException as error:
             self._check()
-            slow = "no connection" if isinstance(error, httpx.ConnectTimeout) else "nothing came"
-            limit = min(_CONNECT_S, self._timeout_s) if isinstance(error, httpx.ConnectTimeout) else self._timeout_s
+            unconnected = isinstance(error, httpx.ConnectTimeout)
+            slow = "no connection" if unconnected else "nothing came"
+            limit = self._connect_s if unconnected else self._timeout_s
             raise EngineError(
                 f"the server at {self._url} stalls: {slow} for {limit:g} s, {doing()} (--infer-server-timeout)"
             ) from None
@@ -148,6 +182,13 @@ class Client:
             return f"the server at {self._url} sends on to {to[:_SHOWN]}: give that address"
         hint = f" (its key: {address.KEY} in the environment)" if status in (401, 403) else ""
         return f"the server at {self._url} answers {status}: {words(reply.content) or reply.reason_phrase}{hint}"
+
+
+def _authorise(request: httpx.Request) -> None:
+    """Give a request the key, which nothing else holds."""
+    value = address.authorisation()
+    if value is not None:
+        request.headers["Authorization"] = value
 
 
 def words(content: bytes) -> str:

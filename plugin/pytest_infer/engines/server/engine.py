@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_infer.engines.base import Clock, Engine, EngineOptions, Request, Served, ServerOptions
 from pytest_infer.engines.server import address, client, kinds, listening
@@ -18,9 +17,6 @@ from pytest_infer.engines.server.started import Started
 from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, Observed, StopReason
-
-if TYPE_CHECKING:
-    import httpx
 
 _NONCE, _OTHER = "0 0 0 0 0 0 0 0", "1 1 1 1 1 1 1 1"
 _METRICS_S = 5.0
@@ -53,7 +49,6 @@ class ServerEngine(Engine):
         self._aside: Client | None = None
         self._kind: Kind | None = None
         self._encoded: dict[Prompt, _Encoded] = {}
-        self._request: httpx.Request | None = None
         self._heard: Heard | None = None
         self._allowed: int | None = None
 
@@ -240,8 +235,7 @@ class ServerEngine(Engine):
             prompt=request.prompt, ahead=ahead, ids=ids, limits=limits, cache=self._server.cache,
             salt=f"pytest-infer {request.nonce}", sampling=self._options.sampling,
         )  # fmt: skip
-        self._request = self._line.prepared(*self._asked.body(ask))
-        self._line.touch()
+        self._line.prepare(*self._asked.body(ask))
 
     def _with_nonce(self, request: Request, ahead: str) -> Sequence[int]:
         """Return a round's ids with its own nonce; and know how many may be cached: those ahead of it."""
@@ -261,11 +255,9 @@ class ServerEngine(Engine):
 
     def respond(self, request: Request, limits: Limits, clock: Clock) -> StopReason | None:  # noqa: ARG002 - see `ready`
         """Send the request, and tick what comes."""
-        sent, kind = self._request, self._asked
-        if sent is None:
-            raise EngineError("the server was not made ready for this round")
-        heard, self._heard = Heard(clock=clock, limits=limits), None
-        for event in self._line.stream(sent, lambda: heard.tokens):
+        kind, heard = self._asked, Heard(clock=clock, limits=limits)
+        self._heard = None
+        for event in self._line.stream(clock, lambda: heard.tokens):
             if event is None:
                 heard.whole = True
             elif (why := failed(event)) is not None:
@@ -302,7 +294,7 @@ class ServerEngine(Engine):
                 line.close()
         if self._started is not None:
             self._started.stop()
-        self._client = self._aside = self._kind = self._started = self._request = self._heard = None
+        self._client = self._aside = self._kind = self._started = self._heard = None
 
 
 def _ahead(nonce: str) -> str:
