@@ -13,6 +13,7 @@ from pytest_infer.storage import runs, sidecar
 SERVED = """
 import os
 import sys
+from dataclasses import replace
 
 sys.path.insert(0, {tests!r})
 
@@ -22,11 +23,13 @@ from pytest_infer.measure.load import environment, generator
 from pytest_infer.measure.load.environment import Installed
 
 
-def sent(installed, sending, seed):
+def sent(installed, sending, seed, system):
     open("salts", "a").write(f"{{sending.salt}}\\n")
     open("sent", "a").write(f"{{sending.level.name}} {{sending.requests}} {{seed}} {{sending.served.url}}\\n")
     slower = float(os.environ.get("SLOWER", "1"))
-    return queueing.simulated(sending.level.value or 9.0, 0.05 * slower, sending.requests, seed)
+    before = system.begin()
+    found = queueing.simulated(sending.level.value or 9.0, 0.05 * slower, sending.requests, seed)
+    return replace(found, counters=system.end(before))
 
 
 generator.repetition = sent
@@ -208,8 +211,8 @@ def test_a_level_without_answers_fails_its_test_in_a_line(served, lines, said):
     more = f"""
 import dataclasses
 
-def nothing(installed, sending, seed):
-    found = sent(installed, sending, seed)
+def nothing(installed, sending, seed, system):
+    found = sent(installed, sending, seed, system)
 {lines}
     return queueing.Repetition(requests=tuple(found), seed=seed)
 

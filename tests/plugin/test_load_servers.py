@@ -36,10 +36,11 @@ def answered(sending):
         return False
 
 
-def sent(installed, sending, seed):
+def sent(installed, sending, seed, system):
     open("sent", "a").write(f"{{sending.level.name}} {{seed}}\\n")
+    before = system.begin()
     whole = [answered(sending), answered(sending)]
-    found = queueing.simulated(9.0, 0.05, sending.requests, seed)
+    found = replace(queueing.simulated(9.0, 0.05, sending.requests, seed), counters=system.end(before))
     if all(whole):
         return found
     failed = [replace(r, status=RequestStatus.FAILED, error="cut off") for r in found.requests[3:]]

@@ -123,9 +123,8 @@ class InferUnderLoad:
         for number, seed in enumerate(seeds, 1):
             session.live.show(f"{level.name} · {sending.requests} requests · repetition {number}/{len(seeds)}")
             system = session.observing.counters(engine)
-            before = system.begin()
-            one = generator.repetition(installed, sending, seed)
-            found = replace(found, repetitions=(*found.repetitions, replace(one, counters=system.end(before))))
+            one = generator.repetition(installed, sending, seed, system)
+            found = replace(found, repetitions=(*found.repetitions, one))
             check_answered(found, engine.ended)
         return found
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 from pytest_infer.engines.base import Served
 from pytest_infer.engines.server import address, guard
 from pytest_infer.errors import EngineError
+from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.load import told, trace, workload
 from pytest_infer.measure.load.environment import Installed
 from pytest_infer.measure.load.workload import Workload
@@ -46,27 +47,31 @@ class Sending:
     salt: str
 
 
-def repetition(installed: Installed, sending: Sending, seed: int) -> Repetition:
+def repetition(installed: Installed, sending: Sending, seed: int, system: SystemCounters | None = None) -> Repetition:
     """Send one repetition and return it; raise EngineError with the generator's own words where it fails.
 
-    One whose requests did not come when they were to is sent again, with other numbers ahead of its prompts.
+    One whose requests did not come when they were to is sent again, with other numbers ahead of its prompts. `system`
+    counts while the generator runs.
     """
     for _ in range(_TRIES - 1):
         with suppress(told.NotAsAskedError):
-            return _sent(installed, sending, seed)
+            return _sent(installed, sending, seed, system)
         sending = replace(sending, salt=f"{sending.salt}+")
-    return _sent(installed, sending, seed)
+    return _sent(installed, sending, seed, system)
 
 
-def _sent(installed: Installed, sending: Sending, seed: int) -> Repetition:
+def _sent(installed: Installed, sending: Sending, seed: int, system: SystemCounters | None) -> Repetition:
     with tempfile.TemporaryDirectory(prefix="pytest-infer-load-") as temporary:
         folder = Path(temporary)
         (folder / "data.jsonl").write_text(
             "".join(f"{json.dumps(row)}\n" for row in _rows(sending, seed)), encoding="utf-8"
         )
         (folder / "scenario.json").write_text(json.dumps(scenario(sending, seed, folder)), encoding="utf-8")
+        before = None if system is None else system.begin()
         _run(installed, folder, sending)
-        return Repetition(requests=told.read(folder / "answers.json"), seed=seed, asked=sending.requests)
+        counters = None if system is None or before is None else system.end(before)
+        requests = told.read(folder / "answers.json")
+        return Repetition(requests=requests, seed=seed, asked=sending.requests, counters=counters)
 
 
 def _rows(sending: Sending, seed: int) -> list[dict[str, Any]]:
