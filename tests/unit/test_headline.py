@@ -370,3 +370,11 @@ def test_one_disturbed_prompt_of_many_is_counted(suites):
     first, *others = suites.stored()
     busy = dataclasses.replace(first, after=dataclasses.replace(first.after, disturbed=range(14), timed=14))
     assert re.fullmatch(r"no change beyond [\d.]+ %, 8 of 9 prompts: 1 disturbed", said([busy, *others]))
+
+
+@pytest.mark.parametrize(("factor", "told"), [(0.9998, False), (1.0002, False), (0.99, True), (1.005, True)])
+def test_a_change_that_rounds_to_nothing_is_none_however_sure_it_is(suites, factor, told):
+    text = said(suites.turns(prefill=factor, decode=1.05, launch=1e-5, within=1e-5))
+    assert text.startswith("decode 5.0 % slower [5.0, 5.0], all 9 prompts")
+    assert (re.search(r"; prefill [\d.]+ % .* \(within the 2 % allowed\)$", text) is not None) is told, text
+    assert ("prefill" in text) is told

@@ -16,6 +16,8 @@ from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteC
 from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
 
 _ORDER = [metric.key for metric in METRICS]
+_SMALLEST = 0.001
+"""A change within the threshold is told from a tenth of a percent on (own choice): nobody acts on less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,7 @@ class _Teller:
             return j.verdict is Verdict.REGRESSED
         alpha = (1 - self._confidence) * (1 + 1e-9)
         real = change.spread and metric is not None and metric.kind is Kind.TIMED
-        if not real or j.mid is None or j.p_adjusted is None or j.p_adjusted > alpha:
+        if not real or j.mid is None or j.p_adjusted is None or j.p_adjusted > alpha or abs(j.mid) < _SMALLEST:
             return None
         return j.mid * worse_sign(metric) > 0
 
