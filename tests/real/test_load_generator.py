@@ -83,7 +83,7 @@ def test_each_request_waits_as_long_as_those_before_it_take():
 
 def test_streams_keep_as_many_in_flight_and_goodput_is_what_the_server_saw():
     script = Script(
-        answers=(*[Answer(first_s=0.05, gap_s=0.02)] * 15, *[Answer(first_s=0.4)] * 5, Answer(first_s=0.05))
+        answers=(*[Answer(first_s=0.05, gap_s=0.02)] * 15, *[Answer(first_s=0.4)] * 5, Answer(first_s=0.05, gap_s=0.02))
     )
     with scripted_server.running(script) as server:
         of = sent(server.url, "concurrency=2", 30, ttft_s=0.2)
@@ -206,7 +206,7 @@ def test_where_nobody_listens_every_request_fails_and_the_level_is_refused():
 
 def test_a_run_of_pytest_against_a_server_with_a_key(pytester, monkeypatch):
     monkeypatch.setenv("PYTEST_INFER_SERVER_KEY", "secret-of-mine")
-    monkeypatch.setenv("PYTEST_INFER_CACHE", str(environment.folder().parent))
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(INSTALLED.folder.parent))
     pytester.makepyfile(test_it="def test_load(infer_under_load, load_level):\n    infer_under_load(load_level)\n")
     pytester.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "a"\ntext = "one"\nmax_new_tokens = 4\n')
     script = Script(answers=(Answer(first_s=0.02, gap_s=0.01),), caches=True, key="secret-of-mine")
