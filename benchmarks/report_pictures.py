@@ -36,7 +36,8 @@ _AXES = ("threads=1,2", "dtype=float32,bfloat16", "experts=eager,grouped_mm")
 def sweep_of(folder: Path) -> Path:
     """Measure a sweep, and return its report."""
     page = folder / "sweep.html"
-    options = ["-q", "-k", "guide", "-p", "no:cacheprovider", "--infer-model=smollm2-moe", f"--infer-report={page}"]
+    saved = ["--benchmark-autosave", f"--benchmark-storage={folder / 'sweep'}", f"--infer-report={page}"]
+    options = ["-q", "-k", "guide", "-p", "no:cacheprovider", "--infer-model=smollm2-moe", *saved]
     axes = [f"--infer-sweep={axis}" for axis in _AXES]
     command = [sys.executable, "-m", "pytest", "bench", *options, *axes]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -67,14 +67,14 @@ def test_levels_get_requests_by_their_autocorrelation_within_the_time(script):
 
 def test_a_finished_level_is_read_again_and_printed_the_same(script, tmp_path):
     found = script.Found(
-        key="M/M/1 0.5", utilisation=0.5, requests=480, theory=0.02, short=0.0199, measured=0.022, sending=0.002,
-        low=0.018, high=0.022, beyond=0.0019, beyond_half=0.0002, overhead=0.0004, marks=("x",),
+        key="M/M/1 0.5", utilisation=0.5, requests=480, theory=0.02, low=0.018, high=0.022, measured=0.022,
+        sending=0.002, beyond=0.0019, beyond_half=0.0002, overhead=0.0004, marks=("x",),
     )  # fmt: skip
     path = tmp_path / "levels.jsonl"
     path.write_text(f"{json.dumps(asdict(found))}\n")
     assert script._kept(path) == {"M/M/1 0.5": found}
     assert " yes " in found.line()
-    assert " no " in script.Found(**{**asdict(found), "low": 0.0201}).line()
+    assert " no " in script.Found(**{**asdict(found), "sending": 0.0041}).line()
 
 
 def test_sending_is_what_requests_take_that_met_an_idle_server(script):
@@ -90,3 +90,13 @@ def test_sending_is_what_requests_take_that_met_an_idle_server(script):
     assert beyond == pytest.approx([0.0] * len(latencies), abs=1e-9)
     assert 0.3 < len(alone) / len(latencies) < 0.7
     assert alone == pytest.approx([0.0] * len(alone), abs=1e-9)
+
+
+def test_how_far_so_short_levels_scatter(script, monkeypatch):
+    monkeypatch.setattr(script, "SIMULATED", 60)
+    plan = script.Plan(queue="M/M/1", utilisation=0.5, runs=1, requests=400)
+    low, high = script._short(5.0, 0.1, plan)
+    assert 0.13 < low < queueing.mean_latency_mm1(5.0, 0.1) < high < 0.32
+    fixed = script._short(5.0, 0.1, script.Plan(queue="M/D/1", utilisation=0.5, runs=1, requests=400))
+    assert fixed[0] < queueing.mean_latency_md1(5.0, 0.1) < fixed[1]
+    assert fixed[1] - fixed[0] < (high - low) / 2
