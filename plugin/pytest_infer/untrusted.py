@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -114,6 +115,17 @@ def text(content: bytes) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Damaged(f"not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield what JSON Lines hold, each with the number of its line: no blank ones, and no byte order marks.
+
+    Files that were joined keep the mark of each.
+    """
+    for number, line in enumerate(content.split(b"\n"), 1):
+        held = line.removeprefix(codecs.BOM_UTF8).strip()
+        if held:
+            yield number, held
 
 
 def decode(decoder: Decoder[T_co], content: bytes) -> T_co:

@@ -124,12 +124,13 @@ def test_synthetic_prompts_have_the_length_that_is_asked_for():
     assert [len(tokenizer.encode(prompt).ids) for prompt in prompts] == [pytest.approx(24, abs=2)] * 8
 
 
-def gaps(of, number):
-    """Return when requests were due after the first one; on busy cores the generator may lose one from its file."""
+def came_as(of, times):
+    """Return whether all requests were due as a trace says; on busy cores the generator may lose one from its file."""
     requests = of.repetitions[0].requests
-    assert number - 1 <= len(requests) <= number
     assert {request.status for request in requests} == {RequestStatus.DONE}
-    return {round(request.due_s - requests[0].due_s, 2) for request in requests}
+    due = [request.due_s - requests[0].due_s for request in requests]
+    kept = [times, *(times[:n] + times[n + 1 :] for n in range(len(times)))]
+    return any(due == pytest.approx([time - some[0] for time in some], abs=0.001) for some in kept)
 
 
 def test_a_trace_is_replayed_when_and_as_long_as_it_says(tmp_path):
@@ -142,7 +143,7 @@ def test_a_trace_is_replayed_when_and_as_long_as_it_says(tmp_path):
         of = sent(server.url, "replay=2", len(rows), work=work)
         asked = [one.body["max_tokens"] for one in server.served]
     assert sorted(asked) == sorted(row["output_length"] for row in rows)
-    assert gaps(of, len(rows)) <= {round(2 * row["timestamp"] - 2 * rows[0]["timestamp"], 2) for row in rows}
+    assert came_as(of, [2 * row["timestamp"] for row in rows])
 
 
 def test_mooncakes_trace_is_replayed_with_the_beginnings_that_its_prompts_share():
@@ -152,7 +153,7 @@ def test_mooncakes_trace_is_replayed_with_the_beginnings_that_its_prompts_share(
         of = sent(server.url, "replay=1", len(work.trace.requests), work=work)
         prompts = [one.body["prompt"] for one in sorted(server.served, key=lambda one: one.arrived_ns)]
         asked = sorted(one.body["max_tokens"] for one in server.served)
-    assert gaps(of, 4) <= {0, 0.3, 0.6}
+    assert came_as(of, [0.0, 0.3, 0.3, 0.6])
     assert asked == [2, 2, 3, 4]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     lengths = sorted(len(tokenizer.encode(prompt).ids) for prompt in prompts)

@@ -143,7 +143,8 @@ CHOICE = [[[0, 7], [2, 3]], [[0, 6], [2, 5]]]
 def test_responses_of_vllm_become_a_census(infer, tmp_path, packed):
     one, other = (response(PROMPT, CHOICE, name=name, packed=packed) for name in ("cmpl-1", "cmpl-2"))
     tmp_path.joinpath("a.json").write_text(json.dumps([one, other]))
-    tmp_path.joinpath("b.jsonl").write_text(json.dumps(response([], CHOICE, CHOICE, packed=packed)) + "\n\n")
+    last = json.dumps(response([], CHOICE, CHOICE, packed=packed))
+    tmp_path.joinpath("b.jsonl").write_text(f"\ufeff{last}\r\n\n")
     said = infer("experts", "import", "a.json", "b.jsonl", "--model=model").stdout
     assert said == "wrote census.json: 3 prompts, 2 + 8 tokens, 2 layers of 8 experts, model\n"
     held = json.loads(tmp_path.joinpath("census.json").read_text())

@@ -58,6 +58,25 @@ def test_the_generator_reads_it_as_what_it_is(tmp_path):
         assert data.get("hash_id_block_size") == (512 if kind == "mooncake" else None)
 
 
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        MARK + b"%s\n%s\n",
+        b"%s\r\n\r\n%s\r\n",
+        MARK + b"%s\r\n" + MARK + b"%s\n" + MARK,
+        b"\n  %s\n%s",
+    ],
+    ids=["mark", "windows", "joined", "blank"],
+)
+def test_whatever_wrote_its_lines(tmp_path, content):
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(content % (json.dumps(OWN).encode(), json.dumps({**OWN, "output_length": 7}).encode()))
+    assert [request.output_length for request in trace.read(path, "x").requests] == [3, 7]
+
+
 CAKE = {**OWN, "input_length": 600, "hash_ids": [1, 2]}
 
 

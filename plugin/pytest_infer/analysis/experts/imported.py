@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,8 +118,8 @@ def _responses(path: Path) -> Sequence[_Response]:
     try:
         content = untrusted.read(path, untrusted.RUN_BYTES)
         if path.suffix == ".jsonl":
-            return [untrusted.decode(_ONE, line) for line in content.splitlines() if line.strip()]
-        found = untrusted.decode(_ONE_OR_MORE, content)
+            return [untrusted.decode(_ONE, line) for _, line in untrusted.lines(content)]
+        found = untrusted.decode(_ONE_OR_MORE, content.removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     except untrusted.Damaged as error:

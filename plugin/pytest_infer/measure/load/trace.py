@@ -84,9 +84,7 @@ def read(path: Path, where: str) -> Trace:
         content = untrusted.read(path, untrusted.TEXT_BYTES)
     except (OSError, untrusted.Damaged) as error:
         raise OptionError(f"{where}: {path}: {untrusted.reason(error)}") from error
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in untrusted.lines(content):
         try:
             request = untrusted.decode(_DECODER, line)
         except untrusted.Damaged as error:
