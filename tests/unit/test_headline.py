@@ -366,6 +366,13 @@ def test_times_of_disturbed_rounds_are_told_as_such_whatever_else_is_known(suite
     assert said(busy) == said(few) == told
 
 
+def test_of_single_rounds_the_times_are_named(make_row):
+    """Memory cannot be told there either, and a line of all has no room in a terminal."""
+    rows = [make_row("a", ttft_s=[0.1 * x], tpot_s=[0.01 * x], peak_rss_bytes=[3e8 * x]) for x in (1.0, 1.01)]
+    pair = comparison.RowPair(before=rows[0], after=rows[1], history=())
+    assert said([pair]).startswith("cannot tell prefill and decode: 0 comparable runs, and 5 tell the spread")
+
+
 def test_one_disturbed_prompt_of_many_is_counted(suites):
     first, *others = suites.stored()
     busy = dataclasses.replace(first, after=dataclasses.replace(first.after, disturbed=range(14), timed=14))

@@ -206,7 +206,8 @@ def _quiet(headline: Headline, title: Mapping[str, str]) -> str:
         widest = max(headline.unsure, key=lambda one: _INFINITE if one.below is None else one.below)
         if widest.below is None:
             alike = [u for u in headline.unsure if u.below is None and u.suspect.reason == widest.suspect.reason]
-            return _untold([what(one.metric) for one in alike], widest.suspect.reason)
+            times = [one for one in alike if one.metric.kind is Kind.TIMED] or alike
+            return _untold([what(one.metric) for one in times], widest.suspect.reason)
         return _unsure(widest, title)
     if headline.bound is not None:
         part = headline.counted is not None and headline.counted.prompts < headline.counted.of
