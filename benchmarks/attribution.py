@@ -2,12 +2,13 @@
 
     python benchmarks/attribution.py --runs 1 --out attribution.jsonl
     python benchmarks/attribution.py --models reference-moe smollm2-moe --threads 1 2 --runs 20
-    python benchmarks/attribution.py --read attribution.jsonl
+    python benchmarks/attribution.py --read benchmarks/trials/attribution.jsonl
 
 A temporary repository holds a suite of several prompts and an engine that spins for a share of a step in one place, 5 %
 together in each step: in all experts, in those of one layer, in the routers, in the head, in the logits processors,
 everywhere alike, in the tokeniser, or nowhere; each prompt has its own place, another one in every run. Reported per
-place: how often the parts named were those and no others, how often none was named, and how often a wrong one.
+place: how often the parts named were those and no others, how often none was named, and how often a wrong one. A file
+of trials is added to by every sitting (`--first` tells them apart): benchmarks/trials/attribution.jsonl.
 """
 
 from __future__ import annotations
@@ -169,31 +170,40 @@ def trial(repository: Path, model: str, threads: int, places: dict[str, str], op
         if j["metric"] == "tpot_s"
     }
     return {
-        "model": model, "threads": threads, "seconds": time.monotonic() - begun, "judgements": found,
-        "said": done.stdout[-6000:],
+        "model": model, "threads": threads, "seconds": round(time.monotonic() - begun, 1), **scratch_repository.when(),
+        "trials": {place: kept(judgement) for place, judgement in found.items()},
     }  # fmt: skip
 
 
-def outcome(place: str, judgement: dict[str, Any]) -> str:
+def kept(judgement: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of trials keeps: the verdict, and which parts were named."""
+    carried = judgement["carried"] or {"roles": (), "everywhere": False}
+    return {
+        **{key: judgement[key] for key in ("verdict", "change", "change_low", "change_high")},
+        "named": [[one["role"], one["layers"]] for one in carried["roles"] if one["named"]],
+        "everywhere": carried["everywhere"],
+    }
+
+
+def outcome(place: str, found: dict[str, Any]) -> str:
     """Return what a trial came to: right, nothing named, or wrong."""
-    carried, wanted = judgement["carried"], PLACES[place]
-    named = [(one["role"], one["layers"]) for one in (carried or {"roles": ()})["roles"] if one["named"]]
-    everywhere = carried is not None and carried["everywhere"]
+    named, wanted = [tuple(one) for one in found["named"]], PLACES[place]
+    nothing = not named and not found["everywhere"]
     if wanted is None:
-        return "right" if not named and not everywhere else "wrong"
+        return "right" if nothing else "wrong"
     if named == [wanted]:
         return "right"
-    return "nothing named" if not named and not everywhere else "wrong"
+    return "nothing named" if nothing else "wrong"
 
 
 def report(trials: list[dict[str, Any]]) -> None:
     """Print a table."""
     counts: dict[tuple[str, int, str], Counter[str]] = defaultdict(Counter)
     for one in trials:
-        for place, judgement in one["judgements"].items():
-            counts[one["model"], one["threads"], place][outcome(place, judgement)] += 1
-    for (model, threads, place), found in sorted(counts.items()):
-        said = ", ".join(f"{number} {what}" for what, number in found.items())
+        for place, found in one["trials"].items():
+            counts[one["model"], one["threads"], place][outcome(place, found)] += 1
+    for (model, threads, place), of_place in sorted(counts.items()):
+        said = ", ".join(f"{number} {what}" for what, number in of_place.items())
         print(f"{model}, {threads} thread{'s' * (threads > 1)}, {DECODE}, {place}: {said}")
 
 
@@ -203,15 +213,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["reference-moe"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--read", type=Path)
+    parser.add_argument(
+        "--first", type=int, default=0, help="the number of the first run: it says which prompt is where"
+    )
+    parser.add_argument("--out", type=Path, help="append every run here, a line of JSON each")
+    parser.add_argument("--read", type=Path, nargs="+", help="report what is in these files; measure nothing")
     parser.add_argument("options", nargs="*", help="for pytest, after --")
     asked = parser.parse_args()
     if asked.read is not None:
-        report([json.loads(line) for line in asked.read.read_text().splitlines()])
+        report([json.loads(line) for path in asked.read for line in path.read_text().splitlines()])
         return
     trials = []
-    for number in range(asked.runs):
+    for number in range(asked.first, asked.first + asked.runs):
         for model in asked.models:
             for threads in asked.threads:
                 with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,12 @@
 """How often `pytest-infer bisect` names the right commit: a small planted slow-down in a history of thirty commits.
 
-    python benchmarks/bisect_quality.py --repetitions 10 --out bisect_quality.json
+    python benchmarks/bisect_quality.py --repetitions 10 --out bisect_quality.jsonl
+    python benchmarks/bisect_quality.py --read benchmarks/trials/bisect_quality.jsonl
 
 A temporary repository holds a suite and an engine that spins for a share of each step's own time: 0 up to a random
 commit, 2 % from there on. Every repetition plants it elsewhere and starts `pytest-infer bisect` on the whole range.
-Reported: how often the right commit was named, a range that holds it, another commit, or nothing; the time it took, and
-every line that it printed.
+Reported: how often the right commit was named, a range that holds it, another commit, or nothing, and the time it took;
+every line that was printed where it was not the right one.
 
 `--commits 2 --share 100 --repetitions 1 -- --infer-max-rounds=12` shows in two minutes that it runs.
 """
@@ -87,6 +88,7 @@ def repetition(commits: int, first: int, share: float, options: Sequence[str]) -
         "seconds": round(took, 1),
         "steps": len(re.findall(r" steps? left$", done.stdout, flags=re.MULTILINE)),
         "lines": (done.stdout + done.stderr).splitlines(),
+        **scratch_repository.when(),
     }
 
 
@@ -108,18 +110,24 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=2.0, help="percent of a step that is spun away")
     parser.add_argument("--rule", default="tpot:1%")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keep everything here, after each bisection")
+    parser.add_argument("--out", type=Path, help="append every bisection here, a line of JSON each")
+    parser.add_argument("--read", type=Path, help="report what is in this file; measure nothing")
     parser.add_argument("pytest", nargs="*", help="pytest's arguments, behind --")
     options = parser.parse_args()
+    if options.read:
+        report([json.loads(line) for line in options.read.read_text().splitlines()])
+        return
     order = random.Random(options.seed)  # noqa: S311 - not for secrets
     found: list[dict[str, Any]] = []
     for number in range(options.repetitions):
         first = order.randrange(1, options.commits)
         passed_on = [f"--rule={options.rule}", "--", "bench", "--infer-ignore-eos", *options.pytest]
         found.append(repetition(options.commits, first, options.share, passed_on))
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=1))
         last = found[-1]
+        if options.out:
+            with options.out.open("a") as file:
+                kept = {key: value for key, value in last.items() if key != "lines"}
+                file.write(json.dumps({"share": options.share, "commits": options.commits, **kept}) + "\n")
         told = f"{last['outcome']} (planted at {first}, named {last['named']}), {last['seconds']:.0f} s"
         print(f"{number + 1} of {options.repetitions}: {told}", file=sys.stderr)
         if last["outcome"] != "right":

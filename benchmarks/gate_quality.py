@@ -2,7 +2,7 @@
 
     python benchmarks/gate_quality.py --runs 3 --out gate_quality.jsonl
     python benchmarks/gate_quality.py --models reference-moe smollm2 --threads 1 2 --neighbour off on --runs 50
-    python benchmarks/gate_quality.py --read gate_quality.jsonl
+    python benchmarks/gate_quality.py --read benchmarks/trials/gate_quality.jsonl
 
 A temporary repository holds a suite of six prompts and an engine that spins for a share of each step's own time: none
 in the base commit; in the other one 0, 0, 0, 1, 2 and 5 %, each prompt its own, and another one in every run. A trial
@@ -16,6 +16,9 @@ called a regression, passed, or neither, and how often the interval did not hold
 - our gate against stored runs, `tpot:1%`, with ten runs of the base commit as its history
 - the native gate, `--benchmark-compare-fail=median:1%`, the same runs
 
+Rates of one in a hundred need more runs than one sitting has: `--trials` appends what was said of each trial to a file
+that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them.
+
 `--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
 are not independent, but show what the launches that were measured would have said.
 """
@@ -27,6 +30,7 @@ import json
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,9 +55,12 @@ from pytest_infer.storage.runs import Row, Run, row_of
 
 SHARES = (0, 1, 2, 5, 0, 0)
 RULE = "tpot:1%"
+KEPT = ("prompt", "verdict", "change", "change_low", "change_high")
+"""What a file of trials keeps of a judgement."""
 NATIVE = 0.01
 HISTORY = 10
 LAUNCHES = 8
+ALL = "all of them"
 TOKENS = 32
 CONFTEST = '''
 import time
@@ -167,10 +174,12 @@ def paired(repository: Path, cell: Cell, shares: dict[str, int], turns: str, opt
     )  # fmt: skip
     stored = json.loads(path.read_text())
     blocks = [row["extra_info"]["pytest_infer"] for row in stored["benchmarks"]]
+    by_prompt = {block["prompt"]["name"]: block for block in blocks if block["phase"] == "total"}
     return {
         "seconds": time.monotonic() - started,
+        "prompt_seconds": [block["against"]["turns"]["seconds"] for block in by_prompt.values()],
         "judgements": stored["pytest_infer"]["gate"]["judgements"],
-        "blocks": {block["prompt"]["name"]: block for block in blocks if block["phase"] == "total"},
+        "blocks": by_prompt,
     }
 
 
@@ -257,11 +266,12 @@ def interval(count: int, trials: int) -> str:
 
 
 def report(measured: Sequence[dict[str, Any]]) -> None:
-    """Print a table: a row a gate, a cell and a planted slow-down."""
+    """Print a table: a row a gate, a cell (and all of them together) and a planted slow-down."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for run in measured:
         for judgement in run["judgements"]:
-            found[run["gate"], run["cell"], run["shares"][judgement["prompt"]]].append(judgement)
+            for cell in (run["cell"], ALL):
+                found[run["gate"], cell, run["shares"][judgement["prompt"]]].append(judgement)
     print(
         "| gate | cell | planted | trials | regressed | passed | neither | interval without 0 | estimate, mean ± sd |"
     )
@@ -278,10 +288,18 @@ def report(measured: Sequence[dict[str, Any]]) -> None:
         spread = f"{stats.tstd(changes):.2f}" if len(changes) > 1 else "—"
         cells = [interval(count, trials) for count in (failed, passed, trials - failed - passed, told)]
         print(f"| {kind} | {cell} | {share} % | {trials} | {' | '.join(cells)} | {mean} ± {spread} % |")
-    for run in measured:
-        if "blocks" in run and run["gate"] == "token":
-            seconds = [block["against"]["turns"]["seconds"] for block in run["blocks"].values()]
-            print(f"{run['cell']}: {sum(seconds) / len(seconds):.0f} s a prompt, {run['seconds']:.0f} s a run")
+    turns = [run for run in measured if run["gate"] == "token"]
+    for cell in sorted({run["cell"] for run in turns}):
+        runs_of = [run for run in turns if run["cell"] == cell]
+        each = statistics.fmean(seconds for run in runs_of for seconds in run["prompt_seconds"])
+        print(f"{cell}: {each:.0f} s a prompt, {statistics.fmean(run['seconds'] for run in runs_of):.0f} s a run")
+
+
+def trials(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of trials keeps of a run."""
+    kept = {key: value for key, value in run.items() if key != "blocks"}
+    judgements = [{key: one.get(key) for key in KEPT} for one in run["judgements"]]
+    return kept | {"judgements": judgements, **scratch_repository.when()}
 
 
 def plan(options: argparse.Namespace) -> list[tuple[int, str, Cell]]:
@@ -305,6 +323,7 @@ def main() -> None:
     parser.add_argument("--gates", nargs="+", choices=("token", "round", "stored"), default=["token"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append every run here, a line of JSON each")
+    parser.add_argument("--trials", type=Path, help="append every trial here, without what it was judged from")
     parser.add_argument("--read", type=Path, nargs="+", help="report what is in these files; measure nothing")
     parser.add_argument("--again", action="store_true", help="with --read: judge anew what turns of a token measured")
     parser.add_argument("--resample", type=int, default=0, metavar="N", help="judge N random choices of launches")
@@ -341,9 +360,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             else:
                 found = paired(repository, cell, shares, kind, options.option)
             measured.append(run | found)
-            if options.out:
-                with options.out.open("a") as file:
-                    file.writelines(json.dumps(one) + "\n" for one in measured[-2 if kind == "stored" else -1 :])
+            new = measured[-2 if kind == "stored" else -1 :]
+            for path, lines in ((options.out, new), (options.trials, map(trials, new))):
+                if path:
+                    with path.open("a") as file:
+                        file.writelines(json.dumps(one) + "\n" for one in lines)
             said = f"{done} of {len(planned)}: {kind}, {cell}, after {time.monotonic() - started:.0f} s"
             print(said, file=sys.stderr)
     return measured

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 TEST = "def test_prompt(infer, prompt):\n    infer(prompt)\n"
@@ -58,3 +59,12 @@ def commit(repository: Path, tag: str) -> None:
     git(repository, "add", "-A")
     git(repository, "commit", "-q", "--allow-empty", "-m", tag)
     git(repository, "tag", "-f", tag)
+
+
+def when() -> dict[str, str]:
+    """Return the day, and the commit of this repository that is measured with: what a file of trials says of each."""
+    here = Path(__file__).parent
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, check=True, capture_output=True, text=True
+    )
+    return {"date": f"{date.today()}", "commit": asked.stdout.strip()}

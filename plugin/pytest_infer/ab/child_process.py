@@ -81,9 +81,12 @@ class ChildProcess:
             # With no other copy of the child's end, its death is the end of the connection, and ours is for it.
             theirs.close()
 
-    def greet(self, hello: protocol.Hello) -> protocol.Ready:
-        """Wait until the child has collected its tests."""
+    def greet(self, hello: protocol.Hello) -> None:
+        """Say what is planned; the child, once it is there, collects it."""
         self._send(hello)
+
+    def ready(self) -> protocol.Ready:
+        """Wait until a child that was greeted has collected its tests."""
         if not self._channel.waits(START_TIMEOUT_S):
             raise self._fail(f"{self._name} has not collected its tests within {START_TIMEOUT_S} s")
         ready = self._expect(protocol.Ready)

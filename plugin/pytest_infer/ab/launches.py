@@ -69,8 +69,10 @@ class Launches:
         with pipes() as (before, after):
             ours, base = self._commit.start_own(after), None
             try:
+                # Both collect at the same time.
+                ours.greet(protocol.Hello(planned=planned))
                 base = self._commit.start(planned, before)
-                _greet(ours, planned)
+                _wait(ours)
             except BaseException:
                 for process in (ours, base):
                     if process is not None:
@@ -311,8 +313,8 @@ class Launches:
             self._session.turns[record.nodeid] = found
 
 
-def _greet(ours: ChildProcess, planned: tuple[str, ...]) -> None:
-    ready = ours.greet(protocol.Hello(planned=planned))
+def _wait(ours: ChildProcess) -> None:
+    ready = ours.ready()
     if ready.new:
         raise AgainstError(f"a process of this checkout's own does not collect {', '.join(ready.new)}")
 

@@ -84,7 +84,8 @@ class OtherCommit:
         )
         process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends)
         try:
-            self._missing_in(process.greet(hello), planned)
+            process.greet(hello)
+            self._missing_in(process.ready(), planned)
         except BaseException:
             process.close()
             raise
@@ -94,7 +95,7 @@ class OtherCommit:
         return process
 
     def start_own(self, ends: tuple[int, int]) -> ChildProcess:
-        """Start this checkout in a process of its own, as the other side is; `ChildProcess.greet` waits for it."""
+        """Start this checkout in a process of its own, as the other side is; `ChildProcess.ready` waits for it."""
         root = self._config.rootpath.resolve()
         return ChildProcess(replace(self._command(imports.Move(root, root)), name="this checkout"), ends)
 

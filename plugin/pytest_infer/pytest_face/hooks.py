@@ -95,9 +95,11 @@ class Hooks:
     def __init__(self, run: InferSession) -> None:
         self._run = run
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self) -> None:
-        """Give back what was opened."""
+        """Give back what was opened; what is alive now is alive until the process ends."""
         self._run.close()
+        self._run.heap.leave()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -189,7 +191,13 @@ class Hooks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-        """Show the table, behind pytest-benchmark's own where those are asked for, and also when its gate raises."""
+        """Show the table, behind pytest-benchmark's own where those are asked for, and also when its gate raises.
+
+        A run that another one started shows nothing: nobody reads it.
+        """
+        if self._run.started_by_other:
+            yield
+            return
         if self._run.bridge.available and not native_options.tables_asked(self._run.config):
             self._run.bridge.leave_out_of_tables()
         try:

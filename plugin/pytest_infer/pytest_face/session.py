@@ -56,7 +56,8 @@ class InferSession:
     """What one pytest run knows; kept in `config.stash`.
 
     With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
-    equally many rounds; `missing` are the tests that only the base has. `one_sided`: this is no side of a comparison.
+    equally many rounds; `missing` are the tests that only the base has. `one_sided`: this is no side of a comparison;
+    `started_by_other`: it is one that another run started.
     `impossible` are tests of a sweep that are skipped, as they cannot be run.
     """
 
@@ -64,6 +65,7 @@ class InferSession:
         self.config = config
         self.settings = Settings.from_config(config, base=base)
         self.one_sided = self.settings.against is None and not base
+        self.started_by_other = base
         self.configurations = configurations.of(self.settings)
         self.suites: Cache = {}
         self.notes: list[str] = []

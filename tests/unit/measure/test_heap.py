@@ -84,3 +84,32 @@ def test_after_a_release_all_begins_anew(heap):
     heap.release()
     heap.between_tests()
     assert gc.get_freeze_count() == 0
+
+
+def test_what_is_alive_at_the_end_is_looked_at_no_more(heap):
+    own = Cycle()
+    alive = weakref.ref(own)
+    measure(heap)
+    measure(heap)
+    del own
+    heap.leave()
+    assert alive() is None, "garbage is found before"
+    assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+
+
+def test_what_garbage_leaves_behind_is_found_too(heap):
+    class Owner(Cycle):
+        def __del__(self):
+            kept = self.owned = Cycle()
+            left.append(weakref.ref(kept))
+
+    left = []
+    Owner()
+    heap.leave()
+    assert [ref() for ref in left] == [None]
+
+
+def test_another_run_of_this_process_begins_with_all(heap):
+    heap.leave()
+    Heap()
+    assert gc.get_freeze_count() == 0
