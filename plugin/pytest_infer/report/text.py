@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 _PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 # A spreadsheet takes the wide ones too, and, where its list separator is `;`, what follows one for another cell.
@@ -21,9 +23,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+class _Whole(Console):
+    """Wraps lines between words, and never cuts one that is wider than it is: a path or a test's id can be copied."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Leave a line that holds such a word to the terminal."""
+        texts = [one for one in objects if isinstance(one, Text)]
+        if any(cell_len(word) > self.width for text in texts for word in text.plain.split()):
+            how.setdefault("soft_wrap", True)
+        super().print(*objects, **how)
+
+
 def console(width: int, *, color: bool) -> Console:
     """Return a console of `width` columns that collects what is written, with ANSI colours or without any escape."""
-    return Console(
+    return _Whole(
         file=io.StringIO(),
         width=width,
         force_terminal=color,
