@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import scratch_repository
+from gate_quality import ALL, interval
 from scratch_repository import TEXTS
-
-from pytest_infer.metrics.breakdown import DECODE
 
 TOKENS = 32
 PLACES = {
@@ -197,14 +196,19 @@ def outcome(place: str, found: dict[str, Any]) -> str:
 
 
 def report(trials: list[dict[str, Any]]) -> None:
-    """Print a table."""
-    counts: dict[tuple[str, int, str], Counter[str]] = defaultdict(Counter)
+    """Print a table: a row a model, its threads and a place, and a row a place of all of them."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for one in trials:
+        cell = f"{one['model']}, {one['threads']} thread{'s' * (one['threads'] > 1)}"
         for place, found in one["trials"].items():
-            counts[one["model"], one["threads"], place][outcome(place, found)] += 1
-    for (model, threads, place), of_place in sorted(counts.items()):
-        said = ", ".join(f"{number} {what}" for what, number in of_place.items())
-        print(f"{model}, {threads} thread{'s' * (threads > 1)}, {DECODE}, {place}: {said}")
+            for of in (cell, ALL):
+                counts[of, place][outcome(place, found)] += 1
+    outcomes = ("right", "nothing named", "wrong")
+    print(f"| | planted in | trials | {' | '.join(outcomes)} |")
+    print("|---|---|---|---|---|---|")
+    for (cell, place), found in sorted(counts.items()):
+        rates = " | ".join(interval(found[one], found.total()) for one in outcomes)
+        print(f"| {cell} | {place} | {found.total()} | {rates} |")
 
 
 def main() -> None:
