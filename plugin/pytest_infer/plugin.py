@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from functools import partial
 
 import pytest
 
@@ -67,6 +68,8 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker; start at once where options are given, or where this run is one side of a comparison."""
     config.addinivalue_line("markers", f"{options.MARKER}(prompts): the prompts of a test, instead of a suite file")
+    # What is added first is done last.
+    config.add_cleanup(partial(_end, config))
     if options.given(config) or options.CHILD in os.environ:
         from pytest_infer.pytest_face import hooks
 
@@ -75,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_infer.pytest_face import followers
 
         config.pluginmanager.register(followers.Held(config), "pytest_infer.held")
+
+
+def _end(config: pytest.Config) -> None:
+    last = config.stash.get(options.LAST, None)
+    if last is not None:
+        last()
 
 
 @pytest.hookimpl(trylast=True)

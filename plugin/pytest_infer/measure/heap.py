@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,6 @@ class Heap:
     """
 
     def __init__(self) -> None:
-        # Another run may have left in this process.
-        gc.unfreeze()
         self._measured = False
         self._aside = False
 
@@ -58,7 +57,7 @@ class Heap:
             self._measured = True
 
     def leave(self) -> None:
-        """Collect until nothing is found, then set aside all that is alive: nothing looks at it again before the end.
+        """Collect until nothing is found, then set aside what is alive, until `release`, and again when Python ends.
 
         pytest collects ten times while it ends, and Python does when it has: 3 s a process with torch and transformers.
         """
@@ -68,6 +67,8 @@ class Heap:
                 break
         gc.freeze()
         self._aside = True
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
 
     def release(self) -> None:
         """Give all back to the collector, as something that outlives a test may now be garbage."""

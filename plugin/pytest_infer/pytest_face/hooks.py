@@ -10,7 +10,16 @@ import pytest
 
 from pytest_infer.ab import child, parent
 from pytest_infer.errors import InferError
-from pytest_infer.pytest_face import exits, failures, followers, native_options, parametrize, preflight, summary
+from pytest_infer.pytest_face import (
+    exits,
+    failures,
+    followers,
+    native_options,
+    options,
+    parametrize,
+    preflight,
+    summary,
+)
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.report.show.summary import write_summary
@@ -96,10 +105,11 @@ class Hooks:
         self._run = run
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_unconfigure(self) -> None:
-        """Give back what was opened; what is alive now is alive until the process ends."""
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Give back what was opened; what is alive now is alive when pytest has ended, too."""
         self._run.close()
         self._run.heap.leave()
+        config.stash[options.LAST] = self._run.heap.release
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -360,6 +361,8 @@ BISECT = "bisect"
 SELF = "self"
 """The revision that compares this checkout with itself."""
 MARKER = "infer_prompts"
+LAST = pytest.StashKey[Callable[[], None]]()
+"""What a run of ours does when all that pytest does at its end is done."""
 CHILD = "PYTEST_INFER_AGAINST"
 """The variable that tells a run that it is the other side of a comparison, and where its parent listens."""
 SWEPT = "PYTEST_INFER_SWEPT"

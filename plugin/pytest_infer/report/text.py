@@ -23,20 +23,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-class _Whole(Console):
-    """Wraps lines between words, and never cuts one that is wider than it is: a path or a test's id can be copied."""
-
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Leave a line that holds such a word to the terminal."""
-        texts = [one for one in objects if isinstance(one, Text)]
-        if any(cell_len(word) > self.width for text in texts for word in text.plain.split()):
-            how.setdefault("soft_wrap", True)
-        super().print(*objects, **how)
-
-
 def console(width: int, *, color: bool) -> Console:
     """Return a console of `width` columns that collects what is written, with ANSI colours or without any escape."""
-    return _Whole(
+    return Console(
         file=io.StringIO(),
         width=width,
         force_terminal=color,
@@ -45,6 +34,14 @@ def console(width: int, *, color: bool) -> Console:
         emoji=False,
         markup=False,  # names hold [brackets]
     )
+
+
+def print_whole(on: Console, line: str) -> None:
+    """Print a line wrapped between words; one with a word that is wider than the console is left to the terminal.
+
+    A path that is cut in two cannot be copied.
+    """
+    on.print(Text(line), soft_wrap=any(cell_len(word) > on.width for word in line.split()))
 
 
 def collected(of: Console) -> str:

@@ -109,7 +109,7 @@ def test_what_garbage_leaves_behind_is_found_too(heap):
     assert [ref() for ref in left] == [None]
 
 
-def test_another_run_of_this_process_begins_with_all(heap):
+def test_all_is_given_back_after_what_was_left(heap):
     heap.leave()
-    Heap()
+    heap.release()
     assert gc.get_freeze_count() == 0

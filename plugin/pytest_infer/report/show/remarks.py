@@ -13,7 +13,7 @@ from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import Ranks, WarningKind
 from pytest_infer.report import surroundings
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_whole, printable
 from pytest_infer.units import NONE, Unit, show, size
 
 _NAMED = 3
@@ -45,7 +45,7 @@ def write(console: Console, run: RunSummary, *, verbose: bool) -> None:
             )
         )
     for note in run.notes:
-        console.print(Text(printable(note)))
+        print_whole(console, printable(note))
 
 
 def _ranks(of: Sequence[Ranks]) -> str | None:
@@ -68,7 +68,7 @@ def write_alarms(console: Console, run: RunSummary) -> None:
     judged = run.gated is not None or bool(run.noise)
     for note in run.notes:
         if judged or note.startswith(_ALARM):
-            console.print(Text(printable(note)))
+            print_whole(console, printable(note))
 
 
 def _write_warnings(console: Console, run: RunSummary) -> None:
