@@ -5,10 +5,10 @@
     python benchmarks/attribution.py --read benchmarks/trials/attribution.jsonl
 
 A temporary repository holds a suite of several prompts and an engine that spins for a share of a step in one place, 5 %
-together in each step: in all experts, in those of one layer, in the routers, in the head, in the logits processors,
-everywhere alike, in the tokeniser, or nowhere; each prompt has its own place, another one in every run. Reported per
-place: how often the parts named were those and no others, how often none was named, and how often a wrong one. A file
-of trials is added to by every sitting (`--first` tells them apart): benchmarks/trials/attribution.jsonl.
+together in each step: in all experts, in those of one layer, in the routers, in the head, in the logits processors, or
+nowhere; each prompt has its own place, another one in every run. Reported per place: how often the parts named were
+those and no others, how often none was named, and how often a wrong one. A file of trials is added to by every sitting
+(`--first` tells them apart): benchmarks/trials/attribution.jsonl.
 """
 
 from __future__ import annotations

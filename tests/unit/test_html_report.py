@@ -16,6 +16,7 @@ from pytest_infer.metrics import METRICS
 from pytest_infer.report.compare import exports
 from pytest_infer.report.html import page
 from pytest_infer.report.html.compare import Compared
+from pytest_infer.report.html.parts import Item
 from pytest_infer.storage.runs import read
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202eevil\u2066\u2028\x00\x7f"
@@ -485,6 +486,21 @@ def test_a_sweep_begins_with_what_it_recommends(storage, make_block):
     first, second = found.data["pareto"]["points"]
     assert (first["front"], second["front"]) == (False, True)
     assert (first["y"], second["y"]) == (10.1, 20.2)
+
+
+@pytest.mark.parametrize(
+    ("line", "spelt"),
+    [
+        ("threads=2 dtype=bfloat16: 1.8× decode", True),
+        ("no difference found", False),
+        ("", False),
+        ("it is a=b", False),
+    ],
+)
+def test_an_options_name_keeps_its_small_letter(line, spelt):
+    made = page.environment().get_template("macros.html.j2").module.item(Item(text=(line,)))
+    assert ('class="lead as-is"' in made) is spelt
+    assert ('class="lead"' in made) is not spelt
 
 
 def row_of(made, fullname):
