@@ -6,9 +6,10 @@
 
 A temporary repository holds a suite of several prompts and an engine that spins for a share of a step in one place, 5 %
 together in each step: in all experts, in those of one layer, in the routers, in the head, in the logits processors, or
-nowhere; each prompt has its own place, another one in every run. Reported per place: how often the parts named were
-those and no others, how often none was named, and how often a wrong one. A file of trials is added to by every sitting
-(`--first` tells them apart): benchmarks/trials/attribution.jsonl.
+nowhere; each prompt has its own place, another one in every run. In every other run the tokeniser of all prompts takes
+as much longer too, which the headline tells. Reported per place: how often the parts named were those and no others,
+how often none was named, and how often a wrong one. A file of trials is added to by every sitting (`--first` tells them
+apart): benchmarks/trials/attribution.jsonl.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ PLACES = {
     "nowhere": None,
 }
 """Which role, in which layers, must be named for each place; None: no role."""
+TOKENISER, NOT_TOKENISER = "tokeniser", "not in the tokeniser"
+OUTSIDE = "outside the steps: tokeniser"
+"""What a headline says of a tokeniser that changed."""
 CONFTEST = '''
 import time
 
@@ -50,15 +54,20 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.transformers.engine import TransformersEngine
 
 PLACES = {places}
+TOKENISER = {tokeniser}
 SHARE = {share}
-NOW = {{"place": "nowhere", "ns": 0}}
+NOW = {{"prompt": None, "place": "nowhere", "ns": 0}}
+
+
+def wait(ns):
+    until = time.perf_counter_ns() + ns
+    while time.perf_counter_ns() < until:
+        pass
 
 
 def spin(place, part=1.0):
     if NOW["place"] == place:
-        until = time.perf_counter_ns() + part * NOW["ns"]
-        while time.perf_counter_ns() < until:
-            pass
+        wait(part * NOW["ns"])
 
 
 def slowed(module, place, part):
@@ -111,7 +120,7 @@ class Clock:
 
 
 class Slowed(TransformersEngine):
-    places, steps = {{}}, {{}}
+    steps = {{}}
 
     def load(self):
         info = super().load()
@@ -120,20 +129,22 @@ class Slowed(TransformersEngine):
 
     def encode(self, prompt):
         ids = super().encode(prompt)
-        self.places[tuple(ids)] = PLACES[prompt.name]
+        NOW["prompt"] = prompt.name
+        if TOKENISER:
+            wait(self.steps.get(prompt.name, 0))
         return ids
 
     def generate(self, prompt_ids, limits, clock):
-        key = tuple(prompt_ids)
-        NOW["place"] = self.places[key] if key in self.steps else "nowhere"
-        NOW["ns"] = self.steps.get(key, 0)
-        if key in self.steps:
+        prompt = NOW["prompt"]
+        NOW["place"] = PLACES[prompt] if prompt in self.steps else "nowhere"
+        NOW["ns"] = self.steps.get(prompt, 0)
+        if prompt in self.steps:
             return super().generate(prompt_ids, limits, clock)
         seen = []
         found = super().generate(prompt_ids, limits, Clock(clock, seen))
         gaps = sorted(b - a for a, b in zip(seen, seen[1:]))
         if gaps:
-            self.steps[key] = SHARE * gaps[len(gaps) // 2]
+            self.steps[prompt] = SHARE * gaps[len(gaps) // 2]
         return found
 
 
@@ -146,11 +157,14 @@ def engine(request):
 COMMON = ("-q", "-p", "no:cacheprovider", "--infer-no-profile", "--infer-no-probe", "--infer-ignore-eos")
 
 
-def trial(repository: Path, model: str, threads: int, places: dict[str, str], options: list[str]) -> dict[str, Any]:
-    """Compare both commits once; return what is said of each prompt, by place."""
+def trial(
+    repository: Path, model: str, threads: int, places: dict[str, str], options: list[str], *, tokeniser: bool
+) -> dict[str, Any]:
+    """Compare both commits once; return what is said of each prompt, by place, and of the tokeniser."""
     path = repository.parent / "run.json"
     for tag, planted in (("base", dict.fromkeys(places, "nowhere")), ("head", places)):
-        text = CONFTEST.format(places=planted, share=0.05, model=model, threads=threads)
+        slow = tokeniser and planted is places
+        text = CONFTEST.format(places=planted, tokeniser=slow, share=0.05, model=model, threads=threads)
         (repository / "bench" / "conftest.py").write_text(f"{text}# {tag} {time.time()}\n")
         scratch_repository.commit(repository, tag)
     command = [
@@ -171,6 +185,7 @@ def trial(repository: Path, model: str, threads: int, places: dict[str, str], op
     return {
         "model": model, "threads": threads, "seconds": round(time.monotonic() - begun, 1), **scratch_repository.when(),
         "trials": {place: kept(judgement) for place, judgement in found.items()},
+        "tokeniser": {"planted": tokeniser, "named": OUTSIDE in (stored["headline"] or "")},
     }  # fmt: skip
 
 
@@ -203,6 +218,11 @@ def report(trials: list[dict[str, Any]]) -> None:
         for place, found in one["trials"].items():
             for of in (cell, ALL):
                 counts[of, place][outcome(place, found)] += 1
+        if "tokeniser" in one:
+            planted, named = one["tokeniser"]["planted"], one["tokeniser"]["named"]
+            told = "right" if named is planted else "nothing named" if planted else "wrong"
+            for of in (cell, ALL):
+                counts[of, TOKENISER if planted else NOT_TOKENISER][told] += 1
     outcomes = ("right", "nothing named", "wrong")
     print(f"| | planted in | trials | {' | '.join(outcomes)} |")
     print("|---|---|---|---|---|---|")
@@ -235,9 +255,8 @@ def main() -> None:
                     repository = scratch_repository.make(Path(folder) / "suite", TEXTS, TOKENS)
                     names = list(TEXTS)
                     turned = [*names[number % len(names) :], *names[: number % len(names)]]
-                    trials.append(
-                        trial(repository, model, threads, dict(zip(turned, PLACES, strict=True)), asked.options)
-                    )
+                    places, slow = dict(zip(turned, PLACES, strict=True)), number % 2 == 1
+                    trials.append(trial(repository, model, threads, places, asked.options, tokeniser=slow))
                 print(f"{model}, {threads}: {trials[-1]['seconds']:.0f} s", file=sys.stderr)
                 if asked.out is not None:
                     with asked.out.open("a") as file:

@@ -819,6 +819,46 @@ def test_a_prompt_that_is_slow_is_measured_in_fewer_launches(repository):
     assert len(run.turns.popitem()[1].ratios["step"]) == 3
 
 
+FOLLOWS = """
+def follow(self, token_ids):
+    self.given = token_ids
+
+def written(self, prompt_ids, limits, clock):
+    begun = len(prompt_ids) - 3
+    note(f"behind-{begun}-{limits.max_new_tokens}")
+    tokens = self.given if self.given is not None else range(1, 25)
+    for token in tokens[: limits.max_new_tokens]:
+        time.sleep(0.01)
+        speed.before(token)
+        clock.tick([token])
+    return StopReason.LENGTH
+
+Scripted.given, Scripted.follow, Scripted.generate = None, follow, written
+"""
+LATE = "import time; time.sleep(0.02 if prompt_tokens > 12 else 0)"
+
+
+def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(repository):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + FOLLOWS)
+    repository.commit()
+    repository.speed(before=LATE)
+    few = ("--infer-launches=4", "--infer-time=7s", "--infer-max-new-tokens=24", "--infer-breakdown=off", "-k", "first")
+    result, run = judged(repository, "--infer-gate=tpot:20%", *few)
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*too short*")
+    turns = run.turns.popitem()[1]
+    assert turns.strayed == 0
+    assert 9 <= turns.tokens < 24
+    begun = {tuple(map(int, what.split("-")[1:])) for _, what, _ in repository.events() if what.startswith("behind")}
+    windows = {one for one in begun if one[1] == turns.tokens}
+    assert begun == {(0, 24), (0, 4), (0, 1), *windows}  # whole rounds, warm-up, first tokens
+    assert len(windows) == 2
+    # The first 12 tokens are not slower, the others three times so: as much as half of it in every launch.
+    assert [launch[0] for launch in turns.ratios["step"]] == pytest.approx([0.55] * 4, abs=0.25)
+    gone(repository)
+
+
 def test_a_test_that_the_other_side_lacks_is_measured_alone(repository):
     repository.path.joinpath("prompts.toml").write_text('[[prompt]]\nname = "first"\ntext = "a b c"\n')
     repository.commit()

@@ -1,6 +1,5 @@
 """Turns of a token between two sides, which are threads here: their order, their own time, and every way to end."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.ab import passes
 from pytest_infer.ab.baton import ENVIRONMENT, Baton, TokenTurns
 from pytest_infer.measure.clock import TurnClock
 
@@ -116,30 +114,6 @@ def test_both_sides_of_a_quad_run_on_the_same_core(batons):
         assert len(seen[0, tick]) == 1
     # Two quads are four ticks: both cores had one of them.
     assert seen[0, 1] == seen[0, 2] != seen[0, 3] == seen[0, 4]
-
-
-@pytest.mark.parametrize("short", [4, 8])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_either_side_ends_and_begins_neighbouring_passes_equally_often(short, reverse):
-    # Who does finds its own weights in the caches; with F T F T … equal code differed by 2 % in its first token.
-    begins = [begins for tokens, begins in passes._cycle(short, reverse=reverse) if tokens == 1]
-    again = [one for one, other in itertools.pairwise(begins) if one is not other]
-    assert again.count(True) == again.count(False) == short / 4
-    assert sum(begins) == len(begins) / 2 == short / 2
-
-
-@pytest.mark.parametrize(
-    ("pair_s", "first_s", "short", "fit"),
-    [
-        (0.5, 0.02, 8, 36),  # a small model: many launches fit a minute
-        (2.6, 0.2, 8, 6),
-        (2.6, 1.0, 4, 5),  # a long prompt: passes of one token would cost more than whole ones
-        (100.0, 1.0, 8, 3),  # no fewer, or nothing can be told
-    ],
-)
-def test_what_fits_a_minute(pair_s, first_s, short, fit):
-    cost = passes.Cost(pair_s=pair_s, first_s=first_s)
-    assert (cost.short, cost.launches(60, turns=True)) == (short, fit)
 
 
 def test_a_process_takes_its_baton_once(monkeypatch):

@@ -42,7 +42,7 @@ def measure(
     from pytest_infer.analysis.breakdown import paired  # noqa: PLC0415 - with what compares
 
     asked = replace(passes.asked(threads), every=turns.every)
-    tokens = _tokens(used, cost, time_s)
+    tokens = _tokens(cost, len(used), time_s)
     found = []
     for launch in used:
         observed = paired.Observed()
@@ -64,11 +64,8 @@ def tokenised(used: Sequence[Launch]) -> dict[str, tuple[RoleTurns, ...]]:
     return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=before, after_ns=after),)}
 
 
-def _tokens(used: Sequence[Launch], cost: Cost, time_s: float) -> int:
+def _tokens(cost: Cost, launches: int, time_s: float) -> int:
     """Return how many tokens an observed pass generates: all, but no more than fit the time, and a few at least."""
-    generated = min(sum(one.trace.tick_sizes) for launch in used for pair in launch.pairs[:1] for one in pair)
-    ticks = max(1, generated - 1)
-    each = (cost.pair_s - cost.first_s) / ticks
-    room = SHARE * time_s / len(used) - (len(_SHORT) + len(_LONG)) * cost.first_s
-    fit = int(room / (len(_LONG) * each)) if each > 0 else ticks
-    return min(generated, MOST_STEPS + 1, max(_LEAST_TOKENS, fit + 1))
+    room = SHARE * time_s / launches - (len(_SHORT) + len(_LONG)) * cost.first_s
+    fit = int(room / (len(_LONG) * cost.token_s)) if cost.token_s > 0 else cost.generated
+    return min(cost.generated, MOST_STEPS + 1, max(_LEAST_TOKENS, fit + 1))

@@ -125,6 +125,7 @@ class Child(Here):
         self._send(
             protocol.Begun(
                 turns=self._baton is not None and engine.takes_turns(),
+                windows=engine.continues() and task.runner.limits.sequences == 1,
                 follows=engine.follows(),
                 vocabulary=task.vocabulary,
                 threads=task.threads,
@@ -149,7 +150,8 @@ class Child(Here):
                     self._send(protocol.TimedRound(round=timed[-1]))
                 case protocol.TakeTurns() as asked:
                     observed = observed or (taken.InTurns(engine, timed[0].trace) if asked.observe else None)
-                    told = self._passed(task, asked, following.timed(reference), observed)
+                    ids = timed[0].trace.token_ids if asked.skip is not None else ()
+                    told = self._passed(task, asked, following.timed(reference), observed, ids)
                     pin(all_cores)
                     self._send(told)
                 case protocol.Encode(times=times):
@@ -191,10 +193,14 @@ class Child(Here):
         asked: protocol.TakeTurns,
         follow: tuple[int, ...] | None,
         observed: taken.InTurns | None,
+        ids: tuple[int, ...],
     ) -> protocol.TookTurns | protocol.TookApart:
+        """Run a pass; where it is one in the middle of the text, `ids` are the whole text's."""
         if asked.observe and observed is not None:
             return self._observed(task, asked, follow, observed)
-        return self._turns(task, asked, follow)
+        if asked.skip is None:
+            return self._turns(task, asked, follow)
+        return self._turns(task, asked, ids[asked.skip :], behind=ids[: asked.skip])
 
     def _turns(
         self,
@@ -202,6 +208,7 @@ class Child(Here):
         asked: protocol.TakeTurns,
         follow: tuple[int, ...] | None,
         observed: taken.InTurns | None = None,
+        behind: tuple[int, ...] = (),
     ) -> protocol.TookTurns:
         if self._baton is None:
             pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
@@ -216,7 +223,7 @@ class Child(Here):
         )
         begun = time.perf_counter_ns()
         try:
-            took = task.runner.in_turns(turns, asked.tokens, follow, observed)
+            took = task.runner.in_turns(turns, asked.tokens, follow, observed, behind)
         finally:
             self._baton.end()
         return protocol.TookTurns(taken=took, wall_ns=time.perf_counter_ns() - begun)

@@ -30,6 +30,8 @@ class Launch:
     pairs: list[tuple[Round, Round]] = field(default_factory=list)
     passes: list[tuple[Pass, Pass]] = field(default_factory=list)
     first_tokens: list[tuple[Pass, Pass]] = field(default_factory=list)
+    strayed: int = 0
+    """How many halves of the kept passes generated other tokens than the first whole round of their side."""
     _turns: int = 0
     _stops: bool = False
 
@@ -37,7 +39,7 @@ class Launch:
         """Let both sides run a test up to its first round, at the same time."""
         for side in (self.before, self.after):
             side.check()
-        self.pairs, self.passes, self.first_tokens = [], [], []
+        self._forget()
         self.before.go(nodeid)
         self.after.go(nodeid)
         begun = self.before.begun(), self.after.begun()
@@ -68,7 +70,10 @@ class Launch:
         """Let both sides follow a reference from now on, and forget what they measured of the test until now."""
         for side in (self.before, self.after):
             side.follow(reference)
-        self.pairs, self.passes, self.first_tokens = [], [], []
+        self._forget()
+
+    def _forget(self) -> None:
+        self.pairs, self.passes, self.first_tokens, self.strayed = [], [], [], 0
 
     def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
@@ -99,16 +104,14 @@ class Launch:
                 if partner.gone:
                     side.wake()
 
-    def keep(self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool) -> None:
-        """Keep a pass, which was of the first token only or whole."""
-        (self.first_tokens if first_token else self.passes).append((took[0].taken, took[1].taken))
-
-    @property
-    def strayed(self) -> int:
-        """Return how many halves of the kept passes generated other tokens than the first whole round of their side."""
-        whole = [one.trace.token_ids for one in self.pairs[0]]
-        halves = [zip(one, whole, strict=True) for one in (*self.passes, *self.first_tokens)]
-        return sum(half.token_ids != tuple(ids[: len(half.token_ids)]) for one in halves for half, ids in one)
+    def keep(
+        self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool, skip: int | None = None
+    ) -> None:
+        """Keep a pass, which was of the first token only or not, and began behind so many tokens."""
+        one = took[0].taken, took[1].taken
+        (self.first_tokens if first_token else self.passes).append(one)
+        for half, whole in zip(one, self.pairs[0], strict=True):
+            self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][: len(half.token_ids)]
 
     def finish(self, keep: tuple[int, ...]) -> tuple[list[PromptRecord], list[str]]:
         """End the test on both sides; return the records, the commit's first, and why a side's did not pass after

@@ -108,7 +108,9 @@ class Launches:
         first.time(cores.of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
         cost = passes.Cost.of(first.pairs[0])
-        used = self._used(begun, cost.launches(self._session.settings.time_s, turns=takes_turns))
+        windows = all(one.windows for one in begun)
+        fitting = cost.launches(self._session.settings.time_s, turns=takes_turns, windows=windows)
+        used = self._used(begun, fitting)
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)
@@ -137,6 +139,7 @@ class Launches:
             found = passes.measure(
                 used,
                 cost,
+                cost.windows(self._session.settings.time_s, len(used), each) if windows else cost.whole(),
                 threads=threads,
                 rounds=each,
                 budget_s=left,

@@ -24,16 +24,23 @@ _SHORT = (False, True, True, False)
 ended a pass finds its own weights in the caches if it begins the next: in this order either side does equally often."""
 _LEAST_QUADS = 4
 """Turns are short enough for so many quads in a pass, whatever that costs."""
+_LEAST_TOKENS = 1 + 2 * _LEAST_QUADS
+"""A pass is of no fewer tokens, if the prompt has as many."""
 _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a prompt costs, by a pair of whole rounds: seconds of both, and of both first tokens."""
+    """What a prompt costs, by a pair of whole rounds: seconds of both, and of both first tokens.
+
+    `prompt` tokens were given, and at least `generated` ones returned on either side.
+    """
 
     pair_s: float
     first_s: float
+    prompt: int
+    generated: int
 
     @classmethod
     def of(cls, pair: tuple[Round, Round]) -> Cost:
@@ -42,32 +49,88 @@ class Cost:
         return cls(
             pair_s=sum(one.stamps_ns[-1] - one.start_ns for one in traces) / 1e9,
             first_s=sum(one.stamps_ns[0] - one.start_ns for one in traces) / 1e9,
+            prompt=traces[0].prompt_tokens,
+            generated=min(sum(one.tick_sizes) for one in traces),
         )
 
     @property
-    def short(self) -> int:
-        """Return how many passes of one token a cycle has: fewer where they would cost more than the whole ones."""
-        return len(_SHORT) * (2 if 2 * len(_SHORT) * self.first_s <= 2 * self.pair_s else 1)
+    def token_s(self) -> float:
+        """Return what a further token costs."""
+        return (self.pair_s - self.first_s) / max(1, self.generated - 1)
 
-    def launches(self, budget_s: float, *, turns: bool) -> int:
+    def short(self, tokens: int) -> int:
+        """Return how many passes of one token a cycle has: fewer where they would cost more than the two others, of so
+        many tokens."""
+        more = 2 * len(_SHORT)
+        return more if more * self.first_s <= 2 * self._pass_s(tokens) else len(_SHORT)
+
+    def launches(self, budget_s: float, *, turns: bool, windows: bool) -> int:
         """Return in how many launches the prompt can be measured: a pair of whole rounds and a cycle of passes each.
 
         An engine that takes no turns has three pairs instead.
         """
-        each = self.pair_s * 3 + (self.short * self.first_s if turns else 0)
+        tokens = min(self.generated, _LEAST_TOKENS) if windows else self.generated
+        each = self.pair_s + (self._cycle_s(tokens) if turns else 2 * self.pair_s)
         return max(LEAST_LAUNCHES, int(budget_s / each))
 
+    def windows(self, budget_s: float, launches: int, rounds: int) -> Windows:
+        """Return of which tokens passes are so that each launch has time for a cycle, beside so many whole rounds."""
+        room = budget_s / launches - rounds * self.pair_s
+        fit = self.generated
+        while fit > _LEAST_TOKENS and self._cycle_s(fit) > room:
+            fit -= 1
+        return Windows.over(self.generated, fit)
 
-def _cycle(short: int, *, reverse: bool) -> list[tuple[int | None, bool]]:
-    """Return the passes of a launch in a cycle, their tokens and whether this checkout begins: the short ones, then
-    two whole ones. Every other cycle is the reverse."""
-    passes = [*((1, begins) for begins in _SHORT * (short // len(_SHORT))), (None, True), (None, False)]
-    return [(tokens, begins is not reverse) for tokens, begins in passes]
+    def whole(self) -> Windows:
+        """Return those of an engine that always begins at the beginning."""
+        return Windows(tokens=self.generated)
+
+    def _pass_s(self, tokens: int) -> float:
+        """Return what a pass of so many tokens costs; one that begins further on has read the tokens before it."""
+        again = (self.generated - tokens) / 2 / self.prompt
+        return self.first_s * (1 + again) + self.token_s * (tokens - 1)
+
+    def _cycle_s(self, tokens: int) -> float:
+        return self.short(tokens) * self.first_s + 2 * self._pass_s(tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """Which of a prompt's tokens passes generate: `tokens` of them, behind so many in the first pass of a cycle that is
+    not of the first token only, and in the second.
+
+    All of them in both passes, if there is time. Else the middles of the two windows lie at a quarter and at three
+    quarters of the generation: a change that grows with the length of the text counts as it does in the time per token,
+    and every launch measures the same.
+    """
+
+    tokens: int
+    skips: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def over(cls, generated: int, tokens: int) -> Windows:
+        """Return the windows of so many tokens."""
+        first = max(0, round(generated / 4 - tokens / 2))
+        return cls(tokens=tokens, skips=(first, generated - tokens - first))
+
+    @property
+    def asked(self) -> tuple[dict[str, int], ...]:
+        """Return what both passes are asked for; nothing where they are of all tokens."""
+        return tuple({"tokens": self.tokens, "skip": skip} if any(self.skips) else {} for skip in self.skips)
+
+
+def _cycle(short: int, windows: Windows, *, reverse: bool) -> list[tuple[bool, dict[str, int]]]:
+    """Return the passes of a launch in a cycle, whether this checkout begins and what they are asked for: the short
+    ones, then the two windows. In every other cycle the other side begins them."""
+    one, other = windows.asked
+    passes = [*((begins, {"tokens": 1}) for begins in _SHORT * (short // len(_SHORT))), (True, one), (False, other)]
+    return [(begins is not reverse, asked) for begins, asked in passes]
 
 
 def measure(
     launches: Sequence[Launch],
     cost: Cost,
+    windows: Windows,
     *,
     threads: int | None,
     rounds: int,
@@ -82,15 +145,15 @@ def measure(
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415
 
     started = time.monotonic()
-    how = asked(threads)
-    how = replace(how, every=_ticks_a_turn(launches[0].take_turns(how)))
+    how, short = asked(threads), cost.short(windows.tokens)
+    how = replace(how, every=_ticks_a_turn(launches[0].take_turns(replace(how, **windows.asked[0]))))
     cycles = 0
     while True:
         begun = time.monotonic()
         for launch in launches:
-            for tokens, begins in _cycle(cost.short, reverse=cycles % 2 == 1):
-                took = launch.take_turns(replace(how, tokens=tokens, begins=begins))
-                launch.keep(took, first_token=tokens is not None)
+            for begins, of in _cycle(short, windows, reverse=cycles % 2 == 1):
+                one = replace(how, begins=begins, **of)
+                launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
         cycles += 1
         now = time.monotonic()
         found = Turns(
@@ -99,6 +162,7 @@ def measure(
             seconds=now - started,
             ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every),
             rounds=rounds,
+            tokens=windows.asked[0].get("tokens"),
         )
         if enough(found) or now - started + now - begun > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))

@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -52,8 +52,10 @@ class Time(WireMessage, frozen=True, kw_only=True):
 class TakeTurns(WireMessage, frozen=True, kw_only=True):
     """Run a pass in turns of a token with the other side of the pair; the fields are those of `ab.baton.TokenTurns`.
 
-    `number` is the pass's, the same for both sides; `tokens` a limit of its own. `partner` is the other side's process
-    where it is stopped while this one has the turn, else 0. `observe`: take the steps apart, and answer with those.
+    `number` is the pass's, the same for both sides; `tokens` a limit of its own. With `skip` they are generated behind
+    so many of the first timed round's, which are read as part of the prompt, and are those that followed there.
+    `partner` is the other side's process where it is stopped while this one has the turn, else 0. `observe`: take the
+    steps apart, and answer with those.
     """
 
     number: int
@@ -62,6 +64,7 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     cores: tuple[int, ...]
     partner: int = 0
     tokens: int | None = None
+    skip: int | None = None
     observe: bool = False
 
 
@@ -121,11 +124,12 @@ class Begun(WireMessage, frozen=True, kw_only=True):
 
     `private_bytes` is the memory that nobody shares with this process, where the kernel tells it, and `threads` those
     of the engine. `device_bytes` are those that it holds of an accelerator, on which `device_free` are left. `turns`
-    says whether the engine can take turns of a token, and `follows` whether it can follow given tokens, of which its
-    model knows `vocabulary`.
+    says whether the engine can take turns of a token, `windows` whether in any part of this generation, and `follows`
+    whether it can follow given tokens, of which its model knows `vocabulary`.
     """
 
     turns: bool = False
+    windows: bool = False
     follows: bool = False
     vocabulary: int | None = None
     threads: int | None = None

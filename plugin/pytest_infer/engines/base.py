@@ -375,6 +375,15 @@ class Engine(Protocol):
         """
         raise EngineError("this engine cannot follow given tokens")
 
+    def continues(self) -> bool:
+        """Return whether `generate` can go on with a generation: told its first tokens as part of the ids, and to
+        `follow` the next ones.
+
+        Turns of a token then measure a part of a long generation in each launch, not the beginning in few. By default,
+        whether it follows.
+        """
+        return self.follows()
+
     def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:
         """From the next `prepare` on keep the scores of what is generated, or none. Called for profile rounds only.
 

@@ -22,10 +22,10 @@ class Asking:
     prompt: Prompt
     ids: Sequence[int]
 
-    def next(self) -> Request:
-        """Return the request of the next round."""
-        number = next(_rounds)
-        return Request(prompt=self.prompt, ids=self.ids, nonce=nonce(_begin + number), round=number)
+    def next(self, behind: Sequence[int] = ()) -> Request:
+        """Return the request of the next round; its ids go on with those of `behind`."""
+        number, ids = next(_rounds), [*self.ids, *behind] if behind else self.ids
+        return Request(prompt=self.prompt, ids=ids, nonce=nonce(_begin + number), round=number)
 
 
 def nonce(number: int) -> str:

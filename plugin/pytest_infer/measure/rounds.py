@@ -108,15 +108,16 @@ class Runner:
         tokens: int | None = None,
         follow: Sequence[int] | None = None,
         observed: taken.InTurns | None = None,
+        behind: Sequence[int] = (),
     ) -> Pass:
         """Run a round without counters in turns with another process, its steps `observed` or bare.
 
-        `tokens` is a limit of its own.
+        `tokens` is a limit of its own. The prompt goes on with the ids of `behind`.
         """
         limits = self.limits if tokens is None else replace(self.limits, max_new_tokens=tokens)
         following.steer(self.engine, None if follow is None else follow[: limits.max_new_tokens])
         self.engine.reset()
-        request = self.asking.next()
+        request = self.asking.next(behind)
         self.engine.ready(request, limits)
         clocks = nullcontext(TurnClock(turns)) if observed is None else observed.clock(turns)
         with suspended(), quiet_gc(), clocks as clock:
@@ -127,7 +128,7 @@ class Runner:
             # What follows the last token of an accelerator belongs to no turn of the other side's.
             self.engine.synchronize()
         self.engine.settle()
-        trace = clock.trace(prompt_tokens=len(self.asking.ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
+        trace = clock.trace(prompt_tokens=len(request.ids), requested_tokens=limits.max_new_tokens, stopped_by=None)
         return Pass(
             start_ns=trace.start_ns,
             stamps_ns=trace.stamps_ns,

@@ -210,6 +210,10 @@ class TransformersEngine(Engine):
         """Leave generate() one token to choose at each step."""
         self.running.follow(token_ids)
 
+    def continues(self) -> bool:
+        """Return whether it can follow, and no length of a prompt has to be compiled first."""
+        return self.follows() and not self.options.compile
+
     def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:
         """Let a processor that changes nothing see the logits before all others."""
         self.running.keep_scores(keep=keep and self.running.takes_processors, full=full)
