@@ -1,4 +1,4 @@
-"""Quads, passes and launches: hand-worked values, and intervals that hold the truth as often as they say."""
+"""Neighbours, passes and launches: hand-worked values, and intervals that hold the truth as often as they say."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from pytest_infer.ab import protocol
 from pytest_infer.ab.launch import Launch
 from pytest_infer.analysis.compare import launches, moderation
 from pytest_infer.analysis.compare.launches import ByLaunch, Spread
@@ -19,20 +20,36 @@ def one(*steps, first=10):
     return Pass(start_ns=100, stamps_ns=stamps_ns, tick_sizes=(1,) * len(stamps), token_ids=(1,) * len(stamps))
 
 
-def test_a_quad_by_hand():
-    # Chunks 1 and 2 make a quad, 3 and 4 another; the fifth is left over.
-    before, after = one(10, 20, 30, 10, 99), one(11, 22, 30, 12, 1)
-    expected = np.median([math.log(33 / 30), math.log(42 / 40)])
+def test_neighbours_by_hand():
+    # Of chunks 1, 3 and 5 the first side came first, of 2, 4 and 6 the other; the seventh is left over.
+    before, after = one(10, 20, 30, 10, 10, 20, 99), one(11, 22, 60, 12, 12, 20, 1)
+    expected = (math.log(1.2) + math.log(1.1)) / 2
     assert launches.step_ratio(before, after) == pytest.approx(expected, abs=1e-12)
+
+
+def test_who_comes_first_finds_nothing_of_the_others_in_the_caches():
+    # Who comes second takes 9 % more: as large as the change is small, and in every ratio.
+    steps = [100, 109] * 8
+    assert launches.step_ratio(one(*steps), one(*[round(1.02 * s) for s in steps[1:] + steps[:1]])) == pytest.approx(
+        math.log(1.02), abs=0.005
+    )
+
+
+def test_a_burst_of_other_work_moves_a_pass_hardly():
+    rng = np.random.default_rng(3)
+    before, after = rng.normal(1e6, 1e4, (2, 32))
+    calm = launches.step_ratio(one(*before), one(*after))
+    after[5:10] *= 3
+    assert abs(launches.step_ratio(one(*before), one(*after)) - calm) < 0.01
 
 
 def test_chunks_of_several_ticks():
     before, after = one(1, 2, 3, 4, 5), one(2, 2, 3, 4, 5)
-    assert launches.step_ratio(before, after, every=2) == pytest.approx(math.log(11 / 10), abs=1e-12)
+    assert launches.step_ratio(before, after, every=2) == pytest.approx(math.log(4 / 3) / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize(("before", "after"), [((), ()), ((5,), (5,)), ((5, 5), (5,))])
-def test_too_few_chunks_for_a_quad(before, after):
+def test_too_few_chunks(before, after):
     assert launches.step_ratio(one(*before), one(*after)) is None
 
 
@@ -188,8 +205,20 @@ def test_a_pass_that_generates_other_tokens_is_counted():
     half = [Pass(start_ns=0, stamps_ns=(1, 2, 3), tick_sizes=(1, 1, 1), token_ids=ids) for ids in (same, other)]
     first = Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(7,))
     launch = Launch(before=None, after=None, pairs=[(rounds, rounds)])
-    launch.passes, launch.first_tokens = [(half[0], half[0]), (half[0], half[1])], [(first, first)]
+    took = [protocol.TookTurns(taken=one, wall_ns=1) for one in (*half, first)]
+    launch.keep((took[0], took[0]), first_token=False)
+    launch.keep((took[2], took[2]), first_token=True)
+    assert launch.strayed == 0
+    launch.keep((took[0], took[1]), first_token=False)
     assert launch.strayed == 1
+    # Behind the first token come the other two.
+    later = protocol.TookTurns(taken=Pass(start_ns=0, stamps_ns=(1, 2), tick_sizes=(1, 1), token_ids=(8, 9)), wall_ns=1)
+    launch.keep((later, later), first_token=False, skip=1)
+    assert launch.strayed == 1
+    launch.keep((later, later), first_token=False)
+    assert launch.strayed == 3
+    assert len(launch.passes) == 4
+    assert len(launch.first_tokens) == 1
 
 
 def test_a_launch_that_is_left_out_of_one_prompt_costs_the_others_nothing():

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from pytest_infer.ab import passes
-from pytest_infer.ab.passes import Cost, Windows
+from pytest_infer.ab.passes import Cost, Parts, Windows
 
 
 def cost(pair_s, first_s, generated=64, prompt=32):
@@ -26,22 +26,56 @@ def cost(pair_s, first_s, generated=64, prompt=32):
 )
 def test_what_fits_a_minute_whole(pair_s, first_s, short, fit):
     one = cost(pair_s, first_s)
-    assert (one.short(64), one.launches(60, turns=True, windows=False)) == (short, fit)
+    parts = one.parts(60, 99, 5, turns=True, windows=False)
+    assert (one.short(64), parts) == (short, Parts(launches=fit, whole=fit, windows=Windows(tokens=64)))
 
 
 def test_an_engine_without_turns_has_three_pairs_a_launch():
-    assert cost(4.0, 0.2).launches(60, turns=False, windows=True) == 5
+    assert cost(4.0, 0.2).parts(60, 8, 5, turns=False, windows=False).launches == 5
 
 
-def test_parts_of_a_generation_fit_more_launches():
-    # smollm2 on a slow machine: 32 tokens of 58 ms on either side.
-    slow = cost(3.9, 0.22, generated=32)
-    assert slow.launches(60, turns=True, windows=False) == 4
-    assert slow.launches(60, turns=True, windows=True) == 7
-    windows = slow.windows(60, 7, 1)
-    assert 9 <= windows.tokens < 16
-    taken = 7 * (slow.pair_s + slow.short(windows.tokens) * slow.first_s + 2 * (slow.first_s + windows.tokens * 0.12))
-    assert taken < 66
+def spent(one, parts):
+    """What whole rounds and a cycle of passes take, seconds."""
+    behind = 1 + sum(parts.windows.skips) / 2 / one.prompt
+    a_pass = behind * one.first_s + (parts.windows.tokens - 1) * one.token_s
+    cycle = one.short(parts.windows.tokens) * one.first_s + 2 * a_pass
+    return parts.whole * one.pair_s + parts.launches * cycle
+
+
+@pytest.mark.parametrize(
+    ("pair_s", "first_s", "generated", "launches", "whole", "tokens"),
+    [
+        (1.0, 0.1, 32, 8, 8, 32),  # time enough
+        (3.9, 0.22, 32, 8, 5, 16),  # 58 ms a token and side
+        (12.0, 0.22, 128, 8, 3, 9),
+    ],
+)
+def test_parts_of_a_generation_fit_all_launches(pair_s, first_s, generated, launches, whole, tokens):
+    one = cost(pair_s, first_s, generated=generated)
+    parts = one.parts(60, 8, 5, turns=True, windows=True)
+    assert (parts.launches, parts.whole, parts.windows.tokens) == (launches, whole, tokens)
+    assert spent(one, parts) <= 66
+    # Where memory holds fewer launches, each has the more.
+    fewer = one.parts(60, 4, 5, turns=True, windows=True)
+    assert fewer.launches == 4
+    assert fewer.windows.tokens >= parts.windows.tokens
+
+
+def test_launches_without_time_for_whole_rounds_still_have_half_of_it_for_passes():
+    # 60 ms a token and side: whole rounds of the fewest launches alone take a minute and a half.
+    one = cost(31.0, 0.24, generated=256)
+    parts = one.parts(60, 8, 5, turns=True, windows=True)
+    assert parts.whole == 3
+    assert parts.launches > 3
+    assert spent(one, parts) - 3 * one.pair_s < 33
+    assert one.parts(60, 8, 5, turns=True, windows=False).launches == 3
+
+
+def test_what_was_planned_stays_when_the_launches_are_there():
+    one = cost(3.9, 0.22, generated=32)
+    for asked in range(1, 12):
+        parts = one.parts(60, asked, 5, turns=True, windows=True)
+        assert one.parts(60, parts.launches, 5, turns=True, windows=True) == parts
 
 
 @pytest.mark.parametrize(
@@ -71,18 +105,14 @@ def test_either_side_begins_one_window_and_the_other_one_in_the_next_cycle():
 
 
 def test_passes_of_all_tokens_ask_for_nothing_of_their_own():
-    assert Windows.over(32, 32).asked == cost(1.0, 0.1).whole().asked == ({}, {})
-
-
-def test_time_enough_leaves_passes_whole():
-    assert cost(0.5, 0.02).windows(60, 8, 1) == cost(0.5, 0.02).whole()
+    assert Windows.over(32, 32).asked == Windows(tokens=32).asked == ({}, {})
 
 
 @pytest.mark.parametrize("short", [4, 8])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_either_side_ends_and_begins_neighbouring_passes_equally_often(short, reverse):
     # Who does finds its own weights in the caches; with F T F T … equal code differed by 2 % in its first token.
-    cycle = passes._cycle(short, cost(1.0, 0.1).whole(), reverse=reverse)
+    cycle = passes._cycle(short, Windows(tokens=32), reverse=reverse)
     begins = [begins for begins, asked in cycle if asked == {"tokens": 1}]
     again = [one for one, other in itertools.pairwise(begins) if one is not other]
     assert again.count(True) == again.count(False) == short / 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -18,13 +18,14 @@ from pytest_infer.ab.baton import Baton, TokenTurns
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.checkouts.imports import imported_from
+from pytest_infer.engines.base import Engine
 from pytest_infer.measure import following, rounds
 from pytest_infer.measure.breakdown import taken
 from pytest_infer.measure.counters import accelerator, memory
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.session import InferSession
-from pytest_infer.records import PromptRecord, Reading, Reference, Round
+from pytest_infer.records import PromptRecord, Reading, Reference, Round, TokenTrace
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
 _GONE = "the run that compares with this one is over"
@@ -119,8 +120,7 @@ class Child(Here):
         timed: list[Round] = []
         first: Round | None = None
         reference: Reference | None = None
-        warmup, profile, absent, engine = 0, None, None, task.runner.engine
-        observed: taken.InTurns | None = None
+        warmup, profile, absent, engine, text = 0, None, None, task.runner.engine, _Text()
         on_device = accelerator.share()
         self._send(
             protocol.Begun(
@@ -146,24 +146,25 @@ class Child(Here):
                     pin(cores)
                     settle()
                     timed.append(task.runner.timed(following.timed(reference)))
+                    text.like = timed[0].trace
                     pin(all_cores)
                     self._send(protocol.TimedRound(round=timed[-1]))
+                case protocol.Adopt(trace=trace):
+                    text.like = trace
+                    self._send(protocol.Adopted())
                 case protocol.TakeTurns() as asked:
-                    observed = observed or (taken.InTurns(engine, timed[0].trace) if asked.observe else None)
-                    ids = timed[0].trace.token_ids if asked.skip is not None else ()
-                    told = self._passed(task, asked, following.timed(reference), observed, ids)
+                    told = self._passed(task, asked, following.timed(reference), text)
                     pin(all_cores)
                     self._send(told)
                 case protocol.Encode(times=times):
                     self._send(protocol.Encoded(took_ns=task.runner.encoded(times)))
                 case protocol.Follow(reference=given):
-                    reference = replace(given, free=timed[0].trace.token_ids, timed=True)
+                    reference = replace(given, free=text.ids, timed=True)
                     timed.clear()
                     self._send(protocol.Follows())
                 case protocol.RunProfile() as asked:
                     settle()
-                    if reference is None and asked.reference is not None:
-                        reference = following.decide(asked.reference, engine, timed[0].trace.token_ids)
+                    reference = reference or text.compared(asked.reference, engine)
                     profile, absent = task.runner.kept_apart(
                         timed[0].trace,
                         experts=asked.experts,
@@ -181,26 +182,19 @@ class Child(Here):
                         first=first,
                         profile_absent=absent,
                         reference=reference,
-                        breakdown=None if observed is None else observed.breakdown(),
-                        breakdown_absent=None if observed is None else observed.absent,
+                        **text.taken_apart(),
                     )
                 case _:
                     pytest.skip("the other side did not finish its rounds")
 
     def _passed(
-        self,
-        task: Task,
-        asked: protocol.TakeTurns,
-        follow: tuple[int, ...] | None,
-        observed: taken.InTurns | None,
-        ids: tuple[int, ...],
+        self, task: Task, asked: protocol.TakeTurns, follow: tuple[int, ...] | None, text: _Text
     ) -> protocol.TookTurns | protocol.TookApart:
-        """Run a pass; where it is one in the middle of the text, `ids` are the whole text's."""
-        if asked.observe and observed is not None:
+        if asked.observe and (observed := text.observe(task.runner.engine)) is not None:
             return self._observed(task, asked, follow, observed)
         if asked.skip is None:
             return self._turns(task, asked, follow)
-        return self._turns(task, asked, ids[asked.skip :], behind=ids[: asked.skip])
+        return self._turns(task, asked, text.ids[asked.skip :], behind=text.ids[: asked.skip])
 
     def _turns(
         self,
@@ -280,6 +274,34 @@ class Child(Here):
             return {}
         worktree = [] if self._hello.worktree is None else [Path(self._hello.worktree)]
         return imported_from(Path(self._hello.checkout), but=worktree)
+
+
+@dataclass(slots=True)
+class _Text:
+    """What the passes of a test generate: the tokens of a whole round; and their steps, once these are observed."""
+
+    like: TokenTrace | None = None
+    observed: taken.InTurns | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Return the tokens; none before the first whole round."""
+        return () if self.like is None else self.like.token_ids
+
+    def taken_apart(self) -> dict[str, Any]:
+        """Return what `Measured` has of the steps."""
+        seen = self.observed
+        return {} if seen is None else {"breakdown": seen.breakdown(), "breakdown_absent": seen.absent}
+
+    def compared(self, reference: Reference | None, engine: Engine) -> Reference | None:
+        """Return a reference, if there is one, with what this side generates."""
+        return None if reference is None else following.decide(reference, engine, self.ids)
+
+    def observe(self, engine: Engine) -> taken.InTurns | None:
+        """Return what takes steps apart."""
+        if self.observed is None and self.like is not None:
+            self.observed = taken.InTurns(engine, self.like)
+        return self.observed
 
 
 def _whole(reading: Reading) -> int | None:

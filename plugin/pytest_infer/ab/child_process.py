@@ -18,7 +18,7 @@ import msgspec
 from pytest_infer.ab import baton, protocol
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.options import CHILD
-from pytest_infer.records import PromptRecord, Reference, Round
+from pytest_infer.records import PromptRecord, Reference, Round, TokenTrace
 
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
@@ -101,7 +101,7 @@ class ChildProcess:
     def go(self, nodeid: str) -> None:
         """Let a test begin, and do not wait for it."""
         if self._open is not None:
-            self._abandon()
+            self.abandon()
         self._send(protocol.Go(nodeid=nodeid))
         self._open = nodeid
 
@@ -165,6 +165,11 @@ class ChildProcess:
         self._send(protocol.Follow(reference=reference))
         self._expect(protocol.Follows)
 
+    def adopt(self, trace: TokenTrace) -> None:
+        """Give the test a whole round's trace in place of one of its own."""
+        self._send(protocol.Adopt(trace=trace))
+        self._expect(protocol.Adopted)
+
     def instrument(
         self,
         *,
@@ -189,6 +194,13 @@ class ChildProcess:
         self._open = None
         return finished.record, ended.why
 
+    def abandon(self) -> None:
+        """End a test in which the parent did not ask for all rounds."""
+        self._send(protocol.Abandon())
+        while not isinstance(self._receive(), protocol.Ended):
+            pass
+        self._open = None
+
     def check(self) -> None:
         """Raise the line that says why the child cannot go on, if it cannot."""
         if self._broken is not None:
@@ -210,13 +222,6 @@ class ChildProcess:
                 self._process.wait(_END_S)
                 break
         self._log.close()
-
-    def _abandon(self) -> None:
-        """End a test in which the parent did not ask for all rounds."""
-        self._send(protocol.Abandon())
-        while not isinstance(self._receive(), protocol.Ended):
-            pass
-        self._open = None
 
     def _send(self, message: protocol.WireMessage) -> None:
         self.check()

@@ -32,6 +32,7 @@ class Launch:
     first_tokens: list[tuple[Pass, Pass]] = field(default_factory=list)
     strayed: int = 0
     """How many halves of the kept passes generated other tokens than the first whole round of their side."""
+    _like: tuple[Round, Round] | None = None
     _turns: int = 0
     _stops: bool = False
 
@@ -62,6 +63,17 @@ class Launch:
             before = self.before.time(cores)
             self.pairs.append((before, self.after.time(cores)))
 
+    def adopt(self, first: Launch) -> None:
+        """Take the first whole rounds of another launch for those of this one, which has none of its own."""
+        self._like = first.like
+        for side, one in zip((self.before, self.after), self._like, strict=True):
+            side.adopt(one.trace)
+
+    @property
+    def like(self) -> tuple[Round, Round]:
+        """Return the whole rounds whose tokens passes generate, too."""
+        return self._like or self.pairs[0]
+
     def differs_from(self, tokens: tuple[int, ...]) -> bool:
         """Return whether either side has generated other tokens in a whole round."""
         return any(one.trace.token_ids != tokens for pair in self.pairs for one in pair)
@@ -73,7 +85,7 @@ class Launch:
         self._forget()
 
     def _forget(self) -> None:
-        self.pairs, self.passes, self.first_tokens, self.strayed = [], [], [], 0
+        self.pairs, self.passes, self.first_tokens, self.strayed, self._like = [], [], [], 0, None
 
     def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
@@ -110,7 +122,7 @@ class Launch:
         """Keep a pass, which was of the first token only or not, and began behind so many tokens."""
         one = took[0].taken, took[1].taken
         (self.first_tokens if first_token else self.passes).append(one)
-        for half, whole in zip(one, self.pairs[0], strict=True):
+        for half, whole in zip(one, self.like, strict=True):
             self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][: len(half.token_ids)]
 
     def finish(self, keep: tuple[int, ...]) -> tuple[list[PromptRecord], list[str]]:
@@ -118,6 +130,11 @@ class Launch:
         all."""
         ended = [side.finish(keep) for side in (self.before, self.after)]
         return [record for record, _ in ended], [why for _, why in ended if why is not None]
+
+    def leave(self) -> None:
+        """End the test on both sides without a record."""
+        self.before.abandon()
+        self.after.abandon()
 
     def kept(self, each: int) -> tuple[int, ...]:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pytest_infer.ab import apart, divergence, passes, protocol
 from pytest_infer.ab.child_process import ChildProcess
@@ -108,9 +109,16 @@ class Launches:
         first.time(cores.of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
         cost = passes.Cost.of(first.pairs[0])
-        windows = all(one.windows for one in begun)
-        fitting = cost.launches(self._session.settings.time_s, turns=takes_turns, windows=windows)
-        used = self._used(begun, fitting)
+        fitting = partial(
+            cost.parts,
+            self._session.settings.time_s,
+            rounds=plan.rounds,
+            turns=takes_turns,
+            windows=takes_turns and all(one.windows for one in begun),
+        )
+        used = self._used(begun, fitting(self._wanted).launches)
+        parts = fitting(len(used))
+        whole = used[: parts.whole]
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)
@@ -120,17 +128,19 @@ class Launches:
             else:
                 launch.warm_up(plan.warmup)
         started = time.monotonic()
-        each = math.ceil(plan.rounds / len(used))
-        self._whole_rounds(info, used, each, plan.repeat, cores)
+        each = math.ceil(plan.rounds / len(whole))
+        self._whole_rounds(info, whole, each, plan.repeat, cores)
         able = all(one.follows for one in begun)
         tokens, others = (one.trace.token_ids for one in first.pairs[0])
         known = begun[1].vocabulary
         reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known)
-        if able and reference.problem is None and any(launch.differs_from(tokens) for launch in used):
+        if able and reference.problem is None and any(launch.differs_from(tokens) for launch in whole):
             # Times of different work say nothing: both sides do the base's.
             for launch in used:
                 launch.follow(reference)
-            self._whole_rounds(info, used, each, plan.repeat, cores)
+            self._whole_rounds(info, whole, each, plan.repeat, cores)
+        for launch in used[parts.whole :]:
+            launch.adopt(first)
         if plan.profile:
             self._say(info, "profile")
             self._profile(first, plan, reference)
@@ -139,7 +149,7 @@ class Launches:
             found = passes.measure(
                 used,
                 cost,
-                cost.windows(self._session.settings.time_s, len(used), each) if windows else cost.whole(),
+                parts.windows,
                 threads=threads,
                 rounds=each,
                 budget_s=left,
@@ -149,7 +159,9 @@ class Launches:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, each, cores, started)
         found = self._taken_apart(info, used, cost, found, threads)
-        return self._finish(nodeid, used, found)
+        for launch in used[parts.whole :]:
+            launch.leave()
+        return self._finish(nodeid, whole, found)
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
         files = divergence.Files.within(self._commit.scratch)

@@ -59,31 +59,30 @@ class Cost:
         return (self.pair_s - self.first_s) / max(1, self.generated - 1)
 
     def short(self, tokens: int) -> int:
-        """Return how many passes of one token a cycle has: fewer where they would cost more than the two others, of so
-        many tokens."""
+        """Return how many passes of one token a cycle has: fewer where its two others are not of all tokens, or these
+        would cost more than those."""
         more = 2 * len(_SHORT)
-        return more if more * self.first_s <= 2 * self._pass_s(tokens) else len(_SHORT)
+        return more if tokens == self.generated and more * self.first_s <= 2 * self.pair_s else len(_SHORT)
 
-    def launches(self, budget_s: float, *, turns: bool, windows: bool) -> int:
-        """Return in how many launches the prompt can be measured: a pair of whole rounds and a cycle of passes each.
+    def parts(self, budget_s: float, launches: int, rounds: int, *, turns: bool, windows: bool) -> Parts:
+        """Return what is measured in each of at most so many launches, so that it fits the time.
 
-        An engine that takes no turns has three pairs instead.
+        Of an engine that takes no turns that is three pairs of whole rounds; else a pair of them and a cycle of passes.
+        If that is too much, and passes may be `windows`, these are as short as need be, and only some launches have
+        whole rounds: as many as `rounds`, but for no more than half of the time, and `LEAST_LAUNCHES` anyway.
         """
-        tokens = min(self.generated, _LEAST_TOKENS) if windows else self.generated
-        each = self.pair_s + (self._cycle_s(tokens) if turns else 2 * self.pair_s)
-        return max(LEAST_LAUNCHES, int(budget_s / each))
-
-    def windows(self, budget_s: float, launches: int, rounds: int) -> Windows:
-        """Return of which tokens passes are so that each launch has time for a cycle, beside so many whole rounds."""
-        room = budget_s / launches - rounds * self.pair_s
-        fit = self.generated
-        while fit > _LEAST_TOKENS and self._cycle_s(fit) > room:
-            fit -= 1
-        return Windows.over(self.generated, fit)
-
-    def whole(self) -> Windows:
-        """Return those of an engine that always begins at the beginning."""
-        return Windows(tokens=self.generated)
+        each = self.pair_s + self._cycle_s(self.generated) if turns else 3 * self.pair_s
+        fit = max(LEAST_LAUNCHES, int(budget_s / each))
+        if launches <= fit or not windows:
+            count = min(launches, fit)
+            return Parts(launches=count, whole=count, windows=Windows(tokens=self.generated))
+        whole = min(launches, max(LEAST_LAUNCHES, min(rounds, int(budget_s / 2 / self.pair_s))))
+        room = max(budget_s / 2, budget_s - whole * self.pair_s)
+        tokens = min(self.generated, _LEAST_TOKENS)
+        launches = min(launches, max(whole, int(room / self._cycle_s(tokens))))
+        while tokens < self.generated and launches * self._cycle_s(tokens + 1) <= room:
+            tokens += 1
+        return Parts(launches=launches, whole=whole, windows=Windows.over(self.generated, tokens))
 
     def _pass_s(self, tokens: int) -> float:
         """Return what a pass of so many tokens costs; one that begins further on has read the tokens before it."""
@@ -117,6 +116,18 @@ class Windows:
     def asked(self) -> tuple[dict[str, int], ...]:
         """Return what both passes are asked for; nothing where they are of all tokens."""
         return tuple({"tokens": self.tokens, "skip": skip} if any(self.skips) else {} for skip in self.skips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """In how many `launches` a prompt is measured, in how many of these by `whole` rounds too, and what passes are of.
+
+    The launches without whole rounds are the last ones.
+    """
+
+    launches: int
+    whole: int
+    windows: Windows
 
 
 def _cycle(short: int, windows: Windows, *, reverse: bool) -> list[tuple[bool, dict[str, int]]]:

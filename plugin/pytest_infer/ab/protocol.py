@@ -7,7 +7,7 @@ from typing import Generic, TypeVar, Union
 
 import msgspec
 
-from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round
+from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round, TokenTrace
 
 PROTOCOL = 8
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
@@ -53,7 +53,7 @@ class TakeTurns(WireMessage, frozen=True, kw_only=True):
     """Run a pass in turns of a token with the other side of the pair; the fields are those of `ab.baton.TokenTurns`.
 
     `number` is the pass's, the same for both sides; `tokens` a limit of its own. With `skip` they are generated behind
-    so many of the first timed round's, which are read as part of the prompt, and are those that followed there.
+    so many of the first whole round's, which are read as part of the prompt, and are those that followed there.
     `partner` is the other side's process where it is stopped while this one has the turn, else 0. `observe`: take the
     steps apart, and answer with those.
     """
@@ -78,6 +78,12 @@ class Follow(WireMessage, frozen=True, kw_only=True):
     """Forget the timed rounds of this test; from now on follow the tokens of the reference in all rounds and passes."""
 
     reference: Reference
+
+
+class Adopt(WireMessage, frozen=True, kw_only=True):
+    """Passes generate the tokens of this trace: no whole round will be asked for."""
+
+    trace: TokenTrace
 
 
 class RunProfile(WireMessage, frozen=True, kw_only=True):
@@ -172,6 +178,10 @@ class Follows(WireMessage, frozen=True, kw_only=True):
     """The rounds from now on follow the reference."""
 
 
+class Adopted(WireMessage, frozen=True, kw_only=True):
+    """It is known what passes generate."""
+
+
 class Instrumented(WireMessage, frozen=True, kw_only=True):
     """The profile round is over; the record will hold it."""
 
@@ -191,11 +201,11 @@ class Ended(WireMessage, frozen=True, kw_only=True):
 
 
 FromParent = Union[  # noqa: UP007 - msgspec reads it at run time
-    Hello, Go, WarmUp, Time, TakeTurns, Encode, Follow, RunProfile, Finish, Abandon
+    Hello, Go, WarmUp, Time, TakeTurns, Encode, Follow, Adopt, RunProfile, Finish, Abandon
 ]  # fmt: skip
 FromChild = Union[  # noqa: UP007 - as above
-    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, TookApart, Encoded, Follows, Instrumented,
-    FinishedTest, Ended,
+    OtherProtocol, Ready, Begun, Warmed, TimedRound, TookTurns, TookApart, Encoded, Follows, Adopted,
+    Instrumented, FinishedTest, Ended,
 ]  # fmt: skip
 
 Received = TypeVar("Received")
