@@ -27,7 +27,10 @@ class TornError(Exception):
 class Runner:
     """Notes the cores that it ran on, and ends one kind of round early; a pass in turns pins itself."""
 
-    engine = SimpleNamespace(takes_turns=lambda: True, follows=lambda: None, synchronize=lambda: None)
+    engine = SimpleNamespace(
+        takes_turns=lambda: True, follows=lambda: None, continues=lambda: False, synchronize=lambda: None
+    )
+    limits = SimpleNamespace(sequences=1)
 
     def __init__(self, cores, torn):
         self._cores, self._torn, self.ran = cores, torn, []
@@ -41,7 +44,7 @@ class Runner:
         self._run("whole")
         return SimpleNamespace(trace=None)
 
-    def in_turns(self, turns, tokens, follow=None, observed=None):
+    def in_turns(self, turns, tokens, follow=None, observed=None, behind=()):
         turns._settle(1)
         self._run("turns")
         return Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(1,))
