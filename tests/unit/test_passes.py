@@ -71,6 +71,12 @@ def test_launches_without_time_for_whole_rounds_still_have_half_of_it_for_passes
     assert one.parts(60, 8, 5, turns=True, windows=False).launches == 3
 
 
+def test_beside_a_long_prefill_all_tokens_are_measured():
+    # 10 s of prefill a side, 60 ms a token: what a pass costs hardly depends on its tokens.
+    parts = cost(23.7, 20.0, generated=32, prompt=2000).parts(60, 8, 5, turns=True, windows=True)
+    assert parts == Parts(launches=3, whole=3, windows=Windows(tokens=32))
+
+
 def test_what_was_planned_stays_when_the_launches_are_there():
     one = cost(3.9, 0.22, generated=32)
     for asked in range(1, 12):

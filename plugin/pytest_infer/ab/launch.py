@@ -131,11 +131,6 @@ class Launch:
         ended = [side.finish(keep) for side in (self.before, self.after)]
         return [record for record, _ in ended], [why for _, why in ended if why is not None]
 
-    def leave(self) -> None:
-        """End the test on both sides without a record."""
-        self.before.abandon()
-        self.after.abandon()
-
     def kept(self, each: int) -> tuple[int, ...]:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""
         return rounds.rounds_to_keep([disturbed(pair) for pair in self.pairs], each)

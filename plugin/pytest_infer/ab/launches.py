@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from pytest_infer.ab import apart, divergence, passes, protocol
 from pytest_infer.ab.child_process import ChildProcess
@@ -108,14 +107,13 @@ class Launches:
         first.warm_up(plan.warmup)
         first.time(cores.of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
-        cost = passes.Cost.of(first.pairs[0])
-        fitting = partial(
-            cost.parts,
-            self._session.settings.time_s,
-            rounds=plan.rounds,
-            turns=takes_turns,
-            windows=takes_turns and all(one.windows for one in begun),
-        )
+        windows = takes_turns and all(one.windows for one in begun)
+
+        def fitting(launches: int) -> passes.Parts:
+            return passes.Cost.of(first.pairs[0]).parts(
+                self._session.settings.time_s, launches, plan.rounds, turns=takes_turns, windows=windows
+            )
+
         used = self._used(begun, fitting(self._wanted).launches)
         parts = fitting(len(used))
         whole = used[: parts.whole]
@@ -144,12 +142,13 @@ class Launches:
         if plan.profile:
             self._say(info, "profile")
             self._profile(first, plan, reference)
+        cost = passes.Cost.of(first.pairs[0])
         left = self._session.settings.time_s - (time.monotonic() - started)
         if takes_turns:
             found = passes.measure(
                 used,
                 cost,
-                parts.windows,
+                fitting(len(used)).windows,
                 threads=threads,
                 rounds=each,
                 budget_s=left,
@@ -159,8 +158,6 @@ class Launches:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, each, cores, started)
         found = self._taken_apart(info, used, cost, found, threads)
-        for launch in used[parts.whole :]:
-            launch.leave()
         return self._finish(nodeid, whole, found)
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:

@@ -26,6 +26,9 @@ _LEAST_QUADS = 4
 """Turns are short enough for so many quads in a pass, whatever that costs."""
 _LEAST_TOKENS = 1 + 2 * _LEAST_QUADS
 """A pass is of no fewer tokens, if the prompt has as many."""
+_LITTLE = 0.25
+"""Passes are of as many tokens as cost this share of the prefills in a cycle, whatever the time: so long a prompt would
+be read for little."""
 _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
 
@@ -49,7 +52,7 @@ class Cost:
         return cls(
             pair_s=sum(one.stamps_ns[-1] - one.start_ns for one in traces) / 1e9,
             first_s=sum(one.stamps_ns[0] - one.start_ns for one in traces) / 1e9,
-            prompt=traces[0].prompt_tokens,
+            prompt=max(1, traces[0].prompt_tokens),
             generated=min(sum(one.tick_sizes) for one in traces),
         )
 
@@ -78,7 +81,8 @@ class Cost:
             return Parts(launches=count, whole=count, windows=Windows(tokens=self.generated))
         whole = min(launches, max(LEAST_LAUNCHES, min(rounds, int(budget_s / 2 / self.pair_s))))
         room = max(budget_s / 2, budget_s - whole * self.pair_s)
-        tokens = min(self.generated, _LEAST_TOKENS)
+        cheap = int(_LITTLE * self._cycle_s(1) / max(2 * self.token_s, 1e-9))
+        tokens = min(self.generated, max(_LEAST_TOKENS, cheap))
         launches = min(launches, max(whole, int(room / self._cycle_s(tokens))))
         while tokens < self.generated and launches * self._cycle_s(tokens + 1) <= room:
             tokens += 1
