@@ -117,6 +117,11 @@ class Launches:
         used = self._used(begun, fitting(self._wanted).launches)
         parts = fitting(len(used))
         whole = used[: parts.whole]
+        if not parts.windows.whole:
+            self._session.note(
+                f"--infer-time {self._session.settings.time_s:g}s is too short to measure each prompt whole in "
+                f"{len(used)} launches: steps were compared in parts of it"
+            )
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)

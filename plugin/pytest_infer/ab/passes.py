@@ -117,9 +117,14 @@ class Windows:
         return cls(tokens=tokens, skips=(first, generated - tokens - first))
 
     @property
+    def whole(self) -> bool:
+        """Whether they are all tokens."""
+        return not any(self.skips)
+
+    @property
     def asked(self) -> tuple[dict[str, int], ...]:
         """Return what both passes are asked for; nothing where they are of all tokens."""
-        return tuple({"tokens": self.tokens, "skip": skip} if any(self.skips) else {} for skip in self.skips)
+        return tuple({} if self.whole else {"tokens": self.tokens, "skip": skip} for skip in self.skips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +182,7 @@ def measure(
             seconds=now - started,
             ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every),
             rounds=rounds,
-            tokens=windows.asked[0].get("tokens"),
+            tokens=None if windows.whole else windows.tokens,
         )
         if enough(found) or now - started + now - begun > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))
