@@ -64,6 +64,16 @@ def test_unchanged_steps_name_nothing():
     assert sum(bool(one.named) or one.everywhere for one in found) <= 8
 
 
+@pytest.mark.parametrize("role", ["experts", "generation loop"])
+def test_a_change_that_is_known_need_not_be_shown_again_beyond_doubt(role):
+    # Few steps are taken apart, and scatter more than the figure whose verdict is known.
+    noisy = [turns({role: 0.5}, scatter=0.04, seed=seed) for seed in range(100)]
+    alone, known = ([changes.of_turns([one], DECODE, known=which) for one in noisy] for which in (False, True))
+    assert sum(named(one) == [role] for one in alone) < 85
+    assert sum(named(one) == [role] for one in known) >= 90
+    assert [one.high_s for one in known] == [one.high_s for one in alone]
+
+
 def test_two_roles_share_a_change_and_one_that_became_faster_is_told_too():
     found = changes.of_turns([turns({"experts": 0.6, "head": 0.3})], DECODE)
     assert set(named(found)) == {"experts", "head"}

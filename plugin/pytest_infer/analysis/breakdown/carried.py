@@ -41,10 +41,12 @@ def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, sl
     if phase is None or not pairs:
         return None
     if all(pair.turns is not None for pair in pairs):
-        found = changes.of_turns([pair.turns for pair in pairs if pair.turns is not None], phase)
+        found = changes.of_turns([pair.turns for pair in pairs if pair.turns is not None], phase, known=True)
     else:
         found = _stored(phase, pairs, change)
-    return found if found is not None and found.moved and (found.change_s > 0) is slower else None
+    if found is None or not (found.moved or found.named or found.everywhere):
+        return None
+    return found if (found.change_s > 0) is slower else None
 
 
 def tokeniser(pairs: Sequence[RowPair]) -> PhaseChange | None:

@@ -16,6 +16,8 @@ from pytest_infer.records import RoleTurns, Turns
 
 _ALPHA = 0.05
 """The chance that a role is named which did not change, in all roles of a phase together."""
+_AGREES = 0.9
+"""Steps whose figure is known to have moved must differ from 0 with this confidence: 95 % on the side it moved to."""
 _WORTH = 0.1
 """A role is named from this share of the whole's change on."""
 _ALMOST_ALL = 0.8
@@ -44,8 +46,11 @@ class _Part:
     layers: str = ""
 
 
-def of_turns(tests: Sequence[Turns], phase: str) -> PhaseChange | None:
+def of_turns(tests: Sequence[Turns], phase: str, *, known: bool = False) -> PhaseChange | None:
     """Return the change of a step, the mean over some tests; None where one of them was not taken apart.
+
+    If it is `known` that their figure moved, from more passes than those taken apart, these need not show it beyond
+    doubt once more to name a role.
 
     The launches are the observations: how far the code of a process lies from another's is in their spread. Tests are
     measured in the same launches, so each launch's mean over them is one observation.
@@ -77,7 +82,7 @@ def of_turns(tests: Sequence[Turns], phase: str) -> PhaseChange | None:
         )
         for role in names
     ]
-    return _told(phase, fmean(step), _student(whole), parts)
+    return _told(phase, fmean(step), _student(whole), parts, _AGREES if known else CONFIDENCE)
 
 
 def _sound(one: RoleTurns) -> bool:
@@ -117,15 +122,16 @@ def of_stored(phase: str, before: PhaseParts, after: PhaseParts, doubt: float) -
         excess = Student(1e9 * (b[0] - a[0] - a[0] / step * whole), 1e9 * error, df)
         parts.append(_Part(role=role, before=1e9 * a[0], change=change, excess=excess))
     error = math.hypot(*(part.error_s or 0.0 for side in sides for part in side.values()), doubt * step)
-    return _told(phase, 1e9 * step, Student(1e9 * whole, 1e9 * error, df), parts)
+    return _told(phase, 1e9 * step, Student(1e9 * whole, 1e9 * error, df), parts, CONFIDENCE)
 
 
-def _told(phase: str, step: float, whole: Student, parts: Sequence[_Part]) -> PhaseChange:
-    """Return the change in seconds, with the roles that carry it."""
+def _told(phase: str, step: float, whole: Student, parts: Sequence[_Part], confidence: float) -> PhaseChange:
+    """Return the change in seconds, with the roles that carry it if the whole differs from 0 with this confidence."""
     real = _differ([part.change for part in parts])
     own = _differ([part.excess for part in parts])
-    low, high = whole.interval(CONFIDENCE)
+    low, high = whole.interval(confidence)
     moved = low > 0 or high < 0
+    low, high = whole.interval(CONFIDENCE)
     everywhere = moved and _everywhere(whole, parts, own)
     roles = []
     for number, part in enumerate(parts):
