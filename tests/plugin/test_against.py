@@ -855,11 +855,10 @@ def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(rep
     repository.commit()
     repository.speed(before=LATE)
     speed.write_text(speed.read_text() + f"SHIFT = {shift}\n")
-    few = ("--infer-launches=5", "--infer-rounds=3", "--infer-time=7s", "--infer-max-new-tokens=24")
+    few = ("--infer-launches=5", "--infer-rounds=3", "--infer-time=8s", "--infer-max-new-tokens=24")
     result, run = judged(repository, "--infer-gate=tpot:20%", *few)
     result.assert_outcomes(failed=2)
-    (told,) = (line for line in result.outlines if "is too short" in line)
-    assert told.startswith("--infer-time 7s is too short to measure each prompt whole in 5")
+    result.stdout.fnmatch_lines(["--infer-time 8s is too short to measure each prompt whole in *"])
     asked = {tuple(map(int, what.split("-")[1:])) for _, what, _ in repository.events() if what.startswith("behind")}
     # Whole rounds, warm-up, first tokens.
     assert asked >= {(0, 24), (0, 4), (0, 1)}
@@ -867,14 +866,16 @@ def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(rep
         assert [len(one.rounds) for one in (before, after)] == [3, 3]
         assert {one.trace.token_ids for side in (before, after) for one in side.rounds} == {tuple(range(1, 25))}
         turns = run.turns[test]
-        assert {len(one) for one in turns.ratios.values()} == {5}
+        # On a machine with other work a first token may seem to cost so much that fewer fit.
+        launches = len(turns.ratios["step"])
+        assert 3 <= launches <= 5
         # Launches without whole rounds take their steps apart, too.
-        assert {len(one.before_ns) for one in turns.parts["decode"]} == {5}
+        assert {len(one.before_ns) for one in turns.parts["decode"]} == {launches}
         assert turns.strayed == 0
         assert 9 <= turns.tokens < 24
         assert asked >= {(skip, turns.tokens) for skip in Windows.over(24, turns.tokens).skips}
         # The first 12 tokens are not slower, the others three times so: as much as half of it in every launch.
-        assert [launch[0] for launch in turns.ratios["step"]] == pytest.approx([0.55] * 5, abs=0.25)
+        assert [launch[0] for launch in turns.ratios["step"]] == pytest.approx([0.55] * launches, abs=0.25)
     gone(repository)
 
 
