@@ -120,7 +120,7 @@ class Launches:
         if not parts.windows.whole:
             self._session.note(
                 f"--infer-time {self._session.settings.time_s:g}s is too short to measure each prompt whole in "
-                f"{len(used)} launches: steps were compared in parts of it"
+                f"{len(used)} launches: steps were compared in two parts of its text"
             )
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
