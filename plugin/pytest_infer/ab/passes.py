@@ -159,7 +159,7 @@ def measure(
 ) -> Turns:
     """Run cycles of passes in all launches until there are enough or the time is up, and return the ratios.
 
-    `rounds` whole ones were measured in each; `budget_s` is what the passes may take.
+    `rounds` whole ones were measured in each that has any; `budget_s` is what the passes may take.
     """
     # Imported late: numpy and scipy are for runs that compare.
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415

@@ -156,9 +156,9 @@ class Turns:
 
     `ratios` are log-ratios, this checkout's over the other's: of the `first` token and of a decode `step`, a tuple a
     launch, with an observation for every two passes. A turn had `every` ticks. `rounds` whole ones were measured in
-    each launch on either side, launch by launch; 0 where that was not kept. Passes were of so many `tokens`, other ones
-    in each launch, or of all (None). `parts` are steps taken apart by role, by phase, as far as they were, and what the
-    tokeniser took.
+    each launch on either side, launch by launch, or in the first launches only; 0 where that was not kept. Passes were
+    of so many `tokens`, in two places of the text, or of all (None). `parts` are steps taken apart by role, by phase,
+    as far as they were, and what the tokeniser took.
     """
 
     every: int
