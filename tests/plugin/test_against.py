@@ -693,6 +693,10 @@ def spanning(repository):
     conftest.write_text(conftest.read_text() + SPANS)
 
 
+MOST = r"\+\d\S* ms( of \+\d\S*|, all of it)"
+"""Of nearly the whole change the words depend on the last digit."""
+
+
 def test_the_part_of_a_step_that_became_slower_is_named(repository):
     spanning(repository)
     repository.speed(delay=0.002)
@@ -702,8 +706,8 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     result, run = judged(repository, *launches, "--infer-gate=tpot:20%")
     result.assert_outcomes(failed=2)
     result.stdout.re_match_lines([
-        r"decode .* slower \[.*\], all 2 prompts: experts \+\d.* ms of \+\d.*",
-        r" +where: experts \+\d.* ms of \+\d.*",
+        rf"decode .* slower \[.*\], all 2 prompts: experts {MOST}",
+        rf" +where: experts {MOST}",
         r" +experts: \d.* ms → \d.* ms a step, \+\d.* ms \[.*",
     ])  # fmt: skip
     for turns in run.turns.values():
@@ -712,7 +716,10 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     (saved,) = repository.path.glob(".benchmarks/*/*.json")
     stored = json.loads(saved.read_text())
     (j, _) = (j for j in stored["pytest_infer"]["gate"]["judgements"] if j["metric"] == "tpot_s")
-    assert [(one["role"], one["layers"]) for one in j["carried"]["roles"] if one["named"]] == [("experts", "")]
+    (named,) = (one for one in j["carried"]["roles"] if one["named"])
+    assert (named["role"], named["layers"]) == ("experts", "")
+    step, part = (one["after_s"] - one["before_s"] for one in (j["carried"], named))
+    assert 0.8 < part / step < 1.25
     (block, _) = (b for b in totals(stored))
     # Our own side's steps are those of the observed passes.
     assert block["breakdown"]["decode"]["parts"][0]["role"] == "experts"

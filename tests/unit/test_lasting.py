@@ -90,7 +90,7 @@ def test_the_words_have_the_roles_with_their_part_of_the_change():
     change = Lasting(phase=DECODE, before_s=0.1, after_s=0.1056, roles=roles)
     assert in_words(change) == "experts +5.40 ms of +5.60 a step"
     faster = (CarryingRole(role="head", before_s=0.3, after_s=0.2),)
-    assert in_words(Lasting(phase=PREFILL, before_s=1.0, after_s=0.9, roles=faster)) == "head −100 ms of −100"
+    assert in_words(Lasting(phase=PREFILL, before_s=1.0, after_s=0.9, roles=faster)) == "head −100 ms, all of it"
     experts = CarryingRole(role="experts", before_s=0.005, after_s=0.01199)
     beyond = Lasting(phase=DECODE, before_s=0.01, after_s=0.01589, roles=(experts,))
     assert in_words(beyond) == "experts +6.99 ms, the rest −1.10 ms a step"

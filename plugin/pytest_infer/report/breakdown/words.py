@@ -32,8 +32,8 @@ def carriers(change: PhaseChange) -> str:
 def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: int, per: str = "") -> str:
     """Return named parts of a change of `whole_s` seconds, each as (text before, seconds, text after), `most` of them.
 
-    A part is told "of" the whole only where no part is larger; else it is all of it, or, where the others went back by
-    more than a little, it is told what they came to. `per` says of what: " a step".
+    Named parts that come to the whole, as written or by little more, are all of it; where they or the first exceed it
+    otherwise, the rest is told as well; else the first is told "of" the whole. `per` says of what: " a step".
     """
     if not named:
         return ""
@@ -41,14 +41,13 @@ def parts_of(named: Sequence[tuple[str, float, str]], whole_s: float, *, most: i
     parts = [f"{role}{signed(seconds_)}{layers}" for role, seconds_, layers in named]
     more = f" and {len(parts) - most} more" if len(parts) > most else ""
     together = sum(seconds_ for _, seconds_, _ in named)
-    largest = max((together, took), key=lambda part: part / whole_s if whole_s else 0.0)
-    exceeds = bool(whole_s) and largest / whole_s > 1 and signed(largest) != signed(whole_s)
-    if exceeds and largest / whole_s > 1 + _LITTLE:
-        return f"{', '.join(parts[:most])}{more}, the rest {signed(whole_s - together)}{per}"
-    if exceeds and len(named) == 1:
-        return f"{before}{signed(took)}{per}, all of it{after}"
-    if exceeds:
+    of_whole = together / whole_s if whole_s else 0.0
+    if signed(together) == signed(whole_s) or 1 < of_whole <= 1 + _LITTLE:
+        if len(named) == 1:
+            return f"{before}{signed(took)}{per}, all of it{after}"
         return f"{', '.join(parts[:most])}{more}{per}, all of it"
+    if whole_s and max(of_whole, took / whole_s) > 1:
+        return f"{', '.join(parts[:most])}{more}, the rest {signed(whole_s - together)}{per}"
     whole = signed(whole_s).removesuffix(f" {signed(took).split()[-1]}")
     parts[0] = f"{before}{signed(took)} of {whole}{after}"
     return f"{', '.join(parts[:most])}{more}{per}"
