@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from pytest_infer.engines.bundled import cache
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import PromptRecord, Turns
 from pytest_infer.storage import cache_file, launch_spreads
 
 ONE = "a key"
+WHOLE = Turns(every=1, cycles=1, seconds=1.0, ratios={})
 RECORD = Path(__file__).parents[1] / "data" / "record-1.json"
 
 
@@ -46,8 +47,11 @@ def test_the_newest_runs_count_and_tell_only_so_much():
 def test_another_prompt_model_or_setting_is_another_thing(change):
     record = msgspec.json.decode(RECORD.read_bytes(), type=PromptRecord)
     parts = {name: new if name == "config" else replace(getattr(record, name), **new) for name, new in change.items()}
-    assert launch_spreads.key(replace(record, **parts)) != launch_spreads.key(record)
-    assert launch_spreads.key(replace(record, nodeid="elsewhere")) == launch_spreads.key(record)
+    key = launch_spreads.key(record, WHOLE)
+    assert launch_spreads.key(replace(record, **parts), WHOLE) != key
+    assert launch_spreads.key(replace(record, nodeid="elsewhere"), WHOLE) == key
+    # A pass of nine tokens scatters otherwise than one of all.
+    assert launch_spreads.key(record, replace(WHOLE, tokens=9)) != key
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"x": [{"at_ns": 1}]}', b'{"x": []}', b"\xff"])

@@ -59,7 +59,90 @@ def test_the_first_token_by_hand():
 
 def test_neighbouring_passes_are_one_observation():
     assert launches.observations([1.0, 2.0, 4.0, 0.0, 7.0]) == [1.5, 2.0]
-    assert launches.observations([1.0, None, 4.0, 0.0]) == [2.0]
+
+
+def taken(*ratios, noise=0.002, of=8, count=32):
+    """Launches of two passes each, whose steps after are so many times those before, by token."""
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(of):
+        before, after = np.exp(rng.normal(0, noise, (2, 2, count - 1))) * 1e6
+        scaled = after * np.resize(ratios, count - 1)
+        found.append(((), [(one(*a), one(*b)) for a, b in zip(before, scaled, strict=True)]))
+    return found
+
+
+def test_a_change_of_few_steps_is_told_by_their_sums():
+    # Every eighth step takes 1.8 times as long: 9.7 % of all (three of 30 in turns that count), none of a typical one.
+    found = launches.ratios(taken(*[1.0] * 7, 1.8), 1)
+    assert np.mean(launches.means(found["step"])) == pytest.approx(0, abs=0.002)
+    assert np.mean(launches.means(found["steps"])) == pytest.approx(math.log(1 + 3 * 0.8 / 30), abs=0.003)
+    turns = Turns(every=1, cycles=1, seconds=1.0, ratios=found, earlier={"step": (0.1, 3.0), "steps": (0.2, 3.0)})
+    assert np.mean(launches.told("tpot_s", turns, None)) == pytest.approx(0.077, abs=0.003)
+    assert np.mean(launches.told("decode_throughput", turns, None)) == pytest.approx(-0.077, abs=0.003)
+    assert np.mean(launches.told("itl_p50_s", turns, None)) == pytest.approx(0, abs=0.002)
+    assert [launches.earlier(key, turns).variance for key in ("tpot_s", "itl_p50_s")] == [0.2, 0.1]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.05])
+def test_a_change_of_all_steps_alike_is_told_by_their_medians_alone(ratio):
+    found = launches.ratios(taken(ratio), 1)
+    assert set(found) == {"step"}
+    assert np.mean(launches.means(found["step"])) == pytest.approx(math.log(ratio), abs=0.002)
+
+
+def test_sums_of_unchanged_steps_seem_otherwise_as_rarely_as_is_said():
+    rng = np.random.default_rng(8)
+    seems = 0
+    for _ in range(600):
+        noise = rng.standard_t(3, (8, 2, 2, 31)) * 0.03
+        rows = [((), [(one(*a), one(*b)) for a, b in 1e6 * np.exp(launch)]) for launch in noise]
+        seems += "steps" in launches.ratios(rows, 1)
+    # Half a percent is 3 of 600.
+    assert seems <= 9
+
+
+def test_parts_of_a_text_count_as_the_time_per_token_does():
+    # Steps of the second part take twice as long as the first's, and became three times slower: 1 + 2 → 1 + 6.
+    early, late = [1e6] * 9, [2e6] * 9
+    passes = [(one(*early), one(*early)), (one(*late), one(*[3 * step for step in late]))]
+    found = launches.ratios([((), passes)], 1)
+    assert found["step"][0] == pytest.approx((math.log(7 / 3),))
+
+
+def whole(ratio, noise, rng, tokens=17):
+    """A pair of whole rounds, of which the second took so many times as long."""
+    steps = np.exp(rng.normal(0, noise, (2, tokens - 1))) * 1e6
+    return tuple(
+        TokenTrace(
+            prompt_tokens=1,
+            requested_tokens=tokens,
+            token_ids=(1,) * tokens,
+            tick_sizes=(1,) * tokens,
+            start_ns=0,
+            stamps_ns=tuple(int(stamp) for stamp in np.cumsum([10, *side])),
+        )
+        for side in (steps[0], steps[1] * ratio)
+    )
+
+
+@pytest.mark.parametrize(("ratio", "beside"), [(1.0, None), (1.002, None), (1.3, math.log(1.3)), (0.8, math.log(0.8))])
+def test_whole_rounds_tell_what_lies_between_the_parts_of_a_text(ratio, beside):
+    rng = np.random.default_rng(2)
+    turns = Turns(every=1, cycles=1, seconds=1.0, ratios=launches.ratios(taken(1.0), 1), tokens=9)
+    found = launches.beside_parts([[whole(ratio, 0.01, rng)] for _ in range(5)], turns)
+    assert found == (None if beside is None else pytest.approx(beside, abs=0.02))
+    assert launches.beside_parts([[whole(ratio, 0.01, rng)]], turns) is None
+
+
+def test_a_total_says_nothing_where_turns_do_not_tell_its_steps():
+    first = ((0.1,), (0.1,), (0.1,))
+    of_one_token = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first})
+    assert launches.told("total_s", of_one_token, 1.0) == pytest.approx(0.1)
+    # What parts of the text told was dropped: there are steps.
+    assert (
+        launches.told("total_s", Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first}, tokens=9), 0.1) is None
+    )
 
 
 def numbered(rows, left_out=()):

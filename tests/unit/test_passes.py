@@ -7,8 +7,9 @@ from statistics import fmean
 
 import pytest
 
-from pytest_infer.ab import passes
+from pytest_infer.ab import passes, protocol
 from pytest_infer.ab.passes import Cost, Parts, Windows
+from pytest_infer.records import Pass
 
 
 def cost(pair_s, first_s, generated=64, prompt=32):
@@ -16,30 +17,46 @@ def cost(pair_s, first_s, generated=64, prompt=32):
 
 
 @pytest.mark.parametrize(
-    ("pair_s", "first_s", "short", "fit"),
+    ("pair_s", "first_s", "short", "fit", "rounds"),
     [
-        (0.5, 0.02, 8, 36),  # a small model: many launches fit a minute
-        (2.6, 0.2, 8, 6),
-        (2.6, 1.0, 4, 5),  # a long prompt: passes of one token would cost more than the others
-        (100.0, 1.0, 8, 3),  # no fewer, or nothing can be told
+        (0.5, 0.02, 8, 36, 1),  # a small model: many launches fit a minute
+        (2.6, 0.2, 8, 6, 1),
+        (2.6, 1.0, 4, 5, 1),  # a long prompt: passes of one token would cost more than the others
+        (4.0, 0.2, 8, 4, 1),  # two rounds in each, as five are asked for, would take more than the minute
+        (5.0, 0.2, 8, 3, 1),
+        (100.0, 1.0, 8, 3, 1),  # no fewer, or nothing can be told
     ],
 )
-def test_what_fits_a_minute_whole(pair_s, first_s, short, fit):
+def test_what_fits_a_minute_whole(pair_s, first_s, short, fit, rounds):
     one = cost(pair_s, first_s)
     parts = one.parts(60, 99, 5, turns=True, windows=False)
-    assert (one.short(64), parts) == (short, Parts(launches=fit, whole=fit, windows=Windows(tokens=64)))
+    whole = Parts(launches=fit, whole=fit, rounds=rounds, windows=Windows(tokens=64))
+    assert (one.short(64), parts) == (short, whole)
+
+
+@pytest.mark.parametrize(("launches", "asked", "rounds"), [(8, 5, 1), (8, 16, 2), (3, 5, 2), (1, 5, 5), (2, 99, 12)])
+def test_launches_share_the_whole_rounds_that_are_asked_for_as_far_as_there_is_time(launches, asked, rounds):
+    # 2 s a pair of them, 8 × 0.2 + 2 × 2 s a cycle: 12 beside a cycle take 29.6 s of the 30 that each of two has.
+    parts = cost(2.0, 0.2).parts(60 if launches < 8 else 90, launches, asked, turns=True, windows=True)
+    assert parts == Parts(launches=launches, whole=launches, rounds=rounds, windows=Windows(tokens=64))
 
 
 def test_an_engine_without_turns_has_three_pairs_a_launch():
     assert cost(4.0, 0.2).parts(60, 8, 5, turns=False, windows=False).launches == 5
 
 
-def spent(one, parts):
-    """What whole rounds and a cycle of passes take, seconds."""
-    behind = 1 + sum(parts.windows.skips) / 2 / one.prompt
-    a_pass = behind * one.first_s + (parts.windows.tokens - 1) * one.token_s
+def on_machine(step_s, read_s, generated, prompt):
+    """What a prompt costs where a step takes so many seconds on each side, and each token that is read so many."""
+    first_s = 2 * (step_s + read_s * (prompt - 1))
+    return cost(first_s + 2 * step_s * (generated - 1), first_s, generated=generated, prompt=prompt)
+
+
+def spent(one, parts, read_s=None):
+    """What whole rounds and a cycle of passes take, seconds; by default tokens are read as fast as the prompt is."""
+    again = one.first_s / one.prompt if read_s is None else 2 * read_s
+    a_pass = one.first_s + again * sum(parts.windows.skips) / 2 + (parts.windows.tokens - 1) * one.token_s
     cycle = one.short(parts.windows.tokens) * one.first_s + 2 * a_pass
-    return parts.whole * one.pair_s + parts.launches * cycle
+    return parts.whole * parts.rounds * one.pair_s + parts.launches * cycle
 
 
 @pytest.mark.parametrize(
@@ -47,18 +64,30 @@ def spent(one, parts):
     [
         (1.0, 0.1, 32, 8, 8, 32),  # time enough
         (3.9, 0.22, 32, 8, 5, 16),  # 58 ms a token and side
-        (12.0, 0.22, 128, 8, 3, 9),
+        (12.0, 0.22, 128, 8, 3, 11),
+        (7.0, 0.3, 64, 8, 4, 9),
     ],
 )
 def test_parts_of_a_generation_fit_all_launches(pair_s, first_s, generated, launches, whole, tokens):
     one = cost(pair_s, first_s, generated=generated)
     parts = one.parts(60, 8, 5, turns=True, windows=True)
     assert (parts.launches, parts.whole, parts.windows.tokens) == (launches, whole, tokens)
-    assert spent(one, parts) <= 66
+    assert parts.rounds == 1
+    assert spent(one, parts) <= 70
     # Where memory holds fewer launches, each has the more.
     fewer = one.parts(60, 4, 5, turns=True, windows=True)
     assert fewer.launches == 4
     assert fewer.windows.tokens >= parts.windows.tokens
+
+
+@pytest.mark.parametrize(("step_s", "generated", "prompt"), [(0.06, 256, 5), (0.06, 256, 32), (0.03, 512, 3)])
+@pytest.mark.parametrize("read_s", [0.0, 0.0025])
+def test_a_long_generation_behind_a_short_prompt_costs_what_was_planned(step_s, read_s, generated, prompt):
+    one = on_machine(step_s, read_s, generated, prompt)
+    parts = one.parts(60, 8, 5, turns=True, windows=True)
+    assert parts.launches >= 5
+    passes_s = spent(one, parts, read_s) - 3 * one.pair_s
+    assert 15 < passes_s <= 33
 
 
 def test_launches_without_time_for_whole_rounds_still_have_half_of_it_for_passes():
@@ -74,14 +103,33 @@ def test_launches_without_time_for_whole_rounds_still_have_half_of_it_for_passes
 def test_beside_a_long_prefill_all_tokens_are_measured():
     # 10 s of prefill a side, 60 ms a token: what a pass costs hardly depends on its tokens.
     parts = cost(23.7, 20.0, generated=32, prompt=2000).parts(60, 8, 5, turns=True, windows=True)
-    assert parts == Parts(launches=3, whole=3, windows=Windows(tokens=32))
+    assert parts == Parts(launches=3, whole=3, rounds=1, windows=Windows(tokens=32))
 
 
-def test_what_was_planned_stays_when_the_launches_are_there():
-    one = cost(3.9, 0.22, generated=32)
+@pytest.mark.parametrize(
+    "one",
+    [
+        cost(3.9, 0.22, generated=32),
+        cost(12.0, 0.22, generated=128),
+        cost(31.0, 0.24, generated=256),
+        cost(61.4, 0.12, generated=512, prompt=5),
+        cost(61.0, 5.0, generated=256, prompt=64),  # planned in three launches
+        cost(2.6, 1.0),
+        cost(20.0, 1.0, generated=1),
+    ],
+)
+@pytest.mark.parametrize("rounds", [1, 5, 10])
+def test_what_was_planned_stays_when_the_launches_are_there(one, rounds):
     for asked in range(1, 12):
-        parts = one.parts(60, asked, 5, turns=True, windows=True)
-        assert one.parts(60, parts.launches, 5, turns=True, windows=True) == parts
+        parts = one.parts(60, asked, rounds, turns=True, windows=True)
+        assert one.parts(60, parts.launches, rounds, turns=True, windows=True) == parts
+
+
+@pytest.mark.parametrize("launches", [1, 2, 3])
+def test_few_launches_have_windows_too(launches):
+    parts = cost(31.0, 0.24, generated=256).parts(60, launches, 5, turns=True, windows=True)
+    assert parts.launches == launches
+    assert 9 < parts.windows.tokens < 256
 
 
 @pytest.mark.parametrize(
@@ -108,6 +156,35 @@ def test_either_side_begins_one_window_and_the_other_one_in_the_next_cycle():
     cycles = [passes._cycle(4, windows, reverse=reverse)[4:] for reverse in (False, True)]
     assert cycles[0] == [(True, {"tokens": 9, "skip": 4}), (False, {"tokens": 9, "skip": 19})]
     assert cycles[1] == [(False, {"tokens": 9, "skip": 4}), (True, {"tokens": 9, "skip": 19})]
+
+
+class Recorded:
+    """A launch that notes what it is asked for: who begins a pass, and which."""
+
+    def __init__(self):
+        self.asked, self.first_tokens, self.passes, self.strayed = [], [], [], 0
+
+    def take_turns(self, asked):
+        stamps = tuple(range(1, 2 + (asked.tokens or 9)))
+        one = Pass(start_ns=0, stamps_ns=stamps, tick_sizes=(1,) * len(stamps), token_ids=(1,) * len(stamps))
+        self.asked.append((asked.begins, asked.tokens, asked.skip))
+        return (protocol.TookTurns(taken=one, wall_ns=1),) * 2
+
+    def keep(self, took, *, first_token, skip=None):
+        (self.first_tokens if first_token else self.passes).append(tuple(half.taken for half in took))
+
+
+def test_who_begins_a_window_differs_from_launch_to_launch():
+    launches = [Recorded(), Recorded(), Recorded()]
+    windows = Windows.over(32, 9)
+    enough = iter([False, True])
+    plan = cost(3.9, 0.22, generated=32)
+    found = passes.measure(
+        launches, plan, windows, threads=1, rounds=1, budget_s=1e9, enough=lambda turns: next(enough)
+    )
+    assert (found.cycles, found.tokens) == (2, 9)
+    begun = [[begins for begins, _, skip in one.asked[-12:] if skip == windows.skips[0]] for one in launches]
+    assert begun == [[True, False], [False, True], [True, False]]
 
 
 def test_passes_of_all_tokens_ask_for_nothing_of_their_own():

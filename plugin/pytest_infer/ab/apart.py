@@ -15,7 +15,6 @@ from pytest_infer.records import Role, RoleTurns, Turns
 
 SHARE = 0.25
 """So much of the time of a prompt this may take beside all else."""
-_LEAST_TOKENS = 9
 _TIMES = 5
 """So often a side encodes the prompt when it is asked to, of which the median counts."""
 _SHORT = (False, True, True, False)
@@ -68,4 +67,4 @@ def _tokens(cost: Cost, launches: int, time_s: float) -> int:
     """Return how many tokens an observed pass generates: all, but no more than fit the time, and a few at least."""
     room = SHARE * time_s / launches - (len(_SHORT) + len(_LONG)) * cost.first_s
     fit = int(room / (len(_LONG) * cost.token_s)) if cost.token_s > 0 else cost.generated
-    return min(cost.generated, MOST_STEPS + 1, max(_LEAST_TOKENS, fit + 1))
+    return min(cost.generated, MOST_STEPS + 1, max(passes.LEAST_TOKENS, fit + 1))

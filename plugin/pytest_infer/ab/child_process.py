@@ -101,7 +101,8 @@ class ChildProcess:
     def go(self, nodeid: str) -> None:
         """Let a test begin, and do not wait for it."""
         if self._open is not None:
-            self._abandon()
+            self.abandon()
+            self.abandoned()
         self._send(protocol.Go(nodeid=nodeid))
         self._open = nodeid
 
@@ -194,6 +195,16 @@ class ChildProcess:
         self._open = None
         return finished.record, ended.why
 
+    def abandon(self) -> None:
+        """Let the test end without a record; `abandoned` waits for that."""
+        self._send(protocol.Abandon())
+
+    def abandoned(self) -> None:
+        """Wait until the test has ended."""
+        while not isinstance(self._receive(), protocol.Ended):
+            pass
+        self._open = None
+
     def check(self) -> None:
         """Raise the line that says why the child cannot go on, if it cannot."""
         if self._broken is not None:
@@ -215,13 +226,6 @@ class ChildProcess:
                 self._process.wait(_END_S)
                 break
         self._log.close()
-
-    def _abandon(self) -> None:
-        """End a test in which the parent did not ask for all rounds."""
-        self._send(protocol.Abandon())
-        while not isinstance(self._receive(), protocol.Ended):
-            pass
-        self._open = None
 
     def _send(self, message: protocol.WireMessage) -> None:
         self.check()

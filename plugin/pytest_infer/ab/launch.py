@@ -70,6 +70,12 @@ class Launch:
             side.adopt(one.trace)
 
     @property
+    def tells_tokens(self) -> bool:
+        """Return whether the first whole rounds told the id of each token."""
+        traces = [one.trace for one in self.like]
+        return all(len(one.token_ids) == sum(one.tick_sizes) for one in traces)
+
+    @property
     def like(self) -> tuple[Round, Round]:
         """Return the whole rounds whose tokens passes generate, too."""
         return self._like or self.pairs[0]
@@ -134,6 +140,13 @@ class Launch:
     def kept(self, each: int) -> tuple[int, ...]:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""
         return rounds.rounds_to_keep([disturbed(pair) for pair in self.pairs], each)
+
+    def abandon(self) -> None:
+        """End the test on both sides, at the same time, without a record."""
+        for side in (self.before, self.after):
+            side.abandon()
+        for side in (self.before, self.after):
+            side.abandoned()
 
     @property
     def broken(self) -> bool:

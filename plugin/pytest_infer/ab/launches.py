@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pytest_infer.ab import apart, divergence, passes, protocol
@@ -50,7 +51,7 @@ class Launches:
 
         self.close()
         told = {
-            launch_spreads.key(self._session.pairs[nodeid][1]): launches.told_by(turns)
+            launch_spreads.key(self._session.pairs[nodeid][1], turns): launches.told_by(turns)
             for nodeid, turns in self._session.turns.items()
         }
         launch_spreads.save({key: spreads for key, spreads in told.items() if spreads})
@@ -107,7 +108,7 @@ class Launches:
         first.warm_up(plan.warmup)
         first.time(cores.of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
-        windows = takes_turns and all(one.windows for one in begun)
+        windows = takes_turns and all(one.windows for one in begun) and first.tells_tokens
 
         def fitting(launches: int) -> passes.Parts:
             return passes.Cost.of(first.pairs[0]).parts(
@@ -116,33 +117,18 @@ class Launches:
 
         used = self._used(begun, fitting(self._wanted).launches)
         parts = fitting(len(used))
-        whole = used[: parts.whole]
-        if not parts.windows.whole:
-            self._session.note(
-                f"--infer-time {self._session.settings.time_s:g}s is too short to measure each prompt whole in "
-                f"{len(used)} launches: steps were compared in two parts of its text"
-            )
+        whole, others = used[: parts.whole], used[parts.whole :]
         for number, launch in enumerate(used[1:], 2):
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)
             launch.holds = first.holds
-            if takes_turns and plan.warmup:
+            if takes_turns and (plan.warmup or launch in others):
                 passes.warm_up(launch, threads)
             else:
                 launch.warm_up(plan.warmup)
         started = time.monotonic()
-        each = math.ceil(plan.rounds / len(whole))
-        self._whole_rounds(info, whole, each, plan.repeat, cores)
-        able = all(one.follows for one in begun)
-        tokens, others = (one.trace.token_ids for one in first.pairs[0])
-        known = begun[1].vocabulary
-        reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known)
-        if able and reference.problem is None and any(launch.differs_from(tokens) for launch in whole):
-            # Times of different work say nothing: both sides do the base's.
-            for launch in used:
-                launch.follow(reference)
-            self._whole_rounds(info, whole, each, plan.repeat, cores)
-        for launch in used[parts.whole :]:
+        reference = self._whole_or_followed(info, plan, parts, used, begun, cores)
+        for launch in others:
             launch.adopt(first)
         if plan.profile:
             self._say(info, "profile")
@@ -155,15 +141,72 @@ class Launches:
                 cost,
                 fitting(len(used)).windows,
                 threads=threads,
-                rounds=each,
+                rounds=parts.rounds,
                 budget_s=left,
                 enough=lambda turns: self._enough(info, config, turns, left - turns.seconds),
             )
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
-            found = self._more_rounds(info, config, used, each, cores, started)
+            found = self._more_rounds(info, config, used, parts.rounds, cores, started)
         found = self._taken_apart(info, used, cost, found, threads)
+        found = self._whole_text(info, whole, found)
+        for launch in others:
+            # One that is gone is told of with the next test.
+            with suppress(AgainstError):
+                launch.abandon()
         return self._finish(nodeid, whole, found)
+
+    def _whole_or_followed(
+        self,
+        info: PromptInfo,
+        plan: rounds.RoundPlan,
+        parts: passes.Parts,
+        used: Sequence[Launch],
+        begun: Sequence[protocol.Begun],
+        cores: CoreSchedule,
+    ) -> Reference:
+        """Run the whole rounds of a prompt, and return the base's output; where the other's differs, run them again,
+        and from now on both sides follow the base's."""
+        whole = used[: parts.whole]
+        self._whole_rounds(info, whole, parts.rounds, plan.repeat, cores)
+        able = all(one.follows for one in begun)
+        tokens, others = (one.trace.token_ids for one in used[0].pairs[0])
+        known = begun[1].vocabulary
+        reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known)
+        if able and reference.problem is None and any(launch.differs_from(tokens) for launch in whole):
+            # Times of different work say nothing: both sides do the base's.
+            for launch in used:
+                launch.follow(reference)
+            self._whole_rounds(info, whole, parts.rounds, plan.repeat, cores)
+        return reference
+
+    def _whole_text(self, info: PromptInfo, whole: Sequence[Launch], found: Turns) -> Turns:
+        """Return what passes said, after telling where a change is not in all steps alike; without steps, if they were
+        of parts of the text and whole rounds tell another change."""
+        # Imported late: numpy and scipy are for runs that compare.
+        from pytest_infer.analysis.compare import launches  # noqa: PLC0415
+
+        if launches.STEPS in found.ratios:
+            self._session.note(
+                f"{info.name}: a few steps changed otherwise than most: TPOT and decode count all, ITL p50 the middle"
+            )
+        if found.tokens is None:
+            return found
+        time_s = self._session.settings.time_s
+        self._session.note(
+            f"--infer-time {time_s:g}s is too short to measure each prompt whole: steps were compared in two parts of "
+            "its text"
+        )
+        rounds_ = [[launch.pairs[number] for number in launch.kept(found.rounds)] for launch in whole]
+        beside = launches.beside_parts([[(a.trace, b.trace) for a, b in pairs] for pairs in rounds_], found)
+        if beside is None:
+            return found
+        self._session.note(
+            f"! {info.name}: in whole rounds a step changed by {100 * abs(math.expm1(beside)):.1f} % "
+            f"{'more' if beside > 0 else 'less'} than in the two parts of the text that turns compared: whole rounds "
+            "were compared; give it more --infer-time"
+        )
+        return replace(found, ratios={name: told for name, told in found.ratios.items() if name == launches.FIRST})
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
         files = divergence.Files.within(self._commit.scratch)
@@ -311,7 +354,7 @@ class Launches:
         files = divergence.Files.within(self._commit.scratch)
         ours = divergence.compared(base, ours, files)
         files.remove()
-        self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(launch_spreads.key(ours))))
+        self._bases[nodeid] = (base, replace(found, earlier=launch_spreads.earlier(launch_spreads.key(ours, found))))
         return ours
 
     def compared(self, record: PromptRecord) -> PromptRecord:

@@ -24,11 +24,13 @@ _SHORT = (False, True, True, False)
 ended a pass finds its own weights in the caches if it begins the next: in this order either side does equally often."""
 _LEAST_QUADS = 4
 """Turns are short enough for so many quads in a pass, whatever that costs."""
-_LEAST_TOKENS = 1 + 2 * _LEAST_QUADS
+LEAST_TOKENS = 1 + 2 * _LEAST_QUADS
 """A pass is of no fewer tokens, if the prompt has as many."""
 _LITTLE = 0.25
 """Passes are of as many tokens as cost this share of the prefills in a cycle, whatever the time: so long a prompt would
 be read for little."""
+_READ = 0.04
+"""A token that is read costs at least this share of one that is generated, which a short prompt does not show."""
 _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
 
@@ -71,27 +73,40 @@ class Cost:
         """Return what is measured in each of at most so many launches, so that it fits the time.
 
         Of an engine that takes no turns that is three pairs of whole rounds; else a pair of them and a cycle of passes.
-        If that is too much, and passes may be `windows`, these are as short as need be, and only some launches have
-        whole rounds: as many as `rounds`, but for no more than half of the time, and `LEAST_LAUNCHES` anyway.
+        There are more such pairs if there is time, until all launches have `rounds` together. If there is too little,
+        and passes may be `windows`, these are as short as need be, and whole rounds are a pair in fewer launches, no
+        more than fit half of the time. `LEAST_LAUNCHES` are measured anyway.
         """
-        each = self.pair_s + self._cycle_s(self.generated) if turns else 3 * self.pair_s
-        fit = max(LEAST_LAUNCHES, int(budget_s / each))
-        if launches <= fit or not windows:
-            count = min(launches, fit)
-            return Parts(launches=count, whole=count, windows=Windows(tokens=self.generated))
-        whole = min(launches, max(LEAST_LAUNCHES, min(rounds, int(budget_s / 2 / self.pair_s))))
-        room = max(budget_s / 2, budget_s - whole * self.pair_s)
+        least = min(launches, LEAST_LAUNCHES)
+        cycle_s = self._cycle_s(self.generated) if turns else 2 * self.pair_s
+        fit = min(launches, int(budget_s / (self.pair_s + cycle_s)))
+        count = max(least, fit)
+        room = budget_s / count - cycle_s if turns else budget_s / count
+        all_whole = Parts(
+            launches=count,
+            whole=count,
+            rounds=max(1, min(math.ceil(rounds / count), int(room / self.pair_s))),
+            windows=Windows(tokens=self.generated),
+        )
+        if fit == launches or not windows:
+            return all_whole
         cheap = int(_LITTLE * self._cycle_s(1) / max(2 * self.token_s, 1e-9))
-        tokens = min(self.generated, max(_LEAST_TOKENS, cheap))
+        tokens = min(self.generated, max(LEAST_TOKENS, cheap))
+        fitting = int(budget_s / max(2 * self.pair_s, self.pair_s + self._cycle_s(tokens)))
+        whole = max(least, min(launches, rounds, fitting))
+        room = max(budget_s / 2, budget_s - whole * self.pair_s)
         launches = min(launches, max(whole, int(room / self._cycle_s(tokens))))
+        if launches <= fit:
+            return all_whole
         while tokens < self.generated and launches * self._cycle_s(tokens + 1) <= room:
             tokens += 1
-        return Parts(launches=launches, whole=whole, windows=Windows.over(self.generated, tokens))
+        return Parts(launches=launches, whole=whole, rounds=1, windows=Windows.over(self.generated, tokens))
 
     def _pass_s(self, tokens: int) -> float:
         """Return what a pass of so many tokens costs; one that begins further on has read the tokens before it."""
-        again = (self.generated - tokens) / 2 / self.prompt
-        return self.first_s * (1 + again) + self.token_s * (tokens - 1)
+        reads = max(_READ * self.token_s, (self.first_s - self.token_s) / max(1, self.prompt - 1))
+        behind = (self.generated - tokens) / 2
+        return self.first_s + min(reads, self.first_s / self.prompt) * behind + self.token_s * (tokens - 1)
 
     def _cycle_s(self, tokens: int) -> float:
         return self.short(tokens) * self.first_s + 2 * self._pass_s(tokens)
@@ -102,9 +117,9 @@ class Windows:
     """Which of a prompt's tokens passes generate: `tokens` of them, behind so many in the first pass of a cycle that is
     not of the first token only, and in the second.
 
-    All of them in both passes, if there is time. Else the middles of the two windows lie at a quarter and at three
-    quarters of the generation: a change that grows with the length of the text counts as it does in the time per token,
-    and every launch measures the same.
+    All of them in both passes, if there is time. Else the middles of the two windows lie as far before the middle of
+    the text as behind it, at a quarter and at three quarters where they fit there: a change that grows with the length
+    of the text counts as it does in the time per token, and every launch measures the same.
     """
 
     tokens: int
@@ -129,19 +144,21 @@ class Windows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """In how many `launches` a prompt is measured, in how many of these by `whole` rounds too, and what passes are of.
+    """In how many `launches` a prompt is measured, in how many of these whole too, by how many `rounds` in each, and
+    what passes are of.
 
     The launches without whole rounds are the last ones.
     """
 
     launches: int
     whole: int
+    rounds: int
     windows: Windows
 
 
 def _cycle(short: int, windows: Windows, *, reverse: bool) -> list[tuple[bool, dict[str, int]]]:
     """Return the passes of a launch in a cycle, whether this checkout begins and what they are asked for: the short
-    ones, then the two windows. In every other cycle the other side begins them."""
+    ones, then the two windows. In reverse the other side begins them."""
     one, other = windows.asked
     passes = [*((begins, {"tokens": 1}) for begins in _SHORT * (short // len(_SHORT))), (True, one), (False, other)]
     return [(begins is not reverse, asked) for begins, asked in passes]
@@ -170,8 +187,9 @@ def measure(
     cycles = 0
     while True:
         begun = time.monotonic()
-        for launch in launches:
-            for begins, of in _cycle(short, windows, reverse=cycles % 2 == 1):
+        for number, launch in enumerate(launches):
+            # Who begins and which window it is would be one thing if it were the same in all launches.
+            for begins, of in _cycle(short, windows, reverse=(cycles + number) % 2 == 1):
                 one = replace(how, begins=begins, **of)
                 launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
         cycles += 1

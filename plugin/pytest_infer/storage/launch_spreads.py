@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import PromptRecord, Turns
 from pytest_infer.storage import cache_file
 
 NAME = "launch-spreads.json"
@@ -29,12 +29,14 @@ class RunSpread(msgspec.Struct, frozen=True, kw_only=True):
 _Kept = dict[str, list[RunSpread]]
 
 
-def key(record: PromptRecord) -> str:
+def key(record: PromptRecord, turns: Turns) -> str:
     """Return what a spread is valid for: machine and cores, torch, model, dtype, device, threads, prompt, what is
-    swept."""
+    swept, and whether passes were of parts of the text."""
     model, prompt = record.model, record.prompt
     of = (model.engine, model.source or model.name, model.dtype, model.device, f"{model.threads} threads")
     what = (prompt.content_sha256[:16], *(f"{axis}={value}" for axis, value in sorted(record.config.items())))
+    if turns.tokens is not None:
+        what = (*what, "parts of the text")
     return " | ".join((*cache_file.here(), *map(str, of), *what))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from pytest_infer.records import Pass, Turns
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.stats import Array
+    from pytest_infer.records import TokenTrace
 
 RESTLESS = 4.0
 """A launch whose passes scatter this many times as much as the median launch's is left out."""
@@ -23,19 +24,20 @@ _ROBUST = 1.4826
 """Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
 
-FIRST, STEP = "first", "step"
-"""What turns tell of: the time to the first token, and a decode step."""
+FIRST, STEP, STEPS = "first", "step", "steps"
+"""What turns tell of: the time to the first token, a decode step by the medians of turns, and all steps by their sums,
+only where these tell another change."""
 
 _FOLLOW = {
     "ttft_s": (FIRST, 1),
     "prefill_s": (FIRST, 1),
     "prefill_throughput": (FIRST, -1),
     "total_prefill_throughput": (FIRST, -1),
-    "decode_s": (STEP, 1),
-    "tpot_s": (STEP, 1),
+    "decode_s": (STEPS, 1),
+    "tpot_s": (STEPS, 1),
     "itl_p50_s": (STEP, 1),
-    "decode_throughput": (STEP, -1),
-    "total_decode_throughput": (STEP, -1),
+    "decode_throughput": (STEPS, -1),
+    "total_decode_throughput": (STEPS, -1),
 }
 """Metrics by what they change with, and whether they rise or fall with it."""
 _WHOLE = {"total_s": 1, "overall_throughput": -1}
@@ -61,17 +63,26 @@ def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
     `first_share` is the share of the time to the first token in the total: it weighs both parts of the total's change.
     """
     if key in _FOLLOW:
-        name, sign = _FOLLOW[key]
+        name, sign = _name(_FOLLOW[key][0], turns), _FOLLOW[key][1]
         return None if name not in turns.ratios else sign * means(calm(turns)[name])
     if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
         return None
-    first, step = (means(calm(turns)[name]) if name in turns.ratios else 0.0 for name in (FIRST, STEP))
+    steps = _name(STEPS, turns)
+    if turns.tokens is not None and steps not in turns.ratios:
+        # There are steps, and turns do not tell of them (see `beside_parts`).
+        return None
+    first, step = (means(calm(turns)[name]) if name in turns.ratios else 0.0 for name in (FIRST, steps))
     return np.asarray(_WHOLE[key] * np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step)))
+
+
+def _name(name: str, turns: Turns) -> str:
+    """Return the ratio to take for one: sums of steps are only there where they differ from the medians."""
+    return STEP if name == STEPS and STEPS not in turns.ratios else name
 
 
 def earlier(key: str, turns: Turns) -> Spread | None:
     """Return how far launches lay apart in earlier runs, for a metric that one ratio tells; None where unknown."""
-    found = turns.earlier.get(_FOLLOW[key][0]) if key in _FOLLOW else None
+    found = turns.earlier.get(_name(_FOLLOW[key][0], turns)) if key in _FOLLOW else None
     return None if found is None else Spread(variance=found[0], df=found[1])
 
 
@@ -91,7 +102,8 @@ def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Ar
 
 def calm_numbers(turns: Turns) -> tuple[int, ...]:
     """Return the numbers of the launches that were not restless, in the order in which `told` returns them."""
-    left_out = {number for values in turns.ratios.values() for number in restless(values)}
+    # Sums of steps are restless by a single disturbed step.
+    left_out = {number for name, values in turns.ratios.items() if name != STEPS for number in restless(values)}
     return tuple(number for number in range(total(turns)) if number not in left_out)
 
 
@@ -112,8 +124,7 @@ def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
 
     Turns are chunks of `every` ticks; A comes first in every other one, as in A | B B | A. What a side finds of the
     other's making in the caches depends on who came first, so there are two medians. A disturbed turn spoils one of
-    many ratios, of quads log((b1 + b2) / (a1 + a2)) one of half as many: passes scatter by a quarter less than by the
-    median of quads. None for fewer than two chunks of a side.
+    many ratios, of quads log((b1 + b2) / (a1 + a2)) one of half as many. None for fewer than two chunks of a side.
     """
     a, b = _chunks(before, every), _chunks(after, every)
     count = min(len(a), len(b)) // 2 * 2
@@ -121,6 +132,14 @@ def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
         return None
     ratios = np.log(b[:count]) - np.log(a[:count])
     return float(np.median(ratios[::2]) + np.median(ratios[1::2])) / 2
+
+
+def steps_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
+    """Return the change of all decode steps within one pass together: the log-ratio of their sums, of as many turns of
+    either side. Medians see nothing of what changes in less than half of the steps."""
+    a, b = _chunks(before, every), _chunks(after, every)
+    count = min(len(a), len(b)) // 2 * 2
+    return math.log(b[:count].sum() / a[:count].sum()) if count else None
 
 
 def _chunks(one: Pass, every: int) -> Array:
@@ -135,13 +154,62 @@ def first_token_ratio(before: Pass, after: Pass) -> float:
     return math.log((after.stamps_ns[0] - after.start_ns) / (before.stamps_ns[0] - before.start_ns))
 
 
-def observations(ratios: Sequence[float | None]) -> list[float]:
+_OTHERWISE = 0.995
+"""Sums of steps tell another change than medians, and whole rounds than parts of the text, where that is known with
+this confidence. They scatter more: unchanged code that seems so is rarely accused by them."""
+_WORTH = 0.003
+"""A smaller difference is not worth their wider interval."""
+
+
+def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns: Turns) -> float | None:
+    """Return by how much a step changed more in whole rounds than in the parts of the text that passes were of, a
+    log-ratio: what is between the parts changed otherwise. None where that may be chance.
+
+    `whole` are the pairs of whole rounds of the first launches, each both sides', base first.
+    """
+    if STEP not in turns.ratios:
+        return None
+    parts = means(turns.ratios[_name(STEPS, turns)])
+    differences = [
+        float(np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs])) - float(parts[number])
+        for number, pairs in enumerate(whole)
+    ]
+    return _otherwise(np.asarray(differences))
+
+
+def _otherwise(differences: Array) -> float | None:
+    """Return the mean over launches if it is beyond doubt not 0, and not next to it."""
+    known = estimate(differences)
+    if known is None or abs(known.mid) < _WORTH:
+        return None
+    low, high = known.interval(_OTHERWISE)
+    return known.mid if low > 0 or high < 0 else None
+
+
+def _step_ns(trace: TokenTrace) -> float:
+    return (trace.stamps_ns[-1] - trace.stamps_ns[0]) / max(1, sum(trace.tick_sizes) - 1)
+
+
+def observations(ratios: Sequence[float]) -> list[float]:
     """Return the means of neighbouring passes, of which either side began one.
 
     Who begins gains or loses nearly 1 % over a whole pass, so a single one is no observation.
     """
-    pairs = zip(ratios[::2], ratios[1::2], strict=False)
-    return [(one + other) / 2 for one, other in pairs if one is not None and other is not None]
+    return [(one + other) / 2 for one, other in zip(ratios[::2], ratios[1::2], strict=False)]
+
+
+def _step_observations(
+    passes: Sequence[tuple[Pass, Pass]], every: int, ratio: Callable[[Pass, Pass, int], float | None]
+) -> tuple[float, ...]:
+    """Return the same of steps: the change of both passes' steps together, as each may be of another part of the text.
+
+    Of the ratios r with w, the base's step in a pass, that is log((w₁e^r₁ + w₂e^r₂) / (w₁ + w₂)).
+    """
+    told = [(float(np.mean(np.diff(a.stamps_ns))), r) for a, b in passes if (r := ratio(a, b, every)) is not None]
+    return tuple(
+        math.log((v * math.exp(r) + w * math.exp(q)) / (v + w))
+        for (v, r), (w, q) in zip(told[::2], told[1::2], strict=False)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,8 +357,14 @@ def ratios(
     """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`.
 
     A launch is its passes of one token and its whole ones, each both sides', base first. What a prompt does not have
-    (a second token) is left out.
+    (a second token) is left out. All `steps` are told where they changed otherwise than a typical one beyond doubt: a
+    few of them changed, or those of a part of the text.
     """
     first = tuple(tuple(observations([first_token_ratio(*one) for one in passes])) for passes, _ in launches)
-    step = tuple(tuple(observations([step_ratio(*one, every) for one in passes])) for _, passes in launches)
-    return {name: found for name, found in ((FIRST, first), (STEP, step)) if all(found)}
+    step, steps = (
+        tuple(_step_observations(passes, every, ratio) for _, passes in launches) for ratio in (step_ratio, steps_ratio)
+    )
+    found = {name: told for name, told in ((FIRST, first), (STEP, step)) if all(told)}
+    if STEP in found and _otherwise(means(steps) - means(step)) is not None:
+        found[STEPS] = steps
+    return found
