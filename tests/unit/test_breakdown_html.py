@@ -15,6 +15,7 @@ from test_lasting import stored_runs
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.breakdown import shares
+from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.main import app
 from pytest_infer.metrics.breakdown import DECODE
 from pytest_infer.metrics.result import of_record
@@ -438,6 +439,16 @@ def test_an_ab_shows_both_sides_with_intervals_and_names_the_role(storage):
     assert chart["change"]
     assert cell[2] == pytest.approx(4.8, rel=0.02)
     assert "--infer-breakdown=off" not in found.section
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_roles_are_named_where_the_headline_names_them(storage, known):
+    # Four launches tell the step's change with 95 %, not with 99 %; whether it moved is known from many more passes.
+    j = Judgement(test="bench/t.py::t[guide]", name="guide", metric_key="tpot_s", mid=0.0017, verdict=Verdict.REGRESSED)
+    gate = {"result": "regressed", "against": "main", "judgements": [msgspec.to_builtins(j)] if known else []}
+    found = shown(storage.add(turned(planted=1.0029), gate=gate))
+    assert ("the step is neither longer nor shorter beyond doubt" in found.section) is not known
+    assert ("a step: experts +" in found.section) is known
 
 
 def test_an_ab_that_took_nothing_apart_says_why(storage):

@@ -5,8 +5,9 @@ from statistics import fmean
 
 import pytest
 
-from pytest_infer.analysis.breakdown import changes, paired
+from pytest_infer.analysis.breakdown import carried, changes, paired
 from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
+from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.records import PassParts, RoleTurns, Turns
 from pytest_infer.report.breakdown import words
@@ -81,6 +82,25 @@ def test_two_roles_share_a_change_and_one_that_became_faster_is_told_too():
     assert named(found) == ["experts", "head"]
     assert words.carriers(found).startswith("experts +")
     assert "head −" in words.carriers(found)
+
+
+@pytest.mark.parametrize(
+    ("mid", "slower", "names"),
+    [
+        (0.05, True, ["experts"]),  # what the steps did
+        (0.09, True, ["experts"]),  # they may have, as far as they tell
+        (0.5, True, []),  # a few steps, or late ones, changed: the same role need not be it
+        (0.05, False, []),
+        (-0.05, False, []),
+        (None, True, ["experts"]),
+    ],
+)
+def test_steps_that_did_not_change_as_the_figure_did_say_nothing_of_it(mid, slower, names):
+    figure = Judgement(test="t", name="first", metric_key="tpot_s", mid=mid)
+    more = 0.05 * sum(STEP.values())
+    found = carried.in_turns([turns({"experts": more})], DECODE, figure, slower=slower)
+    assert (found is None) is (not names)
+    assert found is None or named(found) == names
 
 
 def test_what_changes_everywhere_is_no_roles():

@@ -15,8 +15,11 @@ from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import Metric
 from pytest_infer.metrics.breakdown import PHASES, TOKENISE, PhaseParts, RolePart
+from pytest_infer.records import Turns
 
 _WORTH = 0.01
+_SEEN = 0.5
+"""Steps that were taken apart saw a figure's change if theirs may be this share of it."""
 
 
 def told(pairs: Sequence[RowPair], judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -29,7 +32,8 @@ def _told(by_test: dict[str, RowPair], j: Judgement) -> Judgement:
     leads = j.metric is not None and j.metric.fact is not None and j.metric.key == j.metric.fact.lead
     if not leads or j.verdict not in (Verdict.REGRESSED, Verdict.IMPROVED) or j.test not in by_test:
         return j
-    return msgspec.structs.replace(j, carried=of(j.metric, [by_test[j.test]], j, slower=j.verdict is Verdict.REGRESSED))
+    slower = j.verdict is Verdict.REGRESSED
+    return msgspec.structs.replace(j, carried=of(j.metric, [by_test[j.test]], j, slower=slower))
 
 
 def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, slower: bool) -> PhaseChange | None:
@@ -41,12 +45,28 @@ def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, sl
     if phase is None or not pairs:
         return None
     if all(pair.turns is not None for pair in pairs):
-        found = changes.of_turns([pair.turns for pair in pairs if pair.turns is not None], phase, known=True)
+        found = in_turns([pair.turns for pair in pairs if pair.turns is not None], phase, change, slower=slower)
     else:
         found = _stored(phase, pairs, change)
-    if found is None or not (found.moved or found.named or found.everywhere):
-        return None
-    return found if (found.change_s > 0) is slower else None
+        found = found if found is not None and _saw(found, change, slower=slower) else None
+    return found if found is not None and (found.moved or found.named or found.everywhere) else None
+
+
+def in_turns(tests: Sequence[Turns], phase: str, change: Judgement, *, slower: bool) -> PhaseChange | None:
+    """Return the parts of a figure's change by steps that tests took apart in turns of a token; None as in `of`."""
+    found = changes.of_turns(tests, phase, known=True)
+    return found if found is not None and _saw(found, change, slower=slower) else None
+
+
+def _saw(found: PhaseChange, change: Judgement, *, slower: bool) -> bool:
+    """Return whether steps taken apart changed in the figure's direction, and enough, as far as their interval says.
+
+    They are the typical ones of the beginning of a text: a change of few steps or of late ones is not among them.
+    """
+    if (found.change_s > 0) is not slower:
+        return False
+    far = found.high_s if slower else -found.low_s
+    return change.mid is None or far >= _SEEN * abs(change.mid) * found.before_s
 
 
 def tokeniser(pairs: Sequence[RowPair]) -> PhaseChange | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.analysis.breakdown import changes, shares
+from pytest_infer.analysis.breakdown import carried, changes, shares
 from pytest_infer.analysis.breakdown.carried import mean_step
 from pytest_infer.analysis.breakdown.shares import PhaseShares, RoleShare
+from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.metrics.breakdown import PHASES
 from pytest_infer.records import OUTSIDE as OUTSIDE_ROLES
 from pytest_infer.records import Turns
@@ -85,32 +86,49 @@ def of_runs(name: str, phase: str, after: Side, before: Side | None = None, doub
     return Step(name=name, after=own, before=there, change=change, layers=layers, layer_changes=moved)
 
 
-def of_turns(name: str, phase: str, tests: Sequence[Turns]) -> Step | None:
-    """Return the mean step of tests whose sides took turns of a token; None where one was not taken apart."""
-    change = changes.of_turns(tests, phase)
+def of_turns(name: str, phase: str, tests: Sequence[Turns], moved: Judgement | None = None) -> Step | None:
+    """Return the mean step of tests whose sides took turns of a token; None where one was not taken apart.
+
+    `moved` is their figure, if it is known to have regressed or improved: roles are then named as the headline does.
+    """
+    change = None
+    if moved is not None:
+        change = carried.in_turns(tests, phase, moved, slower=moved.verdict is Verdict.REGRESSED)
+    change = change or changes.of_turns(tests, phase)
     if change is None or not 0 < min(change.before_s, change.after_s) < math.inf:
         return None
-    moved: dict[str, dict[int, float]] = {}
+    shifts: dict[str, dict[int, float]] = {}
     for one in (one for turns in tests for one in turns.parts[phase]):
         for layer, differences in zip(one.layers, one.layer_change_ns, strict=False):
-            of_role = moved.setdefault(one.role, {})
+            of_role = shifts.setdefault(one.role, {})
             of_role[layer] = of_role.get(layer, 0.0) + fmean(differences) / 1e9 / len(tests)
     before, after = (
         _plain(phase, len(tests), {one.role: getattr(one, side) for one in change.roles})
         for side in ("before_s", "after_s")
     )
-    return Step(name=name, after=after, before=before, change=change, layer_changes=moved)
+    return Step(name=name, after=after, before=before, change=change, layer_changes=shifts)
 
 
 def doubts(judgements: Iterable[Judgement], suite: Iterable[SuiteChange]) -> dict[tuple[str, str], float]:
     """Return by test and phase what `changes.of_stored` calls the doubt; under "" that of the mean of the suite."""
+    every = ((of, changes.doubt(j)) for of, j in _leading(judgements, suite))
+    return {of: doubt for of, doubt in every if doubt is not None}
+
+
+def moved(judgements: Iterable[Judgement], suite: Iterable[SuiteChange]) -> dict[tuple[str, str], Judgement]:
+    """Return by test and phase its figure, where that is known to have regressed or improved; under "" the suite's."""
+    sure = (Verdict.REGRESSED, Verdict.IMPROVED)
+    return {of: j for of, j in _leading(judgements, suite) if j.verdict in sure}
+
+
+def _leading(
+    judgements: Iterable[Judgement], suite: Iterable[SuiteChange]
+) -> Iterator[tuple[tuple[str, str], Judgement]]:
+    """Yield the judgements that tell of a phase, with their test and phase."""
     phases = {fact.lead: phase for fact, phase in PHASES.items()}
-    every = [*((j.test, j) for j in judgements), *(("", change.judgement) for change in suite)]
-    return {
-        (test, phases[j.metric_key]): doubt
-        for test, j in every
-        if j.metric_key in phases and (doubt := changes.doubt(j)) is not None
-    }
+    for test, j in (*((j.test, j) for j in judgements), *(("", change.judgement) for change in suite)):
+        if j.metric_key in phases:
+            yield (test, phases[j.metric_key]), j
 
 
 def worth(steps: Iterable[Step], most: int) -> tuple[str, ...]:

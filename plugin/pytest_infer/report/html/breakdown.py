@@ -35,9 +35,12 @@ _MOST = 2
 _ALONE = "Differences of two runs without an interval: how far runs of the same code lie apart is not known here."
 
 
-def section(found: StoredRun, compared: Compared | None = None) -> Section:
-    """Return a run's steps taken apart, beside the other side's where there is one, or why there are none."""
-    known = _Known(found, compared)
+def section(found: StoredRun, compared: Compared | None = None, gated: Compared | None = None) -> Section:
+    """Return a run's steps taken apart, beside the other side's where there is one, or why there are none.
+
+    `gated` is what the run's own gate found, of sides that took turns.
+    """
+    known = _Known(found, compared, gated)
     items = [item for phase in (DECODE, PREFILL) for item in known.items(phase)]
     items += known.operators()
     absent = {name: why for name, why in known.absent.items() if name not in known.shown}
@@ -52,13 +55,14 @@ def section(found: StoredRun, compared: Compared | None = None) -> Section:
 class _Known:
     """What a run and its other side tell of steps."""
 
-    def __init__(self, run: StoredRun, compared: Compared | None) -> None:
+    def __init__(self, run: StoredRun, compared: Compared | None, gated: Compared | None) -> None:
         self._run = run
         earlier = None if compared is None else compared.earlier
         self._before = None if earlier is None else stored.read(earlier)
         self._results, self.absent = _results(run)
         self._earlier = {} if self._before is None else _results(self._before)[0]
         self._doubts = {} if compared is None else steps.doubts(compared.judgements, compared.suite)
+        self._moved = {} if gated is None else steps.moved(gated.judgements, gated.suite)
         self._sides: tuple[str, str] | None = None
         if compared is not None and earlier is not None and self._earlier:
             self._sides = earlier.number or compared.before, run.run.number or compared.after
@@ -118,15 +122,17 @@ class _Known:
         """Return the mean step of some tests, beside that of the same tests on the other side."""
         names = [test.row.test for test in tests]
         turns = [self._turns[one] for one in names if one in self._turns]
-        if len(turns) == len(names) and (found := steps.of_turns(name, phase, turns)) is not None:
-            return found
+        told = (names[0] if len(names) == 1 else "", phase)
+        apart = steps.of_turns(name, phase, turns, self._moved.get(told)) if len(turns) == len(names) else None
+        if apart is not None:
+            return apart
         own = [self._results[one] for one in names if phase in self._breakdown(self._results, one)]
         there = [self._earlier[one] for one in names if phase in self._breakdown(self._earlier, one)]
         before = None
         if self._before is not None and len(there) == len(own) == len(names):
             before = steps.Side(results=there, arrays=self._before.sidecar[0])
         after = steps.Side(results=own, arrays=self._run.sidecar[0])
-        return steps.of_runs(name, phase, after, before, self._doubts.get((names[0] if len(names) == 1 else "", phase)))
+        return steps.of_runs(name, phase, after, before, self._doubts.get(told))
 
     @staticmethod
     def _breakdown(results: Mapping[str, Result], test: str) -> Mapping[str, Any]:
@@ -164,14 +170,15 @@ def _remarks(step: Step, *, named: bool) -> Iterator[str]:
     """Yield what stands above the pictures: the change, what is outside the model, and whether the parts add up."""
     of = f"{step.name}: " if named else ""
     what = "step" if step.after.phase == DECODE else "prefill"
-    if step.change is not None and step.change.moved:
-        yield f"{of}{signed(step.change.change_s)} a {what}: {carriers(step.change) or NOBODY}."
-    elif step.change is not None:
+    change = step.change
+    if change is not None and (change.moved or change.named or change.everywhere):
+        yield f"{of}{signed(change.change_s)} a {what}: {carriers(change) or NOBODY}."
+    elif change is not None:
         yield f"{of}the {what} is neither longer nor shorter beyond doubt."
     # What hooks took and what is left over is not kept of turns.
     checked = step.after.missed is not None or step.after.cost > 0
     yield f"{of}{words.around(step.after) if checked else words.outside(step.after)}."
-    if step.before is not None and step.change is None:
+    if step.before is not None and change is None:
         yield _ALONE
 
 

@@ -92,7 +92,7 @@ def render(
         (
             overview.section(found, advice.advise(test.block for test in found.tests)),
             compare.section(every),
-            breakdown.section(found, mine),
+            breakdown.section(found, mine, gated),
             prompts.section(found, earlier, names),
             fidelity.section(found, None if mine is None else mine.earlier),
             experts.section(found, earlier, names),
