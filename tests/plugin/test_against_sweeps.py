@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from pytest_infer.cli.main import app
 
 ENGINE = '''
+import contextlib
+import itertools
 import os
 import pathlib
 import random
@@ -18,14 +20,23 @@ import slow
 from pytest_infer.engines.base import Engine
 from pytest_infer.records import ModelInfo, StopReason
 
-HERE = pathlib.Path(slow.__file__).parent
-RANDOM = random.Random(os.getpid())
+SIDE = "ours" if pathlib.Path(slow.__file__).parent == pathlib.Path(os.environ["OURS"]) else "base"
 
 
 def log(line):
     with open(os.environ["LOG"], "a") as file:
-        side = "ours" if str(HERE) == os.environ["OURS"] else "base"
-        print(side, os.getpid(), line, file=file)
+        print(SIDE, os.getpid(), line, file=file)
+
+
+def launch():
+    """Return the number of this process among those of its side, which start one after another."""
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            open(f"{os.environ['LOG']}.{SIDE}.{number}", "x").close()
+            return number
+
+
+RANDOM = random.Random(f"{SIDE} {launch()}")  # the same noise whenever the test is run
 
 
 class Scripted(Engine):
@@ -97,7 +108,8 @@ QUICK = (
     "--infer-turns=round", "--infer-engine=scripted", "--infer-warmup=0", "--infer-no-profile", "--infer-min-pairs=16",
     "--infer-max-rounds=16", "-k", "first",
 )  # fmt: skip
-TOKEN = ("--infer-turns=token", "--infer-threads=1", "--infer-launches=2", "--infer-time=100ms", "--infer-rounds=2")
+# No time for a second cycle of passes, however fast the machine is: as much noise is drawn each time.
+TOKEN = ("--infer-turns=token", "--infer-threads=1", "--infer-launches=2", "--infer-time=1ms", "--infer-rounds=2")
 TURNS = pytest.mark.parametrize("turns", [("--infer-turns=round",), TOKEN], ids=["round", "token"])
 
 
@@ -116,7 +128,8 @@ class Repository:
         self.git("commit", "-q", "--allow-empty", "-m", "a commit")
 
     def run(self, *options):
-        self._log.unlink(missing_ok=True)
+        for file in self._log.parent.iterdir():
+            file.unlink()
         return self.pytester.runpytest("--infer-against=HEAD~1", *QUICK, *options)
 
     @property
