@@ -101,7 +101,7 @@ def test_native_compare_shows_prompts_and_phases_of_both_runs(suite):
 
 
 def test_native_gate_fails_exactly_the_rows_of_a_slower_decode(suite):
-    pytester = suite(engine="Scripted.delays = [0.05, 0.1, 0.1]")
+    pytester = suite(engine="Scripted.delays = [0.05, 0.1, 0.1]", virtual=True)
     pytester.runpytest("--benchmark-autosave", "--infer-rounds=3").assert_outcomes(passed=2)
     conftest = pytester.path / "conftest.py"
     # Decode 20 % slower in `second` only, which has two words: its total is then 16 % slower, its TTFT the same.
