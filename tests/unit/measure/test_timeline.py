@@ -36,24 +36,41 @@ def wait_until(condition, patience_s=30.0):
         time.sleep(0.02)
 
 
+def state(pid):
+    """Return the letter of a process's state (proc(5)): `S` sleeps, `Z` has ended but nobody has waited for it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def alive(pid):
-    """Return whether a process runs: one that nobody has waited for is a zombie, and has ended."""
+    """Return whether a process runs: a zombie has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(pid) != "Z"
     except OSError:
         return False
+
+
+def wait_for_a_sample(pid):
+    """Wait until the helper has taken a sample that it began after this call."""
+
+    # It goes to sleep after each sample: the first time may be after one that it had begun before.
+    def slept():
+        (line,) = (x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("voluntary_ctxt"))
+        return int(line.split()[1])
+
+    before = slept()
+    wait_until(lambda: slept() >= before + 2)
 
 
 @needs_proc
 def test_a_spike_is_seen(sampler):
     started = time.perf_counter_ns()
     with sampler.sampling() as window:
-        time.sleep(0.1)
+        wait_for_a_sample(sampler.helper)
         with mmap.mmap(-1, 500 * MB) as spike:
             for _ in range(500):
                 spike.write(b"\1" * MB)
-            time.sleep(0.2)
-        time.sleep(0.1)
+            wait_for_a_sample(sampler.helper)
+        wait_for_a_sample(sampler.helper)
     ended = time.perf_counter_ns()
     seen = window.timeline
     assert window.absent is None
@@ -93,7 +110,7 @@ def test_one_helper_for_all_rounds_which_sleeps_between_them(sampler):
     def wakes():
         return Path(f"/proc/{first}/schedstat").read_text().split()[2]
 
-    time.sleep(0.2)  # until it waits again
+    wait_until(lambda: state(first) == "S")
     before = wakes()
     time.sleep(0.3)
     assert wakes() == before
