@@ -5,7 +5,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_infer.measure.load import marks
@@ -140,6 +140,11 @@ def test_goodput_is_a_count_by_hand():
     assert load.errors(requests) == {"failed": 1, "cancelled": 1}
 
 
+THE_SAME = settings(deadline=None, derandomize=True, database=None)
+"""The same examples each time, however long one takes."""
+
+
+@THE_SAME
 @given(rate=st.floats(0.2, 5), service=st.floats(0.01, 0.15), seed=st.integers(0, 10**6), exponential=st.booleans())
 def test_little_holds_of_any_run_whose_ends_are_empty(rate, service, seed, exponential):
     repetition = simulated(rate, service, 50, seed, exponential=exponential)
@@ -149,6 +154,7 @@ def test_little_holds_of_any_run_whose_ends_are_empty(rate, service, seed, expon
     assert load.in_flight(whole) == pytest.approx(load.by_littles_law(whole))
 
 
+@THE_SAME
 @given(
     st.lists(
         st.tuples(
