@@ -130,10 +130,11 @@ def test_a_stream_breaks_off(how):
 
 def test_a_stall_ends_with_the_server():
     with scripted_server.running(Script(answers=(Answer(stall_at=1),))) as server:
-        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=0.1)
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
         connection.request("POST", "/v1/completions", json.dumps({"prompt": "a", "stream": True}))
         reply = connection.getresponse()
         assert reply.readline().startswith(b"data: ")
+        connection.sock.settimeout(0.1)  # only now: connecting and the first event may take longer
         with pytest.raises(TimeoutError):
             reply.read()
         reply.close()
