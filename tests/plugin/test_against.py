@@ -156,8 +156,10 @@ def test_what_is_slower_in_one_commit_is_seen_in_every_pair(repository):
     result, run = repository.run("--infer-against=HEAD~1", *FEW, "--benchmark-autosave")
     result.assert_outcomes(passed=2)
     for before, after in run.pairs.values():
-        for a, b in zip(before.rounds, after.rounds, strict=True):
-            assert b.trace.stamps_ns[-1] - b.trace.start_ns >= 30_000_000 > a.trace.stamps_ns[-1] - a.trace.start_ns
+        slow, quick = ([r.trace.stamps_ns[-1] - r.trace.start_ns for r in side.rounds] for side in (after, before))
+        assert len(slow) == len(quick) == 4
+        # A round of the base may be held up that long, but not each of them.
+        assert min(slow) >= 30_000_000 > min(quick)
         assert before.output.text == after.output.text == "1 2 3"
         assert before.model.name == "scripted"
     assert run.against.rev == "HEAD~1"
