@@ -654,21 +654,22 @@ def test_turns_of_a_token_find_a_slower_step(repository):
     repository.commit()
     repository.speed(delay=0.04)  # so much that no disturbance hides it
     rules = "--infer-gate=output:exact,tpot:20%"
-    result, run = judged(repository, "--infer-launches=4", "--infer-time=5s", rules, "--benchmark-autosave")
+    # So few are measured whatever the time.
+    result, run = judged(repository, "--infer-launches=3", "--infer-time=5s", rules, "--benchmark-autosave")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*tpot:20%*", "*regressed (threshold 20 %)*"])
     for test, (before, after) in run.pairs.items():
         # Each launch had a whole round, and the tokens are those of either side.
-        assert len(before.rounds) == len(after.rounds) == 4
+        assert len(before.rounds) == len(after.rounds) == 3
         assert before.output == after.output
         turns = run.turns[test]
-        assert {name: len(launches) for name, launches in turns.ratios.items()} == {"first": 4, "step": 4}
+        assert {name: len(launches) for name, launches in turns.ratios.items()} == {"first": 3, "step": 3}
         assert all(statistics.median(launch) > 1 for launch in turns.ratios["step"])
     (saved,) = repository.path.glob(".benchmarks/*/*.json")
     blocks = [row["extra_info"]["pytest_infer"] for row in json.loads(saved.read_text())["benchmarks"]]
-    assert [len(b["against"]["turns"]["ratios"]["step"]) for b in blocks if b["phase"] == "total"] == [4, 4]
+    assert [len(b["against"]["turns"]["ratios"]["step"]) for b in blocks if b["phase"] == "total"] == [3, 3]
     # This process loaded no model: both sides are others, as old as each other.
-    assert [what for _, what, _ in repository.events()].count("load") == 8
+    assert [what for _, what, _ in repository.events()].count("load") == 6
     gone(repository)
 
 
@@ -795,11 +796,12 @@ def test_launches_share_what_disturbed_pairs_may_be_repeated(repository, monkeyp
     conftest = repository.path / "conftest.py"
     conftest.write_text(conftest.read_text() + DISTURBED)
     repository.commit()
-    few = ("--infer-launches=4", "--infer-rounds=4", "--infer-repeat-disturbed=3", "-k", "first")
+    # Three launches are measured whatever the time.
+    few = ("--infer-launches=3", "--infer-rounds=3", "--infer-repeat-disturbed=3", "-k", "first")
     result, run = judged(repository, "--infer-gate=off", *few)
     result.assert_outcomes(passed=1)
     ((before, after),) = run.pairs.values()
-    assert [len(one.rounds) for one in (before, after)] == [4, 4]
+    assert [len(one.rounds) for one in (before, after)] == [3, 3]
     assert [len(one.repeated) for one in (before, after)] == [3, 3]
 
 
