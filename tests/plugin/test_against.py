@@ -706,7 +706,7 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     repository.speed(delay=0.002)
     repository.commit()
     repository.speed(delay=0.04)
-    launches = ("--infer-launches=4", "--infer-time=5s", "--benchmark-autosave")
+    launches = ("--infer-launches=4", "--infer-time=30s", "--benchmark-autosave")
     result, run = judged(repository, *launches, "--infer-gate=tpot:20%")
     result.assert_outcomes(failed=2)
     # Lines may be wrapped anywhere.
