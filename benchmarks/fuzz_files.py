@@ -125,7 +125,7 @@ def _records() -> list[PromptRecord]:
 def _against(made: dict[str, Any]) -> dict[str, Any]:
     """Return a block with another side, which took turns of a token with it and was taken apart."""
     ratios: dict[str, tuple[tuple[float, ...], ...]] = {
-        part: tuple((0.01 * launch, 0.012, 0.008, 0.01) for launch in range(3)) for part in ("first", "step")
+        part: tuple((0.01 * launch, 0.012, 0.008, 0.01) for launch in range(3)) for part in ("first", "step", "steps")
     }
     parts = tuple(
         RoleTurns(

@@ -48,6 +48,7 @@ from scipy import stats
 from scratch_repository import COMES_AND_GOES, TEXTS
 
 from pytest_infer.analysis.compare import comparison, gate, rules
+from pytest_infer.analysis.compare.launches import FIRST, STEP
 from pytest_infer.records import Turns
 from pytest_infer.storage import runs
 from pytest_infer.storage.history import History
@@ -212,9 +213,13 @@ def resampled(measured: list[dict[str, Any]], times: int, seed: int) -> Iterator
     """Yield judgements of random choices of launches, out of all runs of a cell; each prompt keeps its run's share.
 
     A choice takes one run's prompts and shares, and launches of any run: those of another are shifted by the difference
-    of the two shares, which is what was planted.
+    of the two shares, which is what was planted. Only what the medians of turns tell is chosen from, of runs in which
+    they tell each prompt.
     """
     chance = random.Random(seed)  # noqa: S311 - not for secrets
+    measured = [run for run in measured if _launches(run)]
+    if not measured:
+        return
     for _ in range(times):
         mine = chance.choice(measured)
         launches = [(run, n) for run in measured for n in range(_launches(run))]
@@ -224,7 +229,7 @@ def resampled(measured: list[dict[str, Any]], times: int, seed: int) -> Iterator
             kept = msgspec.convert(block["against"]["turns"], Turns)
             ratios = {
                 key: tuple(_shifted(run, name, key, n, mine["shares"][name]) for run, n in chosen)
-                for key in kept.ratios
+                for key in (FIRST, STEP)
             }
             turns[name] = replace(kept, ratios=ratios, rounds=0)
         yield judged(mine, turns)
@@ -241,7 +246,7 @@ def judged(run: dict[str, Any], turns: dict[str, Turns] | None = None) -> dict[s
 
 
 def _launches(run: dict[str, Any]) -> int:
-    return min(len(block["against"]["turns"]["ratios"]["step"]) for block in run["blocks"].values())
+    return min(len(block["against"]["turns"]["ratios"].get(STEP, ())) for block in run["blocks"].values())
 
 
 def _shifted(run: dict[str, Any], name: str, key: str, launch: int, share: int) -> tuple[float, ...]:

@@ -444,11 +444,22 @@ def test_an_ab_shows_both_sides_with_intervals_and_names_the_role(storage):
 @pytest.mark.parametrize("known", [False, True])
 def test_roles_are_named_where_the_headline_names_them(storage, known):
     # Four launches tell the step's change with 95 %, not with 99 %; whether it moved is known from many more passes.
-    j = Judgement(test="bench/t.py::t[guide]", name="guide", metric_key="tpot_s", mid=0.0017, verdict=Verdict.REGRESSED)
+    ends = {"low": 0.001, "mid": 0.0017, "high": 0.002}
+    j = Judgement(test="bench/t.py::t[guide]", name="guide", metric_key="tpot_s", verdict=Verdict.ACCEPTED, **ends)
     gate = {"result": "regressed", "against": "main", "judgements": [msgspec.to_builtins(j)] if known else []}
     found = shown(storage.add(turned(planted=1.0029), gate=gate))
     assert ("the step is neither longer nor shorter beyond doubt" in found.section) is not known
     assert ("a step: experts +" in found.section) is known
+
+
+@pytest.mark.parametrize("mid", [0.9, -0.3])
+def test_no_role_is_named_by_steps_that_did_not_see_the_change(storage, mid):
+    # The steps that were taken apart took a quarter longer.
+    ends = {"low": mid - 0.01, "mid": mid, "high": mid + 0.01}
+    j = Judgement(test="bench/t.py::t[guide]", name="guide", metric_key="tpot_s", verdict=Verdict.REGRESSED, **ends)
+    found = shown(storage.add(turned(), gate={"result": "regressed", "judgements": [msgspec.to_builtins(j)]}))
+    assert "a step: no part carries it beyond doubt." in found.section
+    assert "carries it in" not in found.section
 
 
 def test_an_ab_that_took_nothing_apart_says_why(storage):

@@ -84,6 +84,32 @@ def test_a_change_of_few_steps_is_told_by_their_sums():
     assert [launches.earlier(key, turns).variance for key in ("tpot_s", "itl_p50_s")] == [0.2, 0.1]
 
 
+def test_whole_rounds_in_the_place_of_turns_are_not_as_calm_as_turns_were():
+    turns = Turns(
+        every=1, cycles=1, seconds=1.0, ratios={"first": ((0.1,),) * 3}, tokens=9, earlier={"step": (0.1, 30.0)}
+    )
+    assert [launches.earlier(key, turns) for key in ("tpot_s", "itl_p50_s", "ttft_s", "peak_rss_bytes")] == [None] * 4
+
+
+def test_a_pass_without_a_ratio_takes_its_neighbour_with_it():
+    # Who begins gains 1 % over the pass: its neighbour, in which the other side begins, makes up for that.
+    slow, fast = (one(*[100] * 8), one(*[101] * 8)), (one(*[101] * 8), one(*[100] * 8))
+    short = (one(100), one(100))
+    found = launches.ratios([((), [slow, short, slow, fast])], 1)
+    assert found["step"] == (pytest.approx((0.0,), abs=1e-4),)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_no_step_at_the_end_of_a_text_is_left_out_of_the_sums(every):
+    before, after = one(*[100] * 11), one(*[100] * 10, 200)
+    assert launches.steps_ratio(before, after, every) == pytest.approx(math.log(12 / 11))
+
+
+def test_steps_that_take_no_time_tell_nothing():
+    still, moving = one(0, 0, 0, 0), one(1, 1, 1, 1)
+    assert launches.steps_ratio(still, moving) is launches.steps_ratio(moving, still) is None
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1.05])
 def test_a_change_of_all_steps_alike_is_told_by_their_medians_alone(ratio):
     found = launches.ratios(taken(ratio), 1)
@@ -131,7 +157,7 @@ def test_whole_rounds_tell_what_lies_between_the_parts_of_a_text(ratio, beside):
     rng = np.random.default_rng(2)
     turns = Turns(every=1, cycles=1, seconds=1.0, ratios=launches.ratios(taken(1.0), 1), tokens=9)
     found = launches.beside_parts([[whole(ratio, 0.01, rng)] for _ in range(5)], turns)
-    assert found == (None if beside is None else pytest.approx(beside, abs=0.02))
+    assert found == (None if beside is None else pytest.approx((beside, 0.0), abs=0.02))
     assert launches.beside_parts([[whole(ratio, 0.01, rng)]], turns) is None
 
 

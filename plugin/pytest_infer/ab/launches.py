@@ -181,32 +181,30 @@ class Launches:
         return reference
 
     def _whole_text(self, info: PromptInfo, whole: Sequence[Launch], found: Turns) -> Turns:
-        """Return what passes said, after telling where a change is not in all steps alike; without steps, if they were
-        of parts of the text and whole rounds tell another change."""
+        """Return what passes said; without steps, if they were of parts of the text and whole rounds tell another
+        change."""
         # Imported late: numpy and scipy are for runs that compare.
         from pytest_infer.analysis.compare import launches  # noqa: PLC0415
 
+        if found.tokens is not None:
+            rounds_ = [[launch.pairs[number] for number in launch.kept(found.rounds)] for launch in whole]
+            beside = launches.beside_parts([[(a.trace, b.trace) for a, b in pairs] for pairs in rounds_], found)
+            if beside is not None:
+                told = [f"{100 * math.expm1(one):+.1f} %".replace("-", "−") for one in beside]
+                self._session.note(
+                    f"! {info.name}: a step changed by {told[0]} in whole rounds, by {told[1]} in the two parts of the "
+                    "text that there was time for: whole rounds count; give it more --infer-time"
+                )
+                return replace(found, ratios={key: one for key, one in found.ratios.items() if key == launches.FIRST})
+            self._session.note(
+                f"--infer-time {self._session.settings.time_s:g}s is too short to measure each prompt whole: steps "
+                "were compared in two parts of its text"
+            )
         if launches.STEPS in found.ratios:
             self._session.note(
-                f"{info.name}: a few steps changed otherwise than most: TPOT and decode count all, ITL p50 the middle"
+                f"{info.name}: not all steps changed alike: TPOT and decode count all of them, ITL p50 the middle"
             )
-        if found.tokens is None:
-            return found
-        time_s = self._session.settings.time_s
-        self._session.note(
-            f"--infer-time {time_s:g}s is too short to measure each prompt whole: steps were compared in two parts of "
-            "its text"
-        )
-        rounds_ = [[launch.pairs[number] for number in launch.kept(found.rounds)] for launch in whole]
-        beside = launches.beside_parts([[(a.trace, b.trace) for a, b in pairs] for pairs in rounds_], found)
-        if beside is None:
-            return found
-        self._session.note(
-            f"! {info.name}: in whole rounds a step changed by {100 * abs(math.expm1(beside)):.1f} % "
-            f"{'more' if beside > 0 else 'less'} than in the two parts of the text that turns compared: whole rounds "
-            "were compared; give it more --infer-time"
-        )
-        return replace(found, ratios={name: told for name, told in found.ratios.items() if name == launches.FIRST})
+        return found
 
     def _profile(self, first: Launch, plan: rounds.RoundPlan, reference: Reference) -> None:
         files = divergence.Files.within(self._commit.scratch)

@@ -75,7 +75,7 @@ class Cost:
         Of an engine that takes no turns that is three pairs of whole rounds; else a pair of them and a cycle of passes.
         There are more such pairs if there is time, until all launches have `rounds` together. If there is too little,
         and passes may be `windows`, these are as short as need be, and whole rounds are a pair in fewer launches, no
-        more than fit half of the time. `LEAST_LAUNCHES` are measured anyway.
+        more than fit half of the time or leave none for a cycle. `LEAST_LAUNCHES` are measured anyway.
         """
         least = min(launches, LEAST_LAUNCHES)
         cycle_s = self._cycle_s(self.generated) if turns else 2 * self.pair_s

@@ -379,8 +379,8 @@ class Engine(Protocol):
         """Return whether `generate` can go on with a generation: told its first tokens as part of the ids, and to
         `follow` the next ones.
 
-        Turns of a token then measure a part of a long generation in each launch, not the beginning in few. By default,
-        whether it follows.
+        Turns of a token then measure parts of a long generation in more launches than fit whole. By default, whether
+        it follows.
         """
         return self.follows()
 

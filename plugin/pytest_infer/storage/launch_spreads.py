@@ -19,8 +19,8 @@ MOST_DF = 30.0
 
 
 class RunSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run told: by ratio (`first`, `step`), a launch's variance (log-ratios squared) and its degrees of
-    freedom."""
+    """What one run told: by ratio (`first`, `step`, `steps`), a launch's variance (log-ratios squared) and its degrees
+    of freedom."""
 
     at_ns: int
     spreads: dict[str, tuple[float, float]]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer.analysis.breakdown import carried, changes, shares
 from pytest_infer.analysis.breakdown.carried import mean_step
 from pytest_infer.analysis.breakdown.shares import PhaseShares, RoleShare
-from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.metrics.breakdown import PHASES
 from pytest_infer.records import OUTSIDE as OUTSIDE_ROLES
 from pytest_infer.records import Turns
@@ -89,12 +88,13 @@ def of_runs(name: str, phase: str, after: Side, before: Side | None = None, doub
 def of_turns(name: str, phase: str, tests: Sequence[Turns], moved: Judgement | None = None) -> Step | None:
     """Return the mean step of tests whose sides took turns of a token; None where one was not taken apart.
 
-    `moved` is their figure, if it is known to have regressed or improved: roles are then named as the headline does.
+    `moved` is their figure, if it is known to have changed: roles are then named as the headline does.
     """
-    change = None
-    if moved is not None:
-        change = carried.in_turns(tests, phase, moved, slower=moved.verdict is Verdict.REGRESSED)
-    change = change or changes.of_turns(tests, phase)
+    change = changes.of_turns(tests, phase)
+    if moved is not None and change is not None:
+        told = carried.in_turns(tests, phase, moved, slower=(moved.mid or 0.0) > 0)
+        change = replace(change, roles=tuple(replace(one, named=False) for one in change.roles), everywhere=False)
+        change = told or change
     if change is None or not 0 < min(change.before_s, change.after_s) < math.inf:
         return None
     shifts: dict[str, dict[int, float]] = {}
@@ -116,9 +116,8 @@ def doubts(judgements: Iterable[Judgement], suite: Iterable[SuiteChange]) -> dic
 
 
 def moved(judgements: Iterable[Judgement], suite: Iterable[SuiteChange]) -> dict[tuple[str, str], Judgement]:
-    """Return by test and phase its figure, where that is known to have regressed or improved; under "" the suite's."""
-    sure = (Verdict.REGRESSED, Verdict.IMPROVED)
-    return {of: j for of, j in _leading(judgements, suite) if j.verdict in sure}
+    """Return by test and phase its figure, where its interval excludes 0; under "" the suite's."""
+    return {of: j for of, j in _leading(judgements, suite) if (j.low or 0.0) > 0 or (j.high or 0.0) < 0}
 
 
 def _leading(

@@ -81,8 +81,12 @@ def _name(name: str, turns: Turns) -> str:
 
 
 def earlier(key: str, turns: Turns) -> Spread | None:
-    """Return how far launches lay apart in earlier runs, for a metric that one ratio tells; None where unknown."""
-    found = turns.earlier.get(_name(_FOLLOW[key][0], turns)) if key in _FOLLOW else None
+    """Return how far launches lay apart in earlier runs, for a metric that one ratio tells; None where unknown.
+
+    Whole rounds lie apart otherwise: where they take the place of turns, earlier turns say nothing.
+    """
+    name = _name(_FOLLOW[key][0], turns) if key in _FOLLOW else None
+    found = turns.earlier.get(name) if name in turns.ratios else None
     return None if found is None else Spread(variance=found[0], df=found[1])
 
 
@@ -135,11 +139,11 @@ def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
 
 
 def steps_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
-    """Return the change of all decode steps within one pass together: the log-ratio of their sums, of as many turns of
-    either side. Medians see nothing of what changes in less than half of the steps."""
-    a, b = _chunks(before, every), _chunks(after, every)
-    count = min(len(a), len(b)) // 2 * 2
-    return math.log(b[:count].sum() / a[:count].sum()) if count else None
+    """Return the change of all decode steps within one pass together: the log-ratio of their sums, of as many ticks of
+    either side. Medians see nothing of what changes in less than half of the steps. None as `step_ratio`."""
+    last = min(len(before.stamps_ns), len(after.stamps_ns)) - 1
+    a, b = (one.stamps_ns[last] - one.stamps_ns[0] for one in (before, after))
+    return math.log(b / a) if min(a, b) > 0 and last >= 2 * every else None
 
 
 def _chunks(one: Pass, every: int) -> Array:
@@ -161,20 +165,19 @@ _WORTH = 0.003
 """A smaller difference is not worth their wider interval."""
 
 
-def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns: Turns) -> float | None:
-    """Return by how much a step changed more in whole rounds than in the parts of the text that passes were of, a
-    log-ratio: what is between the parts changed otherwise. None where that may be chance.
+def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns: Turns) -> tuple[float, float] | None:
+    """Return by how much a step changed in whole rounds and in the parts of the text that passes were of, log-ratios,
+    where what is between the parts changed otherwise. None where that may be chance.
 
     `whole` are the pairs of whole rounds of the first launches, each both sides', base first.
     """
-    if STEP not in turns.ratios:
+    if STEP not in turns.ratios or min(_step_ns(one) for pairs in whole for pair in pairs for one in pair) <= 0:
         return None
-    parts = means(turns.ratios[_name(STEPS, turns)])
-    differences = [
-        float(np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs])) - float(parts[number])
-        for number, pairs in enumerate(whole)
-    ]
-    return _otherwise(np.asarray(differences))
+    parts = means(turns.ratios[_name(STEPS, turns)])[: len(whole)]
+    rounds = np.asarray([np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs]) for pairs in whole])
+    if _otherwise(rounds - parts) is None:
+        return None
+    return float(np.mean(rounds)), float(np.mean(parts))
 
 
 def _otherwise(differences: Array) -> float | None:
@@ -203,12 +206,13 @@ def _step_observations(
 ) -> tuple[float, ...]:
     """Return the same of steps: the change of both passes' steps together, as each may be of another part of the text.
 
-    Of the ratios r with w, the base's step in a pass, that is log((w₁e^r₁ + w₂e^r₂) / (w₁ + w₂)).
+    Of the ratios r with w, what the base's steps took in a pass, that is log((w₁e^r₁ + w₂e^r₂) / (w₁ + w₂)).
     """
-    told = [(float(np.mean(np.diff(a.stamps_ns))), r) for a, b in passes if (r := ratio(a, b, every)) is not None]
+    told = [(a.stamps_ns[-1] - a.stamps_ns[0], ratio(a, b, every)) for a, b in passes]
     return tuple(
         math.log((v * math.exp(r) + w * math.exp(q)) / (v + w))
         for (v, r), (w, q) in zip(told[::2], told[1::2], strict=False)
+        if r is not None and q is not None
     )
 
 
@@ -365,6 +369,6 @@ def ratios(
         tuple(_step_observations(passes, every, ratio) for _, passes in launches) for ratio in (step_ratio, steps_ratio)
     )
     found = {name: told for name, told in ((FIRST, first), (STEP, step)) if all(told)}
-    if STEP in found and _otherwise(means(steps) - means(step)) is not None:
+    if STEP in found and all(steps) and _otherwise(means(steps) - means(step)) is not None:
         found[STEPS] = steps
     return found
