@@ -910,7 +910,7 @@ def changed_steps(repository, before, *args):
 def test_a_change_of_a_few_steps_is_one_of_tpot_and_none_of_the_typical_step(repository):
     slow = "import time; time.sleep(0.06 if prompt_tokens % 6 == 0 else 0)"
     result, verdicts, turns = changed_steps(repository, slow, "--infer-launches=4", "--infer-time=20s", "-kfirst")
-    result.stdout.fnmatch_lines(["first: not all steps changed alike: TPOT and decode count all of them, ITL p50*"])
+    result.stdout.fnmatch_lines(["first: not all steps changed alike: TPOT and decode count all of them, *"])
     assert verdicts["tpot_s"] == "regressed"
     assert verdicts["itl_p50_s"] != "regressed"
     assert statistics.fmean(map(statistics.fmean, turns.ratios["steps"])) > 0.4
@@ -923,7 +923,7 @@ def test_a_change_between_the_parts_that_are_measured_is_seen_by_whole_rounds(re
     slow = "import time; time.sleep(2 if prompt_tokens == 12 else 0)"
     times = ("--infer-launches=4", "--infer-rounds=3", "--infer-time=2s", "-kfirst")
     result, verdicts, turns = changed_steps(repository, slow, *times)
-    result.stdout.fnmatch_lines(["! first: a step changed by +* % in whole rounds, by * % in the two parts of the*"])
+    result.stdout.fnmatch_lines(["! first: a step changed by +* % in whole rounds, by * % in the two *"])
     assert turns.tokens is not None
     assert set(turns.ratios) == {"first"}
     # The steps that were taken apart say nothing of it.

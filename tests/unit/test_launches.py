@@ -110,6 +110,12 @@ def test_steps_that_take_no_time_tell_nothing():
     assert launches.steps_ratio(still, moving) is launches.steps_ratio(moving, still) is None
 
 
+def test_few_steps_that_add_little_to_a_change_of_all_are_not_told():
+    # 50 % each, and one in eight 8 % more than that.
+    assert set(launches.ratios(taken(*[1.5] * 7, 1.62), 1)) == {"step"}
+    assert set(launches.ratios(taken(*[1.0] * 7, 1.08), 1)) == {"step", "steps"}
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1.05])
 def test_a_change_of_all_steps_alike_is_told_by_their_medians_alone(ratio):
     found = launches.ratios(taken(ratio), 1)

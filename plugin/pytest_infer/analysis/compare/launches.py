@@ -161,8 +161,8 @@ def first_token_ratio(before: Pass, after: Pass) -> float:
 _OTHERWISE = 0.995
 """Sums of steps tell another change than medians, and whole rounds than parts of the text, where that is known with
 this confidence. They scatter more: unchanged code that seems so is rarely accused by them."""
-_WORTH = 0.003
-"""A smaller difference is not worth their wider interval."""
+_WORTH, _SHARE = 0.003, 0.1
+"""A smaller difference, or a smaller share of the change, is not worth their wider interval."""
 
 
 def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns: Turns) -> tuple[float, float] | None:
@@ -175,18 +175,16 @@ def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns
         return None
     parts = means(turns.ratios[_name(STEPS, turns)])[: len(whole)]
     rounds = np.asarray([np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs]) for pairs in whole])
-    if _otherwise(rounds - parts) is None:
-        return None
-    return float(np.mean(rounds)), float(np.mean(parts))
+    return (float(np.mean(rounds)), float(np.mean(parts))) if _otherwise(rounds, parts) else None
 
 
-def _otherwise(differences: Array) -> float | None:
-    """Return the mean over launches if it is beyond doubt not 0, and not next to it."""
-    known = estimate(differences)
-    if known is None or abs(known.mid) < _WORTH:
-        return None
+def _otherwise(one: Array, other: Array) -> bool:
+    """Return whether two means of each launch tell different changes beyond doubt."""
+    known = estimate(one - other)
+    if known is None or abs(known.mid) < max(_WORTH, _SHARE * abs(float(np.mean(other)))):
+        return False
     low, high = known.interval(_OTHERWISE)
-    return known.mid if low > 0 or high < 0 else None
+    return low > 0 or high < 0
 
 
 def _step_ns(trace: TokenTrace) -> float:
@@ -369,6 +367,6 @@ def ratios(
         tuple(_step_observations(passes, every, ratio) for _, passes in launches) for ratio in (step_ratio, steps_ratio)
     )
     found = {name: told for name, told in ((FIRST, first), (STEP, step)) if all(told)}
-    if STEP in found and all(steps) and _otherwise(means(steps) - means(step)) is not None:
+    if STEP in found and all(steps) and _otherwise(means(steps), means(step)):
         found[STEPS] = steps
     return found
