@@ -122,7 +122,7 @@ class Launches:
             self._say(info, f"warm-up · launch {number} of {len(used)}")
             launch.begin(nodeid)
             launch.holds = first.holds
-            if takes_turns and (plan.warmup or launch in others):
+            if takes_turns and (plan.warmup or number > parts.whole):
                 passes.warm_up(launch, threads)
             else:
                 launch.warm_up(plan.warmup)

@@ -1,4 +1,4 @@
-"""The change between two sides that took turns of a token: neighbours, passes, and launches as a random effect."""
+"""The change between two sides in turns of a token: neighbours, passes, sums, and launches as a random effect."""
 
 from __future__ import annotations
 
