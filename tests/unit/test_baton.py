@@ -26,14 +26,28 @@ def batons():
                 continue
 
 
-def play(batons, ticks, *, number=1, begins=0, work=lambda side, tick: None, **given):
+class Waited:
+    """Notes when a turn began and ended."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self):
+        self.told.append("begin")
+
+    def end(self):
+        self.told.append("end")
+
+
+def play(batons, ticks, *, number=1, begins=0, work=lambda side, tick: None, waits=None, **given):
     """Let both sides tick; return the order of ticks and each side's clock."""
     order, clocks = [], [None, None]
+    waits = waits or (Waited(), Waited())
 
     def side(own):
         baton = batons[own]
         baton.begin(number)
-        turns = TokenTurns(baton=baton, begins=own == begins, **given)
+        turns = TokenTurns(baton=baton, begins=own == begins, waits=waits[own], **given)
         clock = clocks[own] = TurnClock(turns)
         turns.await_first()
         clock.start()

@@ -187,6 +187,36 @@ def test_who_begins_a_window_differs_from_launch_to_launch():
     assert begun == [[True, False], [False, True], [True, False]]
 
 
+@pytest.mark.parametrize(
+    ("budget_s", "cycles", "each"),
+    [
+        (1, 1, [2, 2, 2]),  # all launches at least once
+        (11, 1, [2, 2, 2]),
+        (12.5, 1, [4, 2, 2]),  # time for one launch more
+        (17, 1, [4, 4, 2]),
+        (18.5, 2, [4, 4, 4]),
+    ],
+)
+def test_of_the_last_cycle_as_many_launches_as_fit(monkeypatch, budget_s, cycles, each):
+    # A launch's cycle has four passes of one token and two of nine, half a second each: 3 s. A pass finds out how many ticks a turn has.
+    clock = [0.0]
+    monkeypatch.setattr(passes.time, "monotonic", lambda: clock[0])
+
+    class Slow(Recorded):
+        def take_turns(self, asked):
+            clock[0] += 0.5
+            return super().take_turns(asked)
+
+    launches = [Slow(), Slow(), Slow()]
+    found = passes.measure(
+        launches, cost(3.9, 0.22, generated=32), Windows.over(32, 9), threads=1, rounds=1, budget_s=budget_s,
+        enough=lambda turns: False,
+    )  # fmt: skip
+    assert found.cycles == cycles
+    assert [len(one.passes) for one in launches] == each
+    assert [len(told) for told in found.ratios["step"]] == [count // 2 for count in each]
+
+
 def test_passes_of_all_tokens_ask_for_nothing_of_their_own():
     assert Windows.over(32, 32).asked == Windows(tokens=32).asked == ({}, {})
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from pytest_infer.measure.counters.contention import RunQueue
+
 ENVIRONMENT = "PYTEST_INFER_TURNS"
 """The variable that gives a side its ends of the two pipes: the one to read from, a comma, the one to write to."""
 _NUMBERS = 0x80
@@ -89,6 +91,29 @@ class Baton:
             self.alone = True
 
 
+class Waits:
+    """How long this process's threads waited for cores in each of its turns, as far as the kernel tells."""
+
+    def __init__(self) -> None:
+        self._queue = RunQueue()
+        self._begun = self._queue.read()
+        self.turns_ns: list[int] = []
+
+    def begin(self) -> None:
+        """Begin a turn."""
+        self._begun = self._queue.read()
+
+    def end(self) -> None:
+        """End it."""
+        waited = self._queue.readings(self._begun, self._queue.read())["run_queue_wait_s"].value
+        if waited is not None:
+            self.turns_ns.append(round(waited * 1e9))
+
+    def close(self) -> None:
+        """Give the file descriptors back."""
+        self._queue.close()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTurns:
     """The turns of one pass, for one side: a chunk of `every` ticks, then perhaps the other side's, and so on.
@@ -101,6 +126,7 @@ class TokenTurns:
 
     baton: Baton
     begins: bool
+    waits: Waits
     every: int = 1
     cores: Sequence[int] = ()
     shift: int = 0
@@ -114,17 +140,20 @@ class TokenTurns:
             self.baton.give()
         self.baton.take()
         self._settle(0)
+        self.waits.begin()
 
     def after(self, tick: int) -> bool:
         """Hand over after a tick if a chunk ends with it, and return whether one did."""
         chunk, within = divmod(tick, self.every)
         if within or self.baton.alone:
             return False
+        self.waits.end()
         if (chunk % 2 == 0) is self.begins:
             self.idle()
             self.baton.give()
             self.baton.take()
         self._settle(chunk + 1)
+        self.waits.begin()
         return True
 
     def _settle(self, chunk: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_infer.ab import protocol
 from pytest_infer.ab.arguments import adopt_sweep, neutralise
-from pytest_infer.ab.baton import Baton, TokenTurns
+from pytest_infer.ab.baton import Baton, TokenTurns, Waits
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.settling import CoreSchedule, pin, settle
 from pytest_infer.checkouts.imports import imported_from
@@ -207,9 +207,11 @@ class Child(Here):
         if self._baton is None:
             pytest.exit("there is nobody to take turns with", returncode=pytest.ExitCode.INTERNAL_ERROR)
         self._baton.begin(asked.number, asked.partner)
+        waits = Waits()
         turns = TokenTurns(
             baton=self._baton,
             begins=asked.begins,
+            waits=waits,
             every=asked.every,
             cores=asked.cores,
             shift=asked.number // 2,
@@ -220,6 +222,8 @@ class Child(Here):
             took = task.runner.in_turns(turns, asked.tokens, follow, observed, behind)
         finally:
             self._baton.end()
+            waits.close()
+        took = replace(took, waited_ns=tuple(waits.turns_ns), begins=asked.begins)
         return protocol.TookTurns(taken=took, wall_ns=time.perf_counter_ns() - begun)
 
     def _observed(

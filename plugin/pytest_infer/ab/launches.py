@@ -148,6 +148,11 @@ class Launches:
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, parts.rounds, cores, started)
+        if found.calm:
+            self._session.note(
+                "something else took cores now and then: where turns that waited for none tell a time more exactly, "
+                "they alone were compared"
+            )
         found = self._taken_apart(info, used, cost, found, threads)
         found = self._whole_text(info, whole, found)
         for launch in others:

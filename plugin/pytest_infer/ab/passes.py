@@ -176,7 +176,8 @@ def measure(
 ) -> Turns:
     """Run cycles of passes in all launches until there are enough or the time is up, and return the ratios.
 
-    `rounds` whole ones were measured in each that has any; `budget_s` is what the passes may take.
+    `rounds` whole ones were measured in each that has any; `budget_s` is what the passes may take: of a last cycle, as
+    many launches as fit.
     """
     # Imported late: numpy and scipy are for runs that compare.
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415
@@ -184,25 +185,32 @@ def measure(
     started = time.monotonic()
     how, short = asked(threads), cost.short(windows.tokens)
     how = replace(how, every=_ticks_a_turn(launches[0].take_turns(replace(how, **windows.asked[0]))))
-    cycles = 0
+    cycles, took_s = 0, 0.0
+    over = False
     while True:
         begun = time.monotonic()
         for number, launch in enumerate(launches):
+            over = cycles > 0 and time.monotonic() - started + took_s > budget_s
+            if over:
+                break
             # Who begins and which window it is would be one thing if it were the same in all launches.
             for begins, of in _cycle(short, windows, reverse=(cycles + number) % 2 == 1):
                 one = replace(how, begins=begins, **of)
                 launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
-        cycles += 1
         now = time.monotonic()
+        cycles += not over
+        took_s = took_s if over else (now - begun) / len(launches)
+        ratios, calm = estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every)
         found = Turns(
             every=how.every,
             cycles=cycles,
             seconds=now - started,
-            ratios=estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every),
+            ratios=ratios,
             rounds=rounds,
             tokens=None if windows.whole else windows.tokens,
+            calm=calm,
         )
-        if enough(found) or now - started + now - begun > budget_s:
+        if enough(found) or over or now - started + took_s > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round, TokenTrace
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 

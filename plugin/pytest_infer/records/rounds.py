@@ -72,9 +72,15 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One side's half of a generation in turns of a token with another process; stamps are in this side's own time."""
+    """One side's half of a generation in turns of a token with another process; stamps are in this side's own time.
+
+    `waited_ns` is how long its threads waited for cores in each turn, together, that of the first token first; fewer
+    where the kernel does not tell, or the other side was through. `begins`: it had the first turn.
+    """
 
     start_ns: int
     stamps_ns: tuple[int, ...]
     tick_sizes: tuple[int, ...]
     token_ids: tuple[int, ...]
+    waited_ns: tuple[int, ...] = ()
+    begins: bool = False

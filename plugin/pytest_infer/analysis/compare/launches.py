@@ -1,18 +1,20 @@
-"""The change between two sides in turns of a token: neighbours, passes, sums, and launches as a random effect."""
+"""The change between two sides in turns of a token: launches as a random effect."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
+from pytest_infer.analysis.compare import neighbours
+from pytest_infer.analysis.compare.neighbours import ROBUST, Passes
 from pytest_infer.analysis.compare.stats import Student
-from pytest_infer.records import Pass, Turns
+from pytest_infer.records import Turns
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.stats import Array
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 RESTLESS = 4.0
 """A launch whose passes scatter this many times as much as the median launch's is left out."""
-_ROBUST = 1.4826
-"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
-
 
 FIRST, STEP, STEPS = "first", "step", "steps"
 """What turns tell of: the time to the first token, a decode step by the medians of turns, and all steps by their sums,
@@ -105,9 +104,12 @@ def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Ar
 
 
 def calm_numbers(turns: Turns) -> tuple[int, ...]:
-    """Return the numbers of the launches that were not restless, in the order in which `told` returns them."""
-    # Sums of steps are restless by a single disturbed step.
-    left_out = {number for name, values in turns.ratios.items() if name != STEPS for number in restless(values)}
+    """Return the numbers of the launches that were not restless and tell something, in the order in which `told`
+    returns them."""
+    left_out = {number for values in turns.ratios.values() for number, told in enumerate(values) if not told}
+    for name, values in turns.ratios.items():
+        if name != STEPS:  # a single disturbed step makes these restless
+            left_out.update(restless(values))
     return tuple(number for number in range(total(turns)) if number not in left_out)
 
 
@@ -120,42 +122,6 @@ def calm(turns: Turns) -> dict[str, list[tuple[float, ...]]]:
     """Return the observations without those of restless launches."""
     numbers = calm_numbers(turns)
     return {name: [launches[number] for number in numbers] for name, launches in turns.ratios.items()}
-
-
-def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
-    """Return the change of a decode step within one pass: log(b / a) of neighbouring turns, their median where one side
-    came first and where the other did, and the mean of these two medians.
-
-    Turns are chunks of `every` ticks; A comes first in every other one, as in A | B B | A. What a side finds of the
-    other's making in the caches depends on who came first, so there are two medians. A disturbed turn spoils one of
-    many ratios, of quads log((b1 + b2) / (a1 + a2)) one of half as many. None for fewer than two chunks of a side.
-    """
-    a, b = _chunks(before, every), _chunks(after, every)
-    count = min(len(a), len(b)) // 2 * 2
-    if not count:
-        return None
-    ratios = np.log(b[:count]) - np.log(a[:count])
-    return float(np.median(ratios[::2]) + np.median(ratios[1::2])) / 2
-
-
-def steps_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
-    """Return the change of all decode steps within one pass together: the log-ratio of their sums, of as many ticks of
-    either side. Medians see nothing of what changes in less than half of the steps. None as `step_ratio`."""
-    last = min(len(before.stamps_ns), len(after.stamps_ns)) - 1
-    a, b = (one.stamps_ns[last] - one.stamps_ns[0] for one in (before, after))
-    return math.log(b / a) if min(a, b) > 0 and last >= 2 * every else None
-
-
-def _chunks(one: Pass, every: int) -> Array:
-    """Return how long each whole chunk took, nanoseconds."""
-    gaps = np.diff(np.asarray(one.stamps_ns, dtype=np.float64))
-    whole = len(gaps) // every
-    return np.asarray(gaps[: whole * every].reshape(whole, every).sum(axis=1))
-
-
-def first_token_ratio(before: Pass, after: Pass) -> float:
-    """Return the change of the time to first token within one pass."""
-    return math.log((after.stamps_ns[0] - after.start_ns) / (before.stamps_ns[0] - before.start_ns))
 
 
 _OTHERWISE = 0.995
@@ -173,8 +139,9 @@ def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns
     """
     if STEP not in turns.ratios or min(_step_ns(one) for pairs in whole for pair in pairs for one in pair) <= 0:
         return None
-    parts = means(turns.ratios[_name(STEPS, turns)])[: len(whole)]
-    rounds = np.asarray([np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs]) for pairs in whole])
+    both = [(pairs, told) for pairs, told in zip(whole, turns.ratios[_name(STEPS, turns)], strict=False) if told]
+    parts = means([told for _, told in both])
+    rounds = np.asarray([np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs]) for pairs, _ in both])
     return (float(np.mean(rounds)), float(np.mean(parts))) if _otherwise(rounds, parts) else None
 
 
@@ -189,29 +156,6 @@ def _otherwise(one: Array, other: Array) -> bool:
 
 def _step_ns(trace: TokenTrace) -> float:
     return (trace.stamps_ns[-1] - trace.stamps_ns[0]) / max(1, sum(trace.tick_sizes) - 1)
-
-
-def observations(ratios: Sequence[float]) -> list[float]:
-    """Return the means of neighbouring passes, of which either side began one.
-
-    Who begins gains or loses nearly 1 % over a whole pass, so a single one is no observation.
-    """
-    return [(one + other) / 2 for one, other in zip(ratios[::2], ratios[1::2], strict=False)]
-
-
-def _step_observations(
-    passes: Sequence[tuple[Pass, Pass]], every: int, ratio: Callable[[Pass, Pass, int], float | None]
-) -> tuple[float, ...]:
-    """Return the same of steps: the change of both passes' steps together, as each may be of another part of the text.
-
-    Of the ratios r with w, what the base's steps took in a pass, that is log((w₁e^r₁ + w₂e^r₂) / (w₁ + w₂)).
-    """
-    told = [(a.stamps_ns[-1] - a.stamps_ns[0], ratio(a, b, every)) for a, b in passes]
-    return tuple(
-        math.log((v * math.exp(r) + w * math.exp(q)) / (v + w))
-        for (v, r), (w, q) in zip(told[::2], told[1::2], strict=False)
-        if r is not None and q is not None
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +182,7 @@ def restless(launches: Sequence[Sequence[float]]) -> tuple[int, ...]:
 def _scatter(values: Sequence[float]) -> float | None:
     if len(values) < 3:
         return None
-    return _ROBUST * float(np.median(np.abs(np.asarray(values) - np.median(values))))
+    return ROBUST * float(np.median(np.abs(np.asarray(values) - np.median(values))))
 
 
 LITTLE = 0.15
@@ -354,19 +298,27 @@ def estimate(launch_means: Array, known: Spread | None = None) -> Student | None
 
 
 def ratios(
-    launches: Sequence[tuple[Sequence[tuple[Pass, Pass]], Sequence[tuple[Pass, Pass]]]], every: int
-) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`.
+    launches: Sequence[tuple[Passes, Passes]], every: int
+) -> tuple[dict[str, neighbours.Observations], dict[str, float]]:
+    """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`; and of what is
+    told by calm turns alone, the share of turns that these are.
 
-    A launch is its passes of one token and its whole ones, each both sides', base first. What a prompt does not have
-    (a second token) is left out. All `steps` are told where they changed otherwise than a typical one beyond doubt: a
-    few of them changed, or those of a part of the text.
+    A launch is its passes of one token and its whole ones. What a prompt does not have (a second token) is left out.
+    All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
+    of a part of the text, or those that waited.
     """
-    first = tuple(tuple(observations([first_token_ratio(*one) for one in passes])) for passes, _ in launches)
-    step, steps = (
-        tuple(_step_observations(passes, every, ratio) for _, passes in launches) for ratio in (step_ratio, steps_ratio)
-    )
-    found = {name: told for name, told in ((FIRST, first), (STEP, step)) if all(told)}
-    if STEP in found and all(steps) and _otherwise(means(steps), means(step)):
-        found[STEPS] = steps
-    return found
+    first, whole = ([launch[number] for launch in launches] for number in (0, 1))
+    found = {FIRST: neighbours.first_tokens(first), STEP: neighbours.steps(whole, every)}
+    found = {name: told for name, told in found.items() if all(told)}
+    calm = {FIRST: neighbours.calm_first_tokens(first), STEP: neighbours.calm_steps(whole, every)}
+    shares = {}
+    for name, told in calm.items():
+        if name in found and told is not None:
+            found[name], shares[name] = told
+    steps = neighbours.sums(whole, every)
+    if STEP in found and all(steps):
+        both = [(of_all, typical) for of_all, typical in zip(steps, found[STEP], strict=True) if typical]
+        of_all, typical = (means([one[side] for one in both]) for side in (0, 1))
+        if _otherwise(of_all, typical):
+            found[STEPS] = steps
+    return found, shares
