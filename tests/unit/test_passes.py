@@ -198,7 +198,8 @@ def test_who_begins_a_window_differs_from_launch_to_launch():
     ],
 )
 def test_of_the_last_cycle_as_many_launches_as_fit(monkeypatch, budget_s, cycles, each):
-    # A launch's cycle has four passes of one token and two of nine, half a second each: 3 s. A pass finds out how many ticks a turn has.
+    # A cycle has four passes of one token and two of nine in each launch, half a second each: 3 s. Before them, a pass
+    # tells how many ticks a turn should have.
     clock = [0.0]
     monkeypatch.setattr(passes.time, "monotonic", lambda: clock[0])
 

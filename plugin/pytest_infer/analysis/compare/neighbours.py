@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ WAITED = 0.05
 """A turn is calm if its side's threads waited for cores no longer than this share of it, together."""
 _APART = 0.1
 """Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count."""
-LEAST = 3
-"""Calm turns count if at least so many launches have some, and half of them all."""
+_LEAST_TURNS = 6
+"""An observation is of at least so many calm turns: few of them tell their middle badly."""
+_LEAST_LAUNCHES = 3
+"""Calm turns count if at least so many launches have enough, and half of them all."""
 ROBUST = 1.4826
 """Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
@@ -47,20 +49,21 @@ def sums(launches: Sequence[Passes], every: int) -> Observations:
 
 
 def calm_first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | None:
-    """Return the change of the time to first token as `calm_steps` does, of passes in which neither side waited."""
+    """Return the change of the time to first token as `calm_steps` does, of each pass in which neither side waited."""
     turns = [[_Turns.of_first_tokens(one) for one in passes] for passes in launches]
-    return _calm(turns, lambda told: tuple(ratio for _, ratio in told if ratio is not None))
+    return _calm(turns, passes=1, least=1)
 
 
 def calm_steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] | None:
     """Return the change of a typical step by those neighbouring turns alone in which neither side waited for a core,
-    and the share of turns that these are. A launch that has none says nothing: no observations.
+    and the share of turns that these are. An observation is of as many passes, two by two, as have some; a launch that
+    has too few says nothing: no observations.
 
     None where nothing counts the waits, where all turns tell it as well, by how far their ratios lie apart, and where
     one side waited more often than the other: then its own code may be why.
     """
     turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
-    return _calm(turns, _weighed)
+    return _calm(turns, passes=2, least=_LEAST_TURNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +107,19 @@ class _Turns:
         return np.asarray(~(self.base_waited | self.ours_waited))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Typical:
+    """The calm turns of a pass: how many, what the base took for them, nanoseconds, and their median log-ratio."""
+
+    count: int
+    base_ns: float
+    ratio: float
+
+
 def _calm(
-    by_launch: Sequence[Sequence[_Turns | None]],
-    observed: Callable[[Sequence[tuple[float, float | None]]], tuple[float, ...]],
+    by_launch: Sequence[Sequence[_Turns | None]], *, passes: int, least: int
 ) -> tuple[Observations, float] | None:
+    """Return what calm turns say, in observations of a multiple of so many passes with at least so many calm turns."""
     known = [[one for one in turns if one is not None] for turns in by_launch]
     flat = [one for turns in known for one in turns]
     if not flat or any(len(kept) < len(turns) for kept, turns in zip(known, by_launch, strict=True)):
@@ -119,32 +131,50 @@ def _calm(
     calm = ~(base | ours)
     if calm.all() or not calm.any() or abs(float(base.mean() - ours.mean())) > _APART:
         return None
-    if _error(ratios[calm], ours_first[calm]) >= _error(ratios, ours_first):
+    if not _error(ratios[calm], ours_first[calm]) < _error(ratios, ours_first):
         return None
-    found = tuple(observed(_typical(turns)) for turns in known)
-    enough = sum(map(bool, found)) >= max(LEAST, len(found) / 2)
+    found = tuple(_grouped(_typical(turns), passes, least) for turns in known)
+    enough = sum(map(bool, found)) >= max(_LEAST_LAUNCHES, len(found) / 2)
     return (found, float(calm.mean())) if enough else None
 
 
-def _typical(launch: Sequence[_Turns]) -> list[tuple[float, float | None]]:
-    """Return the median of each pass's calm ratios, of which some have few, behind that of what the base took.
+def _typical(launch: Sequence[_Turns]) -> list[_Typical | None]:
+    """Return the calm turns of each pass, None of one that has none.
 
-    What coming first is worth is taken off each, as the whole launch tells it; None for a pass that has no calm turn.
+    Some passes have few, so what coming first is worth is taken off each ratio as the whole launch tells it.
     """
     ratios, first, calm = (
         np.concatenate([getattr(one, name) for one in launch]) for name in ("ratios", "ours_first", "calm")
     )
     places = [ratios[calm & (first == place)] for place in (False, True)]
     if not min(map(len, places)):
-        return [(0.0, None)] * len(launch)
+        return [None] * len(launch)
     theirs, own = (float(np.median(place)) for place in places)
     half = (own - theirs) / 2
-    found: list[tuple[float, float | None]] = []
+    found: list[_Typical | None] = []
     for one in launch:
         level = np.where(one.ours_first, one.ratios - half, one.ratios + half)[one.calm]
-        told = (float(np.median(one.base_ns[one.calm])), float(np.median(level))) if len(level) else (0.0, None)
-        found.append(told)
+        found.append(
+            _Typical(count=len(level), base_ns=float(one.base_ns[one.calm].sum()), ratio=float(np.median(level)))
+            if len(level)
+            else None
+        )
     return found
+
+
+def _grouped(told: Sequence[_Typical | None], passes: int, least: int) -> tuple[float, ...]:
+    """Return the change of neighbouring passes together, of as many as have enough calm turns; what is left over goes
+    to the last ones."""
+    groups: list[list[_Typical]] = [[]]
+    for start in range(0, len(told) - passes + 1, passes):
+        if sum(one.count for one in groups[-1]) >= least:
+            groups.append([])
+        groups[-1] += [one for one in told[start : start + passes] if one is not None]
+    if sum(one.count for one in groups[-1]) < least:
+        rest = groups.pop()
+        if groups:
+            groups[-1] += rest
+    return tuple(_together([(one.base_ns, one.ratio) for one in group]) for group in groups)
 
 
 def _error(ratios: Array, ours_first: npt.NDArray[np.bool_]) -> float:
@@ -193,29 +223,27 @@ def first_token_ratio(before: Pass, after: Pass) -> float:
     return math.log((after.stamps_ns[0] - after.start_ns) / (before.stamps_ns[0] - before.start_ns))
 
 
-def observations(ratios: Iterable[float | None]) -> list[float]:
+def observations(ratios: Sequence[float]) -> list[float]:
     """Return the means of neighbouring passes, of which either side began one.
 
     Who begins gains or loses nearly 1 % over a whole pass, so a single one is no observation.
     """
-    told = list(ratios)
-    return [
-        (one + other) / 2
-        for one, other in zip(told[::2], told[1::2], strict=False)
-        if one is not None and other is not None
-    ]
+    return [(one + other) / 2 for one, other in zip(ratios[::2], ratios[1::2], strict=False)]
 
 
 def _weighed(told: Sequence[tuple[float, float | None]]) -> tuple[float, ...]:
     """Return the same of steps: the change of both passes' steps together, as each may be of another part of the text.
-
-    Of the ratios r behind w, what the base's steps took in a pass, that is log((w₁e^r₁ + w₂e^r₂) / (w₁ + w₂)).
-    """
+    `told` is what the base's steps took in each pass, and their ratio."""
     return tuple(
-        math.log((v * math.exp(r) + w * math.exp(q)) / (v + w))
+        _together([(v, r), (w, q)])
         for (v, r), (w, q) in zip(told[::2], told[1::2], strict=False)
         if r is not None and q is not None
     )
+
+
+def _together(told: Sequence[tuple[float, float]]) -> float:
+    """Return the change of all steps together: of the log-ratios r of what took w in the base, log(Σ we^r / Σ w)."""
+    return math.log(sum(w * math.exp(r) for w, r in told) / sum(w for w, _ in told))
 
 
 def _steps_ns(one: Pass) -> float:
