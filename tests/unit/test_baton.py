@@ -6,10 +6,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.ab.baton import ENVIRONMENT, Baton, TokenTurns
+from pytest_infer.ab.baton import ENVIRONMENT, Baton, TokenTurns, Waits
 from pytest_infer.measure.clock import TurnClock
 
 
@@ -208,3 +209,48 @@ def test_the_other_side_goes_on_when_the_accelerator_is_idle(batons):
     assert order == "A0 B0 B1 A1 A2 B2 B3 A3 A4 B4"
     # Where a side hands over, and only there: A0, B1, A2, B3, and A4.
     assert len(waited) == 5
+
+
+def test_waits_of_each_turn_are_told_until_one_is_not_known(monkeypatch):
+    known = iter([0.5, None, 0.25])
+    waits = Waits()
+    told = SimpleNamespace(
+        read=lambda: None, readings=lambda *_: {"run_queue_wait_s": SimpleNamespace(value=next(known))}
+    )
+    monkeypatch.setattr(waits, "_queue", told)
+    for _ in range(3):
+        waits.begin()
+        waits.end()
+    # The third would be taken for the second's.
+    assert waits.turns_ns == [500_000_000]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts waits")
+def test_a_turn_beside_other_work_on_its_core_waited():
+    waits, cores = Waits(), os.sched_getaffinity(0)
+    waits.end()
+    if not waits.turns_ns:
+        pytest.skip("this kernel does not count waits")
+    core = {min(cores)}
+    busy = subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {core})\nwhile True: pass"])
+    try:
+        until(lambda: os.sched_getaffinity(busy.pid) == core)
+        os.sched_setaffinity(0, core)
+        waits.begin()
+        until_ns = time.thread_time_ns() + 200_000_000
+        while time.thread_time_ns() < until_ns:
+            pass
+        waits.end()
+    finally:
+        os.sched_setaffinity(0, cores)
+        busy.kill()
+        busy.wait()
+        waits.close()
+    assert waits.turns_ns[-1] > 1_000_000
+
+
+def test_a_side_is_asked_for_its_waits_when_a_turn_begins_and_ends(batons):
+    waits = Waited(), Waited()
+    play(batons, (4, 4), waits=waits)
+    # The last turn begins when the pass is over, and never ends.
+    assert [one.told for one in waits] == [["begin", "end"] * 4 + ["begin"]] * 2

@@ -31,9 +31,9 @@ def test_a_change_of_few_steps_is_told_by_their_sums():
     assert np.mean(launches.means(found["step"])) == pytest.approx(0, abs=0.002)
     assert np.mean(launches.means(found["steps"])) == pytest.approx(math.log(1 + 3 * 0.8 / 30), abs=0.003)
     turns = Turns(every=1, cycles=1, seconds=1.0, ratios=found, earlier={"step": (0.1, 3.0), "steps": (0.2, 3.0)})
-    assert np.mean(launches.told("tpot_s", turns, None)) == pytest.approx(0.077, abs=0.003)
-    assert np.mean(launches.told("decode_throughput", turns, None)) == pytest.approx(-0.077, abs=0.003)
-    assert np.mean(launches.told("itl_p50_s", turns, None)) == pytest.approx(0, abs=0.002)
+    assert np.mean(launches.told("tpot_s", turns, None).values) == pytest.approx(0.077, abs=0.003)
+    assert np.mean(launches.told("decode_throughput", turns, None).values) == pytest.approx(-0.077, abs=0.003)
+    assert np.mean(launches.told("itl_p50_s", turns, None).values) == pytest.approx(0, abs=0.002)
     assert [launches.earlier(key, turns).variance for key in ("tpot_s", "itl_p50_s")] == [0.2, 0.1]
 
 
@@ -112,7 +112,7 @@ def test_whole_rounds_tell_what_lies_between_the_parts_of_a_text(ratio, beside):
 def test_a_total_says_nothing_where_turns_do_not_tell_its_steps():
     first = ((0.1,), (0.1,), (0.1,))
     of_one_token = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first})
-    assert launches.told("total_s", of_one_token, 1.0) == pytest.approx(0.1)
+    assert launches.told("total_s", of_one_token, 1.0).values == pytest.approx(0.1)
     # What parts of the text told was dropped: there are steps.
     assert (
         launches.told("total_s", Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first}, tokens=9), 0.1) is None

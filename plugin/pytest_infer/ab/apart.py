@@ -29,7 +29,7 @@ def wanted(turns: Turns, when: str) -> bool:
     # Imported late: numpy and scipy are for runs that compare.
     from pytest_infer.analysis.compare import launches  # noqa: PLC0415
 
-    found = [launches.estimate(launches.means(own)) for own in launches.calm(turns).values()]
+    found = [launches.estimate(launches.means(launches.calm(turns, name))) for name in turns.ratios]
     intervals = [one.interval(0.95) for one in found if one is not None]
     return any(low > 0 or high < 0 for low, high in intervals)
 

@@ -97,6 +97,7 @@ class Waits:
     def __init__(self) -> None:
         self._queue = RunQueue()
         self._begun = self._queue.read()
+        self._lost = False
         self.turns_ns: list[int] = []
 
     def begin(self) -> None:
@@ -104,9 +105,10 @@ class Waits:
         self._begun = self._queue.read()
 
     def end(self) -> None:
-        """End it."""
+        """End it; after one that is not known, none is told."""
         waited = self._queue.readings(self._begun, self._queue.read())["run_queue_wait_s"].value
-        if waited is not None:
+        self._lost = self._lost or waited is None
+        if waited is not None and not self._lost:
             self.turns_ns.append(round(waited * 1e9))
 
     def close(self) -> None:

@@ -148,13 +148,13 @@ class Launches:
         else:
             self._session.note(f"{info.name}: this engine takes no turns of a token: whole rounds were compared")
             found = self._more_rounds(info, config, used, parts.rounds, cores, started)
-        if found.calm:
+        found = self._taken_apart(info, used, cost, found, threads)
+        found = self._whole_text(info, whole, found)
+        if found.undisturbed:
             self._session.note(
                 "something else took cores now and then: where turns that waited for none tell a time more exactly, "
                 "they alone were compared"
             )
-        found = self._taken_apart(info, used, cost, found, threads)
-        found = self._whole_text(info, whole, found)
         for launch in others:
             # One that is gone is told of with the next test.
             with suppress(AgainstError):
@@ -200,7 +200,9 @@ class Launches:
                     f"! {info.name}: a step changed by {told[0]} in whole rounds, by {told[1]} in the two parts of the "
                     "text that there was time for: whole rounds count; give it more --infer-time"
                 )
-                return replace(found, ratios={key: one for key, one in found.ratios.items() if key == launches.FIRST})
+                first = {key: one for key, one in found.ratios.items() if key == launches.FIRST}
+                shares = {key: one for key, one in found.undisturbed.items() if key in first}
+                return replace(found, ratios=first, undisturbed=shares)
             self._session.note(
                 f"--infer-time {self._session.settings.time_s:g}s is too short to measure each prompt whole: steps "
                 "were compared in two parts of its text"

@@ -185,8 +185,9 @@ def measure(
     started = time.monotonic()
     how, short = asked(threads), cost.short(windows.tokens)
     how = replace(how, every=_ticks_a_turn(launches[0].take_turns(replace(how, **windows.asked[0]))))
-    cycles, took_s = 0, 0.0
-    over = False
+    # Threads without a core each wait for one another.
+    waits_tell = threads is None or threads <= len(CoreSchedule(None).all)
+    cycles, took_s, over = 0, 0.0, False
     while True:
         begun = time.monotonic()
         for number, launch in enumerate(launches):
@@ -199,8 +200,9 @@ def measure(
                 launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
         now = time.monotonic()
         cycles += not over
-        took_s = took_s if over else (now - begun) / len(launches)
-        ratios, calm = estimates.ratios([(one.first_tokens, one.passes) for one in launches], how.every)
+        took_s = (now - begun) / len(launches)
+        taken = [(one.first_tokens, one.passes) for one in launches]
+        ratios, undisturbed = estimates.ratios(taken, how.every, waits_tell=waits_tell)
         found = Turns(
             every=how.every,
             cycles=cycles,
@@ -208,7 +210,7 @@ def measure(
             ratios=ratios,
             rounds=rounds,
             tokens=None if windows.whole else windows.tokens,
-            calm=calm,
+            undisturbed=undisturbed,
         )
         if enough(found) or over or now - started + took_s > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))

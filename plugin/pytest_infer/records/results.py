@@ -159,8 +159,9 @@ class Turns:
     if whole rounds told another change than the parts of the text that passes were of. A turn had `every` ticks.
     `rounds` whole ones were measured in each launch on either side, launch by launch, or in the first launches only; 0
     where that was not kept. Passes were of so many `tokens`, in two places of the text, or of all (None). `parts` are
-    steps taken apart by role, by phase, as far as they were, and what the tokeniser took. `calm` is the share of turns
-    in which no side waited for a core, of each ratio that these tell alone; a launch without any has no observation.
+    steps taken apart by role, by phase, as far as they were, and what the tokeniser took. `undisturbed` is the
+    share of turns in which no side waited for a core, of each ratio that these tell alone; a launch that has too few
+    has no observation.
     """
 
     every: int
@@ -171,5 +172,5 @@ class Turns:
     tokens: int | None = None
     earlier: dict[str, tuple[float, float]] = field(default_factory=dict)
     strayed: int = 0
-    calm: dict[str, float] = field(default_factory=dict)
+    undisturbed: dict[str, float] = field(default_factory=dict)
     parts: dict[str, tuple[RoleTurns, ...]] = field(default_factory=dict)

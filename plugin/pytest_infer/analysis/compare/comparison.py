@@ -74,9 +74,7 @@ class RowPair:
         share = float(first.value) / float(total.value) if known and first is not None and total is not None else None
         told = launches.told(key, self.turns, share)
         if told is not None:
-            return launches.ByLaunch(
-                values=told, numbers=launches.calm_numbers(self.turns), of=launches.total(self.turns)
-            )
+            return told
         before, after = self.before.metrics.get(key), self.after.metrics.get(key)
         if before is None or after is None:
             return None

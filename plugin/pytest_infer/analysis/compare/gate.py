@@ -272,7 +272,7 @@ def precision(
     found = []
     for key, limit in wanted:
         told = launches.told(key, turns, first_share=None)
-        estimate = None if told is None else launches.estimate(told)
+        estimate = None if told is None else launches.estimate(told.values)
         if estimate is not None and limit > 0:
             low, high = estimate.interval(CONFIDENCE)
             found.append(Precision(half=math.expm1((high - low) / 2), threshold=limit))

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from pytest_infer.analysis.compare import neighbours
-from pytest_infer.analysis.compare.neighbours import ROBUST, Passes
+from pytest_infer.analysis.compare import neighbours, undisturbed
+from pytest_infer.analysis.compare.neighbours import Observations, Passes
 from pytest_infer.analysis.compare.stats import Student
+from pytest_infer.analysis.compare.undisturbed import ROBUST
 from pytest_infer.records import Turns
 
 if TYPE_CHECKING:
@@ -56,22 +57,32 @@ def parts(key: str) -> tuple[str, ...]:
     return ("ttft_s", "tpot_s") if key in _WHOLE else (key,)
 
 
-def told(key: str, turns: Turns, first_share: float | None) -> Array | None:
-    """Return a metric's change in each launch, log-ratios; None for a metric that turns tell nothing of.
+def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
+    """Return a metric's change in each launch; None for a metric that turns tell nothing of.
 
     `first_share` is the share of the time to the first token in the total: it weighs both parts of the total's change.
     """
     if key in _FOLLOW:
         name, sign = _name(_FOLLOW[key][0], turns), _FOLLOW[key][1]
-        return None if name not in turns.ratios else sign * means(calm(turns)[name])
+        if name not in turns.ratios:
+            return None
+        numbers = calm_numbers(turns, name)
+        return ByLaunch(values=sign * _means_of(turns, name, numbers), numbers=numbers, of=total(turns))
     if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
         return None
     steps = _name(STEPS, turns)
     if turns.tokens is not None and steps not in turns.ratios:
         # There are steps, and turns do not tell of them (see `beside_parts`).
         return None
-    first, step = (means(calm(turns)[name]) if name in turns.ratios else 0.0 for name in (FIRST, steps))
-    return np.asarray(_WHOLE[key] * np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step)))
+    names = [name for name in (FIRST, steps) if name in turns.ratios]
+    numbers = calm_numbers(turns, *names)
+    first, *step = (_means_of(turns, name, numbers) for name in names)
+    whole = np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step[0] if step else 0.0))
+    return ByLaunch(values=np.asarray(_WHOLE[key] * whole), numbers=numbers, of=total(turns))
+
+
+def _means_of(turns: Turns, name: str, numbers: Sequence[int]) -> Array:
+    return means([turns.ratios[name][number] for number in numbers])
 
 
 def _name(name: str, turns: Turns) -> str:
@@ -103,13 +114,11 @@ def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Ar
     return np.asarray(logs.reshape(-1, rounds).mean(axis=1))
 
 
-def calm_numbers(turns: Turns) -> tuple[int, ...]:
-    """Return the numbers of the launches that were not restless and tell something, in the order in which `told`
-    returns them."""
-    left_out = {number for values in turns.ratios.values() for number, told in enumerate(values) if not told}
-    for name, values in turns.ratios.items():
-        if name != STEPS:  # a single disturbed step makes these restless
-            left_out.update(restless(values))
+def calm_numbers(turns: Turns, *names: str) -> tuple[int, ...]:
+    """Return the numbers of the launches that were not restless and say something of these ratios."""
+    # Sums of steps are restless by a single disturbed step.
+    left_out = {number for name, values in turns.ratios.items() if name != STEPS for number in restless(values)}
+    left_out |= {number for name in names for number, values in enumerate(turns.ratios[name]) if not values}
     return tuple(number for number in range(total(turns)) if number not in left_out)
 
 
@@ -118,10 +127,9 @@ def total(turns: Turns) -> int:
     return max(map(len, turns.ratios.values()), default=0)
 
 
-def calm(turns: Turns) -> dict[str, list[tuple[float, ...]]]:
-    """Return the observations without those of restless launches."""
-    numbers = calm_numbers(turns)
-    return {name: [launches[number] for number in numbers] for name, launches in turns.ratios.items()}
+def calm(turns: Turns, name: str) -> list[tuple[float, ...]]:
+    """Return the observations of a ratio without those of restless launches."""
+    return [turns.ratios[name][number] for number in calm_numbers(turns, name)]
 
 
 _OTHERWISE = 0.995
@@ -199,8 +207,7 @@ def limited(turns: Turns) -> bool:
 
     The variance of the launches' means holds that of their own scatter, s² / n. Only widths are looked at.
     """
-    found = calm(turns)
-    return bool(found) and all(_limited(values) for values in found.values())
+    return bool(turns.ratios) and all(_limited(calm(turns, name)) for name in turns.ratios)
 
 
 def _limited(launches: Sequence[Sequence[float]]) -> bool:
@@ -257,7 +264,7 @@ def told_by(turns: Turns) -> dict[str, tuple[float, float]]:
     """Return what a test tells later runs, by ratio: the variance of a launch's mean, and its degrees of freedom."""
     found = {}
     for name in turns.ratios:
-        values = means(calm(turns)[name])
+        values = means(calm(turns, name))
         if len(values) > 1:
             found[name] = (float(np.var(values, ddof=1)), float(len(values) - 1))
     return found
@@ -298,23 +305,24 @@ def estimate(launch_means: Array, known: Spread | None = None) -> Student | None
 
 
 def ratios(
-    launches: Sequence[tuple[Passes, Passes]], every: int
-) -> tuple[dict[str, neighbours.Observations], dict[str, float]]:
-    """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`; and of what is
-    told by calm turns alone, the share of turns that these are.
+    launches: Sequence[tuple[Passes, Passes]], every: int, *, waits_tell: bool = True
+) -> tuple[dict[str, Observations], dict[str, float]]:
+    """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`; and of those of
+    undisturbed turns alone, the share of turns that these are, unless waits tell nothing.
 
     A launch is its passes of one token and its whole ones. What a prompt does not have (a second token) is left out.
     All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
-    of a part of the text, or those that waited.
+    of a part of the text, or disturbed ones.
     """
     first, whole = ([launch[number] for launch in launches] for number in (0, 1))
     found = {FIRST: neighbours.first_tokens(first), STEP: neighbours.steps(whole, every)}
     found = {name: told for name, told in found.items() if all(told)}
-    calm = {FIRST: neighbours.calm_first_tokens(first), STEP: neighbours.calm_steps(whole, every)}
     shares = {}
-    for name, told in calm.items():
-        if name in found and told is not None:
-            found[name], shares[name] = told
+    if waits_tell:
+        alone = {FIRST: undisturbed.first_tokens(first), STEP: undisturbed.steps(whole, every)}
+        for name, told in alone.items():
+            if name in found and told is not None:
+                found[name], shares[name] = told
     steps = neighbours.sums(whole, every)
     if STEP in found and all(steps):
         both = [(of_all, typical) for of_all, typical in zip(steps, found[STEP], strict=True) if typical]

@@ -1,0 +1,210 @@
+"""Which turns of a token something else disturbed, and what the others say of a change.
+
+How long a side's threads waited for a core in its turn is the kernel's count: how long a turn took plays no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_infer.analysis.compare.neighbours import Observations, Passes, chunks, together
+from pytest_infer.records import Pass
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pytest_infer.analysis.compare.stats import Array
+
+WAITED = 0.05
+"""A turn is disturbed if its side's threads waited for cores for more than this share of it, together."""
+_CLEARLY = 0.9
+"""The others alone count where they tell the change with at most so many times the error of all."""
+_APART = 0.1
+"""Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count."""
+_BEYOND = 4.0
+"""So many standard errors apart, turns in which both sides waited tell another change than those in which neither did:
+more than of independent ones, as waits come in bursts."""
+_LEAST_TURNS = 6
+"""An observation is of at least so many turns: few of them tell their middle badly."""
+_LEAST_LAUNCHES = 3
+"""At least so many launches must have enough of them, and half of them all."""
+ROBUST = 1.4826
+"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
+
+
+def first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | None:
+    """Return the change of the time to first token as `steps` does, an observation for each undisturbed pass."""
+    return _told([[_Turns.of_first_token(one) for one in passes] for passes in launches], places=1, least=1)
+
+
+def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] | None:
+    """Return the change of a typical step by those neighbouring turns alone in which neither side waited for a core,
+    and the share of turns that these are. A launch that has too few says nothing: no observations.
+
+    None where nothing counts the waits, where all turns tell the change about as well, by how far their ratios lie
+    apart, and where the code may be what waits: one side waited more often, or changed more in turns that did.
+    """
+    turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
+    return _told(turns, places=2, least=_LEAST_TURNS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turns:
+    """Turns that are compared: what the base took, nanoseconds, a log-ratio each, whether this checkout came first, and
+    whether either side waited for a core."""
+
+    base_ns: Array
+    ratios: Array
+    ours_first: npt.NDArray[np.bool_]
+    base_waited: npt.NDArray[np.bool_]
+    ours_waited: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_steps(cls, halves: tuple[Pass, Pass], every: int) -> _Turns | None:
+        """Return the turns of a pass without that of its first token; None where the waits of some are not known."""
+        took = [chunks(one, every) for one in halves]
+        count = min(map(len, took)) // 2 * 2
+        return cls._of(halves, [one[:count] for one in took], slice(1, count + 1))
+
+    @classmethod
+    def of_first_token(cls, halves: tuple[Pass, Pass]) -> _Turns | None:
+        """Return the one turn of the first token."""
+        return cls._of(halves, [np.asarray([float(one.stamps_ns[0] - one.start_ns)]) for one in halves], slice(0, 1))
+
+    @classmethod
+    def _of(cls, halves: tuple[Pass, Pass], took: Sequence[Array], which: slice) -> _Turns | None:
+        waits = [np.asarray(one.waited_ns[which], dtype=np.float64) for one in halves]
+        if any(len(wait) != len(times) for wait, times in zip(waits, took, strict=True)):
+            return None
+        base_waited, ours_waited = (wait > WAITED * times for wait, times in zip(waits, took, strict=True))
+        return cls(
+            base_ns=took[0],
+            ratios=np.log(took[1]) - np.log(took[0]),
+            # Who begins a pass comes first in its turn of the first token, and then in every other one.
+            ours_first=(np.arange(len(took[0])) + which.start) % 2 == (0 if halves[1].begins else 1),
+            base_waited=base_waited,
+            ours_waited=ours_waited,
+        )
+
+    @classmethod
+    def together(cls, turns: Sequence[_Turns]) -> _Turns:
+        """Return the turns of all passes."""
+        return cls(**{name: np.concatenate([getattr(one, name) for one in turns]) for name in cls.__slots__})
+
+    @property
+    def undisturbed(self) -> npt.NDArray[np.bool_]:
+        """Return whether neither side waited, by turn."""
+        return np.asarray(~(self.base_waited | self.ours_waited))
+
+    @property
+    def first_is_worth(self) -> float | None:
+        """Return half of what coming first makes of an undisturbed ratio; None where one side alone does."""
+        theirs, ours = (self.ratios[self.undisturbed & (self.ours_first == place)] for place in (False, True))
+        return float(np.median(ours) - np.median(theirs)) / 2 if min(len(theirs), len(ours)) else None
+
+    def levelled(self, worth: float) -> Array:
+        """Return the ratios as if nobody came first."""
+        return np.where(self.ours_first, self.ratios - worth, self.ratios + worth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Typical:
+    """The undisturbed turns of a pass: at which place of a cycle, how many, and the medians of what they took and of
+    their ratios."""
+
+    place: int
+    count: int
+    base_ns: float
+    ratio: float
+
+
+def _told(
+    by_launch: Sequence[Sequence[_Turns | None]], *, places: int, least: int
+) -> tuple[Observations, float] | None:
+    """Return the observations of each launch, of at least so many undisturbed turns, and the share of these in all.
+
+    A cycle has passes in so many places, which may be of other parts of the text. Some have few such turns, or none. So
+    what coming first is worth, and how the change of a place differs from that of the whole text, is what all launches
+    say together; an observation is how far a launch's passes lie from that.
+    """
+    known = [[one for one in turns if one is not None] for turns in by_launch]
+    flat = [one for turns in known for one in turns]
+    if not flat or len(flat) < sum(map(len, by_launch)):
+        return None
+    every = _Turns.together(flat)
+    worths = [one.first_is_worth for one in ([every] if places == 1 else flat)]
+    worth = float(np.median([one for one in worths if one is not None] or [0.0]))
+    if not _counts(every, worth):
+        return None
+    typical = [_typical(turns, worth, places) for turns in known]
+    levels = []
+    for place in range(places):
+        there = [one for launch in typical for one in launch if one.place == place]
+        if not there:
+            return None
+        level = float(np.average([one.ratio for one in there], weights=[one.count for one in there]))
+        levels.append((float(np.median([one.base_ns for one in there])), level))
+    whole = together(levels)
+    found = tuple(
+        tuple(
+            whole + sum(one.count * (one.ratio - levels[one.place][1]) for one in group) / sum(o.count for o in group)
+            for group in _groups(launch, least)
+        )
+        for launch in typical
+    )
+    enough = sum(map(bool, found)) >= max(_LEAST_LAUNCHES, len(found) / 2)
+    return (found, float(every.undisturbed.mean())) if enough else None
+
+
+def _counts(turns: _Turns, worth: float) -> bool:
+    """Return whether undisturbed turns tell the change clearly better than all, and the code is not what waits."""
+    alone, both = turns.undisturbed, turns.base_waited & turns.ours_waited
+    if alone.all() or not alone.any() or abs(float(turns.base_waited.mean() - turns.ours_waited.mean())) > _APART:
+        return False
+    ratios = turns.levelled(worth)
+    error = _error(ratios[alone])
+    if not error < _CLEARLY * _error(ratios):
+        return False
+    if both.sum() < _LEAST_TURNS:
+        return True
+    waited, change = float(np.median(ratios[both])), float(np.median(ratios[alone]))
+    beyond = abs(waited - change) > _BEYOND * math.hypot(_error(ratios[both]), error)
+    return not (beyond and abs(waited) > abs(change))
+
+
+def _error(ratios: Array) -> float:
+    """Return the standard error of the median of ratios, by their median deviation: √(π / 2) of that of a mean."""
+    scatter = ROBUST * float(np.median(np.abs(ratios - np.median(ratios))))
+    return math.sqrt(math.pi / 2 / len(ratios)) * scatter
+
+
+def _typical(launch: Sequence[_Turns], worth: float, places: int) -> list[_Typical]:
+    return [
+        _Typical(
+            place=number % places,
+            count=int(one.undisturbed.sum()),
+            base_ns=float(np.median(one.base_ns[one.undisturbed])),
+            ratio=float(np.median(one.levelled(worth)[one.undisturbed])),
+        )
+        for number, one in enumerate(launch)
+        if one.undisturbed.any()
+    ]
+
+
+def _groups(passes: Sequence[_Typical], least: int) -> list[list[_Typical]]:
+    """Return neighbouring passes that have enough turns together; what is left over goes to the last ones."""
+    groups: list[list[_Typical]] = [[]]
+    for one in passes:
+        if sum(other.count for other in groups[-1]) >= least:
+            groups.append([])
+        groups[-1].append(one)
+    if sum(one.count for one in groups[-1]) < least:
+        rest = groups.pop()
+        if groups:
+            groups[-1] += rest
+    return groups

@@ -1,0 +1,251 @@
+"""Turns of a token beside something else that takes cores: which of them count, and what they say."""
+
+import math
+
+import numpy as np
+import pytest
+from made_passes import one
+
+from pytest_infer.analysis.compare import launches, neighbours, undisturbed
+from pytest_infer.analysis.compare.launches import means
+from pytest_infer.records import Turns
+
+WAITS = 0.2
+"""Of a turn that something else disturbs, this share is spent waiting."""
+
+
+def launch(
+    rng, *, change=0.0, noise=0.03, cycles=2, tokens=9, disturbed=0.5, self_waits=0.0, told=True, apart=0.003, scale=1
+):
+    """Passes of a launch beside something that takes cores half of the time, and lets go only after many turns.
+
+    What comes first in a pair of turns takes 4 % less. `self_waits` is the share of ours own turns that wait for each
+    other, whatever else runs.
+    """
+    offset, passes = rng.normal(0, apart), []
+    for number in range(2 * cycles):
+        ours_begins = (number + number // 2) % 2 == 0
+        on = rng.random() < disturbed
+        halves = ([], [])
+        for turn in range(tokens):
+            on = on if rng.random() < 0.8 else rng.random() < disturbed
+            for ours in (False, True):
+                first = (turn % 2 == 0) == (ours == ours_begins)
+                step = math.exp(rng.normal(0, noise) - 0.04 * first + ours * (change + offset))
+                waits = on or (ours and rng.random() < self_waits)
+                step *= scale * (rng.uniform(1.3, 4) if waits else 1)
+                halves[ours].append((1e6 * step, WAITS * 1e6 * step if waits else 1e3))
+        passes.append(
+            tuple(
+                one(
+                    *(step for step, _ in half[1:]),
+                    first=half[0][0],
+                    waited=[wait for _, wait in half] if told else (),
+                    begins=ours == ours_begins,
+                )
+                for ours, half in enumerate(halves)
+            )
+        )
+    return passes
+
+
+def beside(seed, **how):
+    rng = np.random.default_rng(seed)
+    return [launch(rng, **how) for _ in range(8)]
+
+
+def spread(observed):
+    return float(np.std(means([told for told in observed if told]), ddof=1))
+
+
+@pytest.mark.parametrize("change", [0.0, 0.02])
+def test_turns_that_waited_for_no_core_tell_a_step_more_exactly(change):
+    changes, narrower = [], []
+    for seed in range(40):
+        passes = beside(seed, change=change)
+        found, share = undisturbed.steps(passes, 1)
+        assert 0.2 < share < 0.7
+        changes.append(np.mean(means([told for told in found if told])))
+        narrower.append(spread(found) / spread(neighbours.steps(passes, 1)))
+    assert np.mean(changes) == pytest.approx(change, abs=0.003)
+    assert np.median(narrower) < 0.3
+
+
+def test_undisturbed_turns_by_hand():
+    # This checkout begins the first pass, and so comes second in its second turn. Of turns that waited, none counts.
+    first = (
+        one(100, 100, 300, 100, waited=(0, 0, 0, 60, 0)),
+        one(110, 100, 100, 102, waited=(0, 0, 0, 0, 0), begins=True),
+    )
+    second = (
+        one(100, 100, 100, 100, waited=(0, 0, 0, 0, 0), begins=True),
+        one(100, 110, 900, 110, waited=(0, 0, 0, 90, 0)),
+    )
+    found, share = undisturbed.steps([[first, second]] * 3, 1)
+    # Coming second, this checkout took 10 % more in both passes, coming first 0 to 2 % and 0 %: half of that is what
+    # coming first is worth, which the middle of each pass's other three turns is freed of.
+    worth = ((math.log(1.02) / 2 - math.log(1.1)) / 2 - math.log(1.1) / 2) / 2
+    assert found == ((pytest.approx(math.log(1.1) + worth),),) * 3
+    assert share == 6 / 8
+
+
+def test_a_launch_without_an_undisturbed_turn_says_nothing():
+    passes = beside(3, disturbed=0.3)
+    passes[2] = launch(np.random.default_rng(1), disturbed=1.0)
+    ratios, shares = launches.ratios([((), of_launch) for of_launch in passes], 1)
+    assert [bool(told) for told in ratios["step"]] == [True, True, False, *[True] * 5]
+    assert set(shares) == {"step"}
+    turns = Turns(every=1, cycles=2, seconds=1.0, ratios=ratios, undisturbed=shares)
+    found = launches.told("itl_p50_s", turns, None)
+    assert 2 not in found.numbers
+    assert len(found.values) == len(found.numbers) >= 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"told": False},  # no kernel counts
+        {"disturbed": 0.0},
+        {"disturbed": 1.0},  # no turn is left
+        {"disturbed": 0.0, "self_waits": 0.3, "change": 0.05},  # what waits is the code
+        {"disturbed": 0.3, "self_waits": 0.5},
+    ],
+    ids=str,
+)
+def test_all_turns_count_where_the_undisturbed_do_not_tell_more(how):
+    assert undisturbed.steps(beside(3, **how), 1) is None
+
+
+def test_waits_that_cost_nothing_leave_all_turns_in():
+    # Of two threads one may be ready and not run, and the step is none the slower.
+    rng = np.random.default_rng(7)
+    passes = []
+    for _ in range(8):
+        both = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6
+        waits = rng.random((2, 2, 33)) < 0.2
+        passes.append(
+            [
+                tuple(
+                    one(*both[number, ours][1:], waited=2e5 * waits[number, ours], begins=ours == number)
+                    for ours in (0, 1)
+                )
+                for number in (0, 1)
+            ]
+        )
+    assert undisturbed.steps(passes, 1) is None
+
+
+def test_first_tokens_of_undisturbed_passes():
+    rng = np.random.default_rng(4)
+    passes = [launch(rng, cycles=8, tokens=1, change=0.05) for _ in range(8)]
+    found, share = undisturbed.first_tokens(passes)
+    assert 0.2 < share < 0.8
+    assert np.mean(means(found)) == pytest.approx(0.05, abs=0.01)
+    assert spread(found) < 0.5 * spread(neighbours.first_tokens(passes))
+
+
+@pytest.mark.parametrize("change", [0.0, 0.3])
+def test_a_change_that_grows_with_the_text_counts_as_in_the_time_per_token(change):
+    # Of two places of the text the second takes twice as long a step, waits twice as often, and alone has changed.
+    grown, outside = [], 0
+    truth = math.log((1 + 2 * math.exp(change)) / 3)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        passes = []
+        for _ in range(8):
+            early = launch(rng, cycles=1, disturbed=0.3)[0]
+            late = launch(rng, cycles=1, disturbed=0.6, change=change, scale=2)[1]
+            passes.append([early, late])
+        told = undisturbed.steps(passes, 1)
+        if told is None:
+            continue
+        found = launches.estimate(means([one for one in told[0] if one]))
+        grown.append(found.mid)
+        low, high = found.interval(0.99)
+        outside += not low <= truth <= high
+    assert len(grown) > 70
+    assert np.mean(grown) == pytest.approx(truth, abs=0.01)
+    assert outside <= 5
+
+
+def test_turns_that_wait_longer_than_before_are_not_left_out():
+    # Threads of either side wait for each other in six turns of ten, and this checkout's longer: its code is why.
+    left_out = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        passes = []
+        for _ in range(8):
+            waits = rng.random((2, 2, 33)) < 0.6
+            took = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6 * np.where(waits, 1.5, 1)
+            took[:, 1] *= np.where(waits[:, 1], 1.1, 1)
+            passes.append(
+                [
+                    tuple(
+                        one(*took[number, ours][1:], waited=3e5 * waits[number, ours], begins=ours == number)
+                        for ours in (0, 1)
+                    )
+                    for number in (0, 1)
+                ]
+            )
+        left_out += undisturbed.steps(passes, 1) is not None
+    assert left_out <= 1
+
+
+@pytest.mark.parametrize("often", [0.002, 0.01, 0.05])
+def test_a_few_turns_that_waited_for_nothing_change_nothing(often):
+    rng = np.random.default_rng(11)
+    counted = 0
+    for _ in range(60):
+        passes = []
+        for _ in range(8):
+            both, waits = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6, rng.random((2, 2, 33)) < often
+            passes.append(
+                [
+                    tuple(
+                        one(*both[number, ours][1:], waited=2e5 * waits[number, ours], begins=ours == number)
+                        for ours in (0, 1)
+                    )
+                    for number in (0, 1)
+                ]
+            )
+        counted += undisturbed.steps(passes, 1) is not None
+    assert counted == 0
+
+
+def test_a_launch_without_an_undisturbed_first_token_still_tells_a_step():
+    passes = [launch(np.random.default_rng(seed), cycles=8) for seed in range(8)]
+    first = [launch(np.random.default_rng(50 + seed), tokens=1, cycles=4) for seed in range(8)]
+    first[5] = launch(np.random.default_rng(9), tokens=1, cycles=4, disturbed=1.0)
+    ratios, shares = launches.ratios(list(zip(first, passes, strict=True)), 1)
+    assert set(shares) == {"first", "step"}
+    turns = Turns(every=1, cycles=8, seconds=1.0, ratios=ratios, undisturbed=shares)
+    numbers = {key: launches.told(key, turns, 0.1).numbers for key in ("ttft_s", "itl_p50_s", "total_s")}
+    assert 5 not in numbers["ttft_s"]
+    assert 5 in numbers["itl_p50_s"]
+    assert set(numbers["total_s"]) == set(numbers["ttft_s"]) & set(numbers["itl_p50_s"])
+
+
+def test_waits_tell_nothing_where_threads_have_no_core_each():
+    passes = [((), of_launch) for of_launch in beside(3)]
+    assert launches.ratios(passes, 1)[1]
+    assert launches.ratios(passes, 1, waits_tell=False)[1] == {}
+
+
+def test_unchanged_code_beside_a_neighbour_is_accused_as_rarely_as_is_said():
+    # A 99 % interval of a launch's own spread; an unchanged step lies outside of one in a hundred.
+    trials, outside = 300, 0
+    for seed in range(trials):
+        found, shares = launches.ratios([((), passes) for passes in beside(1000 + seed, cycles=1)], 1)
+        turns = Turns(every=1, cycles=1, seconds=1.0, ratios=found, undisturbed=shares)
+        low, high = launches.estimate(launches.told("tpot_s", turns, None).values).interval(0.99)
+        outside += low > 0 or high < 0
+    assert outside <= 9
+
+
+def test_a_change_in_turns_that_wait_alone_is_told_by_all():
+    # Ours waits for itself in 8 % of its turns, too few to say that one side waits more: medians see nothing of it.
+    rng = np.random.default_rng(2)
+    passes = [launch(rng, disturbed=0.0, self_waits=0.08, noise=0.01, cycles=8, tokens=33) for _ in range(8)]
+    found, _ = launches.ratios([((), one_launch) for one_launch in passes], 1)
+    assert abs(np.mean(means(found["step"]))) < 0.01
+    assert np.mean(means(found["steps"])) > 0.05
