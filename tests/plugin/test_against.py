@@ -949,7 +949,7 @@ from pytest_infer.ab.baton import Waits
 taken = [False]
 
 def waited(self):
-    self.turns_ns.append(5_000_000 * taken[0])
+    self.turns_ns.append(5_000_000_000 * taken[0])
 
 def slowed(self, prompt_ids, limits, clock):
     for token in range(1, 1 + limits.max_new_tokens):

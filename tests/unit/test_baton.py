@@ -214,6 +214,7 @@ def test_the_other_side_goes_on_when_the_accelerator_is_idle(batons):
 def test_waits_of_each_turn_are_told_until_one_is_not_known(monkeypatch):
     known = iter([0.5, None, 0.25])
     waits = Waits()
+    waits.close()
     told = SimpleNamespace(
         read=lambda: None, readings=lambda *_: {"run_queue_wait_s": SimpleNamespace(value=next(known))}
     )
@@ -230,6 +231,7 @@ def test_a_turn_beside_other_work_on_its_core_waited():
     waits, cores = Waits(), os.sched_getaffinity(0)
     waits.end()
     if not waits.turns_ns:
+        waits.close()
         pytest.skip("this kernel does not count waits")
     core = {min(cores)}
     busy = subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {core})\nwhile True: pass"])

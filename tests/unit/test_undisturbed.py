@@ -163,12 +163,13 @@ def test_a_change_that_grows_with_the_text_counts_as_in_the_time_per_token(chang
         grown.append(found.mid)
         low, high = found.interval(0.99)
         outside += not low <= truth <= high
-    assert len(grown) > 70
+    assert len(grown) > 50
     assert np.mean(grown) == pytest.approx(truth, abs=0.01)
     assert outside <= 5
 
 
-def test_turns_that_wait_longer_than_before_are_not_left_out():
+@pytest.mark.parametrize(("undisturbed_by", "waiting_by"), [(1.0, 1.1), (0.97, 1.06)])
+def test_turns_that_changed_otherwise_where_they_wait_are_not_left_out(undisturbed_by, waiting_by):
     # Threads of either side wait for each other in six turns of ten, and this checkout's longer: its code is why.
     left_out = 0
     for seed in range(30):
@@ -177,7 +178,7 @@ def test_turns_that_wait_longer_than_before_are_not_left_out():
         for _ in range(8):
             waits = rng.random((2, 2, 33)) < 0.6
             took = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6 * np.where(waits, 1.5, 1)
-            took[:, 1] *= np.where(waits[:, 1], 1.1, 1)
+            took[:, 1] *= np.where(waits[:, 1], waiting_by, undisturbed_by)
             passes.append(
                 [
                     tuple(
@@ -189,6 +190,47 @@ def test_turns_that_wait_longer_than_before_are_not_left_out():
             )
         left_out += undisturbed.steps(passes, 1) is not None
     assert left_out <= 1
+
+
+@pytest.mark.parametrize("often", [(0.3, 0.95), (0.1, 0.9)])
+def test_a_part_of_the_text_that_few_launches_tell_is_not_taken_for_known(often):
+    outside, told_of = 0, 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        passes = [
+            [launch(rng, cycles=1, apart=0.01, disturbed=share)[place] for place, share in enumerate(often)]
+            for _ in range(8)
+        ]
+        told = undisturbed.steps(passes, 1)
+        if told is not None:
+            low, high = launches.estimate(means([one for one in told[0] if one])).interval(0.99)
+            outside += low > 0 or high < 0
+            told_of += 1
+    assert outside <= max(1, 0.04 * told_of)
+
+
+def test_what_coming_first_is_worth_must_be_known():
+    # Both sides wait where this checkout comes second, which takes it 9 % longer.
+    rng = np.random.default_rng(5)
+    passes = []
+    for _ in range(8):
+        cycle = []
+        for number in (0, 1):
+            halves = ([], [])
+            for turn in range(9):
+                ours_first = (turn % 2 == 0) == (number == 1)
+                for ours in (0, 1):
+                    step = 1e6 * math.exp(rng.normal(0, 0.01) + (0.09 if ours and not ours_first else 0))
+                    halves[ours].append((step * (1 if ours_first else rng.uniform(1.3, 4)), 0 if ours_first else 3e5))
+            cycle.append(
+                tuple(
+                    one(*(s for s, _ in half[1:]), first=half[0][0], waited=[w for _, w in half], begins=ours == number)
+                    for ours, half in enumerate(halves)
+                )
+            )
+        passes.append(cycle)
+    assert undisturbed.steps(passes, 1) is None
+    assert undisturbed.first_tokens(passes) is None
 
 
 @pytest.mark.parametrize("often", [0.002, 0.01, 0.05])

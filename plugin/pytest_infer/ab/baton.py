@@ -107,8 +107,9 @@ class Waits:
     def end(self) -> None:
         """End it; after one that is not known, none is told."""
         waited = self._queue.readings(self._begun, self._queue.read())["run_queue_wait_s"].value
-        self._lost = self._lost or waited is None
-        if waited is not None and not self._lost:
+        if waited is None:
+            self._lost = True
+        elif not self._lost:
             self.turns_ns.append(round(waited * 1e9))
 
     def close(self) -> None:

@@ -195,9 +195,7 @@ def measure(
             if over:
                 break
             # Who begins and which window it is would be one thing if it were the same in all launches.
-            for begins, of in _cycle(short, windows, reverse=(cycles + number) % 2 == 1):
-                one = replace(how, begins=begins, **of)
-                launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
+            _run(launch, how, _cycle(short, windows, reverse=(cycles + number) % 2 == 1))
         now = time.monotonic()
         cycles += not over
         took_s = (now - begun) / len(launches)
@@ -214,6 +212,13 @@ def measure(
         )
         if enough(found) or over or now - started + took_s > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))
+
+
+def _run(launch: Launch, how: protocol.TakeTurns, cycle: Sequence[tuple[bool, dict[str, int]]]) -> None:
+    """Run the passes of a cycle, and keep them."""
+    for begins, of in cycle:
+        one = replace(how, begins=begins, **of)
+        launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
 
 
 def warm_up(launch: Launch, threads: int | None) -> None:

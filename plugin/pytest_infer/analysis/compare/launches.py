@@ -14,7 +14,7 @@ from scipy import special
 from pytest_infer.analysis.compare import neighbours, undisturbed
 from pytest_infer.analysis.compare.neighbours import Observations, Passes
 from pytest_infer.analysis.compare.stats import Student
-from pytest_infer.analysis.compare.undisturbed import ROBUST
+from pytest_infer.analysis.compare.undisturbed import LEAST, ROBUST
 from pytest_infer.records import Turns
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ _WORTH, _SHARE = 0.003, 0.1
 
 def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns: Turns) -> tuple[float, float] | None:
     """Return by how much a step changed in whole rounds and in the parts of the text that passes were of, log-ratios,
-    where what is between the parts changed otherwise. None where that may be chance.
+    where what is between the parts changed otherwise. None where that may be chance, or fewer than two launches tell.
 
     `whole` are the pairs of whole rounds of the first launches, each both sides', base first.
     """
@@ -323,6 +323,10 @@ def ratios(
         for name, told in alone.items():
             if name in found and told is not None:
                 found[name], shares[name] = told
+        if len(shares) == len(alone) and sum(map(all, zip(*(found[name] for name in alone), strict=True))) < LEAST:
+            # The total is told by launches that have both.
+            found[FIRST] = neighbours.first_tokens(first)
+            del shares[FIRST]
     steps = neighbours.sums(whole, every)
     if STEP in found and all(steps):
         both = [(of_all, typical) for of_all, typical in zip(steps, found[STEP], strict=True) if typical]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Passes = Sequence[tuple[Pass, Pass]]
 """Passes of a launch, both sides' halves, base first; of every two that follow each other either side begins one."""
 Observations = tuple[tuple[float, ...], ...]
-"""Log-ratios, this checkout's over the base's, one for every two passes, by launch."""
+"""Log-ratios, this checkout's over the base's, by launch: one for every two passes, where all turns count."""
 
 
 def first_tokens(launches: Sequence[Passes]) -> Observations:

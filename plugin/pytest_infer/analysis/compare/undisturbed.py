@@ -31,8 +31,8 @@ _BEYOND = 4.0
 more than of independent ones, as waits come in bursts."""
 _LEAST_TURNS = 6
 """An observation is of at least so many turns: few of them tell their middle badly."""
-_LEAST_LAUNCHES = 3
-"""At least so many launches must have enough of them, and half of them all."""
+LEAST = 3
+"""At least so many launches, and half of all, must have enough of them, and some at each place of the text."""
 ROBUST = 1.4826
 """Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
@@ -47,7 +47,7 @@ def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] 
     and the share of turns that these are. A launch that has too few says nothing: no observations.
 
     None where nothing counts the waits, where all turns tell the change about as well, by how far their ratios lie
-    apart, and where the code may be what waits: one side waited more often, or changed more in turns that did.
+    apart, and where the code may be what waits: one side waited more often, or it changed otherwise in turns that did.
     """
     turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
     return _told(turns, places=2, least=_LEAST_TURNS)
@@ -137,15 +137,17 @@ def _told(
     if not flat or len(flat) < sum(map(len, by_launch)):
         return None
     every = _Turns.together(flat)
-    worths = [one.first_is_worth for one in ([every] if places == 1 else flat)]
-    worth = float(np.median([one for one in worths if one is not None] or [0.0]))
-    if not _counts(every, worth):
+    worths = [worth for one in ([every] if places == 1 else flat) if (worth := one.first_is_worth) is not None]
+    worth = float(np.median(worths)) if worths else 0.0
+    if not worths or not _counts(every, worth):
         return None
     typical = [_typical(turns, worth, places) for turns in known]
+    needed = max(LEAST, len(typical) / 2)
     levels = []
     for place in range(places):
         there = [one for launch in typical for one in launch if one.place == place]
-        if not there:
+        # What few launches say of a place is in all observations alike, and in no spread of theirs.
+        if sum(any(one.place == place for one in launch) for launch in typical) < needed:
             return None
         level = float(np.average([one.ratio for one in there], weights=[one.count for one in there]))
         levels.append((float(np.median([one.base_ns for one in there])), level))
@@ -157,8 +159,7 @@ def _told(
         )
         for launch in typical
     )
-    enough = sum(map(bool, found)) >= max(_LEAST_LAUNCHES, len(found) / 2)
-    return (found, float(every.undisturbed.mean())) if enough else None
+    return (found, float(every.undisturbed.mean())) if sum(map(bool, found)) >= needed else None
 
 
 def _counts(turns: _Turns, worth: float) -> bool:
@@ -174,7 +175,8 @@ def _counts(turns: _Turns, worth: float) -> bool:
         return True
     waited, change = float(np.median(ratios[both])), float(np.median(ratios[alone]))
     beyond = abs(waited - change) > _BEYOND * math.hypot(_error(ratios[both]), error)
-    return not (beyond and abs(waited) > abs(change))
+    # What waits for something else shrinks a change at most.
+    return not (beyond and not min(0.0, change) <= waited <= max(0.0, change))
 
 
 def _error(ratios: Array) -> float:
