@@ -1,7 +1,4 @@
-"""Which turns of a token something else disturbed, and what the others say of a change.
-
-How long a side's threads waited for a core in its turn is the kernel's count: how long a turn took plays no part.
-"""
+"""Which turns of a token something else disturbed, by the kernel's count of waits, and what the others say."""
 
 from __future__ import annotations
 
