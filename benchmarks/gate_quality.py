@@ -17,7 +17,8 @@ called a regression, passed, or neither, and how often the interval did not hold
 - the native gate, `--benchmark-compare-fail=median:1%`, the same runs
 
 Rates of one in a hundred need more runs than one sitting has: `--trials` appends what was said of each trial to a file
-that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them.
+that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them. Those of the A/B
+gate as it was before undisturbed turns counted alone are called "token, all turns" there.
 
 `--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
 are not independent, but show what the launches that were measured would have said.
@@ -290,7 +291,7 @@ def report(measured: Sequence[dict[str, Any]]) -> None:
         spread = f"{stats.tstd(changes):.2f}" if len(changes) > 1 else "—"
         cells = [interval(count, trials) for count in (failed, passed, trials - failed - passed, told)]
         print(f"| {kind} | {cell} | {share} % | {trials} | {' | '.join(cells)} | {mean} ± {spread} % |")
-    turns = [run for run in measured if run["gate"] == "token"]
+    turns = [run for run in measured if run["gate"].startswith("token")]
     for cell in sorted({run["cell"] for run in turns}):
         runs_of = [run for run in turns if run["cell"] == cell]
         each = statistics.fmean(seconds for run in runs_of for seconds in run["prompt_seconds"])
