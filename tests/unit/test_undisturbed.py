@@ -49,6 +49,14 @@ def launch(
     return passes
 
 
+def of_turns(took, waited):
+    """Two passes of a launch, of which either side begins one, by what each turn took and waited: pass, side, turn."""
+    return [
+        tuple(one(*took[number, ours][1:], waited=waited[number, ours], begins=ours == number) for ours in (0, 1))
+        for number in (0, 1)
+    ]
+
+
 def beside(seed, **how):
     rng = np.random.default_rng(seed)
     return [launch(rng, **how) for _ in range(8)]
@@ -123,15 +131,7 @@ def test_waits_that_cost_nothing_leave_all_turns_in():
     for _ in range(8):
         both = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6
         waits = rng.random((2, 2, 33)) < 0.2
-        passes.append(
-            [
-                tuple(
-                    one(*both[number, ours][1:], waited=2e5 * waits[number, ours], begins=ours == number)
-                    for ours in (0, 1)
-                )
-                for number in (0, 1)
-            ]
-        )
+        passes.append(of_turns(both, 2e5 * waits))
     assert undisturbed.steps(passes, 1) is None
 
 
@@ -168,7 +168,7 @@ def test_a_change_that_grows_with_the_text_counts_as_in_the_time_per_token(chang
     assert outside <= 5
 
 
-@pytest.mark.parametrize(("undisturbed_by", "waiting_by"), [(1.0, 1.1), (0.97, 1.06)])
+@pytest.mark.parametrize(("undisturbed_by", "waiting_by"), [(1.0, 1.1), (0.95, 1.03)])
 def test_turns_that_changed_otherwise_where_they_wait_are_not_left_out(undisturbed_by, waiting_by):
     # Threads of either side wait for each other in six turns of ten, and this checkout's longer: its code is why.
     left_out = 0
@@ -179,15 +179,7 @@ def test_turns_that_changed_otherwise_where_they_wait_are_not_left_out(undisturb
             waits = rng.random((2, 2, 33)) < 0.6
             took = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6 * np.where(waits, 1.5, 1)
             took[:, 1] *= np.where(waits[:, 1], waiting_by, undisturbed_by)
-            passes.append(
-                [
-                    tuple(
-                        one(*took[number, ours][1:], waited=3e5 * waits[number, ours], begins=ours == number)
-                        for ours in (0, 1)
-                    )
-                    for number in (0, 1)
-                ]
-            )
+            passes.append(of_turns(took, 3e5 * waits))
         left_out += undisturbed.steps(passes, 1) is not None
     assert left_out <= 1
 
@@ -241,15 +233,7 @@ def test_a_few_turns_that_waited_for_nothing_change_nothing(often):
         passes = []
         for _ in range(8):
             both, waits = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6, rng.random((2, 2, 33)) < often
-            passes.append(
-                [
-                    tuple(
-                        one(*both[number, ours][1:], waited=2e5 * waits[number, ours], begins=ours == number)
-                        for ours in (0, 1)
-                    )
-                    for number in (0, 1)
-                ]
-            )
+            passes.append(of_turns(both, 2e5 * waits))
         counted += undisturbed.steps(passes, 1) is not None
     assert counted == 0
 

@@ -33,8 +33,6 @@ the largest in docs/statistics.md's table."""
 
 ENOUGH_TESTS = 5
 """So many tests of two runs tell how far their changes lie apart."""
-_NORMAL = 1.4826
-"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
 
 class _Test(msgspec.Struct, array_like=True, frozen=True):
@@ -175,7 +173,7 @@ def apart(changes: Sequence[float]) -> float:
     if len(changes) < ENOUGH_TESTS:
         return 0.0
     middle = statistics.median(changes)
-    return _NORMAL * statistics.median(abs(change - middle) for change in changes)
+    return stats.ROBUST * statistics.median(abs(change - middle) for change in changes)
 
 
 def spread(

@@ -13,8 +13,8 @@ from scipy import special
 
 from pytest_infer.analysis.compare import neighbours, undisturbed
 from pytest_infer.analysis.compare.neighbours import Observations, Passes
-from pytest_infer.analysis.compare.stats import Student
-from pytest_infer.analysis.compare.undisturbed import LEAST, ROBUST
+from pytest_infer.analysis.compare.stats import ROBUST, Student
+from pytest_infer.analysis.compare.undisturbed import LEAST
 from pytest_infer.records import Turns
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
+from pytest_infer.analysis.compare.stats import ROBUST
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def floor(
     """
     logs = np.log(np.asarray(after, dtype=np.float64)) - np.log(np.asarray(before, dtype=np.float64))
     centre = float(np.median(logs))
-    spread = 1.4826 * float(np.median(np.abs(logs - centre)))
+    spread = ROBUST * float(np.median(np.abs(logs - centre)))
     z = float(special.ndtri(0.5 + CONFIDENCE / 2) + special.ndtri(power))
     detectable = {n: math.expm1(z * spread / math.sqrt(_EFFICIENCY * n)) for n in pairs}
     return NoiseFloor(spread=spread, bias=math.expm1(centre), detectable=detectable)

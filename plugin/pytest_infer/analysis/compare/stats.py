@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MANY = 1e9
 """Degrees of freedom of an error that is known."""
 
+ROBUST = 1.4826
+"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
+
 EXACT_PAIRS = 200
 """Up to so many pairs the null distribution is counted; beyond, its normal limit is as good."""
 

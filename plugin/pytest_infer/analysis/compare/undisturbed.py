@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_infer.analysis.compare.neighbours import Observations, Passes, chunks, together
+from pytest_infer.analysis.compare.stats import ROBUST
 from pytest_infer.records import Pass
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _LEAST_TURNS = 6
 """An observation is of at least so many turns: few of them tell their middle badly."""
 LEAST = 3
 """At least so many launches, and half of all, must have enough of them, and some at each place of the text."""
-ROBUST = 1.4826
-"""Of a normal distribution, standard deviation / median absolute deviation (Rousseeuw & Croux 1993)."""
 
 
 def first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | None:
