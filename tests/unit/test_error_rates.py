@@ -198,7 +198,7 @@ def runs_in_turns(seed, trials, apart, *, count=8, shared=0.5):
     for _ in range(trials):
         common = rng.normal(0, apart * math.sqrt(shared), count)
         rows = [math.log1p(share) + common + rng.normal(0, apart * math.sqrt(1 - shared), count) for share in SHARES]
-        told = [ByLaunch(values=row, numbers=tuple(range(count)), of=count) for row in rows]
+        told = [ByLaunch.first(row) for row in rows]
         questions = [
             Question(draft=DRAFT, evidence=(Evidence(estimate=launches.estimate(row, known)),), threshold=0.01)
             for row, known in zip(rows, moderation.moderated(told), strict=True)
@@ -234,7 +234,7 @@ def test_prompts_that_a_neighbour_disturbed_are_not_accused_by_the_calm_ones():
     rng, trials, called = np.random.default_rng(3), 1500, 0
     for _ in range(trials):
         rows = [rng.normal(0, 0.1 * (5 if rng.random() < 0.15 else 1), 4) for _ in range(12)]
-        told = [ByLaunch(values=row, numbers=(0, 1, 2, 3), of=4) for row in rows]
+        told = [ByLaunch.first(row) for row in rows]
         questions = [
             Question(draft=DRAFT, evidence=(Evidence(estimate=launches.estimate(row, known)),), threshold=0.03)
             for row, known in zip(rows, moderation.moderated(told), strict=True)

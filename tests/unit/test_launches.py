@@ -124,7 +124,7 @@ def numbered(rows, left_out=()):
     found = []
     for values, out in itertools.zip_longest(rows, left_out, fillvalue=()):
         kept = tuple(number for number in range(len(values)) if number not in out)
-        found.append(ByLaunch(values=np.asarray(values)[list(kept)], numbers=kept, of=len(values)))
+        found.append(ByLaunch(values=np.asarray(values)[list(kept)], numbers=kept, of=len(values), ran=len(values)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,20 @@ from pytest_infer.records import Pass
 
 def cost(pair_s, first_s, generated=64, prompt=32):
     return Cost(pair_s=pair_s, first_s=first_s, prompt=prompt, generated=generated)
+
+
+def a_round(first_s, whole_s, waited_s):
+    """A whole round of three tokens that began at 5 s; its threads waited for cores for so long, or it is not known."""
+    stamps_ns = tuple(round(1e9 * (5 + at)) for at in (first_s, (first_s + whole_s) / 2, whole_s))
+    trace = SimpleNamespace(start_ns=5 * 10**9, stamps_ns=stamps_ns, tick_sizes=(1, 1, 1), prompt_tokens=7)
+    return SimpleNamespace(trace=trace, counters=SimpleNamespace(run_queue_wait_s=SimpleNamespace(value=waited_s)))
+
+
+def test_a_prompt_costs_what_both_sides_took_on_average():
+    pairs = [(a_round(1, 4, 1), a_round(1, 5, 0)), (a_round(2, 8, None), a_round(2, 7, 1000))]
+    assert Cost.of(pairs) == cost(12.0, 3.0, generated=3, prompt=7)
+    # They would have taken 3/4, all, all (nothing is known), and half of it: more is not taken off.
+    assert Cost.of(pairs, without_waits=True) == cost((3 + 5 + 8 + 3.5) / 2, (0.75 + 1 + 2 + 1) / 2, 3, 7)
 
 
 @pytest.mark.parametrize(
@@ -30,15 +45,16 @@ def cost(pair_s, first_s, generated=64, prompt=32):
 def test_what_fits_a_minute_whole(pair_s, first_s, short, fit, rounds):
     one = cost(pair_s, first_s)
     parts = one.parts(60, 99, 5, turns=True, windows=False)
-    whole = Parts(launches=fit, whole=fit, rounds=rounds, windows=Windows(tokens=64))
-    assert (one.short(64), parts) == (short, whole)
+    assert (one.short(64), parts) == (short, Parts(launches=fit, whole=fit, rounds=rounds))
 
 
 @pytest.mark.parametrize(("launches", "asked", "rounds"), [(8, 5, 1), (8, 16, 2), (3, 5, 2), (1, 5, 5), (2, 99, 12)])
 def test_launches_share_the_whole_rounds_that_are_asked_for_as_far_as_there_is_time(launches, asked, rounds):
     # 2 s a pair of them, 8 × 0.2 + 2 × 2 s a cycle: 12 beside a cycle take 29.6 s of the 30 that each of two has.
-    parts = cost(2.0, 0.2).parts(60 if launches < 8 else 90, launches, asked, turns=True, windows=True)
-    assert parts == Parts(launches=launches, whole=launches, rounds=rounds, windows=Windows(tokens=64))
+    one, budget_s = cost(2.0, 0.2), 60 if launches < 8 else 90
+    parts = one.parts(budget_s, launches, asked, turns=True, windows=True)
+    assert parts == Parts(launches=launches, whole=launches, rounds=rounds)
+    assert over(one, parts, budget_s).whole
 
 
 def test_an_engine_without_turns_has_three_pairs_a_launch():
@@ -51,11 +67,16 @@ def on_machine(step_s, read_s, generated, prompt):
     return cost(first_s + 2 * step_s * (generated - 1), first_s, generated=generated, prompt=prompt)
 
 
+def over(one, parts, budget_s=60):
+    """What passes are of if whole rounds took what was planned."""
+    return one.over(max(budget_s / 2, budget_s - parts.whole * parts.rounds * one.pair_s), parts.launches)
+
+
 def spent(one, parts, read_s=None):
     """What whole rounds and a cycle of passes take, seconds; by default tokens are read as fast as the prompt is."""
-    again = one.first_s / one.prompt if read_s is None else 2 * read_s
-    a_pass = one.first_s + again * sum(parts.windows.skips) / 2 + (parts.windows.tokens - 1) * one.token_s
-    cycle = one.short(parts.windows.tokens) * one.first_s + 2 * a_pass
+    again, windows = one.first_s / one.prompt if read_s is None else 2 * read_s, over(one, parts)
+    a_pass = one.first_s + again * sum(windows.skips) / 2 + (windows.tokens - 1) * one.token_s
+    cycle = one.short(windows.tokens) * one.first_s + 2 * a_pass
     return parts.whole * parts.rounds * one.pair_s + parts.launches * cycle
 
 
@@ -65,19 +86,20 @@ def spent(one, parts, read_s=None):
         (1.0, 0.1, 32, 8, 8, 32),  # time enough
         (3.9, 0.22, 32, 8, 5, 16),  # 58 ms a token and side
         (12.0, 0.22, 128, 8, 3, 11),
-        (7.0, 0.3, 64, 8, 4, 9),
+        (5.5, 0.3, 48, 8, 3, 16),  # whole rounds take a third of the time at most
+        (7.0, 0.3, 64, 8, 3, 13),
     ],
 )
 def test_parts_of_a_generation_fit_all_launches(pair_s, first_s, generated, launches, whole, tokens):
     one = cost(pair_s, first_s, generated=generated)
     parts = one.parts(60, 8, 5, turns=True, windows=True)
-    assert (parts.launches, parts.whole, parts.windows.tokens) == (launches, whole, tokens)
+    assert (parts.launches, parts.whole, over(one, parts).tokens) == (launches, whole, tokens)
     assert parts.rounds == 1
     assert spent(one, parts) <= 70
     # Where memory holds fewer launches, each has the more.
     fewer = one.parts(60, 4, 5, turns=True, windows=True)
     assert fewer.launches == 4
-    assert fewer.windows.tokens >= parts.windows.tokens
+    assert over(one, fewer).tokens >= over(one, parts).tokens
 
 
 @pytest.mark.parametrize(("step_s", "generated", "prompt"), [(0.06, 256, 5), (0.06, 256, 32), (0.03, 512, 3)])
@@ -102,8 +124,10 @@ def test_launches_without_time_for_whole_rounds_still_have_half_of_it_for_passes
 
 def test_beside_a_long_prefill_all_tokens_are_measured():
     # 10 s of prefill a side, 60 ms a token: what a pass costs hardly depends on its tokens.
-    parts = cost(23.7, 20.0, generated=32, prompt=2000).parts(60, 8, 5, turns=True, windows=True)
-    assert parts == Parts(launches=3, whole=3, rounds=1, windows=Windows(tokens=32))
+    one = cost(23.7, 20.0, generated=32, prompt=2000)
+    parts = one.parts(60, 8, 5, turns=True, windows=True)
+    assert parts == Parts(launches=3, whole=3, rounds=1)
+    assert over(one, parts).whole
 
 
 @pytest.mark.parametrize(
@@ -127,9 +151,29 @@ def test_what_was_planned_stays_when_the_launches_are_there(one, rounds):
 
 @pytest.mark.parametrize("launches", [1, 2, 3])
 def test_few_launches_have_windows_too(launches):
-    parts = cost(31.0, 0.24, generated=256).parts(60, launches, 5, turns=True, windows=True)
+    one = cost(31.0, 0.24, generated=256)
+    parts = one.parts(60, launches, 5, turns=True, windows=True)
     assert parts.launches == launches
-    assert 9 < parts.windows.tokens < 256
+    assert 9 < over(one, parts).tokens < 256
+
+
+@pytest.mark.parametrize(("room_s", "tokens"), [(31.0, 32), (28.2, 32), (27.0, 31), (1.0, 9)])
+def test_passes_that_take_hardly_more_than_the_time_are_whole(room_s, tokens):
+    # Eight launches: 31 s for all tokens.
+    assert cost(1.05, 0.22, generated=32).over(room_s, 8).tokens == tokens
+
+
+def test_what_handing_over_costs_is_planned_for():
+    one = cost(3.9, 0.22, generated=32)
+    fits = one.over(40, 8)
+    for pace in (1.0, 1.1, 1.25):
+        slower = one.at_pace(pace * one._pass_s(fits.tokens), fits.tokens)
+        windows = slower.over(40, 8)
+        assert windows.tokens <= fits.tokens
+        assert 8 * slower._cycle_s(windows.tokens) <= 40
+    # A pass that was disturbed, or that seems to cost less, says nothing of the others.
+    assert one.at_pace(1e9, fits.tokens).pair_s == pytest.approx(1.3 * 3.9)
+    assert one.at_pace(0.0, fits.tokens) == one
 
 
 @pytest.mark.parametrize(
@@ -161,12 +205,14 @@ def test_either_side_begins_one_window_and_the_other_one_in_the_next_cycle():
 class Recorded:
     """A launch that notes what it is asked for: who begins a pass, and which."""
 
-    def __init__(self):
+    def __init__(self, waited_ns=0):
         self.asked, self.first_tokens, self.passes, self.strayed = [], [], [], 0
+        self.waited_ns = waited_ns
 
     def take_turns(self, asked):
         stamps = tuple(range(1, 2 + (asked.tokens or 9)))
-        one = Pass(start_ns=0, stamps_ns=stamps, tick_sizes=(1,) * len(stamps), token_ids=(1,) * len(stamps))
+        ticks, waited_ns = (1,) * len(stamps), (self.waited_ns,) * len(stamps)
+        one = Pass(start_ns=0, stamps_ns=stamps, tick_sizes=ticks, token_ids=ticks, waited_ns=waited_ns)
         self.asked.append((asked.begins, asked.tokens, asked.skip))
         return (protocol.TookTurns(taken=one, wall_ns=1),) * 2
 
@@ -178,28 +224,24 @@ def test_who_begins_a_window_differs_from_launch_to_launch():
     launches = [Recorded(), Recorded(), Recorded()]
     windows = Windows.over(32, 9)
     enough = iter([False, True])
-    plan = cost(3.9, 0.22, generated=32)
+    # So slow that passes are of nine tokens.
+    plan = cost(3.9e9, 0.22e9, generated=32)
     found = passes.measure(
-        launches, plan, windows, threads=1, rounds=1, budget_s=1e9, enough=lambda turns: next(enough)
+        launches, plan, windows=True, threads=1, rounds=1, budget_s=1e9, enough=lambda turns: next(enough)
     )
     assert (found.cycles, found.tokens) == (2, 9)
     begun = [[begins for begins, _, skip in one.asked[-12:] if skip == windows.skips[0]] for one in launches]
     assert begun == [[True, False], [False, True], [True, False]]
 
 
-@pytest.mark.parametrize(
-    ("budget_s", "cycles", "each"),
-    [
-        (1, 1, [2, 2, 2]),  # all launches at least once
-        (11, 1, [2, 2, 2]),
-        (12.5, 1, [4, 2, 2]),  # time for one launch more
-        (17, 1, [4, 4, 2]),
-        (18.5, 2, [4, 4, 4]),
-    ],
-)
-def test_of_the_last_cycle_as_many_launches_as_fit(monkeypatch, budget_s, cycles, each):
-    # A cycle has four passes of one token and two of nine in each launch, half a second each: 3 s. Before them, a pass
-    # tells how many ticks a turn should have.
+@pytest.fixture
+def slow(monkeypatch):
+    """Runs passes of half a second until the budget is spent, in launches that are disturbed or not; returns what turns
+    said, and how many passes each launch had.
+
+    A cycle has four passes of one token and two of nine in each launch: 3 s. Before them, a pass tells how many ticks a
+    turn should have.
+    """
     clock = [0.0]
     monkeypatch.setattr(passes.time, "monotonic", lambda: clock[0])
 
@@ -208,14 +250,54 @@ def test_of_the_last_cycle_as_many_launches_as_fit(monkeypatch, budget_s, cycles
             clock[0] += 0.5
             return super().take_turns(asked)
 
-    launches = [Slow(), Slow(), Slow()]
-    found = passes.measure(
-        launches, cost(3.9, 0.22, generated=32), Windows.over(32, 9), threads=1, rounds=1, budget_s=budget_s,
-        enough=lambda turns: False,
-    )  # fmt: skip
+    def measure(budget_s, waited, *, windows=True):
+        launches = [Slow(waited_ns) for waited_ns in waited]
+        found = passes.measure(
+            launches, cost(390.0, 22.0, generated=32), windows=windows, threads=1, rounds=1, budget_s=budget_s,
+            enough=lambda turns: False,
+        )  # fmt: skip
+        return found, [len(one.passes) for one in launches]
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "cycles", "each"),
+    [
+        (1, 1, [2, 2, 2]),  # three launches at least once
+        (10.9, 1, [2, 2, 2]),
+        (11.1, 1, [4, 2, 2]),  # time for more than half of what one more takes
+        (14.1, 1, [4, 4, 2]),
+        (17.1, 2, [4, 4, 4]),
+    ],
+)
+def test_of_the_last_cycle_as_many_launches_as_fit(slow, budget_s, cycles, each):
+    found, ran = slow(budget_s, [0, 0, 0])
     assert found.cycles == cycles
-    assert [len(one.passes) for one in launches] == each
+    assert ran == each
     assert [len(told) for told in found.ratios["step"]] == [count // 2 for count in each]
+    assert found.seconds <= max(9.5, budget_s + 1.5)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "each"), [(1, [2, 2, 2, 0, 0]), (9.4, [2, 2, 2, 0, 0]), (9.6, [2, 2, 2, 2, 0]), (12.6, [2] * 5)]
+)
+def test_launches_that_do_not_begin_their_first_passes_in_time_have_none(slow, budget_s, each):
+    found, ran = slow(budget_s, [0] * 5)
+    assert ran == each
+    assert found.cycles == 1
+    # A launch that had none keeps its place and says nothing.
+    assert [len(told) for told in found.ratios["step"]] == [count // 2 for count in each]
+    assert [len(told) for told in found.ratios["first"]] == each
+    # Passes that cannot be shorter are run in all.
+    assert slow(budget_s, [0] * 5, windows=False)[1] == [2] * 5
+
+
+def test_what_is_left_of_the_time_goes_to_the_launches_that_were_disturbed(slow):
+    assert slow(14.1, [0, 9, 0, 9])[1] == [2, 4, 2, 2]
+    assert slow(17.1, [0, 9, 0, 9])[1] == [2, 4, 2, 4]
+    # After four passes they still have no undisturbed turn.
+    assert slow(29.1, [0, 9, 0, 9])[1] == [4, 6, 4, 6]
 
 
 def test_passes_of_all_tokens_ask_for_nothing_of_their_own():

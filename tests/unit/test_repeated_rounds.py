@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_infer.ab import one_prompt
 from pytest_infer.ab.launch import Launch
-from pytest_infer.ab.launches import Launches
-from pytest_infer.ab.settling import CoreSchedule
+from pytest_infer.ab.one_prompt import OnePrompt
 from pytest_infer.measure.rounds import needs_more, rounds_to_keep
 
 
@@ -61,10 +61,37 @@ class Side:
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_launches_share_what_may_be_repeated(scripts, each, repeat, counts, side):
     used = [Launch(**{"before": Side(""), "after": Side(""), side: Side(script)}) for script in scripts]
-    loop = Launches(SimpleNamespace(settings=SimpleNamespace(launches=8), live=SimpleNamespace(show=len)), None)
-    loop._whole_rounds(SimpleNamespace(name="a prompt"), used, each, repeat, CoreSchedule(None))
+    session = SimpleNamespace(settings=None, live=SimpleNamespace(show=len))
+    prompt = OnePrompt(session, None, SimpleNamespace(name="a prompt"), None, {})
+    prompt._whole_rounds(used, each, repeat)
     assert [len(launch.pairs) for launch in used] == counts
     assert all(len(launch.kept(each)) == each for launch in used)
     # One more pair of each, as for engines that take no turns of a token: what was repeated counts.
-    loop._whole_rounds(SimpleNamespace(name="a prompt"), used, each + 1, 0, CoreSchedule(None))
+    prompt._whole_rounds(used, each + 1, 0)
     assert [len(launch.pairs) for launch in used] == [max(each + 1, count) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("pair_s", "scripts", "counts"),
+    [
+        (4, [".", ".", ".", ".", "."], [1, 1, 1, 1, 1]),  # as planned: 20 s of 60
+        (5.5, [".", ".", ".", ".", "."], [1, 1, 1, 1, 0]),
+        (9, [".", ".", ".", ".", "."], [1, 1, 1, 0, 0]),  # three at least
+        (3, ["x", "x", "x", ".", "."], [2, 2, 1, 1, 1]),  # each launch comes before one is repeated
+        (4, ["x", "x", ".", ".", "."], [1, 1, 1, 1, 1]),
+    ],
+)
+def test_whole_rounds_that_take_longer_than_planned_leave_the_passes_their_time(monkeypatch, pair_s, scripts, counts):
+    clock = [0.0]
+    monkeypatch.setattr(one_prompt.time, "monotonic", lambda: clock[0])
+
+    class Slow(Side):
+        def time(self, cores):
+            clock[0] += pair_s
+            return super().time(cores)
+
+    session = SimpleNamespace(settings=None, live=SimpleNamespace(show=len))
+    prompt = OnePrompt(session, None, SimpleNamespace(name="a prompt"), None, {})
+    used = [Launch(before=Slow(script), after=Side("")) for script in scripts]
+    prompt._whole_rounds(used, 1, 3, 20.0)
+    assert [len(launch.pairs) for launch in used] == counts

@@ -121,8 +121,30 @@ def test_launches_that_were_restless_in_one_prompt_are_left_out_in_all(suites):
     first, *others = suites.turns(decode=1.02)
     first = dataclasses.replace(first, turns=with_restless(first.turns, 3))
     found = judged([first, *others])["tpot_s"]
-    assert found.how == "7 of 8 launches, calm in every prompt"
+    assert found.how == "7 of 8 launches, told and calm in every prompt"
     assert found.judgement.low < 0.02 < found.judgement.high
+
+
+def test_launches_that_had_no_time_for_one_prompt_are_left_out_in_all(suites):
+    first, *others = suites.turns(decode=1.02)
+    short = {part: (*values[:5], (), (), ()) for part, values in first.turns.ratios.items()}
+    first = dataclasses.replace(first, turns=dataclasses.replace(first.turns, ratios=short))
+    found = judged([first, *others])["tpot_s"]
+    assert found.how == "5 of 8 launches, told and calm in every prompt"
+    assert found.judgement.low < 0.02 < found.judgement.high
+    # Where no prompt had more, these are all there were.
+    ratios = {part: (*values[:3], *[()] * 5) for part, values in first.turns.ratios.items()}
+    few = [dataclasses.replace(p, turns=dataclasses.replace(p.turns, ratios=ratios)) for p in (first, *others)]
+    assert judged(few)["tpot_s"].how == "3 launches"
+
+
+def test_memory_is_told_by_the_launches_that_had_time_for_whole_rounds_of_every_prompt(suites):
+    made = suites.turns(names=NAMES[:3])
+    pairs = [dataclasses.replace(p, turns=dataclasses.replace(p.turns, rounds=2)) for p in made]
+    before, after = (suites.row(NAMES[2], rounds=10) for _ in range(2))
+    pairs[2] = dataclasses.replace(pairs[2], before=before, after=after)
+    assert [p.by_launch("peak_rss_bytes").ran for p in pairs] == [7, 7, 5]
+    assert judged(pairs, "peak_rss:1%")["peak_rss_bytes"].how == "5 of 7 launches, told and calm in every prompt"
 
 
 def test_where_no_launch_is_calm_in_all_prompts_each_has_its_own_and_the_interval_is_the_widest(suites):

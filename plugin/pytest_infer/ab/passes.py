@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from msgspec.structs import replace
 
@@ -31,13 +32,21 @@ _LITTLE = 0.25
 be read for little."""
 _READ = 0.04
 """A token that is read costs at least this share of one that is generated, which a short prompt does not show."""
+WHOLE_PART = 3
+"""Where there is too little time, whole rounds take one part of so many, as passes tell a time more exactly."""
 _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
+_HARDLY_MORE = 1.1
+"""All tokens are measured even if that takes up to so many times the time there is."""
+_MOST_PACE = 1.3
+"""Passes are planned to take at most so many times what whole rounds of as many tokens do."""
+_LEAST_RUNNING = 0.5
+"""A round is taken to have run for at least this share of its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a prompt costs, by a pair of whole rounds: seconds of both, and of both first tokens.
+    """What a prompt costs, by pairs of whole rounds: seconds of both sides, and of both first tokens.
 
     `prompt` tokens were given, and at least `generated` ones returned on either side.
     """
@@ -48,12 +57,17 @@ class Cost:
     generated: int
 
     @classmethod
-    def of(cls, pair: tuple[Round, Round]) -> Cost:
-        """Return that of a pair."""
-        traces = [one.trace for one in pair]
+    def of(cls, pairs: Sequence[tuple[Round, Round]], *, without_waits: bool = False) -> Cost:
+        """Return that of some pairs, their mean; or what it would be if their threads had not waited for cores."""
+        firsts, wholes = [], []
+        for one in (one for pair in pairs for one in pair):
+            running = _running(one) if without_waits else 1.0
+            firsts.append(running * (one.trace.stamps_ns[0] - one.trace.start_ns))
+            wholes.append(running * (one.trace.stamps_ns[-1] - one.trace.start_ns))
+        traces = [one.trace for one in pairs[0]]
         return cls(
-            pair_s=sum(one.stamps_ns[-1] - one.start_ns for one in traces) / 1e9,
-            first_s=sum(one.stamps_ns[0] - one.start_ns for one in traces) / 1e9,
+            pair_s=2 * fmean(wholes) / 1e9,
+            first_s=2 * fmean(firsts) / 1e9,
             prompt=max(1, traces[0].prompt_tokens),
             generated=min(sum(one.tick_sizes) for one in traces),
         )
@@ -75,32 +89,44 @@ class Cost:
         Of an engine that takes no turns that is three pairs of whole rounds; else a pair of them and a cycle of passes.
         There are more such pairs if there is time, until all launches have `rounds` together. If there is too little,
         and passes may be `windows`, these are as short as need be, and whole rounds are a pair in fewer launches, no
-        more than fit half of the time or leave none for a cycle. `LEAST_LAUNCHES` are measured anyway.
+        more than fit a third of the time or leave none for a cycle. `LEAST_LAUNCHES` are measured anyway.
         """
         least = min(launches, LEAST_LAUNCHES)
         cycle_s = self._cycle_s(self.generated) if turns else 2 * self.pair_s
         fit = min(launches, int(budget_s / (self.pair_s + cycle_s)))
         count = max(least, fit)
         room = budget_s / count - cycle_s if turns else budget_s / count
-        all_whole = Parts(
-            launches=count,
-            whole=count,
-            rounds=max(1, min(math.ceil(rounds / count), int(room / self.pair_s))),
-            windows=Windows(tokens=self.generated),
-        )
+        each = max(1, min(math.ceil(rounds / count), int(room / self.pair_s)))
+        all_whole = Parts(launches=count, whole=count, rounds=each)
         if fit == launches or not windows:
             return all_whole
-        cheap = int(_LITTLE * self._cycle_s(1) / max(2 * self.token_s, 1e-9))
-        tokens = min(self.generated, max(LEAST_TOKENS, cheap))
-        fitting = int(budget_s / max(2 * self.pair_s, self.pair_s + self._cycle_s(tokens)))
+        fitting = int(budget_s / max(WHOLE_PART * self.pair_s, self.pair_s + self._cycle_s(self._fewest)))
         whole = max(least, min(launches, rounds, fitting))
         room = max(budget_s / 2, budget_s - whole * self.pair_s)
-        launches = min(launches, max(whole, int(room / self._cycle_s(tokens))))
-        if launches <= fit:
-            return all_whole
-        while tokens < self.generated and launches * self._cycle_s(tokens + 1) <= room:
+        launches = min(launches, max(whole, int(room / self._cycle_s(self._fewest))))
+        return all_whole if launches <= fit else Parts(launches=launches, whole=whole, rounds=1)
+
+    def over(self, room_s: float, launches: int) -> Windows:
+        """Return what passes are of if each of so many launches has a cycle of them: all tokens, if these take hardly
+        more than the time, else as many as fit it, and a few at least."""
+        if launches * self._cycle_s(self.generated) <= _HARDLY_MORE * room_s:
+            return Windows(tokens=self.generated)
+        tokens = self._fewest
+        while tokens < self.generated and launches * self._cycle_s(tokens + 1) <= room_s:
             tokens += 1
-        return Parts(launches=launches, whole=whole, rounds=1, windows=Windows.over(self.generated, tokens))
+        return Windows.over(self.generated, tokens)
+
+    def at_pace(self, took_s: float, tokens: int) -> Cost:
+        """Return the cost by what a pass of so many tokens took, which handing over makes dearer; a single pass that
+        took far longer was disturbed."""
+        pace = min(_MOST_PACE, max(1.0, took_s / self._pass_s(tokens)))
+        return dataclasses.replace(self, pair_s=pace * self.pair_s, first_s=pace * self.first_s)
+
+    @property
+    def _fewest(self) -> int:
+        """Return of how many tokens a pass is at least."""
+        cheap = int(_LITTLE * self._cycle_s(1) / max(2 * self.token_s, 1e-9))
+        return min(self.generated, max(LEAST_TOKENS, cheap))
 
     def _pass_s(self, tokens: int) -> float:
         """Return what a pass of so many tokens costs; one that begins further on has read the tokens before it."""
@@ -144,8 +170,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """In how many `launches` a prompt is measured, in how many of these whole too, by how many `rounds` in each, and
-    what passes are of.
+    """In how many `launches` a prompt is measured, in how many of these whole too, and by how many `rounds` in each.
 
     The launches without whole rounds are the last ones.
     """
@@ -153,7 +178,6 @@ class Parts:
     launches: int
     whole: int
     rounds: int
-    windows: Windows
 
 
 def _cycle(short: int, windows: Windows, *, reverse: bool) -> list[tuple[bool, dict[str, int]]]:
@@ -167,8 +191,8 @@ def _cycle(short: int, windows: Windows, *, reverse: bool) -> list[tuple[bool, d
 def measure(
     launches: Sequence[Launch],
     cost: Cost,
-    windows: Windows,
     *,
+    windows: bool,
     threads: int | None,
     rounds: int,
     budget_s: float,
@@ -176,42 +200,55 @@ def measure(
 ) -> Turns:
     """Run cycles of passes in all launches until there are enough or the time is up, and return the ratios.
 
-    `rounds` whole ones were measured in each that has any; `budget_s` is what the passes may take: of a last cycle, as
-    many launches as fit.
+    Passes are of all tokens, or may be `windows` of them. `rounds` whole ones were measured in each launch that has
+    any; `budget_s` is what the passes may take. Of the last cycle as many launches as fit have theirs. Of the first one
+    all have, or, if passes could be no shorter, those that begin in time and `LEAST_LAUNCHES`.
     """
     # Imported late: numpy and scipy are for runs that compare.
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415
+    from pytest_infer.analysis.compare import undisturbed  # noqa: PLC0415
 
     started = time.monotonic()
-    how, short = asked(threads), cost.short(windows.tokens)
-    how = replace(how, every=_ticks_a_turn(launches[0].take_turns(replace(how, **windows.asked[0]))))
-    # Threads without a core each wait for one another.
-    waits_tell = threads is None or threads <= len(CoreSchedule(None).all)
-    cycles, took_s, over = 0, 0.0, False
+    over = cost.over(budget_s, len(launches)) if windows else Windows(tokens=cost.generated)
+    probed = launches[0].take_turns(replace(asked(threads), **over.asked[0]))
+    if windows:
+        took_s = max(one.wall_ns for one in probed) / 1e9
+        over = cost.at_pace(took_s, over.tokens).over(budget_s - took_s, len(launches))
+    how = replace(asked(threads), every=_ticks_a_turn(probed, over.tokens))
+    short, tell = cost.short(over.tokens), waits_tell(threads)
+    cycles, took_s = 0, 0.0
     while True:
-        begun = time.monotonic()
-        for number, launch in enumerate(launches):
-            over = cycles > 0 and time.monotonic() - started + took_s > budget_s
-            if over:
+        begun, ran = time.monotonic(), 0
+        # There may be no time for all: it is best spent where least is known.
+        known = [undisturbed.count(one.passes, how.every) if tell else 0 for one in launches]
+        for number in sorted(range(len(launches)), key=known.__getitem__):
+            may_end = cycles or (windows and ran >= LEAST_LAUNCHES)
+            if may_end and time.monotonic() - started + (took_s / 2 if cycles else 0) > budget_s:
                 break
             # Who begins and which window it is would be one thing if it were the same in all launches.
-            _run(launch, how, _cycle(short, windows, reverse=(cycles + number) % 2 == 1))
-        now = time.monotonic()
-        cycles += not over
-        took_s = (now - begun) / len(launches)
+            _run(launches[number], how, _cycle(short, over, reverse=(cycles + number) % 2 == 1))
+            ran += 1
+            took_s = (time.monotonic() - begun) / ran
+        cycles += ran == len(launches) or not cycles
         taken = [(one.first_tokens, one.passes) for one in launches]
-        ratios, undisturbed = estimates.ratios(taken, how.every, waits_tell=waits_tell)
+        ratios, shares = estimates.ratios(taken, how.every, waits_tell=tell)
         found = Turns(
             every=how.every,
             cycles=cycles,
-            seconds=now - started,
+            seconds=time.monotonic() - started,
             ratios=ratios,
             rounds=rounds,
-            tokens=None if windows.whole else windows.tokens,
-            undisturbed=undisturbed,
+            tokens=None if over.whole else over.tokens,
+            undisturbed=shares,
         )
-        if enough(found) or over or now - started + took_s > budget_s:
+        if enough(found) or ran < len(launches) or found.seconds + took_s / 2 > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))
+
+
+def waits_tell(threads: int | None) -> bool:
+    """Return whether threads that wait for a core tell of something else that runs: without a core each they wait for
+    one another."""
+    return threads is None or threads <= len(CoreSchedule(None).all)
 
 
 def _run(launch: Launch, how: protocol.TakeTurns, cycle: Sequence[tuple[bool, dict[str, int]]]) -> None:
@@ -232,10 +269,20 @@ def asked(threads: int | None) -> protocol.TakeTurns:
     return protocol.TakeTurns(number=0, begins=False, every=1, cores=cores)
 
 
-def _ticks_a_turn(took: Sequence[protocol.TookTurns]) -> int:
-    """Return how many ticks a turn should have, by what handing over cost in a pass with one tick a turn."""
+def _ticks_a_turn(took: Sequence[protocol.TookTurns], tokens: int) -> int:
+    """Return how many ticks a turn should have, by what handing over cost in a pass with one tick a turn; passes will
+    be of so many tokens."""
     own = [(one.taken.stamps_ns[-1] - one.taken.start_ns) for one in took]
     ticks = sum(len(one.taken.stamps_ns) for one in took)
     overhead = max(0, max(one.wall_ns for one in took) - sum(own)) / ticks
-    most = (min(len(one.taken.stamps_ns) for one in took) - 1) // (2 * _LEAST_QUADS)
+    most = (min(tokens, *(len(one.taken.stamps_ns) for one in took)) - 1) // (2 * _LEAST_QUADS)
     return max(1, min(most, math.ceil(overhead / (_MOST_OVERHEAD * sum(own) / ticks))))
+
+
+def _running(one: Round) -> float:
+    """Return the share of a round in which its threads did not wait for a core, as far as that is known.
+
+    Waits of several threads at once add up to more than what they cost.
+    """
+    waited, took_s = one.counters.run_queue_wait_s.value, (one.trace.stamps_ns[-1] - one.trace.start_ns) / 1e9
+    return 1.0 if waited is None else max(_LEAST_RUNNING, 1 - waited / took_s)

@@ -334,8 +334,8 @@ OPTIONS = (
     Option(
         name="time",
         metavar="TIME",
-        help="with --infer-against: measure a prompt until its interval is narrower than the rule's threshold, but no "
-        "longer than this (60s, 2min); default: 60s",
+        help="with --infer-against: measure a prompt until its interval is narrower than the rule's threshold, or for "
+        "this long (60s, 2min); default: 60s",
     ),
     Option(
         name="min-pairs",

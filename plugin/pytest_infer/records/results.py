@@ -161,7 +161,7 @@ class Turns:
     where that was not kept. Passes were of so many `tokens`, in two places of the text, or of all (None). `parts` are
     steps taken apart by role, by phase, as far as they were, and what the tokeniser took. `undisturbed` is the
     share of turns in which no side waited for a core, of each ratio that these tell alone; a launch that has too few
-    has no observation.
+    has no observation, nor has one for which there was no time.
     """
 
     every: int

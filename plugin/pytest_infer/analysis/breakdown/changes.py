@@ -202,10 +202,7 @@ def _spreads(values: Mapping[str, Sequence[float]], share: Mapping[str, float]) 
     from pytest_infer.analysis.compare.moderation import moderated  # noqa: PLC0415
 
     scale = {role: math.sqrt(max(share[role], _LEAST_SHARE)) for role in values}
-    by_role = [
-        ByLaunch(values=np.divide(own, scale[role]), numbers=tuple(range(len(own))), of=len(own))
-        for role, own in values.items()
-    ]
+    by_role = [ByLaunch.first(np.divide(own, scale[role])) for role, own in values.items()]
     return {
         role: (scale[role] * math.sqrt(spread.variance / len(own)), spread.df) if spread is not None else (math.inf, 1)
         for (role, own), spread in zip(values.items(), moderated(by_role), strict=True)

@@ -79,9 +79,7 @@ class RowPair:
         if before is None or after is None:
             return None
         whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
-        return (
-            None if whole is None else launches.ByLaunch(values=whole, numbers=tuple(range(len(whole))), of=len(whole))
-        )
+        return None if whole is None else launches.ByLaunch.first(whole, launches.total(self.turns))
 
     @property
     def close(self) -> bool | None:

@@ -45,11 +45,19 @@ _WHOLE = {"total_s": 1, "overall_throughput": -1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByLaunch:
-    """A metric's change in each of some launches, log-ratios, by their `numbers`; there were `of` of them."""
+    """A metric's change in each of some launches, log-ratios, by their `numbers`; there were `of` of them, and time to
+    measure it in `ran`."""
 
     values: Array
     numbers: tuple[int, ...]
     of: int
+    ran: int
+
+    @classmethod
+    def first(cls, values: Array, of: int = 0) -> ByLaunch:
+        """Return that of the first launches of so many, or of all that there were."""
+        count = len(values)
+        return cls(values=values, numbers=tuple(range(count)), of=max(count, of), ran=count)
 
 
 def parts(key: str) -> tuple[str, ...]:
@@ -67,7 +75,9 @@ def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
         if name not in turns.ratios:
             return None
         numbers = calm_numbers(turns, name)
-        return ByLaunch(values=sign * _means_of(turns, name, numbers), numbers=numbers, of=total(turns))
+        return ByLaunch(
+            values=sign * _means_of(turns, name, numbers), numbers=numbers, of=total(turns), ran=_ran(turns)
+        )
     if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
         return None
     steps = _name(STEPS, turns)
@@ -78,7 +88,7 @@ def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
     numbers = calm_numbers(turns, *names)
     first, *step = (_means_of(turns, name, numbers) for name in names)
     whole = np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step[0] if step else 0.0))
-    return ByLaunch(values=np.asarray(_WHOLE[key] * whole), numbers=numbers, of=total(turns))
+    return ByLaunch(values=np.asarray(_WHOLE[key] * whole), numbers=numbers, of=total(turns), ran=_ran(turns))
 
 
 def _means_of(turns: Turns, name: str, numbers: Sequence[int]) -> Array:
@@ -125,6 +135,10 @@ def calm_numbers(turns: Turns, *names: str) -> tuple[int, ...]:
 def total(turns: Turns) -> int:
     """Return how many launches there were."""
     return max(map(len, turns.ratios.values()), default=0)
+
+
+def _ran(turns: Turns) -> int:
+    return sum(any(values) for values in itertools.zip_longest(*turns.ratios.values()))
 
 
 def calm(turns: Turns, name: str) -> list[tuple[float, ...]]:
@@ -297,8 +311,7 @@ def estimate(launch_means: Array, known: Spread | None = None) -> Student | None
     few launches that alone is known badly. None where neither tells it.
     """
     count = len(launch_means)
-    numbers = tuple(range(count))
-    own = spread([ByLaunch(values=launch_means, numbers=numbers, of=count)]) if known is None else known
+    own = spread([ByLaunch.first(launch_means)]) if known is None else known
     if not count or own is None:
         return None
     return Student(float(np.mean(launch_means)), math.sqrt(own.variance / count), own.df)
@@ -310,13 +323,14 @@ def ratios(
     """Return the observations of each launch, log-ratios, of the `first` token and of a decode `step`; and of those of
     undisturbed turns alone, the share of turns that these are, unless waits tell nothing.
 
-    A launch is its passes of one token and its whole ones. What a prompt does not have (a second token) is left out.
+    A launch is its passes of one token and its whole ones; one without any, as there was no time for it, has no
+    observation. What a prompt does not have (a second token) is left out.
     All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
     of a part of the text, or disturbed ones.
     """
     first, whole = ([launch[number] for launch in launches] for number in (0, 1))
     found = {FIRST: neighbours.first_tokens(first), STEP: neighbours.steps(whole, every)}
-    found = {name: told for name, told in found.items() if all(told)}
+    found = {name: told for name, told in found.items() if any(told)}
     shares = {}
     if waits_tell:
         alone = {FIRST: undisturbed.first_tokens(first), STEP: undisturbed.steps(whole, every)}
@@ -328,8 +342,8 @@ def ratios(
             found[FIRST] = neighbours.first_tokens(first)
             del shares[FIRST]
     steps = neighbours.sums(whole, every)
-    if STEP in found and all(steps):
-        both = [(of_all, typical) for of_all, typical in zip(steps, found[STEP], strict=True) if typical]
+    if STEP in found:
+        both = [one for one in zip(steps, found[STEP], strict=True) if all(one)]
         of_all, typical = (means([one[side] for one in both]) for side in (0, 1))
         if _otherwise(of_all, typical):
             found[STEPS] = steps

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.compare.suite import Member
 
 LEAST = 3
-"""So many launches that were calm in every prompt tell how far apart they lie, if they are half of all at least."""
+"""So many launches that were calm in every prompt tell how far apart they lie, if they are half at least of those that
+had time for a prompt."""
 
 FEW = 6
 """Of fewer launches than these, earlier runs tell that better where there are any."""
@@ -29,13 +30,14 @@ def change(told: Sequence[Member], key: str) -> tuple[Student | None, str]:
     """
     found = [one for member in told if (one := member.pair.by_launch(key)) is not None]
     by_prompt = [dict(zip(one.numbers, map(float, one.values), strict=True)) for one in found]
-    many = max(one.of for one in found)
+    many = max(one.ran for one in found)
     calm = sorted(set.intersection(*map(set, by_prompt))) if len({one.of for one in found}) == 1 else []
     before = _earlier(told, key)
     if len(calm) >= max(LEAST if before is None else FEW, many / 2):
         means = np.asarray([[one[number] for number in calm] for one in by_prompt]).mean(axis=0)
         estimate = launches.estimate(means)
-        said = f"{many} launches" if len(calm) == many else f"{len(calm)} of {many} launches, calm in every prompt"
+        part = f"{len(calm)} of {many} launches, told and calm in every prompt"
+        said = f"{many} launches" if len(calm) == many else part
         return estimate, said
     said = f"each prompt's own calm launches of {many}, as if they shifted all prompts alike"
     return _at_worst([one.values for one in found], before), said

@@ -30,7 +30,8 @@ more than of independent ones, as waits come in bursts."""
 _LEAST_TURNS = 6
 """An observation is of at least so many turns: few of them tell their middle badly."""
 LEAST = 3
-"""At least so many launches, and half of all, must have enough of them, and some at each place of the text."""
+"""At least so many launches, and half of those that had passes, must have enough of them, and some at each place of the
+text."""
 
 
 def first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | None:
@@ -47,6 +48,12 @@ def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] 
     """
     turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
     return _told(turns, places=2, least=_LEAST_TURNS)
+
+
+def count(passes: Passes, every: int) -> int:
+    """Return for how many turns of some passes it is known that neither side waited for a core."""
+    turns = [_Turns.of_steps(one, every) for one in passes]
+    return sum(int(one.undisturbed.sum()) for one in turns if one is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,7 @@ def _told(
     if not worths or not _counts(every, worth):
         return None
     typical = [_typical(turns, worth, places) for turns in known]
-    needed = max(LEAST, len(typical) / 2)
+    needed = max(LEAST, sum(map(bool, known)) / 2)
     levels = []
     for place in range(places):
         there = [one for launch in typical for one in launch if one.place == place]
