@@ -78,9 +78,26 @@ def test_a_message_that_is_no_text_can_be_stored():
     assert one.reason.encode() == b"d?ja vu"
 
 
-def test_a_base_that_is_not_here_is_told(checkout):
-    checkout.commit()
-    assert checkout.read("1" * 40).unread == "git does not find 111111111111 here (git fetch --unshallow)"
+def test_where_the_base_is_not_in_the_clone_nothing_is_accepted(checkout, tmp_path_factory):
+    base = checkout.commit(text=TOML.format(more=""))
+    head = checkout.commit("[infer-accept: ttft 1%: new]")
+    shallow = Checkout(tmp_path_factory.mktemp("clone"))
+    shallow.git("fetch", "-q", "--depth=1", checkout.path.as_uri(), "main")
+    shallow.git("reset", "-q", "--hard", "FETCH_HEAD")
+    found = shallow.read(base, head=head)
+    assert texts(found) == []
+    assert [one.expired for one in found.written] == ["the base may have this entry already"]
+    assert found.unread == f"git does not find {base}..{head} here (git fetch --unshallow, or fetch-depth: 0)"
+    # The candidate of a stored gate may be of a commit that is not here either.
+    assert texts(checkout.read(base, head="1" * 40)) == []
+    assert [one.expired for one in shallow.read(head).written] == ["the base has this entry already: remove it"]
+
+
+def test_without_a_checkout_an_entry_counts_only_where_there_is_no_base(tmp_path):
+    tmp_path.joinpath("bench").mkdir()
+    tmp_path.joinpath("bench", "accepted.toml").write_text(TOML.format(more=""))
+    assert len(texts(written.read(tmp_path, None, None))) == 1
+    assert texts(written.read(tmp_path, None, "1" * 40)) == []
 
 
 @pytest.mark.parametrize("text", ["decode 5%", "[infer-accept]", "[infer-accept: decode 5%]", "[infer-accept: : why]"])
@@ -168,10 +185,10 @@ def test_a_bad_message_costs_no_measurement_where_the_base_is_found_in_the_end(c
             found.read(base)
         return
     found.read(None)
-    # What the file says still counts.
-    assert [one.written.text for one in found.since(SimpleNamespace(commit=base))] == ["decode[story] 7.5%"]
+    # Which entries of the file are spent was not known before.
+    assert found.since(SimpleNamespace(commit=base)) == ()
     (note,) = notes
-    assert re.fullmatch(r"! gate: commit .{8}: 'dcode 5%' cannot be accepted: unknown metric 'dcode'; .*", note)
+    assert re.fullmatch(r"! gate: nothing is accepted: commit .{8}: 'dcode 5%' cannot be accepted: unknown .*", note)
     checkout.commit("Mend it")
     assert Acceptances(SimpleNamespace(accepts=False, accepted=None), checkout.path, notes.append).found == ()
 

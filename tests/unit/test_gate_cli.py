@@ -364,7 +364,9 @@ def test_nothing_to_compare(infer, add):
 
 
 def test_a_regression_is_accepted_by_the_file_but_not_in_a_bisection(infer, add, steady, tmp_path):
-    add(1.3)
+    # Outside git no run has a commit.
+    add(commit="unversioned")
+    add(1.3, commit="unversioned")
     entry = '[[accept]]\nmetric = "decode"\nbound = "{}"\nreason = "exact softmax"\n'
     file = tmp_path / "outside" / "bench" / "accepted.toml"
     file.parent.mkdir()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pytest_infer import untrusted
-from pytest_infer.checkouts.git import git
+from pytest_infer.checkouts.git import git, why_not_in
 from pytest_infer.errors import AgainstError, OptionError
 
 FILE = "bench/accepted.toml"
@@ -53,7 +53,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What is accepted between two commits; `unread` says why their messages are not among it."""
+    """What is accepted between two commits; `unread` says why that is nothing: git does not know them."""
 
     written: tuple[Written, ...] = ()
     unread: str | None = None
@@ -79,12 +79,14 @@ def read(folder: Path, file: Path | None, base: str | None, head: str = "HEAD") 
 
     That is the file as it lies there, but for what the base's own holds (`None`: `bench/accepted.toml`, if there is
     one), and the messages of the commits between the two. An entry's `until` is reached once `head` contains it.
+    Where git does not find both commits nobody knows what is spent: then all is.
 
     Raises OptionError for what cannot be read, with one line that names the place.
     """
     path = folder / FILE if file is None else file
     root = _root(folder)
     entries = _entries(path, shown=FILE if file is None else str(file)) if file is not None or path.is_file() else ()
+    log = "" if base is None or (root is None and not entries) else _messages(root, base, head)
     before = {entry.lasting for entry in _of_base(root, base, path)}
     shown = FILE if file is None else str(file)
     written = [
@@ -94,18 +96,18 @@ def read(folder: Path, file: Path | None, base: str | None, head: str = "HEAD") 
             prompt=entry.prompt,
             bound=entry.bound,
             reason=" ".join(entry.reason.split()),
-            expired="the base has this entry already: remove it"
+            expired="the base may have this entry already"
+            if log is None
+            else "the base has this entry already: remove it"
             if entry.lasting in before
             else _reached(root, entry.until, head, shown),
         )
         for entry in entries
     ]
-    if root is None or base is None:
-        return Found(written=tuple(written))
-    log = git(root, "log", "--format=%H%x00%B%x01", "--end-of-options", f"{base}..{head}")
-    if log.returncode:
-        return Found(written=tuple(written), unread=f"git does not find {base[:12]} here (git fetch --unshallow)")
-    for commit in filter(None, map(str.strip, log.stdout.split("\x01"))):
+    if log is None:
+        why = why_not_in(folder) or f"git does not find {base}..{head} here (git fetch --unshallow, or fetch-depth: 0)"
+        return Found(written=tuple(written), unread=why)
+    for commit in filter(None, map(str.strip, log.split("\x01"))):
         name, _, message = commit.partition("\x00")
         written += of_message(message, f"commit {name[:8]}")
     return Found(written=tuple(written))
@@ -122,6 +124,14 @@ def of_message(message: str, where: str) -> Iterator[Written]:
             raise OptionError(f"{where}: {text[begun.start() : begun.start() + 60]!r} cannot be read; write {FORM}")
         prompt, bound = found["prompt"], found["bound"] or None
         yield Written(where=where, metric=found["metric"], prompt=prompt, bound=bound, reason=found["reason"])
+
+
+def _messages(root: Path | None, base: str, head: str) -> str | None:
+    """Return the commits between two with their messages; None where git does not find both."""
+    if root is None:
+        return None
+    log = git(root, "log", "--format=%H%x00%B%x01", "--end-of-options", f"{base}..{head}")
+    return None if log.returncode else log.stdout
 
 
 def _root(folder: Path) -> Path | None:

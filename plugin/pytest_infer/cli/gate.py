@@ -153,7 +153,7 @@ def _accepted(given: str | None, before: Run | None, candidate: Run) -> tuple[Ac
     base = None if before is None else before.commit
     found = written.read(Path.cwd(), Path(named) if named else None, base, candidate.commit or "HEAD")
     if found.unread is not None:
-        say(f"what commit messages accept is not known: {found.unread}")
+        say(f"nothing is accepted: {found.unread}")
     parsed = parse(found.written)
     if base is not None:
         names = {name for row in candidate.rows for name in axes.names(row.name, row.config)}

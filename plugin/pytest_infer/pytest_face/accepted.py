@@ -29,7 +29,7 @@ class Acceptances:
             return
         found = accepted.read(self._folder, self._settings.accepted, base)
         if found.unread is not None:
-            self._note(f"gate: what commit messages accept is not known: {found.unread}")
+            self._note(f"gate: nothing is accepted: {found.unread}")
         parsed = parse(found.written)
         # Without the base nobody knows which entries of the file are of old.
         if base is not None and self.names is not None:
@@ -42,5 +42,6 @@ class Acceptances:
             try:
                 self.read(before.commit)
             except OptionError as error:
-                self._note(f"! gate: {error}")
+                self._note(f"! gate: nothing is accepted: {error}")
+                return ()
         return self.found
