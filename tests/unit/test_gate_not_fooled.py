@@ -1,5 +1,8 @@
 """What a gate must not pass: another run in the candidate's place, itself, failed tests, rules about nothing."""
 
+import os
+from datetime import UTC, datetime
+
 import pytest
 from typer.testing import CliRunner
 
@@ -49,6 +52,17 @@ def test_an_older_damaged_file_does_not_matter(storage, make_block, gate):
     storage.add([make_block()]).write_text("{", encoding="utf-8")
     storage.add([make_block()])
     assert gate("latest", *BOUNDS).exit_code == 0
+
+
+@pytest.mark.parametrize(("number", "age_s", "code"), [("0001", -60, 2), ("0009", 60, 0)])
+def test_in_the_folder_of_another_machine_the_time_tells_what_is_newer(storage, make_block, gate, number, age_s, code):
+    storage.add([make_block()], where="Linux-CPython-3.11-64bit", at="2026-02-01T00:00:00+00:00")
+    damaged = storage.add([make_block()], name=f"Linux-CPython-3.12-64bit/{number}_x.json")
+    damaged.write_text("{", encoding="utf-8")
+    changed = datetime(2026, 2, 1, tzinfo=UTC).timestamp() - age_s
+    os.utime(damaged, (changed, changed))
+    result = gate("latest", *BOUNDS)
+    assert (result.exit_code, f"{damaged.name} is newer than" in result.stderr) == (code, code == 2)
 
 
 @pytest.mark.parametrize("against", ["latest", "branch:main", "main", "2", "commit:cccc"])

@@ -30,18 +30,9 @@ class History:
     unread: tuple[Path, ...] = ()
 
     def newer_unread(self, run: Run) -> Path | None:
-        """Return a run file that could not be read and is newer than a run, by its number, or None.
-
-        Another file in the folder (a report, a lock) is no run; where runs have no numbers, the files' times count.
-        """
-        own = number_of(run.path)
-        for path in (*self.unread, *(other.path for other in self.runs if other.known_damage is not None)):
-            number = number_of(path)
-            if number is not None and own is not None and int(number) > int(own):
-                return path
-            if own is None and _changed(path) > _changed(run.path):
-                return path
-        return None
+        """Return a run file that could not be read and is newer than a run, or None."""
+        found = [other.path for other in self.runs if other.known_damage is not None and other.time > run.time]
+        return next(iter(found + [path for path in self.unread if _is_newer(path, run)]), None)
 
     def digests(self, kind: type[Digest], maker: str) -> Digests[Digest]:
         """Return what the code `maker` worked out of the tests of these runs, each of the type `kind`."""
@@ -89,11 +80,19 @@ class History:
         )
 
 
-def _changed(path: Path) -> float:
+def _is_newer(unread: Path, run: Run) -> bool:
+    """Return whether a file whose time nobody knows is newer than a run.
+
+    Numbers are those of one folder: in another one, or without them, the time of the file's last change counts. A file
+    without one among those that have one (a report, a lock) is no run.
+    """
+    number, own = number_of(unread), number_of(run.path)
+    if own is not None and (number is None or unread.parent == run.path.parent):
+        return number is not None and int(number) > int(own)
     try:
-        return path.stat().st_mtime
+        return unread.stat().st_mtime > run.time.timestamp()
     except OSError:
-        return 0.0
+        return False
 
 
 def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
