@@ -302,4 +302,4 @@ def test_a_run_remembers_that_its_tests_cannot_be_read(good):
     with pytest.raises(StorageError, match="not a run"):
         found.select("99")
     assert found.select("latest").path != path
-    assert found.newer_unread(found.select("latest")) == path
+    assert found.newer_unread(found.select("latest")) == [path]

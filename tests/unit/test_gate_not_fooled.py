@@ -48,6 +48,33 @@ def test_the_newest_run_is_not_replaced_by_the_one_before(storage, make_block, g
     assert gate("1", *BOUNDS).exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["latest~0", "latest~1", "main", "branch:main", "commit:cccc"])
+@pytest.mark.parametrize("damaged", ["file", "test"])
+def test_no_name_stands_for_an_older_run_than_one_that_cannot_be_read(storage, make_block, gate, name, damaged):
+    for _ in range(2):
+        storage.add([make_block()])
+    newest = storage.add([changed(make_block(), tpot_s={"value": "fast"})])
+    if damaged == "file":
+        newest.write_text("{", encoding="utf-8")
+    result = gate(name, *BOUNDS)
+    assert (result.exit_code, newest.name in result.stderr) == (2, True)
+    assert gate("2", *BOUNDS).exit_code == 0
+
+
+def test_of_two_runs_with_one_number_the_older_is_not_gated_for_the_newer(storage, make_block, gate):
+    storage.add([make_block()])
+    storage.add([make_block()], name="another/0001_x.json").write_text("{", encoding="utf-8")
+    result = gate("1", *BOUNDS)
+    assert (result.exit_code, "0001_x.json is newer than 0001" in result.stderr) == (2, True)
+
+
+def test_a_damaged_run_of_another_branch_does_not_matter(storage, make_block, gate):
+    storage.add([make_block()])
+    storage.add([changed(make_block(), tpot_s={"value": "fast"})], branch="mine")
+    assert gate("main", *BOUNDS).exit_code == 0
+    assert gate("mine", *BOUNDS).exit_code == 2
+
+
 def test_an_older_damaged_file_does_not_matter(storage, make_block, gate):
     storage.add([make_block()]).write_text("{", encoding="utf-8")
     storage.add([make_block()])

@@ -105,7 +105,7 @@ def run_gate(
         if not history.runs:
             say(f"no run in {history.folder}: nothing to gate")
             raise typer.Exit(end.code(()))
-        candidate = _candidate(history, run)
+        candidate = history.select(run, strict=True)
         allowed = tuple(allow_different or ())
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
         _check(candidate, before, parsed)
@@ -135,14 +135,6 @@ def _ending(inconclusive: str | None, exits: str) -> Ending:
         if given not in known:
             raise OptionError(f"{option}: {alternatives('value', given, known)}")
     return Ending(passes_doubt=asked == ending.PASS, bisect=exits == ending.BISECT, option="--")
-
-
-def _candidate(history: History, name: str) -> Run:
-    """Return the run to be gated; refuse the newest that can be read in place of a newer one that cannot."""
-    found = history.select(name)
-    if name == "latest" and (newer := history.newer_unread(found)) is not None:
-        refuse(f"{newer.name} is newer than {found.label} and cannot be read: mend it, or name the run to gate")
-    return found
 
 
 def _accepted(given: str | None, before: Run | None, candidate: Run) -> tuple[Accepted, ...]:

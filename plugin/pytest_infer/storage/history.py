@@ -29,10 +29,10 @@ class History:
     warnings: tuple[str, ...] = ()
     unread: tuple[Path, ...] = ()
 
-    def newer_unread(self, run: Run) -> Path | None:
-        """Return a run file that could not be read and is newer than a run, or None."""
+    def newer_unread(self, run: Run) -> list[Path]:
+        """Return the run files that could not be read and are newer than a run."""
         found = [other.path for other in self.runs if other.known_damage is not None and other.time > run.time]
-        return next(iter(found + [path for path in self.unread if _is_newer(path, run)]), None)
+        return found + [path for path in self.unread if _is_newer(path, run)]
 
     def digests(self, kind: type[Digest], maker: str) -> Digests[Digest]:
         """Return what the code `maker` worked out of the tests of these runs, each of the type `kind`."""
@@ -46,19 +46,26 @@ class History:
         """Return the runs made earlier."""
         return tuple(r for r in self.runs if r.time < run.time and r.path != run.path)
 
-    def select(self, selector: str) -> Run:
+    def select(self, selector: str, *, strict: bool = False) -> Run:
         """Return the run that a selector names, the newest where it names several; raise StorageError for none.
 
         A path; a number (7, 0007); `latest`, `latest~1`; `commit:`, `branch:`, `tag:` and `baseline:NAME`; without a
         prefix whatever of them fits first: path, number, latest, baseline, commit, branch, and what git can resolve.
+
+        With `strict` none takes the place of a newer one that cannot be read, and that may be the one which is meant.
         """
-        found = self._named(selector)
+        how, found = self._named(selector)
         _ = found.rows  # whoever names a run is told at once what is wrong with it
+        for path in self.newer_unread(found) if strict and how not in ("path", "baseline") else ():
+            if how != "number" or number_of(path) == found.number:
+                why = f"{path.name} is newer than {found.label} and cannot be read"
+                raise StorageError(f"{why}: mend it, or name a run by its number")
         return found
 
-    def _named(self, selector: str) -> Run:
+    def _named(self, selector: str) -> tuple[str, Run]:
+        """Return the run, and by which kind of name it was found."""
         if selector.endswith(".json") and untrusted.is_file(Path(selector)):
-            return read(Path(selector))
+            return "path", read(Path(selector))
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
             raise StorageError(f"unknown selector {kind}:…; known: {', '.join(f'{k}:' for k in _SELECTORS)}")
@@ -66,7 +73,7 @@ class History:
         for how in tried:
             found = _SELECTORS[how](self, name if colon else selector)
             if found is not None:
-                return found
+                return how, found
         if not self.runs:
             raise NothingStoredError(
                 f"no run {selector!r}: none is stored in {self.folder}; `pytest bench --benchmark-autosave` makes one, "
@@ -143,7 +150,7 @@ def _read_all(paths: Sequence[Path]) -> list[Run | StorageError]:
 
 
 def _newest(runs: Iterable[Run]) -> Run | None:
-    return _sound(sorted(runs, key=lambda run: run.time, reverse=True), 0)
+    return max(runs, key=lambda run: run.time, default=None)
 
 
 def _sound(runs: Sequence[Run], number: int) -> Run | None:
