@@ -349,6 +349,13 @@ def test_other_output_and_a_missing_test_are_accepted_by_name(judged, make_row):
     assert judged("missing[*other*]", missing=["a::gone"]).exit.word == "regressed"
 
 
+def test_a_gate_of_which_only_missing_tests_are_left_has_nothing_to_compare(judged, make_row):
+    found = judged("missing", pairs=[], missing=["a.py::t[story]"], new=[make_row("story", test="b.py::t[story]")])
+    assert (verdicts(found), found.exit.word) == (["new", "accepted"], "nothing to compare")
+    pairs = Suites(make_row).rounds(names=NAMES[:1])
+    assert judged("missing", pairs=pairs, missing=["a.py::t[story]"]).exit.word == "passed"
+
+
 def test_a_bound_of_the_rule_itself_is_not_accepted_away(judged):
     found = judged("decode_throughput 90%", rule="decode_throughput>=100")
     assert set(verdicts(found)) == {"regressed"}

@@ -227,6 +227,8 @@ def outcome(judgements: Sequence[Judgement]) -> Exit:
     verdicts = {j.verdict for j in judgements}
     if verdicts & {Verdict.REGRESSED, Verdict.MISSING}:
         return Exit.REGRESSED
-    if not verdicts & {Verdict.ACCEPTED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE}:
+    # Of a test that is gone, which somebody accepted, no rule told anything.
+    judged = {j.verdict for j in judgements if j.verdict is not Verdict.ACCEPTED or j.rule is not None}
+    if not judged & {Verdict.ACCEPTED, Verdict.IMPROVED, Verdict.UNCHANGED, Verdict.INCONCLUSIVE}:
         return Exit.NOTHING
     return Exit.INCONCLUSIVE if verdicts & {Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE} else Exit.PASSED
