@@ -124,6 +124,17 @@ def test_what_failed_or_was_not_measured_fails_unless_it_is_accepted(storage, ma
     assert gate("latest", *rule, "--allow-failed", "*t[[]new]").exit_code == 0
 
 
+@pytest.mark.parametrize("how", [{"failed": {"bench/t.py::t[b]": {}}}, {"unmeasured": ["bench/t.py::t[b]"]}])
+def test_a_failed_test_that_the_baseline_has_is_accepted_by_name_too(storage, make_block, gate, how):
+    storage.add([make_block("a"), make_block("b"), make_block("c")])
+    storage.add([make_block("a"), make_block("c")], **how)
+    failed = gate("latest", *BOUNDS)
+    assert (failed.exit_code, "1 missing" in failed.stdout) == (1, True)
+    assert gate("latest", *BOUNDS, "--allow-failed", "*[[]b]").exit_code == 0
+    storage.add([make_block("a")], **how)
+    assert gate("latest", *BOUNDS, "--allow-failed", "*[[]b]").exit_code == 1, "c is gone, and did not fail"
+
+
 @pytest.mark.parametrize("rule", ["ttft[giude]:5%", "ttft[giude]<=1", "experts[giude]:drift<0.1", "output[x*]:exact"])
 def test_a_rule_that_is_about_nothing_is_an_error(storage, make_block, gate, rule):
     storage.add([make_block()])

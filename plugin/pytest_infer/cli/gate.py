@@ -227,6 +227,9 @@ def _gated(
     if before is None:
         return gate.judge([], parsed, unfit=unfit, new=candidate.rows, allowed=allowed, confidence=confidence)
     pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
+    # What failed has no row and is no test that is gone: `unfit` tells of it, or it was accepted by name.
+    failed = {*candidate.failed, *candidate.unmeasured}
+    gone = [row for row in gone if row.test not in failed]
     return gate.judge(
         pairs,
         parsed,
