@@ -349,6 +349,24 @@ def test_other_output_and_a_missing_test_are_accepted_by_name(judged, make_row):
     assert judged("missing[*other*]", missing=["a::gone"]).exit.word == "regressed"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "inside"),
+    [
+        ("story", "story"),
+        ("sto*", "story"),
+        ("story-threads=2", "story-threads=2"),
+        ("story-dtype=bf16", "story-dtype=bfloat16"),
+    ],
+)
+def test_a_missing_test_is_named_as_in_a_rule(judged, make_row, prompt, inside):
+    test = f"bench/t.py::t[{inside}]"
+    config = dict([inside.removeprefix("story-").split("=")]) if "=" in inside else {}
+    # Of another commit the node id is known, of a stored run the row.
+    for missing in (test, dataclasses.replace(make_row("story", test=test), config=config)):
+        assert verdicts(judged(f"missing[{prompt}]", missing=[missing], pairs=[])) == ["accepted"]
+        assert verdicts(judged(f"missing[{prompt}-other]", missing=[missing], pairs=[])) == ["missing"]
+
+
 def test_a_gate_of_which_only_missing_tests_are_left_has_nothing_to_compare(judged, make_row):
     found = judged("missing", pairs=[], missing=["a.py::t[story]"], new=[make_row("story", test="b.py::t[story]")])
     assert (verdicts(found), found.exit.word) == (["new", "accepted"], "nothing to compare")

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict, worse_sign
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.checkouts.accepted import Written
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import METRICS, Fact
@@ -64,8 +65,10 @@ class Accepted:
         if self.rules or judgement.verdict is not Verdict.MISSING or judgement.reason != LOST:
             return False
         prompt = self.written.prompt
-        names = (judgement.name, judgement.test)
-        return prompt is None or any(fnmatch.fnmatchcase(name, prompt) for name in names)
+        # Of a test that is gone only the node id may be known, with the prompt in it as rules name it.
+        inside = judgement.test.partition("::")[2].partition("[")[2].removesuffix("]")
+        names = (judgement.name, judgement.test, inside)
+        return prompt is None or any(fnmatch.fnmatchcase(name, axes.meant(prompt)) for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
