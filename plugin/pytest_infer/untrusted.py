@@ -82,6 +82,14 @@ def is_dir(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Return the same of whatever may be there."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def is_pointer(path: Path) -> bool:
     """Return whether a file is what git-lfs keeps in the place of one that it has not fetched (its specification)."""
     try:

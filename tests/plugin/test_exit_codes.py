@@ -106,6 +106,10 @@ def test_bisect_without_a_gate_is_wrong_usage(ends):
     assert "--infer-exit=bisect tells what a gate found: add --infer-against=REV, or --infer-gate" in said(ends)
 
 
+def test_a_path_too_long_for_the_system_is_wrong_usage(ends):
+    assert ends(BISECT, PASSES, "x" * 300) == 128, said(ends)
+
+
 def test_the_ini_file_says_it_too(ends, pytester):
     pytester.makeini("[pytest]\ninfer_exit = bisect\ninfer_gate = ttft<=10ms\n")
     assert ends() == 125

@@ -132,12 +132,20 @@ def test_a_removed_test_is_missing_and_one_left_out_on_purpose_is_not(gated):
         ("rss_file:5%", "*neither better high nor low; give a bound*"),
         ("ttft<=5lightyears", "*unknown unit 'lightyears'; known:*"),
         ("ttft:drift<0.1", "*drift is about experts*"),
+        # Too long for the name of a file.
+        ("x" * 300, "*gate rule 'xxx* cannot be read; write METRIC:5%*"),
     ],
 )
 def test_a_wrong_rule_is_refused_before_anything_runs(gated, rule, line):
     result = gated(f"--infer-gate={rule}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([line])
+
+
+def test_in_a_storage_whose_name_is_too_long_for_the_system_nothing_is_stored(suite):
+    result = suite(engine=FAST, virtual=True).runpytest(f"--benchmark-storage={'x' * 300}", "--infer-gate=total:20%")
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["gate: no stored run to compare with*"])
 
 
 def test_a_gate_that_swallowed_the_folder_says_so(gated, pytester):

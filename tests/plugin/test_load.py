@@ -172,6 +172,11 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ),
         (
             {},
+            [*LEVELS, f"--infer-load-data=prompt_tokens=5,output_tokens=5,tokenizer={'x' * 300}"],
+            "*add tokenizer=FOLDER, which holds its tokenizer.json; xxx*",
+        ),
+        (
+            {},
             ["--infer-load=replay", "--infer-load-data=trace=gone.jsonl"],
             "*--infer-load-data: */gone.jsonl: No such file or directory",
         ),
@@ -183,7 +188,7 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
     ],
     ids=[
         *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "no tokenizer"),
-        *("no trace file", "damaged trace"),
+        *("a tokenizer too long for a name", "no trace file", "damaged trace"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):

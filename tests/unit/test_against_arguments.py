@@ -54,6 +54,7 @@ def move(tmp_path):
         ("-k --lf", "-k --lf"),
         ("--basetemp=/x --log-file y", ""),
         ("--unknown value", "--unknown"),
+        (f"--unknown {'x' * 300}", "--unknown"),
     ],
 )
 def test_options_that_are_not_for_the_child_go_with_their_values(options, move, given, kept):
@@ -89,6 +90,7 @@ def test_data_that_is_not_committed_is_shared(options, move):
     assert given("--infer-model=model") == [f"--infer-model={main}/model"]
     assert given("--infer-model", f"{main}/model") == ["--infer-model", f"{main}/model"]
     assert given("--infer-model=someone/model") == ["--infer-model=someone/model"]
+    assert given(f"--infer-model={'x' * 300}") == [f"--infer-model={'x' * 300}"]
     move.worktree.joinpath("model").mkdir()
     assert given("--infer-model=model") == ["--infer-model=model"]
     # What only looks like a file is left alone.

@@ -500,6 +500,7 @@ def test_a_model_that_is_not_committed_and_prompts_are_shared(checkout):
     assert given("--infer-model", "models/big", "models/big") == ["--infer-model", f"{here}/models/big", "models/big"]
     assert given("--infer-model", "models/kept") == ["--infer-model", "models/kept"]
     assert given("--infer-model=reference-moe") == ["--infer-model=reference-moe"]
+    assert given(f"--infer-model={'x' * 300}") == [f"--infer-model={'x' * 300}"]
     assert given("--infer-prompts=my.toml") == [f"--infer-prompts={here}/my.toml"]
 
 

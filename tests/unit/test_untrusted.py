@@ -34,6 +34,11 @@ def test_what_becomes_a_pipe_while_we_look_does_not_block(tmp_path, monkeypatch)
         untrusted.read(path, 100)
 
 
+@pytest.mark.parametrize("is_there", [untrusted.is_file, untrusted.is_dir, untrusted.exists])
+def test_nothing_has_a_name_that_is_too_long_for_the_system(is_there):
+    assert not is_there(Path("x" * 300))
+
+
 def test_a_link_to_a_file_is_one(tmp_path):
     tmp_path.joinpath("real").write_bytes(b"content")
     tmp_path.joinpath("link").symlink_to("real")

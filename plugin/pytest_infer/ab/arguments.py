@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.checkouts.imports import Move
 from pytest_infer.pytest_face.options import SWEPT
 from pytest_infer.pytest_face.settings import OF_THE_RUN, ONLY_OURS, Settings
@@ -73,8 +74,8 @@ def moved(args: Sequence[str], options: Mapping[str, Action], move: Move, cwd: P
         if action is not None and not wanted_by_child(action.dest):
             continue
         if action is None and not tokens[0].startswith("-") and not pyargs:
-            path = cwd / tokens[0].partition("::")[0]
-            result += [str(move.path(path))] if move.path(path).exists() else []
+            path = move.path(cwd / tokens[0].partition("::")[0])
+            result += [str(path)] if untrusted.exists(path) else []
         else:
             result += [_moved_value(token, action, move, cwd) for token in tokens]
     return result
@@ -105,9 +106,9 @@ def _moved_data(value: str, move: Move, cwd: Path) -> str:
     if not move.holds(own):
         return value
     other = move.path(own)
-    if other.exists():
+    if untrusted.exists(other):
         return str(other) if Path(value).is_absolute() else value
-    return str(own) if own.exists() else value
+    return str(own) if untrusted.exists(own) else value
 
 
 def swept(settings: Settings, move: Move, cwd: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
 from pytest_infer.analysis.compare.verdicts import Exit, Verdict
 from pytest_infer.checkouts.worktree import Repository
@@ -95,7 +96,7 @@ def _lacks(config: pytest.Config) -> bool:
     """Return whether this commit lacks a file or folder to be tested that the one it is compared with has."""
     rev, here = config.getoption("infer_against"), config.invocation_params.dir
     paths = [here / argument.partition("::")[0] for argument in config.args]
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not untrusted.exists(path)]
     if rev is None or not missing:
         return False
     try:

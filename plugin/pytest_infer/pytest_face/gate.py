@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.rules import Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
@@ -67,7 +68,7 @@ class Gate:
         self._accepted.read(None if self._settings.other_server else self._settings.against)
         if self._settings.against is not None:
             return
-        if storage is not None and storage.is_dir():
+        if storage is not None and untrusted.is_dir(storage):
             self._history = history.load(storage, self._note)
             for warning in self._history.warnings:
                 self._note(warning)

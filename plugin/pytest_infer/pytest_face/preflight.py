@@ -113,7 +113,7 @@ def _check_rules(session: InferSession) -> None:
     }
     names |= {prompt.name for suite in session.suites.values() for prompt in suite}
     here = session.config.invocation_params.dir
-    part = any("::" in argument or (here / argument).is_file() for argument in session.config.args)
+    part = any("::" in argument or untrusted.is_file(here / argument) for argument in session.config.args)
     session.gate.check_rules(names, part=part)
 
 

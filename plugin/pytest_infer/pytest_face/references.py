@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import StorageError
 from pytest_infer.measure import following
@@ -39,7 +40,7 @@ class References:
         """
         if self._replay is None:
             return
-        if storage is None or not storage.is_dir():
+        if storage is None or not untrusted.is_dir(storage):
             raise StorageError("--infer-replay names a stored run, and there is no storage folder")
         try:
             run = self._run = history.load(storage, self._note).select(self._replay)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.compare import ending, exact, fingerprint, rules
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.rules import Rule, Source
@@ -311,7 +312,7 @@ def _gate(read: OptionReader, *, two_servers: bool) -> tuple[Rule, ...] | None:
         return None
     lines = [line for line in lines or () if line != OFF]
     for line in lines:
-        if Path(line).exists():
+        if untrusted.exists(Path(line)):
             raise OptionError(f"--infer-gate took {line!r} for its rules: put it last, or write --infer-gate=RULES")
     source = Source.TYPED if read.typed("gate") else Source.INI
     paired = rules.DEFAULT_SERVERS if two_servers else rules.DEFAULT_PAIRED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_infer import untrusted
 from pytest_infer.errors import InferError
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.storage import history
@@ -20,7 +21,7 @@ def of(run: InferSession) -> Since | None:
     if not measured or run.bridge.disabled or run.gate.result is not None or run.noise or run.against is not None:
         return None
     storage = run.keeper.storage
-    if storage is None or not storage.is_dir():
+    if storage is None or not untrusted.is_dir(storage):
         return None
     # Imported late: loading the plugin must not load numpy and scipy.
     from pytest_infer.analysis.compare import two_runs  # noqa: PLC0415

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import InferError
@@ -66,7 +67,7 @@ def write_report(run: InferSession) -> None:
         from pytest_infer.report.html import page  # noqa: PLC0415
 
         storage = run.keeper.storage
-        found = history.load(storage, run.note) if storage is not None and storage.is_dir() else None
+        found = history.load(storage, run.note) if storage is not None and untrusted.is_dir(storage) else None
         for line in () if found is None else found.warnings:
             run.note(line)
         page.write(path, read(run_file), () if found is None else found.runs, repository=repository())

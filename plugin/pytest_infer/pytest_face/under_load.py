@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Engine, Served
 from pytest_infer.errors import EngineError, OptionError, SuiteError
@@ -208,7 +209,7 @@ def _tokenizer(session: InferSession, given: str | None) -> str:
     bundled = given is None and options.server is not None and options.model in models.BUNDLED
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
     folder = Path(name).expanduser().absolute()
-    if not (folder / "tokenizer.json").is_file():
+    if not untrusted.is_file(folder / "tokenizer.json"):
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
             f"tokenizer.json{f'; {given} does not' if given else ''}"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pytest_infer import untrusted
 from pytest_infer.checkouts.git import git, last_line
 from pytest_infer.checkouts.worktree import Repository
 from pytest_infer.errors import AgainstError
@@ -127,7 +128,8 @@ def _shared(repository: Repository, arguments: Sequence[str], here: Path) -> Ite
         name, equals, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)
         option = argument if argument in _OPTIONS else ""
         path = here / value
-        if name in _OPTIONS and value and path.exists() and not (name == _OPTIONS[0] and _tracked(repository, path)):
+        there = name in _OPTIONS and value and untrusted.exists(path)
+        if there and not (name == _OPTIONS[0] and _tracked(repository, path)):
             yield f"{name}={path}" if equals else str(path)
         else:
             yield argument

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.checkpoint import gguf_header
@@ -44,4 +45,4 @@ class Given:
         if not self._command:
             return ()
         path = Path(self.path)
-        return (path,) if path.is_file() else ()
+        return (path,) if untrusted.is_file(path) else ()

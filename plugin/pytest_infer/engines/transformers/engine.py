@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import OF_A_LOADED_MODEL, OF_THE_LOAD, Clock, Engine, EngineOptions
 from pytest_infer.engines.checkpoint import context, hashes, hub, presence
@@ -54,13 +55,13 @@ class TransformersEngine(Engine):
         if self._source is None:
             source = models.resolve(self.options.model, self.options.progress)
             folder = Path(source)
-            if folder.is_dir():
+            if untrusted.is_dir(folder):
                 presence.check_pointers(folder)
             else:
                 self._only_cached = hub.only_cached(source, self.options.revision)
             config, tokenizer = loading.config_and_tokenizer(source, self.options, only_cached=self._only_cached)
             self._tables = implementations.check(source, config, self.options)
-            if folder.is_dir():
+            if untrusted.is_dir(folder):
                 presence.check_weights(folder)
             self._source, self._config, self._tokenizer = source, config, tokenizer
 

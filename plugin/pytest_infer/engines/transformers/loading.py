@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from pytest_infer import untrusted
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.checkpoint import presence
 from pytest_infer.engines.transformers import classes, quantization
@@ -67,7 +68,7 @@ def _hub(options: EngineOptions, *, only_cached: bool) -> dict[str, Any]:
 def _tokenizer(source: str, hub: dict[str, Any]) -> Any:
     """Return the tokenizer; without its files transformers asks for sentencepiece, or makes an empty one."""
     folder = Path(source)
-    there = not folder.is_dir() or presence.has_vocabulary(folder)
+    there = not untrusted.is_dir(folder) or presence.has_vocabulary(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **hub)
     except _UNLOADABLE as error:
