@@ -1,6 +1,7 @@
 """Verdicts over hand-made rounds: what counts as a change, and when nothing can be said."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -472,6 +473,14 @@ def test_history_holds_the_newest_comparable_runs_that_did_not_fail(storage, mak
     test = "bench/t.py::t[guide]"
     assert {row.test for row in found} == {test}
     assert [row.metrics["tpot_s"].value for row in found] == [value / 1000 for value in range(5, 15)]
+
+
+def test_copies_of_a_run_count_once_in_its_history(storage, make_block, make_row):
+    for value in range(1, 4):
+        path = storage.add([make_block(tpot_s=[value / 1000] * 4)])
+    shutil.copytree(path.parent, storage.folder / "backup")
+    found = earlier_runs.comparable_history(make_row(), storage.load().runs)
+    assert [row.metrics["tpot_s"].value for row in found] == [value / 1000 for value in range(1, 4)]
 
 
 def test_the_baseline_is_the_newest_that_fits(storage, make_block, make_row):

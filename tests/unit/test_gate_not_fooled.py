@@ -106,6 +106,18 @@ def test_a_run_is_never_its_own_baseline(storage, make_block, gate, against):
         assert first.name[:4] in result.stdout.partition("against")[2][:20]
 
 
+def test_a_copy_of_its_file_is_no_other_run(storage, make_block, gate):
+    first = storage.add([make_block(output_sha256="a" * 64)])
+    newest = storage.add([make_block(output_sha256="b" * 64)])
+    copy = storage.folder / "backup" / newest.name
+    copy.parent.mkdir()
+    copy.write_bytes(newest.read_bytes())
+    result = gate("latest", "--against", "main", "--rule", "output:exact")
+    assert (result.exit_code, f"against {first.name[:4]}" in result.stdout) == (1, True)
+    refused = gate(str(newest), "--against", str(copy), "--rule", "output:exact")
+    assert (refused.exit_code, "that is the run to be gated itself" in refused.stderr) == (2, True)
+
+
 def test_the_only_run_of_a_branch_has_no_baseline_there(storage, make_block, gate):
     storage.add([make_block()], branch="main")
     storage.add([make_block()], branch="mine")

@@ -187,13 +187,13 @@ def _mark(candidate: Run, of: GatedRun) -> None:
 def _against(history: History, candidate: Run, against: str) -> Run:
     """Return the run that a selector names, or the next one that it fits where it names the candidate itself."""
     found = history.select(against)
-    if found.path.resolve() != candidate.path.resolve():
+    if found.identity != candidate.identity:
         return found
     try:
         found = history.other_than(candidate).select(against)
     except StorageError:
         refuse(f"--against {against}: that is the run to be gated itself; name another")
-    if found.path.resolve() == candidate.path.resolve():
+    if found.identity == candidate.identity:
         refuse(f"--against {against}: that is the run to be gated itself; name another")
     return found
 

@@ -39,8 +39,8 @@ class History:
         return Digests(self.folder, kind, maker)
 
     def other_than(self, run: Run) -> History:
-        """Return the history without a run."""
-        return replace(self, runs=tuple(other for other in self.runs if other.path != run.path))
+        """Return the history without a run, and without copies of its file."""
+        return replace(self, runs=tuple(other for other in self.runs if other.identity != run.identity))
 
     def before(self, run: Run) -> tuple[Run, ...]:
         """Return the runs made earlier."""

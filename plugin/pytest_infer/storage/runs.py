@@ -216,6 +216,11 @@ class Run:
         return f"{name}{commit}{f' ({self.branch})' if self.branch else ''}"
 
     @property
+    def identity(self) -> tuple[datetime, str | None]:
+        """Return what copies of a run's file have in common."""
+        return self.time, self.commit
+
+    @property
     def regressed(self) -> bool:
         """Return whether its gate failed: then it is no baseline. One that was inconclusive, or the first, may be."""
         return self.gate is not None and self.gate.result == "regressed"
