@@ -156,8 +156,10 @@ def test_a_rule_that_is_about_nothing_is_an_error(storage, make_block, gate, rul
     assert "is about no prompt of this run; near it: guide" in result.stderr
 
 
-@pytest.mark.parametrize("rule", ["ttft<=1e999", "peak_rss<=1e308GiB"])
-def test_a_bound_that_no_number_can_hold_is_an_error(rule):
+@pytest.mark.parametrize(
+    "rule", ["ttft<=1e999", "peak_rss<=1e308GiB", f"ttft:{'9' * 309}%", f"experts:drift<{'9' * 309}"]
+)
+def test_a_limit_that_no_number_can_hold_is_an_error(rule):
     with pytest.raises(OptionError, match="more than a number can hold"):
         rules.parse([rule])
 

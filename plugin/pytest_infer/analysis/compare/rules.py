@@ -167,7 +167,7 @@ def _rule(text: str) -> Rule:
     if part["drift"] is not None or part["name"] == EXPERTS:
         if part["name"] != EXPERTS or part["drift"] is None:
             raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")
-        limit, inclusive = float(part["drift"]), part["upto"] == "="
+        limit, inclusive = _number(text, part["drift"]), part["upto"] == "="
         return Rule(text=text, form=Form.DRIFT, metric=None, limit=limit, inclusive=inclusive, prompt=part["prompt"])
     try:
         metric = metric_named(part["name"])
@@ -179,9 +179,9 @@ def _rule(text: str) -> Rule:
     if part["same"] is not None:
         return Rule(text=text, form=Form(part["same"]), metric=metric, prompt=part["prompt"])
     if part["percent"] is not None:
-        limit = float(part["percent"]) / 100
+        limit = _number(text, part["percent"]) / 100
         return Rule(text=text, form=Form.RELATIVE, metric=metric, limit=limit, prompt=part["prompt"])
-    bound = _bound(text, part["bound"], _scale(text, metric, part["unit"]))
+    bound = _number(text, part["bound"], _scale(text, metric, part["unit"]))
     return Rule(
         text=text,
         form=Form.BOUND,
@@ -223,11 +223,11 @@ def _not_of_the_code(metric: Metric) -> str:
     return f"{metric.key} {why}; gate {instead} instead, or give a bound ({bound})"
 
 
-def _bound(text: str, number: str, scale: float) -> float:
-    bound = float(number) * scale
-    if not math.isfinite(bound):
+def _number(text: str, number: str, scale: float = 1.0) -> float:
+    found = float(number) * scale
+    if not math.isfinite(found):
         raise OptionError(f"gate rule {text!r}: {number} is more than a number can hold")
-    return bound
+    return found
 
 
 def _scale(text: str, metric: Metric, unit: str) -> float:
