@@ -197,10 +197,11 @@ def test_a_storage_that_does_not_exist(infer, tmp_path, arguments):
 
 @pytest.fixture
 def alone(storage, make_block, tmp_path, monkeypatch):
-    """A run file in a folder without any storage, as a downloaded artifact lies there; there we are."""
+    """Two run files in a folder without any storage, as a downloaded artifact lies there; there we are."""
     folder = tmp_path / "artifact"
     folder.mkdir()
-    storage.add([make_block("story")]).rename(folder / "run.json")
+    for name in ("earlier.json", "run.json"):
+        storage.add([make_block("story")]).rename(folder / name)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -213,6 +214,8 @@ def alone(storage, make_block, tmp_path, monkeypatch):
         ("export", "run.json"),
         ("advice", "run.json"),
         ("compare", "run.json", "run.json"),
+        ("gate", "run.json", "--rule=tpot<=100s"),
+        ("gate", "run.json", "--against=earlier.json", "--rule=output:exact"),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -241,7 +244,7 @@ def test_other_names_say_that_no_run_is_stored(alone):
         (("show", "7"), 11, "no run '7': none is stored in"),
         (("placement", "latest"), 11, "no run 'latest': none is stored in"),
         (("report",), 11, "no run in"),
-        (("gate",), 11, "no run in"),
+        (("gate",), 11, "no run 'latest': none is stored in"),
         (("history",), 11, "no runs in"),
         (("baseline", "list"), 0, ""),
     ],

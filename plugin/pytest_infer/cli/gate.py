@@ -30,7 +30,7 @@ from pytest_infer.cli.shared import (
     say,
     screen,
 )
-from pytest_infer.errors import InferError, OptionError, StorageError, alternatives
+from pytest_infer.errors import InferError, NothingStoredError, OptionError, StorageError, alternatives
 from pytest_infer.report.compare import exports
 from pytest_infer.report.formats import GATE, GATE_ON_GITHUB, Format
 from pytest_infer.report.views import GatedRun
@@ -102,9 +102,6 @@ def run_gate(
             rule or inifile.gate_rules(Path.cwd()), source=rules.Source.TYPED if rule else rules.Source.INI
         )
         history = open_history(storage)
-        if not history.runs:
-            say(f"no run in {history.folder}: nothing to gate")
-            raise typer.Exit(end.code(()))
         candidate = history.select(run, strict=True)
         allowed = tuple(allow_different or ())
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
@@ -113,6 +110,9 @@ def run_gate(
         unfit = _unfit(candidate, allow_failed or ())
         found = _gated(history, before, candidate, parsed, unfit, allowed, accepting, confidence)
         gated = replace(found, ending=end)
+    except NothingStoredError as error:
+        say(str(error))
+        raise typer.Exit(end.code(())) from None
     except InferError as error:
         refuse(error)
     nothing = "no stored run" if any(rule.compares for rule in parsed) else "bounds only"
