@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import tiny
+import tiny_moe
 from lazily import torch, transformers
 
 from pytest_infer.engines.base import EngineOptions, Sampling
@@ -146,6 +148,32 @@ def test_cache_bytes_count_every_fed_token(made):
     assert engine.cache_bytes() == layers * heads * dim * keys_and_values * size * fed
     engine.reset()
     assert engine.cache_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "attending"),
+    [
+        ("mamba", 3 * 64 * (4 + 16), 0),  # a window of the convolution and a state
+        ("qwen3_next", 2 * (64 * 4 + 4 * 8 * 8), 1),
+        ("minimax", 4 * 8 * 8, 2),  # on the cache itself
+    ],
+)
+def test_cache_bytes_count_the_states_of_layers_without_keys(kind, states, attending):
+    from pytest_infer.engines.transformers.engine import TransformersEngine
+
+    if kind == "mamba":
+        config = transformers.MambaConfig(**tiny.COMMON, state_size=16, conv_kernel=4, expand=2)
+        model = transformers.MambaForCausalLM(config)
+    else:
+        model = tiny_moe.build(kind)
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    engine.adopt(model, tiny.tokenizer())
+    clock, ids = TokenClock(), [5, 9, 60, 71, 8]
+    clock.start()
+    engine.generate(ids, TWELVE, clock)
+    heads, dim, keys_and_values, fed = 2, 8, 2, len(ids) + 11
+    assert engine.cache_bytes() == 4 * (states + attending * heads * dim * keys_and_values * fed)
+    engine.close()
 
 
 def test_a_dialogue_goes_through_the_chat_template(made):

@@ -241,7 +241,7 @@ class TransformersEngine(Engine):
         return True
 
     def cache_bytes(self) -> int | None:
-        """Return the bytes of the key and value tensors that the last generate() left."""
+        """Return the bytes of the keys, values and states that the last generate() left."""
         return self.running.cache_bytes()
 
     def experts_module(self) -> object | None:

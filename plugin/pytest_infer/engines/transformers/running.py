@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,12 @@ class Running:
         return warnings.catch_warnings(action="ignore", category=UserWarning) if self._offloaded else nullcontext()
 
     def cache_bytes(self) -> int | None:
-        """Return the bytes of the key and value tensors that the last generate() left."""
+        """Return the bytes of the keys, values and states that the last generate() left."""
         layers = getattr(self.cache, "layers", None)
         if layers is None:
             return None
-        tensors = {id(t): t for layer in layers for t in vars(layer).values() if isinstance(t, torch.Tensor)}
-        return sum(int(local(t).untyped_storage().nbytes()) for t in tensors.values())
+        storages = [local(t).untyped_storage() for part in (self.cache, *layers) for t in _tensors(vars(part))]
+        return sum({storage.data_ptr(): int(storage.nbytes()) for storage in storages}.values())
 
     def describe(self, name: str, source: str | None, revision: str | None) -> ModelInfo:
         """Return what results say about the model."""
@@ -210,6 +210,15 @@ class Running:
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
             generation=decoding.described(self._own, self._options),
         )
+
+
+def _tensors(held: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors among values and in dicts and lists of them: states of linear attention are kept by number."""
+    if isinstance(held, torch.Tensor):
+        yield held
+    elif isinstance(held, Mapping | list | tuple):
+        for value in held.values() if isinstance(held, Mapping) else held:
+            yield from _tensors(value)
 
 
 def _counted(model: Any) -> tuple[dict[str, Any], str | None]:
