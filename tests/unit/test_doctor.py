@@ -459,6 +459,24 @@ def test_a_tower_for_images_takes_memory_and_is_not_read(tmp_path):
     assert found.chosen.step_bytes == 2 * 40 + 2 * 8  # and keys and values of one token
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "mtp.layers.0",  # qwen3_next, nemotron_h
+        "mtp.0",  # deepseek_v4
+        "model.mtp.layers.0",
+        "model.language_model.mtp.0",
+        "model.mtp_layers.0",
+        "model.mtp_block.0",
+        "mtp_dspark.0",
+    ],
+)
+def test_a_draft_head_is_not_loaded(tmp_path, head):
+    shapes = {"model.embed_tokens.weight": [10, 4], "model.layers.0.mlp.experts.0.w1.weight": [8, 4]}
+    drafts = {f"{head}.mlp.experts.0.w1.weight": [8, 4], f"{head}.norm.weight": [4]}
+    assert needs_of(tmp_path / "drafting", MOE, shapes | drafts).parameters == 40 + 32
+
+
 def test_what_a_config_says_is_escaped(tmp_path, monkeypatch):
     config = {**PHI_TINY, "layer_types": ["\x1b[2Jodd"] * 32}
     done = run(monkeypatch, "--model", str(folder_of(tmp_path / "a\x1bb", config)))

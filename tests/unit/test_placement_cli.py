@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import gguf
 import numpy as np
 import pytest
+from test_sizes import write
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.placement import device_map, planning
@@ -143,6 +144,16 @@ def test_all_fits(infer, add):
     result = infer("--gpu-memory", "1GiB")
     assert "all 8 fit" in result.stdout
     assert infer("--gpu-memory", "1GiB", "--format=llama.cpp").stdout == "--n-gpu-layers 999\n"
+
+
+def test_the_experts_of_a_draft_head_are_not_those_of_the_first_layer(infer, add, tmp_path):
+    add(*[experts()] * 2)
+    stacks = ("model__layers__0", "model__layers__1", "mtp__layers__0")
+    shapes = {f"{stack}__mlp__experts__{n}__w1__weight": [3, 4] for stack in stacks for n in range(4)}
+    write(tmp_path / "model.safetensors", model__norm__weight=[4], mtp__fc__weight=[4, 8], **shapes)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}', encoding="utf-8")
+    found = json.loads(infer("--model", str(tmp_path), "--format", "json").stdout)["sizes"]
+    assert (found["expert_bytes"], found["dense_bytes"]) == ([48, 48], 16)
 
 
 def test_without_a_budget_there_is_the_sweep(infer, add):

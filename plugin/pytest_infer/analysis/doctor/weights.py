@@ -11,7 +11,7 @@ from typing import Any
 from pytest_infer.analysis.doctor import kv_cache, shapes
 from pytest_infer.engines.base import TOWER, dtype_named
 from pytest_infer.engines.checkpoint.source import Checkpoint, ModelSource
-from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
+from pytest_infer.engines.checkpoint.tensors import DRAFT, EXPERT, SHARED, Tensor
 from pytest_infer.errors import ModelError, OptionError, alternatives
 
 STORED = "stored"
@@ -174,10 +174,11 @@ def tensors_of(checkpoint: Checkpoint, dtype: str = AUTO) -> tuple[Tensor, ...]:
 
 
 def loaded(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Leave out what transformers does not load: the layers of a draft head, behind the model's own."""
+    """Leave out what transformers does not load: a draft head, by its name or as layers behind the model's own."""
+    tensors = tuple(t for t in tensors if not DRAFT.search(t.name))
     count = kv_cache.layers(config)
     if not config.get("num_nextn_predict_layers") or count is None:
-        return tuple(tensors)
+        return tensors
     return tuple(t for t in tensors if (found := _LAYER.search(t.name)) is None or int(found[1]) < count)
 
 

@@ -25,7 +25,8 @@ EXPERT = re.compile(
 )
 """Finds the tensors of experts by their names; those of shared ones too, which `SHARED` distinguishes."""
 SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.|(?:^|\.)ffn_(?:gate|up|down)_shexp(?:\.|$)")
-
+DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
+"""Finds the tensors of draft heads (multi-token prediction), which transformers does not load."""
 
 _Length = Annotated[int, msgspec.Meta(ge=0)]
 
