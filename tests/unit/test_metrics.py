@@ -12,7 +12,7 @@ import pytest
 
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import METRICS, Direction, Kind, by_key, experts, summarize, timing
-from pytest_infer.records import PromptRecord, Quality, Reading, TokenTrace, absent
+from pytest_infer.records import PromptRecord, Quality, Reading, TextScore, TokenTrace, absent
 from pytest_infer.units import Unit
 
 DATA = Path(__file__).parents[1] / "data"
@@ -225,6 +225,17 @@ def test_no_figure_is_ever_nan_or_infinite(record, wrong):
     summary = summarize(with_rounds(record, cpu_s=[good, good, Reading(value=wrong, source="x"), good]))["cpu_s"]
     assert summary.value is None
     assert summary.reason == "not a finite number"
+
+
+def test_a_perplexity_beyond_all_numbers_is_absent(record):
+    def of(nll):
+        text = TextScore(name="a.txt", sha256="0" * 64, tokens=9, nll=nll, window=8, stride=4)
+        profile = dataclasses.replace(record.profile, text=text)
+        return summarize(dataclasses.replace(record, profile=profile))["perplexity"]
+
+    assert of(2.0).value == math.exp(2)
+    assert of(710.0).value is None
+    assert "710 nats" in of(710.0).reason
 
 
 def test_zero_is_a_value(record):

@@ -89,7 +89,11 @@ def perplexity(profile: Profile) -> Reading:
     """Return the perplexity of the fixed text, or why there is none."""
     if profile.text is None:
         return absent(profile.text_absent or "no text: --infer-text FILE")
-    return Reading(value=math.exp(profile.text.nll), source=f"forward passes over {profile.text.name}")
+    source = f"forward passes over {profile.text.name}"
+    try:
+        return Reading(value=math.exp(profile.text.nll), source=source)
+    except OverflowError:
+        return absent(f"the text is at {profile.text.nll:.0f} nats a token, whose exp is beyond any number", source)
 
 
 def _positions(scores: Scores) -> Iterator[tuple[array[float], float]]:
