@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+import tiny_moe
 from lazily import Late, torch, transformers
 
 from asked import asked
@@ -49,12 +50,15 @@ class Touched:
             handle.remove()
 
     def see(self, module, args, kwargs):
-        for parameter in module.parameters(recurse=False):
+        # A router may take the weights of a layer that it holds.
+        for parameter in module.parameters(recurse=type(module).__name__.endswith("Router")):
             rows = set(range(parameter.shape[0]))
             if isinstance(module, torch.nn.Embedding):
                 rows = set((args[0] if args else kwargs["input"]).flatten().tolist())
             elif type(module).__name__.endswith("Experts"):
                 rows = set((args[1] if len(args) > 1 else kwargs["top_k_index"]).flatten().tolist())
+                # Ids from there on are identity experts.
+                rows = {row for row in rows if row < getattr(module, "num_routed_experts", len(parameter))}
             self.rows.setdefault(id(parameter), (parameter, set()))[1].update(rows)
 
     def end(self, _model, args, kwargs, output):
@@ -66,10 +70,10 @@ class Touched:
         self.steps.append(weights + sum(t.numel() * t.element_size() for t in cache))
 
 
-def measured(engine, info, new_probe=None):
+def measured(engine, info, new_probe=None, ids=IDS):
     """Return the record of one timed and one profile round."""
     system = SystemCounters()
-    runner = rounds.Runner(engine=engine, asking=asked(IDS), limits=LIMITS, system=system, usable_cores=1.0)
+    runner = rounds.Runner(engine=engine, asking=asked(ids), limits=LIMITS, system=system, usable_cores=1.0)
     found = rounds.measure(runner, rounds.RoundPlan(warmup=1, rounds=2, profile=True, experts=True), lambda *_: None)
     system.close()
     golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
@@ -77,7 +81,7 @@ def measured(engine, info, new_probe=None):
     return dataclasses.replace(golden, model=info, machine=here, rounds=found.rounds, profile=found.profile)
 
 
-def touched(engine):
+def touched(engine, ids=IDS):
     """Return the mean bytes of a decode step of the same generation."""
 
     class Deaf:
@@ -89,7 +93,7 @@ def touched(engine):
 
     engine.reset()
     with Touched(engine.running.model) as counted:
-        engine.generate(IDS, LIMITS, Deaf())
+        engine.generate(ids, LIMITS, Deaf())
     assert len(counted.steps) == LIMITS.max_new_tokens - 1
     return sum(counted.steps) / len(counted.steps)
 
@@ -167,6 +171,23 @@ def test_the_operations_of_a_prefill_are_those_that_torch_counts(model_folder, k
     pairs = info.work.pair_flops + info.work.window_pair_flops
     n = len(IDS)
     in_full = flops - pairs * roofline.attended_pairs(n) + pairs * n * n
+    assert in_full == pytest.approx(counter.get_total_flops(), rel=0.01)
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["longcat_flash", "doge"])
+def test_experts_beside_identity_ones_and_in_tables_count_as_they_are_selected(kind, other_model):
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    model, ids = tiny_moe.build(kind), [n % tiny_moe.VOCABULARY for n in IDS]
+    model.set_attn_implementation("eager")
+    info = engine.adopt(model, other_model[1])
+    record = measured(engine, info, ids=ids)
+    assert roofline.step(record).value == pytest.approx(touched(engine, ids), rel=1e-3)
+    flops = roofline.prefill_flops(info.work, record.profile.experts, len(ids))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.tensor([ids]), logits_to_keep=1)
+    n = len(ids)
+    in_full = flops + info.work.pair_flops * (n * n - roofline.attended_pairs(n))
     assert in_full == pytest.approx(counter.get_total_flops(), rel=0.01)
     engine.close()
 

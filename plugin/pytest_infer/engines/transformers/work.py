@@ -38,7 +38,7 @@ def of(model: Any) -> Work | None:
         read_bytes=sum(reads.values()),
         parameters=None if None in of_body else sum(count or 0 for count in of_body),
         head_parameters=counts.get(Role.HEAD) or 0,
-        expert_parameters={name: _weights_below(module) for name, module in _experts(model)},
+        expert_parameters=_expert_parameters(model, places),
         pair_flops=None if pairs is None else pairs[0],
         window_pair_flops=0 if pairs is None else pairs[1],
         window=None if pairs is None else pairs[2],
@@ -101,20 +101,22 @@ def _bytes(model: Any, places: Sequence[Place]) -> tuple[dict[str, int], dict[st
 
     The latter are together `parameter_bytes`, without towers.
     """
-    tables: dict[int, str] = {}
-    others: dict[int, str] = {}
+    tables: dict[int, Place] = {}
+    others: dict[int, Place] = {}
     for place in places:
-        within = tables if hasattr(place.module, "num_embeddings") else others
+        within = tables if _looked_up(place) else others
         for parameter in place.module._parameters.values():
-            within.setdefault(id(parameter), place.role)
+            within.setdefault(id(parameter), place)
     found: Counter[str] = Counter()
     held: Counter[str] = Counter()
     for _, parameter in model.named_parameters():  # shared ones once
         # A table that is also the output head is read in full, by the head; another one row a token.
-        role = others.get(id(parameter)) or tables.get(id(parameter))
-        if role is not None:
-            held[role] += stored_bytes(parameter)
-            found[role] += stored_bytes(parameter) // (1 if id(parameter) in others else local(parameter).shape[0])
+        at = others.get(id(parameter)) or tables.get(id(parameter))
+        if at is not None:
+            size = stored_bytes(parameter)
+            held[at.role] += size
+            used = round(size * _routed_share(at.module, parameter))
+            found[at.role] += used if id(parameter) in others else size // local(parameter).shape[0]
     for place in places:
         packed = sum(size for _, size in _packed([place.module]))
         found[place.role] += packed
@@ -123,6 +125,18 @@ def _bytes(model: Any, places: Sequence[Place]) -> tuple[dict[str, int], dict[st
         if hasattr(place.module, "in_features"):
             found[place.role] += sum(stored_bytes(b) for b in place.module._buffers.values() if b is not None)
     return {role: size for role, size in found.items() if size}, held
+
+
+def _looked_up(place: Place) -> bool:
+    """Return whether a token takes a row of a module; tables whose rows are experts (doge) count as experts do."""
+    return hasattr(place.module, "num_embeddings") and place.role != Role.EXPERTS
+
+
+def _routed_share(module: Any, parameter: Any) -> float:
+    """Return how much of a stack experts can use: longcat_flash's has rows for its identity experts, never read."""
+    routed = getattr(module, "num_routed_experts", None)
+    known = isinstance(routed, int) and parameter.ndim > 2
+    return min(1.0, routed / parameter.shape[0]) if known else 1.0
 
 
 def stored_bytes(tensor: Any) -> int:
@@ -157,8 +171,7 @@ def _multiplied(places: Iterable[Place]) -> dict[str, int | None]:
     """Return the weights that each token is multiplied with, by role; None where some are packed."""
     found: dict[str, int | None] = {}
     for place in places:
-        table = hasattr(place.module, "num_embeddings")
-        count = 0 if table and place.role != Role.HEAD else _weights(place.module)
+        count = 0 if _looked_up(place) and place.role != Role.HEAD else _weights(place.module)
         before = found.get(place.role, 0)
         found[place.role] = None if before is None or count is None else before + count
     return {role: count for role, count in found.items() if count != 0}
@@ -169,10 +182,10 @@ def _weights(module: Any) -> int | None:
     inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(inputs, int) and isinstance(outputs, int):
         return round(inputs * outputs * _share(module))
-    matrices = [local(p) for p in module._parameters.values() if p is not None and p.ndim > 1]
-    if not all(matrix.is_floating_point() for matrix in matrices):
+    matrices = [p for p in module._parameters.values() if p is not None and p.ndim > 1]
+    if not all(local(matrix).is_floating_point() for matrix in matrices):
         return None
-    return sum(int(matrix.numel()) for matrix in matrices)
+    return sum(round(int(local(matrix).numel()) * _routed_share(module, matrix)) for matrix in matrices)
 
 
 def _share(module: Any) -> float:
@@ -192,8 +205,14 @@ def _experts(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _weights_below(module: Any) -> int:
-    return sum(_weights(inner) or 0 for inner in module.modules())
+def _expert_parameters(model: Any, places: Iterable[Place]) -> dict[str, int]:
+    """Return the weights of all experts of a site, by its name; doge's are tables in the block that is the site."""
+    found = {name: sum(_weights(inner) or 0 for inner in module.modules()) for name, module in _experts(model)}
+    for place in places:
+        if place.role == Role.EXPERTS and hasattr(place.module, "num_embeddings"):
+            block = place.name.rpartition(".")[0]
+            found[block] = found.get(block, 0) + (_weights(place.module) or 0)
+    return found
 
 
 # attention
