@@ -253,6 +253,23 @@ def test_windows_and_latent_attention():
     assert work._attention(latent) == (2 * 2 * 4 * (12 + 6), 0, None)
 
 
+def test_heads_and_sizes_that_differ_between_layers_or_of_keys_and_values():
+    plain = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 32, "head_dim": 8, "sliding_window": 16}
+    layers = {"layer_types": ["full_attention", "sliding_attention"]}
+    mimo = transformers.MiMoV2FlashConfig(**plain, **layers, v_head_dim=6)
+    assert work._attention(mimo) == (2 * 4 * (8 + 6), 2 * 4 * (8 + 6), 16)
+    laguna = transformers.LagunaConfig(**plain, **layers, num_attention_heads_per_layer=[4, 6])
+    assert work._attention(laguna) == (2 * 4 * 16, 2 * 6 * 16, 16)
+    inkling = tiny_moe.configuration("inkling_text").get_text_config()
+    inkling.layer_types, inkling.swa_num_attention_heads, inkling.swa_head_dim = ["hybrid", "hybrid_sliding"], 6, 4
+    assert work._attention(inkling) == (2 * 4 * 16, 2 * 6 * 8, 64)
+
+
+def test_a_layer_in_chunks_is_told_from_a_sliding_window():
+    assert work.of(tiny_moe.build("llama4_text")).chunked
+    assert not work.of(tiny_moe.build("mimo_v2_flash")).chunked
+
+
 @pytest.mark.parametrize(
     ("kinds", "pairs"),
     [

@@ -87,6 +87,8 @@ def test_the_mean_cache_is_that_of_the_steps_one_by_one(prompt, generated):
 def test_attended_pairs_are_those_of_the_causal_mask(window):
     pairs = sum(1 for q in range(6) for k in range(6) if k <= q and (window is None or q - k < window))
     assert roofline.attended_pairs(6, window) == pairs
+    in_chunks = sum(1 for q in range(6) for k in range(q + 1) if window is None or k // window == q // window)
+    assert roofline.attended_pairs(6, window, chunked=True) == in_chunks
 
 
 def test_the_operations_of_a_dense_prefill():
@@ -94,6 +96,8 @@ def test_the_operations_of_a_dense_prefill():
     assert roofline.prefill_flops(work, None, 3) == 2 * (100 * 3 + 50) + 8 * 6
     windowed = dataclasses.replace(work, window_pair_flops=10, window=2)
     assert roofline.prefill_flops(windowed, None, 3) == 2 * (100 * 3 + 50) + 8 * 6 + 10 * 5
+    in_chunks = dataclasses.replace(windowed, chunked=True)
+    assert roofline.prefill_flops(in_chunks, None, 3) == 2 * (100 * 3 + 50) + 8 * 6 + 10 * 4
 
 
 def test_what_is_not_told_is_not_worked_out(record):

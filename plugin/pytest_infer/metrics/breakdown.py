@@ -159,6 +159,6 @@ def flops_by_role(work: Work, usage: ExpertUsage | None, prompt_tokens: int, seq
             sum(counts[: site.experts]) / site.experts - tokens
         )
     pairs = (work.pair_flops or 0) * roofline.attended_pairs(prompt_tokens)
-    pairs += work.window_pair_flops * roofline.attended_pairs(prompt_tokens, work.window)
+    pairs += work.window_pair_flops * roofline.attended_pairs(prompt_tokens, work.window, chunked=work.chunked)
     found[Role.SCORES] = found.get(Role.SCORES, 0) + sequences * pairs
     return {role: flops for role, flops in found.items() if flops}

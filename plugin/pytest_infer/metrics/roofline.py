@@ -62,11 +62,13 @@ def mean_cache_bytes(cache_bytes: float, prompt_tokens: int, generated_tokens: i
     return cache_bytes * (prompt_tokens + generated_tokens / 2) / (prompt_tokens + generated_tokens - 1)
 
 
-def attended_pairs(tokens: int, window: int | None = None) -> int:
+def attended_pairs(tokens: int, window: int | None = None, *, chunked: bool = False) -> int:
     """Return how many (query, key) pairs causal attention has over a text: each position sees itself and those before.
 
-    With a window, itself and the window - 1 before it.
+    With a window, itself and the window - 1 before it; of a text in chunks, those of its chunk.
     """
+    if chunked and window:
+        return tokens // window * attended_pairs(window) + attended_pairs(tokens % window)
     full = min(tokens, window or tokens)
     return full * (full + 1) // 2 + (tokens - full) * full
 
@@ -88,7 +90,7 @@ def prefill_flops(work: Work, usage: ExpertUsage | None, prompt_tokens: int, seq
         held = work.expert_parameters[site.name]
         multiplied += held / site.experts * sum(islice(counts, site.experts)) - held * sequences * prompt_tokens
     attention = work.pair_flops * attended_pairs(prompt_tokens)
-    attention += work.window_pair_flops * attended_pairs(prompt_tokens, work.window)
+    attention += work.window_pair_flops * attended_pairs(prompt_tokens, work.window, chunked=work.chunked)
     return 2 * multiplied + sequences * attention
 
 

@@ -30,7 +30,8 @@ class Work:
     `expert_parameters` are those of each experts module, by its qualified name; empty for a dense model.
 
     Attention multiplies `pair_flops` for each pair of positions (query, key) in all layers that see the whole text
-    together, and `window_pair_flops` in those that see the last `window` positions only; None where it is unknown.
+    together, and `window_pair_flops` in those that see the last `window` positions only, or where `chunked` those of
+    their own chunk of `window` positions; None where it is unknown.
 
     `roles` are the parts of it by role (see `Role`), which add up to the whole; empty where an engine does not tell.
     """
@@ -42,6 +43,7 @@ class Work:
     pair_flops: int | None = None
     window_pair_flops: int = 0
     window: int | None = None
+    chunked: bool = False
     roles: dict[str, RoleWork] = field(default_factory=dict)
 
 

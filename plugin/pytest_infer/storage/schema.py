@@ -71,6 +71,7 @@ class StoredWork(_Part, frozen=True):
     pair_flops: int | None = None
     window_pair_flops: int | None = None
     window: int | None = None
+    chunked: bool | None = None
     roles: dict[str, RoleWork] | None = None
 
 

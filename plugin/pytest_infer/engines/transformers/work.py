@@ -16,7 +16,8 @@ from pytest_infer.records import Role, RoleWork, Work
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|positions?_embed(ding)?s?)$")
 _QUERIES = re.compile(r"(^|\.)(q|query|qkv|q_b|query_key_value|Wqkv)(_proj)?$")
 WHOLE = frozenset({"full_attention", "attention", "hybrid"})
-WINDOWED = frozenset({"sliding_attention", "chunked_attention", "hybrid_sliding"})
+_CHUNKED = "chunked_attention"
+WINDOWED = frozenset({"sliding_attention", _CHUNKED, "hybrid_sliding"})
 WITHOUT = frozenset({"linear_attention", "mamba", "conv", "moe", "mlp"})
 """What transformers calls layers (`layer_types`) whose attention sees the whole text, a window of it, and nothing."""
 
@@ -42,6 +43,7 @@ def of(model: Any) -> Work | None:
         pair_flops=None if pairs is None else pairs[0],
         window_pair_flops=0 if pairs is None else pairs[1],
         window=None if pairs is None else pairs[2],
+        chunked=pairs is not None and _CHUNKED in (getattr(model.config.get_text_config(), "layer_types", None) or ()),
         roles={
             role: RoleWork(
                 read_bytes=reads.get(role, 0), parameters=counts.get(role, 0), parameter_bytes=held.get(role, 0)
@@ -242,9 +244,10 @@ def _pairs(config: Any, share: float) -> tuple[int, int, int | None] | None:
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
     heads, layers, hidden = (int(size or 0) for size in sizes)
-    key = value = getattr(config, "head_dim", None) or hidden // heads
+    key = getattr(config, "head_dim", None) or hidden // heads
     if getattr(config, "qk_nope_head_dim", None):  # latent attention
-        key, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
+        key = config.qk_nope_head_dim + config.qk_rope_head_dim
+    value = getattr(config, "v_head_dim", None)
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
     kinds = getattr(config, "layer_types", None)
     if not kinds:
@@ -252,9 +255,11 @@ def _pairs(config: Any, share: float) -> tuple[int, int, int | None] | None:
         kinds = ["sliding_attention" if windowed else "full_attention"] * layers
     if set(kinds) - WHOLE - WINDOWED - WITHOUT:
         return None
-    a_layer = round(2 * heads * (key + value) * share)
-    full = sum(kind in WHOLE for kind in kinds) * a_layer
-    short = sum(kind in WINDOWED for kind in kinds) * a_layer
+    of_layers = getattr(config, "num_attention_heads_per_layer", None) or [heads] * len(kinds)
+    seeing = list(zip(kinds, of_layers, strict=True))
+    full = sum(round(2 * n * (key + (value or key)) * share) for kind, n in seeing if kind in WHOLE)
+    near, own = getattr(config, "swa_head_dim", None) or key, getattr(config, "swa_num_attention_heads", None)
+    short = sum(round(2 * (own or n) * (near + (value or near)) * share) for kind, n in seeing if kind in WINDOWED)
     if window is None:
         return full + short, 0, None
     return full, short, int(window)
