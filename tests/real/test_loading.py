@@ -122,6 +122,13 @@ def test_what_is_no_causal_model_is_refused(tmp_path, model_folder, config, says
     assert says in refusal(engine_for(tmp_path).check)
 
 
+def test_an_encoder_decoder_is_refused_when_it_is_adopted_too(model_folder, other_model):
+    config = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    model = transformers.T5ForConditionalGeneration(config)
+    engine = engine_for(model_folder())
+    assert "t5 is an encoder-decoder model" in refusal(lambda: engine.adopt(model, other_model[1]))
+
+
 def test_a_model_with_code_of_its_own_names_the_option(tmp_path):
     entries = {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(entries))

@@ -87,8 +87,10 @@ class TransformersEngine(Engine):
         """
         if getattr(model, "generation_config", None) is None:
             raise ModelError(f"{type(model).__name__} has no generation config, so it cannot generate")
+        from pytest_infer.engines.transformers.loading import check_decodes  # noqa: PLC0415
         from pytest_infer.engines.transformers.work import tables  # noqa: PLC0415
 
+        check_decodes(type(model).__name__, model.config)
         self._set_threads()
         self._tokenizer = tokenizer
         self._config = model.config

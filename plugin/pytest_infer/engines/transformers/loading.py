@@ -50,11 +50,16 @@ def config_and_tokenizer(source: str, options: EngineOptions, *, only_cached: bo
     hub = _hub(options, only_cached=only_cached)
     with explained(source):
         config = AutoConfig.from_pretrained(source, **hub)
-        if getattr(config, "is_encoder_decoder", False):
-            raise ModelError(
-                f"{source}: {config.model_type} is an encoder-decoder model; only causal language models are measured"
-            )
+        check_decodes(source, config)
         return config, _tokenizer(source, hub)
+
+
+def check_decodes(name: str, config: Any) -> None:
+    """Raise ModelError for a model whose encoder would see the prompt."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name}: {config.model_type} is an encoder-decoder model; only causal language models are measured"
+        )
 
 
 def _hub(options: EngineOptions, *, only_cached: bool) -> dict[str, Any]:
