@@ -236,6 +236,30 @@ def test_a_stop_string_ends_the_scores_with_the_text():
     )
 
 
+def test_a_token_that_generate_takes_back_has_no_scores(monkeypatch):
+    class Event:
+        def __init__(self, **_):
+            pass
+
+        def record(self):
+            pass
+
+        synchronize = record
+
+    engine, prompt = engine_of(build("llama")), [5, 6, 7]
+    free, _, _ = generated(engine, prompt, Limits(max_new_tokens=12, ignore_eos=True))
+    engine.running.config.eos_token_id = free[4]
+    # As on MPS, where it sees an end one step late.
+    utils = pytest.importorskip("transformers.generation.utils")
+    if not hasattr(utils, "DeferredStopCheck"):
+        pytest.skip("this transformers sees every end at once")
+    monkeypatch.setattr(utils.DeferredStopCheck, "is_supported", staticmethod(lambda *_, **__: True))
+    monkeypatch.setattr(utils.torch, "Event", Event)
+    ids, scores, why = generated(engine, prompt, Limits(max_new_tokens=12))
+    assert (ids, why) == (free[: free.index(free[4]) + 1], StopReason.EOS)
+    assert scores["tokens"].tolist() == [list(ids)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "bad"), [(float("nan"), True), (float("inf"), True), (-float("inf"), False)], ids=["nan", "inf", "masked"]
 )

@@ -172,7 +172,7 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
             full=self._full,
         )
         self._last = torch.zeros((self._sequences, vocabulary), device=self._home).fill_(1)
-        self._waiting = False
+        self._waiting, self._length = False, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores as they are."""
@@ -183,14 +183,18 @@ class Look(LogitsProcessor):  # type: ignore[misc]  # transformers ships no type
                     self.recorder.scores()  # which closes its file
                     self._make(scores.shape[1])
                 self._last.copy_(scores)
-                self._waiting = True
+                self._waiting, self._length = True, input_ids.shape[1]
             except (RuntimeError, TypeError) as error:  # from torch: memory, a device
                 self.problem = untrusted.failure(error)
         return scores
 
     def close(self, ids: torch.Tensor) -> None:
-        """Tell the recorder which tokens the last step chose: the last ones of these ids, (sequences, length)."""
-        if not self._waiting:
+        """Tell the recorder which tokens the last step chose: the last ones of these ids, (sequences, length).
+
+        Where they are no more than that step began with, generate() took its token back: on MPS it sees an end late.
+        """
+        taken_back = ids.shape[1] <= self._length
+        if not self._waiting or taken_back:
             return
         self._waiting = False
         try:
