@@ -342,6 +342,19 @@ def test_one_test_by_its_name(repository):
     assert run.missing == ()
 
 
+@pytest.mark.parametrize("again", ["--lf", "--sw"])
+def test_what_did_not_fail_the_last_time_is_left_out_and_not_missing(repository, again):
+    repository.commit()
+    repository.speed(before="assert prompt_tokens != 2")
+    result, _ = repository.run(again, "--infer-rounds=1")
+    result.assert_outcomes(passed=1, failed=1)
+    repository.speed()
+    result, run = repository.run("--infer-against=HEAD", *FEW, again)
+    result.assert_outcomes(passed=1)
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    assert run.missing == ()
+
+
 def test_from_a_subfolder(repository):
     folder = repository.path / "sub"
     folder.mkdir()

@@ -5,6 +5,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+TEST = """
+def test_prompt(infer, prompt):
+    infer(prompt)
+"""
 SLOW = "Scripted.delays = [0.02, 0.02, 0.02]"
 FAST = "Scripted.delays = [0.01, 0.01, 0.01]"
 OPTIONS = ("--benchmark-autosave", "--infer-repeat-disturbed=0", "--infer-rounds=6", "-p", "no:cacheprovider")
@@ -123,6 +127,20 @@ def test_a_removed_test_is_missing_and_one_left_out_on_purpose_is_not(gated):
     assert gated("--infer-gate=output:exact", "-k", "first").ret == 0
 
 
+@pytest.mark.parametrize("how", ["--lf", "--ignore=test_more.py", "--ignore-glob=*_more.py"])
+def test_what_pytest_does_not_collect_is_not_missing(suite, monkeypatch, how):
+    fails = f"import os\n{TEST}    assert prompt.name != os.environ.get('FAILS')\n"
+    pytester = suite(engine=FAST, test=fails, virtual=True)
+    pytester.makepyfile(test_more=TEST)
+    pytester.runpytest("--benchmark-autosave", "--infer-rounds=6").assert_outcomes(passed=4)
+    monkeypatch.setenv("FAILS", "second")
+    pytester.runpytest("--infer-rounds=1").assert_outcomes(passed=3, failed=1)
+    monkeypatch.delenv("FAILS")
+    result = pytester.runpytest(how, "--infer-rounds=6", "--infer-gate=output:exact")
+    result.assert_outcomes(passed=1 if how == "--lf" else 2)
+    assert result.ret == 0
+
+
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
@@ -237,7 +255,7 @@ def test_a_part_of_the_suite_may_be_run_with_rules_about_the_others(gated, pytes
 
 def test_rules_of_the_ini_file_may_be_about_files_that_are_not_run(gated, pytester):
     pytester.makeini("[pytest]\ninfer_gate =\n    total[elsewhere]<=10s\n    total<=10s\n")
-    assert gated("test_suite.py").ret == 0
+    assert gated("test_suite.py").ret == gated("--ignore=elsewhere").ret == 0
     refused = gated()
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*gate rule 'total[[]elsewhere]<=10s' is about no prompt of this run*"])

@@ -19,6 +19,7 @@ from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.errors import AgainstError
+from pytest_infer.pytest_face.gate import repeats
 from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
@@ -106,8 +107,9 @@ class OtherCommit:
             )
         self.new = frozenset(ready.new)
         by_id = any("::" in name for name in arguments.selects(self._given, self._options))
-        # Whoever names tests one by one does not ask for others.
-        self._session.missing = () if by_id else ready.missing
+        # Whoever names tests one by one, or repeats what failed, does not ask for others.
+        missing = () if by_id or repeats(self._config) else ready.missing
+        self._session.missing = tuple(test for test in missing if test not in self._session.deselected)
 
     def _checked_out(self) -> tuple[Path, Path]:
         repository = self._repository_found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,7 +270,7 @@ class Selection:
 
     def covers(self, nodeid: str) -> bool:
         """Return whether a test that is not there any more would have been part of this run."""
-        if nodeid in self.deselected:
+        if nodeid in self.deselected or repeats(self.config) or self._ignored(nodeid):
             return False
         base, root = self.config.invocation_params.dir, self.config.rootpath
         for argument in self.config.args:
@@ -279,6 +280,21 @@ class Selection:
             if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
                 return True
         return False
+
+    def _ignored(self, nodeid: str) -> bool:
+        """Return whether --ignore or --ignore-glob leaves out a test's file, or a folder that this lies in."""
+        base, file = self.config.invocation_params.dir, self.config.rootpath / nodeid.partition("::")[0]
+        places = [str(place) for place in (file, *file.parents)]
+        paths, globs = (
+            [os.path.normpath(base / name) for name in self.config.getoption(option) or ()]
+            for option in ("ignore", "ignore_glob")
+        )
+        return not set(paths).isdisjoint(places) or any(fnmatch(place, glob) for place in places for glob in globs)
+
+
+def repeats(config: pytest.Config) -> bool:
+    """Return whether --lf or --sw goes on where the last run failed: pytest does not say what it then leaves out."""
+    return any(config.getoption(option, False) for option in ("lf", "stepwise"))
 
 
 _OF_EXPERTS = ("check", "tokens", "sites", "counts")

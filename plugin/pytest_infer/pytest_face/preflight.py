@@ -25,6 +25,7 @@ from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
+from pytest_infer.pytest_face.gate import repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.records import Level
@@ -112,8 +113,9 @@ def _check_rules(session: InferSession) -> None:
         for name in axes.names(prompt.name, {} if swept is None else swept[1].values)
     }
     names |= {prompt.name for suite in session.suites.values() for prompt in suite}
-    here = session.config.invocation_params.dir
-    part = any("::" in argument or untrusted.is_file(here / argument) for argument in session.config.args)
+    config, here = session.config, session.config.invocation_params.dir
+    named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
+    part = named or repeats(config) or bool(config.getoption("ignore") or config.getoption("ignore_glob"))
     session.gate.check_rules(names, part=part)
 
 
