@@ -617,6 +617,23 @@ def test_a_flag_in_the_ini_file_takes_true_or_false(suite, option):
     refused(pytester.runpytest(), option.key, "true or false", "'maybe'")
 
 
+@pytest.mark.skipif(int(pytest.__version__.partition(".")[0]) < 9, reason="pytest reads types of TOML since 9")
+@pytest.mark.parametrize("beside", [[], ["--infer-warmup=0"]], ids=["", "with an option"])
+@pytest.mark.parametrize(
+    ("line", "write"),
+    [
+        ("infer_rounds = 3", 'write infer_rounds = "…"'),
+        ("infer_ignore_eos = true", 'write infer_ignore_eos = "…"'),
+        ("infer_exit = 1", 'write infer_exit = "…"'),
+        ('infer_gate = "ttft:5%"', 'write infer_gate = ["…"]'),
+    ],
+)
+def test_a_toml_value_of_another_type_is_one_line_that_says_how_to_write_it(suite, beside, line, write):
+    pytester = suite()
+    pytester.makefile(".toml", pytest=f"[pytest]\n{line}\n")
+    refused(pytester.runpytest(*beside), "pytest.toml: config option", write)
+
+
 def test_compile_needs_the_cache(suite):
     refused(suite().runpytest("--infer-compile", "--infer-no-cache"), "--infer-compile", "--infer-no-cache")
     pytester = suite()

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_infer.engines.base import Sampling
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.pytest_face.options import BARE, OPTIONS
+from pytest_infer.pytest_face.options import BARE, OPTIONS, Option
 
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?")
@@ -40,7 +40,15 @@ class OptionReader:
         given = self._config.getoption(option.key)
         if given is not None:
             return given, option.command_line
-        return None if name in self._not_in_ini else self._config.getini(option.key) or None, option.key
+        return None if name in self._not_in_ini else self._ini(option) or None, option.key
+
+    def _ini(self, option: Option) -> Any:
+        """Return what the ini file says; raise OptionError where that is TOML of another type, as a number."""
+        try:
+            return self._config.getini(option.key)
+        except (TypeError, pytest.UsageError) as error:
+            written = '["…"]' if option.lines else '"…"'
+            raise OptionError(f"{error}: write {option.key} = {written}") from error
 
     def place(self, name: str) -> str:
         """Return how an error names the option: as it was typed, or its ini key."""
@@ -64,10 +72,10 @@ class OptionReader:
 
     def lines(self, name: str) -> list[str] | None:
         """Return what was given on the command line, behind the ini file's lines where that is no value of its own."""
-        key = self._options[name].key
+        option = self._options[name]
         if name.startswith(self._ignored):
             return None
-        given, kept = self._config.getoption(key), [] if name in self._not_in_ini else self._config.getini(key)
+        given, kept = self._config.getoption(option.key), [] if name in self._not_in_ini else self._ini(option)
         if given is None:
             return kept or None
         if any(not line.strip() for line in given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -387,7 +388,10 @@ def for_bisect(config: pytest.Config) -> bool:
     if CHILD in os.environ:
         return False
     given = getattr(config.known_args_namespace, "infer_exit", None)
-    return bool((config.getini("infer_exit") if given is None else given) == BISECT)
+    # A value of another type is refused where the options are read.
+    with suppress(TypeError, pytest.UsageError):
+        given = config.getini("infer_exit") if given is None else given
+    return bool(given == BISECT)
 
 
 def given(config: pytest.Config) -> bool:
