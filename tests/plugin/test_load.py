@@ -165,6 +165,7 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ({}, ["--infer-load=rate=1", "--infer-slo=ttft=5"], "*--infer-slo: ttft takes a time above 0 with its unit*"),
         ({}, ["--infer-load=replay"], "*--infer-load: replay needs infer_load_data trace=FILE, and a trace no other*"),
         ({}, ["--infer-load=rate=1", "--infer-against=HEAD"], "*--infer-load measures one server: leave out *"),
+        ({}, [*LEVELS, "--infer-cache=off"], "*--infer-cache=off: a load test cannot ask that of a server: take bust*"),
         (
             {},
             [*LEVELS, "--infer-load-data=prompt_tokens=5,output_tokens=5"],
@@ -187,7 +188,7 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ),
     ],
     ids=[
-        *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "no tokenizer"),
+        *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "cache", "no tokenizer"),
         *("a tokenizer too long for a name", "no trace file", "damaged trace"),
     ],
 )

@@ -17,6 +17,7 @@ def test_load(infer_under_load, load_level):
 SENDS = """
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 
@@ -29,7 +30,8 @@ from pytest_infer.records import RequestStatus
 
 
 def answered(sending):
-    body = {{"prompt": "a b", "max_tokens": 2, "stream": True}}
+    told = generator.scenario(sending, 1, Path())["spec"]["backend"]["extras"]["body"]
+    body = {{"prompt": "a b", "max_tokens": 2, "stream": True, **told}}
     try:
         return "[DONE]" in httpx.post(f"{{sending.served.url}}/v1/completions", json=body).text
     except httpx.HTTPError:
@@ -149,3 +151,15 @@ def test_a_server_that_refuses_some_and_lives_is_measured(bench):
         done = bench.runpytest(f"--infer-server={server.url}", *QUICK, "--infer-load=concurrency=1")
     assert sent(bench) == ["concurrency=1 1"], "no answer ended in the steady part: told at once"
     assert "no answer ended between the first and the last requests" in " ".join(done.stdout.str().split())
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature", "seed"),
+    [([], 0, None), (["--infer-sample=temperature=0.7,seed=3"], 0.7, 3)],
+    ids=["greedy", "sampled"],
+)
+def test_requests_are_decoded_as_asked_for(bench, given, temperature, seed):
+    with scripted_server.running(Script()) as server:
+        done = bench.runpytest(f"--infer-server={server.url}", *QUICK, "--infer-load=concurrency=1", *given)
+    done.assert_outcomes(passed=1)
+    assert {(one.body["temperature"], one.body.get("seed")) for one in server.served} == {(temperature, seed)}

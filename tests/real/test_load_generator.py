@@ -71,6 +71,7 @@ def test_each_request_waits_as_long_as_those_before_it_take():
         # A repetition that came all at once, as the generator's may on busy cores, is sent again, with other prompts.
         assert len({one.body["prompt"] for one in server.served}) == len(server.served)
         assert {one.body["max_tokens"] for one in server.served} == {4}
+        assert {one.body["temperature"] for one in server.served} == {0}
         predicted = first_come([request.due_s for request in repetition.requests], services(server)[-60:])
     measured = [request.end_s - request.due_s for request in repetition.requests]
     # What the sender and the loopback add: little beside a service, and never less than nothing.
@@ -103,6 +104,7 @@ def test_dialogues_keys_and_failures():
     with scripted_server.running(Script(answers=answers, key="secret")) as server:
         of = sent(server.url, "concurrency=1", 12, prompts=(talk,), key="secret")
         assert {one.path for one in server.served} == {"/v1/chat/completions"}
+        assert {one.body["temperature"] for one in server.served} == {0}
         assert {one.headers["authorization"] for one in server.served} == {"Bearer secret"}
         refused = sent(server.url, "concurrency=1", 4, prompts=(talk,))
     (repetition,) = of.repetitions

@@ -22,7 +22,7 @@ from pytest_infer.measure.load.workload import Synthetic, Workload
 from pytest_infer.metrics import load
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import failures, parametrize, prompt_tokens
-from pytest_infer.pytest_face.options import CACHE
+from pytest_infer.pytest_face.options import CACHE, OFF
 from pytest_infer.pytest_face.session import BENCHMARK, CLOCK, InferSession
 from pytest_infer.records import (
     Level,
@@ -110,6 +110,7 @@ class InferUnderLoad:
             requests=_number(level, work, settings.load_requests),
             limit_s=settings.load_limit_s,
             salt=f"{_SALT}/{self._request.node.nodeid}",
+            sampling=settings.engine_options.sampling,
         )
         found = UnderLoad(
             level=level,
@@ -180,6 +181,11 @@ def served_by(engine: Engine) -> Served:
 def workload_of(node: pytest.Item, session: InferSession) -> Workload:
     """Return what a test's requests ask for; raise SuiteError or OptionError where that is nothing that can be sent."""
     settings = session.settings
+    server = settings.engine_options.server
+    if server is not None and server.cache == OFF:
+        raise OptionError(
+            "--infer-cache=off: a load test cannot ask that of a server: take bust, for prompts that none has cached"
+        )
     if settings.load_data is not None:
         return _made_up(settings.load_data, session)
     prompts: tuple[Prompt, ...] = parametrize.prompts_of(node, settings.prompts, session.suites)
@@ -189,7 +195,6 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
             "--infer-prompts FILE, or describe synthetic ones with --infer-load-data"
         )
     limited = tuple((prompt, prompt_tokens.limits_of(prompt, settings).max_new_tokens) for prompt in prompts)
-    server = settings.engine_options.server
     work = Workload(prompts=limited, bust=server is None or server.cache == CACHE[0])
     # Refused where the suite has both texts and dialogues.
     _ = work.path

@@ -10,11 +10,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_infer.engines.base import Served
+from pytest_infer.engines.base import Sampling, Served
 from pytest_infer.engines.server import address, guard
 from pytest_infer.errors import EngineError
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -37,7 +37,7 @@ _NOT_ITS = (_OWN, "PYTEST_INFER_", "PYTHONPATH")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
-    """How a level is sent: to which server, what, how many requests, and for how long at most."""
+    """How a level is sent: to which server, what, how many requests, for how long at most, and sampled how, if so."""
 
     served: Served
     level: Level
@@ -45,6 +45,7 @@ class Sending:
     requests: int
     limit_s: float
     salt: str
+    sampling: Sampling | None = None
 
 
 def repetition(installed: Installed, sending: Sending, seed: int, system: SystemCounters | None = None) -> Repetition:
@@ -97,6 +98,7 @@ def scenario(sending: Sending, seed: int, folder: Path) -> dict[str, Any]:
             "timeout": sending.limit_s,
             "verify": True,
             "validate_backend": False,
+            "extras": {"body": {"temperature": 0} if sending.sampling is None else asdict(sending.sampling)},
         },
         "profile": _profile(sending.level, sending.requests),
         "constraints": [
