@@ -193,3 +193,18 @@ def suite(pytester, monkeypatch):
         return pytester
 
     return make
+
+
+@pytest.fixture
+def installs(pytester):
+    """Return a function that installs the class `Told` as the engine `told` of another distribution."""
+
+    def install(code):
+        pytester.path.joinpath("told_engine.py").write_text(f"from conftest import Scripted\n\n{code}\n")
+        info = pytester.path / "told-1.0.dist-info"
+        info.mkdir(exist_ok=True)
+        info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: told\nVersion: 1.0\n")
+        info.joinpath("entry_points.txt").write_text("[pytest_infer.engines]\ntold = told_engine:Told\n")
+        pytester.syspathinsert()
+
+    return install

@@ -129,8 +129,6 @@ def test_where_other_tests_follow_them_they_are_named(suite):
 
 
 INSTALLED = """
-from conftest import Scripted
-
 class Told(Scripted):
     def __init__(self, options):
         super().__init__()
@@ -141,16 +139,12 @@ class Told(Scripted):
 
 
 @pytest.fixture
-def installed(suite):
+def installed(suite, installs):
     """Return a function: what an installed engine says that it follows to a run with options."""
     pytester = suite(engine="del engine")
-    info = pytester.mkdir("told-1.0.dist-info")
-    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: told\nVersion: 1.0\n")
-    info.joinpath("entry_points.txt").write_text("[pytest_infer.engines]\ntold = told_engine:Told\n")
-    pytester.syspathinsert()
 
     def run(honours, *given):
-        pytester.path.joinpath("told_engine.py").write_text(INSTALLED.replace("HONOURS", honours))
+        installs(INSTALLED.replace("HONOURS", honours))
         return pytester.runpytest("--infer-engine=told", *given)
 
     return run

@@ -165,6 +165,8 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ({}, ["--infer-load=rate=1", "--infer-slo=ttft=5"], "*--infer-slo: ttft takes a time above 0 with its unit*"),
         ({}, ["--infer-load=replay"], "*--infer-load: replay needs infer_load_data trace=FILE, and a trace no other*"),
         ({}, ["--infer-load=rate=1", "--infer-against=HEAD"], "*--infer-load measures one server: leave out *"),
+        ({}, [*LEVELS, "--infer-sweep=batch=1,2"], "*--infer-sweep: *test_load[[]rate=2:poisson[]] is a load test*"),
+        ({}, [*LEVELS, "--infer-curve=16,32"], "*--infer-curve: *test_load[[]rate=2:poisson[]] is a load test*"),
         ({}, [*LEVELS, "--infer-cache=off"], "*--infer-cache=off: a load test cannot ask that of a server: take bust*"),
         (
             {},
@@ -188,8 +190,8 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ),
     ],
     ids=[
-        *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "cache", "no tokenizer"),
-        *("a tokenizer too long for a name", "no trace file", "damaged trace"),
+        *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "sweep", "curve", "cache"),
+        *("no tokenizer", "a tokenizer too long for a name", "no trace file", "damaged trace"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):
@@ -238,3 +240,13 @@ def test_an_engine_that_serves_nobody_is_refused(served):
     conftest.write_text(conftest.read_text() + "\nScripted.served = lambda self: None\n")
     result = pytester.runpytest(*LEVELS, "-x")
     assert "this engine's model is not served: --infer-server URL" in result.stdout.str()
+
+
+def test_an_installed_engine_that_never_serves_is_refused_before_it_loads(served, installs):
+    pytester = served()
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + "\ndel engine, Scripted.served\n")
+    installs("class Told(Scripted):\n    def __init__(self, options):\n        super().__init__()")
+    result = pytester.runpytest("--infer-engine=told", *LEVELS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*this engine's model is not served: --infer-server URL"])

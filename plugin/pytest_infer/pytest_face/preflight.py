@@ -87,16 +87,22 @@ def check(collected: pytest.Session, session: InferSession) -> None:
 
 def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
     """Before anything is measured: see that the load generator is installed, and that there is something to send."""
-    loading = [item for item in items if under_load.FIXTURE in getattr(item, "fixturenames", ()) and _has_level(item)]
-    if loading:
-        environment.required()
+    loading = [item for item in items if _has_level(item)]
+    if not loading:
+        return
+    if session.settings.sweep or session.settings.curve is not None:
+        option = "--infer-sweep" if session.settings.sweep else "--infer-curve"
+        raise OptionError(f"{option}: {loading[0].nodeid} is a load test, which follows none: leave out one of them")
+    environment.required()
     for item in loading:
         under_load.workload_of(item, session)
 
 
 def _has_level(item: pytest.Item) -> bool:
+    """Return whether a test sends requests at a level of load."""
     callspec = getattr(item, "callspec", None)
-    return callspec is not None and isinstance(callspec.params.get("load_level"), Level)
+    level = None if callspec is None else callspec.params.get("load_level")
+    return isinstance(level, Level) and under_load.FIXTURE in getattr(item, "fixturenames", ())
 
 
 def _check_rules(session: InferSession) -> None:
@@ -149,6 +155,7 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     own = [item for item in items if not _resolves_to_ours(item, "engine")]
     session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(_definitions, item)))
     honoured.check_fixtures(session.deaf, len(items), session.settings, session.note)
+    sends = any(_has_level(item) for item in items if item not in own)
     for item in items:
         own_engine = not _resolves_to_ours(item, "engine")
         own_model = own_engine or not _resolves_to_ours(item, "model")
@@ -162,6 +169,8 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
         with _own_code(session.settings.engine):
             engine = session.model_in_use.engine(load)
             honoured.check_engine(engine, session.settings)
+            if sends:
+                under_load.check_serves(engine)
             _check_adapts(engine, load, items)
             if own:
                 _check_load(engine, load, own, session)

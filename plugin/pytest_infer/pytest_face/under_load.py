@@ -39,6 +39,7 @@ FIXTURE = "infer_under_load"
 GROUP = "load"
 _SALT = secrets.token_hex(8)
 """Other in every run, and with the test's id in every level: what a server remembers of the last one is of no use."""
+_UNSERVED = "a load test sends its requests to a server, and this engine's model is not served: --infer-server URL"
 
 
 class InferUnderLoad:
@@ -172,10 +173,14 @@ def served_by(engine: Engine) -> Served:
     """Return where an engine's model is served; raise EngineError where it is not."""
     served = engine.served()
     if served is None:
-        raise EngineError(
-            "a load test sends its requests to a server, and this engine's model is not served: --infer-server URL"
-        )
+        raise EngineError(_UNSERVED)
     return served
+
+
+def check_serves(engine: Engine) -> None:
+    """Raise EngineError for an engine that serves no model, before it loads one."""
+    if type(engine).served is Engine.served:
+        raise EngineError(_UNSERVED)
 
 
 def workload_of(node: pytest.Item, session: InferSession) -> Workload:
