@@ -30,6 +30,8 @@ def test_the_help_names_the_axes_and_models_that_there_are():
         ({"cache": "on", "compile": "on"}, "--infer-compile"),
         ({"experts": "eager", "batch": "8"}, "--infer-experts-implementation eager --infer-batch 8"),
         ({"model": "a model; rm -rf"}, "--infer-model 'a model; rm -rf'"),
+        ({"engine-args": "--no-mmap"}, "--infer-engine-args=--no-mmap"),
+        ({"serve-flags": "-fa on"}, "--infer-serve-flags='-fa on'"),
         ({"of a later version": "1"}, ""),
     ],
 )  # fmt: skip

@@ -38,7 +38,8 @@ class Axis:
     def written(self, value: str) -> str:
         """Return how the value is given on the command line; nothing where it is what happens without an option."""
         if self.flag is None:
-            return f"{self.option} {shlex.quote(value)}"
+            # A word that begins with a dash would be taken for an option.
+            return f"{self.option}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
         return self.option if value == self.flag else ""
 
 
