@@ -470,6 +470,13 @@ def test_one_that_ends_though_it_should_go_on_is_refused(bench):
     assert "ended after 2 of 4 tokens, though asked to go on" in shown(done)
 
 
+def test_one_that_may_have_met_a_stop_string_is_not(bench):
+    bench.path.joinpath("prompts.toml").write_text(SUITE.replace("= 4\n", '= 4\nstop = ["END"]\n'), encoding="utf-8")
+    with scripted_server.running(Script(answers=(Answer(tokens=2),))) as server:
+        bench(server, "--infer-ignore-eos").assert_outcomes(passed=3)
+    assert stored(bench.path)[0]["text"].block.output.stopped_by is None
+
+
 SECRET = "sk-4f9a8b7c6d"
 
 

@@ -130,6 +130,11 @@ def test_why_it_ended(why, at, expected):
     assert heard.stopped_by is expected
 
 
+@pytest.mark.parametrize(("stop", "expected"), [(("END",), None), ((), StopReason.EOS)])
+def test_a_server_that_names_no_stop_string_may_have_stopped_at_one(stop, expected):
+    assert hear(Kind(Answers(), "m"), piece(" a", "stop"), stop=stop).stopped_by is expected
+
+
 def llama(**paths):
     return Llama(Answers(**paths), "m")
 

@@ -182,7 +182,7 @@ class Kind:
             heard.text(text or "", 1 if count is None else count - heard.tokens)
         if why is not None:  # an end, whether or not [DONE] follows: transformers serve leaves it out
             heard.whole = True
-            heard.stopped_by = _reason(str(why), choice.get("stop_reason"), heard.limits)
+            heard.stopped_by = _reason(choice, heard.limits)
 
     def _usage(self, usage: Mapping[str, Any], heard: Heard) -> None:
         generated = number(usage.get("completion_tokens"))
@@ -217,9 +217,13 @@ def _text(place: Mapping[str, Any]) -> str | None:
     return "".join(found) if found else None
 
 
-def _reason(why: str, at: Any, limits: Limits) -> StopReason:
+def _reason(choice: Mapping[str, Any], limits: Limits) -> StopReason | None:
+    why, at = choice["finish_reason"], choice.get("stop_reason")
     if why == "length":
         return StopReason.LENGTH
+    if why == "stop" and limits.stop and "stop_reason" not in choice:
+        # At one of these, or at the model's own end: the server does not say.
+        return None
     return StopReason.STOP_STRING if isinstance(at, str) and at in limits.stop else StopReason.EOS
 
 
