@@ -112,7 +112,10 @@ RUN_VALUES = {
 }
 """What the harness uses itself."""
 
-NEEDS = {name: ["--infer-serve=s {model} {port}"] for name in ("against-server", "against-serve", "serve-flags")}
+NEEDS = {
+    **{name: ["--infer-serve=s {model} {port}"] for name in ("against-server", "against-serve", "serve-flags")},
+    "baseline": ["--infer-gate"],
+}
 """What makes sense only beside another option."""
 
 BOTH_WAYS = pytest.mark.parametrize("way", ["command line", "ini"])
@@ -639,6 +642,20 @@ def test_compile_needs_the_cache(suite):
     pytester = suite()
     pytester.makeini("[pytest]\ninfer_no_cache = true\n")
     refused(pytester.runpytest("--infer-compile"), "--infer-compile", "infer_no_cache")
+
+
+def test_a_baseline_needs_a_gate_that_compares_with_it(pytester):
+    named = "--infer-baseline=main"
+    for beside, said in (
+        ([], "add --infer-gate"),
+        (["--infer-gate=off"], "add --infer-gate"),
+        (["--infer-against=HEAD"], "--infer-against what is measured: leave out either"),
+    ):
+        refused(pytester.runpytest(named, *beside), named.partition("=")[0], said)
+    pytester.makeini("[pytest]\ninfer_baseline = main\n")
+    assert settings_of(pytester).baseline == settings_of(pytester, "--infer-against=HEAD").baseline == "main"
+    pytester.makeini("[pytest]\ninfer_gate = ttft:5%\n")
+    assert settings_of(pytester, named).baseline == "main"
 
 
 @BOTH_WAYS

@@ -36,7 +36,10 @@ from pytest_infer.pytest_face.options import (
 from pytest_infer.pytest_face.sweep.lengths import Lengths
 from pytest_infer.records import Level, LevelKind, Objectives
 
-ONLY_OURS = ("accepted", "against", "cold-load", "exit", "gate", "inconclusive", "replay", "report", "resume")
+ONLY_OURS = (
+    *("accepted", "against", "baseline", "cold-load", "exit"),
+    *("gate", "inconclusive", "replay", "report", "resume"),
+)
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
 OF_THE_RUN = ("sweep", "curve", "server", "serve", "serve-flags", "server-pid")
 """Options that the other side of a comparison has from this one, and not from its own ini file."""
@@ -169,7 +172,7 @@ class Settings:
             ending=_ending(read, gate),
             accepted=None if _accepts_none(read) else read.path("accepted"),
             accepts=not _accepts_none(read),
-            baseline=read.text("baseline"),
+            baseline=_baseline(read, gate),
             allow_different=_allowed(read.text("allow-different")) + _may_say_else(other, gate),
             against=read.text("against") if other is None else other[1],
             other_server=other,
@@ -317,6 +320,18 @@ def _gate(read: OptionReader, *, two_servers: bool) -> tuple[Rule, ...] | None:
     source = Source.TYPED if read.typed("gate") else Source.INI
     paired = rules.DEFAULT_SERVERS if two_servers else rules.DEFAULT_PAIRED
     return rules.parse(lines, rules.DEFAULT if against is None and not two_servers else paired, source)
+
+
+def _baseline(read: OptionReader, gate: tuple[Rule, ...] | None) -> str | None:
+    """Return the stored run that a gate compares with; refuse one that was typed where none does."""
+    where = read.place("baseline")
+    if where.startswith("--"):
+        other = next((name for name in ("against", "against-server", "against-serve") if read.given(name)), None)
+        if other is not None:
+            raise OptionError(f"{where} names a stored run, and {read.place(other)} what is measured: leave out either")
+        if gate is None:
+            raise OptionError(f"{where} names the stored run that a gate compares with: add --infer-gate")
+    return read.text("baseline")
 
 
 def _may_say_else(other: tuple[str, str] | None, gate: tuple[Rule, ...] | None) -> tuple[str, ...]:
