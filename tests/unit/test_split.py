@@ -186,7 +186,9 @@ def test_a_run_tells_how_near_an_engine_comes(doctor, storage, make_block):
         (("--ram=16",), "--ram '16': write a number with its unit"),
         (("--ram=1GiB", "--bandwidth=3"), "--bandwidth '3': write a number with its unit"),
         (("--vram=x",), "--vram 'x': write a number with its unit"),
-        (("--ram=1GiB", "--reserve=x"), "--reserve 'x': write a number with its unit"),
+        (("--vram=1GiB", "--reserve=x"), "--reserve 'x': write a number with its unit"),
+        (("--reserve=1GiB",), "--vram-bandwidth and --reserve are about a GPU: give its memory with --vram"),
+        (("--ram=1GiB", "--vram-bandwidth=1GB/s"), "are about a GPU: give its memory with --vram"),
         (("--ram=1GiB", "--like=7"), "no run '7'"),
     ],
 )
@@ -203,7 +205,8 @@ def test_a_run_without_its_limit_is_one_line(doctor, storage, make_block):
     assert "no prompt of it knows its MBU: a small model that fits the caches, or no probe" in said
 
 
-def test_a_machine_without_a_model_is_one_line():
-    done = CliRunner().invoke(app, ["doctor", "--ram=1GiB"])
+@pytest.mark.parametrize("word", ["--ram=1GiB", "--ranks=2", "--revision=v1", "--context=16", "--dtype=float32"])
+def test_what_is_about_a_model_without_one_is_one_line(word):
+    done = CliRunner().invoke(app, ["doctor", word])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "are about a model: name it with --model" in done.stderr

@@ -27,6 +27,7 @@ from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
 
+_RESERVE = "1GiB"
 _EXITS = {Fit.TOO_LARGE: 1, Fit.UNKNOWN: 2}
 
 
@@ -38,7 +39,7 @@ class _Figures:
     vram: str | None
     bandwidth: str | None
     vram_bandwidth: str | None
-    reserve: str
+    reserve: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +81,9 @@ def doctor(
     ] = None,
     vram_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 250GB/s.")] = None,
     reserve: Annotated[
-        str, typer.Option(metavar="SIZE", help="Left free of --vram: driver, buffers, activations.")
-    ] = "1GiB",
+        str | None,
+        typer.Option(metavar="SIZE", help=f"Left free of --vram: driver, buffers, activations; default: {_RESERVE}."),
+    ] = None,
     like: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Predict rates of an engine that comes as near to its limit as this run did."),
@@ -105,8 +107,12 @@ def doctor(
         asked = (
             None if model is None else _Asked(model=model, revision=revision, context=context, dtype=dtype, ranks=tp)
         )
-        if asked is None and any(given is not None for given in (other, reached, tp)):
-            raise OptionError("--ram, --vram, --bandwidth, --like and --ranks are about a model: name it with --model")
+        of_a_model = (other, reached, tp, revision, context, None if dtype == AUTO else dtype)
+        if asked is None and any(given is not None for given in of_a_model):
+            raise OptionError(
+                "--ram, --vram, --bandwidth, --like, --ranks, --revision, --context and --dtype are about a model: "
+                "name it with --model"
+            )
         found = None if asked is None else _needs(asked, described, now)
     except InferError as error:
         refuse(error)
@@ -135,12 +141,14 @@ def doctor(
 
 def _described(given: _Figures, here: MachineInfo) -> Described | None:
     """Return the machine that the options describe: without --ram this one, with a GPU or another bandwidth."""
+    if given.vram is None and any(option is not None for option in (given.vram_bandwidth, given.reserve)):
+        raise OptionError("--vram-bandwidth and --reserve are about a GPU: give its memory with --vram")
     if not any((given.ram, given.vram, given.bandwidth)):
         return None
     return Described(
         ram_bytes=here.memory_limit_bytes if given.ram is None else units.parse_size(given.ram, "--ram"),
         vram_bytes=0 if given.vram is None else units.parse_size(given.vram, "--vram"),
-        reserve_bytes=units.parse_size(given.reserve, "--reserve"),
+        reserve_bytes=units.parse_size(_RESERVE if given.reserve is None else given.reserve, "--reserve"),
         bandwidth=units.parse_bandwidth(given.bandwidth, "--bandwidth"),
         vram_bandwidth=units.parse_bandwidth(given.vram_bandwidth, "--vram-bandwidth"),
         here=given.ram is None,
