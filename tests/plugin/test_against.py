@@ -518,7 +518,9 @@ def test_an_interpreter_of_its_own_gets_no_import_path(repository, monkeypatch):
     result.assert_outcomes(passed=2)
     assert all(before is not None for before, _ in run.pairs.values())
     assert program.with_name("path").read_text() == "[]\n"
-    refused(repository.run("--infer-against=HEAD", "--infer-against-python=no/such")[0], "there is no program no/such")
+    for none in ("no/such", "~nobody-here/python"):
+        line = f"there is no program {none}"
+        refused(repository.run("--infer-against=HEAD", f"--infer-against-python={none}")[0], line)
 
 
 def test_another_version_of_the_harness_is_refused(repository):

@@ -185,13 +185,24 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
         ),
         (
             {},
+            ["--infer-load=replay", "--infer-load-data=trace=~nobody-here/t.jsonl"],
+            "*--infer-load-data: */~nobody-here/t.jsonl: No such file or directory",
+        ),
+        (
+            {},
+            [*LEVELS, "--infer-load-data=prompt_tokens=5,output_tokens=5,tokenizer=~nobody-here"],
+            "*tokenizer.json; ~nobody-here does not",
+        ),
+        (
+            {},
             ["--infer-load=replay", "--infer-load-data=trace=prompts.toml"],
             "*--infer-load-data: */prompts.toml, line 2: *",
         ),
     ],
     ids=[
         *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "sweep", "curve", "cache"),
-        *("no tokenizer", "a tokenizer too long for a name", "no trace file", "damaged trace"),
+        *("no tokenizer", "a tokenizer too long for a name", "no trace file", "no home of a trace"),
+        *("no home of a tokenizer", "damaged trace"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):

@@ -534,6 +534,10 @@ def test_a_path_is_relative_to_where_it_was_written(pytester):
         assert settings_of(pytester, str(below), "--infer-prompts=b.toml").prompts == below / "b.toml"
 
 
+def test_the_home_of_an_unknown_user_is_a_folder_that_there_is_none_of(pytester):
+    assert settings_of(pytester, "--infer-prompts=~nobody-here/a.toml").prompts == pytester.path / "~nobody-here/a.toml"
+
+
 # bad values
 
 

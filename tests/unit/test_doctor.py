@@ -661,3 +661,9 @@ def test_a_model_whose_name_is_too_long_for_the_system(monkeypatch, name):
     done = run(monkeypatch, "--model", name)
     assert done.exit_code == 2
     assert len(done.output.splitlines()) == 1
+
+
+def test_a_model_in_the_home_of_an_unknown_user_is_one_line(monkeypatch):
+    done = run(monkeypatch, "--model", "~nobody-here/model")
+    assert done.exit_code == 2
+    assert done.output.startswith("pytest-infer: ~nobody-here/model: no such folder")

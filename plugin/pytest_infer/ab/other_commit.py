@@ -18,6 +18,7 @@ from pytest_infer.ab import arguments, protocol
 from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.worktree import Repository, Worktree
+from pytest_infer.engines import models
 from pytest_infer.errors import AgainstError
 from pytest_infer.pytest_face.gate import repeats
 from pytest_infer.pytest_face.options import SELF, SWEPT
@@ -161,7 +162,7 @@ class OtherCommit:
             # -O, -X dev and the like change how fast Python runs.
             return [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
         # A path is meant from here, not from the worktree; its links stay, as they lead out of a virtual environment.
-        found = shutil.which(str(cwd / Path(given).expanduser()) if os.sep in given else given)
+        found = shutil.which(str(cwd / models.expanded(given)) if os.sep in given else given)
         if found is None:
             raise AgainstError(f"--infer-against-python: there is no program {given}")
         return [found]

@@ -67,14 +67,15 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or name.endswith("/") or "\\" in name
 
 
-def _path(name: str) -> Path:
-    # Unlike Path.expanduser, this raises nothing for the home of an unknown user.
+def expanded(name: str) -> Path:
+    """Return a path with the home folder for its ~, and as it is where that is an unknown user's."""
+    # Unlike Path.expanduser, this raises nothing then.
     return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def _folder(name: str) -> Path | None:
     """Return the local folder that a name refers to, if it exists."""
-    folder = _path(name)
+    folder = expanded(name)
     return folder if name and name not in BUNDLED and untrusted.is_dir(folder) else None
 
 
@@ -117,7 +118,7 @@ def resolve(name: str, progress: Progress) -> str:
 
 def is_gguf(name: str) -> bool:
     """Return whether a name is that of a file that is here, and no bundled model."""
-    return name not in BUNDLED and untrusted.is_file(_path(name))
+    return name not in BUNDLED and untrusted.is_file(expanded(name))
 
 
 def gguf(name: str, dtype: str, progress: Progress) -> Path:
@@ -126,7 +127,7 @@ def gguf(name: str, dtype: str, progress: Progress) -> Path:
     Raises:
         ModelError: there is none, it cannot be built, or the package that writes it is not installed.
     """
-    path = _path(name)
+    path = expanded(name)
     if is_gguf(name):
         return path
     if name in BUNDLED:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_infer.engines import models
 from pytest_infer.engines.base import Sampling
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.pytest_face.options import BARE, OPTIONS, Option
@@ -90,7 +91,7 @@ class OptionReader:
             return None
         # An ini file's path is relative to the ini file, an option's to where it was typed.
         base = self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
-        return base / Path(value).expanduser()
+        return base / models.expanded(value)
 
     def number(self, name: str, default: Any, *, least: int, most: int | None = None) -> Any:
         """Return a whole number within bounds, or the default; raise OptionError for another."""

@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -207,7 +206,7 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
 
 
 def _made_up(data: Synthetic, session: InferSession) -> Workload:
-    path = None if data.trace is None else Path(data.trace).expanduser().absolute()
+    path = None if data.trace is None else models.expanded(data.trace).absolute()
     found = None if path is None else trace.read(path, "--infer-load-data")
     return Workload(synthetic=data.counts, tokenizer=_tokenizer(session, data.tokenizer), trace=found)
 
@@ -218,7 +217,7 @@ def _tokenizer(session: InferSession, given: str | None) -> str:
     # An engine of somebody's own has its own model, whatever the options' default is.
     bundled = given is None and options.server is not None and options.model in models.BUNDLED
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
-    folder = Path(name).expanduser().absolute()
+    folder = models.expanded(name).absolute()
     if not untrusted.is_file(folder / "tokenizer.json"):
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "

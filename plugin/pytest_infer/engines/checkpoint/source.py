@@ -55,7 +55,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     Raises:
         ModelError: there is no such model, its files are damaged, or the hub does not answer.
     """
-    path = Path(name).expanduser()
+    path = models.expanded(name)
     if path.suffix == ".gguf" and untrusted.is_file(path):
         return of_gguf(path)
     if name in models.BUNDLED:
