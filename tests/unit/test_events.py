@@ -27,7 +27,8 @@ def runs(storage):
 
 def shift(runs, key, test, at, change, **more):
     point = ChangePoint(index=at, before=1.0, after=1.0 + change, change=change, p=1e-6)
-    return trends.Shift(test=test, name=test, metric=by_key(key), point=point, last=runs[at - 1], run=runs[at], **more)
+    where = {"last": runs[at - 1], "run": runs[at], "before": at, "since": len(runs) - at}
+    return trends.Shift(test=test, name=test, metric=by_key(key), point=point, **where, **more)
 
 
 def found(runs, shifts, tests="ab"):
@@ -49,6 +50,16 @@ def test_noise_that_places_a_change_elsewhere_makes_no_second_event(runs):
     (one,) = found(runs, shifts, "abc")
     assert one.run == runs[10]
     assert words.changes(one) == ["decode 10 % slower in all 3 prompts"]
+
+
+def test_what_was_undone_is_an_event_of_its_own_that_says_how_long_it_lasted(runs):
+    undone = {"until": runs[14]}
+    shifts = [shift(runs, "tpot_s", "a", 8, 0.1, **undone), shift(runs, "tpot_s", "b", 8, 0.1)]
+    # What noise hides of an end is no second event: the median step speaks for its rate and its tail.
+    shifts += [shift(runs, "itl_p99_s", "a", 8, 0.1), shift(runs, "decode_throughput", "a", 8, -0.1)]
+    over, lasts = found(runs, shifts)
+    assert (over.until, over.runs, words.changes(over)) == (runs[14], 6, ["decode 10 % slower in a"])
+    assert (lasts.until, lasts.runs, words.changes(lasts)) == (None, 12, ["decode 10 % slower in b"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What the overview says first: each change once, with why and since when; commits lead to the repository."""
 
+import re
+
 import numpy as np
 import pytest
 from test_html_report import Page
@@ -42,6 +44,34 @@ def test_a_lasting_change_of_the_history_is_on_the_overview_as_one_event(history
     assert "decode 33 % slower in all 2 prompts, for 6 runs now since 0007 00000000 (main)" in said
     assert "p < 0.001 for each figure, over 6 runs before it, 6 since" in said
     assert said.count("since 0007") == 1
+
+
+@pytest.mark.parametrize(
+    ("later", "cards", "lasted"),
+    [
+        (0.10, ["prefill 23 % faster, for 6 runs now"], ["6, until 0013", "6, and still does"]),
+        (0.11, ["prefill 15 % faster, for 6 runs now"], ["6, until 0013", "6, and still does"]),
+        (
+            0.12,
+            ["prefill 30 % slower, for 12 runs now", "prefill 7.7 % faster, for 6 runs now"],
+            ["12, and still does", "6, and still does"],
+        ),
+        (
+            0.20,
+            ["prefill 54 % slower, for 6 runs now", "prefill 30 % slower, for 12 runs now"],
+            ["12, and still does", "6, and still does"],
+        ),
+    ],
+    ids=["back", "nearly back", "a little better", "worse still"],
+)
+def test_a_change_that_was_undone_is_in_the_history_alone(storage, make_block, later, cards, lasted):
+    for value in [0.1] * 6 + [0.13] * 6 + [later] * 6:
+        storage.add([make_block("a", ttft_s=[0.99 * value, value, 1.01 * value])])
+    text = page.render(storage.load().runs[-1], storage.load().runs)
+    said = overview(Page(text))
+    assert re.findall(r"prefill [\d.]+ % \w+, for \d+ runs now", said) == cards
+    assert "over 6 runs before it, 6 since" in said
+    assert re.findall(r">(\d+, (?:until \d+|and still does))", text) == lasted
 
 
 def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history):

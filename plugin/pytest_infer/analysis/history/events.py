@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,19 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What has been at another level since `run`, the largest change first; `before` and `since` count runs.
+    """What has been at another level since `run`, or was for the `runs` until it was undone, the largest change first.
 
-    `carried` says what carried it, for each phase in which runs that took steps apart tell it.
+    `before` and `since` count the runs on the two levels that were compared. `carried` says what carried it, for each
+    phase in which runs that took steps apart tell it.
     """
 
     run: Run
     moved: tuple[Moved, ...]
     before: int
     since: int
+    runs: int
     p: float
+    until: Run | None = None
     carried: tuple[Carried, ...] = ()
 
     @property
@@ -80,8 +83,9 @@ class Event:
 def events(shifts: Sequence[Shift], series: Series, runs: Sequence[Run]) -> tuple[Event, ...]:
     """Return the shifts of `runs` (oldest first) as events, in the order of time.
 
-    Shifts since one run are one event. Where two series place one change some runs apart, those of the fewer join those
-    of the more if they tell the same facts, the same way, and no figure of a test shifts in both.
+    Shifts since one run are one event, but for those that were undone, which are another. Where two series place one
+    change some runs apart, those of the fewer join those of the more if they tell the same facts, the same way, and no
+    figure of a test shifts in both.
     """
     place = {run.path: number for number, run in enumerate(runs)}
     groups: dict[int, list[Shift]] = {}
@@ -93,7 +97,7 @@ def events(shifts: Sequence[Shift], series: Series, runs: Sequence[Run]) -> tupl
         if joins:
             groups[max(joins, key=lambda other: (len(groups[other]), -abs(other - at)))] += groups.pop(at)
     counted = Counter(key for _, key in series)
-    return tuple(_event(runs[at], found, at, len(runs) - at, counted) for at, found in sorted(groups.items()))
+    return tuple(event for at, found in sorted(groups.items()) for event in _events(runs[at:], found, counted))
 
 
 def _way(shift: Shift) -> bool:
@@ -114,7 +118,35 @@ def _same(few: Iterable[Shift], many: Iterable[Shift]) -> bool:
     return all(_told(shift) & told and (shift.test, shift.metric.key) not in taken for shift in few)
 
 
-def _event(run: Run, found: Sequence[Shift], before: int, since: int, counted: Mapping[str, int]) -> Event:
+def _events(runs: Sequence[Run], found: Sequence[Shift], counted: Mapping[str, int]) -> Iterator[Event]:
+    """Yield what was undone of a group of shifts, then what lasts; `runs` are those since."""
+    moved = _told_apart(found, counted)
+    for lasts in (False, True):
+        parts = [
+            replace(one, shifts=those)
+            for one in moved
+            if (those := tuple(shift for shift in one.shifts if (shift.until is None) is lasts))
+        ]
+        if not parts:
+            continue
+        parts.sort(key=lambda one: (one.worse is not True, -len(one.shifts) * abs(fmean(one.changes))))
+        mine = [shift for shift in found if (shift.until is None) is lasts]
+        surest = min(mine, key=lambda shift: shift.point.p)
+        ends = [runs.index(shift.until) for one in parts for shift in one.shifts if shift.until is not None]
+        yield Event(
+            run=runs[0],
+            moved=tuple(parts),
+            before=surest.before,
+            since=surest.since,
+            runs=max(ends, default=len(runs)),
+            p=surest.point.p,
+            until=runs[max(ends)] if ends else None,
+            carried=tuple(one for phase in ("prefill", "decode") if (one := _carried(phase, mine)) is not None),
+        )
+
+
+def _told_apart(found: Sequence[Shift], counted: Mapping[str, int]) -> list[Moved]:
+    """Return the facts that changed, each once."""
     by_fact: dict[tuple[Fact | str, bool], list[Shift]] = {}
     for shift in found:
         fact = shift.metric.fact if shift.metric.fact is not None else shift.metric.key
@@ -125,10 +157,7 @@ def _event(run: Run, found: Sequence[Shift], before: int, since: int, counted: M
         # A total moves because a part of it does, and a tail because all steps do.
         if not any((part, way) in by_fact for part in parts):
             moved.append(_moved(fact, those, counted))
-    moved.sort(key=lambda one: (one.worse is not True, -len(one.shifts) * abs(fmean(one.changes))))
-    carried = [one for phase in ("prefill", "decode") if (one := _carried(phase, found)) is not None]
-    p = min(shift.point.p for shift in found)
-    return Event(run=run, moved=tuple(moved), before=before, since=since, p=p, carried=tuple(carried))
+    return moved
 
 
 def _moved(fact: Fact | str, shifts: Sequence[Shift], counted: Mapping[str, int]) -> Moved:

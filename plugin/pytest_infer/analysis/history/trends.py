@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ _TOKENS = "prompt_tokens"
 class Shift:
     """A lasting change of one metric of one test; `run` is the first after it and `last` the one before.
 
-    `name` is how people call the test: several may be of one prompt. `doubt` says why the change may be the machine's.
-    `carried` says which roles carried it, where the runs on both sides took their steps apart.
+    `name` is how people call the test: several may be of one prompt. `before` and `since` count the runs on the two
+    levels that were compared, and `until` is the first run on a later level that is nearer to the one before. `doubt`
+    says why the change may be the machine's. `carried` says which roles carried it, where the runs on both sides took
+    their steps apart.
     """
 
     test: str
@@ -41,6 +44,9 @@ class Shift:
     point: ChangePoint
     last: Run
     run: Run
+    before: int
+    since: int
+    until: Run | None = None
     doubt: str | None = None
     carried: Lasting | None = None
 
@@ -165,6 +171,8 @@ def _of(
         sides = points[edges[number] : point.index], points[point.index : edges[number + 2]]
         last, run = points[point.index - 1].run, points[point.index].run
         before, after = ([one.run.path for one in side] for side in sides)
+        middle = math.sqrt(point.before * point.after)
+        undone = [later for later in found[number + 1 :] if (later.after < middle) == (point.after > middle)]
         yield Shift(
             test=test,
             name=name,
@@ -172,6 +180,9 @@ def _of(
             point=point,
             last=last,
             run=run,
+            before=len(before),
+            since=len(after),
+            until=points[undone[0].index].run if undone else None,
             doubt=_doubt(sides),
             carried=carriers.carried(taken, test, metric, point.change, (before, after)),
         )

@@ -25,18 +25,21 @@ _CHANGED = (*_BAD, "accepted")
 def cards(compared: Sequence[Compared], found: Known, repository: str | None) -> list[dict[str, Any]]:
     """Return the cards, what is worse first.
 
-    What a comparison found, and the history since which run, is one card; other lasting changes have their own.
+    What a comparison found, and the history since which run, is one card; other lasting changes have their own, but
+    for what was undone.
     """
-    made, told = [], set()
+    made: list[dict[str, Any]] = []
+    told: list[Event] = []
+    lasting = [event for event in found.events if event.until is None]
     for number, one in enumerate(compared, 1):
         card = compare.card(one, number)
-        between = [event for event in found.events if event.worse and _within(event, one)]
+        between = [event for event in lasting if event.worse and _within(event, one)]
         if card["look"] in _CHANGED and between:
             since = [line for event in between for line in _since(event, found, repository, named=len(between) > 1)]
             card = compare.card(one, number, since)
-            told |= {event.run.path for event in between}
+            told += between
         made.append(card)
-    others = [event for event in reversed(found.events) if event.run.path not in told]
+    others = [event for event in reversed(lasting) if event not in told]
     own = [_card(event, found, repository) for event in others[:_MOST]]
     if len(others) > _MOST:
         more = len(others) - _MOST
@@ -59,7 +62,7 @@ def _card(event: Event, found: Known, repository: str | None) -> dict[str, Any]:
     changed = in_words.changes(event)
     look = "inconclusive" if event.worse is None else "regressed" if event.worse else "improved"
     return {
-        "says": f"{changed[0]}, for {event.since} runs now",
+        "says": f"{changed[0]}, for {event.runs} runs now",
         "answers": [
             *_since(event, found, repository, named=False),
             *(Answer(name="also", text=line) for line in changed[1:]),

@@ -113,7 +113,7 @@ def _table_of_events(found: Known, repository: str | None) -> Table:
                 Cell(text="; ".join(in_words.changes(event)), look=look, note=event.doubt),
                 *([Cell(text="; ".join(in_words.reasons(event)))] if apart else []),
                 Cell(text=p_value(event.p)),
-                Cell(text=str(event.since)),
+                Cell(text=_lasted(event), sort=event.runs),
             )
         )
     heads = (
@@ -122,9 +122,13 @@ def _table_of_events(found: Known, repository: str | None) -> Table:
         ColumnHead(text="what changed", number=False),
         *([ColumnHead(text="carried by", number=False, define=anchor("self-time"))] if apart else []),
         ColumnHead(text="p", define=anchor("p")),
-        ColumnHead(text="runs since"),
+        ColumnHead(text="lasted", unit="runs"),
     )
     return Table(caption="Lasting changes, oldest first", quiet=True, heads=heads, rows=tuple(rows))
+
+
+def _lasted(event: Event) -> str:
+    return f"{event.runs}, {'and still does' if event.until is None else f'until {event.until.label}'}"
 
 
 def _table_of_changes(
