@@ -74,6 +74,17 @@ def test_a_change_that_was_undone_is_in_the_history_alone(storage, make_block, l
     assert re.findall(r">(\d+, (?:until \d+|and still does))", text) == lasted
 
 
+def test_runs_of_another_machine_count_in_no_event_and_no_trend(storage, make_block):
+    for number in range(24):
+        value = 0.1 if number < 12 else 0.13
+        made = make_block("a", ttft_s=[0.99 * value, value, 1.01 * value], machine={"cpu": f"CPU {number % 2}"})
+        storage.add([made])
+    shown = Page(page.render(storage.load().runs[-1], storage.load().runs)).shown
+    assert "prefill 30 % slower, for 6 runs now since 0014" in shown
+    assert "over 6 runs before it, 6 since" in shown
+    assert "Median of each of 12 runs" in shown
+
+
 def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history):
     said = "decode 32 % slower [30, 35]: experts +3.10 ms of +3.20; the other prompt unchanged"
     text = page.render(history[-1], history, [regressed(history[0], history[-1], said)])

@@ -81,7 +81,7 @@ class Event:
 
 
 def events(shifts: Sequence[Shift], series: Series, runs: Sequence[Run]) -> tuple[Event, ...]:
-    """Return the shifts of `runs` (oldest first) as events, in the order of time.
+    """Return the shifts as events, in the order of time; `runs` are those of the series, oldest first.
 
     Shifts since one run are one event, but for those that were undone, which are another. Where two series place one
     change some runs apart, those of the fewer join those of the more if they tell the same facts, the same way, and no

@@ -136,6 +136,12 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
     return found
 
 
+def with_figures(runs: Sequence[Run], found: Series) -> list[Run]:
+    """Return those of the runs that have a figure in one of the series."""
+    own = {point.run.path for points in found.values() for point in points}
+    return [run for run in runs if run.path in own]
+
+
 _Figures = list[tuple[str, str, float | str, bool]] | str
 """Of one run: test, metric, value, and whether most of the rounds were disturbed; or why the run is left out."""
 

@@ -39,9 +39,10 @@ METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What the runs up to the newest tell together, or why they tell nothing."""
+    """What the runs up to the newest tell together, or why they tell nothing; `compared` are those of the series."""
 
     runs: Sequence[Run] = ()
+    compared: Sequence[Run] = ()
     series: Series = field(default_factory=dict)
     shifts: Sequence[Shift] = ()
     events: Sequence[Event] = ()
@@ -64,13 +65,15 @@ def known(runs: Sequence[Run]) -> Known:
     try:
         series = trends.series(shown, METRICS)
         shifts = trends.of_series(shown, series, METRICS)
+        compared = trends.with_figures(shown, series)
     except StorageError as error:
         return Known(absent=str(error))
     return Known(
         runs=shown,
+        compared=compared,
         series=series,
         shifts=shifts,
-        events=events.events(shifts, series, shown),
+        events=events.events(shifts, series, compared),
         messages=subjects({run.commit for run in shown if run.commit}),
     )
 
@@ -84,7 +87,7 @@ def section(found: Known, repository: str | None = None) -> Section:
     items = _changes(found, repository)
     titles = axes.titles(shown[-1].rows)
     names = dict(zip(titles, unique([*titles.values()]), strict=True))
-    charts = [_trend(metric, names, found.series, shown, found.shifts, messages) for metric in METRICS]
+    charts = [_trend(metric, names, found.series, found.compared, found.shifts, messages) for metric in METRICS]
     items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
     items.append(Item(title="Runs", tables=(_runs(shown, messages, repository),), folded=True))
     return Section(key="history", title=title, items=tuple(items))
