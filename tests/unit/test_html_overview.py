@@ -33,10 +33,12 @@ def history(storage, make_block):
     return storage.load().runs
 
 
-def regressed(before, after, said=""):
+def regressed(before, after, said="", key="tpot_s", name="a"):
     change = {"before": 0.010, "after": 0.01325, "low": 0.3, "mid": 0.325, "high": 0.35, "p_adjusted": 1e-6}
-    judged = Judgement(test="t[a]", name="a", verdict=Verdict.REGRESSED, metric_key="tpot_s", **change)
-    return Compared(before=before.label, after=after.label, judgements=(judged,), headline=said, earlier=before)
+    test = f"bench/t.py::t[{name}]"
+    judged = Judgement(test=test, name=name, verdict=Verdict.REGRESSED, metric_key=key, **change)
+    runs = {"before": before.label, "after": after.label, "earlier": before, "later": after}
+    return Compared(judgements=(judged,), headline=said, **runs)
 
 
 def test_a_lasting_change_of_the_history_is_on_the_overview_as_one_event(history):
@@ -92,9 +94,28 @@ def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history)
     assert "decode 32 % slower [30, 35] why experts +3.10 ms of +3.20 since 0007" in told
     assert "also the other prompt unchanged" in told
     assert "runs now" not in told
-    # One that began before both sides is no reason for what lies between them.
-    told = overview(Page(page.render(history[-1], history, [regressed(history[8], history[-1], said)])))
-    assert told.index("32 % slower [30, 35]") > told.index("33 % slower in all 2 prompts, for 6 runs now")
+
+
+@pytest.mark.parametrize(
+    ("runs", "figure", "since"),
+    [
+        ((0, 11), {}, True),
+        ((0, 6), {}, True),
+        ((8, 11), {}, False),
+        ((0, 5), {}, False),
+        ((0, 11), {"key": "total_s"}, True),
+        ((0, 11), {"key": "itl_p99_s"}, True),
+        ((0, 11), {"key": "ttft_s"}, False),
+        ((0, 11), {"key": "peak_rss_bytes"}, False),
+        ((0, 11), {"name": "c"}, False),
+    ],
+)
+def test_a_comparison_names_an_event_between_its_runs_of_the_figure_it_found(history, runs, figure, since):
+    said = "decode 32 % slower [30, 35]"
+    one = regressed(*(history[number] for number in runs), said, **figure)
+    told = overview(Page(page.render(history[-1], history, [one])))
+    assert (f"{said} since 0007" in told) is since
+    assert ("33 % slower in all 2 prompts, for 6 runs now" in told) is not since
 
 
 @pytest.mark.parametrize(

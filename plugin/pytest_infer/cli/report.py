@@ -87,4 +87,5 @@ def compared(history: History, before: Run, after: Run, allowed: Sequence[str], 
         suite=one.suite,
         headline=headline.in_words(one.headline, one.judgements),
         earlier=before,
+        later=after,
     )

@@ -105,11 +105,15 @@ def _way(shift: Shift) -> bool:
     return (shift.point.change > 0) != (shift.metric.kind is Kind.TIMED and shift.metric.direction.value == "higher")
 
 
+def facts(metric: Metric) -> tuple[Fact | str, ...]:
+    """Return the facts that a metric tells: its own with its parts, or none but itself."""
+    fact = Fact.DECODE if metric.key in _TAILS else metric.fact
+    return (metric.key,) if fact is None else (fact, *fact.parts)
+
+
 def _told(shift: Shift) -> set[tuple[Fact | str, bool]]:
     """Return the facts that a shift tells, each with its way."""
-    fact = Fact.DECODE if shift.metric.key in _TAILS else shift.metric.fact
-    facts: tuple[Fact | str, ...] = (shift.metric.key,) if fact is None else (fact, *fact.parts)
-    return {(one, _way(shift)) for one in facts}
+    return {(one, _way(shift)) for one in facts(shift.metric)}
 
 
 def _same(few: Iterable[Shift], many: Iterable[Shift]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.analysis.compare.verdicts import Verdict
+from pytest_infer.analysis.history.events import facts
 from pytest_infer.report.history import events as in_words
 from pytest_infer.report.html import compare
 from pytest_infer.report.html.parts import Answer
@@ -12,13 +14,14 @@ from pytest_infer.storage.code import commit_address
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.history.events import Event
+    from pytest_infer.metrics import Fact, Metric
     from pytest_infer.report.html.compare import Compared
     from pytest_infer.report.html.history import Known
 
 _MOST = 3
 """So many lasting changes have a card of their own."""
 _BAD = ("regressed", "missing")
-_CHANGED = (*_BAD, "accepted")
+_SLOWER = (Verdict.REGRESSED, Verdict.ACCEPTED)
 """What a comparison found that the history may know the commit of."""
 
 
@@ -32,13 +35,10 @@ def cards(compared: Sequence[Compared], found: Known, repository: str | None) ->
     told: list[Event] = []
     lasting = [event for event in found.events if event.until is None]
     for number, one in enumerate(compared, 1):
-        card = compare.card(one, number)
-        between = [event for event in lasting if event.worse and _within(event, one)]
-        if card["look"] in _CHANGED and between:
-            since = [line for event in between for line in _since(event, found, repository, named=len(between) > 1)]
-            card = compare.card(one, number, since)
-            told += between
-        made.append(card)
+        between = [event for event in lasting if _explains(event, one)]
+        since = [line for event in between for line in _since(event, found, repository, named=len(between) > 1)]
+        made.append(compare.card(one, number, since))
+        told += between
     others = [event for event in reversed(lasting) if event not in told]
     own = [_card(event, found, repository) for event in others[:_MOST]]
     if len(others) > _MOST:
@@ -54,8 +54,16 @@ def _rank(card: Mapping[str, Any]) -> int:
     )
 
 
-def _within(event: Event, one: Compared) -> bool:
-    return one.earlier is not None and one.earlier.time < event.run.time
+def _explains(event: Event, one: Compared) -> bool:
+    """Return whether something became worse at the event, between both runs, that the comparison found worse."""
+    if one.earlier is None or one.later is None or not one.earlier.time < event.run.time <= one.later.time:
+        return False
+    found = _each_fact((j.test, j.metric) for j in one.judgements if j.verdict in _SLOWER)
+    return bool(found & _each_fact((s.test, s.metric) for moved in event.moved for s in moved.shifts if s.worse))
+
+
+def _each_fact(figures: Iterable[tuple[str, Metric | None]]) -> set[tuple[str, Fact | str]]:
+    return {(test, fact) for test, metric in figures if metric is not None for fact in facts(metric)}
 
 
 def _card(event: Event, found: Known, repository: str | None) -> dict[str, Any]:

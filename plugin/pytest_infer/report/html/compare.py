@@ -31,7 +31,10 @@ _WIDEST = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Judgements of one run against another (or against what a gate found), to be shown; `earlier` is that run."""
+    """Judgements of one run against another (or against what a gate found), to be shown.
+
+    `earlier` and `later` are the runs, where both are stored.
+    """
 
     before: str
     after: str
@@ -40,6 +43,7 @@ class Compared:
     suite: tuple[SuiteChange, ...] = ()
     headline: str = ""
     earlier: Run | None = None
+    later: Run | None = None
 
 
 def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
