@@ -161,6 +161,30 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(suite):
     assert len(journal.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("where", ["--benchmark-autosave", "--benchmark-json=run.json"])
+@pytest.mark.parametrize("what", ["sidecar", "traces"])
+def test_a_disk_that_fills_up_behind_the_run_file_leaves_the_run_and_the_journal(suite, where, what):
+    full = f"""
+import errno
+from pytest_infer.storage import {what}
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+{what}.write = full
+"""
+    pytester = suite(engine="Scripted.delays = [0.0] * 3\n" + full)
+    result = pytester.runpytest_subprocess(where)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+    text = " ".join(result.stdout.str().split())
+    assert text.count("but without its arrays: No space left on device; its prompts are in") == 1
+    assert "TTFT" in text
+    assert [*pytester.path.glob(".benchmarks/Linux*/*.json"), *pytester.path.glob("run.json")]
+    (journal,) = pytester.path.glob(".benchmarks/.journal/*.jsonl")
+    assert len(journal.read_text().splitlines()) == 2
+
+
 def test_without_pytest_benchmark_other_suites_run_and_ours_are_refused(suite):
     pytester = suite()
     pytester.makepyfile(test_other="def test_other():\n    pass\n")

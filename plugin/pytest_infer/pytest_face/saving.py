@@ -60,7 +60,7 @@ class Keeper:
         self.finished: dict[str, MeasuredTest] = {}
         self.other_side: Callable[[], Mapping[str, PromptRecord]] = dict
         self.save_failed = False
-        self._run_file: Path | None = None
+        self._run_files: list[Path] = []
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -226,21 +226,27 @@ class Keeper:
         return [nodeid for nodeid in self.planned if nodeid not in self.finished]
 
     def _write_sidecar(self, run_file: Path) -> None:
+        """Write what belongs beside a run file, once: a run is one without it too."""
+        if run_file in self._run_files:
+            return
+        self._run_files.append(run_file)
         records = [f.record for f in self.finished.values()]
-        sidecar.write(run_file, records, self.other_side())
-        traces.write(run_file, records)
-        self._run_file = run_file
+        try:
+            sidecar.write(run_file, records, self.other_side())
+            traces.write(run_file, records)
+        except OSError as error:
+            self._lost(f"the run is in {run_file}, but without its arrays: {error.strerror or error}")
 
     def trace(self, nodeid: str) -> str | None:
         """Return the name of a test's trace, once the run was saved with one."""
-        return None if self._run_file is None else traces.beside(self._run_file, traces.name_for(nodeid))
+        return traces.beside(self._run_files[0], traces.name_for(nodeid)) if self._run_files else None
 
     def stored(self) -> Path | None:
         """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""
         json_file = self._bridge.json_path
-        if self._run_file is None and self.finished and json_file is not None and json_file.is_file():
+        if self.finished and json_file is not None and json_file.is_file():
             self._write_sidecar(json_file)
-        return self._run_file
+        return self._run_files[0] if self._run_files else None
 
     def _lost(self, line: str) -> None:
         kept = (
@@ -253,9 +259,7 @@ class Keeper:
         """After the run was saved: write the sidecar of a JSON file, and drop the journals if the run is complete."""
         if not self.finished:
             return
-        json_file = self._bridge.json_path
-        if json_file is not None:
-            self._write_sidecar(json_file)
+        self.stored()
         if self._journal is None or self.save_failed or not complete:
             return
         self._journal.discard()

@@ -38,7 +38,6 @@ def of(run: InferSession) -> RunSummary:
         ),
         failed=tuple(f.record.nodeid for f in finished if f.failed),
         unmeasured=() if disabled else tuple(run.keeper.unmeasured()),
-        notes=tuple(run.notes),
         disabled=disabled,
         gated=run.gate.result,
         noise=tuple(run.noise),
@@ -51,6 +50,7 @@ def of(run: InferSession) -> RunSummary:
         since=since.of(run),
         apart=run.settings.breakdown in ("on", "ops"),
         saved=bool(run.keeper.finished) and run.keeper.stored() is not None,
+        notes=tuple(run.notes),  # the last, as all of the above may add some
     )
 
 
