@@ -23,8 +23,9 @@ def run(*args):
 
 
 @pytest.fixture
-def good(storage, make_block):
+def good(storage, make_block, tmp_path, monkeypatch):
     """A storage of four good runs."""
+    monkeypatch.chdir(tmp_path)  # a site is written there
     for value in (0.010, 0.011, 0.0102, 0.0099):
         storage.add([make_block("a", tpot_s=[value] * 5), make_block("b", tpot_s=[value] * 5)])
     return storage
@@ -102,6 +103,7 @@ EVERYWHERE = [
     ("show",),
     ("advice",),
     ("export", "--all"),
+    ("site", "public", "--keep=1"),
     ("baseline", "list"),
 ]
 

@@ -152,6 +152,16 @@ def test_what_is_no_page_of_a_site_is_left_out_and_said(storage, make_block, mad
     assert not [link for link in links if "javascript" in link]
 
 
+def test_a_run_damaged_within_a_test_has_no_page_and_is_compared_with_nothing(storage, make_block, made):
+    add(storage, make_block)
+    broken = storage.add([make_block("a", ttft_s="fast")])
+    add(storage, make_block)
+    for added in (2, 0):
+        result = made()
+        assert (result.exit_code, result.stderr.count(f"left out: {broken}: ")) == (0, 1)
+        assert result.stdout.endswith(f"2 runs, {added} added\n")
+
+
 def test_without_a_run_or_a_page_there_is_no_site(made):
     result = made()
     assert (result.exit_code, result.stdout) == (11, "")

@@ -111,7 +111,7 @@ def _named(history: History, keep: int | None) -> Iterator[tuple[Run, str]]:
 
 def _before(history: History, run: Run) -> Run | None:
     """Return the run before one, of its branch where there is one, that may stand for it: none that failed its gate."""
-    earlier = [one for one in history.before(run) if not (one.plain or one.regressed)]
+    earlier = [one for one in history.before(run) if not (one.plain or one.regressed) and one.readable]
     own = [one for one in earlier if one.branch == run.branch]
     return next(reversed(own or earlier), None)
 
