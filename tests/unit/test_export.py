@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -304,21 +306,41 @@ def test_every_column_has_one_type(two):
     assert {metric.key for metric in METRICS if str(tables._type(metric.key)) == "string"} == texts
 
 
-def test_a_row_a_part_of_a_step(storage, make_block):
+@pytest.fixture
+def apart(storage, make_block):
+    """Return a run of two tests, of one of which a step was taken apart."""
     part = {"role": "experts", "seconds": 0.03, "calls": 4.0, "error_s": 0.001, "read_bytes": 7.0}
     step = {"observed": 4, "bare": 4, "step_s": 0.04, "cost_s": 0.0, "parts": [part, {"role": "head", "seconds": 0.01}]}
     whole, without = make_block("a"), make_block("b")
     whole["breakdown"] = {"clock": "host", "decode": step}
     without["breakdown"] = {"absent": "a long round"}
     storage.add([whole, without])
-    experts, head = table(storage, "--breakdown")
+    return storage
+
+
+def test_a_row_a_part_of_a_step(apart):
+    experts, head = table(apart, "--breakdown")
     told = {key: experts[key] for key in PART}
     assert told == {
         "phase": "decode", "role": "experts", "seconds": "0.03", "error_s": "0.001", "share": "0.75", "calls": "4.0",
         "read_bytes": "7.0", "flops": "",
     }  # fmt: skip
     assert (head["prompt"], head["role"], head["error_s"]) == (experts["prompt"], "head", "")
-    assert table(storage, "--breakdown", "-k", "[b]") == []
+    assert table(apart, "--breakdown", "-k", "[b]") == []
+
+
+@pytest.mark.parametrize(
+    "shape", [(), ("--rounds",), ("--wide",), ("--wide", "--rounds"), ("--suite",), ("--breakdown",)]
+)
+def test_whatever_is_exported_is_of_its_columns_type(apart, monkeypatch, shape):
+    # Also where pyarrow is not installed, as where we test.
+    kinds = {"string": str, "float64": (float, int), "int64": int, "bool_": bool, "timestamp": str, "list_": list}
+    types = {name: lambda *_, kind=kind, **__: kind for name, kind in kinds.items()}
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(**types))
+    rows = [json.loads(line) for line in export(apart, *shape, "--format", "jsonl").output.splitlines()]
+    assert rows
+    told = [(key, value) for row in rows for key, value in row.items() if value is not None]
+    assert [(key, value) for key, value in told if not isinstance(value, tables._type(key))] == []
 
 
 @pytest.mark.parametrize("also", ["--wide", "--rounds", "--suite", "--metric=ttft"])

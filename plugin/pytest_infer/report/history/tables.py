@@ -16,7 +16,8 @@ Rows = Iterable[Mapping[str, Any]]
 _BATCH = 10_000
 _BOOLEANS = ("dirty", "disturbed")
 _WHOLE = ("threads", "n", "round", "against_n")
-_TEXTS = {*RUN, *TEST, "metric", "unit", "better", "text", "quality"} - {"time", "tags", *_BOOLEANS, *_WHOLE}
+_NAMES = {*RUN, *TEST, "metric", "unit", "better", "text", "quality", "phase", "role"}
+_TEXTS = _NAMES - {"time", "tags", *_BOOLEANS, *_WHOLE}
 
 
 def write_csv(columns: Sequence[str], rows: Rows, file: IO[bytes]) -> None:
