@@ -161,6 +161,21 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(suite):
     assert len(journal.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(("variable", "stored"), [("CI_COMMIT_BRANCH", "topic"), ("OTHER", "(detached head)")])
+def test_a_detached_head_is_of_the_branch_that_the_job_is_for(suite, monkeypatch, variable, stored):
+    for other in ("CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_HEAD_REF", "GITHUB_REF_TYPE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, "topic")
+    detached = """
+def pytest_benchmark_update_commit_info(commit_info):
+    commit_info["branch"] = "(detached head)"
+"""
+    pytester = suite(engine=detached)
+    pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
+    (run_file,) = pytester.path.glob(".benchmarks/*/*.json")
+    assert json.loads(run_file.read_text())["commit_info"]["branch"] == stored
+
+
 @pytest.mark.parametrize("where", ["--benchmark-autosave", "--benchmark-json=run.json"])
 @pytest.mark.parametrize("what", ["sidecar", "traces"])
 def test_a_disk_that_fills_up_behind_the_run_file_leaves_the_run_and_the_journal(suite, where, what):

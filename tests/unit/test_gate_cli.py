@@ -505,7 +505,9 @@ def test_history_lists_runs_marks_and_names(infer, add):
     assert lines[2].endswith("regressed")
     assert len(infer("history", "-n", "1").stdout.splitlines()) == 2
     assert "bbbbbbbb" not in infer("history", "--branch=main").stdout
-    assert infer("history", "--branch=none").exit_code == 11
+    none = infer("history", "--branch=none")
+    assert none.exit_code == 11
+    assert re.fullmatch(r"pytest-infer: no run in .* is of the branch none\n", none.stderr)
 
 
 def test_a_name_is_shown_beside_its_own_file_only(infer, add):

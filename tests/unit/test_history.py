@@ -7,6 +7,7 @@ import pytest
 
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines, history, runfile, runs
+from pytest_infer.storage.code import branch_of_job
 
 PLAIN = {"name": "t", "fullname": "other.py::t", "stats": {"median": 0.5, "data": [0.4, 0.5, 0.6]}, "extra_info": {}}
 
@@ -52,11 +53,30 @@ def test_a_run_tells_what_it_is_without_its_rows(storage, make_block):
     assert run.rows[0].metrics["ttft_s"].numbers == (0.2, 0.201, 0.202, 0.203)
 
 
-def test_outside_git_there_is_no_commit(storage, make_block):
-    path = storage.add([make_block()], commit="unversioned", branch="(unknown)")
+@pytest.mark.parametrize(
+    ("commit", "branch"), [("unversioned", "(unknown)"), ("unknown", "(unknown)"), ("unknown", "(detached head)")]
+)
+def test_outside_git_there_is_no_commit(storage, make_block, commit, branch):
+    path = storage.add([make_block()], commit=commit, branch=branch)
     (run,) = storage.load().runs
     assert (run.commit, run.branch, run.label) == (None, None, "0001")
     assert runs.read(path) == run
+
+
+@pytest.mark.parametrize(
+    ("variables", "branch"),
+    [
+        ("CI_COMMIT_BRANCH=main", "main"),
+        ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME=topic", "topic"),
+        ("CI_COMMIT_TAG=v1", None),
+        ("GITHUB_REF_TYPE=branch GITHUB_REF_NAME=main GITHUB_HEAD_REF=", "main"),
+        ("GITHUB_REF_TYPE=branch GITHUB_REF_NAME=5/merge GITHUB_HEAD_REF=topic", "topic"),
+        ("GITHUB_REF_TYPE=tag GITHUB_REF_NAME=v1", None),
+        ("", None),
+    ],
+)
+def test_a_job_says_which_branch_it_is_for(variables, branch):
+    assert branch_of_job(dict(one.split("=") for one in variables.split())) == branch
 
 
 def test_plain_rows_are_timing_only(storage, make_block):

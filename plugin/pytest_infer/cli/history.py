@@ -50,7 +50,10 @@ def list_history(
     runs = [run for run in history.runs if branch is None or run.branch == branch]
     runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
-        say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
+        if history.runs:
+            say(f"no run in {history.folder} is of the branch {branch}")
+        else:
+            say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
         raise typer.Exit(Exit.NOTHING.value)
     if not change_points:
         out(HISTORY[Format.TERMINAL](ListedRuns(runs=runs, names=names), screen()))

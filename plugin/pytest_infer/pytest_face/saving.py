@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, PromptRecord, SuiteAverages
 from pytest_infer.storage import block, files, journal, sidecar, traces
 from pytest_infer.storage.bridge import Bridge
-from pytest_infer.storage.code import code_state
+from pytest_infer.storage.code import DETACHED, branch_of_job, code_state
 from pytest_infer.storage.schema import BLOCK, KEY, SCHEMA, WHOLE_BLOCK, StoredAgainst, of_block
 
 _MATTER = (
@@ -196,6 +197,9 @@ class Keeper:
         if not self.finished:
             return
         self._bridge.complete(output_json)
+        commit = output_json["commit_info"]
+        if commit.get("branch") == DETACHED:
+            commit["branch"] = branch_of_job(os.environ) or DETACHED
         self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pytest_infer.checkouts.git import git
@@ -16,6 +16,16 @@ _REMOTE = re.compile(
     r"(?P<host>[\w.-]+)(?P<port>:\d+)?[:/]+(?P<path>[\w.~/-]+?)(?:\.git)?/*",
     re.ASCII,
 )
+
+DETACHED = "(detached head)"
+"""What pytest-benchmark calls the branch where a commit is checked out and no branch, as CI does."""
+
+
+def branch_of_job(environ: Mapping[str, str]) -> str | None:
+    """Return the branch that a job of GitLab or GitHub is for; None elsewhere, and where it is for a tag."""
+    names = ["CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_HEAD_REF"]
+    names += ["GITHUB_REF_NAME"] if environ.get("GITHUB_REF_TYPE") == "branch" else []
+    return next((environ[name] for name in names if environ.get(name)), None)
 
 
 def code_state(folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from pytest_infer.records import (
     Ranks,
 )
 from pytest_infer.storage import runfile, schema, shared_work
+from pytest_infer.storage.code import DETACHED
 from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import (
     Block,
@@ -41,7 +42,9 @@ from pytest_infer.storage.schema import (
 from pytest_infer.units import Unit
 
 _NUMBER = re.compile(r"([0-9]{1,18})_")
-_UNVERSIONED = "unversioned"  # what pytest-benchmark calls the commit where there is no git
+_NO_COMMIT = ("unversioned", "unknown")
+"""What pytest-benchmark calls the commit where there is no git, and where git fails."""
+_NO_BRANCH = ("(unknown)", DETACHED)
 _IS_TEXT = {metric.key: metric.unit is Unit.TEXT for metric in METRICS}
 _Found = TypeVar("_Found")
 
@@ -316,8 +319,8 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         time=time,
-        commit=None if commit.id == _UNVERSIONED else commit.id,
-        branch=None if commit.branch == "(unknown)" else commit.branch,
+        commit=None if commit.id in _NO_COMMIT else commit.id,
+        branch=None if commit.branch in _NO_BRANCH else commit.branch,
         dirty=commit.dirty,
         model=" ".join(part for part in (model.name, model.dtype) if part) if model else None,
         machine=_machine(machine) or file.machine_info.node,
