@@ -102,6 +102,7 @@ class Report(Page):
 
     def __init__(self, html):
         super().__init__(html)
+        self.whole = html
         text = html[html.index('<section id="breakdown"') :]
         self.html = text[: text.index("</section>") + len("</section>")]
         self.section = Page(self.html).shown
@@ -504,6 +505,17 @@ def test_operators_are_listed_with_their_traces_and_the_memory_of_roles(add):
     assert rows(found, "Memory by role")[-1][-1] == "3.00 MiB"
     assert "guide: no operators of the prefill: it would fill the memory." in found.section
     assert "script" not in found.tags[found.tags.index("nav") : found.tags.index("footer")]
+
+
+def test_a_figure_with_its_own_unit_is_sorted_by_what_it_is(add, compare):
+    runs = [read(add(recorded())) for _ in range(2)]
+    found = compare().whole
+    cells = re.findall(r'<t[dh] class="n[^"]*"([^>]*)>([^<]*)', found)
+    cells = [(given, text) for given, text in cells if re.search(r"\d ([KMGT]?i?B|ms|µs|ns|s)\b", text)]
+    assert [text for given, text in cells if "data-sort" not in given] == []
+    assert {(' data-sort="2097152"', "2.00 MiB"), (' data-sort="3145728"', "3.00 MiB")} <= {*cells}
+    a_step = float(runs[1].rows[0].metrics["step_bytes"].value)
+    assert f' data-sort="{a_step}"' in {given for given, _ in cells}
 
 
 def test_a_trace_that_is_gone_is_told(add):

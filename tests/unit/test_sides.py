@@ -307,7 +307,8 @@ def test_markdown_and_json_hold_both_sides():
 
 
 def test_the_page_draws_two_point_sets_and_two_fits():
-    items = html.items(sides.of(both(np.random.default_rng(2))))
+    found = sides.of(both(np.random.default_rng(2)))
+    items = html.items(found)
     assert [len(item.charts) for item in items] == [2, 2, 0]
     for chart in items[0].charts:
         series = chart.data["series"]
@@ -316,6 +317,9 @@ def test_the_page_draws_two_point_sets_and_two_fits():
         assert [len(one["values"]) for one in series] == [8, 61, 8, 61]
     drawn = [row[2].drawn for row in items[1].tables[1].rows]
     assert {one.look for one in drawn} == {"regressed"}
+    sorts = [(before.sort, after.sort) for _, _, before, after, _ in items[1].tables[-1].rows]
+    known = [part for figure in found.curves[1].figures for part in figure.coefficients]
+    assert sorts == [(part.before.value, part.after.value) for part in known]
 
 
 def test_a_few_lengths_have_no_fit_and_no_coefficients():

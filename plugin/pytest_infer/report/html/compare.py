@@ -166,7 +166,9 @@ def _table(
                 Cell(text=name, look="same" if name == last else ""),
                 Cell(text=line.label or "test", link=None if metric is None else anchor(metric.key)),
                 _verdict(j),
-                Cell(text=words.values(j) if counts is None else counts[j.metric_key], note=_note(j)),
+                Cell(text=words.values(j), note=_note(j), sort=_first(j))
+                if counts is None
+                else Cell(text=counts[j.metric_key], note=_note(j)),
                 Cell(text=words.change(j), sort=j.mid),
                 Cell(text="", drawn=_drawn(j, widest)),
                 Cell(text=words.p_value(j.p_adjusted), sort=j.p_adjusted),
@@ -184,6 +186,11 @@ def _table(
         ColumnHead(text="p", define=anchor("p")),
     )
     return Table(caption=caption, heads=heads, rows=tuple(rows))
+
+
+def _first(j: Judgement) -> float | None:
+    """Return the figure by which the medians are sorted, whatever unit each is shown in."""
+    return next((value for value in (j.before, j.after) if isinstance(value, float | int)), None)
 
 
 def _note(j: Judgement) -> str | None:

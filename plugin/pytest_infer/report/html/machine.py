@@ -171,7 +171,7 @@ def _table(tests: Sequence[Test]) -> Table:
             Cell(text=percent(test.value("mbu")), note=test.absent("mbu")),
             Cell(text=short(test.value("decode_throughput"))),
             Cell(text=short(ceiling)),
-            Cell(text=show(test.value("step_bytes"), Unit.BYTES)),
+            Cell(text=show(test.value("step_bytes"), Unit.BYTES), sort=test.value("step_bytes")),
             Cell(text=percent(test.value("mfu")), note=test.absent("mfu")),
         )
         rows.append((Cell(text=test.title, link=test.key), *figures))

@@ -84,4 +84,4 @@ def _memory(result: Result, told: Operators) -> list[Table]:
 
 
 def _bytes(value: int | None) -> Cell:
-    return Cell(text=NONE if not value else size(value))
+    return Cell(text=size(value), sort=value) if value else Cell(text=NONE)

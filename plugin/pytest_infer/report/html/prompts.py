@@ -140,8 +140,8 @@ def _figures(test: Test) -> list[Table]:
         there.append(
             (
                 name,
-                Cell(text=_shown(found.value, metric.unit)),
-                Cell(text=spread),
+                Cell(text=_shown(found.value, metric.unit), sort=_number(found.value)),
+                Cell(text=spread, sort=found.stdev),
                 Cell(text=quality),
                 Cell(text=found.source or metric.source),
             )
@@ -158,6 +158,10 @@ def _figures(test: Test) -> list[Table]:
         Table(caption="All figures", heads=heads, rows=tuple(there)),
         *([Table(caption="Absent", heads=reasons, rows=tuple(absent))] if absent else []),
     ]
+
+
+def _number(value: float | str) -> float | None:
+    return None if isinstance(value, str) else value
 
 
 def _shown(value: float | str, unit: Unit) -> str:

@@ -143,8 +143,8 @@ def _coefficients(one: CurveSides) -> Table:
         (
             Cell(text=by_key(figure.metric_key).label, link=anchor(figure.metric_key), look="" if not n else "same"),
             Cell(text=coefficient.name),
-            Cell(text=words.each(coefficient.before)),
-            Cell(text=words.each(coefficient.after)),
+            Cell(text=words.each(coefficient.before), sort=coefficient.before.value),
+            Cell(text=words.each(coefficient.after), sort=coefficient.after.value),
             Cell(text=words.coefficient_change(coefficient)),
         )
         for figure in one.figures
