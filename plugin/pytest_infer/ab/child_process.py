@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -22,8 +23,11 @@ from pytest_infer.records import PromptRecord, Reference, Round, TokenTrace
 
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
+LOOK_S = 1.0
+"""So often a process that says nothing is looked at: one that it forked may hold its connection open after its end."""
 _SEQUENTIAL = "add --infer-against-sequential"
 _END_S = 1.0
+_STEP_S = 0.02
 _LOG_LINES = 15
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
@@ -80,6 +84,7 @@ class ChildProcess:
         finally:
             # With no other copy of the child's end, its death is the end of the connection, and ours is for it.
             theirs.close()
+        self._group: int | None = self._process.pid
 
     def greet(self, hello: protocol.Hello) -> None:
         """Say what is planned; the child, once it is there, collects it."""
@@ -87,7 +92,7 @@ class ChildProcess:
 
     def ready(self) -> protocol.Ready:
         """Wait until a child that was greeted has collected its tests."""
-        if not self._channel.waits(START_TIMEOUT_S):
+        if not any(self.says(LOOK_S) for _ in range(START_TIMEOUT_S)):
             raise self._fail(f"{self._name} has not collected its tests within {START_TIMEOUT_S} s")
         ready = self._expect(protocol.Ready)
         self._verify(ready.foreign)
@@ -154,12 +159,14 @@ class ChildProcess:
 
     def says(self, seconds: float) -> bool:
         """Return whether it says something within so many seconds, or is gone and never will."""
-        return self._channel.waits(seconds)
+        return self._channel.waits(seconds) or self.gone
 
-    def wake(self) -> None:
-        """Let it go on if it was stopped."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGCONT)
+    def end_with(self, partner: ChildProcess) -> NoReturn:
+        """End the child, which may wait for ever for a partner that is gone, and raise what is said of that one."""
+        error = partner._lost()
+        self._broken = str(error)
+        self.close()
+        raise error
 
     def follow(self, reference: Reference) -> None:
         """Let all rounds and passes of the test follow a reference from now on; those it had are forgotten."""
@@ -213,19 +220,37 @@ class ChildProcess:
     def hang_up(self) -> None:
         """Let the child end: it notices that nobody is there any more. `close` waits for it."""
         self._channel.close()
-        self.wake()
+        self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """End the child and what it started, whatever they are doing."""
         self.hang_up()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
+                self._signal(number)
+            if self._ends(_END_S):
                 break
+        self._group = None
         self._log.close()
+
+    def _ends(self, seconds: float) -> bool:
+        """Return whether nobody is left of its process group within so many seconds."""
+        end = time.monotonic() + seconds
+        while not self.gone or self._signal(0):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_STEP_S)
+        return True
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to its process group, and return whether somebody is left of it."""
+        if self._group is not None:
+            try:
+                os.killpg(self._group, number)
+            except ProcessLookupError:
+                # From now on the number may become another's.
+                self._group = None
+        return self._group is not None
 
     def _send(self, message: protocol.WireMessage) -> None:
         self.check()
@@ -235,11 +260,15 @@ class ChildProcess:
 
     def _receive(self) -> protocol.FromChild:
         try:
-            return self._channel.receive()
+            while not self.says(LOOK_S):
+                continue
+            if self._channel.waits(0):
+                return self._channel.receive()
         except (EOFError, OSError):
-            raise self._fail(f"the run of {self._name} {self._how_ended()}") from None
+            pass
         except msgspec.DecodeError as error:
             raise self._fail(f"the run of {self._name} sent what is no message: {error}") from None
+        raise self._lost()
 
     def _expect(self, kind: type[Expected]) -> Expected:
         message = self._receive()
@@ -270,12 +299,16 @@ class ChildProcess:
     def _how_ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_END_S)
+            self._signal(0)
             if code >= 0:
                 return f"ended early, with exit code {code}"
             # What the kernel's out-of-memory killer sends, and two models are in memory.
             advice = f": if memory ran out, {_SEQUENTIAL}" if -code == signal.SIGKILL else ""
             return f"was killed by {signal.Signals(-code).name}{advice}"
         return "closed its connection"
+
+    def _lost(self) -> AgainstError:
+        return self._fail(f"the run of {self._name} {self._how_ended()}")
 
     def _fail(self, line: str, *, log: bool = True) -> AgainstError:
         self._broken = line + (self._log_tail() if log else "")

@@ -11,12 +11,9 @@ from statistics import fmean, median
 from msgspec.structs import replace
 
 from pytest_infer.ab import protocol
-from pytest_infer.ab.child_process import ChildProcess
+from pytest_infer.ab.child_process import LOOK_S, ChildProcess
 from pytest_infer.measure import rounds
 from pytest_infer.records import Pass, PromptRecord, Reference, Round
-
-_LOOK_S = 1.0
-"""So often a side that says nothing is looked at."""
 
 
 @dataclass(slots=True)
@@ -117,10 +114,10 @@ class Launch:
         self.before.take_turns(replace(asked, number=self._turns, begins=not asked.begins, partner=ours))
         self.after.take_turns(replace(asked, number=self._turns, partner=theirs))
         for side, partner in ((self.before, self.after), (self.after, self.before)):
-            while not side.says(_LOOK_S):
-                # One that a partner stopped which is gone would wait for ever.
+            while not side.says(LOOK_S):
                 if partner.gone:
-                    side.wake()
+                    # Stopped by it, or with a turn to come of it that never will.
+                    side.end_with(partner)
 
     def keep(
         self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool, skip: int | None = None
