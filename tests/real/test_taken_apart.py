@@ -16,6 +16,8 @@ from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.metrics import breakdown
 from pytest_infer.records import OUTSIDE, Limits, Role
 
+sites = Late("pytest_infer.measure.experts.sites")
+work = Late("pytest_infer.engines.transformers.work")
 TransformersEngine = Late("pytest_infer.engines.transformers.engine:TransformersEngine")
 
 pytestmark = pytest.mark.real
@@ -221,6 +223,23 @@ def test_experts_that_run_past_the_hooks_are_not_called_router(engine_of):
     found = take(engine)
     assert Role.UNSEEN_EXPERTS in by_role(found.decode)
     assert not {Role.ROUTER, Role.EXPERTS} & set(by_role(found.decode))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("how", ["scripted", "loaded"])
+def test_a_part_that_torch_jit_made_is_taken_apart_as_a_whole(engine_of, tmp_path, how):
+    engine = engine_of("llama")
+    layer = engine.running.model.model.layers[1]
+    layer.mlp = torch.jit.script(layer.mlp)
+    if how == "loaded":
+        torch.jit.save(layer.mlp, tmp_path / "mlp.pt")
+        layer.mlp = torch.jit.load(tmp_path / "mlp.pt")
+    expected = trace_of(engine).token_ids
+    found = take(engine)
+    assert by_role(found.decode)[Role.DENSE].layers == (0, 1, 2)
+    assert trace_of(engine).token_ids == expected
+    assert sites.find(engine.running.model) == ()
+    assert work.of(engine.running.model).read_bytes > 0
 
 
 def past_the_hooks(block, experts):

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_infer.ab import child, protocol
 from pytest_infer.ab.baton import ENVIRONMENT, Baton, TokenTurns, Waits
 from pytest_infer.measure.clock import TurnClock
+from pytest_infer.records import TokenTrace
 
 
 @pytest.fixture
@@ -101,6 +103,37 @@ def test_a_side_that_is_gone_is_through(batons):
     ours.give()
     ours.take()
     assert ours.alone
+
+
+def test_a_side_whose_engine_cannot_even_be_looked_at_is_through(batons):
+    class Engine:
+        def synchronize(self):
+            """Wait for nothing."""
+
+        def logits_module(self):
+            raise RuntimeError("none today")
+
+    ours, theirs = batons
+    side = child.Child(None, None)
+    side._baton = ours
+    like = TokenTrace(
+        prompt_tokens=1,
+        requested_tokens=1,
+        token_ids=(1,),
+        tick_sizes=(1,),
+        start_ns=0,
+        stamps_ns=(1,),
+        stopped_by=None,
+    )
+    runner = SimpleNamespace(
+        engine=Engine(), in_turns=lambda turns, _tokens, _follow, seen, _: seen.clock(turns).__enter__()
+    )
+    asked = protocol.TakeTurns(number=1, begins=True, every=1, cores=(), observe=True)
+    told = side._passed(SimpleNamespace(runner=runner), asked, None, child._Text(like=like))
+    assert told.absent == "taking steps apart failed: RuntimeError: none today"
+    theirs.begin(1)
+    theirs.take()
+    assert theirs.alone
 
 
 def test_stamps_are_in_the_sides_own_time(batons):

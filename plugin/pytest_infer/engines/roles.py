@@ -138,7 +138,8 @@ def _first(rules: tuple[tuple[Role, str], ...], described: str, module: Any) -> 
 
 def _runs(module: Any) -> bool:
     """Return whether a module has a forward: lists of modules have none."""
-    return getattr(type(module).forward, "__name__", "") != "_forward_unimplemented"
+    # The class of one that torch.jit made has no forward either, but the module has.
+    return getattr(getattr(type(module), "forward", None), "__name__", "") != "_forward_unimplemented"
 
 
 def _holds_experts(module: Any) -> bool:

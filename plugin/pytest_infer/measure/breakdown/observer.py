@@ -109,14 +109,15 @@ class Observer:
 class Marked:
     """A module, and what marks its forward: a forward around its own, or hooks where it has some already.
 
-    The time of its own hooks is its own too.
+    One that torch.jit made takes no hooks, and its class has no forward. The time of its own hooks is its own too.
     """
 
     def __init__(self, marks: Marks, module: Any, number: int) -> None:
         self._module = module
         self._hooks = marks.hooks(number)
         hooked = module._forward_hooks or module._forward_pre_hooks
-        plain = isfunction(getattr(type(module), "forward", None)) or "forward" in vars(module)
+        own = getattr(type(module), "forward", None)
+        plain = own is None or isfunction(own) or "forward" in vars(module)
         self._forward = None if hooked or not plain else marks.around(number, module.forward)
 
     def mark(self, until: ExitStack) -> None:

@@ -105,12 +105,13 @@ class Seen:
 class InTurns:
     """Passes in turns of a token with another process, with every step observed; `like` is a trace of a timed round.
 
-    `absent` says why there are none.
+    `absent` says why there are none. The engine is first looked at in a pass: the other process waits for its end.
     """
 
     def __init__(self, engine: Engine, like: TokenTrace) -> None:
-        self.absent = absent(engine, like, ON)
-        self._seen = None if self.absent is not None else Seen(engine)
+        self.absent: str | None = None
+        self._engine, self._like = engine, like
+        self._seen: Seen | None = None
         self._prefills: list[folding.Step] = []
         self._decoded: list[folding.Step] = []
 
@@ -132,7 +133,10 @@ class InTurns:
 
     def _ready(self) -> Seen:
         if self._seen is None:
-            raise EngineError(self.absent)
+            self.absent = absent(self._engine, self._like, ON)
+            if self.absent is not None:
+                raise EngineError(self.absent)
+            self._seen = Seen(self._engine)
         return self._seen
 
     def taken(self) -> PassParts:

@@ -150,7 +150,7 @@ def _argument_names(kind: type[torch.nn.Module]) -> tuple[str, str] | None:
     """Return how `forward` calls the expert ids and the gate weights, or None for a module of another interface."""
     try:
         parameters = list(inspect.signature(kind.forward).parameters)[1:]
-    except (TypeError, ValueError):  # a scripted or builtin forward has no signature
+    except (AttributeError, TypeError, ValueError):  # a scripted or builtin forward has no signature
         return None
     if len(parameters) != 3:
         return None
