@@ -462,6 +462,43 @@ def test_a_base_that_fails_in_one_test_goes_on_with_the_next(repository):
     gone(repository)
 
 
+RERUNS = """
+from _pytest.runner import runtestprotocol
+
+class Reruns:
+    # As pytest-rerunfailures does once, whoever asked it to: an option, an ini file, or a marker.
+    def pytest_runtest_protocol(self, item, nextitem):
+        where = {"nodeid": item.nodeid, "location": item.location}
+        item.ihook.pytest_runtest_logstart(**where)
+        for failed in ("rerun", "failed"):
+            item._initrequest()
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+            for report in reports:
+                report.outcome = failed if report.failed else report.outcome
+                item.ihook.pytest_runtest_logreport(report=report)
+            if all(report.passed for report in reports):
+                break
+        item.ihook.pytest_runtest_logfinish(**where)
+        return True
+
+def pytest_configure(config):
+    config.pluginmanager.register(Reruns(), "rerunfailures")
+"""
+
+
+def test_a_test_that_is_repeated_fails_in_one_line_and_the_next_is_measured(repository):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + RERUNS)
+    repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
+    repository.commit()
+    repository.speed()
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*test_prompt?first? ran in HEAD * already: a comparison cannot repeat a test *"])
+    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
+    gone(repository)
+
+
 def test_ours_that_fails_in_one_test_goes_on_with_the_next(repository):
     repository.commit()
     repository.speed(before="assert prompt_tokens != 3, 'three are too many'")

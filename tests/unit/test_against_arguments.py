@@ -14,11 +14,14 @@ from pytest_infer.checkouts.imports import Move, python_path
 
 @pytest.fixture(scope="module")
 def options(pytestconfig):
-    # Of a plugin that may be switched off here.
-    cache = argparse.ArgumentParser()
+    # Of plugins that may be switched off here, or missing.
+    others = argparse.ArgumentParser()
     for name, dest in (("--lf", "lf"), ("--ff", "failedfirst"), ("--nf", "newfirst"), ("--sw", "stepwise")):
-        cache.add_argument(name, dest=dest, action="store_true")
-    return {**cache._option_string_actions, **arguments.parser_of(pytestconfig)._option_string_actions}
+        others.add_argument(name, dest=dest, action="store_true")
+    for name in ("--reruns", "--reruns-delay", "--only-rerun", "--rerun-except", "--force-reruns"):
+        others.add_argument(name)
+    others.add_argument("--fail-on-flaky", action="store_true")
+    return {**others._option_string_actions, **arguments.parser_of(pytestconfig)._option_string_actions}
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def move(tmp_path):
         ("-k x -m y -p no:anyio -W error -o a=b -rA", "-k x -m y -p no:anyio -W error -o a=b -rA"),
         ("-k --lf", "-k --lf"),
         ("--basetemp=/x --log-file y", ""),
+        ("--reruns 2 --only-rerun=a --reruns-delay=1 -s --fail-on-flaky --rerun-except b --force-reruns=3", "-s"),
         ("--unknown value", "--unknown"),
         (f"--unknown {'x' * 300}", "--unknown"),
     ],

@@ -1,4 +1,4 @@
-"""Sides of a comparison that die while what they forked lives on, and holds all that they were connected with open."""
+"""How a side of a comparison ends when what it forked lives on, and why a test there did not pass."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from processes import runs
-from pytest_infer.ab import protocol
+from pytest_infer.ab import child, protocol
 from pytest_infer.ab.baton import ENVIRONMENT
 from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.ab.launch import Launch, pipes
@@ -88,3 +88,11 @@ def test_a_side_that_waits_for_a_turn_of_one_that_died_ends_too(side, dying):
     fork = side.fork()
     launch.close()
     assert not runs(fork)
+
+
+def test_an_outcome_that_only_a_plugin_knows_is_a_reason():
+    side = child.Child(None, None)
+    side.pytest_runtest_logreport(
+        pytest.TestReport("a", ("a.py", 1, "a"), {}, "rerun", "three are too many", "call")  # as pytest-rerunfailures
+    )
+    assert side._why == "rerun in call: three are too many"

@@ -26,13 +26,16 @@ _OTHER_TESTS_OR_AN_EARLY_END = """
     benchmark_disable benchmark_skip maxfail lf failedfirst newfirst cacheshow cacheclear last_failed_no_failures
     stepwise stepwise_skip stepwise_reset usepdb usepdb_cls trace collectonly
 """
-_SPREAD_OR_EMPTIED_FIRST = "numprocesses maxprocesses dist distload tx px looponfail basetemp"
+_SPREAD_AGAIN_OR_EMPTIED_FIRST = """
+    numprocesses maxprocesses dist distload tx px looponfail basetemp
+    force_reruns only_rerun fail_on_flaky max_suite_reruns
+"""
 _TOLD_OTHERWISE = " ".join(f"infer_{name.replace('-', '_')}" for name in OF_THE_RUN)
 _NOT_FOR_THE_CHILD = frozenset(
-    f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_OR_EMPTIED_FIRST} {_TOLD_OTHERWISE}".split()
+    f"{_SAVED_OR_SHOWN_TWICE} {_OTHER_TESTS_OR_AN_EARLY_END} {_SPREAD_AGAIN_OR_EMPTIED_FIRST} {_TOLD_OTHERWISE}".split()
 )
 """Destinations of options, whatever way they are written."""
-_NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov")
+_NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov", "rerun")
 _DATA = ("infer_model", "infer_prompts", "infer_text")
 """Options that name files which need not be committed."""
 _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")

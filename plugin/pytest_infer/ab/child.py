@@ -77,6 +77,9 @@ class Child(Here):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Say that everything is checked and collected, or end: the log then says why."""
+        # An ini file or a marker may ask pytest-rerunfailures to repeat a test, which only the parent may ask for.
+        for name in ("rerunfailures", "pytest_rerunfailures"):
+            session.config.pluginmanager.unregister(name=name)
         if self._ready is not None and not session.testsfailed:
             possible = tuple(item.nodeid for item in measuring(self._doubtful))
             session.items[:] = [item for item in session.items if item not in self._doubtful]
@@ -99,7 +102,7 @@ class Child(Here):
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note why a test did not pass."""
         if not report.passed and self._why is None:
-            self._why = f"{_OUTCOMES[report.outcome]} in {report.when}: {_reason(report)}"
+            self._why = f"{_OUTCOMES.get(report.outcome, report.outcome)} in {report.when}: {_reason(report)}"
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Say that a test is over, unless it was only skipped on the way to a later one."""

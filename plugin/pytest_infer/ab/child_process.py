@@ -59,6 +59,7 @@ class ChildProcess:
         self._name = command.name
         self._broken: str | None = None
         self._open: str | None = None
+        self._ran: set[str] = set()
         # Appended to, as our reading moves the position that the child's writing shares.
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - read when the child fails, closed in close()
         ours, theirs = Pipe()
@@ -104,7 +105,10 @@ class ChildProcess:
         return self.begun()
 
     def go(self, nodeid: str) -> None:
-        """Let a test begin, and do not wait for it."""
+        """Let a test begin, and do not wait for it; the child runs each once, in their order."""
+        if nodeid in self._ran:
+            raise AgainstError(f"{nodeid} ran in {self._name} already: a comparison cannot repeat a test (--reruns)")
+        self._ran.add(nodeid)
         if self._open is not None:
             self.abandon()
             self.abandoned()
