@@ -54,6 +54,14 @@ DENSE = {
     "Gemma2Config": {**TINY, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
     "PhiConfig": {**TINY, "num_attention_heads": 4},
     "MambaConfig": {**TINY, "state_size": 8},
+    "GraniteMoeHybridConfig": {
+        **TINY,
+        "num_local_experts": 0,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mamba_n_heads": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
 }
 
 

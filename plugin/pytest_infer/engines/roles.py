@@ -119,10 +119,10 @@ class _Walk:
         if around == Role.ROUTER and _holds_experts(holder):
             return _first(_IN_BLOCK, described, module)
         if around == Role.RESIDUAL and not re.search(_RESIDUAL, self._described("", holder)):
-            return _first(_IN_LAYER, described, module)
+            return _in_layer(described, module, holder)
         if around != Role.AROUND or (layer_of(path) is None and _holds_layers(module)):
             return around
-        return Role.RESIDUAL if path.rpartition(".")[2].isdigit() else _first(_IN_LAYER, described, module)
+        return Role.RESIDUAL if path.rpartition(".")[2].isdigit() else _in_layer(described, module, holder)
 
     def _described(self, path: str, module: Any) -> str:
         """Return "attribute: Class" and what the module has; the attribute of one in a list is that of the list."""
@@ -134,6 +134,12 @@ class _Walk:
 
 def _first(rules: tuple[tuple[Role, str], ...], described: str, module: Any) -> str:
     return next((role for role, pattern in rules if re.search(pattern, described)), type(module).__name__)
+
+
+def _in_layer(described: str, module: Any, layer: Any) -> str:
+    role = _first(_IN_LAYER, described, module)
+    # granitemoehybrid without experts calls its only MLP shared.
+    return Role.DENSE if role == Role.SHARED and not _holds_experts(layer) else role
 
 
 def _runs(module: Any) -> bool:
