@@ -77,6 +77,45 @@ def test_modules_of_dense_architectures_have_roles_too(name):
     assert not {Role.ROUTER, Role.EXPERTS, Role.SHARED} & found
 
 
+ZAMBA = {**TINY, "num_attention_heads": 4, "num_key_value_heads": 4}
+OF_PARTS = {
+    "ZambaConfig": (
+        {**ZAMBA, "num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
+        {
+            "model.layers.0.mamba": Role.LINEAR,
+            "model.layers.1.shared_transf": Role.RESIDUAL,
+            "model.layers.1.shared_transf.self_attn": Role.SCORES,
+            "model.layers.1.shared_transf.self_attn.q_proj": Role.PROJECTIONS,
+            "model.layers.1.shared_transf.feed_forward": Role.DENSE,
+            "model.layers.1.shared_transf.pre_ff_layernorm": Role.NORMS,
+            "model.layers.1.linear": Role.RESIDUAL,
+            "model.layers.1.mamba_decoder.mamba": Role.LINEAR,
+            "model.layers.1.mamba_decoder.input_layernorm": Role.NORMS,
+        },
+    ),
+    "Zamba2Config": (
+        {**ZAMBA, "layers_block_type": ["linear_attention", "hybrid"], "use_shared_attention_adapter": True},
+        {
+            "model.layers.1.shared_transformer": Role.RESIDUAL,
+            "model.layers.1.shared_transformer.self_attn.linear_q_adapter_list.0.0": Role.PROJECTIONS,
+            "model.layers.1.shared_transformer.self_attn.o_proj": Role.OUTPUT,
+            "model.layers.1.shared_transformer.feed_forward.down_proj": Role.DENSE,
+            "model.layers.1.linear": Role.RESIDUAL,
+            "model.layers.1.mamba_decoder.mamba": Role.LINEAR,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_parts_that_are_called_otherwise_have_the_role_that_they_have_elsewhere(name):
+    values, expected = OF_PARTS[name]
+    config = getattr(transformers, name)(**values)
+    places = {place.name: place.role for place in roles.places(transformers.AutoModelForCausalLM.from_config(config))}
+    assert {part: places[part] for part in expected} == expected
+    assert set(places.values()) <= set(Role)
+
+
 @pytest.mark.parametrize("kind", tiny_moe.TYPES)
 def test_the_work_of_all_roles_is_the_whole_work(kind):
     model = tiny(kind)
