@@ -77,6 +77,11 @@ def test_modules_of_dense_architectures_have_roles_too(name):
     assert not {Role.ROUTER, Role.EXPERTS, Role.SHARED} & found
 
 
+SEQ2SEQ = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+}  # fmt: skip
+PART_OF_BLT = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 64}
 ZAMBA = {**TINY, "num_attention_heads": 4, "num_key_value_heads": 4}
 OF_PARTS = {
     "ZambaConfig": (
@@ -104,6 +109,59 @@ OF_PARTS = {
             "model.layers.1.mamba_decoder.mamba": Role.LINEAR,
         },
     ),
+    "ModernBertDecoderConfig": (
+        {**TINY, "num_attention_heads": 4, "pad_token_id": 0},
+        {"model.layers.0.attn.q_proj": Role.PROJECTIONS, "model.layers.0.attn.Wo": Role.OUTPUT},
+    ),
+    "XLMConfig": (
+        {"vocab_size": 96, "emb_dim": 32, "n_layers": 2, "n_heads": 4},
+        {
+            "transformer.attentions.1": Role.SCORES,
+            "transformer.attentions.1.q_lin": Role.PROJECTIONS,
+            "transformer.attentions.1.out_lin": Role.OUTPUT,
+            "transformer.layer_norm1.1": Role.NORMS,
+            "transformer.ffns.1.lin1": Role.DENSE,
+        },
+    ),
+    "CpmAntConfig": (
+        {**TINY, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 64},
+        {
+            "cpmant.encoder.layers.1.self_att.self_attention.project_q": Role.PROJECTIONS,
+            "cpmant.encoder.layers.1.self_att.self_attention.attention_out": Role.OUTPUT,
+        },
+    ),
+    "LEDConfig": (
+        {**SEQ2SEQ, "vocab_size": 96},
+        {
+            "led.encoder.layers.0.self_attn.longformer_self_attn.query": Role.PROJECTIONS,
+            "led.encoder.layers.0.self_attn.output": Role.OUTPUT,
+        },
+    ),
+    "RwkvConfig": (
+        TINY,
+        {"rwkv.blocks.0.attention.key": Role.LINEAR, "rwkv.blocks.0.feed_forward.key": Role.DENSE},
+    ),
+    "BltConfig": (
+        {
+            "vocab_size": 96,
+            "encoder_hash_byte_group_vocab": 96,
+            **{f"{part}_config": PART_OF_BLT for part in ("patcher", "encoder", "decoder", "global")},
+        },
+        {
+            "model.local_decoder.cross_attn_layers.0": Role.SCORES,
+            "model.local_decoder.cross_attn_layers.0.q_proj": Role.PROJECTIONS,
+            "model.local_decoder.cross_attn_layers.0.o_proj": Role.OUTPUT,
+            "model.local_decoder.layers.0": Role.RESIDUAL,
+        },
+    ),
+    "FSMTConfig": (
+        {**SEQ2SEQ, "src_vocab_size": 96, "tgt_vocab_size": 96},
+        {
+            "model.decoder.embed_tokens": Role.EMBEDDING,
+            "model.decoder.output_projection": Role.HEAD,
+            "model.decoder.layers.0.fc1": Role.DENSE,
+        },
+    ),
 }
 
 
@@ -111,9 +169,16 @@ OF_PARTS = {
 def test_parts_that_are_called_otherwise_have_the_role_that_they_have_elsewhere(name):
     values, expected = OF_PARTS[name]
     config = getattr(transformers, name)(**values)
-    places = {place.name: place.role for place in roles.places(transformers.AutoModelForCausalLM.from_config(config))}
+    auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    places = {place.name: place.role for place in roles.places(auto.from_config(config))}
     assert {part: places[part] for part in expected} == expected
-    assert set(places.values()) <= set(Role)
+
+
+@pytest.mark.parametrize("kind", ["muse_spark"])
+def test_what_leads_into_the_width_of_experts_and_out_of_it_belongs_to_them(kind):
+    found = [place.role for place in roles.places(tiny(kind)) if place.name.endswith("_expert_proj")]
+    assert found
+    assert set(found) == {Role.EXPERTS}
 
 
 @pytest.mark.parametrize("kind", tiny_moe.TYPES)

@@ -15,6 +15,9 @@ _PLAIN = re.compile(r": \w*(Dropout|Identity|ReLU|GELU|SiLU|Activation|Sigmoid|T
 _EXPERTS = r"^experts: |: (?!\w*Shared)\w*Experts"
 _RESIDUAL = r": \w*(Residual|HyperConnection|HyperHead)"
 
+_PART = r": \w*(Attention|Norm|FFN)\b"
+"""Is no layer although it has a number: these parts of all layers are in a list of their own (xlm, blt)."""
+
 # Each rule is a role and a pattern of "attribute: Class property property"; the first that is found counts.
 _IN_ATTENTION = (
     (Role.SCORES, r": \w*MoA\b"),
@@ -23,7 +26,10 @@ _IN_ATTENTION = (
     (Role.INDEXER, r": \w*(Indexer|Compressor)"),
     (Role.SCORES, r": \w*(Attention|Attn)"),
     (Role.NORMS, r": \w*Norm"),
-    (Role.OUTPUT, r"^((o|out|output|c|o_[ab])_proj|wo|o|dense|out_linear): "),
+    (
+        Role.OUTPUT,
+        r"^((o|out|output|c|o_[ab])_proj|[wW]o|o|dense|out_lin(ear)?|attention_out): |^output: .*in_features",
+    ),
     (Role.PROJECTIONS, r": \w*(Linear|Proj|Conv)|in_features"),
     (Role.SCORES, ""),
 )
@@ -34,7 +40,7 @@ _IN_BLOCK = (
     (Role.NORMS, r": \w*Norm"),
     (Role.EXPERTS, r"num_embeddings"),  # doge: experts of a row each
     (Role.SHARED, r"^(gate|up|down)_proj: "),  # doge: a dense MLP beside them
-    (Role.EXPERTS, r"^\w*latent_proj: "),  # nemotron_h: into and out of the experts' width
+    (Role.EXPERTS, r"^\w*(latent|expert)_proj: "),  # nemotron_h, muse_spark: into and out of the experts' width
     (Role.ROUTER, ""),
 )
 """In a block around experts."""
@@ -47,12 +53,13 @@ _IN_LAYER = (
     ),  # zamba: layers within a layer, and what leads from one to the other
     (Role.POSITIONS, r": \w*(Rotary|RoPE)"),
     (Role.EMBEDDING, r"num_embeddings|: \w*(Embedding|PLE|NGram)|^per_layer_(?!.*Norm)"),
-    (Role.LINEAR, r": \w*(Mamba|SSM|Delta|LinearAtt|Lightning|ShortConv|RWKV|Retention|Recurrent|Mixer\b)"),
+    (Role.LINEAR, r": \w*(Mamba|SSM|Delta|LinearAtt|Lightning|ShortConv|Retention|Recurrent|Mixer\b)|time_decay"),
     (Role.SCORES, r": \w*(Attention|Attn|MLA)|^(self_)?(attn|attention): "),
     (Role.EXPERTS, _EXPERTS),
     (Role.ROUTER, r"^(gate|router): |: \w*Router|holds_experts"),
     (Role.NORMS, r": \w*Norm"),
     (Role.DENSE, r"^(mlps?|ffn|feed_forward|fc\d|w\d): |: \w*(MLP|FFN|FeedForward|DenseAct|LayerFF)"),
+    (Role.HEAD, r"^output_projection: .*in_features"),
 )
 
 
@@ -80,7 +87,9 @@ def places(model: Any) -> Iterator[Place]:
     for a role.
     """
     family = re.split(r"For(?=[A-Z])|(?:LMHead)?Model$", type(model).__name__)[0]
-    return _Walk(family, getattr(model, "get_output_embeddings", lambda: None)()).within(model, "", Role.AROUND, None)
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    # fsmt names the table whose weights its head has.
+    return _Walk(family, None if hasattr(head, "num_embeddings") else head).within(model, "", Role.AROUND, None)
 
 
 def layer_of(name: str) -> int | None:
@@ -126,12 +135,13 @@ class _Walk:
             return _in_layer(described, module, holder)
         if around != Role.AROUND or (layer_of(path) is None and _holds_layers(module)):
             return around
-        return Role.RESIDUAL if path.rpartition(".")[2].isdigit() else _in_layer(described, module, holder)
+        numbered = path.rpartition(".")[2].isdigit() and not re.search(_PART, described)
+        return Role.RESIDUAL if numbered else _in_layer(described, module, holder)
 
     def _described(self, path: str, module: Any) -> str:
         """Return "attribute: Class" and what the module has; the attribute of one in a list is that of the list."""
         attribute = next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
-        has = [name for name in ("num_embeddings", "in_features") if hasattr(module, name)]
+        has = [name for name in ("num_embeddings", "in_features", "time_decay") if hasattr(module, name)]
         has += ["holds_experts"] if _holds_experts(module) else []
         return " ".join((f"{attribute}: {type(module).__name__.removeprefix(self._family)}", *has))
 
