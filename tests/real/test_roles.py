@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import tiny_moe
-from lazily import Late, transformers
+from lazily import Late, torch, transformers
 
 from pytest_infer.engines.base import TOWER, EngineOptions
 from pytest_infer.records import Role
@@ -206,6 +206,32 @@ def test_a_config_whose_layers_differ_tells_no_attention(kind, other_model):
     info = TransformersEngine(EngineOptions(model="reference-moe")).adopt(model, other_model[1])
     assert info.work.pair_flops is None
     assert info.work.read_bytes > 0
+
+
+SEEING = {
+    "smolvlm": "model.connector",
+    "idefics3": "model.connector",
+    "phi4_multimodal": "model.embed_tokens_extend.image_embed",
+    "kimi_k25": "model.mm_projector",
+    "deepseek_vl": "model.aligner",
+    "paddleocr_vl": "model.projector",
+    "video_llama_3": "model.projector",
+    "video_llava": "model.image_tower",
+    "minicpmv4_6": "model.merger",
+}
+
+
+@pytest.mark.parametrize("kind", SEEING)
+def test_no_part_that_only_sees_images_has_a_role(kind):
+    config = transformers.AutoConfig.for_model(kind)
+    with torch.device("meta"):
+        model = tiny_moe.model_class(kind)._from_config(config)
+    part = model.get_submodule(SEEING[kind])
+    within = {id(parameter) for parameter in part.parameters()}
+    assert within
+    places = list(roles.places(model))
+    assert not within & {id(p) for place in places for p in place.module._parameters.values()}
+    assert {Role.SCORES, Role.HEAD} <= {place.role for place in places}
 
 
 @pytest.mark.parametrize("kind", ["aria", "minimax_m3_vl", "ernie4_5_vl_moe"])

@@ -16,7 +16,10 @@ from pytest_infer.records import Limits, ModelInfo, Observed, Scores, StopReason
 if TYPE_CHECKING:
     from pytest_infer.engines.checkpoint.source import Checkpoint
 
-TOWER = re.compile(r"(^|[._])(vision|visual|sam|audio|talker|code2wav|multi_modal_projector|resampler_model)([._]|$)")
+TOWER = re.compile(
+    r"(^|[._])(vision|visual|image|video|sam|audio|talker|code2wav|(multi_modal|mm)_projector|connector|aligner|merger|"
+    r"resampler(_model)?)([._]|$)|(^|\.)projector(\.|$)"
+)
 """The names of a model's parts that see no text: towers for images and sound, what leads from them
 into the text, and the voice of qwen3_omni_moe."""
 
