@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from pytest_infer.analysis.breakdown import shares
+from pytest_infer.measure.breakdown import taken
 from pytest_infer.metrics import breakdown, roofline
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.metrics.result import of_record
@@ -19,6 +20,7 @@ from pytest_infer.records import (
     Role,
     RoleTimes,
     RoleWork,
+    TokenTrace,
     Work,
 )
 from pytest_infer.report.breakdown import terminal
@@ -55,6 +57,18 @@ def record():
         machine=dataclasses.replace(found.machine, probe=PROBE),
         profile=dataclasses.replace(found.profile, experts=usage),
     )
+
+
+# what is run for it
+
+
+@pytest.mark.parametrize(("each_s", "count"), [(0.001, 16), (0.06, 16), (0.07, 12), (0.25, 4), (0.26, 2), (9.0, 2)])
+def test_prefills_take_a_second_at_most_or_are_two(each_s, count):
+    like = TokenTrace(
+        prompt_tokens=1, requested_tokens=1, token_ids=(1,), tick_sizes=(1,), start_ns=0, stamps_ns=(int(each_s * 1e9),)
+    )
+    assert taken._prefills(like) == count
+    assert count == 2 or count * each_s <= 1
 
 
 # typical steps
