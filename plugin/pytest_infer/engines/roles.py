@@ -47,10 +47,8 @@ _IN_BLOCK = (
 _IN_LAYER = (
     (Role.SHARED, r"^shared_(experts?|mlp): "),
     (Role.RESIDUAL, _RESIDUAL),
-    (
-        Role.RESIDUAL,
-        r": \w*DecoderLayer\b|^linear: ",
-    ),  # zamba: layers within a layer, and what leads from one to the other
+    # zamba: layers within a layer, and what leads from one to the other
+    (Role.RESIDUAL, r": \w*DecoderLayer\b|^linear: "),
     (Role.POSITIONS, r": \w*(Rotary|RoPE)"),
     (Role.EMBEDDING, r"num_embeddings|: \w*(Embedding|PLE|NGram)|^per_layer_(?!.*Norm)"),
     (Role.LINEAR, r": \w*(Mamba|SSM|Delta|LinearAtt|Lightning|ShortConv|Retention|Recurrent|Mixer\b)|time_decay"),
