@@ -163,12 +163,13 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(suite):
 
 @pytest.mark.parametrize(("variable", "stored"), [("CI_COMMIT_BRANCH", "topic"), ("OTHER", "(detached head)")])
 def test_a_detached_head_is_of_the_branch_that_the_job_is_for(suite, monkeypatch, variable, stored):
-    for other in ("CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_HEAD_REF", "GITHUB_REF_TYPE"):
+    for other in ("CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_SHA"):
         monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("CI_COMMIT_SHA", "c" * 40)
     monkeypatch.setenv(variable, "topic")
     detached = """
 def pytest_benchmark_update_commit_info(commit_info):
-    commit_info["branch"] = "(detached head)"
+    commit_info.update(branch="(detached head)", id="c" * 40)
 """
     pytester = suite(engine=detached)
     pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)

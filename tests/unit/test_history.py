@@ -66,17 +66,29 @@ def test_outside_git_there_is_no_commit(storage, make_block, commit, branch):
 @pytest.mark.parametrize(
     ("variables", "branch"),
     [
-        ("CI_COMMIT_BRANCH=main", "main"),
-        ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME=topic", "topic"),
-        ("CI_COMMIT_TAG=v1", None),
-        ("GITHUB_REF_TYPE=branch GITHUB_REF_NAME=main GITHUB_HEAD_REF=", "main"),
-        ("GITHUB_REF_TYPE=branch GITHUB_REF_NAME=5/merge GITHUB_HEAD_REF=topic", "topic"),
-        ("GITHUB_REF_TYPE=tag GITHUB_REF_NAME=v1", None),
+        ("CI_COMMIT_SHA=c CI_COMMIT_BRANCH=main", "main"),
+        ("CI_COMMIT_SHA=old CI_COMMIT_BRANCH=main", None),  # another commit is checked out: it may be of any branch
+        ("CI_COMMIT_BRANCH=main", None),
+        (
+            "CI_COMMIT_SHA=c CI_PROJECT_PATH=a/b CI_MERGE_REQUEST_SOURCE_PROJECT_PATH=a/b "
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME=topic",
+            "topic",
+        ),
+        (
+            "CI_COMMIT_SHA=c CI_PROJECT_PATH=a/b CI_MERGE_REQUEST_SOURCE_PROJECT_PATH=fork/b "
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME=main",
+            None,
+        ),
+        ("CI_COMMIT_SHA=c CI_COMMIT_TAG=v1", None),
+        ("GITHUB_SHA=c GITHUB_REF_TYPE=branch GITHUB_REF_NAME=main GITHUB_HEAD_REF=", "main"),
+        ("GITHUB_SHA=c GITHUB_REF_TYPE=branch GITHUB_REF_NAME=5/merge GITHUB_HEAD_REF=main", None),
+        ("GITHUB_SHA=c GITHUB_REF_TYPE=tag GITHUB_REF_NAME=v1", None),
         ("", None),
     ],
 )
-def test_a_job_says_which_branch_it_is_for(variables, branch):
-    assert branch_of_job(dict(one.split("=") for one in variables.split())) == branch
+def test_a_job_says_which_branch_its_commit_is_of(variables, branch):
+    assert branch_of_job(dict(one.split("=") for one in variables.split()), "c") == branch
+    assert branch_of_job(dict(one.split("=") for one in variables.split()), None) is None
 
 
 def test_plain_rows_are_timing_only(storage, make_block):

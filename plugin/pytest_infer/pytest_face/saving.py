@@ -199,7 +199,7 @@ class Keeper:
         self._bridge.complete(output_json)
         commit = output_json["commit_info"]
         if commit.get("branch") == DETACHED:
-            commit["branch"] = branch_of_job(os.environ) or DETACHED
+            commit["branch"] = branch_of_job(os.environ, commit.get("id")) or DETACHED
         self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}

@@ -21,10 +21,18 @@ DETACHED = "(detached head)"
 """What pytest-benchmark calls the branch where a commit is checked out and no branch, as CI does."""
 
 
-def branch_of_job(environ: Mapping[str, str]) -> str | None:
-    """Return the branch that a job of GitLab or GitHub is for; None elsewhere, and where it is for a tag."""
-    names = ["CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_HEAD_REF"]
-    names += ["GITHUB_REF_NAME"] if environ.get("GITHUB_REF_TYPE") == "branch" else []
+def branch_of_job(environ: Mapping[str, str], commit: str | None) -> str | None:
+    """Return the branch that a job of GitLab or GitHub is for, where its commit is the one that is checked out.
+
+    None elsewhere, where it is for a tag, and for a request from a fork: another repository's `main` is not ours.
+    """
+    if commit is None or commit not in (environ.get("CI_COMMIT_SHA"), environ.get("GITHUB_SHA")):
+        return None
+    names = ["CI_COMMIT_BRANCH"]
+    if environ.get("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH") == environ.get("CI_PROJECT_PATH"):
+        names.append("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME")
+    if environ.get("GITHUB_REF_TYPE") == "branch" and not environ.get("GITHUB_HEAD_REF"):
+        names.append("GITHUB_REF_NAME")
     return next((environ[name] for name in names if environ.get(name)), None)
 
 
