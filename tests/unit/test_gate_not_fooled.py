@@ -92,6 +92,15 @@ def test_in_the_folder_of_another_machine_the_time_tells_what_is_newer(storage, 
     assert (result.exit_code, f"{damaged.name} is newer than" in result.stderr) == (code, code == 2)
 
 
+@pytest.mark.parametrize(("named", "code"), [("20260131_235959", 0), ("20260201_000001", 2)])
+def test_the_time_in_a_files_name_counts_before_that_of_its_last_change(storage, make_block, gate, named, code):
+    storage.add([make_block()], where="Linux-CPython-3.11-64bit", at="2026-02-01T00:00:00+00:00")
+    # A clone or a download makes all files new.
+    damaged = storage.add([make_block()], name=f"Linux-CPython-3.12-64bit/0001_abc_{named}_uncommitted-changes.json")
+    damaged.write_text("{", encoding="utf-8")
+    assert gate("latest", *BOUNDS).exit_code == code
+
+
 @pytest.mark.parametrize("against", ["latest", "branch:main", "main", "2", "commit:cccc"])
 def test_a_run_is_never_its_own_baseline(storage, make_block, gate, against):
     first = storage.add([make_block(output_sha256="a" * 64)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from pytest_infer.storage.runs import Run, number_of, read
 
 _DIGITS = re.compile(r"[0-9]{1,18}")  # Python refuses to read numbers of thousands of digits
 _HEX = re.compile(r"[0-9a-f]{4,40}")
+_SAVED = re.compile(r"_\d{8}_\d{6}(?!\d)")
+"""When a file was saved, in UTC, as pytest-benchmark names it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class History:
         for path in self.newer_unread(found) if strict and how not in ("path", "baseline") else ():
             if how != "number" or number_of(path) == found.number:
                 why = f"{path.name} is newer than {found.label} and cannot be read"
-                raise StorageError(f"{why}: mend it, or name a run by its number")
+                raise StorageError(f"{why}: mend it, or name a run by its file")
         return found
 
     def _named(self, selector: str) -> tuple[str, Run]:
@@ -88,14 +92,19 @@ class History:
 
 
 def _is_newer(unread: Path, run: Run) -> bool:
-    """Return whether a file whose time nobody knows is newer than a run.
+    """Return whether a file that cannot be read is newer than a run.
 
-    Numbers are those of one folder: in another one, or without them, the time of the file's last change counts. A file
-    without one among those that have one (a report, a lock) is no run.
+    Numbers are those of one folder: in another one, or without them, the time in the file's name counts, as
+    pytest-benchmark writes it, else that of its last change. A file without a number among those that have one (a
+    report, a lock) is no run.
     """
     number, own = number_of(unread), number_of(run.path)
     if own is not None and (number is None or unread.parent == run.path.parent):
         return number is not None and int(number) > int(own)
+    saved = _SAVED.search(unread.name)
+    with suppress(ValueError):
+        if saved is not None:
+            return datetime.strptime(f"{saved[0]}+0000", "_%Y%m%d_%H%M%S%z") > run.time
     try:
         return unread.stat().st_mtime > run.time.timestamp()
     except OSError:
