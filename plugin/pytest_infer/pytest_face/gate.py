@@ -292,6 +292,15 @@ class Selection:
         return not set(paths).isdisjoint(places) or any(fnmatch(place, glob) for place in places for glob in globs)
 
 
+def ignores_tests(config: pytest.Config) -> bool:
+    """Return whether --ignore may leave out tests of what was named: it names a place within, or patterns."""
+    here = config.invocation_params.dir
+    named = [Path(os.path.normpath(here / argument)) for argument in config.args]
+    ignored = [Path(os.path.normpath(here / name)) for name in config.getoption("ignore") or ()]
+    within = any(untrusted.exists(path) and path.is_relative_to(folder) for path in ignored for folder in named)
+    return within or bool(config.getoption("ignore_glob"))
+
+
 def repeats(config: pytest.Config) -> bool:
     """Return whether --lf or --sw goes on where the last run failed: pytest does not say what it then leaves out."""
     return any(config.getoption(option, False) for option in ("lf", "stepwise"))

@@ -25,7 +25,7 @@ from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
-from pytest_infer.pytest_face.gate import repeats
+from pytest_infer.pytest_face.gate import ignores_tests, repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.records import Level
@@ -121,7 +121,7 @@ def _check_rules(session: InferSession) -> None:
     names |= {prompt.name for suite in session.suites.values() for prompt in suite}
     config, here = session.config, session.config.invocation_params.dir
     named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
-    part = named or repeats(config) or bool(config.getoption("ignore") or config.getoption("ignore_glob"))
+    part = named or repeats(config) or ignores_tests(config)
     session.gate.check_rules(names, part=part)
 
 
