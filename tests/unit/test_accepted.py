@@ -89,7 +89,10 @@ def test_where_the_base_is_not_in_the_clone_nothing_is_accepted(checkout, tmp_pa
     assert [one.expired for one in found.written] == ["the base may have this entry already"]
     assert found.unread == f"git does not find {base}..{head} here (git fetch --unshallow, or fetch-depth: 0)"
     # The candidate of a stored gate may be of a commit that is not here either.
-    assert texts(checkout.read(base, head="1" * 40)) == []
+    gone = checkout.read(base, head="1" * 40)
+    assert texts(gone) == []
+    # No further fetch brings what no branch holds.
+    assert gone.unread.endswith("here (compare with a run whose commit is here)")
     assert [one.expired for one in shallow.read(head).written] == ["the base has this entry already: remove it"]
 
 

@@ -105,7 +105,7 @@ def read(folder: Path, file: Path | None, base: str | None, head: str = "HEAD") 
         for entry in entries
     ]
     if log is None:
-        why = why_not_in(folder) or f"git does not find {base}..{head} here (git fetch --unshallow, or fetch-depth: 0)"
+        why = why_not_in(folder) or f"git does not find {base}..{head} here {_remedy(root)}"
         return Found(written=tuple(written), unread=why)
     for commit in filter(None, map(str.strip, log.split("\x01"))):
         name, _, message = commit.partition("\x00")
@@ -132,6 +132,11 @@ def _messages(root: Path | None, base: str, head: str) -> str | None:
         return None
     log = git(root, "log", "--format=%H%x00%B%x01", "--end-of-options", f"{base}..{head}")
     return None if log.returncode else log.stdout
+
+
+def _remedy(root: Path | None) -> str:
+    shallow = root is not None and git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+    return "(git fetch --unshallow, or fetch-depth: 0)" if shallow else "(compare with a run whose commit is here)"
 
 
 def _root(folder: Path) -> Path | None:
