@@ -323,14 +323,13 @@ def _gate(read: OptionReader, *, two_servers: bool) -> tuple[Rule, ...] | None:
 
 
 def _baseline(read: OptionReader, gate: tuple[Rule, ...] | None) -> str | None:
-    """Return the stored run that a gate compares with; refuse one that was typed where none does."""
-    where = read.place("baseline")
-    if where.startswith("--"):
-        other = next((name for name in ("against", "against-server", "against-serve") if read.given(name)), None)
-        if other is not None:
-            raise OptionError(f"{where} names a stored run, and {read.place(other)} what is measured: leave out either")
-        if gate is None:
-            raise OptionError(f"{where} names the stored run that a gate compares with: add --infer-gate")
+    """Return the stored run that a gate compares with; refuse one that was typed where there is none.
+
+    Beside --infer-against, or --infer-gate=off, it may stand in `addopts` for other runs.
+    """
+    others = ("gate", "against", "against-server", "against-serve")
+    if gate is None and read.place("baseline").startswith("--") and not any(read.given(name) for name in others):
+        raise OptionError(f"{read.place('baseline')} names the run that a gate compares with: add --infer-gate")
     return read.text("baseline")
 
 
