@@ -37,7 +37,7 @@ WHOLE_PART = 3
 _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
 _HARDLY_MORE = 1.1
-"""All tokens are measured even if that takes up to so many times the time there is."""
+"""All tokens are measured, and in all launches, even if that takes up to so many times the time there is."""
 _MOST_PACE = 1.3
 """Passes are planned to take at most so many times what whole rounds of as many tokens do."""
 _LEAST_RUNNING = 0.5
@@ -202,7 +202,7 @@ def measure(
 
     Passes are of all tokens, or may be `windows` of them. `rounds` whole ones were measured in each launch that has
     any; `budget_s` is what the passes may take. Of the last cycle as many launches as fit have theirs. Of the first one
-    all have, or, if passes could be no shorter, those that begin in time and `LEAST_LAUNCHES`.
+    all have, or of windows those that begin when hardly more time than that is over, and `LEAST_LAUNCHES`.
     """
     # Imported late: numpy and scipy are for runs that compare.
     from pytest_infer.analysis.compare import launches as estimates  # noqa: PLC0415
@@ -222,8 +222,10 @@ def measure(
         # There may be no time for all: it is best spent where least is known.
         known = [undisturbed.count(one.passes, how.every) if tell else 0 for one in launches]
         for number in sorted(range(len(launches)), key=known.__getitem__):
-            may_end = cycles or (windows and ran >= LEAST_LAUNCHES)
-            if may_end and time.monotonic() - started + (took_s / 2 if cycles else 0) > budget_s:
+            spent_s = time.monotonic() - started
+            if cycles and spent_s + took_s / 2 > budget_s:
+                break
+            if windows and ran >= LEAST_LAUNCHES and spent_s > _HARDLY_MORE * budget_s:
                 break
             # Who begins and which window it is would be one thing if it were the same in all launches.
             _run(launches[number], how, _cycle(short, over, reverse=(cycles + number) % 2 == 1))
