@@ -451,15 +451,21 @@ def test_a_base_that_cannot_be_collected_shows_its_log(repository):
     gone(repository)
 
 
-def test_a_base_that_fails_in_one_test_goes_on_with_the_next(repository):
+def first_fails_in_the_base(repository):
+    """Run a suite whose first test fails in the base and whose second one is measured; return what was printed."""
     repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
     repository.commit()
     repository.speed()
     result, run = repository.run("--infer-against=HEAD", *FEW)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*test_prompt?first? failed in call: *three are too many*HEAD*"])
     assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
     gone(repository)
+    return result.stdout
+
+
+def test_a_base_that_fails_in_one_test_goes_on_with_the_next(repository):
+    said = first_fails_in_the_base(repository)
+    said.fnmatch_lines(["*test_prompt?first? failed in call: *three are too many*HEAD*"])
 
 
 RERUNS = """
@@ -489,14 +495,8 @@ def pytest_configure(config):
 def test_a_test_that_is_repeated_fails_in_one_line_and_the_next_is_measured(repository):
     conftest = repository.path / "conftest.py"
     conftest.write_text(conftest.read_text() + RERUNS)
-    repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
-    repository.commit()
-    repository.speed()
-    result, run = repository.run("--infer-against=HEAD", *FEW)
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*test_prompt?first? ran in HEAD * already: a comparison cannot repeat a test *"])
-    assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
-    gone(repository)
+    said = first_fails_in_the_base(repository)
+    said.fnmatch_lines(["*test_prompt?first? ran in HEAD * already: a comparison cannot repeat a test *"])
 
 
 def test_ours_that_fails_in_one_test_goes_on_with_the_next(repository):

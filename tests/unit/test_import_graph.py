@@ -21,6 +21,7 @@ FACE = (
     "pytest_face.sweep.lengths",
     "pytest_face.levels",
     "pytest_face.option_reader",
+    "pytest_face.selection",
     "pytest_face.served",
     "pytest_face.settings",
     "pytest_face.sweep.configurations",

@@ -20,8 +20,8 @@ from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.engines import models
 from pytest_infer.errors import AgainstError
-from pytest_infer.pytest_face.gate import repeats
 from pytest_infer.pytest_face.options import SELF, SWEPT
+from pytest_infer.pytest_face.selection import repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pytest
 
 from pytest_infer import untrusted
 from pytest_infer.analysis.compare import fingerprint
@@ -259,51 +256,6 @@ def _impossible(rows: Sequence[Row]) -> dict[str, str]:
 
     found = [(row.test, possible.impossible(row)) for row in rows]
     return {test: f"cannot be judged: {why}" for test, why in found if why is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The paths and node ids that pytest was given, and the tests that -k, -m or another plugin took out again."""
-
-    config: pytest.Config
-    deselected: Collection[str]
-
-    def covers(self, nodeid: str) -> bool:
-        """Return whether a test that is not there any more would have been part of this run."""
-        if nodeid in self.deselected or repeats(self.config) or self._ignored(nodeid):
-            return False
-        base, root = self.config.invocation_params.dir, self.config.rootpath
-        for argument in self.config.args:
-            path, _, inner = argument.partition("::")
-            place = os.path.relpath(base / path, root).replace(os.sep, "/")
-            wanted = f"{place}::{inner}" if inner else place
-            if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
-                return True
-        return False
-
-    def _ignored(self, nodeid: str) -> bool:
-        """Return whether --ignore or --ignore-glob leaves out a test's file, or a folder that this lies in."""
-        base, file = self.config.invocation_params.dir, self.config.rootpath / nodeid.partition("::")[0]
-        places = [str(place) for place in (file, *file.parents)]
-        paths, globs = (
-            [os.path.normpath(base / name) for name in self.config.getoption(option) or ()]
-            for option in ("ignore", "ignore_glob")
-        )
-        return not set(paths).isdisjoint(places) or any(fnmatch(place, glob) for place in places for glob in globs)
-
-
-def ignores_tests(config: pytest.Config) -> bool:
-    """Return whether --ignore may leave out tests of what was named: it names a place within, or patterns."""
-    here = config.invocation_params.dir
-    named = [Path(os.path.normpath(here / argument)) for argument in config.args]
-    ignored = [Path(os.path.normpath(here / name)) for name in config.getoption("ignore") or ()]
-    within = any(untrusted.exists(path) and path.is_relative_to(folder) for path in ignored for folder in named)
-    return within or bool(config.getoption("ignore_glob"))
-
-
-def repeats(config: pytest.Config) -> bool:
-    """Return whether --lf or --sw goes on where the last run failed: pytest does not say what it then leaves out."""
-    return any(config.getoption(option, False) for option in ("lf", "stepwise"))
 
 
 _OF_EXPERTS = ("check", "tokens", "sites", "counts")

@@ -25,7 +25,7 @@ from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
-from pytest_infer.pytest_face.gate import ignores_tests, repeats
+from pytest_infer.pytest_face.selection import ignores_tests, repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.records import Level

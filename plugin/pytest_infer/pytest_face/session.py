@@ -23,13 +23,14 @@ from pytest_infer.measure.ranks import World
 from pytest_infer.measure.text import TextScorer
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import pieces, prompt_tokens
-from pytest_infer.pytest_face.gate import Gate, Selection, both_sides
+from pytest_infer.pytest_face.gate import Gate, both_sides
 from pytest_infer.pytest_face.model_in_use import ModelInUse
 from pytest_infer.pytest_face.observing import Observing
 from pytest_infer.pytest_face.parametrize import Cache
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.pytest_face.references import References
 from pytest_infer.pytest_face.saving import Keeper
+from pytest_infer.pytest_face.selection import Selection
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep import configurations
 from pytest_infer.pytest_face.sweep.configurations import Configuration
