@@ -347,11 +347,12 @@ def piece(rule="r", severity=Severity.INFO, suggestion="do it", evidence="1", pr
     return Advice(rule=rule, severity=severity, evidence=evidence, suggestion=suggestion, prompts=prompts, tests=tests)
 
 
-def test_the_shortlist_leaves_out_good_signs_and_what_warnings_tell():
+def test_suggestions_leave_out_good_signs_and_what_warnings_tell():
     given = [piece("rounds_disturbed"), *(piece(f"r{n}") for n in range(5)), piece("good", suggestion=None)]
-    assert [a.rule for a in shown.shortlist(given)] == ["rounds_disturbed", "r0", "r1"]
-    assert [a.rule for a in shown.shortlist(given, {WarningKind.DISTURBED})] == ["r0", "r1", "r2"]
-    assert shown.shortlist([piece(suggestion=None)]) == ()
+    plain = ["r0", "r1", "r2", "r3", "r4"]
+    assert [a.rule for a in shown.suggestions(given)] == ["rounds_disturbed", *plain]
+    assert [a.rule for a in shown.suggestions(given, {WarningKind.DISTURBED})] == plain
+    assert shown.suggestions([piece(suggestion=None)]) == ()
 
 
 def test_what_the_kernel_can_drop_is_said_and_not_planned_for():

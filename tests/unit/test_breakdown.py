@@ -256,6 +256,15 @@ def test_parts_that_do_not_add_up_are_said_to(record):
     assert lines[-1].endswith("; ! the parts do not add up: they miss a step by 10 %")
 
 
+def test_in_brief_a_line_is_left_that_parts_do_not_add_up(record):
+    def brief(missed):
+        found = terminal.lines([result_with(record, decode=step(*STEP, missed=missed))], width=80, brief=True)
+        return [line.plain for line in found]
+
+    assert brief(-0.002)[1:] == ["! the parts do not add up: they miss a step by 10 %"]
+    assert brief(0.0001)[1:] == []
+
+
 def check(record, *steps):
     found = [result_with(record, f"p{n}", decode=one) for n, one in enumerate(steps)]
     return [line.plain for line in terminal.lines(found, width=80)][-1].rpartition("; ")[2]

@@ -183,7 +183,6 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         ),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["7"], "no run '7' among the 1"),
-        (["-k", "nothing"], "has no test whose name holds 'nothing'"),
         (["--export", "no/such/folder.json"], "no/such/folder.json: No such file"),
     ],
 )
@@ -194,6 +193,13 @@ def test_what_cannot_be_is_one_line(infer, add, arguments, line):
     assert result.stdout == ""
     (said,) = result.stderr.splitlines()
     assert said.startswith(f"pytest-infer: {line}") or line in said
+
+
+def test_a_run_without_what_is_asked_for_is_nothing_to_place(infer, add):
+    add(experts())
+    result = infer("-k", "nothing")
+    assert (result.exit_code, result.stdout) == (11, "")
+    assert "has no test whose name holds 'nothing'" in result.stderr
 
 
 def test_a_dense_model_has_no_placement(infer, add):

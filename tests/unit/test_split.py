@@ -158,6 +158,24 @@ def test_what_does_not_fit_is_exit_code_1_and_named(doctor):
     assert "does not fit; int8, int4 would" in doctor(f"--ram={RUNTIME_BYTES + 300_000}B", code=1).stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        # Not the memory of this machine, which is larger.
+        (("--ram=300MiB",), 1, "does not fit; no dtype here would"),
+        (("--ram=4GiB",), 0, "fits"),
+        # Both memories may hold it together; nobody knows what of it can be moved.
+        (("--ram=300MiB", "--vram=1GiB", "--reserve=0B"), 2, "is not known to fit; no dtype here would"),
+        (("--ram=300MiB", "--vram=1GiB", "--reserve=1GiB"), 1, "does not fit; no dtype here would"),
+    ],
+)
+def test_a_model_of_unknown_shapes_is_judged_by_the_machine_that_is_described(doctor, tmp_path, words, code, line):
+    folder = tmp_path / "model"
+    folder.joinpath("config.json").write_text(json.dumps({"model_type": "new", "num_hidden_layers": 2}))
+    folder.joinpath("pytorch_model.bin").write_bytes(bytes(2**20))
+    assert doctor(*words, code=code).stdout.splitlines()[-1] == f"model in stored {line}"
+
+
 def test_this_machines_probe_stands_for_its_memory_alone(doctor, monkeypatch):
     made = MachineProbe(
         threads=1, read_bandwidth=40e9, read_bandwidth_spread=0.05, flops={}, caches={}, at_ns=1, boot=probe.boot()

@@ -11,6 +11,7 @@ import typer
 
 from pytest_infer import units
 from pytest_infer.analysis import reached
+from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.experts.source import UsageSource
 from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
@@ -126,7 +127,7 @@ def placement(
     try:
         source = experts.usage_of(run, storage, keyword)
         if source is None:
-            raise typer.Exit(2)
+            raise typer.Exit(Exit.NOTHING.value)
         plan = _plan(source, asked, storage)
         if export is not None:
             experts.write(export, source, list(plan.sizes.experts))

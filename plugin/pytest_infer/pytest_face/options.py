@@ -225,7 +225,7 @@ OPTIONS = (
     Option(
         name="advice",
         flag=True,
-        help="show all advice at the end of a run, what is fine too; otherwise the three most serious lines",
+        help="show all advice at the end of a run, what is fine too; otherwise the most serious piece",
     ),
     Option(
         name="no-profile",

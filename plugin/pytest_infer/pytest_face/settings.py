@@ -173,7 +173,7 @@ class Settings:
             accepted=None if _accepts_none(read) else read.path("accepted"),
             accepts=not _accepts_none(read),
             baseline=_baseline(read, gate),
-            allow_different=_allowed(read.text("allow-different")) + _may_say_else(other, gate),
+            allow_different=_allowed(read) + _may_say_else(other, gate),
             against=read.text("against") if other is None else other[1],
             other_server=other,
             against_python=read.text("against-python"),
@@ -296,7 +296,7 @@ def _breakdown(read: OptionReader) -> str:
         raise OptionError(f"{read.place('breakdown')} follows the profile round: leave out {read.place('no-profile')}")
     whole = "against-sequential" if read.flag("against-sequential") else "turns"
     in_turns = whole == "turns" and read.choice("turns", TURNS, TURNS[0]) == TURNS[0]
-    if wanted == "on" and two and not in_turns:
+    if wanted == "on" and two and asked and not in_turns:
         where = f"{read.place('breakdown')}: two commits are taken apart in turns of a token"
         raise OptionError(f"{where}: leave out {read.place(whole)}")
     return wanted
@@ -361,9 +361,10 @@ def _accepts_none(read: OptionReader) -> bool:
     return read.text("accepted") == OFF or read.text("exit") == ending.BISECT
 
 
-def _allowed(keys: str | None) -> tuple[str, ...]:
-    found = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
-    fingerprint.check_allowed(found)
+def _allowed(read: OptionReader) -> tuple[str, ...]:
+    keys = read.text("allow-different") or ""
+    found = tuple(key.strip() for key in keys.split(",") if key.strip())
+    fingerprint.check_allowed(found, read.place("allow-different"))
     return found
 
 

@@ -15,15 +15,13 @@ from pytest_infer.records import WarningKind
 from pytest_infer.report.text import collected, printable
 from pytest_infer.report.text import console as new_console
 
-MOST = 3
-"""Lines at the end of a run."""
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: ""}
 
 
-def shortlist(advice: Sequence[Advice], reported: Collection[WarningKind] = ()) -> tuple[Advice, ...]:
-    """Return the most serious pieces of advice: no good signs, and nothing that a warning above reports already."""
+def suggestions(advice: Sequence[Advice], reported: Collection[WarningKind] = ()) -> tuple[Advice, ...]:
+    """Return the advice that suggests something, without what a warning above reports already."""
     known = {rule.key for rule in RULES if rule.warning in reported}
-    return tuple(a for a in advice if a.suggestion is not None and a.rule not in known)[:MOST]
+    return tuple(a for a in advice if a.suggestion is not None and a.rule not in known)
 
 
 def line(advice: Advice) -> str:

@@ -29,6 +29,7 @@ from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, bandwidth, duration, percent, rate, significant, size
 
 _STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.UNKNOWN: "yellow", Fit.TOO_LARGE: "red"}
+_NOT = {Fit.UNKNOWN: "is not known to fit"}
 JUST_NOW_S = 10
 _WIDE = 78
 """Columns that the table of a described machine takes; on fewer its cells are wrapped."""
@@ -159,7 +160,8 @@ def _write_described(console: Console, found: Checkup, machine: Described, model
         console.print(Text(printable(line), style="dim"))
     chosen = found.verdict(model.chosen)
     others = [need.dtype for need in model.needs if found.verdict(need) in (Fit.FITS, Fit.TIGHT)]
-    said = "fits" if chosen in (Fit.FITS, Fit.TIGHT) else f"does not fit; {', '.join(others) or 'no dtype here'} would"
+    would = f"; {', '.join(others) or 'no dtype here'} would"
+    said = "fits" if chosen in (Fit.FITS, Fit.TIGHT) else f"{_NOT.get(chosen, 'does not fit')}{would}"
     console.print(Text(printable(f"{model.name} in {model.chosen.dtype} {said}"), style=_STYLES[chosen]))
 
 

@@ -303,7 +303,7 @@ def _evidence(
             return [], "a single figure a side: there is no interval"
         # Two blocks a side tell no more than this: their own difference is one that nothing caused.
         blocks = Evidence(estimate=stats.within(within.mid, spread, CONFIDENCE))
-        return [*evidence, blocks], "the blocks of one side differ too much; interleave (without -sequential)"
+        return [*evidence, blocks], "the blocks of one side differ too much: leave out --infer-against-sequential"
     return _with_history(pair, metric, evidence, spreads)
 
 

@@ -176,12 +176,12 @@ FACTS: tuple[Fact, ...] = (
 KINDS = tuple(dict.fromkeys(fact.kind for fact in FACTS))
 
 
-def check_allowed(allowed: Collection[str]) -> None:
-    """Raise OptionError for a name that is neither a fact nor a kind of facts."""
+def check_allowed(allowed: Collection[str], option: str = "--allow-different") -> None:
+    """Raise OptionError for a name of this option that is neither a fact nor a kind of facts."""
     known = {*KINDS, *(fact.key for fact in FACTS)}
     for name in allowed:
         if name not in known:
-            raise OptionError(f"--allow-different: {alternatives('key', name, known)}")
+            raise OptionError(f"{option}: {alternatives('key', name, known)}")
 
 
 def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple[Mismatch, ...]:

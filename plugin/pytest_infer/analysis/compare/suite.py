@@ -245,7 +245,7 @@ def _stored(figure: Figure) -> _Said:
         if within is None or not math.isfinite(sum(apart)):
             return _Said(doubt="a single figure a side: there is no interval")
         blocks = Evidence(estimate=stats.within(within.mid, sum(apart) / len(apart), CONFIDENCE))
-        said = "the blocks of one side differ too much; interleave (without -sequential)"
+        said = "the blocks of one side differ too much: leave out --infer-against-sequential"
         return _Said(evidence=(*evidence, blocks), doubt=said, how="blocks of rounds", spread=False)
     sides = [[earlier.number(row, metric) for row in (m.pair.before, m.pair.after)] for m in members]
     before, after = (_middle(values) for values in zip(*sides, strict=True))

@@ -66,8 +66,10 @@ class Checkup:
 
     def verdict(self, need: Need) -> Fit:
         """Return whether a model in one dtype fits: on the described machine, else on this one."""
+        if self.described is None:
+            return need.verdict
         found = self.split(need)
-        return need.verdict if found is None else found.verdict
+        return split.undivided(need, self.described) if found is None else found.verdict
 
     def cores(self, model: Requirements) -> int | None:
         """Return the cores for a good TTFT in the chosen dtype, None where no rate was measured for it."""

@@ -78,3 +78,13 @@ def of(need: Need, machine: Described) -> Split | None:
         ceiling=rate,
         verdict=verdict(ram, Room(limit_bytes=machine.ram_bytes)),
     )
+
+
+def undivided(need: Need, machine: Described) -> Fit:
+    """Return whether a model of which nothing is known to move fits main memory; unknown if both memories may hold it
+    together."""
+    fit = verdict(need.minimum_bytes, Room(limit_bytes=machine.ram_bytes))
+    if fit is Fit.TOO_LARGE:
+        there = (machine.ram_bytes or 0) + max(0, machine.vram_bytes - machine.reserve_bytes)
+        return fit if need.minimum_bytes > there else Fit.UNKNOWN
+    return fit

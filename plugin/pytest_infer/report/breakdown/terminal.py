@@ -19,13 +19,15 @@ _LEAST = 3
 """So many roles are named, however narrow the terminal is."""
 
 
-def lines(results: Sequence[Result], *, width: int) -> Iterator[Text]:
-    """Yield the lines; nothing where no steps were taken apart."""
+def lines(results: Sequence[Result], *, width: int, brief: bool = False) -> Iterator[Text]:
+    """Yield the lines; nothing where no steps were taken apart. In brief the first, and whether parts do not add up."""
     found = [of for phase in (DECODE, PREFILL) if (of := shares.of(results, phase)) is not None]
-    for of in found:
+    for of in found[:1] if brief else found:
         yield Text(printable(_phase(of, width)))
-    if found:
+    if found and not brief:
         yield Text(printable(around(found[0])), style="dim")
+    elif found and found[0].adds_up is False:
+        yield Text(printable(f"! {_checked(found[0])}"))
 
 
 def _phase(of: PhaseShares, width: int) -> str:
@@ -52,8 +54,15 @@ def around(of: PhaseShares) -> str:
         return line
     if not of.checked:
         return f"{line}; steps scattered too much to check the parts"
-    how = "the parts add up to" if of.adds_up else "! the parts do not add up: they miss"
-    return f"{line}; {how} a step{' within' if of.adds_up else ' by'} {percent(of.missed)}"
+    return f"{line}; {'' if of.adds_up else '! '}{_checked(of)}"
+
+
+def _checked(of: PhaseShares) -> str:
+    """Return whether the parts add up to the step, of one that was checked."""
+    missed = percent(of.missed or 0.0)
+    if of.adds_up:
+        return f"the parts add up to a step within {missed}"
+    return f"the parts do not add up: they miss a step by {missed}"
 
 
 def outside(of: PhaseShares) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -116,7 +115,7 @@ def _write_results(
     console.print(_head(results))
     before = "" if run.since is None else run.since.before.number or ""
     table.write(console, results, cells, before)
-    for line in islice(breakdown.lines(results, width=console.width), None if verbose or run.apart else 1):
+    for line in breakdown.lines(results, width=console.width, brief=not (verbose or run.apart)):
         console.print(line)
     for line in operators.lines(results, width=console.width):
         console.print(line)
@@ -157,7 +156,7 @@ def _write_next(console: Console, run: RunSummary) -> None:
         advice.write(console, run.advice)
         return
     warnings = frozenset(warning.kind for result in run.results for warning in result.warnings)
-    found = advice.shortlist(run.advice, warnings)
+    found = advice.suggestions(run.advice, warnings)
     if found:
         first, more = found[0], f"; {len(found) - 1} more" if len(found) > 1 else ""
         where = f"{first.rule}{more}: {_ADVICE[run.saved]}"
