@@ -12,7 +12,9 @@ import scipy.stats  # noqa: F401 - as numpy, of which it loads more
 
 import pytest_infer
 import warm
+from pytest_infer.ab.baton import Waits
 from pytest_infer.measure import disturbance
+from pytest_infer.measure.breakdown.marks import HostStamper
 
 HEAVY = tuple(f"pytest_infer.{room}" for room in ("engines.transformers", "engines.bundled", "measure.experts"))
 """What needs torch, which no test here does in this process."""
@@ -78,9 +80,14 @@ VIRTUAL = '''
 import os
 import random
 
+from pytest_infer.ab.baton import Waits
 from pytest_infer.measure import disturbance
+from pytest_infer.measure.breakdown.marks import HostStamper
 
-disturbance.reasons = lambda counters, usable_cores: ()  # of real time, of which none passes
+# Of real time, of which none passes.
+disturbance.reasons = lambda counters, usable_cores: ()
+Waits.end = lambda self: self.turns_ns.append(0)
+HostStamper.now = staticmethod(lambda: Scripted.now)
 
 
 class Scripted(Scripted):
@@ -93,10 +100,13 @@ class Scripted(Scripted):
     noise = random.Random(os.getpid())
 
     def wait(self, delay):
-        self.now += round(1e9 * delay * self.noise.lognormvariate(0, 0.0005))
+        Scripted.now += round(1e9 * delay * self.noise.lognormvariate(0, 0.0005))
+
+    def starts(self, clock):
+        clock._now, clock._start_ns = lambda: Scripted.now, Scripted.now
 
     def generate(self, prompt_ids, limits, clock):
-        clock._now, clock._start_ns = lambda: self.now, self.now
+        self.starts(clock)
         return super().generate(prompt_ids, limits, clock)
 
 
@@ -183,7 +193,10 @@ def suite(pytester, monkeypatch):
     # What one test learns of its machine is not for the next.
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(pytester.path / ".cache"))
 
-    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)  # back after a virtual run in this process
+    # Back after a virtual run in this process.
+    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)
+    monkeypatch.setattr(Waits, "end", Waits.end)
+    monkeypatch.setattr(HostStamper, "now", staticmethod(HostStamper.now))
 
     def make(*, engine="Scripted.delays = [0.0] * 3", test=TEST, prompts=SUITE, virtual=False):
         pytester.makeconftest(ENGINE + (VIRTUAL if virtual else "") + "\n" + textwrap.dedent(engine))

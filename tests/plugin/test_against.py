@@ -113,21 +113,37 @@ class Repository:
 
 
 @pytest.fixture
-def repository(suite, tmp_path, tmp_path_factory, monkeypatch):
-    pytester = suite(engine=ENGINE)
-    log = tmp_path_factory.mktemp("log") / "events"
-    monkeypatch.setenv("OURS", str(pytester.path))
-    monkeypatch.setenv("LOG", str(log))
-    # So that what is left behind can be seen.
-    folder = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    # Most tests here are about turns of rounds; those about turns of a token say so.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round")
-    pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n.cache\n")
-    made = Repository(pytester, log)
-    made.temporary = folder
-    return made
+def scratch(suite, tmp_path_factory, monkeypatch):
+    """Return a function that makes a repository with a suite."""
+
+    def make(*, virtual):
+        pytester = suite(engine=ENGINE, virtual=virtual)
+        log = tmp_path_factory.mktemp("log") / "events"
+        monkeypatch.setenv("OURS", str(pytester.path))
+        monkeypatch.setenv("LOG", str(log))
+        # So that what is left behind can be seen.
+        folder = tmp_path_factory.mktemp("temporary")
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr("tempfile.tempdir", None)
+        # Most tests here are about turns of rounds; those about turns of a token say so.
+        monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round")
+        pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n.cache\n")
+        made = Repository(pytester, log)
+        made.temporary = folder
+        return made
+
+    return make
+
+
+@pytest.fixture
+def repository(scratch):
+    return scratch(virtual=False)
+
+
+@pytest.fixture
+def timeless(scratch):
+    """A repository whose delays pass on the clock only: what is judged is exact, whatever else the machine does."""
+    return scratch(virtual=True)
 
 
 def gone(repository):
@@ -640,7 +656,7 @@ def started(repository, *args):
 
 
 def until(true, what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not true():
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -703,20 +719,13 @@ def judged(repository, *args):
     return result, keep.run
 
 
-def told(turns, name):
-    """What launches say that say something: on a busy machine one may have had no turn that waited for no core."""
-    found = [launch for launch in turns.ratios[name] if launch]
-    assert 2 * len(found) >= len(turns.ratios[name])
-    return found
-
-
-def test_turns_of_a_token_find_a_slower_step(repository):
-    repository.speed(delay=0.002)
-    repository.commit()
-    repository.speed(delay=0.04)  # so much that no disturbance hides it
+def test_turns_of_a_token_find_a_slower_step(timeless):
+    timeless.speed(delay=0.002)
+    timeless.commit()
+    timeless.speed(delay=0.04)  # so much that no disturbance hides it
     rules = "--infer-gate=output:exact,tpot:20%"
     # So few are measured whatever the time.
-    result, run = judged(repository, "--infer-launches=3", "--infer-time=5s", rules, "--benchmark-autosave")
+    result, run = judged(timeless, "--infer-launches=3", "--infer-time=5s", rules, "--benchmark-autosave")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*tpot:20%*", "*regressed (threshold 20 %)*"])
     for test, (before, after) in run.pairs.items():
@@ -725,13 +734,13 @@ def test_turns_of_a_token_find_a_slower_step(repository):
         assert before.output == after.output
         turns = run.turns[test]
         assert {name: len(launches) for name, launches in turns.ratios.items()} == {"first": 3, "step": 3}
-        assert all(statistics.median(launch) > 1 for launch in told(turns, "step"))
-    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+        assert all(statistics.median(launch) > 1 for launch in turns.ratios["step"])
+    (saved,) = timeless.path.glob(".benchmarks/*/*.json")
     blocks = [row["extra_info"]["pytest_infer"] for row in json.loads(saved.read_text())["benchmarks"]]
     assert [len(b["against"]["turns"]["ratios"]["step"]) for b in blocks if b["phase"] == "total"] == [3, 3]
     # This process loaded no model: both sides are others, as old as each other.
-    assert [what for _, what, _ in repository.events()].count("load") == 6
-    gone(repository)
+    assert [what for _, what, _ in timeless.events()].count("load") == 6
+    gone(timeless)
 
 
 SPANS = """
@@ -762,13 +771,13 @@ MOST = r"\+\d\S* ms( of \+\d|, all of it|, the rest)"
 """Of nearly the whole change the words depend on the last digit."""
 
 
-def test_the_part_of_a_step_that_became_slower_is_named(repository):
-    spanning(repository)
-    repository.speed(delay=0.002)
-    repository.commit()
-    repository.speed(delay=0.04)
+def test_the_part_of_a_step_that_became_slower_is_named(timeless):
+    spanning(timeless)
+    timeless.speed(delay=0.002)
+    timeless.commit()
+    timeless.speed(delay=0.04)
     launches = ("--infer-launches=4", "--infer-time=30s", "--benchmark-autosave")
-    result, run = judged(repository, *launches, "--infer-gate=tpot:20%")
+    result, run = judged(timeless, *launches, "--infer-gate=tpot:20%")
     result.assert_outcomes(failed=2)
     # Lines may be wrapped anywhere.
     shown = " ".join(result.stdout.str().split())
@@ -778,18 +787,18 @@ def test_the_part_of_a_step_that_became_slower_is_named(repository):
     for turns in run.turns.values():
         assert {one.role for one in turns.parts["decode"]} == {"experts", "head", "generation loop"}
         assert {len(one.before_ns) for one in turns.parts["decode"]} == {4}
-    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    (saved,) = timeless.path.glob(".benchmarks/*/*.json")
     stored = json.loads(saved.read_text())
     (j, _) = (j for j in stored["pytest_infer"]["gate"]["judgements"] if j["metric"] == "tpot_s")
     (named,) = (one for one in j["carried"]["roles"] if one["named"])
     assert (named["role"], named["layers"]) == ("experts", "")
     step, part = (one["after_s"] - one["before_s"] for one in (j["carried"], named))
-    assert 0.8 < part / step < 1.25
+    assert part == pytest.approx(step, rel=0.02)
     (block, _) = (b for b in totals(stored))
     # Our own side's steps are those of the observed passes.
     assert block["breakdown"]["decode"]["parts"][0]["role"] == "experts"
     assert ": experts +" in stored["pytest_infer"]["gate"]["headline"]
-    gone(repository)
+    gone(timeless)
 
 
 def totals(stored):
@@ -797,20 +806,20 @@ def totals(stored):
     return [block for block in blocks if block["phase"] == "total"]
 
 
-def test_unchanged_steps_are_taken_apart_only_where_that_is_asked_for(repository):
-    spanning(repository)
-    repository.speed(delay=0.004)
-    repository.commit()
-    result, run = judged(repository, "--infer-gate=tpot:90%", "--infer-breakdown=off")
+def test_unchanged_steps_are_taken_apart_only_where_that_is_asked_for(timeless):
+    spanning(timeless)
+    timeless.speed(delay=0.004)
+    timeless.commit()
+    result, run = judged(timeless, "--infer-gate=tpot:90%", "--infer-breakdown=off")
     result.assert_outcomes(passed=2)
     assert all(turns.parts == {} for turns in run.turns.values())
-    result, run = judged(repository, "--infer-gate=tpot:90%", "--infer-breakdown=on")
+    result, run = judged(timeless, "--infer-gate=tpot:90%", "--infer-breakdown=on")
     assert all(set(turns.parts) == {"prefill", "decode", "tokenise"} for turns in run.turns.values())
     result.stdout.no_fnmatch_line("*where: *")
 
 
-def test_a_side_that_cannot_be_taken_apart_loses_nothing(repository):
-    spanning(repository)
+def test_a_side_that_cannot_be_taken_apart_loses_nothing(timeless):
+    spanning(timeless)
     broken = """
 def spans(self, clock):
     if SIDE == "B":
@@ -819,28 +828,28 @@ def spans(self, clock):
 
 Scripted.spans = spans
 """
-    conftest = repository.path / "conftest.py"
+    conftest = timeless.path / "conftest.py"
     conftest.write_text(conftest.read_text() + broken)
-    repository.speed(delay=0.002)
-    repository.commit()
-    repository.speed(delay=0.04)
-    result, run = judged(repository, "--infer-launches=3", "--infer-time=3s", "--infer-gate=tpot:20%")
+    timeless.speed(delay=0.002)
+    timeless.commit()
+    timeless.speed(delay=0.04)
+    result, run = judged(timeless, "--infer-launches=3", "--infer-time=3s", "--infer-gate=tpot:20%")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["first: steps were not taken apart: *", "*regressed (threshold 20 %)*"])
     assert all(set(turns.parts) == {"tokenise"} and len(turns.ratios["step"]) == 3 for turns in run.turns.values())
-    gone(repository)
+    gone(timeless)
 
 
-def test_turns_of_a_token_tell_equal_code_from_none(repository):
-    repository.speed(delay=0.002)
-    repository.commit()
-    result, run = judged(repository, "--infer-gate=output:exact,tpot:90%,peak_rss:90%")
+def test_turns_of_a_token_tell_equal_code_from_none(timeless):
+    timeless.speed(delay=0.002)
+    timeless.commit()
+    result, run = judged(timeless, "--infer-gate=output:exact,tpot:90%,peak_rss:90%")
     result.assert_outcomes(passed=2)
     found = run.turns.popitem()[1]
     assert {name: len(launches) for name, launches in found.ratios.items()} == {"first": 2, "step": 2}
     assert found.earlier == {}
     # One launch tells nothing of how far launches differ; the run before does.
-    result, run = judged(repository, "--infer-gate=output:exact,tpot:90%", "--infer-launches=1")
+    result, run = judged(timeless, "--infer-gate=output:exact,tpot:90%", "--infer-launches=1")
     result.assert_outcomes(passed=2)
     assert set(run.turns.popitem()[1].earlier) == {"first", "step"}
     result.stdout.no_fnmatch_line("*one launch does not tell*")
@@ -872,7 +881,8 @@ def test_an_engine_that_takes_no_turns_of_a_token(repository, monkeypatch, added
     conftest = repository.path / "conftest.py"
     conftest.write_text(conftest.read_text() + "\nScripted.takes_turns = lambda self: False\n" + added)
     repository.commit()
-    result, run = judged(repository, "--infer-gate=off", "--infer-repeat-disturbed=3")
+    most = ("--infer-time=60s", "--infer-max-rounds=10")
+    result, run = judged(repository, "--infer-gate=off", "--infer-repeat-disturbed=3", *most)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["first: this engine takes no turns of a token: whole rounds were compared"])
     assert len(run.pairs) == 2
@@ -880,16 +890,16 @@ def test_an_engine_that_takes_no_turns_of_a_token(repository, monkeypatch, added
         turns = run.turns[test]
         assert turns.ratios == {}
         # As many as with turns of a round, in each launch as many as in the other.
-        assert len(before.rounds) == len(after.rounds) == 2 * turns.rounds >= 10
+        assert len(before.rounds) == len(after.rounds) == 2 * turns.rounds == 10
 
 
-def test_a_prompt_that_is_slow_is_measured_in_fewer_launches(repository):
-    repository.speed(delay=0.05)
-    repository.commit()
-    result, run = judged(repository, "--infer-launches=5", "--infer-gate=off", "-k", "first")
+def test_a_prompt_that_is_slow_is_measured_in_fewer_launches(timeless):
+    timeless.speed(delay=0.05)
+    timeless.commit()
+    result, run = judged(timeless, "--infer-launches=5", "--infer-gate=off", "-k", "first")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["--infer-time 1s is too short to measure each prompt in 5 launches*"])
-    assert [what for _, what, _ in repository.events()].count("load") == 6
+    assert [what for _, what, _ in timeless.events()].count("load") == 6
     assert len(run.turns.popitem()[1].ratios["step"]) == 3
 
 
@@ -898,13 +908,13 @@ def follow(self, token_ids):
     self.given = token_ids
 
 def written(self, prompt_ids, limits, clock):
+    self.starts(clock)
     note(f"behind-{len(prompt_ids) - self.prompt}-{limits.max_new_tokens}")
     free = range(1 + speed.SHIFT, 25 + speed.SHIFT)
     tokens = self.given if self.given is not None else free
     for token in tokens[: limits.max_new_tokens]:
         with clock.span("experts"):
-            time.sleep(0.01)
-            speed.before(token)
+            self.wait(0.01 + (speed.before(token) or 0))
         clock.tick([token])
     return StopReason.LENGTH
 
@@ -916,30 +926,29 @@ def encode(self, prompt):
 plain_encode = Scripted.encode
 Scripted.given, Scripted.encode, Scripted.follow, Scripted.generate = None, encode, follow, written
 """
-LATE = "import time; time.sleep(0.02 if prompt_tokens > 12 else 0)"
+LATE = "return 0.02 if prompt_tokens > 12 else 0"
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(repository, shift):
+def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(timeless, shift):
     # With a shift the two sides generate different tokens, and both follow the base's.
-    conftest, speed = (repository.path / name for name in ("conftest.py", "speed.py"))
+    conftest, speed = (timeless.path / name for name in ("conftest.py", "speed.py"))
     conftest.write_text(conftest.read_text() + FOLLOWS)
     speed.write_text(speed.read_text() + "SHIFT = 0\n")
-    repository.commit()
-    repository.speed(before=LATE)
+    timeless.commit()
+    timeless.speed(before=LATE)
     speed.write_text(speed.read_text() + f"SHIFT = {shift}\n")
-    few = ("--infer-launches=5", "--infer-rounds=3", "--infer-time=8s", "--infer-max-new-tokens=24")
-    result, run = judged(repository, "--infer-gate=tpot:20%", *few)
+    few = ("--infer-launches=5", "--infer-rounds=3", "--infer-time=5s", "--infer-max-new-tokens=24")
+    result, run = judged(timeless, "--infer-gate=tpot:20%", *few)
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["--infer-time 8s is too short to measure each prompt whole: *"])
-    asked = {tuple(map(int, what.split("-")[1:])) for _, what, _ in repository.events() if what.startswith("behind")}
+    result.stdout.fnmatch_lines(["--infer-time 5s is too short to measure each prompt whole: *"])
+    asked = {tuple(map(int, what.split("-")[1:])) for _, what, _ in timeless.events() if what.startswith("behind")}
     # Whole rounds, warm-up, first tokens.
     assert asked >= {(0, 24), (0, 4), (0, 1)}
     for test, (before, after) in run.pairs.items():
         assert [len(one.rounds) for one in (before, after)] == [3, 3]
         assert {one.trace.token_ids for side in (before, after) for one in side.rounds} == {tuple(range(1, 25))}
         turns = run.turns[test]
-        # On a machine with other work a first token may seem to cost so much that fewer fit.
         launches = len(turns.ratios["step"])
         assert 3 <= launches <= 5
         # Launches without whole rounds take their steps apart, too.
@@ -948,10 +957,8 @@ def test_a_generation_that_does_not_fit_is_measured_in_parts_by_all_launches(rep
         assert 9 <= turns.tokens < 24
         assert asked >= {(skip, turns.tokens) for skip in Windows.over(24, turns.tokens).skips}
         # The first 12 tokens are not slower, the others three times so: twice as long together, in every launch.
-        assert [launch[0] for launch in told(turns, "step")] == pytest.approx(
-            [0.69] * len(told(turns, "step")), abs=0.3
-        )
-    gone(repository)
+        assert [launch[0] for launch in turns.ratios["step"]] == pytest.approx([math.log(2)] * launches, abs=0.01)
+    gone(timeless)
 
 
 def changed_steps(repository, before, *args):
@@ -970,29 +977,30 @@ def changed_steps(repository, before, *args):
     return result, verdicts, run.turns["test_suite.py::test_prompt[first]"]
 
 
-def test_a_change_of_a_few_steps_is_one_of_tpot_and_none_of_the_typical_step(repository):
-    slow = "import time; time.sleep(0.06 if prompt_tokens % 6 == 0 else 0)"
-    result, verdicts, turns = changed_steps(repository, slow, "--infer-launches=4", "--infer-time=20s", "-kfirst")
+def test_a_change_of_a_few_steps_is_one_of_tpot_and_none_of_the_typical_step(timeless):
+    slow = "return 0.06 if prompt_tokens % 6 == 0 else 0"
+    result, verdicts, turns = changed_steps(timeless, slow, "--infer-launches=4", "--infer-time=20s", "-kfirst")
     result.stdout.fnmatch_lines(["first: not all steps changed alike: TPOT and decode count all of them, *"])
     assert verdicts["tpot_s"] == "regressed"
     assert verdicts["itl_p50_s"] != "regressed"
-    assert statistics.fmean(map(statistics.fmean, told(turns, "steps"))) > 0.4
-    assert statistics.fmean(map(statistics.fmean, told(turns, "step"))) < 0.2
-    gone(repository)
+    mean = {name: statistics.fmean(map(statistics.fmean, turns.ratios[name])) for name in ("step", "steps")}
+    # Four of 23 steps, of 10 ms each, are 60 ms slower.
+    assert mean == pytest.approx({"step": 0.0, "steps": math.log((230 + 240) / 230)}, abs=0.01)
+    gone(timeless)
 
 
-def test_a_change_between_the_parts_that_are_measured_is_seen_by_whole_rounds(repository):
+def test_a_change_between_the_parts_that_are_measured_is_seen_by_whole_rounds(timeless):
     # Of windows of nine tokens in 24 the middle of the text, the tokens 11 to 13, is in none.
-    slow = "import time; time.sleep(2 if prompt_tokens == 12 else 0)"
+    slow = "return 2 if prompt_tokens == 12 else 0"
     times = ("--infer-launches=4", "--infer-rounds=3", "--infer-time=2s", "-kfirst")
-    result, verdicts, turns = changed_steps(repository, slow, *times)
+    result, verdicts, turns = changed_steps(timeless, slow, *times)
     result.stdout.fnmatch_lines(["! first: a step changed by +* % in whole rounds, by * % in the two *"])
     assert turns.tokens is not None
     assert set(turns.ratios) == {"first"}
     # The steps that were taken apart say nothing of it.
     assert "where:" not in result.stdout.str()
     assert verdicts["tpot_s"] == "regressed"
-    gone(repository)
+    gone(timeless)
 
 
 BESIDE = """
@@ -1004,11 +1012,11 @@ def waited(self):
     self.turns_ns.append(5_000_000_000 * taken[0])
 
 def slowed(self, prompt_ids, limits, clock):
+    self.starts(clock)
     for token in range(1, 1 + limits.max_new_tokens):
         # Three turns of eight on either side, of which two are neighbours.
         taken[0] = (token + (SIDE == "A")) % 8 in (2, 3, 4)
-        time.sleep(0.004 + 0.02 * taken[0])
-        speed.before(token)
+        self.wait(0.004 + 0.02 * taken[0] + (speed.before(token) or 0))
         clock.tick([token])
     return StopReason.LENGTH
 
@@ -1016,20 +1024,20 @@ Waits.end, Scripted.generate = waited, slowed
 """
 
 
-def test_beside_other_work_turns_that_waited_for_no_core_are_compared(repository, monkeypatch):
+def test_beside_other_work_turns_that_waited_for_no_core_are_compared(timeless, monkeypatch):
     monkeypatch.setattr(Waits, "end", Waits.end)  # the conftest file is loaded in this process too
-    conftest = repository.path / "conftest.py"
+    conftest = timeless.path / "conftest.py"
     conftest.write_text(conftest.read_text() + BESIDE)
-    repository.commit()
-    repository.speed(before="import time; time.sleep(0.002)")
+    timeless.commit()
+    timeless.speed(before="return 0.002")
     few = ("--infer-launches=3", "--infer-time=5s", "--infer-max-new-tokens=25", "-kfirst")
-    result, run = judged(repository, "--infer-gate=tpot:5%", "--benchmark-autosave", *few)
+    result, run = judged(timeless, "--infer-gate=tpot:5%", "--benchmark-autosave", *few)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["something else took cores now and then: *"])
     (turns,) = run.turns.values()
     assert turns.undisturbed == {"step": 0.5}
-    assert statistics.fmean(map(statistics.fmean, told(turns, "step"))) == pytest.approx(math.log(1.5), abs=0.2)
-    (saved,) = repository.path.glob(".benchmarks/*/*.json")
+    assert statistics.fmean(map(statistics.fmean, turns.ratios["step"])) == pytest.approx(math.log(1.5), abs=0.01)
+    (saved,) = timeless.path.glob(".benchmarks/*/*.json")
     blocks = [row["extra_info"]["pytest_infer"] for row in json.loads(saved.read_text())["benchmarks"]]
     assert [b["against"]["turns"]["undisturbed"] for b in blocks if b["phase"] == "total"] == [turns.undisturbed]
 
@@ -1153,7 +1161,7 @@ def test_a_base_that_is_killed_for_its_memory_says_what_to_do(repository):
     result.stdout.fnmatch_lines(["*the run of HEAD*was killed by SIGKILL: if memory ran out, add --infer-against-seq*"])
 
 
-@pytest.mark.parametrize("delay", [0.0, 5])
+@pytest.mark.parametrize("delay", [0.0, 600])
 def test_ctrl_c_ends_the_other_side_and_removes_its_files(repository, delay):
     repository.speed(
         before=f"import os, time; prompt_tokens == 3 and 'pytest-infer' in os.getcwd() and time.sleep({delay})"
@@ -1163,11 +1171,9 @@ def test_ctrl_c_ends_the_other_side_and_removes_its_files(repository, delay):
     process = (started if not delay else started_slow)(repository, *SLOW, "--benchmark-autosave")
     assert children(repository)
     process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert "KeyboardInterrupt" in output
     assert process.returncode == pytest.ExitCode.INTERRUPTED
-    assert time.monotonic() - begun < 15
     assert children(repository) == []
     gone(repository)
 
@@ -1187,5 +1193,5 @@ def test_a_parent_that_is_killed_takes_the_other_side_with_it(repository):
     process = started(repository, *SLOW)
     assert children(repository)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     until(lambda: children(repository) == [], "the child lives on")
