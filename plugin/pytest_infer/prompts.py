@@ -81,8 +81,11 @@ def load(path: Path) -> tuple[Prompt, ...]:
     return _prompts(entries, defaults, where=str(path), folder=path.parent)
 
 
-def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
-    """Return the prompts given to a marker: texts, tables with the keys of a suite file, or Prompt objects."""
+def from_marker(given: Sequence[object], where: str, folder: Path) -> tuple[Prompt, ...]:
+    """Return the prompts given to a marker: texts, tables with the keys of a suite file, or Prompt objects.
+
+    `folder` is that of the test, from which a table's `file` is named.
+    """
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise SuiteError(f"{where}: infer_prompts takes a list of texts, tables, or Prompt objects")
     ready: list[Prompt] = []
@@ -92,9 +95,9 @@ def from_marker(given: Sequence[object], where: str) -> tuple[Prompt, ...]:
             check(item, place)
             ready.append(item)
         elif isinstance(item, str):
-            ready.append(_prompt({"name": f"prompt-{number}", "text": item}, {}, place, Path()))
+            ready.append(_prompt({"name": f"prompt-{number}", "text": item}, {}, place, folder))
         elif isinstance(item, Mapping):
-            ready.append(_prompt(dict(item), {}, place, Path()))
+            ready.append(_prompt(dict(item), {}, place, folder))
         else:
             raise SuiteError(f"{place} is a {type(item).__name__}; give a text, a table, or a Prompt")
     return _unique(ready, where)

@@ -76,6 +76,23 @@ def test_the_marker_comes_before_the_option(suite):
     assert ids(result) == [f"test_suite.py::test_prompt[{name}]" for name in ("prompt-1", "table", "ready")]
 
 
+def test_a_file_in_a_marker_is_beside_the_test(suite):
+    pytester = suite(prompts=None)
+    test = """
+    import pytest
+
+    @pytest.mark.infer_prompts([{"name": "long", "file": "texts/long.txt"}])
+    def test_it(infer, prompt):
+        assert prompt.text == "beside the test"
+        infer(prompt)
+    """
+    write(pytester, "bench/test_it.py", test)
+    write(pytester, "bench/texts/long.txt", "beside the test")
+    write(pytester, "texts/long.txt", "beside the configuration")
+    pytester.path.joinpath("test_suite.py").unlink()
+    pytester.runpytest("bench").assert_outcomes(passed=1)
+
+
 def test_the_marker_of_a_module_and_of_a_class(suite):
     pytester = suite(
         test="""

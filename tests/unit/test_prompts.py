@@ -1,6 +1,7 @@
 """The suite file: what it may hold, and the one clear line for everything else."""
 
 import json
+from pathlib import Path
 
 import not_files
 import pytest
@@ -225,7 +226,7 @@ def test_text_that_is_not_utf8(tmp_path):
 
 def test_a_marker_takes_texts_tables_and_prompts():
     ready = Prompt(name="ready", text="z")
-    given = prompts.from_marker(["x", {"name": "b", "text": "y", "max_new_tokens": 2}, ready], "test.py::t")
+    given = prompts.from_marker(["x", {"name": "b", "text": "y", "max_new_tokens": 2}, ready], "test.py::t", Path())
     assert [(p.name, p.text, p.max_new_tokens) for p in given] == [
         ("prompt-1", "x", None),
         ("b", "y", 2),
@@ -247,13 +248,13 @@ def test_a_marker_takes_texts_tables_and_prompts():
     ],
 )
 def test_a_wrong_marker_names_its_test(given, said):
-    line = refused(prompts.from_marker, given, "test.py::t")
+    line = refused(prompts.from_marker, given, "test.py::t", Path())
     assert line.startswith("test.py::t")
     assert said in line
 
 
 def test_an_error_in_a_marker_names_the_number_of_the_prompt():
-    assert "prompt 2" in refused(prompts.from_marker, ["x", {"name": "a"}], "test.py::t")
+    assert "prompt 2" in refused(prompts.from_marker, ["x", {"name": "a"}], "test.py::t", Path())
 
 
 def test_the_content_hash_is_that_of_the_json_of_the_content():

@@ -100,7 +100,7 @@ def prompts_of(node: pytest.Item, given: Path | None, cache: Cache) -> tuple[Pro
     if marker is not None:
         if len(marker.args) != 1 or marker.kwargs:
             raise SuiteError(f"{node.nodeid}: write infer_prompts([…]) with one list of prompts")
-        return suites.from_marker(marker.args[0], node.nodeid)
+        return suites.from_marker(marker.args[0], node.nodeid, node.path.parent)
     path = given or node.path.parent / suites.SUITE_FILE
     if given is None and not path.exists():
         return ()
