@@ -2,16 +2,19 @@
 
 import io
 import json
+import os
 import re
 import statistics
-from contextlib import nullcontext
+import subprocess
+import sys
+from contextlib import nullcontext, suppress
 
 import pytest
 
 from pytest_infer.records import TokenTrace
 from pytest_infer.report.show import live
 from pytest_infer.report.show.live import LiveLine
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import encodable, printable
 
 SLOW = "Scripted.delays = [0.02, 0.004, 0.004]"
 
@@ -158,6 +161,38 @@ def test_a_suite_without_measuring_tests_has_no_section(pytester):
 )
 def test_printable(raw, shown):
     assert printable(raw) == shown
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", "name… · −3 ± 4 % → 東?"),
+        ("latin-1", "name. · -3 ± 4 % > ???"),
+        ("ascii", "name. . -3 ~ 4 % > ???"),
+        (None, "name… · −3 ± 4 % → 東?"),
+    ],
+)
+def test_what_a_stream_lacks_is_replaced_by_what_is_as_wide(encoding, shown):
+    stream = io.StringIO() if encoding is None else io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    assert encodable("name… · −3 ± 4 % → 東\udc80", stream) == shown
+
+
+def test_a_terminal_of_ascii_is_written_to(suite, cold):
+    pytester = suite(engine=SLOW)
+    ours, theirs = os.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "pytest", "--infer-rounds=1"]
+    with subprocess.Popen(command, cwd=pytester.path, env=environment, stdout=theirs) as process:
+        os.close(theirs)
+        text = b""
+        with suppress(OSError):  # what the reading of a terminal ends with
+            while part := os.read(ours, 1 << 16):
+                text += part
+        assert process.wait() == 0, text
+    os.close(ours)
+    shown = text.decode("ascii")
+    assert re.search(r"\x1b\[2Kloading \S+ \.\x1b\[1A", shown), shown
+    assert "\nscripted . float32 . cpu . 1 round . machine " in shown
 
 
 class Terminal(io.StringIO):

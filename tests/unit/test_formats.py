@@ -181,27 +181,44 @@ def loads(monkeypatch):
     monkeypatch.setattr("pytest_infer.cli.loading.sys.platform", "linux")
 
 
-@pytest.mark.parametrize(("view", "form"), CELLS, ids=lambda value: str(getattr(value, "value", value)))
-def test_what_is_written_is_of_its_format(stored, loads, tmp_path, monkeypatch, view, form):
+@pytest.fixture
+def asked(stored, loads, tmp_path, monkeypatch):
+    """Return a function: what a command ends with that is asked for a format, and the file that it wrote, if any."""
     monkeypatch.setattr(dumps, "write", lambda path, counts: None)  # by torch
+    monkeypatch.chdir(tmp_path)
+
+    def ask(view, form, charset="utf-8"):
+        name = view.partition(" --")[0]
+        arguments = [*view.split(), *ALWAYS.get(name, ()), *FLAGS.get((view, form), ())]
+        if offered(commands()[name]) is not None and not any("--format" in word for word in arguments):
+            arguments.append(f"--format={form.value}")
+        if any("--storage" in parameter.opts for parameter in commands()[name]):
+            arguments.append(f"--storage={stored}")
+        file = tmp_path / f"written.{form.value}" if form in (Format.PARQUET, Format.HTML) else None
+        if file is not None:
+            arguments += ["--output", str(file)]
+        if name in BEFORE:
+            CliRunner().invoke(app, [*BEFORE[name], f"--storage={stored}"])
+        result = CliRunner(charset=charset).invoke(app, arguments, env={"COLUMNS": "200"})
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code in (0, 1), result.output
+        return result, file
+
+    return ask
+
+
+@pytest.mark.parametrize(("view", "form"), CELLS, ids=lambda value: str(getattr(value, "value", value)))
+def test_what_is_written_is_of_its_format(asked, view, form):
     if form is Format.PARQUET:
         pytest.importorskip("pyarrow")
-    monkeypatch.chdir(tmp_path)
-    name = view.partition(" --")[0]
-    arguments = [*view.split(), *ALWAYS.get(name, ()), *FLAGS.get((view, form), ())]
-    if offered(commands()[name]) is not None and not any("--format" in word for word in arguments):
-        arguments.append(f"--format={form.value}")
-    if any("--storage" in parameter.opts for parameter in commands()[name]):
-        arguments.append(f"--storage={stored}")
-    file = tmp_path / f"written.{form.value}" if form in (Format.PARQUET, Format.HTML) else None
-    if file is not None:
-        arguments += ["--output", str(file)]
-    if name in BEFORE:
-        CliRunner().invoke(app, [*BEFORE[name], f"--storage={stored}"])
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code in (0, 1), result.output
+    result, file = asked(view, form)
     # Annotations stand beside the JSON of stdout.
     text = result.stderr if form is Format.GITHUB else result.stdout
     text = text if file is None else file.read_bytes().decode("latin-1")
     assert OF_A_FORMAT[form](text), text[:500]
+
+
+@pytest.mark.parametrize("view", [view for view, form in CELLS if form is Format.TERMINAL])
+def test_a_stream_that_lacks_signs_is_written_to(asked, view):
+    result, _ = asked(view, Format.TERMINAL, charset="ascii")
+    assert OF_A_FORMAT[Format.TERMINAL](result.stdout)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import gc
+import io
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from pytest_infer.cli.shared import Storage, offered, out, refuse, screen
 from pytest_infer.errors import InferError, alternatives
 from pytest_infer.report.formats import METRICS as METRICS_LISTED
 from pytest_infer.report.formats import Format
+from pytest_infer.report.text import PLAIN
 
 _COMMANDS = (
     "metrics",
@@ -159,6 +162,9 @@ class _Commands(Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
         """Run a command, and end with its exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+                stream.reconfigure(errors=PLAIN)
         with _garbage_is_rare():
             return self._main(args, *more, **named)
 

@@ -12,7 +12,7 @@ from _pytest.config import create_terminal_writer
 from _pytest.junitxml import xml_key
 
 from pytest_infer.measure.ranks import Place, World
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import encodable, printable
 from pytest_infer.storage.bridge import Bridge
 
 
@@ -64,7 +64,7 @@ class Held:
         held = None if reporter is None else reporter._tw._file
         if self._before is not None and isinstance(held, io.StringIO):
             reporter._tw = self._before
-            self._before.write(held.getvalue())
+            self._before.write(encodable(held.getvalue(), self._before._file))
         self._before = None
 
 

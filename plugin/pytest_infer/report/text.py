@@ -1,7 +1,8 @@
-"""Text as it is written: consoles that write into a string, CSV, and untrusted text made harmless in both."""
+"""Text as it is written: consoles that write into a string, CSV, what is hostile or lacks an encoding made plain."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -16,6 +17,26 @@ from rich.text import Text
 _PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 # A spreadsheet takes the wide ones too, and, where its list separator is `;`, what follows one for another cell.
 _FORMULA = re.compile(r'(^|;)(?="*[=+\-@＝＋－＠])')  # noqa: RUF001
+
+PLAIN = "pytest_infer.plain"
+"""The error handler by which a stream writes what its encoding lacks as signs of ASCII that are as wide."""
+_ALIKE = dict(zip("−–—─│┤└…·→×✗✓≠≥≤±µμ²³█▉▊▋▌▍▎▏▓▒░○●◉", "----||+..>xxv/><~uu23#####|||+=-o*@", strict=True))
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ALIKE.get(sign, "?" * cell_len(sign)) for sign in lacking), error.end
+
+
+codecs.register_error(PLAIN, _plain)
+
+
+def encodable(text: str, stream: Any) -> str:
+    """Return the text as a stream can write it: what its encoding lacks is replaced as `PLAIN` does."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, PLAIN).decode(encoding)
 
 
 def printable(text: str) -> str:

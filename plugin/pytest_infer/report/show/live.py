@@ -9,6 +9,7 @@ from typing import TextIO
 
 from pytest_infer.metrics import timing
 from pytest_infer.records import TokenTrace
+from pytest_infer.report.text import encodable
 from pytest_infer.units import duration, rate
 
 _ERASE_LINE, _UP = "\x1b[2K", "\x1b[1A"
@@ -48,7 +49,7 @@ class LiveLine:
     def show(self, text: str) -> None:
         """Replace the line."""
         width = shutil.get_terminal_size().columns - 1
-        self._write(text[:width])
+        self._write(encodable(text, self._stream)[:width])
         self._shown = True
 
     def clear(self) -> None:

@@ -19,7 +19,7 @@ from pytest_infer.report.compare import terminal as comparison
 from pytest_infer.report.show import card, details, noise, remarks, since, table
 from pytest_infer.report.sweep import curve, sides
 from pytest_infer.report.sweep import terminal as sweep
-from pytest_infer.report.text import collected, printable
+from pytest_infer.report.text import collected, encodable, printable
 from pytest_infer.report.text import console as new_console
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ def write_summary(reporter: pytest.TerminalReporter, run: RunSummary) -> None:
     if text:
         reporter.ensure_newline()
         reporter.section("inference", bold=True)
-        reporter.write(text)
+        tell(reporter, text)
+
+
+def tell(reporter: pytest.TerminalReporter, text: str) -> None:
+    """Write to pytest's terminal, which would escape a whole text, its lines' ends too, for one sign that it lacks."""
+    reporter.write(encodable(text, reporter._tw._file))
 
 
 def quiet(run: RunSummary, *, width: int, color: bool, brief: bool = True) -> str:
