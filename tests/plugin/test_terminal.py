@@ -211,6 +211,22 @@ def test_the_live_line_leaves_the_cursor_where_it_was():
     assert stream.getvalue().count("\n") == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x" * 20, "x" * 19),
+        ("東京" * 5, "東京" * 4 + "東 "),
+        ("東京" * 4 + "xyz", "東京" * 4 + "xyz"),
+        ("a\tb\x1b[1m", "a\\tb\\x1b[1m"),
+    ],
+)
+def test_the_live_line_takes_one_line_of_the_terminal(monkeypatch, text, shown):
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    LiveLine(stream, nullcontext).show(text)
+    assert stream.getvalue() == f"\n\r\x1b[2K{shown}\x1b[1A\r"
+
+
 def test_the_live_line_is_silent_where_there_is_no_terminal():
     stream = io.StringIO()
     LiveLine(stream, nullcontext).show("measuring")

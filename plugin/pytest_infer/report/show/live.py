@@ -7,9 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TextIO
 
+from rich.cells import cell_len, set_cell_size
+
 from pytest_infer.metrics import timing
 from pytest_infer.records import TokenTrace
-from pytest_infer.report.text import encodable
+from pytest_infer.report.text import encodable, printable
 from pytest_infer.units import duration, rate
 
 _ERASE_LINE, _UP = "\x1b[2K", "\x1b[1A"
@@ -47,9 +49,9 @@ class LiveLine:
         self._shown = False
 
     def show(self, text: str) -> None:
-        """Replace the line."""
-        width = shutil.get_terminal_size().columns - 1
-        self._write(encodable(text, self._stream)[:width])
+        """Replace the line, by as much of a text as the terminal has columns for: more would take a second line."""
+        text, width = encodable(printable(text), self._stream), shutil.get_terminal_size().columns - 1
+        self._write(text if cell_len(text) <= width else set_cell_size(text, width))
         self._shown = True
 
     def clear(self) -> None:
