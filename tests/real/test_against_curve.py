@@ -43,7 +43,10 @@ def test_a_curve_has_both_sides_and_their_fits(bench):
     assert [block["curve"]["value"] for block in found] == [8, 16, 32, 64, 128]
     for block in found:
         against = block["against"]
-        assert {name: len(launches) for name, launches in against["turns"]["ratios"].items()} == {"first": 2, "step": 2}
+        sizes = {name: len(launches) for name, launches in against["turns"]["ratios"].items()}
+        assert sizes["first"] == sizes["step"] == 2
+        # Disturbed steps may add their sums.
+        assert set(sizes) <= {"first", "step", "steps"}
         assert against["metrics"]["prompt_tokens"]["value"] == block["metrics"]["prompt_tokens"]["value"]
         assert against["metrics"]["output_sha256"]["value"] == block["metrics"]["output_sha256"]["value"]
         assert against["differ"] == []
