@@ -9,6 +9,8 @@ import signal
 import statistics
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +21,7 @@ import scripted_server
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
-from pytest_infer.measure.load import environment, generator, marks, trace
+from pytest_infer.measure.load import environment, generator, marks, told, trace
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Workload
 from pytest_infer.metrics import load
@@ -62,9 +64,9 @@ def services(server):
 
 
 def test_each_request_waits_as_long_as_those_before_it_take():
-    script = Script(answers=(Answer(service_s=0.04, exponential=True),), slots=1)
+    script = Script(answers=(Answer(service_s=0.2, exponential=True),), slots=1)
     with scripted_server.running(script) as server:
-        of = sent(server.url, "rate=15", 60)
+        of = sent(server.url, "rate=3", 60)
         (repetition,) = of.repetitions
         assert [request.status for request in repetition.requests] == [RequestStatus.DONE] * 60
         assert {request.output_tokens for request in repetition.requests} == {4}
@@ -72,30 +74,34 @@ def test_each_request_waits_as_long_as_those_before_it_take():
         assert len({one.body["prompt"] for one in server.served}) == len(server.served)
         assert {one.body["max_tokens"] for one in server.served} == {4}
         assert {one.body["temperature"] for one in server.served} == {0}
-        predicted = first_come([request.due_s for request in repetition.requests], services(server)[-60:])
-    measured = [request.end_s - request.due_s for request in repetition.requests]
+        in_turn = sorted(repetition.requests, key=lambda request: request.sent_s)
+        predicted = first_come([request.sent_s for request in in_turn], services(server)[-60:])
+    measured = [request.end_s - request.sent_s for request in in_turn]
     # What the sender and the loopback add: little beside a service, and never less than nothing.
-    added = [got - want for got, want in zip(measured, predicted, strict=True)]
-    assert statistics.median(added) < 0.02
-    assert statistics.fmean(measured) == pytest.approx(statistics.fmean(predicted), rel=0.25)
+    added = sorted(got - want for got, want in zip(measured, predicted, strict=True))
+    assert statistics.median(added) < 0.05
+    # A sender that is held up hears late of those that are on their way then.
+    assert abs(statistics.fmean(added[3:-3])) < 0.25 * statistics.fmean(predicted)
+    # One is sent when it is due; on busy cores the next ones may be late.
+    assert min(request.sent_s - request.due_s for request in in_turn) == pytest.approx(0, abs=0.1)
     gaps = [b.due_s - a.due_s for a, b in zip(repetition.requests, repetition.requests[1:], strict=False)]
     assert len(set(gaps)) == len(gaps), "two senders would draw each gap twice"
 
 
 def test_streams_keep_as_many_in_flight_and_goodput_is_what_the_server_saw():
     script = Script(
-        answers=(*[Answer(first_s=0.05, gap_s=0.02)] * 15, *[Answer(first_s=0.4)] * 5, Answer(first_s=0.05, gap_s=0.02))
+        answers=(*[Answer(first_s=0.05, gap_s=0.1)] * 15, *[Answer(first_s=2.0)] * 5, Answer(first_s=0.05, gap_s=0.1))
     )
     with scripted_server.running(script) as server:
-        of = sent(server.url, "concurrency=2", 30, ttft_s=0.2)
+        of = sent(server.url, "concurrency=2", 30, ttft_s=1.0)
     (repetition,) = of.repetitions
     part = load.steady(repetition, of)
     assert load.at_work(part) == pytest.approx(2, abs=0.3)
-    late = [request for request in repetition.requests if request.first_s - request.sent_s > 0.3]
+    late = [request for request in repetition.requests if request.first_s - request.sent_s > 1.5]
     assert len(late) == 5
     offered = [request for request in part.offered if request in late]
     assert load.misses(part) == pytest.approx(100 * len(offered) / len(part.offered))
-    assert statistics.median(load.tpots_s(part)) == pytest.approx(0.02, rel=0.5)
+    assert statistics.median(load.tpots_s(part)) == pytest.approx(0.1, rel=0.5)
 
 
 def test_dialogues_keys_and_failures():
@@ -167,12 +173,22 @@ def test_mooncakes_trace_is_replayed_with_the_beginnings_that_its_prompts_share(
     assert first != long
 
 
-def test_what_is_not_answered_within_the_limit_is_a_miss():
-    with scripted_server.running(Script(answers=(*[Answer(first_s=0.01)] * 6, Answer(stall_at=1)))) as server:
-        of = sent(server.url, "rate=10", 30, limit_s=4)
-    (repetition,) = of.repetitions
-    assert sum(request.status is RequestStatus.DONE for request in repetition.requests) == 6
-    assert {request.status for request in repetition.requests[6:]} == {RequestStatus.CANCELLED}
+def test_what_is_not_answered_within_the_limit_is_a_miss(monkeypatch):
+    # Sent again to the same server, as on busy cores, none of them would be among its first six.
+    monkeypatch.setattr(generator, "_TRIES", 1)
+    repetition = None
+    for _ in range(5):
+        with (
+            scripted_server.running(Script(answers=(*[Answer(first_s=0.01)] * 6, Answer(stall_at=1)))) as server,
+            suppress(told.NotAsAskedError),
+        ):
+            (repetition,) = sent(server.url, "rate=10", 30, limit_s=15).repetitions
+            break
+    assert Counter(request.status for request in repetition.requests) == {
+        RequestStatus.DONE: 6,
+        RequestStatus.CANCELLED: len(repetition.requests) - 6,
+    }
+    assert len(repetition.requests) > 6
 
 
 def test_a_starved_sender_marks_the_level():
@@ -201,7 +217,7 @@ def test_a_starved_sender_marks_the_level():
 
 
 def test_where_nobody_listens_every_request_fails_and_the_level_is_refused():
-    of = sent("http://127.0.0.1:9", "concurrency=1", 4, limit_s=5)
+    of = sent("http://127.0.0.1:9", "concurrency=1", 4)
     assert {request.status for request in of.repetitions[0].requests} == {RequestStatus.FAILED}
     with pytest.raises(EngineError, match=r"concurrency=1, repetition 1: no request was answered: .*connection"):
         under_load.check_answered(of, lambda: None)
