@@ -13,7 +13,6 @@ from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.errors import OptionError
-from pytest_infer.measure import disturbance
 from pytest_infer.measure.load.workload import Synthetic
 from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.options import OPTIONS
@@ -424,16 +423,23 @@ WITH_HEAD = """super().wait(delay)
         with self.clock.span("head"):
             super().wait(0.004)
 """
-QUIET = "\nfrom pytest_infer.measure import disturbance\n\ndisturbance.reasons = lambda counters, usable_cores: ()\n"
+STAMPED = """
+from pytest_infer.measure.breakdown import marks
 
 
-def test_stored_runs_are_compared_by_role(suite, monkeypatch):
-    monkeypatch.setattr(disturbance, "reasons", disturbance.reasons)  # back after both runs, in this process
+class Scripted(Scripted):
+    def __init__(self):
+        super().__init__()
+        marks.HostStamper.now = lambda _: self.now
+"""
+"""Marks of a virtual engine are of its own clock."""
+
+
+def test_stored_runs_are_compared_by_role(suite):
     for delay in (0.01, 0.05):
-        engine = QUIET + SPANS.replace("[0.002]", f"[{delay}]").replace("super().wait(delay)\n", WITH_HEAD)
-        pytester = suite(engine=engine, prompts=LONG)
+        engine = STAMPED + SPANS.replace("[0.002]", f"[{delay}]").replace("super().wait(delay)\n", WITH_HEAD)
+        pytester = suite(engine=engine, prompts=LONG, virtual=True)
         pytester.runpytest("--benchmark-autosave", "--infer-rounds=5", "--infer-max-rounds=5").assert_outcomes(passed=1)
-    # A busy machine may hide one of the phases.
     shown = CliRunner().invoke(app, ["compare"]).output
     # The headline may be wrapped anywhere.
     line = r"(prefill|decode) \d+ % slower \[[^]]*\][^;]*: experts \+\d\S* ms( of \+\d|, all of it|, the rest)"
@@ -441,7 +447,8 @@ def test_stored_runs_are_compared_by_role(suite, monkeypatch):
     assert re.search(r"^ +where: experts \+\d", shown, flags=re.MULTILINE)
     told = json.loads(CliRunner().invoke(app, ["compare", "--format", "json"]).output)
     carried = [j["carried"] for j in told["judgements"] if j["carried"] is not None]
-    assert {one["role"] for change in carried for one in change["roles"] if one["named"]} == {"experts"}
+    named = {(change["phase"], one["role"]) for change in carried for one in change["roles"] if one["named"]}
+    assert named == {("prefill", "experts"), ("decode", "experts")}
     assert "experts +" in CliRunner().invoke(app, ["compare", "--format", "markdown"]).output
 
 
