@@ -33,6 +33,8 @@ from time import perf_counter_ns
 from typing import Any
 
 _PIECE = re.compile(r"\s*\S+|\s+")
+_PATIENCE_S = 120
+"""How long its thread may take to begin and to end: milliseconds, unless the machine is busy."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Server:
         self._seen: list[list[int]] = []
         self._random = random.Random(script.seed)
         self._dies = dies or self._close
-        self._writers: set[asyncio.StreamWriter] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
+        """Of its connections that are not closed here."""
 
     async def start(self, port: int = 0) -> None:
         self._slots = asyncio.Semaphore(self.script.slots or 1_000_000)
@@ -138,18 +141,20 @@ class Server:
 
     def _close(self, _words: str = "") -> None:
         self._server.close()
-        for writer in list(self._writers):
+        for writer in list(self.writers):
             writer.transport.abort()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        self.writers.add(writer)
         self.connections += 1
-        self.most_connections = max(self.most_connections, len(self._writers))
+        self.most_connections = max(self.most_connections, len(self.writers))
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._request(reader, writer):
                 pass
-        self._writers.discard(writer)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.writers.discard(writer)
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether the connection stays."""
@@ -396,12 +401,12 @@ def running(script: Script | None = None) -> Iterator[Server]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(_PATIENCE_S)
         yield server
-        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(_PATIENCE_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(_PATIENCE_S)
         loop.close()
 
 
