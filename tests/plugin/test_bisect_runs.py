@@ -119,12 +119,19 @@ def test_where_nothing_got_worse_it_says_so_with_the_intervals(history):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells who is left")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_and_says_how_to_go_on(history, number):
-    made = [history.commit(f"change {number}", scratch.DECODE if number < 4 else scratch.SLOW) for number in range(7)]
+    # Between the ends there are only commits at which it stays, however late the signal comes.
+    stays = "import time\n\ntime.sleep(600)\n"
+    good = history.commit("good", scratch.DECODE)
+    for change in range(5):
+        history.commit(f"change {change}", script=f"{stays}DECODE = {scratch.SLOW}  # {change}\n")
+    bad = history.commit("bad", scratch.SLOW)
     before = history.state()
-    with start(history.path, made[0], made[6], RULE, "-k", "first", "--", *FEW) as process:
+    with start(history.path, good, bad, RULE, "-k", "first", "--", *FEW) as process:
         said = [process.stdout.readline() for _ in range(2)]
         assert said[1].startswith("following"), said
+        until = time.monotonic() + 120
         while not processes_in(history.temporary):
+            assert time.monotonic() < until, "no run of a commit began"
             time.sleep(0.05)
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
