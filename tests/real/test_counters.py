@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import wait_for_a_sample
 from pytest_infer.measure import disturbance
 from pytest_infer.measure.counters import cpu
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -57,12 +58,12 @@ def growth(counters: Counters) -> float:
     return told(counters.peak_rss_bytes) - told(counters.rss_before_bytes)
 
 
-def spike(size: int, seconds: float) -> None:
-    """Touch so many bytes, hold them, and give them back to the system."""
+def spike(size: int, held: Callable[[], object] = lambda: None) -> None:
+    """Touch so many bytes, call what is to see them, and give them back to the system."""
     with mmap.mmap(-1, size) as memory:
         for offset in range(0, size, mmap.PAGESIZE):
             memory[offset] = 1
-        time.sleep(seconds)
+        held()
 
 
 def exact_peak(counters: Counters) -> None:
@@ -72,7 +73,7 @@ def exact_peak(counters: Counters) -> None:
 
 def test_a_spike_of_20_ms_is_seen_whole(system: SystemCounters) -> None:
     before = system.begin()
-    spike(SPIKE, 0.02)
+    spike(SPIKE, lambda: time.sleep(0.02))
     counters = system.end(before)
     exact_peak(counters)
     assert growth(counters) == pytest.approx(SPIKE, rel=0.02)
@@ -81,7 +82,7 @@ def test_a_spike_of_20_ms_is_seen_whole(system: SystemCounters) -> None:
 
 def test_the_next_window_does_not_see_the_spike(system: SystemCounters) -> None:
     before = system.begin()
-    spike(SPIKE, 0)
+    spike(SPIKE)
     exact_peak(system.end(before))
     counters = system.end(system.begin())
     assert growth(counters) < 0.02 * SPIKE
@@ -89,9 +90,9 @@ def test_the_next_window_does_not_see_the_spike(system: SystemCounters) -> None:
 
 def test_a_window_sees_the_spikes_before_and_in_a_window_within_it(system: SystemCounters) -> None:
     outer = system.begin()
-    spike(SPIKE, 0)
+    spike(SPIKE)
     inner = system.begin()
-    spike(SPIKE // 3, 0)
+    spike(SPIKE // 3)
     inside, outside = system.end(inner), system.end(outer)
     exact_peak(outside)
     assert growth(inside) == pytest.approx(SPIKE // 3, rel=0.05)
@@ -99,9 +100,10 @@ def test_a_window_sees_the_spikes_before_and_in_a_window_within_it(system: Syste
 
 
 def test_without_a_reset_the_helper_samples_the_peak(unresettable: SystemCounters) -> None:
-    spike(2 * SPIKE, 0)  # the unreset mark is higher than what follows: it could not tell
+    spike(2 * SPIKE)  # the unreset mark is higher than what follows: it could not tell
     before = unresettable.begin()
-    spike(SPIKE, 0.5)
+    helper = unresettable._peak._source._process.pid
+    spike(SPIKE, lambda: wait_for_a_sample(helper))
     counters = unresettable.end(before)
     assert counters.peak_rss_bytes.quality is Quality.SAMPLED
     assert "helper process every" in counters.peak_rss_bytes.source

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_infer
+from processes import wait_for_a_sample, wait_until
 from pytest_infer.measure.timeline import cost as timeline_cost
 from pytest_infer.measure.timeline import helper
 from pytest_infer.measure.timeline.recorder import TimelineSampler, timeline_of
@@ -29,13 +30,6 @@ def sampler():
     made.close()  # again does nothing
 
 
-def wait_until(condition, patience_s=30.0):
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def state(pid):
     """Return the letter of a process's state (proc(5)): `S` sleeps, `Z` has ended but nobody has waited for it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -47,18 +41,6 @@ def alive(pid):
         return state(pid) != "Z"
     except OSError:
         return False
-
-
-def wait_for_a_sample(pid):
-    """Wait until the helper has taken a sample that it began after this call."""
-
-    # It goes to sleep after each sample: the first time may be after one that it had begun before.
-    def slept():
-        (line,) = (x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("voluntary_ctxt"))
-        return int(line.split()[1])
-
-    before = slept()
-    wait_until(lambda: slept() >= before + 2)
 
 
 @needs_proc
