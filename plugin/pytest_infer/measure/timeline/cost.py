@@ -15,6 +15,9 @@ from pytest_infer.errors import InferError
 from pytest_infer.measure.counters.cpu import cores
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 
+_TRIED = 5
+"""So often the loop is tried before it is known how long it takes: the core may be another's for a while."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -75,11 +78,12 @@ def _compared(sampler: TimelineSampler, work: Callable[[], object], pairs: int) 
 
 def _work(work_s: float) -> Callable[[], object]:
     """Return a loop that takes about so long on a quiet core."""
-    steps = 20_000
-    started = time.perf_counter()
-    sum(range(steps))
-    one = time.perf_counter() - started
-    times = max(1, round(work_s / one))
+    steps, took = 20_000, []
+    for _ in range(_TRIED):
+        started = time.perf_counter()
+        sum(range(steps))
+        took.append(time.perf_counter() - started)
+    times = max(1, round(work_s / min(took)))
 
     def work() -> None:
         for _ in range(times):
