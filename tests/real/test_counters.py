@@ -199,11 +199,13 @@ def test_cpu_time_is_that_of_the_thread_that_worked(system: SystemCounters) -> N
 
 
 def in_threads(system: SystemCounters, work: Callable[[], float], number: int) -> tuple[Counters, float]:
-    """Run the work in so many threads that live until the window has ended; returns what they used together."""
+    """Run the work in so many threads that begin it together and live until the window has ended; returns what they
+    used together."""
     used: list[float] = []
-    done, measured = threading.Barrier(number + 1), threading.Event()
+    begun, done, measured = threading.Barrier(number), threading.Barrier(number + 1), threading.Event()
 
     def run() -> None:
+        begun.wait()
         used.append(work())
         done.wait()
         measured.wait()
@@ -221,12 +223,16 @@ def in_threads(system: SystemCounters, work: Callable[[], float], number: int) -
 
 
 def test_cpu_time_counts_all_threads(system: SystemCounters) -> None:
-    counters, used = in_threads(system, lambda: burn(0.4), 2)
-    assert told(counters.cpu_s) == pytest.approx(used, rel=0.02)
-    usable = cpu.cores().usable
-    if usable < 2 or disturbance.reasons(counters, usable) or told(counters.other_cpu_s) > 0.1 * counters.wall_s:
+    usable, shares = cpu.cores().usable, []
+    for _ in range(3):
+        counters, used = in_threads(system, lambda: burn(0.4), 2)
+        assert told(counters.cpu_s) == pytest.approx(used, rel=0.02)
+        if not disturbance.reasons(counters, usable) and told(counters.other_cpu_s) <= 0.1 * counters.wall_s:
+            shares.append(told(counters.cpu_s) / counters.wall_s)
+    if usable < 2 or not shares:
         pytest.skip("the machine is not quiet: two threads need not run side by side")
-    assert told(counters.cpu_s) / counters.wall_s > 1.5
+    # One that is stopped for a while is disturbed as well, and no counter tells.
+    assert max(shares) > 1.5
 
 
 def test_threads_that_share_a_core_wait_for_it(system: SystemCounters) -> None:
@@ -234,7 +240,7 @@ def test_threads_that_share_a_core_wait_for_it(system: SystemCounters) -> None:
 
     def pinned() -> float:
         os.sched_setaffinity(0, {core})  # of this thread only
-        return burn(0.2)
+        return burn(0.4)
 
     counters, used = in_threads(system, pinned, 2)
     if counters.run_queue_wait_s.value is None:

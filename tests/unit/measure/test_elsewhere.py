@@ -15,6 +15,7 @@ import pytest
 
 import denied
 import worker as worker_module
+from processes import PATIENCE_S
 from pytest_infer.measure.counters import peak
 from pytest_infer.measure.counters.elsewhere import memory, use
 from pytest_infer.measure.counters.elsewhere.loading import loaded
@@ -59,8 +60,8 @@ def readings(counters: Counters) -> dict[str, Reading]:
 
 def test_cpu_time_is_its_own(worker, system) -> None:
     before = system.begin()
-    told = worker.do("burn 0.05")
-    more = worker.do("thread 0.05")
+    told = worker.do("burn 0.3")
+    more = worker.do("thread 0.3")
     counters = system.end(before)
     assert counters.cpu_s.value == pytest.approx(told["cpu"] + more["cpu"], rel=0.02)
     assert counters.cpu_s.quality is Quality.EXACT
@@ -75,9 +76,9 @@ def test_cpu_time_is_its_own(worker, system) -> None:
 
 def test_children_that_live_and_that_end_in_the_window_count(worker, system) -> None:
     before = system.begin()
-    told = worker.do("child 0.1")
+    told = worker.do("child 0.5")
     counters = system.end(before)
-    assert counters.cpu_s.value == pytest.approx(told["cpu"] + 0.1, rel=0.05)
+    assert counters.cpu_s.value == pytest.approx(told["cpu"] + 0.5, rel=0.05)
     assert counters.cpu_children_s.value == 0
     assert counters.cpu_s.source.endswith(", with 1 child")
     # It ends: what it used before this window is not of this window.
@@ -124,7 +125,7 @@ def test_whoever_was_seen_is_followed_when_its_parent_leaves_it(worker) -> None:
         os.kill(left, signal.SIGSTOP)  # or it would end with its input
         other.kill()
         other.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while other.pid in (seen := {m.pid for m in both.refresh()}) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert left in seen
@@ -408,7 +409,7 @@ def test_the_machines_other_processes_are_not_those_of_the_tree(worker) -> None:
     tree = Tree((worker.pid,))
     spent = TreeUse(tree)
     before = spent.used_s()
-    told = worker.do("burn 0.05")
+    told = worker.do("burn 0.3")
     assert spent.used_s() - before == pytest.approx(told["cpu"], rel=0.1)
     tree.close()
 

@@ -41,7 +41,7 @@ class Served(Engine):
     def respond(self, request, limits, clock):
         self.spent.append(0.0)
         for number in range(limits.max_new_tokens):
-            self.spent[-1] += self.worker.do("burn 0.02")["cpu"]
+            self.spent[-1] += self.worker.do("burn 0.1")["cpu"]
             clock.tick([number])
         return StopReason.LENGTH
 

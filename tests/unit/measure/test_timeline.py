@@ -69,15 +69,15 @@ def test_a_spike_is_seen(sampler):
 @needs_proc
 def test_cores_and_io_count_from_the_first_sample(sampler):
     with sampler.sampling() as window:
-        until = time.process_time() + 0.2
+        until = time.process_time() + 1
         while time.process_time() < until:
             pass
     seen = window.timeline
     assert len(seen.core_busy_s) == len(seen.at_ns) == len(seen.read_bytes) == len(seen.write_bytes)
     assert {len(row) for row in seen.core_busy_s} == {os.cpu_count()}
     assert set(seen.core_busy_s[0]) == {0.0}
-    # Of 0.2 s of our own, less a tick of each core at either end.
-    assert sum(seen.core_busy_s[-1]) > 0.2 - 0.02 * os.cpu_count()
+    # Of 1 s of our own, less a tick at either end of each core that it ran on.
+    assert sum(seen.core_busy_s[-1]) > 0.5
     assert (seen.read_bytes[0], seen.write_bytes[0]) == (0, 0)
     assert 0 < seen.helper_cpu_s < (seen.at_ns[-1] - seen.at_ns[0]) / 1e9
 
