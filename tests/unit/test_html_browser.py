@@ -9,11 +9,16 @@ from pytest_infer.storage import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
+TRIES = 40
+"""So often one looks for what comes soon, unless the machine is busy."""
 DRAW_ALL = """async () => {
     for (const one of document.querySelectorAll("details.prompt, details.more")) one.open = true;
+    const until = performance.now() + 60000;
     for (const node of document.querySelectorAll("[data-chart]")) {
         node.scrollIntoView();
-        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+        do {
+            await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 20)));
+        } while (!node.querySelector("canvas") && performance.now() < until);
     }
     return {
         charts: document.querySelectorAll("[data-chart]").length,
@@ -117,6 +122,17 @@ def test_it_is_worked_by_keyboard_and_read_without_script(chromium, report):
         assert not tab.locator("#chart-trend-ttft_s .canvas").is_visible()
 
 
+def at_rest(tab, canvas):
+    """Return a picture of a chart that does not move any more."""
+    pictures = [canvas.screenshot()]
+    for _ in range(TRIES):
+        tab.wait_for_timeout(200)
+        pictures.append(canvas.screenshot())
+        if pictures[-1] == pictures[-2]:
+            return pictures[-1]
+    raise AssertionError("it moves all the time")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_steps_are_chosen_by_prompt_and_shown_as_times_or_shares(chromium, report, width):
     with chromium.new_context(viewport={"width": width, "height": 900}) as context:
@@ -152,13 +168,15 @@ def test_steps_are_chosen_by_prompt_and_shown_as_times_or_shares(chromium, repor
             canvas = tab.locator(f"#chart-{chart} .canvas")
             canvas.scroll_into_view_if_needed()
             tab.evaluate("scrollBy(0, -70)")
-            tab.wait_for_timeout(200)
-            still, seen = canvas.screenshot(), []
+            still = at_rest(tab, canvas)
             room = canvas.bounding_box()
-            for below in (0, 13):  # between two bars there is nothing to tell
+            # Between two bars there is nothing to tell; and what is told comes late on busy cores.
+            for below in (0, 13) * TRIES:
                 tab.mouse.move(room["x"] + room["width"] * across, room["y"] + room["height"] * down + below, steps=3)
                 tab.wait_for_timeout(400)
-                seen.append(canvas.screenshot() != still)
-            assert any(seen), chart
+                if canvas.screenshot() != still:
+                    break
+            else:
+                pytest.fail(f"{chart} tells nothing of what the pointer is on")
             tab.mouse.move(0, 0)
         assert said == []
