@@ -15,12 +15,15 @@ from types import MappingProxyType, SimpleNamespace
 import psutil
 import pytest
 
-from processes import runs
+from processes import PATIENCE_S, runs
 from pytest_infer.engines.server import command, guard, health, listening
 from pytest_infer.engines.server.started import Started
 from pytest_infer.errors import EngineError, OptionError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc who is left")
+
+LIMIT_S = 60.0
+"""How long a server may take to be ready, and to answer: milliseconds, unless the machine is busy."""
 
 # Answers every request with one status; `how` is what else it does.
 SERVER = """
@@ -35,11 +38,11 @@ if "crashes" in how:
 if "deaf" in how:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "children" in how:
-    nap = [sys.executable, "-ISc", "import time; time.sleep(60)"]
+    nap = [sys.executable, "-ISc", "import time; time.sleep(600)"]
     subprocess.Popen(nap, start_new_session=True)
     subprocess.run([sys.executable, "-ISc", f"import subprocess; subprocess.Popen({nap}, start_new_session=True)"])
 if "mute" in how:
-    time.sleep(60)
+    time.sleep(600)
 time.sleep(float(how[how.index("after") + 1]) if "after" in how else 0)
 listening = socket.create_server(("127.0.0.1", port))
 while True:
@@ -59,7 +62,7 @@ def started(tmp_path):
     (tmp_path / "a server.py").write_text(SERVER)
     made = []
 
-    def make(*how, status=200, limit_s=10.0, grace_s=5.0):
+    def make(*how, status=200, limit_s=LIMIT_S, grace_s=5.0):
         template = (
             f"{sys.executable} -IS '{tmp_path}/a server.py' {{port}} {status} {{model}} {' '.join(map(str, how))}"
         )
@@ -78,9 +81,9 @@ def tree_of(server):
     return psutil.Process(server.pid).parent().children(recursive=True)
 
 
-def gone(processes, within_s=20):
+def gone(processes):
     """Return whether all of these have ended soon."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if not any(map(runs, processes)):
             return True
@@ -92,7 +95,7 @@ def test_it_is_ready_timed_and_ended(started):
     server = started("after", 0.15)
     server.start()
     server.check()
-    assert 0.15 <= server.load_s < 10
+    assert 0.15 <= server.load_s < LIMIT_S
     assert server.url == f"http://127.0.0.1:{server.port}"
     own, log = tree_of(server), server._log
     assert [p.pid for p in own] == [server.pid]
@@ -135,7 +138,7 @@ def test_one_that_dies_later_is_found_dead(started):
     server.start()
     own = tree_of(server)
     with pytest.raises((OSError, http.client.HTTPException)):
-        health._status(server.port, "/die", 5)
+        health._status(server.port, "/die", LIMIT_S)
     assert gone(own)
     with pytest.raises(EngineError, match=r"ended with code 4; its last lines (?s:.*)told to die"):
         server.check()
@@ -190,16 +193,13 @@ def test_another_process_on_its_port_is_an_error(started, serve, monkeypatch):
         server.start()
 
 
-# What answers is asked with a timeout that is no longer than the limit, and may be slow to answer.
-@pytest.mark.parametrize(
-    ("status", "limit_s", "says"), [(None, 0.2, ".*refused"), (503, 1, "GET /health: HTTP status 503")]
-)
-def test_one_that_is_never_ready_is_not_waited_for_ever(started, serve, monkeypatch, status, limit_s, says):
+@pytest.mark.parametrize(("status", "says"), [(None, ".*refused"), (503, "GET /health: HTTP status 503")])
+def test_one_that_is_never_ready_is_not_waited_for_ever(started, monkeypatch, status, says):
     if status is not None:
-        port = serve({"/health": status})
-        monkeypatch.setattr(command, "free_port", lambda: port)
-    server = started("mute", limit_s=limit_s)
-    with pytest.raises(EngineError, match=f"was not ready within {limit_s} s: {says}; it"):
+        # A real answer may come later than the limit.
+        monkeypatch.setattr(health, "_status", lambda *_: status)
+    server = started("mute", limit_s=0.2)
+    with pytest.raises(EngineError, match=f"was not ready within 0.2 s: {says}; it"):
         server.start()
     assert not psutil.pid_exists(server.pid)
 
@@ -217,16 +217,16 @@ def test_one_that_is_never_ready_is_not_waited_for_ever(started, serve, monkeypa
     ],
 )
 def test_what_counts_as_healthy(serve, statuses, problem):
-    assert health.problem(serve(statuses), 5) == problem
+    assert health.problem(serve(statuses), LIMIT_S) == problem
 
 
 def test_a_port_that_answers_otherwise_is_not_healthy(monkeypatch):
     def status(port, path, timeout_s):
         raise TimeoutError
 
-    assert "refused" in health.problem(command.free_port(), 5)
+    assert "refused" in health.problem(command.free_port(), LIMIT_S)
     monkeypatch.setattr(health, "_status", status)
-    assert health.problem(1, 5) == "GET /health: TimeoutError"
+    assert health.problem(1, LIMIT_S) == "GET /health: TimeoutError"
 
 
 def test_whoever_may_not_be_asked_is_not_held_to_be_foreign(monkeypatch):
@@ -290,16 +290,16 @@ def test_what_the_system_cannot_start_is_said(tmp_path):
 
 
 # The fork holds the pipe open, as a pool of workers would.
-PARENT = """
+PARENT = f"""
 import os, sys, time
 from pytest_infer.engines.server.started import Started
-server = Started(sys.argv[1], model=lambda: "m", environ=os.environ, limit_s=20)
+server = Started(sys.argv[1], model=lambda: "m", environ=os.environ, limit_s={LIMIT_S})
 server.start()
 fork = os.fork() if sys.argv[2] == "forks" else None
 if fork == 0:
-    time.sleep(60)
+    time.sleep(600)
 print(server.pid, fork, server._log, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
