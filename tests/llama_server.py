@@ -13,7 +13,7 @@ MISSING = find_spec("xllamacpp") is None
 WHY = "llama.cpp is not installed: pip install -e '.[llamacpp]'"
 COMMAND = f"{sys.executable} -m pytest_infer.engines.llamacpp -m {{model}} --port {{port}}"
 """What starts it, as --infer-serve takes it."""
-_LIMIT_S = 20
+_LIMIT_S = 120
 
 
 def free_port():
@@ -45,7 +45,7 @@ def llama_server(model: Path, *arguments: str):
 
 def healthy(port):
     """Return whether a server says that its model is loaded."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LIMIT_S)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.HTTPStatus.OK

@@ -20,7 +20,7 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     """Wait until it is so, which it soon is; fail where it never is."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 DEEP = "[" * 2000 + "]" * 2000
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def journal(pytester, content):

@@ -90,7 +90,7 @@ def test_each_end(ends, given, plain, bisect):
 
 @pytest.mark.parametrize(("more", "code"), [((), 2), ((BISECT,), 130)])
 def test_an_interrupt(suite, more, code):
-    pytester = suite(test="import time\n\ndef test_prompt(infer, prompt):\n    print('here')\n    time.sleep(60)\n")
+    pytester = suite(test="import time\n\ndef test_prompt(infer, prompt):\n    print('here')\n    time.sleep(600)\n")
     command = [sys.executable, "-m", "pytest", "-s", UNSURE, *OPTIONS, *more]
     with subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -98,7 +98,7 @@ def test_an_interrupt(suite, more, code):
                 break
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.wait(60) == code
+        assert process.wait(120) == code
 
 
 def test_bisect_without_a_gate_is_wrong_usage(ends):

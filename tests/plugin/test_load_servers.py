@@ -33,7 +33,7 @@ def answered(sending):
     told = generator.scenario(sending, 1, Path())["spec"]["backend"]["extras"]["body"]
     body = {{"prompt": "a b", "max_tokens": 2, "stream": True, **told}}
     try:
-        return "[DONE]" in httpx.post(f"{{sending.served.url}}/v1/completions", json=body).text
+        return "[DONE]" in httpx.post(f"{{sending.served.url}}/v1/completions", json=body, timeout=120).text
     except httpx.HTTPError:
         return False
 

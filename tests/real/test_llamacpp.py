@@ -180,7 +180,7 @@ def test_a_gguf_of_ones_own_is_named_after_its_file(tmp_path, loaded):
 def test_llama_server_from_the_wheel(loaded):
     one, _ = loaded()
     with llama_server(one.files()[0], "-t", "1", "--metrics") as (port, process):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         body = {"prompt": one.encode(STORY), "n_predict": 4, "temperature": 0, "return_tokens": True}
         connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
         tokens = json.load(connection.getresponse())["tokens"]
@@ -188,7 +188,7 @@ def test_llama_server_from_the_wheel(loaded):
         assert b"llamacpp:prompt_tokens_total" in connection.getresponse().read()
         connection.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     assert tuple(tokens) == generated(one, STORY, Limits(max_new_tokens=4)).token_ids
 
 

@@ -39,7 +39,7 @@ def run(tmp_path, cases="", **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -52,7 +52,7 @@ def test_shellcheck_finds_nothing():
     if tool is None:
         pytest.skip("shellcheck is not installed")
     # Older ones do not see that steps are called by their names.
-    done = subprocess.run([tool, "--exclude=SC2317", SCRIPT], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([tool, "--exclude=SC2317", SCRIPT], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout
 
 

@@ -160,11 +160,11 @@ def test_one_builds_while_the_other_waits(tmp_path):
         calls.append(folder)
         (folder / "model.txt").write_text("weights")
         building.set()
-        waiting.wait(timeout=30)
+        waiting.wait(timeout=120)
 
     first = threading.Thread(target=cache.ensure, args=(tmp_path, RECIPE, build, lambda _: None))
     first.start()
-    assert building.wait(timeout=30)
+    assert building.wait(timeout=120)
     said = []
 
     def progress(line: str) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no com
 
 DYING = """
 import os, sys, time
-fork = os.fork() or time.sleep(60)
+fork = os.fork() or time.sleep(600)
 with open("fork", "w") as file:
     file.write(str(fork))
 os.kill(os.getpid(), 9)
@@ -67,7 +67,7 @@ channel = protocol.childs_end(Connection(int(os.environ[{CHILD!r}])))
 channel.send(protocol.Begun(vocabulary=7))
 """
     process = side(DYING.replace("fork =", f"{says}fork ="))
-    process._process.wait(30)
+    process._process.wait(120)
     assert process.begin("test_a").vocabulary == 7
     with pytest.raises(AgainstError, match="killed by SIGKILL"):
         process.time()

@@ -13,7 +13,7 @@ from pytest_infer.errors import StorageError
 from pytest_infer.storage import baselines, files, history, sidecar
 from pytest_infer.storage.runfile import Mark
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 DEEP = "[" * 2000 + "]" * 2000
 

@@ -309,7 +309,7 @@ def text(content):
     return struct.pack("<Q", len(content)) + content
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "content",
     [
@@ -332,7 +332,7 @@ def test_a_gguf_header_that_asks_for_too_much_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("count", ["99999999999", "\u00b2", "00000"])
 def test_a_part_of_a_split_gguf_is_believed_within_reason(tmp_path, count):
     path = tmp_path / f"x-00001-of-{count}.gguf"
@@ -340,7 +340,7 @@ def test_a_part_of_a_split_gguf_is_believed_within_reason(tmp_path, count):
     assert source.find(str(path)).files == (path,)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "content",
     [
@@ -362,7 +362,7 @@ def test_a_damaged_config_is_one_line(tmp_path, content):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "more",
     [
@@ -391,7 +391,7 @@ def test_a_config_of_other_types_ends_in_what_is_known(tmp_path, more):
 
 
 @not_files.needs_posix
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "x.gguf"])
 def test_what_is_no_file_of_a_model_is_never_opened(tmp_path, make, name):

@@ -255,7 +255,7 @@ def test_processes_that_share_files_find_what_one_does(storage, make_block, tmp_
     for size in (10**9, 0):
         monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / str(size)))
         command = [sys.executable, "-c", ON_TWO_CORES, str(storage.folder), str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.stderr == ""
         said.append(done.stdout)
     assert said[0] == said[1]
@@ -281,5 +281,5 @@ def work(part):
 
 print(shared_work.by_all_cores(work, list(range(8)), shared_work.WORTH_BYTES))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout == "[0, 1, 4, 9, 16, 25, 36, 49]\n"

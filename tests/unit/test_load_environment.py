@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from processes import runs
+from processes import runs, wait_until
 from pytest_infer.cli.main import app
 from pytest_infer.engines.base import Served
 from pytest_infer.errors import EngineError
@@ -182,7 +181,7 @@ def test_a_key_is_told_by_a_variable_and_others_of_the_generator_are_not_passed_
 PROGRAMS = {
     "import sys; print('first'); sys.exit('ValueError: no such server')": "ended with 1: ValueError: no such server",
     "pass": "ended with 0: it said nothing",
-    "import time; time.sleep(60)": "did not end within 1 s: it said nothing",
+    "import time; time.sleep(600)": "did not end within 1 s: it said nothing",
 }
 
 
@@ -227,7 +226,7 @@ json.dump(told, open("answers.json", "w"))
 @pytest.mark.parametrize("text", PROGRAMS)
 def test_a_generator_that_fails_is_a_line_and_leaves_no_process(tmp_path, monkeypatch, text):
     # Only one that does not end by itself is given little time: the others may take long to start.
-    limit_s = 0.5 if "sleep" in text else 30.0
+    limit_s = 0.5 if "sleep" in text else 60.0
     monkeypatch.setattr(generator, "_START_S", limit_s)
     program(tmp_path, text)
     with pytest.raises(EngineError, match=r"^the load generator ") as raised:
@@ -263,22 +262,13 @@ generator.repetition(
 
 
 def test_a_generator_ends_with_a_run_that_is_killed(tmp_path):
-    program(tmp_path, f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")
+    pid = tmp_path / "pid"
+    program(tmp_path, f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
     run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
-        sender = psutil.Process(
-            int(_soon(lambda: tmp_path.joinpath("pid").read_text() if tmp_path.joinpath("pid").exists() else ""))
-        )
+        wait_until(lambda: pid.exists() and pid.read_text())
+        sender = psutil.Process(int(pid.read_text()))
     finally:
         run.kill()
         run.wait()
-    _soon(lambda: not runs(sender))
-
-
-def _soon(found):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it never came")
+    wait_until(lambda: not runs(sender))

@@ -301,7 +301,7 @@ def test_the_content_hash_does_not_say_where_the_text_came_from(load, tmp_path):
 DEEP = "[" * 3000 + "]" * 3000
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -321,7 +321,7 @@ def test_a_damaged_suite_is_one_line(tmp_path, name, content):
 
 
 @not_files.needs_posix
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("make", not_files.EVERY, ids=lambda make: make.__name__)
 def test_what_is_no_file_is_never_opened(load, tmp_path, make):
     make(tmp_path / "odd.toml")

@@ -149,5 +149,5 @@ def test_the_tools_that_know_these_formats_find_nothing(command):
     found = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
     if found is None:
         pytest.skip(f"{command[0]} is not installed")
-    done = subprocess.run([found, *map(str, command[1:])], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([found, *map(str, command[1:])], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -47,7 +47,7 @@ def url(certificate):
             pass
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(5)
+        listening.settimeout(120)
         thread = threading.Thread(target=answer, args=(listening,))
         thread.start()
         yield f"https://127.0.0.1:{listening.getsockname()[1]}"
@@ -55,7 +55,7 @@ def url(certificate):
 
 
 def heard(url):
-    client = Client(url, timeout_s=5.0, check=lambda: None)
+    client = Client(url, timeout_s=120.0, check=lambda: None)
     try:
         client.prepare("/v1/completions", {})
         return list(client.stream(TokenClock(), lambda: 0))

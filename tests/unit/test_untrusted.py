@@ -10,7 +10,7 @@ import pytest
 from pytest_infer import untrusted
 from pytest_infer.untrusted import Damaged
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(120)
 
 
 @not_files.needs_posix

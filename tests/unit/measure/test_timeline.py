@@ -134,10 +134,10 @@ if sys.argv[1] == "idle":
     manager.__exit__(None, None, None)
 if sys.argv[2] == "forked" and os.fork() == 0:
     os.close(1)
-    time.sleep(60)
+    time.sleep(600)
     os._exit(0)
 print(sampler.helper, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
