@@ -11,6 +11,7 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
+from pytest_infer.pytest_face import summary as summary_of_run
 from pytest_infer.records import TokenTrace
 from pytest_infer.report.show import live
 from pytest_infer.report.show.live import LiveLine
@@ -407,3 +408,26 @@ def test_the_live_line_says_how_long_a_prompt_will_take(seconds, rounds, said):
     trace = TokenTrace(prompt_tokens=1, requested_tokens=2, start_ns=0, **made)
     assert live.seen(None, rounds) == ""
     assert live.seen(trace, rounds).endswith(f" · {said}" if said else "tok/s")
+
+
+def broken(*_, **__):
+    raise KeyError("tpot_s")
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ((summary_of_run, "_swept"), "! no sweep: KeyError: 'tpot_s'"),
+        ((summary_of_run.since, "of"), "! no comparison with the last run: KeyError: 'tpot_s'"),
+        ((summary_of_run, "write_summary"), "ERROR: no summary: KeyError: 'tpot_s'"),
+    ],
+)
+def test_a_summary_that_breaks_costs_neither_the_run_nor_the_gates_exit_code(suite, monkeypatch, place, line):
+    pytester = suite(engine=SLOW)
+    monkeypatch.setattr(*place, broken)
+    result = pytester.runpytest_inprocess("--benchmark-autosave", "--infer-rounds=1", "--infer-gate=ttft:1%")
+    assert result.ret == 11
+    result.stdout.fnmatch_lines([line])
+    # What is complete needs no journal.
+    assert not [path for path in pytester.path.rglob(".journal/*") if path.is_file()]
+    assert len(list(pytester.path.rglob("0001_*.npz"))) == 1

@@ -225,6 +225,27 @@ def test_disturbed_rounds_of_one_side_conclude_nothing():
     assert not sides.of(spoiled).curves[0].figures[1].finding.claims
 
 
+@pytest.mark.parametrize("lacks", [(True, True), (True, False), (False, True)])
+def test_disturbed_rounds_say_nothing_of_a_figure_that_a_side_lacks(lacks):
+    # Of a single token there is no time per token.
+    rows = rows_of(np.random.default_rng(1), first=lambda _: 0.05, turns=False)
+    for row in rows:
+        for metrics, left_out in zip((row.against.metrics, row.metrics), lacks, strict=True):
+            if left_out:
+                del metrics["tpot_s"]
+    spoiled = [
+        replace(
+            row,
+            disturbed=tuple(range(20)),
+            timed=20,
+            against=structs.replace(row.against, rounds=Rounds(timed=20)),
+        )
+        for row in rows
+    ]
+    first = sides.of(spoiled).curves[0].figures[0]
+    assert (first.metric_key, first.finding.claims) == ("ttft_s", ())
+
+
 def test_a_run_of_one_side_has_none():
     rows = [Row(test="t", name="p", metrics={}, config={"threads": "1"})]
     assert sides.of(rows) is None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -23,8 +21,6 @@ from pytest_infer.pytest_face import (
 )
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
-from pytest_infer.report.show.summary import tell, write_summary
-from pytest_infer.report.sweep import exports as sweep
 from pytest_infer.storage.bridge import ReplayClock
 from pytest_infer.storage.native import align_noise
 
@@ -214,8 +210,4 @@ class Hooks:
         try:
             yield
         finally:
-            summary.write_report(self._run)
-            shown = summary.of(self._run)
-            write_summary(terminalreporter, shown)
-            more = "" if shown.sides is None else sweep.as_markdown(shown.sides)
-            self._run.gate.publish(os.environ, partial(tell, terminalreporter), more)
+            summary.show(self._run, terminalreporter)

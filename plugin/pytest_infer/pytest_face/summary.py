@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_infer import untrusted
 from pytest_infer.analysis.run_summary import RunSummary
@@ -14,24 +16,49 @@ from pytest_infer.metrics import result
 from pytest_infer.pytest_face import since
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations
+from pytest_infer.report.show.summary import tell, write_summary
+from pytest_infer.report.sweep import exports as sweep
+from pytest_infer.report.text import printable
 from pytest_infer.storage import history
 from pytest_infer.storage.code import repository
 from pytest_infer.storage.runs import read, row_of
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_infer.analysis.load.curve import LoadCurve
     from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.recommend import Recommendation
     from pytest_infer.analysis.sweep.sides import SweptSides
+
+_Part = TypeVar("_Part")
+_NOTHING: tuple[Recommendation | None, tuple[Curve, ...], SweptSides | None] = (None, (), None)
+
+
+def show(run: InferSession, reporter: pytest.TerminalReporter) -> None:
+    """Write the report and the summary, and publish what was judged.
+
+    What fails is a line: the run is still to be kept, and to end as its gate says.
+    """
+    try:
+        write_report(run)
+        shown = of(run)
+        write_summary(reporter, shown)
+        more = "" if shown.sides is None else sweep.as_markdown(shown.sides)
+        run.gate.publish(os.environ, partial(tell, reporter), more)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a run that was measured
+        reporter.ensure_newline()
+        reporter.write_line(printable(f"ERROR: no summary: {type(error).__name__}: {error}"), red=True)
 
 
 def of(run: InferSession) -> RunSummary:
     """Return what the terminal shows at the end."""
     finished = run.keeper.finished.values()
     disabled = bool(run.keeper.planned) and run.bridge.disabled
-    recommended, curves, sides = _swept(
-        {f.record.nodeid: f.block for f in finished if not f.failed}, configurations.models_of(run.settings)
-    )
+    passed = {f.record.nodeid: f.block for f in finished if not f.failed}
+    under_load = {f.record.nodeid: f.block for f in finished if f.record.under_load is not None and not f.failed}
+    models = configurations.models_of(run.settings)
+    recommended, curves, sides = _part(run, "sweep", lambda: _swept(passed, models), _NOTHING)
     return RunSummary(
         results=tuple(
             replace(result.of_record(f.record, f.figures), trace=run.keeper.trace(f.record.nodeid)) for f in finished
@@ -41,17 +68,26 @@ def of(run: InferSession) -> RunSummary:
         disabled=disabled,
         gated=run.gate.result,
         noise=tuple(run.noise),
-        advice=() if disabled else run.keeper.advice(),
+        advice=() if disabled else _part(run, "advice", run.keeper.advice, ()),
         all_advice=run.settings.advice,
         recommended=recommended,
         curves=curves,
         sides=sides,
-        load=_load({f.record.nodeid: f.block for f in finished if f.record.under_load is not None and not f.failed}),
-        since=since.of(run),
+        load=_part(run, "curve of load", lambda: _load(under_load), ()),
+        since=_part(run, "comparison with the last run", lambda: since.of(run), None),
         apart=run.settings.breakdown in ("on", "ops"),
         saved=bool(run.keeper.finished) and run.keeper.stored() is not None,
         notes=tuple(run.notes),  # the last, as all of the above may add some
     )
+
+
+def _part(run: InferSession, what: str, found: Callable[[], _Part], otherwise: _Part) -> _Part:
+    """Return a part of the summary, or what stands for it where it fails, and say so: the verdicts come after it."""
+    try:
+        return found()
+    except Exception as error:  # noqa: BLE001 - as above
+        run.note(f"! no {what}: {type(error).__name__}: {error}")
+        return otherwise
 
 
 def write_report(run: InferSession) -> None:

@@ -84,9 +84,11 @@ def _median(row: Row, key: str) -> float | None:
 
 
 def _moved(metric: Metric, before: Row, after: Row) -> bool:
-    """Return whether a disturbance moves a metric; one that is counted here may be sampled on another system."""
-    values = [row.metrics[metric.key] for row in (before, after) if metric.key in row.metrics]
-    return metric.moved_by_load or any(found.quality == Quality.SAMPLED for found in values)
+    """Return whether a disturbance moves a metric that both have; one that is counted here may be sampled elsewhere."""
+    values = [row.metrics.get(metric.key) for row in (before, after)]
+    if None in values:
+        return False
+    return metric.moved_by_load or any(found is not None and found.quality == Quality.SAMPLED for found in values)
 
 
 def _share(row: Row) -> float:
