@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -12,14 +14,19 @@ from pytest_infer.ab.passes import Cost
 from pytest_infer.measure.breakdown.taken import AUTO, MOST_STEPS, ON
 from pytest_infer.metrics.breakdown import TOKENISE
 from pytest_infer.records import Role, RoleTurns, Turns
+from pytest_infer.units import seconds
 
 SHARE = 0.25
 """So much of the time of a prompt this may take beside all else."""
+LEAST_LAUNCHES = 2
+"""Of fewer nothing is told."""
 _TIMES = 5
 """So often a side encodes the prompt when it is asked to, of which the median counts."""
-_SHORT = (False, True, True, False)
+_SHORT = ((False, True, True, False), (False, True), ())
+"""Whether this checkout begins, in the passes of one token: those of more tell the first one, too, so that there are
+fewer where it takes long."""
 _LONG = (True, False)
-"""Whether this checkout begins, in the passes of one token and of more."""
+"""The same of the passes of more tokens."""
 
 
 def wanted(turns: Turns, when: str) -> bool:
@@ -37,22 +44,31 @@ def wanted(turns: Turns, when: str) -> bool:
 def measure(
     used: Sequence[Launch], cost: Cost, turns: Turns, *, threads: int | None, time_s: float
 ) -> tuple[dict[str, tuple[RoleTurns, ...]], str | None]:
-    """Run observed passes in all launches and return what each role took, by phase; or why there is nothing."""
+    """Run observed passes in as many launches as have the time, two at least, and return what each role took, by phase;
+    or why there is nothing."""
     from pytest_infer.analysis.breakdown import paired  # noqa: PLC0415 - with what compares
 
-    asked = replace(passes.asked(threads), every=turns.every)
-    tokens = _tokens(cost, len(used), time_s)
-    found = []
-    for launch in used:
+    asked, room_s = replace(passes.asked(threads), every=turns.every), SHARE * time_s
+    plan, too_long = _Plan.within(room_s, cost, len(used)), f"more than a quarter of --infer-time {time_s:g}s"
+    if plan.launches < LEAST_LAUNCHES:
+        return {}, f"two launches of them take {seconds(LEAST_LAUNCHES * plan.cost_s(cost))}, {too_long}"
+    found: list[paired.Observed] = []
+    started, spent_s = time.monotonic(), 0.0
+    for launch in used[: plan.launches]:
+        if found and spent_s * (1 + 1 / len(found)) > room_s:
+            break
         observed = paired.Observed()
-        plan = [(1, begins, observed.short) for begins in _SHORT]
-        plan += [(tokens, begins, observed.long) for begins in _LONG if tokens > 1]
-        for limit, begins, kept in plan:
+        passes_ = [(1, begins, observed.short) for begins in plan.short]
+        passes_ += [(plan.tokens, begins, observed.long) for begins in _LONG if plan.tokens > 1]
+        for limit, begins, kept in passes_:
             before, after = launch.take_apart(replace(asked, tokens=limit, begins=begins))
             if before.parts is None or after.parts is None:
                 return {}, before.absent or after.absent
             kept.append((before.parts, after.parts))
         found.append(observed)
+        spent_s = time.monotonic() - started
+    if len(found) < LEAST_LAUNCHES:
+        return {}, f"one launch took {seconds(spent_s)}, and two {too_long}"
     return paired.roles(found, turns.every), None
 
 
@@ -63,8 +79,31 @@ def tokenised(used: Sequence[Launch]) -> dict[str, tuple[RoleTurns, ...]]:
     return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=before, after_ns=after),)}
 
 
-def _tokens(cost: Cost, launches: int, time_s: float) -> int:
-    """Return how many tokens an observed pass generates: all, but no more than fit the time, and a few at least."""
-    room = SHARE * time_s / launches - (len(_SHORT) + len(_LONG)) * cost.first_s
-    fit = int(room / (len(_LONG) * cost.token_s)) if cost.token_s > 0 else cost.generated
-    return min(cost.generated, MOST_STEPS + 1, max(passes.LEAST_TOKENS, fit + 1))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """In how many launches steps are taken apart, by which passes of one token, and how many tokens the others have."""
+
+    launches: int
+    short: tuple[bool, ...]
+    tokens: int
+
+    @classmethod
+    def within(cls, room_s: float, cost: Cost, launches: int) -> _Plan:
+        """Return what fits the time: as many launches as can be, then passes of one token, then more tokens in the
+        others. To hand over may make these passes dearer."""
+        most = min(cost.generated, MOST_STEPS + 1)
+        least = min(most, passes.LEAST_TOKENS)
+        short = _SHORT if most > 1 else _SHORT[:-1]
+        plans = [cls(launches=launches, short=one, tokens=least) for one in short]
+        fewest = plans[-1]
+        count = min(launches, int(room_s / max(1e-9, fewest.cost_s(cost))))
+        each_s = room_s / passes.MOST_PACE / max(1, count)
+        chosen = next((one for one in plans if one.cost_s(cost) <= each_s), fewest)
+        more_s = each_s - chosen.cost_s(cost)
+        more = int(more_s / (len(_LONG) * cost.token_s)) if cost.token_s > 0 else most
+        return cls(launches=count, short=chosen.short, tokens=min(most, least + max(0, more)))
+
+    def cost_s(self, cost: Cost) -> float:
+        """Return what a launch takes."""
+        long = len(_LONG) if self.tokens > 1 else 0
+        return (len(self.short) + long) * cost.first_s + long * (self.tokens - 1) * cost.token_s

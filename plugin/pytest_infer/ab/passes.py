@@ -38,7 +38,7 @@ _MOST_OVERHEAD = 2.0
 """A turn may cost so many times what is computed in it; else it takes several tokens."""
 _HARDLY_MORE = 1.1
 """All tokens are measured, and in all launches, even if that takes up to so many times the time there is."""
-_MOST_PACE = 1.3
+MOST_PACE = 1.3
 """Passes are planned to take at most so many times what whole rounds of as many tokens do."""
 _LEAST_RUNNING = 0.5
 """A round is taken to have run for at least this share of its time."""
@@ -119,7 +119,7 @@ class Cost:
     def at_pace(self, took_s: float, tokens: int) -> Cost:
         """Return the cost by what a pass of so many tokens took, which handing over makes dearer; a single pass that
         took far longer was disturbed."""
-        pace = min(_MOST_PACE, max(1.0, took_s / self._pass_s(tokens)))
+        pace = min(MOST_PACE, max(1.0, took_s / self._pass_s(tokens)))
         return dataclasses.replace(self, pair_s=pace * self.pair_s, first_s=pace * self.first_s)
 
     @property
