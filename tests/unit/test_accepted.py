@@ -9,6 +9,7 @@ import pytest
 from planted import NAMES, Suites
 
 from pytest_infer.analysis.compare import accepted, gate, rules
+from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.checkouts import accepted as written
 from pytest_infer.checkouts.accepted import Written
 from pytest_infer.errors import OptionError
@@ -305,6 +306,17 @@ def test_what_the_rule_cannot_tell_is_accepted_where_the_bound_is_beyond_all_of_
     assert verdicts(judged(pairs=near))[0] == "inconclusive"
     assert verdicts(judged("decode 5%", pairs=near))[0] == "accepted"
     assert verdicts(judged("decode 3%", pairs=near))[0] == "inconclusive"
+
+
+@pytest.mark.parametrize("factor", [1.07, 1.29, 1.5, 2, 3, 8])
+@pytest.mark.parametrize("before", [1000, 4096, 12288, 999_999])
+def test_the_bound_that_a_gate_suggests_accepts_a_figure_without_noise(judged, make_row, factor, before):
+    sides = [make_row("story", only=(), kv_cache_bytes=size) for size in (before, before * factor)]
+    pairs = [RowPair(before=sides[0], after=sides[1], paired=True)]
+    plain = judged(pairs=pairs, rule="kv_cache:1%")
+    (line,) = accepted.suggested(plain.judgements)
+    text = line.removeprefix("[infer-accept: ").removesuffix(": WHY]").replace("[story]", "")
+    assert verdicts(judged(text, pairs=pairs, rule="kv_cache:1%")) == ["accepted"]
 
 
 def test_a_configuration_of_a_sweep_is_named_as_in_a_rule(judged, make_row):

@@ -200,6 +200,21 @@ def test_figures_that_the_same_work_always_gives_need_no_rounds(judge, before, a
     assert judge(before, after, key="kv_cache_bytes").verdict is verdict
 
 
+@pytest.mark.parametrize("threshold", [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.25, 0.5, 0.9, 1.0, 7.0])
+@pytest.mark.parametrize("before", [1, 3, 49, 1000, 123_456_789])
+def test_a_change_that_is_exactly_the_threshold_is_within_it(make_row, threshold, before):
+    for key, sign in (("kv_cache_bytes", 1), ("step_bytes", 1), ("decode_throughput", -1)):
+        if sign * threshold <= -1:
+            continue
+        told = []
+        for factor in (1 + sign * threshold, (1 + sign * threshold) * (1 + sign * 1e-7)):
+            values = ([before] * 5, [before * factor] * 5)
+            pair = RowPair(before=make_row(**{key: values[0]}), after=make_row(**{key: values[1]}), paired=True)
+            (found,) = comparison.judge([pair], wanted(key, threshold))
+            told.append(found.verdict)
+        assert told == [Verdict.UNCHANGED, Verdict.REGRESSED]
+
+
 def test_zeros_on_both_sides_are_no_change_however_many_rounds(judge):
     assert judge([0, 0, 0], [0, 0, 0], key="swap_bytes").verdict is Verdict.UNCHANGED
     assert judge([0, 0, 0], [0, 0, 0, 0, 0], key="swap_bytes").verdict is Verdict.UNCHANGED

@@ -23,6 +23,9 @@ _METRICS = {metric.key: metric for metric in METRICS}
 CONFIDENCE = 0.99
 """Of every interval; 1 − CONFIDENCE is also the false-alarm rate that Holm's correction keeps over all rows."""
 
+_ROUNDING = 1e-9
+"""So much of a limit may be missing by the rounding of floats."""
+
 
 class Verdict(StrEnum):
     """What a comparison can say of one figure; a gate also, that somebody accepted a regression."""
@@ -154,7 +157,7 @@ def decide(questions: Sequence[Question], confidence: float = CONFIDENCE) -> lis
     """Return a judgement for each question; the p-values are adjusted for all of them together (Holm).
 
     Regressed: the estimate is worse by more than the threshold, and every piece of evidence is significant.
-    Unchanged: every interval ends below the threshold of a regression. Neither: inconclusive.
+    Unchanged: every interval ends within the threshold of a regression. Neither: inconclusive.
     """
     tails = [_tails(question) for question in questions]
     raw = [min(1.0, 2 * min(both)) for both in tails]
@@ -191,9 +194,10 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
     intervals = [e.estimate.interval(confidence) for e in question.evidence]
     low, high = min(i[0] for i in intervals), max(i[1] for i in intervals)
     mid = question.evidence[0].estimate.mid
-    # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95.
+    # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95. What is no more than that is within it.
     limit = math.log1p(question.threshold) if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
-    significant = p_adjusted <= (1 - confidence) * (1 + 1e-9)
+    limit *= 1 + _ROUNDING
+    significant = p_adjusted <= (1 - confidence) * (1 + _ROUNDING)
     reason = question.undecidable or question.doubt or "the interval reaches beyond the threshold"
     verdict = Verdict.INCONCLUSIVE
     if question.undecidable is not None:
@@ -202,7 +206,7 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
         verdict = Verdict.REGRESSED
     elif significant and better < worse and mid * sign < -limit:
         verdict = Verdict.IMPROVED
-    elif (high if sign > 0 else -low) < limit and all(e.conclusive for e in question.evidence):
+    elif (high if sign > 0 else -low) <= limit and all(e.conclusive for e in question.evidence):
         verdict = Verdict.UNCHANGED
     return replace(
         question.draft,
