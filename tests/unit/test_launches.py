@@ -10,6 +10,7 @@ from made_passes import one
 from pytest_infer.ab import protocol
 from pytest_infer.ab.launch import Launch
 from pytest_infer.analysis.compare import launches, moderation
+from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.launches import ByLaunch, Spread
 from pytest_infer.records import Pass, Round, TokenTrace, Turns
 
@@ -113,10 +114,22 @@ def test_a_total_says_nothing_where_turns_do_not_tell_its_steps():
     first = ((0.1,), (0.1,), (0.1,))
     of_one_token = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first})
     assert launches.told("total_s", of_one_token, 1.0).values == pytest.approx(0.1)
-    # What parts of the text told was dropped: there are steps.
-    assert (
-        launches.told("total_s", Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first}, tokens=9), 0.1) is None
-    )
+    # There are steps: what parts of the text told was dropped, or a single one has no neighbour.
+    for tokens in (9, None):
+        turns = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first}, tokens=tokens)
+        assert launches.told("total_s", turns, 0.1) is None
+
+
+def test_the_total_of_two_tokens_is_told_by_whole_rounds(make_row):
+    # The one step takes twice as long, which makes 1.5 times the total; turns tell of the first token alone.
+    before = {"ttft_s": [1.0] * 3, "total_s": [2.0, 2.002, 1.998], "overall_throughput": [1.0, 0.999, 1.001]}
+    after = {"ttft_s": [1.0] * 3, "total_s": [3.0, 3.003, 2.997], "overall_throughput": [0.667, 0.666, 0.668]}
+    rows = [make_row(only=(), **figures) for figures in (before, after)]
+    turns = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": ((0.0, 0.001), (0.001,), (0.0,))}, rounds=1)
+    pair = RowPair(before=rows[0], after=rows[1], paired=True, turns=turns)
+    assert pair.launches("total_s") == pytest.approx([math.log(1.5)] * 3)
+    assert pair.launches("overall_throughput") == pytest.approx([math.log(0.667)] * 3, abs=1e-3)
+    assert pair.launches("ttft_s") == pytest.approx([0.0005, 0.001, 0.0])
 
 
 def numbered(rows, left_out=()):

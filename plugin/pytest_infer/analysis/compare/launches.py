@@ -81,8 +81,8 @@ def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
     if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
         return None
     steps = _name(STEPS, turns)
-    if turns.tokens is not None and steps not in turns.ratios:
-        # There are steps, and turns do not tell of them (see `beside_parts`).
+    if first_share < 1 and steps not in turns.ratios:
+        # There are steps, and turns do not tell of them: a single one, or parts of the text (see `beside_parts`).
         return None
     names = [name for name in (FIRST, steps) if name in turns.ratios]
     numbers = calm_numbers(turns, *names)
