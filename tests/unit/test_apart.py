@@ -16,8 +16,8 @@ TURNS = Turns(every=1, cycles=1, seconds=1.0, ratios={})
 class Launch:
     """A launch whose passes let a clock go on by what they cost, and are so many times `slower` than was planned."""
 
-    def __init__(self, clock, cost, slower=1.0):
-        self._clock, self._cost, self._slower = clock, cost, slower
+    def __init__(self, serial, clock, cost, slower=1.0):
+        self.serial, self._clock, self._cost, self._slower = serial, clock, cost, slower
         self.passes = []
 
     def take_apart(self, asked):
@@ -37,7 +37,7 @@ def measure(monkeypatch):
         monkeypatch.setattr(apart.time, "monotonic", lambda: clock.s)
         pair_s = 2 * (first_s + step_s * (generated - 1))
         cost = Cost(pair_s=pair_s, first_s=2 * first_s, prompt=9, generated=generated)
-        there = [Launch(clock, cost, slower) for _ in range(launches)]
+        there = [Launch(n + 3, clock, cost, slower) for n in range(launches)]
         parts, why = apart.measure(there, cost, TURNS, threads=1, time_s=time_s)
         return there, parts, why, clock.s - 100
 
@@ -78,6 +78,7 @@ def test_of_a_long_prompt_passes_of_several_tokens_tell_the_first_one_too(measur
     assert why is None
     assert [sum(tokens == 1 for tokens, _ in one.passes) for one in there if one.passes] == [short] * launches
     assert set(parts) == {"prefill", "decode"}
+    assert {one.launches for phase in parts.values() for one in phase} == {tuple(range(3, 3 + launches))}
 
 
 def test_a_prompt_of_one_token_has_passes_of_one(measure):

@@ -78,7 +78,7 @@ def test_a_side_that_waits_for_a_turn_of_one_that_died_ends_too(side, dying):
     other = {"before": "after", "after": "before"}[dying]
     with pipes() as ends:
         both = {dying: side(DYING, ends[0]), other: side(AWAITING_ITS_TURN, ends[1], "this checkout")}
-    launch = Launch(**both)
+    launch = Launch(serial=0, **both)
     with pytest.raises(AgainstError, match=r"^the run of HEAD was killed by SIGKILL"):
         launch.take_turns(protocol.TakeTurns(number=0, begins=False, every=1, cores=()))
     # Nor is either asked for anything any more.

@@ -137,7 +137,7 @@ def numbered(rows, left_out=()):
     found = []
     for values, out in itertools.zip_longest(rows, left_out, fillvalue=()):
         kept = tuple(number for number in range(len(values)) if number not in out)
-        found.append(ByLaunch(values=np.asarray(values)[list(kept)], numbers=kept, of=len(values), ran=len(values)))
+        found.append(ByLaunch(values=np.asarray(values)[list(kept)], numbers=kept, ran=len(values)))
     return found
 
 
@@ -274,7 +274,7 @@ def test_a_pass_that_generates_other_tokens_is_counted():
     same, other = ((7, 8, 9), (7, 8, 1))
     half = [Pass(start_ns=0, stamps_ns=(1, 2, 3), tick_sizes=(1, 1, 1), token_ids=ids) for ids in (same, other)]
     first = Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(7,))
-    launch = Launch(before=None, after=None, pairs=[(rounds, rounds)])
+    launch = Launch(serial=0, before=None, after=None, pairs=[(rounds, rounds)])
     took = [protocol.TookTurns(taken=one, wall_ns=1) for one in (*half, first)]
     launch.keep((took[0], took[0]), first_token=False)
     launch.keep((took[2], took[2]), first_token=True)

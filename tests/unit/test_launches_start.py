@@ -11,9 +11,9 @@ from pytest_infer.errors import AgainstError
 
 @pytest.fixture
 def started(monkeypatch):
-    """Starts a launch of scripted processes and returns what happened, in order."""
+    """Starts a launch of scripted processes and returns what happened, in order, or the loop that started it."""
 
-    def start(*, new=(), fails=False):
+    def start(*, new=(), fails=False, loop=False):
         order = []
         ours = SimpleNamespace(
             greet=lambda hello: order.append(("ours told", hello.planned)),
@@ -29,13 +29,13 @@ def started(monkeypatch):
 
         commit = SimpleNamespace(start_own=lambda ends: ours, start=base)
         session = SimpleNamespace(settings=SimpleNamespace(launches=1), keeper=SimpleNamespace(planned=("a", "b")))
-        loop = launches.Launches(session, commit)
+        made = launches.Launches(session, commit)
         if fails or new:
             with pytest.raises(AgainstError):
-                loop.start()
+                made.start()
         else:
-            loop.start()
-        return order
+            made.start()
+        return made if loop else order
 
     monkeypatch.setattr(launches, "pipes", lambda: nullcontext((None, None)))
     return start
@@ -44,6 +44,15 @@ def started(monkeypatch):
 def test_both_sides_collect_at_the_same_time(started):
     # Whoever waits for one side before it tells the other what is planned lets a core idle for seconds.
     assert started() == [("ours told", ("a", "b")), "base ready", "ours ready"]
+
+
+def test_one_that_follows_a_launch_that_died_has_a_number_of_its_own(started):
+    loop = started(loop=True)
+    loop.start()
+    first, second = loop._launches
+    loop._launches = [first]
+    loop.start()
+    assert (first.serial, second.serial, loop._launches[1].serial) == (0, 1, 2)
 
 
 def test_none_is_left_where_one_side_cannot_start(started):

@@ -103,7 +103,7 @@ def measure(monkeypatch, tmp_path):
         for module in (one_prompt, passes):
             monkeypatch.setattr(module.time, "monotonic", lambda: machine.s)
         base, ours = tuple(range(TOKENS)), tuple(range(others))
-        there = [Launch(before=Side(machine, base), after=Side(machine, ours)) for _ in range(launches)]
+        there = [Launch(serial=n, before=Side(machine, base), after=Side(machine, ours)) for n in range(launches)]
         notes = []
         session = SimpleNamespace(
             settings=SimpleNamespace(launches=8, time_s=60.0, gate=None, breakdown="off"),

@@ -205,6 +205,8 @@ def test_either_side_begins_one_window_and_the_other_one_in_the_next_cycle():
 class Recorded:
     """A launch that notes what it is asked for: who begins a pass, and which."""
 
+    serial = 7
+
     def __init__(self, waited_ns=0):
         self.asked, self.first_tokens, self.passes, self.strayed = [], [], [], 0
         self.waited_ns = waited_ns
@@ -229,7 +231,7 @@ def test_who_begins_a_window_differs_from_launch_to_launch():
     found = passes.measure(
         launches, plan, windows=True, threads=1, rounds=1, budget_s=1e9, enough=lambda turns: next(enough)
     )
-    assert (found.cycles, found.tokens) == (2, 9)
+    assert (found.cycles, found.tokens, found.launches) == (2, 9, (7, 7, 7))
     begun = [[begins for begins, _, skip in one.asked[-12:] if skip == windows.skips[0]] for one in launches]
     assert begun == [[True, False], [False, True], [True, False]]
 

@@ -60,7 +60,7 @@ class Side:
 )
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_launches_share_what_may_be_repeated(scripts, each, repeat, counts, side):
-    used = [Launch(**{"before": Side(""), "after": Side(""), side: Side(script)}) for script in scripts]
+    used = [Launch(**{"serial": 0, "before": Side(""), "after": Side(""), side: Side(script)}) for script in scripts]
     session = SimpleNamespace(settings=None, live=SimpleNamespace(show=len))
     prompt = OnePrompt(session, None, SimpleNamespace(name="a prompt"), None, {})
     prompt._whole_rounds(used, each, repeat)
@@ -92,6 +92,6 @@ def test_whole_rounds_that_take_longer_than_planned_leave_the_passes_their_time(
 
     session = SimpleNamespace(settings=None, live=SimpleNamespace(show=len))
     prompt = OnePrompt(session, None, SimpleNamespace(name="a prompt"), None, {})
-    used = [Launch(before=Slow(script), after=Side("")) for script in scripts]
+    used = [Launch(serial=0, before=Slow(script), after=Side("")) for script in scripts]
     prompt._whole_rounds(used, 1, 3, 20.0)
     assert [len(launch.pairs) for launch in used] == counts

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.stats import Student
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.analysis.run_summary import RunSummary
-from pytest_infer.analysis.sweep import curve, from_length, sides
+from pytest_infer.analysis.sweep import curve, from_length, shifts, sides
 from pytest_infer.records import CurvePoint, Turns
 from pytest_infer.report.html import sides as html
 from pytest_infer.report.show import exports
@@ -244,6 +245,18 @@ def test_disturbed_rounds_say_nothing_of_a_figure_that_a_side_lacks(lacks):
     ]
     first = sides.of(spoiled).curves[0].figures[0]
     assert (first.metric_key, first.finding.claims) == ("ttft_s", ())
+
+
+def test_lengths_are_summed_over_the_launches_that_they_share():
+    # Launch 3 came in the place of launch 1 between two lengths.
+    pairs = []
+    for numbers, steps in (((0, 1, 2), (0.01, 0.05, 0.02)), ((0, 2, 3), (0.03, 0.06, -0.05))):
+        ratios = {"step": tuple((one,) for one in steps)}
+        turns = Turns(every=1, cycles=1, seconds=1.0, ratios=ratios, launches=numbers)
+        row = Row(test="t", name="p", metrics={})
+        pairs.append(RowPair(before=row, after=row, paired=True, turns=turns))
+    found = shifts.of(pairs, [judged(0.0, 0.1)] * 2)
+    assert found.launches.tolist() == [[0.01, 0.03], [0.02, 0.06]]
 
 
 def test_a_run_of_one_side_has_none():

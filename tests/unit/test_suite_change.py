@@ -157,11 +157,47 @@ def test_where_no_launch_is_calm_in_all_prompts_each_has_its_own_and_the_interva
     assert found.judgement.high - found.judgement.low > calm.high - calm.low
 
 
-def test_prompts_that_lost_a_launch_are_not_lined_up_with_the_others(suites):
-    first, *others = suites.turns()
-    ratios = {part: values[:-1] for part, values in first.turns.ratios.items()}
-    found = judged([dataclasses.replace(first, turns=dataclasses.replace(first.turns, ratios=ratios)), *others])
-    assert found["tpot_s"].how.startswith("each prompt's own calm launches")
+def in_launches(pairs, *numbers):
+    """Give the launches of each pair their numbers in the run."""
+    told = zip(pairs, numbers, strict=True)
+    return [dataclasses.replace(p, turns=dataclasses.replace(p.turns, launches=tuple(own))) for p, own in told]
+
+
+def test_a_launch_that_followed_one_that_died_is_not_lined_up_with_it(suites):
+    # Launch 4 came in the place of launch 1, which was as far off in the first prompt as it is in the second.
+    shift = {0: 0.01, 1: 0.05, 2: 0.02, 3: 0.03, 4: -0.05}
+    numbers = ((0, 1, 2, 3), (0, 2, 3, 4))
+    pairs = taking_turns(suites.rounds(names=NAMES[:2]), [[shift[n] for n in own] for own in numbers])
+    (found,) = suite.of_figures([figure(in_launches(pairs, *numbers))], 0.95)
+    assert found.how == "3 of 4 launches, told and calm in every prompt"
+    assert math.log1p(found.judgement.mid) == pytest.approx(0.02)
+    assert math.log1p(found.judgement.high) == pytest.approx(0.02 + 4.30265 * 0.01 / math.sqrt(3), rel=1e-5)
+    # With too few in common each has its own.
+    (found,) = suite.of_figures([figure(in_launches(pairs, (0, 1, 2, 3), (3, 4, 5, 6)))], 0.95)
+    assert found.how.startswith("each prompt's own calm launches of 4")
+
+
+def test_whole_rounds_are_of_the_launches_with_these_numbers(suites):
+    pairs = suites.rounds(names=NAMES[:3])
+    turns = Turns(every=0, cycles=0, seconds=1.0, ratios={}, rounds=2)
+    pairs = in_launches([dataclasses.replace(p, turns=turns) for p in pairs], range(7), range(7), (0, 1, 3, 4, 5, 6, 7))
+    assert pairs[2].by_launch("peak_rss_bytes").numbers == (0, 1, 3, 4, 5, 6, 7)
+    found = judged(pairs, "peak_rss:1%")["peak_rss_bytes"]
+    assert found.how == "6 of 7 launches, told and calm in every prompt"
+
+
+@pytest.mark.parametrize("prompts", [2, 6])
+def test_the_interval_holds_the_truth_where_launches_die_and_shift_all_prompts_alike(suites, prompts):
+    rng, trials, launches = np.random.default_rng(8), 300, 8
+    pairs = suites.rounds(names=NAMES[:prompts])
+    # After half of the prompts the first one died: place by place each would be that of two launches.
+    numbers = [range(launches) if n < prompts / 2 else range(1, launches + 1) for n in range(prompts)]
+    count = 0
+    for _ in range(trials):
+        shifts = rng.normal(0, 0.005, launches + 1)
+        made = taking_turns(pairs, [shifts[list(own)] + rng.normal(0, 1e-4, launches) for own in numbers])
+        count += held(in_launches(made, *numbers), 0.0)
+    assert at_least(count, trials)
 
 
 @pytest.mark.parametrize("shared", [0.0, 1.0])

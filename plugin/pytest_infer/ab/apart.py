@@ -52,7 +52,7 @@ def measure(
     plan, too_long = _Plan.within(room_s, cost, len(used)), f"more than a quarter of --infer-time {time_s:g}s"
     if plan.launches < LEAST_LAUNCHES:
         return {}, f"two launches of them take {seconds(LEAST_LAUNCHES * plan.cost_s(cost))}, {too_long}"
-    found: list[paired.Observed] = []
+    found: dict[int, paired.Observed] = {}
     started, spent_s = time.monotonic(), 0.0
     for launch in used[: plan.launches]:
         if found and spent_s * (1 + 1 / len(found)) > room_s:
@@ -65,7 +65,7 @@ def measure(
             if before.parts is None or after.parts is None:
                 return {}, before.absent or after.absent
             kept.append((before.parts, after.parts))
-        found.append(observed)
+        found[launch.serial] = observed
         spent_s = time.monotonic() - started
     if len(found) < LEAST_LAUNCHES:
         return {}, f"one launch took {seconds(spent_s)}, and two {too_long}"
@@ -76,7 +76,8 @@ def tokenised(used: Sequence[Launch]) -> dict[str, tuple[RoleTurns, ...]]:
     """Return what the tokeniser takes in each launch, as a phase of its own."""
     took = [launch.encode(_TIMES) for launch in used]
     before, after = (tuple(round(one[side]) for one in took) for side in (0, 1))
-    return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=before, after_ns=after),)}
+    serials = tuple(launch.serial for launch in used)
+    return {TOKENISE: (RoleTurns(role=Role.TOKENISER, before_ns=before, after_ns=after, launches=serials),)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,12 @@ from pytest_infer.records import Pass, PromptRecord, Reference, Round
 
 @dataclass(slots=True)
 class Launch:
-    """Two processes, the commit's and this checkout's, and what they measured of the test at hand."""
+    """Two processes, the commit's and this checkout's, and what they measured of the test at hand.
 
+    `serial` is its number in the run, which no other launch has.
+    """
+
+    serial: int
     before: ChildProcess
     after: ChildProcess
     holds: int = 0

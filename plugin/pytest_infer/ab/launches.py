@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ class Launches:
         self._commit = commit
         self._launches: list[Launch] = []
         self._wanted = session.settings.launches
+        self._serials = itertools.count()
         self._bases: dict[str, tuple[PromptRecord | None, Turns | None]] = {}
 
     def start(self) -> None:
@@ -75,7 +77,7 @@ class Launches:
                     if process is not None:
                         process.close()
                 raise
-        return Launch(before=base, after=ours)
+        return Launch(serial=next(self._serials), before=base, after=ours)
 
     def elsewhere(
         self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]

@@ -193,7 +193,8 @@ class OnePrompt:
             )
             spent = settings.time_s - left_s + time.monotonic() - started
             if settled or len(pairs) >= settings.max_rounds or spent * (1 + 1 / each) > settings.time_s:
-                return Turns(every=0, cycles=0, seconds=spent, ratios={}, rounds=each)
+                serials = tuple(launch.serial for launch in used)
+                return Turns(every=0, cycles=0, seconds=spent, ratios={}, rounds=each, launches=serials)
             each += 1
             self._whole_rounds(used, each, 0)
 

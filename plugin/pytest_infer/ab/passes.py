@@ -242,6 +242,7 @@ def measure(
             rounds=rounds,
             tokens=None if over.whole else over.tokens,
             undisturbed=shares,
+            launches=tuple(launch.serial for launch in launches),
         )
         if enough(found) or ran < len(launches) or found.seconds + took_s / 2 > budget_s:
             return dataclasses.replace(found, strayed=sum(launch.strayed for launch in launches))

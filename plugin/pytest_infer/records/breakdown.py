@@ -83,7 +83,8 @@ class PassParts:
 class RoleTurns:
     """What one role took of a step on either side of a comparison, in each launch: nanoseconds, the base's before.
 
-    `layer_change_ns[i]` is after − before in the layer with the number `layers[i]`, in each launch.
+    `layer_change_ns[i]` is after − before in the layer with the number `layers[i]`, in each launch. `launches` are the
+    launches' numbers, as in `Turns`.
     """
 
     role: str
@@ -91,6 +92,7 @@ class RoleTurns:
     after_ns: tuple[int, ...]
     layers: tuple[int, ...] = ()
     layer_change_ns: tuple[tuple[int, ...], ...] = ()
+    launches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

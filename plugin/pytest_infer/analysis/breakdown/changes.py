@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, variance
 
@@ -53,14 +53,16 @@ def of_turns(tests: Sequence[Turns], phase: str, *, known: bool = False) -> Phas
     doubt once more to name a role.
 
     The launches are the observations: how far the code of a process lies from another's is in their spread. Tests are
-    measured in the same launches, so each launch's mean over them is one observation.
+    measured in the same launches, so each launch's mean over them is one observation: of those that all tests had.
     """
     tables = [{one.role: one for one in turns.parts.get(phase, ())} for turns in tests]
     if not tables or not all(tables) or not all(_sound(one) for table in tables for one in table.values()):
         return None
-    launches = min(len(one.before_ns) for table in tables for one in table.values())
-    if launches < 2:
+    shared = sorted(set.intersection(*(set(_numbers(one)) for table in tables for one in table.values())))
+    if len(shared) < 2:
         return None
+    launches = len(shared)
+    tables = [{role: _of_launches(one, shared) for role, one in table.items()} for table in tables]
     names = dict.fromkeys(role for table in tables for role in table)
     before = {role: _means([t[role].before_ns for t in tables if role in t], launches, len(tables)) for role in names}
     after = {role: _means([t[role].after_ns for t in tables if role in t], launches, len(tables)) for role in names}
@@ -89,7 +91,21 @@ def _sound(one: RoleTurns) -> bool:
     """Return whether a role's times are such as a run stores, and not of a damaged file."""
     rows = [one.before_ns, one.after_ns, *one.layer_change_ns]
     aligned = len({len(row) for row in rows}) == 1 and len(one.layers) == len(one.layer_change_ns)
-    return aligned and all(abs(took) < _LONGEST_NS for row in rows for took in row)
+    numbered = len(set(_numbers(one))) == len(one.before_ns)
+    return aligned and numbered and all(abs(took) < _LONGEST_NS for row in rows for took in row)
+
+
+def _numbers(one: RoleTurns) -> Sequence[int]:
+    return one.launches or range(len(one.before_ns))
+
+
+def _of_launches(one: RoleTurns, numbers: Sequence[int]) -> RoleTurns:
+    """Return a role's times in the launches of these numbers."""
+    places = [_numbers(one).index(number) for number in numbers]
+    before, after, *layers = (
+        tuple(row[place] for place in places) for row in (one.before_ns, one.after_ns, *one.layer_change_ns)
+    )
+    return replace(one, before_ns=before, after_ns=after, layer_change_ns=tuple(layers), launches=tuple(numbers))
 
 
 def doubt(change: Judgement) -> float | None:

@@ -23,16 +23,16 @@ class Observed:
     long: list[Pair] = field(default_factory=list)
 
 
-def roles(launches: Sequence[Observed], every: int) -> dict[str, tuple[RoleTurns, ...]]:
-    """Return what each role took on either side in each launch, by phase; of a turn of `every` ticks.
+def roles(launches: Mapping[int, Observed], every: int) -> dict[str, tuple[RoleTurns, ...]]:
+    """Return what each role took on either side in each launch, by its number, by phase; of a turn of `every` ticks.
 
     A phase that some launch does not have is left out.
     """
     found = {
-        PREFILL: [_mean(_first(pair) for pair in (*one.short, *one.long)) for one in launches],
-        DECODE: [_mean(block for pair in one.long for block in _blocks(pair, every)) for one in launches],
+        PREFILL: [_mean(_first(pair) for pair in (*one.short, *one.long)) for one in launches.values()],
+        DECODE: [_mean(block for pair in one.long for block in _blocks(pair, every)) for one in launches.values()],
     }
-    return {phase: _by_role(parts) for phase, parts in found.items() if parts and all(parts)}
+    return {phase: _by_role(parts, tuple(launches)) for phase, parts in found.items() if parts and all(parts)}
 
 
 def _first(pair: Pair) -> dict[Part, Both]:
@@ -83,7 +83,7 @@ def _mean(blocks: Iterable[dict[Part, Both]]) -> dict[Part, Both]:
     }
 
 
-def _by_role(launches: Sequence[Mapping[Part, Both]]) -> tuple[RoleTurns, ...]:
+def _by_role(launches: Sequence[Mapping[Part, Both]], numbers: tuple[int, ...]) -> tuple[RoleTurns, ...]:
     parts = dict.fromkeys(part for one in launches for part in one)
     found = []
     for role in dict.fromkeys(role for role, _ in parts):
@@ -97,6 +97,7 @@ def _by_role(launches: Sequence[Mapping[Part, Both]]) -> tuple[RoleTurns, ...]:
                 after_ns=tuple(round(after) for _, after in sums),
                 layers=tuple(layers),
                 layer_change_ns=tuple(tuple(round(after - before) for before, after in one) for one in changes),
+                launches=numbers,
             )
         )
     return tuple(found)

@@ -64,7 +64,7 @@ class RowPair:
         return None if found is None else found.values
 
     def by_launch(self, key: str) -> ByLaunch | None:
-        """Return the same with the launches' numbers."""
+        """Return the same with the launches' numbers in the run."""
         if self.turns is None:
             return None
         from pytest_infer.analysis.compare import launches  # noqa: PLC0415
@@ -79,7 +79,7 @@ class RowPair:
         if before is None or after is None:
             return None
         whole = launches.of_whole(before.numbers, after.numbers, self.turns.rounds)
-        return None if whole is None else launches.ByLaunch.first(whole, launches.total(self.turns))
+        return None if whole is None else launches.ByLaunch.first(whole, self.turns)
 
     @property
     def close(self) -> bool | None:

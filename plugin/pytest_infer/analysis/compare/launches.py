@@ -45,19 +45,24 @@ _WHOLE = {"total_s": 1, "overall_throughput": -1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByLaunch:
-    """A metric's change in each of some launches, log-ratios, by their `numbers`; there were `of` of them, and time to
-    measure it in `ran`."""
+    """A metric's change in each of some launches, log-ratios, by their `numbers` in the run; there was time to measure
+    it in `ran`."""
 
     values: Array
     numbers: tuple[int, ...]
-    of: int
     ran: int
 
     @classmethod
-    def first(cls, values: Array, of: int = 0) -> ByLaunch:
-        """Return that of the first launches of so many, or of all that there were."""
+    def first(cls, values: Array, turns: Turns | None = None) -> ByLaunch:
+        """Return that of the first launches of a test, or of a run."""
         count = len(values)
-        return cls(values=values, numbers=tuple(range(count)), of=max(count, of), ran=count)
+        return cls(values=values, numbers=_serials(turns, range(count)), ran=count)
+
+
+def _serials(turns: Turns | None, places: Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers in the run of the launches at some places of a test's."""
+    known = () if turns is None else turns.launches
+    return tuple(known[place] for place in places) if len(known) > max(places, default=0) else tuple(places)
 
 
 def parts(key: str) -> tuple[str, ...]:
@@ -74,10 +79,8 @@ def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
         name, sign = _name(_FOLLOW[key][0], turns), _FOLLOW[key][1]
         if name not in turns.ratios:
             return None
-        numbers = calm_numbers(turns, name)
-        return ByLaunch(
-            values=sign * _means_of(turns, name, numbers), numbers=numbers, of=total(turns), ran=_ran(turns)
-        )
+        calm_ = _calm_places(turns, name)
+        return ByLaunch(values=sign * _means_of(turns, name, calm_), numbers=_serials(turns, calm_), ran=_ran(turns))
     if key not in _WHOLE or first_share is None or FIRST not in turns.ratios:
         return None
     steps = _name(STEPS, turns)
@@ -85,14 +88,14 @@ def told(key: str, turns: Turns, first_share: float | None) -> ByLaunch | None:
         # There are steps, and turns do not tell of them: a single one, or parts of the text (see `beside_parts`).
         return None
     names = [name for name in (FIRST, steps) if name in turns.ratios]
-    numbers = calm_numbers(turns, *names)
-    first, *step = (_means_of(turns, name, numbers) for name in names)
+    calm_ = _calm_places(turns, *names)
+    first, *step = (_means_of(turns, name, calm_) for name in names)
     whole = np.log(first_share * np.exp(first) + (1 - first_share) * np.exp(step[0] if step else 0.0))
-    return ByLaunch(values=np.asarray(_WHOLE[key] * whole), numbers=numbers, of=total(turns), ran=_ran(turns))
+    return ByLaunch(values=np.asarray(_WHOLE[key] * whole), numbers=_serials(turns, calm_), ran=_ran(turns))
 
 
-def _means_of(turns: Turns, name: str, numbers: Sequence[int]) -> Array:
-    return means([turns.ratios[name][number] for number in numbers])
+def _means_of(turns: Turns, name: str, places: Sequence[int]) -> Array:
+    return means([turns.ratios[name][place] for place in places])
 
 
 def _name(name: str, turns: Turns) -> str:
@@ -124,17 +127,13 @@ def of_whole(before: Sequence[float], after: Sequence[float], rounds: int) -> Ar
     return np.asarray(logs.reshape(-1, rounds).mean(axis=1))
 
 
-def calm_numbers(turns: Turns, *names: str) -> tuple[int, ...]:
-    """Return the numbers of the launches that were not restless and say something of these ratios."""
+def _calm_places(turns: Turns, *names: str) -> tuple[int, ...]:
+    """Return the places of the launches that were not restless and say something of these ratios."""
     # Sums of steps are restless by a single disturbed step.
-    left_out = {number for name, values in turns.ratios.items() if name != STEPS for number in restless(values)}
-    left_out |= {number for name in names for number, values in enumerate(turns.ratios[name]) if not values}
-    return tuple(number for number in range(total(turns)) if number not in left_out)
-
-
-def total(turns: Turns) -> int:
-    """Return how many launches there were."""
-    return max(map(len, turns.ratios.values()), default=0)
+    left_out = {place for name, values in turns.ratios.items() if name != STEPS for place in restless(values)}
+    left_out |= {place for name in names for place, values in enumerate(turns.ratios[name]) if not values}
+    total = max(map(len, turns.ratios.values()), default=0)
+    return tuple(place for place in range(total) if place not in left_out)
 
 
 def _ran(turns: Turns) -> int:
@@ -143,7 +142,7 @@ def _ran(turns: Turns) -> int:
 
 def calm(turns: Turns, name: str) -> list[tuple[float, ...]]:
     """Return the observations of a ratio without those of restless launches."""
-    return [turns.ratios[name][number] for number in calm_numbers(turns, name)]
+    return [turns.ratios[name][place] for place in _calm_places(turns, name)]
 
 
 _OTHERWISE = 0.995

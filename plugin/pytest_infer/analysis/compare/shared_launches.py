@@ -31,7 +31,7 @@ def change(told: Sequence[Member], key: str) -> tuple[Student | None, str]:
     found = [one for member in told if (one := member.pair.by_launch(key)) is not None]
     by_prompt = [dict(zip(one.numbers, map(float, one.values), strict=True)) for one in found]
     many = max(one.ran for one in found)
-    calm = sorted(set.intersection(*map(set, by_prompt))) if len({one.of for one in found}) == 1 else []
+    calm = sorted(set.intersection(*map(set, by_prompt)))
     before = _earlier(told, key)
     if len(calm) >= max(LEAST if before is None else FEW, many / 2):
         means = np.asarray([[one[number] for number in calm] for one in by_prompt]).mean(axis=0)
