@@ -352,6 +352,31 @@ def test_a_stored_gate_without_history_passes_nothing_by_it(judged, make_row):
     assert set(verdicts(judged("decode 60%", pairs=pairs))) == {"accepted"}
 
 
+def test_of_few_stored_runs_a_bound_is_said_to_be_of_no_use_and_none_is_suggested(judged, make_row):
+    pairs = Suites(make_row).stored(decode=2.0, of=NAMES[:1], names=NAMES[:2], runs=2)
+    plain = judged(pairs=pairs)
+    assert verdicts(plain)[0] == "regressed"
+    assert words.how(plain) == []
+    found = judged("decode 200%", pairs=pairs)
+    first = found.judgements[0]
+    # The interval lies below 200 %.
+    assert first.high < 2
+    assert (first.verdict.value, first.reason) == (
+        "inconclusive",
+        "2 comparable runs, and 5 tell the spread from run to run: use --infer-against",
+    )
+    assert words.lines(found) == []
+    # Of one that the interval reaches beyond that is said all the same.
+    found = judged("decode 110%", pairs=pairs)
+    assert found.judgements[0].reason == "the interval reaches beyond the 110 % accepted (commit 12: why)"
+
+
+def test_what_is_beyond_a_bound_came_to_it(judged):
+    found = judged("decode 5%")
+    assert [one.times for one in found.accepted] == [2]
+    assert words.lines(found) == []
+
+
 def test_other_output_and_a_missing_test_are_accepted_by_name(judged, make_row):
     pairs = Suites(make_row).rounds(names=NAMES[:1])
     pairs[0].after.metrics["output_sha256"] = pairs[0].before.metrics["peak_rss_bytes"].__class__(value="f" * 64)

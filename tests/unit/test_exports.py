@@ -77,6 +77,7 @@ def test_json_is_complete():
         "reason": None,
         "note": None,
         "carried": None,
+        "conclusive": True,
     }
     assert [row["verdict"] for row in found["judgements"]] == [j.verdict.value if j.verdict else None for j in ALL]
     assert text.endswith("}\n")

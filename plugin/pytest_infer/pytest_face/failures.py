@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pytest_infer.analysis.compare.accepted import suggested
 from pytest_infer.analysis.compare.verdicts import Judgement
 from pytest_infer.errors import InferError
 from pytest_infer.pytest_face.gate import Gate
@@ -81,14 +82,17 @@ class GateFailure:
             tw.line(line, red=line.startswith("  "))
 
 
-_ADVICE = (
-    "Is it real? Measure both commits in one run: --infer-against REV. If it is wanted: accept it in a "
-    "commit message, or run without the gate and `pytest-infer baseline set NAME latest`."
-)
-_ADVICE_PAIRED = (
-    "Both commits were measured in turns, in this run. --infer-against=self shows the noise of this machine. If it is "
-    "wanted: accept it in a commit message, as the end of this run shows."
-)
+_PAIRED = "Both commits were measured in turns, in this run. --infer-against=self shows the noise of this machine."
+_STORED = "Is it real? Measure both commits in one run: --infer-against REV."
+_ACCEPT = "accept it in a commit message, as the end of this run shows"
+_ANEW = "run without the gate and `pytest-infer baseline set NAME latest`"
+
+
+def _advice(judgements: Sequence[Judgement], *, paired: bool) -> str:
+    """Return how to tell whether it is real, and what to do if it is wanted."""
+    ways = [*([_ACCEPT] if suggested(judgements) else []), *([] if paired else [_ANEW])]
+    wanted = f" If it is wanted: {', or '.join(ways)}." if ways else ""
+    return f"{_PAIRED if paired else _STORED}{wanted}"
 
 
 def _line(judgement: Judgement) -> str:
@@ -115,7 +119,7 @@ def report_gated(session: pytest.Session, gating: Gate) -> None:
         location, keywords = places.get(nodeid, ((path, None, name), {}))
         message = f"gate: {'; '.join(_line(j).strip() for j in judgements)}"
         place = _CrashLocation(location[0], location[1] or 0, message)
-        advice = _ADVICE_PAIRED if gating.paired else _ADVICE
+        advice = _advice(judgements, paired=gating.paired)
         longrepr: Any = GateFailure(judgements, against or "its bounds", place, advice)
         _withdraw(session, nodeid)
         now = time.time()

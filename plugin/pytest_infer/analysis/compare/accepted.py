@@ -73,7 +73,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """Something accepted, and how many verdicts it changed."""
+    """Something accepted, and in how many verdicts it has a part."""
 
     accepted: Accepted
     times: int
@@ -168,23 +168,30 @@ class Accepting:
             return replace(self._accept(j, one), threshold=again.threshold)
         if j.verdict is Verdict.INCONCLUSIVE:
             return j
-        too_much = f"beyond the {100 * bound:g} % accepted ({one.said})"
-        return self._accept(j, one) if j.mid is None else _beyond(j, again, too_much)
+        if j.mid is None:
+            return self._accept(j, one)
+        self._count(one)
+        return _beyond(j, again, f"beyond the {100 * bound:g} % accepted ({one.said})")
 
     def _accept(self, j: Judgement, one: Accepted) -> Judgement:
-        self._times[id(one)] = self._times.get(id(one), 0) + 1
+        self._count(one)
         return replace(j, verdict=Verdict.ACCEPTED, reason=one.said)
 
+    def _count(self, one: Accepted) -> None:
+        self._times[id(one)] = self._times.get(id(one), 0) + 1
+
     def used(self) -> tuple[Used, ...]:
-        """Return everything accepted, with how many verdicts it changed."""
+        """Return everything accepted, with in how many verdicts it has a part."""
         return tuple(Used(accepted=one, times=self._times.get(id(one), 0)) for one in self._all)
 
 
 def _beyond(j: Judgement, again: Judgement, too_much: str) -> Judgement:
-    """Return a regression that is larger than what is accepted, or may be."""
+    """Return a regression that is larger than what is accepted, or may be, or of which nothing tells that it is not."""
     if again.verdict is Verdict.REGRESSED:
         return replace(j, reason=too_much)
-    reason = f"the interval reaches {too_much}"
+    end = _worse_end(again)
+    reaches = end is None or end > (again.threshold or 0.0)
+    reason = f"the interval reaches {too_much}" if reaches else again.reason
     return replace(j, verdict=Verdict.INCONCLUSIVE, threshold=again.threshold, reason=reason)
 
 
@@ -208,7 +215,7 @@ def suggested(judgements: Iterable[Judgement]) -> list[str]:
     """Return what would accept the regressions of a gate, one a figure, as a commit's message has it.
 
     The bound is what leaves room for the next measurement: as far above the estimate as two ends of the interval, in
-    whole percents.
+    whole percents. None accepts what evidence shows that never tells of a bound.
     """
     worst: dict[str, list[Judgement]] = {}
     for j in judgements:
@@ -219,7 +226,7 @@ def suggested(judgements: Iterable[Judgement]) -> list[str]:
 
 
 def _name(j: Judgement) -> str | None:
-    if j.verdict is not Verdict.REGRESSED or j.metric is None or j.rule is None:
+    if j.verdict is not Verdict.REGRESSED or j.metric is None or j.rule is None or not j.conclusive:
         return None
     exact = j.mid is None and rules.parse([j.rule])[0].form in (Form.EXACT, Form.CLOSE)
     return rules.short_name(j.metric) if j.mid is not None or exact else None
@@ -238,6 +245,11 @@ def _room(judgements: Sequence[Judgement]) -> str:
 def _end(j: Judgement) -> float | None:
     if j.mid is None:
         return None
-    sign = worse_sign(j.metric)
-    end = j.high if sign > 0 else j.low
-    return sign * (j.mid + 2 * ((j.mid * 1.5 if end is None else end) - j.mid))
+    mid, end = worse_sign(j.metric) * j.mid, _worse_end(j)
+    return mid + 2 * ((mid * 1.5 if end is None else end) - mid)
+
+
+def _worse_end(j: Judgement) -> float | None:
+    """Return how much worse a figure may have become, a share; None where its interval is not bounded."""
+    end = j.high if worse_sign(j.metric) > 0 else j.low
+    return None if end is None else worse_sign(j.metric) * end

@@ -79,7 +79,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
     `low`, `mid`, `high` are relative changes (0.024 is +2.4 %). `p` is two-sided; `p_adjusted` is corrected for all
     rows judged together, and decides. `rule` is the gate's line, if it was one; `reason` is for people. The verdict is
     None where neither way is better. `metric_key` and `unit` are the metric's, which a stored one may have had alone.
-    `carried` says which parts of a step carry a change, where steps were taken apart.
+    `carried` says which parts of a step carry a change, where steps were taken apart. `conclusive` is False where the
+    evidence can show a change but never that there is none, or that it is within a bound.
     """
 
     test: str
@@ -100,6 +101,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, rename=_STORED):
     reason: str | None = None
     note: str | None = None
     carried: PhaseChange | None = None
+    conclusive: bool = True
 
     @property
     def metric(self) -> Metric | None:
@@ -199,6 +201,7 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
     limit *= 1 + _ROUNDING
     significant = p_adjusted <= (1 - confidence) * (1 + _ROUNDING)
     reason = question.undecidable or question.doubt or "the interval reaches beyond the threshold"
+    conclusive = all(e.conclusive for e in question.evidence)
     verdict = Verdict.INCONCLUSIVE
     if question.undecidable is not None:
         pass
@@ -206,7 +209,7 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
         verdict = Verdict.REGRESSED
     elif significant and better < worse and mid * sign < -limit:
         verdict = Verdict.IMPROVED
-    elif (high if sign > 0 else -low) <= limit and all(e.conclusive for e in question.evidence):
+    elif (high if sign > 0 else -low) <= limit and conclusive:
         verdict = Verdict.UNCHANGED
     return replace(
         question.draft,
@@ -218,6 +221,7 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
         p=p,
         p_adjusted=p_adjusted,
         threshold=question.threshold,
+        conclusive=conclusive,
     )
 
 
