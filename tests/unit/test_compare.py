@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from pytest_infer.analysis.compare import comparison, gate, rules, stats
+from pytest_infer.analysis.compare import comparison, gate, rules, stats, suite
 from pytest_infer.analysis.compare import earlier as earlier_runs
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS, by_key
+from pytest_infer.records import Turns
 
 KEYS = {m.key: m for m in METRICS}
 CALM = [0.1, 0.1001, 0.0999, 0.1002, 0.0998, 0.1, 0.1001, 0.0999, 0.1, 0.1]
@@ -169,6 +170,18 @@ def test_paired_rounds_need_no_history(judge, factor, verdict):
     assert judgement.verdict is verdict
     assert judgement.mid == pytest.approx(factor - 1, abs=0.002)
     assert judge(before, after).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("key", ["load_s", "uss_bytes", "tpot_s"])
+def test_one_figure_a_side_of_one_run_has_no_interval_and_earlier_runs_do_not_give_it_one(make_row, key):
+    prompts = [
+        RowPair(before=make_row(name, **{key: [1.0]}), after=make_row(name, **{key: [1.5]}), paired=True, turns=turns)
+        for name in ("story", "chat")
+        for turns in [Turns(every=1, cycles=1, seconds=1.0, ratios={}, rounds=1) if key == "load_s" else None]
+    ]
+    found = comparison.judge(prompts, wanted(key, rule=f"{key}:5%"))
+    told = [(j.verdict, j.reason, j.mid) for j in [*found, suite.changes(prompts, found)[0].judgement]]
+    assert told == [(Verdict.INCONCLUSIVE, "a single figure a side: there is no interval", None)] * 3
 
 
 def test_too_few_pairs_are_inconclusive_with_an_open_interval(judge):

@@ -34,6 +34,9 @@ def _not_taken_apart() -> tuple[Mapping[str, PhaseParts], Mapping[str, PhasePart
 THRESHOLDS = {Kind.TIMED: 0.02, Kind.COUNTED: 0.01, Kind.SAMPLED: 0.02}
 """What counts as a change where no rule says so."""
 
+SINGLE = "a single figure a side: there is no interval"
+"""Why figures of one run cannot be judged: earlier runs say nothing of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPair:
@@ -295,12 +298,14 @@ def _evidence(
     if pair.paired and len(a) == len(b) > 1:
         return [Evidence(estimate=stats.paired(a, b))], "more pairs of rounds are needed (--infer-max-rounds)"
     within = stats.welch(a, b)
+    if within is None and pair.paired:
+        return [], SINGLE
     limit = math.log1p(want.threshold)
     evidence = [] if within is None else [Evidence(estimate=within, beyond=limit)]
     if pair.block_spread is not None:
         spread = pair.block_spread.get(metric.key, math.inf)
         if within is None or not math.isfinite(spread):
-            return [], "a single figure a side: there is no interval"
+            return [], SINGLE
         # Two blocks a side tell no more than this: their own difference is one that nothing caused.
         blocks = Evidence(estimate=stats.within(within.mid, spread, CONFIDENCE))
         return [*evidence, blocks], "the blocks of one side differ too much: leave out --infer-against-sequential"

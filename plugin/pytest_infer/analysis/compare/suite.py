@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from pytest_infer.analysis.compare import earlier, stats
-from pytest_infer.analysis.compare.comparison import RowPair
+from pytest_infer.analysis.compare.comparison import SINGLE, RowPair
 from pytest_infer.analysis.compare.stats import Student
 from pytest_infer.analysis.compare.verdicts import (
     CONFIDENCE,
@@ -239,11 +239,13 @@ def _stored(figure: Figure) -> _Said:
     known = [one for one in own if one is not None]
     within = stats.weighted([(1 / len(own), one) for one in known]) if len(known) == len(own) else None
     evidence = [] if within is None else [Evidence(estimate=within, beyond=math.log1p(figure.threshold))]
+    if within is None and any(member.pair.paired for member in members):
+        return _Said(doubt=SINGLE)
     spreads = [member.pair.block_spread for member in members]
     if any(spread is not None for spread in spreads):
         apart = [math.inf if spread is None else spread.get(metric.key, math.inf) for spread in spreads]
         if within is None or not math.isfinite(sum(apart)):
-            return _Said(doubt="a single figure a side: there is no interval")
+            return _Said(doubt=SINGLE)
         blocks = Evidence(estimate=stats.within(within.mid, sum(apart) / len(apart), CONFIDENCE))
         said = "the blocks of one side differ too much: leave out --infer-against-sequential"
         return _Said(evidence=(*evidence, blocks), doubt=said, how="blocks of rounds", spread=False)
