@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,16 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_infer.pytest_face import followers
 
         config.pluginmanager.register(followers.Held(config), "pytest_infer.held")
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_benchmark_compare_machine_info(
+    benchmarksession: Any, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> Generator[None, object, object]:
+    """Guard pytest-benchmark's look at the machine of a compared run: before anybody knows whose tests are run."""
+    from pytest_infer.storage import native
+
+    return (yield from native.comparing(benchmarksession, machine_info, compared_benchmark))
 
 
 def _end(config: pytest.Config) -> None:

@@ -115,17 +115,41 @@ def test_native_gate_fails_exactly_the_rows_of_a_slower_decode(suite):
     assert sorted(lines) == ["test_prompt[second]", "test_prompt[second]:tpot"]
 
 
-def test_compare_against_a_storage_elsewhere_made_on_another_machine(suite, tmp_path):
-    pytester = suite()
-    elsewhere = tmp_path / "elsewhere"
-    pytester.runpytest("--benchmark-autosave", f"--benchmark-storage={elsewhere}").assert_outcomes(passed=2)
-    (run_file,) = elsewhere.glob("*/*.json")
+def changed(folder, change):
+    """Change what the one run in a folder says of its machine."""
+    (run_file,) = folder.glob("*/*.json")
     run = json.loads(run_file.read_text())
-    run["machine_info"]["node"] = "another"
+    change(run["machine_info"])
     run_file.write_text(json.dumps(run))
-    result = pytester.runpytest_subprocess("--benchmark-compare", f"--benchmark-storage={elsewhere}")
+
+
+def another_clock_rate(machine):
+    machine["cpu"]["hz_actual_friendly"] = "9.9 GHz"
+
+
+def another_machine(machine):
+    machine["node"] = "another"
+
+
+@pytest.mark.parametrize("place", ["outside", "inside", "behind a link"])
+@pytest.mark.parametrize("change", [another_clock_rate, another_machine])
+def test_a_run_compares_with_one_of_another_machine(suite, tmp_path, monkeypatch, place, change):
+    pytester = suite()
+    monkeypatch.delenv("PYTEST_ADDOPTS")
+    folder = pytester.path / ".benchmarks" if place == "inside" else tmp_path / "elsewhere"
+    if place == "behind a link":
+        folder.mkdir()
+        (pytester.path / ".benchmarks").symlink_to(folder)
+    options = [f"--benchmark-storage={folder}"] if place == "outside" else []
+    pytester.runpytest("--benchmark-autosave", *options).assert_outcomes(passed=2)
+    changed(folder, change)
+    result = pytester.runpytest_subprocess("--benchmark-compare", *options)
     result.assert_outcomes(passed=2)
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines(["*test_prompt?first?:tpot (0001_unversi)*"])
+    said = result.stderr.str()
+    assert said.count(": PytestBenchmarkWarning: ") == (change is another_machine)
+    assert said.count("on another machine, or with") == (change is another_machine and place != "inside")
 
 
 def test_no_nan_is_written(suite):

@@ -22,7 +22,6 @@ from pytest_infer.pytest_face import (
 from pytest_infer.pytest_face.session import CLOCK, KEY, InferSession
 from pytest_infer.pytest_face.sweep import ordering
 from pytest_infer.storage.bridge import ReplayClock
-from pytest_infer.storage.native import align_noise
 
 _REFUSED = pytest.StashKey[InferError]()
 
@@ -172,19 +171,6 @@ class Hooks:
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Add what concerns the run as a whole to its file."""
         self._run.keeper.complete(output_json, self._run.gate.mark, self._run.probing.stored())
-
-    @pytest.hookimpl(wrapper=True, optionalhook=True)
-    def pytest_benchmark_compare_machine_info(
-        self, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
-    ) -> Generator[None, Any, Any]:
-        """Keep noise and a storage outside the working folder from upsetting pytest-benchmark's comparison."""
-        align_noise(machine_info, compared_benchmark)
-        try:
-            return (yield)
-        except ValueError:
-            # pytest-benchmark words its warning with a path relative to the working folder, where there may be none.
-            self._run.note("the compared run was made on another machine, or with other software")
-            return None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:

@@ -1,9 +1,9 @@
-"""The two hooks that `pytest-benchmark compare` reads from ./conftest.py: how our rows are grouped and scaled."""
+"""What pytest-benchmark's comparisons take from us: two hooks of a ./conftest.py (groups, scale), and no noise."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from pytest_benchmark import plugin as native
@@ -39,6 +39,19 @@ def pytest_benchmark_scale_unit(
         return "", 1.0
     scaled: tuple[str, float] = native.pytest_benchmark_scale_unit(config, unit, benchmarks, best, worst, sort)
     return scaled
+
+
+def comparing(session: Any, machine_info: Row, compared: Row) -> Generator[None, object, object]:
+    """Keep noise and a storage outside the working folder from upsetting a look at the machine of a compared run."""
+    align_noise(machine_info, compared)
+    try:
+        return (yield)
+    except ValueError:
+        # pytest-benchmark words its warning with a path relative to the working folder, where there may be none.
+        session.logger.warning(
+            f"the run to compare with was made on another machine, or with other software (in {session.storage})"
+        )
+        return None
 
 
 def align_noise(machine_info: Row, compared: Row) -> None:
