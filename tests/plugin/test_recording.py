@@ -185,6 +185,48 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(suite):
     assert len(journal.read_text().splitlines()) == 2
 
 
+FULL_FOR_JSON = """
+import builtins, errno, pathlib
+
+class Full:
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def write(self, data): raise OSError(errno.ENOSPC, "No space left on device")
+
+def full(real):
+    def open(path, mode="r", *args, **kwargs):
+        if "w" in mode and "run.json" in str(path): return Full()
+        return real(path, mode, *args, **kwargs)
+    return open
+
+builtins.open, pathlib.Path.open = full(open), full(pathlib.Path.open)
+"""
+
+
+@pytest.mark.parametrize("autosave", [True, False])
+def test_a_disk_that_fills_up_under_the_json_file_loses_nothing(suite, autosave):
+    pytester = suite(engine="Scripted.delays = [0.0] * 3\n" + FULL_FOR_JSON)
+    (pytester.path / "run.json").write_text("an older run")
+    given = ["--benchmark-autosave"] if autosave else []
+    result = pytester.runpytest_subprocess("--benchmark-json=run.json", *given)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    text = " ".join(result.stdout.str().split())
+    assert "! the run could not be written to run.json: No space left on device; its prompts are in" in text
+    assert "TTFT" in text
+    assert (pytester.path / "run.json").read_text() == "an older run"
+    assert sorted(path.suffix for path in pytester.path.glob(".benchmarks/Linux*/*")) == [".json", ".npz"] * autosave
+    assert not (pytester.path / "run.npz").exists()
+    (journal,) = pytester.path.glob(".benchmarks/.journal/*.jsonl")
+    assert len(journal.read_text().splitlines()) == 2
+
+
+def test_a_json_file_may_be_a_stream(suite):
+    result = suite().runpytest_subprocess("--benchmark-json=/dev/stderr", "--benchmark-autosave")
+    assert result.ret == 0
+    assert '"benchmarks": [' in result.stderr.str()
+
+
 @pytest.mark.parametrize(("variable", "stored"), [("CI_COMMIT_BRANCH", "topic"), ("OTHER", "(detached head)")])
 def test_a_detached_head_is_of_the_branch_that_the_job_is_for(suite, monkeypatch, variable, stored):
     for other in ("CI_COMMIT_BRANCH", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "GITHUB_SHA"):

@@ -567,10 +567,24 @@ def test_storage_that_cannot_be_written_does_not_matter_to_a_run_that_saves_noth
     pytester.runpytest("--benchmark-storage=store").assert_outcomes(passed=2)
 
 
-def test_a_json_file_that_cannot_be_written_is_refused_before_the_model_is_loaded(suite):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no/such/folder/run.json", ": no/such/folder is no folder"),
+        ("bench", " bench is a folder: name a file in it"),
+        ("file/run.json", ": file is no folder"),
+        ("circle", " circle: Too many levels of symbolic links; choose another file"),
+        ("/proc/run.json", " /proc/run.json: nothing can be written there; choose another file"),
+    ],
+)
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_model_is_loaded(suite, name, why):
     pytester = suite(engine=LOADS)
-    result = pytester.runpytest_subprocess("--benchmark-json=no/such/folder/run.json")
+    pytester.mkdir("bench")
+    pytester.path.joinpath("file").touch()
+    pytester.path.joinpath("circle").symlink_to("circle")
+    result = pytester.runpytest_subprocess("--benchmark-autosave", f"--benchmark-json={name}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR, said(result)
+    assert f"ERROR: pytest-infer: --benchmark-json{why}" in result.errlines
     assert not pytester.path.joinpath("loaded").exists()
 
 

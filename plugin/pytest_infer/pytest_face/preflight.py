@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,18 +131,10 @@ def _check_report(session: InferSession) -> None:
         return
     if not session.bridge.saving:
         raise OptionError("--infer-report shows a stored run: add --benchmark-autosave")
-    if untrusted.is_dir(path):
-        raise OptionError(f"--infer-report {path} is a folder: name a file in it")
-    place = Path(os.path.realpath(path))  # a link's target is replaced
     try:
-        with suppress(FileNotFoundError):
-            place.stat()
-    except OSError as error:
-        raise OptionError(f"--infer-report {path}: {error.strerror}; choose another file") from error
-    try:
-        files.check_writable(place.parent)
+        files.check_publishing(path)
     except StorageError as error:
-        raise OptionError(f"--infer-report {path}: nothing can be written there; choose another file") from error
+        raise OptionError(f"--infer-report {error}") from error
 
 
 def _check_engine(items: list[pytest.Item], session: InferSession) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from pytest_benchmark.storage.file import FileStorage
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
@@ -62,6 +63,7 @@ class Keeper:
         self.other_side: Callable[[], Mapping[str, PromptRecord]] = dict
         self.save_failed = False
         self._run_files: list[Path] = []
+        self._json_file: Path | None = None
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -83,9 +85,7 @@ class Keeper:
             if self._settings.resume:
                 raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
             return
-        json_file = self._bridge.json_path
-        if json_file is not None and not json_file.parent.is_dir():
-            raise StorageError(f"--benchmark-json: {json_file.parent} is no folder")
+        self._prepare_json()
         if self.storage is None:
             self._note("no journal and no sidecar: they need pytest-benchmark's file storage")
             return
@@ -108,6 +108,23 @@ class Keeper:
             tests = {entry.nodeid for left in self._left for entry in left.entries}
             runs = "an interrupted run" if len(self._left) == 1 else f"{len(self._left)} interrupted runs"
             self._note(f"{runs} left {len(tests)} prompts; --infer-resume takes the valid ones")
+
+    def _prepare_json(self) -> None:
+        """The same of the file of --benchmark-json, which pytest-benchmark writes first."""
+        path = self._bridge.json_path
+        if path is None:
+            return
+        if not untrusted.is_dir(path.parent):
+            raise StorageError(f"--benchmark-json: {path.parent} is no folder")
+        try:
+            files.check_publishing(path)
+        except StorageError as error:
+            raise StorageError(f"--benchmark-json {error}") from error
+
+        def saved(path: Path) -> None:
+            self._json_file = path
+
+        self._bridge.save_json_with(lambda session: files.safe_save_json(session, saved, self._lost))
 
     @cached_property
     def _resumable(self) -> Mapping[journal.Work, PromptRecord]:
@@ -247,9 +264,8 @@ class Keeper:
 
     def stored(self) -> Path | None:
         """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""
-        json_file = self._bridge.json_path
-        if self.finished and json_file is not None and json_file.is_file():
-            self._write_sidecar(json_file)
+        if self.finished and self._json_file is not None and self._json_file.is_file():
+            self._write_sidecar(self._json_file)
         return self._run_files[0] if self._run_files else None
 
     def _lost(self, line: str) -> None:

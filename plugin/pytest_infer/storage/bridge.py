@@ -112,6 +112,10 @@ class Bridge:
         """Replace the storage's `save` by one made for it."""
         self._session.storage.save = make(self._session.storage)
 
+    def save_json_with(self, make: Callable[[Any], Callable[[Any], None]]) -> None:
+        """Replace what writes the file of --benchmark-json by what is made for it."""
+        self._session.save_json = make(self._session)
+
     def hand_over(
         self,
         benchmark: object,

@@ -24,6 +24,7 @@ from pytest_infer.storage.runfile import Mark
 from pytest_infer.storage.schema import KEY, SCHEMA
 
 if TYPE_CHECKING:
+    from pytest_benchmark.session import BenchmarkSession
     from pytest_benchmark.storage.file import FileStorage
 
 NEEDED_BYTES = 16 * 2**20
@@ -93,6 +94,23 @@ def publishing(path: Path) -> Iterator[IO[bytes]]:
     with replacing(place) as file:
         yield file
         Path(file.name).chmod(mode)  # a temporary file is private
+
+
+def check_publishing(path: Path) -> None:
+    """Raise StorageError, which begins with the path, where `publishing` could not write there now."""
+    try:
+        if _is_stream(path):
+            return
+        place = Path(os.path.realpath(path))
+        if place.exists():
+            place.open("ab").close()  # may be written, even if it is about to be replaced
+        check_writable(place.parent)
+    except IsADirectoryError:
+        raise StorageError(f"{path} is a folder: name a file in it") from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; choose another file") from error
+    except StorageError as error:
+        raise StorageError(f"{path}: nothing can be written there; choose another file") from error
 
 
 def _is_stream(path: Path) -> bool:
@@ -215,6 +233,25 @@ def safe_save(
             lost(f"the run could not be saved in {folder}: {error.strerror}")
             return
         storage.logger.info(f"Saved benchmark data in: {path}")
+        saved(path)
+
+    return save
+
+
+def safe_save_json(
+    session: BenchmarkSession, saved: Callable[[Path], None], lost: Callable[[str], None]
+) -> Callable[[Any], None]:
+    """Return a replacement for `session.save_json`, which writes the file of --benchmark-json: whole or not at all."""
+
+    def save(output_json: Any) -> None:
+        path = Path(session.json)
+        try:
+            with publishing(path) as file:
+                file.write(dumps(output_json).encode())
+        except OSError as error:
+            lost(f"the run could not be written to {path}: {error.strerror}")
+            return
+        session.logger.info(f"Wrote benchmark data in: {path}", purple=True)
         saved(path)
 
     return save
