@@ -58,6 +58,7 @@ def said(ends):
         pytest.param({"rule": NOTHING}, 11, 125, id="nothing to compare"),
         pytest.param({"rule": PASSES, "test": NO_TEST}, 11, 125, id="all are skipped"),
         pytest.param({"rule": PASSES, "options": ("--benchmark-disable",)}, 11, 125, id="disabled"),
+        pytest.param({"rule": PASSES, "options": ("--benchmark-skip",)}, 11, 125, id="skipped"),
         pytest.param({"rule": PASSES, "test": EXITS.format(code=0)}, 11, 125, id="an early end that calls itself good"),
         pytest.param({"rule": PASSES, "options": ("--collect-only",)}, 0, 125, id="only collected"),
         pytest.param({"rule": UNSURE, "test": ALSO_FAILS}, 1, 125, id="a test fails too"),
@@ -156,3 +157,32 @@ def test_ini_rules_fail_no_run_of_other_tests(ends, pytester):
     test = MEASURES + "\ndef test_other():\n    pass\n"
     assert ends("-k", "other", test=test) == 0
     assert ends(test=NO_TEST) == 11
+
+
+FOR_MEASURING = {
+    "rules": "gate = ttft<=10s",
+    "baseline": "gate = ttft:5%\ninfer_baseline = v1",
+    "commit": "against = v1",
+    "server": "server = http://127.0.0.1:8\ninfer_against_server = http://127.0.0.1:9",
+    "replay": "replay = v1",
+    "resume": "resume = true",
+    "text": "text = none",
+}
+"""Ini keys that a run has no use for which measures nothing."""
+
+
+@pytest.mark.parametrize("off", ["--benchmark-skip", "--benchmark-disable"])
+@pytest.mark.parametrize("keys", FOR_MEASURING)
+def test_ini_keys_fail_no_run_that_is_told_to_measure_nothing(suite, off, keys):
+    pytester = suite()
+    pytester.makeini(f"[pytest]\ninfer_{FOR_MEASURING[keys]}\n")
+    result = pytester.runpytest(off)
+    result.assert_outcomes(**{"passed" if off == "--benchmark-disable" else "skipped": 2})
+    assert result.ret == 0
+
+
+def test_ini_rules_fail_no_run_whose_load_tests_are_given_no_levels(ends, pytester):
+    pytester.makeini("[pytest]\ninfer_gate = ttft<=10s\n")
+    test = "def test_load(infer_under_load, load_level):\n    infer_under_load(load_level)\n"
+    assert ends(test=test) == 0
+    assert ends(PASSES, test=test) == 11

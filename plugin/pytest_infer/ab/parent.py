@@ -65,8 +65,13 @@ class Parent:
             raise pytest.UsageError(f"pytest-infer: {error}") from error
 
     def find(self, config: pytest.Config) -> None:
-        """Find the commit; raise AgainstError for what cannot be compared."""
-        bridge = self._session.bridge
+        """Find the commit; raise AgainstError for what cannot be compared.
+
+        The ini file's comparison is for runs that measure, and no trouble to others.
+        """
+        bridge, asked = self._session.bridge, self._session.settings.gate_asked
+        if bridge.off and not asked:
+            return
         if bridge.available and bridge.parallel:
             raise AgainstError("--infer-against measures one process at a time: use -n 0")
         if bridge.available and bridge.disabled:

@@ -24,6 +24,7 @@ from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
 from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
+from pytest_infer.pytest_face.parametrize import LEVEL
 from pytest_infer.pytest_face.selection import ignores_tests, repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
@@ -51,7 +52,8 @@ def _asks_ours(item: pytest.Item) -> bool:
 def check(collected: pytest.Session, session: InferSession) -> None:
     """Refuse what cannot work, in one line; raises pytest.UsageError."""
     items = measuring(collected.items)
-    session.gate.expects(any(map(_asks_ours, collected.items)))
+    expected = any(_asks_ours(item) and not _awaits_levels(item) for item in collected.items)
+    session.gate.expects(expected and not session.bridge.off)
     if items and not session.bridge.available:
         raise pytest.UsageError("pytest-infer keeps its results in pytest-benchmark: leave out -p no:benchmark")
     if not items or session.config.option.collectonly or session.bridge.parallel:
@@ -59,15 +61,9 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     for item in items:
         _check_benchmark(item)
     try:
-        if not session.bridge.disabled:
-            native_options.check(session.config)
-            native_options.name_ignored(session.config, items, session.note)
         _check_rules(session)
-        session.keeper.prepare()
-        _check_report(session)
-        session.gate.prepare(session.keeper.storage)
-        session.references.prepare(session.keeper.storage, {item.nodeid: _prompt_of(item) for item in items})
-        session.read_text()
+        if not session.bridge.disabled:
+            _check_recording(items, session)
         _check_load_tests(items, session)
         # Importing torch and transformers would start half a dozen collections of all that is there.
         with no_collections():
@@ -82,6 +78,17 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     # Where each configuration has two sides, what drifts is the same for both.
     alone = session.one_sided and not session.bridge.disabled
     session.remeasure.last = ordering.last_of_loads(planned) if alone else ()
+
+
+def _check_recording(items: list[pytest.Item], session: InferSession) -> None:
+    """Refuse what the results of a run could not be saved as, compared with or follow; a disabled run has none."""
+    native_options.check(session.config)
+    native_options.name_ignored(session.config, items, session.note)
+    session.keeper.prepare()
+    _check_report(session)
+    session.gate.prepare(session.keeper.storage)
+    session.references.prepare(session.keeper.storage, {item.nodeid: _prompt_of(item) for item in items})
+    session.read_text()
 
 
 def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
@@ -100,8 +107,13 @@ def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
 def _has_level(item: pytest.Item) -> bool:
     """Return whether a test sends requests at a level of load."""
     callspec = getattr(item, "callspec", None)
-    level = None if callspec is None else callspec.params.get("load_level")
+    level = None if callspec is None else callspec.params.get(LEVEL)
     return isinstance(level, Level) and under_load.FIXTURE in getattr(item, "fixturenames", ())
+
+
+def _awaits_levels(item: pytest.Item) -> bool:
+    """Return whether a test skips itself, as no option says at which levels it is to send requests."""
+    return LEVEL in getattr(item, "fixturenames", ()) and not _has_level(item) and _resolves_to_ours(item, LEVEL)
 
 
 def _check_rules(session: InferSession) -> None:
@@ -127,7 +139,7 @@ def _check_rules(session: InferSession) -> None:
 def _check_report(session: InferSession) -> None:
     """Before anything is measured: raise OptionError where the report that is asked for could not be written."""
     path = session.settings.report
-    if path is None or session.bridge.disabled:
+    if path is None:
         return
     if not session.bridge.saving:
         raise OptionError("--infer-report shows a stored run: add --benchmark-autosave")

@@ -81,7 +81,7 @@ class Keeper:
 
     def prepare(self) -> None:
         """Before anything is measured: see that results can be saved, make saving safe, look for interrupted runs."""
-        if not self._bridge.saving or self._bridge.disabled:
+        if not self._bridge.saving:
             if self._settings.resume:
                 raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
             return

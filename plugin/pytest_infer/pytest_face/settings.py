@@ -122,7 +122,7 @@ class Settings:
     """The file of accepted regressions, where one is named."""
     accepts: bool = True
     gate_asked: bool = field(default=False, compare=False)
-    """Whether the gate was asked for on the command line, not only in the ini file."""
+    """Whether a gate or a comparison was asked for on the command line, not only in the ini file."""
     other_server: tuple[str, str] | None = None
     """The server to compare with: the option that names one (`server` or `serve`), and its value."""
 
@@ -168,7 +168,7 @@ class Settings:
             resume=read.flag("resume"),
             report=read.path("report"),
             gate=gate,
-            gate_asked=gate is not None and _gate_asked(read, two_servers=other is not None),
+            gate_asked=_gate_asked(read),
             ending=_ending(read, gate),
             accepted=None if _accepts_none(read) else read.path("accepted"),
             accepts=not _accepts_none(read),
@@ -339,11 +339,9 @@ def _may_say_else(other: tuple[str, str] | None, gate: tuple[Rule, ...] | None) 
     return () if other is None or asked else (fingerprint.OUTPUT,)
 
 
-def _gate_asked(read: OptionReader, *, two_servers: bool) -> bool:
-    """Return whether the command line asks for a gate, and not the ini file alone."""
-    return two_servers or not {"--infer-gate", "--infer-against"}.isdisjoint(
-        (read.place("gate"), read.place("against"))
-    )
+def _gate_asked(read: OptionReader) -> bool:
+    """Return whether the command line asks for a gate or a comparison, and not the ini file alone."""
+    return any(read.place(name).startswith("--") for name in ("gate", "against", "against-server", "against-serve"))
 
 
 def _ending(read: OptionReader, gate: tuple[Rule, ...] | None) -> Ending:

@@ -75,6 +75,11 @@ class Bridge:
         return bool(self._session.disabled)
 
     @property
+    def off(self) -> bool:
+        """Whether nothing is to be measured: --benchmark-skip, or what makes benchmarks disabled."""
+        return self.available and bool(self._session.skip or self._session.disabled)
+
+    @property
     def saving(self) -> bool:
         """Whether this run will write a file."""
         return bool(self._session.save or self._session.autosave or self._session.json)
