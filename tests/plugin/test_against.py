@@ -385,6 +385,20 @@ def test_from_a_subfolder(repository):
     assert all(before is not None for before, _ in run.pairs.values())
 
 
+@pytest.mark.parametrize("how", ["typed", "variable"])
+def test_a_file_of_arguments_is_for_both_sides(repository, monkeypatch, how):
+    (repository.path / "args.txt").write_text("\n".join(["--infer-against=HEAD", "--infer-max-new-tokens=2", *FEW]))
+    if how == "variable":
+        monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round @args.txt")
+    repository.commit()
+    # The other side is told what was read here, whatever its own file says.
+    (repository.path / "args.txt").write_text("\n".join(["--infer-against=HEAD", "--infer-max-new-tokens=1", *FEW]))
+    result, run = repository.run(*["@args.txt"] * (how == "typed"))
+    result.assert_outcomes(passed=2)
+    limits = [side.prompt.limits.max_new_tokens for pair in run.pairs.values() for side in pair]
+    assert limits == [1] * 4
+
+
 def test_the_worktrees_ini_file_saves_and_compares_nothing(repository):
     repository.path.joinpath("pytest.ini").write_text(
         "[pytest]\ninfer_against = HEAD\naddopts = --benchmark-autosave --benchmark-compare --lf --junitxml=out.xml -x "

@@ -93,6 +93,41 @@ def test_a_pyproject_says_so_too(suite):
     assert line.startswith("--benchmark-warmup: no effect")
 
 
+GATE = "--benchmark-compare", "--benchmark-compare-fail=median:50%"
+BY_A_PLUGIN = """
+from pytest_benchmark.utils import parse_compare_fail
+
+def pytest_configure(config):
+    config.option.benchmark_compare = True
+    config.option.benchmark_compare_fail = [parse_compare_fail("median:50%")]
+    config.option.benchmark_min_rounds = 7
+"""
+WAYS = ["typed", "a file of arguments", "a file of the variable's", "a plugin"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_native_gate_fails_what_is_slower_whoever_asks_for_it(suite, monkeypatch, way):
+    pytester = suite(engine="Scripted.delays = [0.1] * 3", virtual=True)
+    pytester.runpytest(*ROUNDS, "--benchmark-autosave").assert_outcomes(passed=2)
+    conftest = pytester.path / "conftest.py"
+    slower = conftest.read_text().replace("[0.1] * 3", "[0.2] * 3")
+    conftest.write_text(slower + (BY_A_PLUGIN if way == "a plugin" else ""))
+    (pytester.path / "args.txt").write_text("\n".join([*GATE, "--benchmark-min-rounds=7"]))
+    if way == "a file of the variable's":
+        monkeypatch.setenv("PYTEST_ADDOPTS", "@args.txt")
+    given = {"typed": [*GATE, "--benchmark-min-rounds=7"], "a file of arguments": ["@args.txt"]}
+    result = pytester.runpytest_subprocess(*ROUNDS, *given.get(way, []))
+    assert result.ret != 0
+    assert "Performance has regressed" in result.stderr.str()
+    (line,) = lines(result)
+    assert line.startswith("--benchmark-min-rounds: no effect")
+
+
+def test_a_run_that_asks_for_no_table_shows_none(suite):
+    result = suite().runpytest(*ROUNDS, "--benchmark-autosave")
+    assert "benchmark 'total'" not in result.stdout.str()
+
+
 MARKED = """
 import pytest
 

@@ -10,6 +10,7 @@ import pytest
 from pytest_infer.ab import arguments
 from pytest_infer.ab.arguments import moved
 from pytest_infer.checkouts.imports import Move, python_path
+from pytest_infer.pytest_face import command_line
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def options(pytestconfig):
     for name in ("--reruns", "--reruns-delay", "--only-rerun", "--rerun-except", "--force-reruns"):
         others.add_argument(name)
     others.add_argument("--fail-on-flaky", action="store_true")
-    return {**others._option_string_actions, **arguments.parser_of(pytestconfig)._option_string_actions}
+    return {**others._option_string_actions, **command_line.parser_of(pytestconfig)._option_string_actions}
 
 
 @pytest.fixture
@@ -146,6 +147,12 @@ def test_the_environment(options, move):
         "PWD": f"{move.worktree}/bench",
     }
     assert "PYTHONPATH" not in arguments.environment({"PYTHONPATH": "x"}, options, move, main, python_path=[])
+
+
+def test_the_files_of_the_variable_are_read_in(options, move):
+    given = {"PYTEST_ADDOPTS": "@a.txt"}
+    found = arguments.environment(given, options, move, move.checkout, python_path=[], read_in=lambda _: ["-k", "a b"])
+    assert found["PYTEST_ADDOPTS"] == "-k 'a b'"
 
 
 def test_what_is_selected(options):

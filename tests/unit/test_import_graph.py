@@ -17,6 +17,7 @@ PACKAGE = Path(pytest_infer.__file__).parent
 GROUND = {"checkouts", "errors", "metrics", "prompts", "records", "units", "untrusted"}
 FACE = (
     "pytest_face.options",
+    "pytest_face.command_line",
     "pytest_face.fixtures",
     "pytest_face.sweep.lengths",
     "pytest_face.levels",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from argparse import Action
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from pytest_infer import untrusted
 from pytest_infer.checkouts.imports import Move
+from pytest_infer.pytest_face.command_line import parser_of
 from pytest_infer.pytest_face.options import SWEPT
 from pytest_infer.pytest_face.settings import OF_THE_RUN, ONLY_OURS, Settings
 
@@ -44,19 +44,6 @@ _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CUR
 def wanted_by_child(dest: str) -> bool:
     """Whether the child follows an option, by its destination."""
     return dest not in _NOT_FOR_THE_CHILD and not dest.startswith(_NOT_FOR_THE_CHILD_PREFIXES)
-
-
-def parser_of(config: pytest.Config) -> Any:
-    """Return pytest's own argparse parser; there is no public way to ask which option takes a value."""
-    parser: Any = config._parser
-    # pytest 9 has it from the start; before, it is made when needed.
-    return getattr(parser, "optparser", None) or parser._getparser()
-
-
-def options_of(config: pytest.Config) -> Mapping[str, Action]:
-    """Return the options that pytest knows, by every spelling."""
-    found: Mapping[str, Action] = parser_of(config)._option_string_actions
-    return found
 
 
 def neutralise(config: pytest.Config) -> None:
@@ -176,13 +163,19 @@ def _values(action: Action | None, left: list[str], *, joined: bool) -> list[str
 
 
 def environment(
-    given: Mapping[str, str], options: Mapping[str, Action], move: Move, cwd: Path, *, python_path: Sequence[str]
+    given: Mapping[str, str],
+    options: Mapping[str, Action],
+    move: Move,
+    cwd: Path,
+    *,
+    python_path: Sequence[str],
+    read_in: Callable[[list[str]], list[str]] = list,
 ) -> dict[str, str]:
-    """Return the child's environment."""
+    """Return the child's environment; `read_in` puts the words of files in place of their names."""
     kept = {name: value for name, value in given.items() if not name.startswith(_NOT_INHERITED)}
     if "PYTEST_ADDOPTS" in kept:
         kept["PYTEST_ADDOPTS"] = shlex.join(
-            moved(shlex.split(kept["PYTEST_ADDOPTS"]), options, move, cwd, pyargs=False)
+            moved(read_in(shlex.split(kept["PYTEST_ADDOPTS"])), options, move, cwd, pyargs=False)
         )
     if python_path:
         kept["PYTHONPATH"] = os.pathsep.join(python_path)

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_infer.ab import arguments
 from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, imported_from
+from pytest_infer.pytest_face import command_line
 from pytest_infer.pytest_face import session as sessions
 from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.pytest_face.preflight import measuring
@@ -22,7 +23,7 @@ _MEASURES = CHILD in os.environ
 def pytest_configure(config: pytest.Config) -> None:
     """Measure this folder where the arguments name no tests: only pytest knows which word is an option's value."""
     bench = os.environ.get(BENCH)
-    if bench and not arguments.selects(_given(config), arguments.options_of(config)):
+    if bench and not arguments.selects(command_line.words(config), command_line.options_of(config)):
         config.args[:] = [bench]
 
 
@@ -36,15 +37,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     settings = config.stash[sessions.KEY].settings
     _tell(
         root=str(config.rootpath),
-        options=arguments.but_tests(_given(config), arguments.options_of(config)),
+        options=arguments.but_tests(command_line.words(config), command_line.options_of(config)),
         tests=[item.nodeid for item in items],
         files=sorted({str(item.path) for item in items}),
         amounts=[settings.time_s, settings.launches, settings.max_rounds],
     )
-
-
-def _given(config: pytest.Config) -> list[str]:
-    return [str(argument) for argument in config.invocation_params.args]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import tempfile
 from argparse import Action
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.engines import models
 from pytest_infer.errors import AgainstError
+from pytest_infer.pytest_face import command_line
 from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.selection import repeats
 from pytest_infer.pytest_face.session import InferSession
@@ -125,11 +127,11 @@ class OtherCommit:
 
     @property
     def _given(self) -> list[str]:
-        return [str(argument) for argument in self._config.invocation_params.args]
+        return command_line.words(self._config)
 
     @property
     def _options(self) -> Mapping[str, Action]:
-        return arguments.options_of(self._config)
+        return command_line.options_of(self._config)
 
     def _command(self, move: imports.Move) -> Command:
         cwd = self._config.invocation_params.dir.resolve()
@@ -152,7 +154,14 @@ class OtherCommit:
             arguments=[*self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
             cwd=move.path(cwd),
             environment={
-                **arguments.environment(os.environ, options, move, cwd, python_path=path),
+                **arguments.environment(
+                    os.environ,
+                    options,
+                    move,
+                    cwd,
+                    python_path=path,
+                    read_in=partial(command_line.read_in, self._config),
+                ),
                 SWEPT: arguments.swept(self._session.settings, move, cwd),
             },
         )

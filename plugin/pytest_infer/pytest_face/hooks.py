@@ -13,7 +13,6 @@ from pytest_infer.pytest_face import (
     exits,
     failures,
     followers,
-    native_options,
     options,
     parametrize,
     preflight,
@@ -191,7 +190,7 @@ class Hooks:
         if self._run.started_by_other:
             yield
             return
-        if self._run.bridge.available and not native_options.tables_asked(self._run.config):
+        if self._run.keeper.finished and not self._run.tables_asked:
             self._run.bridge.leave_out_of_tables()
         try:
             yield

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_infer.errors import OptionError, StorageError
+from pytest_infer.pytest_face import command_line
 from pytest_infer.storage import files
 
 NO_EFFECT = (
@@ -32,31 +31,19 @@ NO_EFFECT = (
 """Options of its own loop, which only replays what we measured; `@pytest.mark.benchmark` takes some of them as well."""
 
 
-DISPLAY = ("sort", "group-by", "columns", "name", "time-unit", "histogram", "compare", "verbose", "csv")
+DISPLAY = ("sort", "group-by", "columns", "name", "time-unit", "histogram", "compare", "compare-fail", "verbose")
 """Options of its tables, which ask for them."""
 
 
 def tables_asked(config: pytest.Config) -> bool:
     """Return whether an option is given that is about pytest-benchmark's own tables."""
-    typed = _typed(config)
-    return any(f"--benchmark-{name}" in typed for name in DISPLAY)
-
-
-def _typed(config: pytest.Config) -> set[str]:
-    """Return the options that are given, wherever that is."""
-    words = [
-        *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
-        *config.getini("addopts"),
-        *map(str, config.invocation_params.args),
-    ]
-    return {word.partition("=")[0] for word in words}
+    return bool(command_line.given(config, (f"--benchmark-{name}" for name in DISPLAY)))
 
 
 def name_ignored(config: pytest.Config, items: Iterable[pytest.Item], note: Callable[[str], None]) -> None:
     """Note the options that are given, wherever that is, and have no effect on these tests."""
-    typed = _typed(config)
     marked = {name for item in items for mark in item.iter_markers("benchmark") for name in mark.kwargs}
-    found = [option for name in NO_EFFECT if (option := f"--benchmark-{name}") in typed]
+    found = command_line.given(config, (f"--benchmark-{name}" for name in NO_EFFECT))
     keys = [f"{key}=…" for name in NO_EFFECT if (key := name.replace("-", "_")) in marked]
     found += [f"@pytest.mark.benchmark({', '.join(keys)})"] if keys else []
     if found:

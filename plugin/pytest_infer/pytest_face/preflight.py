@@ -84,6 +84,7 @@ def _check_recording(items: list[pytest.Item], session: InferSession) -> None:
     """Refuse what the results of a run could not be saved as, compared with or follow; a disabled run has none."""
     native_options.check(session.config)
     native_options.name_ignored(session.config, items, session.note)
+    session.tables_asked = native_options.tables_asked(session.config)
     session.keeper.prepare()
     _check_report(session)
     session.gate.prepare(session.keeper.storage)

@@ -83,6 +83,8 @@ class InferSession:
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.collected: list[pytest.Item] = []
+        # Whether somebody wants pytest-benchmark's own tables.
+        self.tables_asked = False
         # The tests whose own engine learns of no option.
         self.deaf: tuple[str, ...] = ()
         self.loop: Loop = Alone()
