@@ -522,11 +522,33 @@ def pytest_configure(config):
 """
 
 
-def test_a_test_that_is_repeated_fails_in_one_line_and_the_next_is_measured(repository):
+PLAIN = """
+tried = []
+
+def test_plain():
+    tried.append(1)
+    assert len(tried) > 1
+"""
+
+
+def test_a_test_of_a_comparison_is_not_repeated_and_its_first_failure_is_shown(repository):
     conftest = repository.path / "conftest.py"
     conftest.write_text(conftest.read_text() + RERUNS)
     said = first_fails_in_the_base(repository)
-    said.fnmatch_lines(["*test_prompt?first? ran in HEAD * already: a comparison cannot repeat a test *"])
+    said.fnmatch_lines(["*test_prompt?first? failed in call: *three are too many*HEAD*"])
+    assert " already: a comparison cannot repeat " not in said.str()
+
+
+def test_others_beside_it_are_repeated(repository):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + RERUNS)
+    repository.path.joinpath("test_plain.py").write_text(PLAIN)
+    repository.commit()
+    repository.speed(before="assert prompt_tokens != 3, 'three are too many'")
+    result, _ = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*three are too many"])
+    assert " already: a comparison cannot repeat " not in result.stdout.str()
 
 
 def test_ours_that_fails_in_one_test_goes_on_with_the_next(repository):

@@ -28,6 +28,8 @@ from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import PromptRecord, Reading, Reference, Round, TokenTrace
 
 Expected = TypeVar("Expected", bound=protocol.WireMessage)
+REPEATS = ("rerunfailures", "pytest_rerunfailures")
+"""The names of pytest-rerunfailures, which repeats a test that fails; one of a comparison runs once on each side."""
 _GONE = "the run that compares with this one is over"
 
 
@@ -77,8 +79,8 @@ class Child(Here):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Say that everything is checked and collected, or end: the log then says why."""
-        # An ini file or a marker may ask pytest-rerunfailures to repeat a test, which only the parent may ask for.
-        for name in ("rerunfailures", "pytest_rerunfailures"):
+        # An ini file or a marker may ask for it.
+        for name in REPEATS:
             session.config.pluginmanager.unregister(name=name)
         if self._ready is not None and not session.testsfailed:
             possible = tuple(item.nodeid for item in measuring(self._doubtful))

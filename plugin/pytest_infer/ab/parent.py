@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from _pytest import runner
 
 from pytest_infer.ab import child, protocol
 from pytest_infer.ab.launches import Launches
@@ -91,6 +92,14 @@ class Parent:
         finally:
             self._session.live.clear()
         self._session.against = self._other.info
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run a test of the comparison as pytest does where a plugin would repeat it: its first failure counts."""
+        plugins = item.config.pluginmanager
+        if item.nodeid not in self._session.keeper.planned or not any(map(plugins.has_plugin, child.REPEATS)):
+            return None
+        return runner.pytest_runtest_protocol(item, nextitem)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
