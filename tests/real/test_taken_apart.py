@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -72,13 +73,19 @@ def test_the_parts_add_up_to_a_step_without_hooks(kind):
         engine.load()
     except Exception as error:  # noqa: BLE001
         pytest.skip(f"{kind} cannot be built here: {error}")
-    # What the line of a run says; beside other work a single one may be wrong.
-    verdicts = []
-    for _ in range(5):
-        found = take(engine, Limits(max_new_tokens=33, ignore_eos=True))
-        verdicts.append(breakdown.phase(found.decode).adds_up)
+    # What the line of a run says, three of at most five times: beside other work a single one may be wrong, or the step
+    # be known too badly to say anything.
+    verdicts = Counter()
+    for _ in range(15):
+        parts = breakdown.phase(take(engine, Limits(max_new_tokens=33, ignore_eos=True)).decode)
+        if parts.remainder_error_s <= 0.05 * parts.step_s:
+            verdicts[parts.adds_up] += 1
+        if 3 in verdicts.values():
+            break
     engine.close()
-    assert verdicts.count(True) >= 3
+    if 3 not in verdicts.values():
+        pytest.skip(f"the machine is not quiet: the step was known to 5 % in {verdicts.total()} of 15 times")
+    assert verdicts[True] == 3
 
 
 class Watching:
@@ -150,7 +157,10 @@ def test_the_output_is_the_same(engine_of):
 # what was planted is found
 
 
-def slowed(own, seconds=0.004):
+DELAY_S = 0.02
+
+
+def slowed(own, seconds=DELAY_S):
     def call(*args, **kwargs):
         time.sleep(seconds)
         return own(*args, **kwargs)
@@ -205,9 +215,9 @@ def test_what_was_planted_is_named(where, monkeypatch, other_model):
         own = by_role(phase)[role]
         # A sleep is never shorter than asked for, and nothing else of a tiny model always takes as long; beginning to
         # generate may.
-        assert min(own.self_ns) > 3_900_000
+        assert min(own.self_ns) > 0.98 * DELAY_S * 1e9
         others = {one.role: min(one.self_ns) for one in phase.roles if one.role not in (role, Role.LOOP)}
-        assert max(others.values()) < 3_900_000, others
+        assert max(others.values()) < 0.98 * DELAY_S * 1e9, others
         if layer is not None and role != Role.CACHE:
             assert max(zip(own.layer_ns, own.layers, strict=True))[1] == layer
 
