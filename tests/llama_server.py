@@ -26,21 +26,40 @@ def free_port():
 @contextmanager
 def llama_server(model: Path, *arguments: str):
     """Start one with its model loaded, about half a second; yield its port and process, and end it."""
-    port = free_port()
-    command = [sys.executable, "-m", "pytest_infer.engines.llamacpp", "-m", str(model), "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    port, process = _begun(model, arguments)
     try:
-        until = time.monotonic() + _LIMIT_S
-        while not healthy(port):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < until, "llama-server did not start"
-            time.sleep(0.02)
+        if not _awaited(port, process):
+            # Another process may have taken the port before it did.
+            _ended(process)
+            port, process = _begun(model, arguments)
+            assert _awaited(port, process), process.stderr.read()
         yield port, process
     finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(_LIMIT_S)
-        process.stderr.close()
+        _ended(process)
+
+
+def _begun(model, arguments):
+    port = free_port()
+    command = [sys.executable, "-m", "pytest_infer.engines.llamacpp", "-m", str(model), "--port", str(port), *arguments]
+    return port, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _awaited(port, process):
+    """Wait until it says that its model is loaded; return False where it ends instead."""
+    until = time.monotonic() + _LIMIT_S
+    while not healthy(port):
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < until, "llama-server did not start"
+        time.sleep(0.02)
+    return process.poll() is None
+
+
+def _ended(process):
+    if process.poll() is None:
+        process.terminate()
+    process.wait(_LIMIT_S)
+    process.stderr.close()
 
 
 def healthy(port):

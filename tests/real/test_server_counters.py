@@ -33,7 +33,7 @@ def server(tmp_path_factory):
         patched.setenv("PYTEST_INFER_CACHE", str(tmp_path_factory.mktemp("cache")))
         (file,) = _files(create("llamacpp", EngineOptions(model="reference-moe")))
         command = f"{llama_server.COMMAND} --metrics -t 1"
-        started = Started(command, model=lambda: str(file), environ=os.environ, limit_s=60)
+        started = Started(command, model=lambda: str(file), environ=os.environ, limit_s=120)
         try:
             started.start()
             yield started
