@@ -772,7 +772,7 @@ def test_pytest_benchmark_switched_off_does_not_matter_to_a_suite_that_measures_
 
 
 def test_a_failing_native_gate_still_shows_our_summary(suite):
-    pytester = suite(engine="Scripted.delays = [0.01] * 3")
+    pytester = suite(engine="Scripted.delays = [0.01] * 3", virtual=True)
     pytester.runpytest("--benchmark-autosave").assert_outcomes(passed=2)
     pytester.path.joinpath("conftest.py").write_text(
         pytester.path.joinpath("conftest.py").read_text().replace("[0.01] * 3", "[0.05] * 3")

@@ -28,7 +28,7 @@ def summary(result):
 
 
 def test_a_row_a_prompt_then_the_mean(suite, wide):
-    pytester = suite(engine=SLOW)
+    pytester = suite(engine=SLOW, virtual=True)
     result = pytester.runpytest("--benchmark-json=run.json", "--infer-rounds=2")
     lines = summary(result)
     assert lines[0].startswith("scripted · float32 · cpu · median ± sd of 2 rounds · machine ")
@@ -62,7 +62,7 @@ UNDISTURBED = "from pytest_infer.measure import disturbance\ndisturbance.reasons
 
 
 def test_quiet_is_three_lines_and_qq_none(suite, wide):
-    pytester = suite(engine=UNDISTURBED)
+    pytester = suite(engine=SLOW, virtual=True)
     for _ in range(2):
         result = pytester.runpytest("-q", "--infer-rounds=1", "--benchmark-autosave")
         result.assert_outcomes(passed=2)
@@ -248,14 +248,16 @@ def wide(monkeypatch):
 def test_every_average_and_deviation(suite, wide):
     # Delays three times as long for `second`, so that every time has a spread.
     engine = """
-    def generate(self, prompt_ids, limits, clock):
-        for delay in [0.06, 0.03, 0.03] if len(prompt_ids) == 2 else [0.02, 0.01, 0.01]:
-            time.sleep(delay)
-            clock.tick([1])
+    class Scripted(Scripted):
+        def generate(self, prompt_ids, limits, clock):
+            self.delays = [0.06, 0.03, 0.03] if len(prompt_ids) == 2 else [0.02, 0.01, 0.01]
+            return super().generate(prompt_ids, limits, clock)
 
-    Scripted.generate = generate
+    @pytest.fixture(scope="session")
+    def engine():
+        return Scripted()
     """
-    pytester = suite(engine=engine)
+    pytester = suite(engine=engine, virtual=True)
     lines = summary(pytester.runpytest("--infer-rounds=3", "--benchmark-autosave", "-v"))
     (mean,) = [line.split()[1:] for line in lines if line.startswith("mean")]
     (spread,) = [line.partition(": ")[2] for line in lines if line.startswith("sd between prompts")]
