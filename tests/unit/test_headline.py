@@ -152,6 +152,9 @@ def test_within_the_rule_launches_can_tell_what_one_pair_of_processes_cannot(sui
     text = said(suites.turns(decode=1.01, launch=0.001, within=0.0005), "tpot:3%")
     assert re.fullmatch(r"decode [\d.]+ % slower \[.*\], all 9 prompts \(within the 3 % allowed\)", text), text
     assert said(suites.rounds(decode=1.01), "tpot:3%").startswith("no change beyond 1")
+    stored = suites.stored(decode=1.01, apart=0.0005)
+    assert said(stored, "tpot:3%").startswith("no change beyond 1")
+    assert re.match(r"decode [\d.]+ % slower", said(stored, "tpot:0.3%"))
 
 
 def test_an_estimate_alone_moves_nothing(suites):

@@ -196,7 +196,8 @@ class _Teller:
     def _way(self, change: SuiteChange | None) -> bool | None:
         """Return whether the suite got worse (True) or better (False); None where it cannot be said to have moved.
 
-        Within the threshold that takes an interval that holds how far launches or runs of the same code lie apart.
+        Within the threshold that takes an interval that holds how far launches of the same code lie apart; rounds of
+        stored runs show nothing there (their evidence is held against the threshold).
         """
         if change is None:
             return None
