@@ -1,6 +1,7 @@
 """The headline: which phase of which prompts moved, what cannot be told, or that nothing changed."""
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -8,8 +9,9 @@ from planted import NAMES, Suites
 
 from pytest_infer.analysis.compare import comparison, gate, headline, rules, suite
 from pytest_infer.analysis.compare.verdicts import Verdict
-from pytest_infer.records import RoleTurns
+from pytest_infer.records import RoleTurns, Turns
 from pytest_infer.report.compare.headline import in_words
+from pytest_infer.storage.schema import Values
 
 RULES = ("output:exact", "ttft:2%", "tpot:2%", "peak_rss:2%")
 WAYS = ("turns", "rounds", "stored")
@@ -145,6 +147,45 @@ def test_prompts_that_show_it_speak_for_the_others_where_these_show_it_together(
     gated = gate.judge([*loud, *quiet], rules.parse(["tpot:1%"]))
     assert {j.verdict for j in gated.judgements[5:]} == {Verdict.INCONCLUSIVE}
     assert in_words(gated.headline, gated.judgements).endswith("all 9 prompts")
+
+
+def in_launches(pairs, *means):
+    """Give each pair launches whose steps changed by so much on average, and scatter by a hundredth."""
+    apart = (-0.012, -0.008, -0.004, 0.0, 0.0, 0.004, 0.008, 0.012)
+    for pair, mean in zip(pairs, means, strict=True):
+        turns = Turns(every=1, cycles=1, seconds=1.0, ratios={"step": tuple((mean + one,) for one in apart)})
+        yield dataclasses.replace(pair, turns=turns)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (0.037, "all 2 prompts"),  # reaches beyond the threshold, and is slower beyond doubt
+        (0.015, "the other prompt unchanged"),  # is slower, too, but by less
+        (0.005, "the other prompt unchanged"),
+        (-0.04, "of chat"),  # is faster
+    ],
+)
+def test_a_single_other_prompt_speaks_for_itself(suites, other, told):
+    pairs = list(in_launches(suites.rounds(names=NAMES[:2]), 0.052, other))
+    gated = gate.judge(pairs, rules.parse(["tpot:4%"]))
+    assert gated.judgements[0].verdict is Verdict.REGRESSED
+    assert gated.judgements[1].verdict is not Verdict.REGRESSED
+    assert told in in_words(gated.headline, gated.judgements)
+
+
+@pytest.mark.parametrize(("less", "told"), [(0.0, "all 2 prompts"), (0.045, "decode of story")])
+def test_a_single_other_prompt_of_whole_rounds_is_corrected_for_itself_alone(suites, less, told):
+    shifts = (0.08, 0.07, 0.06, 0.09, 0.05, 0.1, 0.03, 0.04, 0.055, 0.065, 0.02, -0.045, -0.035, 0.01)
+    (story,) = suites.rounds(decode=1.05, names=NAMES[:1])
+    before, after = suites.row("chat"), suites.row("chat")
+    took = zip(before.metrics["tpot_s"].rounds, shifts, strict=True)
+    after.metrics["tpot_s"] = Values(value=0.05, rounds=tuple(a * math.exp(one - less) for a, one in took))
+    chat = dataclasses.replace(story, before=before, after=after)
+    # Among the figures that did not change it shows nothing.
+    gated = gate.judge([story, chat], rules.parse(["tpot:1%", "ttft:1%"]))
+    assert gated.judgements[2].verdict is Verdict.INCONCLUSIVE
+    assert told in in_words(gated.headline, gated.judgements)
 
 
 def test_within_the_rule_launches_can_tell_what_one_pair_of_processes_cannot(suites):

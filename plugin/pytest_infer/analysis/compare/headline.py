@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from pytest_infer.analysis.breakdown import carried
 from pytest_infer.analysis.breakdown.outcome import PhaseChange
 from pytest_infer.analysis.compare import suite
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.exact import OUTPUT
-from pytest_infer.analysis.compare.suite import Figure
+from pytest_infer.analysis.compare.suite import Figure, Member
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict, worse_sign
 from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
 
@@ -204,20 +206,32 @@ class _Teller:
         j, metric = change.judgement, change.judgement.metric
         if j.verdict in (Verdict.REGRESSED, Verdict.IMPROVED):
             return j.verdict is Verdict.REGRESSED
-        alpha = (1 - self._confidence) * (1 + 1e-9)
         real = change.spread and metric is not None and metric.kind is Kind.TIMED
-        if not real or j.mid is None or j.p_adjusted is None or j.p_adjusted > alpha or abs(j.mid) < _SMALLEST:
+        if not real or j.mid is None or not self._significant(j) or abs(j.mid) < _SMALLEST:
             return None
         return j.mid * worse_sign(metric) > 0
 
     def _shared(self, figure: Figure, tests: Sequence[str], *, worse: bool) -> bool:
-        """Return whether what moved in some prompts moved in all: in each, or as much in the others taken together."""
+        """Return whether what moved in some prompts moved in all: in each, or as much in the others taken together, of
+        which a single one is told by its own judgement."""
         others = figure.only({m.judgement.test for m in figure.members} - set(tests))
         if not others.members:
             return True
         part = self._change(figure.only(tests))
-        rest = suite.of_figures([others], self._confidence)
+        rest = suite.of_figures([others], self._confidence) or [self._alone(others.members[0])]
         return any(self._way(change) is worse and _overlap(change.judgement, part) for change in rest)
+
+    def _alone(self, member: Member) -> SuiteChange:
+        """Return the change of a single prompt like that of several, which are a family of their own."""
+        j, alone = member.judgement, structs.replace(member.judgement, p_adjusted=member.judgement.p)
+        if self._significant(alone) and abs(j.mid or 0.0) > (j.threshold or 0.0):
+            worse = (j.mid or 0.0) * worse_sign(j.metric) > 0
+            alone = structs.replace(alone, verdict=Verdict.REGRESSED if worse else Verdict.IMPROVED)
+        in_launches = member.pair.by_launch(j.metric_key or "") is not None
+        return SuiteChange(judgement=alone, prompts=1, of=1, spread=in_launches)
+
+    def _significant(self, j: Judgement) -> bool:
+        return j.p_adjusted is not None and j.p_adjusted <= (1 - self._confidence) * (1 + 1e-9)
 
     def _change(self, part: Figure) -> Judgement:
         """Return the change of some prompts, of a single one its own."""
