@@ -400,6 +400,12 @@ def test_a_terminal_shows_every_configuration_the_best_and_how_to_use_it():
     assert "2.00 [1.94, 2.06]" in shown(rows, width=160).partition("geometric")[0]
 
 
+def test_a_ratio_without_noise_stands_alone():
+    # Equal in all rounds of a side.
+    exact = ratios.ratio_of({("p",): (2.0, 2.0)}, {("p",): (3.0, 3.0)})
+    assert (report.interval(exact), report.interval(exact, invert=True)) == ("1.50×", "0.667×")
+
+
 def test_of_many_that_cannot_be_told_apart_two_are_named():
     rows = [row({"threads": n}, decode=[10, 12, 8]) for n in range(1, 6)]
     found = recommend(rows)

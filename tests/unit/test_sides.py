@@ -327,6 +327,9 @@ def test_a_change_with_its_interval():
     assert report.change(0.5, None, None) == "+50 %"
     assert report.change(0.5, 0.1, None) == "+50 % [10, ∞]"
     assert report.change(None, None, None) == "—"
+    # Equal in all rounds.
+    assert report.change(0.0, 0.0, 0.0) == "0.0 %"
+    assert report.change(1.0, 1.0, 1.0) == "+100 %"
 
 
 def test_markdown_and_json_hold_both_sides():

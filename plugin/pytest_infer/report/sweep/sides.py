@@ -75,12 +75,15 @@ def _end(value: float | None) -> str:
 
 
 def change(mid: float | None, low: float | None, high: float | None, between: str = " ") -> str:
-    """Return a relative change with its interval: `+3.1 % [2.0, 4.2]`; a dash where there is none."""
+    """Return a relative change with its interval: `+3.1 % [2.0, 4.2]`; a dash where there is none.
+
+    Alone where the interval is not known, or no wider than the change, as of rounds that are all equal.
+    """
     if mid is None:
         return NONE
     sign = "+" if mid > 0 and float(percent(mid)) else ""
     said = f"{sign}{percent(mid)} %"
-    return said if low is None and high is None else f"{said}{between}[{_end(low)}, {_end(high)}]"
+    return said if low == high else f"{said}{between}[{_end(low)}, {_end(high)}]"
 
 
 # curves

@@ -124,7 +124,7 @@ def interval(ratio: Ratio, *, invert: bool = False) -> str:
     if invert:
         value, low, high = 1 / value, 1 / high if high else None, 1 / low if low else None
     shown = f"{significant(value)}×"
-    return shown if low is None or high is None else f"{shown} [{significant(low)}, {significant(high)}]"
+    return shown if low is None or high is None or low == high else f"{shown} [{significant(low)}, {significant(high)}]"
 
 
 def _write_table(console: Console, found: Recommendation) -> None:
