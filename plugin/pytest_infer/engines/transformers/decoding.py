@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from transformers import CompileConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.transformers import compiling
 from pytest_infer.records import Limits
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -62,9 +63,7 @@ def configuration(own: GenerationConfig, options: EngineOptions) -> GenerationCo
         config.pad_token_id = _first(config.eos_token_id)
     if options.compile:
         config.cache_implementation = "static"
-        config.compile_config = CompileConfig(fullgraph=False, mode="default")
-        # A private switch of transformers: without it, generate() compiles on accelerators only.
-        config.compile_config._compile_all_devices = True
+        config.compile_config = compiling.config()
     return config
 
 

@@ -6,7 +6,7 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Clock, EngineOptions, local
-from pytest_infer.engines.transformers import classes, decoding, devices, work
+from pytest_infer.engines.transformers import classes, compiling, decoding, devices, work
 from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.engines.transformers.scores import Look, looking_first
 from pytest_infer.errors import ModelError
@@ -75,15 +75,20 @@ class Running:
         self._options = options
         self._own = model.generation_config
         model.generation_config = copy.deepcopy(self.config)
+        self._held = ExitStack()
+        if options.compile:
+            self._held.enter_context(compiling.many_graphs())
 
     def release(self) -> None:
         """Restore the model's own generation config."""
         self.model.generation_config = self._own
         self.cache = None
+        self._held.close()
 
     def reset(self) -> None:
-        """Drop the last cache and start from the seed."""
+        """Drop the last cache, with its length, and start from the seed."""
         self.cache = None
+        compiling.forget_length(self.model)
         torch.manual_seed(self._options.sampling.seed if self._options.sampling else 0)
 
     def synchronize(self) -> None:
