@@ -195,16 +195,79 @@ def test_experts_beside_identity_ones_and_in_tables_count_as_they_are_selected(k
 # how modules are counted
 
 
-def packed_linear(inputs, outputs):
+def bare_linear(inputs, outputs):
+    """Return a module that has nothing of a linear layer but its sizes."""
+    made = torch.nn.Module()
+    made.in_features, made.out_features = inputs, outputs
+    return made
+
+
+def packed_linear(inputs, outputs, *, bias=False):
     """Return a linear layer that keeps whole numbers as buffers, as GPTQ's does."""
-
-    class Packed(torch.nn.Module):
-        in_features, out_features = inputs, outputs
-
-    made = Packed()
+    made = bare_linear(inputs, outputs)
     made.register_buffer("qweight", torch.zeros(inputs // 8, outputs, dtype=torch.int32))
     made.register_buffer("scales", torch.zeros(inputs // 8, outputs, dtype=torch.float16))
+    made.register_buffer("bias", torch.zeros(outputs) if bias else None)
     return made
+
+
+def bytes_of_two(inputs, outputs, *, bias=False):
+    """Return a linear layer whose weight is a parameter of bytes with two weights each, as bitsandbytes has it."""
+    made = torch.nn.Linear(inputs, outputs, bias=bias)
+    held = torch.zeros(inputs * outputs // 2, 1, dtype=torch.uint8)
+    made.weight = torch.nn.Parameter(held, requires_grad=False)
+    return made
+
+
+def named_otherwise(inputs, outputs, *, bias=False):
+    """Return a linear layer with its weights and scales under other names, as compressed-tensors has them."""
+    made = torch.nn.Linear(inputs, outputs, bias=bias)
+    del made.weight
+    held = torch.zeros(outputs, inputs // 8, dtype=torch.int32)
+    made.weight_packed = torch.nn.Parameter(held, requires_grad=False)
+    made.weight_scale = torch.nn.Parameter(torch.zeros(outputs, 1))
+    return made
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("made", [packed_linear, bytes_of_two, named_otherwise])
+def test_packed_weights_count_as_many_as_they_are(other_model, made, bias):
+    model = other_model[0]
+    plain = work.parameters(model)
+    assert plain == model.num_parameters()
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = made(32, 32, bias=bias)
+    assert work.parameters(model) == plain + (32 * 3 if bias else 0)
+
+
+def test_a_layer_around_another_has_no_weights_of_its_own(other_model):
+    model = other_model[0]
+    plain, attention = work.parameters(model), model.model.layers[0].self_attn
+    wrapped = bare_linear(32, 32)
+    wrapped.base_layer, wrapped.added = attention.q_proj, torch.nn.Linear(32, 4, bias=False)
+    attention.q_proj = wrapped
+    assert work.parameters(model) == plain + 32 * 4
+
+
+def test_weights_that_nothing_counts_are_not_told(other_model):
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    experts = other_model[0].model.layers[0].mlp.experts
+    held = torch.zeros(4, 48, 16, dtype=torch.uint8)
+    experts.down_proj = torch.nn.Parameter(held, requires_grad=False)
+    info = engine.adopt(*other_model)
+    assert info.parameters is None
+    assert info.parameter_bytes is not None
+    engine.close()
+
+
+@pytest.mark.parametrize(("own", "named"), [({"quant_method": "gptq"}, "gptq"), ("bnb", "bitsandbytes"), (None, None)])
+def test_the_method_of_weights_that_are_stored_quantised_is_named(other_model, own, named):
+    engine = TransformersEngine(EngineOptions(model="reference-moe"))
+    if own is not None:
+        own = transformers.BitsAndBytesConfig(load_in_4bit=True) if own == "bnb" else own
+        other_model[0].config.quantization_config = own
+    assert engine.adopt(*other_model).quantization == named
+    engine.close()
 
 
 def test_packed_weights_count_as_stored_and_multiply_in_full(other_model):

@@ -171,6 +171,17 @@ def test_what_the_system_grants_must_be_equal_as_far_as_both_know_it(make_row):
     ]
 
 
+def test_weights_that_are_stored_quantised_are_told_apart_by_hash_and_bytes(make_row):
+    same = {"engine": "transformers", "weights_sha256": "a" * 64, "parameter_bytes": 100}
+    older = make_row(model={**same, "parameters": 7})
+    newer = make_row(model={**same, "parameters": 56, "quantization": "gptq"})
+    assert fingerprint.differences(older, newer) == ()
+    other = make_row(model={**same, "parameters": 56, "weights_sha256": "b" * 64, "parameter_bytes": 200})
+    assert [d.key for d in fingerprint.differences(newer, other)] == ["weights", "parameter_bytes"]
+    quantised_here = make_row(model={**same, "parameters": 7, "quantization": "int8"})
+    assert [d.key for d in fingerprint.differences(older, quantised_here)] == ["quantization"]
+
+
 def test_a_cards_state_is_nothing_to_a_model_on_the_cpu(make_row):
     before, after = (
         make_row(machine={"card_settings": {"driver": driver}}, model={"device": "cpu"}) for driver in ("580", "590")

@@ -144,6 +144,9 @@ OF_A_LOADED_MODEL = frozenset({"threads", "use_cache", "sampling", "compile"})
 """The fields of EngineOptions that decide what is loaded, and how a model runs once it is."""
 
 
+QUANTIZATIONS = ("none", "int8-dynamic", "int8", "int4")
+"""What `EngineOptions.quantization` may ask for; results name other methods where weights are stored quantised."""
+
 _DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_infer.engines.base import QUANTIZATIONS
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Model
@@ -77,6 +78,22 @@ def _model(key: str) -> Callable[[Row], object]:
 def _unless_none(key: str) -> Callable[[Row], object]:
     """Read what a model has only where it was asked for: without it, "none" is known."""
     return lambda row: (getattr(row.model, key) or "none") if row.model != Model() else None
+
+
+def _stored_quantized(row: Row) -> bool:
+    """Return whether transformers found the weights quantised, which older runs do not name, and count otherwise.
+
+    Such models are told apart by the hash of their weights and by their bytes.
+    """
+    return row.model.engine == "transformers" and row.model.quantization not in (None, *QUANTIZATIONS)
+
+
+def _quantization(row: Row) -> object:
+    return None if _stored_quantized(row) else _unless_none("quantization")(row)
+
+
+def _parameters(row: Row) -> object:
+    return None if _stored_quantized(row) else row.model.parameters
 
 
 def _ranks(row: Row) -> object:
@@ -162,10 +179,10 @@ FACTS: tuple[Fact, ...] = (
     Fact("engine_args", "software", _unless_none("engine_args")),
     Fact("remote_code", "software", _unless_none("remote_code")),
     Fact("weights", "model", _model("weights_sha256")),
-    Fact("parameters", "model", _model("parameters")),
+    Fact("parameters", "model", _parameters),
     Fact("parameter_bytes", "model", _model("parameter_bytes")),
     Fact("dtype", "model", _model("dtype")),
-    Fact("quantization", "model", _unless_none("quantization")),
+    Fact("quantization", "model", _quantization),
     Fact("device", "model", _model("device")),
     Fact("prompt", "workload", lambda row: row.prompt.content_sha256),
     Fact("prompt_tokens", "workload", _metric("prompt_tokens")),

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers.quantizers import AutoHfQuantizer
 
-from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.base import QUANTIZATIONS, EngineOptions
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
-NONE, DYNAMIC, INT8, INT4 = QUANTIZATIONS = ("none", "int8-dynamic", "int8", "int4")
+NONE, DYNAMIC, INT8, INT4 = QUANTIZATIONS
 
 
 def check(config: Any, options: EngineOptions) -> None:
@@ -43,13 +43,27 @@ def check_own(config: Any) -> None:
 
     Source: `get_hf_quantizer` of transformers.
     """
-    own = getattr(config, "quantization_config", None)
-    own = own or getattr(config.get_text_config(), "quantization_config", None)
+    own = _own(config)
     if own is None or not AutoHfQuantizer.supports_quant_method(own):
         return
     AutoHfQuantizer.from_config(copy.deepcopy(own), pre_quantized=True).validate_environment(
         device_map=None, weights_only=True
     )
+
+
+def named(config: Any, options: EngineOptions) -> str | None:
+    """Return what a loaded model was quantised to here, else by which method its checkpoint was; None if neither."""
+    if options.quantization not in (None, NONE):
+        return options.quantization
+    own = _own(config)
+    method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def _own(config: Any) -> Any:
+    """Return what a config says of weights that are quantised; of a model for more than text that of its text."""
+    own = getattr(config, "quantization_config", None)
+    return own or getattr(config.get_text_config(), "quantization_config", None)
 
 
 def _check_dynamic(config: Any, options: EngineOptions, *, on_cpu: bool) -> None:

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Clock, EngineOptions, local
-from pytest_infer.engines.transformers import classes, compiling, decoding, devices, work
+from pytest_infer.engines.transformers import classes, compiling, decoding, devices, quantization, work
 from pytest_infer.engines.transformers.request import Requests
 from pytest_infer.engines.transformers.scores import Look, looking_first
 from pytest_infer.errors import ModelError
@@ -208,7 +208,7 @@ class Running:
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
-            quantization=None if self._options.quantization == "none" else self._options.quantization,
+            quantization=quantization.named(config, self._options),
             remote_code=_remote_code(model),
             uncounted=uncounted,
             **counted,

@@ -53,9 +53,19 @@ def of(model: Any) -> Work | None:
     )
 
 
-def parameters(model: Any) -> int:
-    """Return the number of weights held here; shared ones count once, unless a quantiser packed a copy of them."""
-    return sum(int(local(p).numel()) for p in model.parameters()) + sum(count for count, _ in _packed(model.modules()))
+def parameters(model: Any) -> int | None:
+    """Return the number of weights held here; shared ones count once, unless a quantiser packed a copy of them.
+
+    Where a quantiser packs several into a number, beside scales and zero points, the layer's shape says how many they
+    are; None where it has none.
+    """
+    packed = [module for module in model.modules() if _holds_packed(module)]
+    within = {id(parameter) for module in packed for parameter in module._parameters.values()}
+    others = [local(parameter) for parameter in model.parameters() if id(parameter) not in within]
+    if any(tensor.ndim > 1 and not tensor.is_floating_point() for tensor in others):
+        return None
+    counts = [sum(int(tensor.numel()) for tensor in others), *(count for count, _ in _packed(model.modules()))]
+    return sum(counts) + sum((_weights(module) or 0) + _biases(module) for module in packed)
 
 
 def parameter_bytes(model: Any) -> int:
@@ -93,6 +103,23 @@ def _packed(modules: Iterable[Any]) -> Iterator[tuple[int, int]]:
         if hasattr(module, "_packed_params") and hasattr(module, "in_features"):
             held = [tensor for tensor in module._weight_bias() if tensor is not None]
             yield sum(int(t.numel()) for t in held), sum(stored_bytes(t) for t in held)
+
+
+def _holds_packed(module: Any) -> bool:
+    """Return whether a linear layer's own weight is not floating point, or missing beside whole numbers in its place.
+
+    torch's own quantised layers have neither, nor have layers whose weight is another module's (an adapter's base).
+    """
+    if not all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features")):
+        return False
+    weight = module._parameters.get("weight")
+    own = [weight] if weight is not None else [*module._parameters.values(), *module._buffers.values()]
+    return any(tensor is not None and not local(tensor).is_floating_point() for tensor in own)
+
+
+def _biases(module: Any) -> int:
+    bias = module._parameters.get("bias", module._buffers.get("bias"))
+    return 0 if bias is None else int(local(bias).numel())
 
 
 # bytes
