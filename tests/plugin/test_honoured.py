@@ -74,6 +74,32 @@ def test_a_fixture_that_can_learn_of_them_is_asked(suite, fixture):
     assert "--infer-dtype, --infer-threads: the engine does not say whether it follows them" in said(result)
 
 
+OWN = """
+import pytest
+from conftest import Scripted
+
+@pytest.mark.parametrize("engine", [Scripted()], ids=["own"], scope="session")
+def test_prompt(engine, infer, prompt):
+    infer(prompt)
+"""
+PYTESTS = """
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory, record_testsuite_property):
+    return Scripted()
+"""
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"engine": LEARNS.format(fixture="infer_load"), "test": OWN}, {"engine": PYTESTS}],
+    ids=["a parameter of the test", "made from fixtures of pytest"],
+)
+def test_what_cannot_learn_of_them_whatever_it_is_made_from(suite, own):
+    result = suite(**own).runpytest("--infer-threads=7")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--infer-threads: the `engine` fixture that" in said(result)
+
+
 @pytest.mark.parametrize(
     ("names", "ignored"),
     [

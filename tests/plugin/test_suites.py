@@ -666,3 +666,119 @@ def test_a_fixture_of_the_same_name_may_go_on_with_ours(suite):
     result = pytester.runpytest("--benchmark-autosave")
     result.assert_outcomes(passed=2)
     assert "first" in result.stdout.str()
+
+
+# fixtures of the user's own that are parametrized
+
+
+NAMED = """
+import dataclasses
+
+
+class Named(Scripted):
+    \"\"\"Writes down when it is loaded.\"\"\"
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def load(self):
+        with open("loads", "a") as file:
+            print(self.name, file=file)
+        return dataclasses.replace(super().load(), name=self.name)
+"""
+GIVEN = 'scope="session", params=["a", "b"]'
+PARAMETRIZED = {
+    "engine": f"""
+        @pytest.fixture({GIVEN})
+        def engine(request):
+            return Named(request.param)
+        """,
+    "what the engine is made from": f"""
+        @pytest.fixture({GIVEN}, ids=str.lower)
+        def name(request):
+            return request.param
+
+        @pytest.fixture(scope="session")
+        def made(name):
+            return Named(name)
+
+        @pytest.fixture(scope="session")
+        def engine(made):
+            return made
+        """,
+    "model": f"""
+        @pytest.fixture(scope="session")
+        def engine():
+            return Named("")
+
+        @pytest.fixture({GIVEN})
+        def model(engine, request):
+            engine.name = request.param
+            return engine.load()
+        """,
+    "an engine that goes on with another": f"""
+        @pytest.fixture(scope="session")
+        def named():
+            return Named
+
+        @pytest.fixture({GIVEN})
+        def engine(request, named):
+            return named(request.param)
+
+        class TestMore:
+            @pytest.fixture(scope="session")
+            def engine(self, engine):
+                return engine
+
+            def test_prompt(self, infer, prompt):
+                infer(prompt)
+        """,
+}
+IDS = ["a-first", "a-second", "b-first", "b-second"]
+
+
+def mine(code, test="def test_prompt(infer, prompt):\n    infer(prompt)\n"):
+    """Return the module of a test with fixtures of its own, and what its conftest has beside."""
+    code = textwrap.dedent(code)
+    return {"engine": NAMED, "test": f"import pytest\nfrom conftest import Named\n{code}\n{test}"}
+
+
+def ids_of(result):
+    return [line.partition("[")[2].rstrip("]") for line in result.outlines if "::test_prompt[" in line]
+
+
+@pytest.mark.parametrize("code", PARAMETRIZED.values(), ids=PARAMETRIZED)
+def test_what_an_engine_or_a_model_is_made_from_may_be_parametrized(suite, code):
+    pytester = suite(**mine(code))
+    tests = 8 if "TestMore" in code else 4
+    pytester.runpytest().assert_outcomes(passed=tests)
+    assert pytester.path.joinpath("loads").read_text() == "a\nb\n"
+    assert set(ids_of(pytester.runpytest("--collect-only", "-q"))) == set(IDS)
+
+
+@pytest.mark.parametrize("asked", ["engine, infer, prompt", "infer, prompt, model", "infer, prompt"])
+def test_the_id_is_that_of_a_test_that_asks_for_the_engine_itself(suite, asked):
+    test = f"def test_prompt({asked}):\n    infer(prompt)\n"
+    result = suite(**mine(PARAMETRIZED["engine"], test)).runpytest("--collect-only", "-q")
+    assert ids_of(result) == IDS
+
+
+def test_a_test_that_measures_nothing_is_not_parametrized_for_the_engine(suite):
+    test = "def test_prompt(prompt, system_sampler):\n    pass\n"
+    result = suite(**mine(PARAMETRIZED["engine"], test)).runpytest("--collect-only", "-q")
+    assert ids_of(result) == ["first", "second"]
+
+
+def test_a_load_test_is_parametrized_too(suite):
+    test = "def test_prompt(infer_under_load, load_level):\n    infer_under_load(load_level)\n"
+    pytester = suite(**mine(PARAMETRIZED["engine"], test))
+    result = pytester.runpytest("--collect-only", "-q", "--infer-load", "concurrency=1,2")
+    assert ids_of(result) == [f"{name}-concurrency={streams}" for name in "ab" for streams in (1, 2)]
+
+
+def test_each_engine_is_compared_with_itself(suite):
+    pytester = suite(**mine(PARAMETRIZED["engine"]), virtual=True)
+    result = pytester.runpytest("--infer-against=self", "--infer-turns=round", "--infer-rounds=4")
+    result.assert_outcomes(passed=4)
+    assert "noise floor" in result.stdout.str()

@@ -22,6 +22,18 @@ NAMES = frozenset(
         "system_sampler",
     )
 )
+MEASURING = frozenset(("infer", "infer_under_load"))
+"""Those that measure."""
+LATE = ("engine", "model")
+"""What these ask for when nothing can be refused any more, by getfixturevalue."""
+
+
+def seen_by(item: pytest.Item, name: str) -> Sequence[Any]:
+    """Return the fixtures of a name that a test can see, the one that it gets last."""
+    # pytest has no public way to ask. A parameter of the test itself is a fixture that nobody else sees.
+    manager: Any = item.session._fixturemanager
+    own: Any = getattr(item, "_fixtureinfo", None)
+    return (own is not None and own.name2fixturedefs.get(name)) or manager.getfixturedefs(name, item) or ()
 
 
 def is_ours(definition: Any) -> bool:
@@ -29,22 +41,30 @@ def is_ours(definition: Any) -> bool:
     return bool(definition.func.__module__ == __name__)
 
 
-def asked_for(names: Collection[str], definitions: Mapping[str, Sequence[Any]]) -> bool:
+def is_pytests(definition: Any) -> bool:
+    """Return whether a fixture comes with pytest, as that does which gives a test a parameter of its own."""
+    return bool(definition.func.__module__.startswith("_pytest."))
+
+
+def asked_for(names: Collection[str], definitions: Mapping[str, Sequence[Any]], ours: Collection[str] = NAMES) -> bool:
     """Return whether a test gets one of our fixtures, of those it asks for and their definitions, the nearest last.
 
     Others have a `model` or a `prompt` of their own; only one that is made from ours asks for it.
     """
-    return not NAMES.isdisjoint(names) and any(made_from_ours(name, definitions.get(name, ())) for name in NAMES)
+    return any(made_from_ours(name, definitions.get(name, ())) for name in ours if name in names)
 
 
 def made_from_ours(name: str, definitions: Sequence[Any]) -> bool:
     """Return whether a fixture is ours, or another of that name that is made from ours."""
+    return any(map(is_ours, made_from(name, definitions)))
+
+
+def made_from(name: str, definitions: Sequence[Any]) -> Iterator[Any]:
+    """Yield the fixture of a name that a test gets, and those of that name that it is made from."""
     for definition in reversed(definitions):
-        if is_ours(definition):
-            return True
+        yield definition
         if name not in definition.argnames:
-            return False
-    return False
+            return
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_infer.analysis.sweep.axes import AXES
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import OptionError
+from pytest_infer.pytest_face import fixtures
 from pytest_infer.pytest_face.settings import OF_ENGINES, Settings
 
 ENGINE = "engine"
@@ -24,7 +25,7 @@ def deaf(definitions: Definitions) -> bool:
     seen, waiting = {ENGINE}, [ENGINE]
     while waiting:
         found = definitions(waiting.pop())
-        asked = set(found[-1].argnames) if found else set()
+        asked = set(found[-1].argnames) if found and not fixtures.is_pytests(found[-1]) else set()
         if asked & _TELLING:
             return False
         waiting += asked - seen

@@ -12,6 +12,7 @@ from pytest_infer.errors import InferError
 from pytest_infer.pytest_face import (
     exits,
     failures,
+    fixtures,
     followers,
     options,
     parametrize,
@@ -134,7 +135,7 @@ class Hooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
-        if not preflight.MEASURING.isdisjoint(getattr(item, "fixturenames", ())):
+        if not fixtures.MEASURING.isdisjoint(getattr(item, "fixturenames", ())):
             self._run.heap.between_tests()
             clock = item.stash[CLOCK] = ReplayClock()
             marker = item.get_closest_marker("benchmark")

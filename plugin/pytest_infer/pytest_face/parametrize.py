@@ -41,7 +41,10 @@ def parametrize(
 
     A test whose `prompt` is its own (a parameter, or a fixture of its own) is left alone, and so is one for which
     there is no suite: our fixture then says what to do. A curve is measured with one prompt of a suite.
+    One that measures also gets the parameters of what its engine and model are made from.
     """
+    if fixtures.asked_for(metafunc.fixturenames, metafunc._arg2fixturedefs, fixtures.MEASURING):
+        _parametrize_late(metafunc)
     prompts: tuple[Prompt, ...] = ()
     try:
         if ARGUMENT in metafunc.fixturenames and _is_ours(metafunc, ARGUMENT):
@@ -62,6 +65,26 @@ def parametrize(
         given = [(configurations.load_of(c.settings, settings), c) for c in numbered]
         # Of the session's scope, so that a model is kept until the last test that runs it.
         metafunc.parametrize(CONFIGURED, given, ids=[c.id for c in numbered], indirect=True, scope="session")
+
+
+def _parametrize_late(metafunc: pytest.Metafunc) -> None:
+    """Give a test the parameters of fixtures that are asked for late, as if it asked for these itself."""
+    asked = metafunc.fixturenames
+    # pytest has no public way to ask what a fixture is made from.
+    manager: Any = metafunc.definition.session._fixturemanager
+    names, found = manager.getfixtureclosure(
+        parentnode=metafunc.definition,
+        initialnames=tuple(name for name in fixtures.LATE if name not in asked),
+        ignore_args=frozenset(asked),
+    )
+    for name in names:
+        made_from = fixtures.made_from(name, found.get(name, ()))
+        given = next((definition for definition in made_from if definition.params is not None), None)
+        if given is not None:
+            # pytest lets nothing else be parametrized; it stays one that is made when it is asked for.
+            asked.append(name)
+            metafunc.parametrize(name, given.params, indirect=True, scope=given.scope, ids=given.ids)
+            asked.remove(name)
 
 
 def _points(
@@ -122,7 +145,5 @@ def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
 
 
 def _has_our_engine(metafunc: pytest.Metafunc) -> bool:
-    # Asked for late, it is not among the fixtures of the test itself; pytest has no public way to look it up.
-    manager: Any = metafunc.definition.session._fixturemanager
-    definitions: Any = manager.getfixturedefs("engine", metafunc.definition)
+    definitions = fixtures.seen_by(metafunc.definition, "engine")
     return bool(definitions) and fixtures.is_ours(definitions[-1])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,8 +33,6 @@ from pytest_infer.storage import files
 from pytest_infer.units import size
 
 _PACKAGE = Path(__file__).parents[1]
-MEASURING = frozenset(("infer", under_load.FIXTURE))
-"""The fixtures that measure."""
 
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -45,8 +42,8 @@ def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
 
 def _asks_ours(item: pytest.Item) -> bool:
     """Return whether a test asks for what measures, which is ours for it, or of that name and made from ours."""
-    asked = MEASURING.intersection(getattr(item, "fixturenames", ()))
-    return any(fixtures.made_from_ours(name, _definitions(item, name)) for name in asked)
+    asked = fixtures.MEASURING.intersection(getattr(item, "fixturenames", ()))
+    return any(fixtures.made_from_ours(name, fixtures.seen_by(item, name)) for name in asked)
 
 
 def check(collected: pytest.Session, session: InferSession) -> None:
@@ -157,7 +154,7 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     """
     loads: dict[EngineOptions, list[pytest.Item]] = {}
     own = [item for item in items if not _resolves_to_ours(item, "engine")]
-    session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(_definitions, item)))
+    session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(fixtures.seen_by, item)))
     honoured.check_fixtures(session.deaf, len(items), session.settings, session.note)
     sends = any(_has_level(item) for item in items if item not in own)
     for item in items:
@@ -318,7 +315,7 @@ def _lacking(engine: Engine, context: int, load: EngineOptions, session: InferSe
 
 def _check_benchmark(item: pytest.Item) -> None:
     """Refuse a `benchmark` fixture that is not pytest-benchmark's, which would end in an internal error of its own."""
-    definitions = _definitions(item, "benchmark")
+    definitions = fixtures.seen_by(item, "benchmark")
     owner = definitions[-1].func.__module__ if definitions else None
     if owner is not None and owner != "pytest_benchmark.plugin":
         raise pytest.UsageError(
@@ -334,12 +331,5 @@ def _prompt_of(item: pytest.Item) -> Prompt | None:
 
 
 def _resolves_to_ours(item: pytest.Item, name: str) -> bool:
-    definitions = _definitions(item, name)
+    definitions = fixtures.seen_by(item, name)
     return bool(definitions) and fixtures.is_ours(definitions[-1])
-
-
-def _definitions(item: pytest.Item, name: str) -> Sequence[Any]:
-    """Return the fixtures of a name that a test can see, the one that it gets last."""
-    # pytest has no public way to ask.
-    manager: Any = item.session._fixturemanager
-    return manager.getfixturedefs(name, item) or ()
