@@ -685,7 +685,11 @@ class Named(Scripted):
     def load(self):
         with open("loads", "a") as file:
             print(self.name, file=file)
+        self.loaded = self.name
         return dataclasses.replace(super().load(), name=self.name)
+
+    def decode(self, token_ids):
+        return f"{self.loaded} {super().decode(token_ids)}"
 """
 GIVEN = 'scope="session", params=["a", "b"]'
 PARAMETRIZED = {
@@ -735,6 +739,11 @@ PARAMETRIZED = {
                 infer(prompt)
         """,
 }
+MEASURES = """
+def test_prompt(infer, prompt):
+    record = infer(prompt)
+    assert (record.model.name, record.output.text.split()[0]) == ("{name}", "{name}")
+"""
 IDS = ["a-first", "a-second", "b-first", "b-second"]
 
 
@@ -753,7 +762,8 @@ def test_what_an_engine_or_a_model_is_made_from_may_be_parametrized(suite, code)
     pytester = suite(**mine(code))
     tests = 8 if "TestMore" in code else 4
     pytester.runpytest().assert_outcomes(passed=tests)
-    assert pytester.path.joinpath("loads").read_text() == "a\nb\n"
+    loads = pytester.path.joinpath("loads").read_text().split()
+    assert list(dict.fromkeys(loads)) == ["a", "b"]
     assert set(ids_of(pytester.runpytest("--collect-only", "-q"))) == set(IDS)
 
 
@@ -762,6 +772,44 @@ def test_the_id_is_that_of_a_test_that_asks_for_the_engine_itself(suite, asked):
     test = f"def test_prompt({asked}):\n    infer(prompt)\n"
     result = suite(**mine(PARAMETRIZED["engine"], test)).runpytest("--collect-only", "-q")
     assert ids_of(result) == IDS
+
+
+FOLDERS = {
+    "an engine each": """
+        @pytest.fixture(scope="session")
+        def engine():
+            return Named("{name}")
+        """,
+    "a model each": """
+        @pytest.fixture(scope="session")
+        def model(engine):
+            engine.name = "{name}"
+            return engine.load()
+        """,
+}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a"), ("a::first", "b", "a::second")], ids=" ".join)
+@pytest.mark.parametrize("code", FOLDERS.values(), ids=FOLDERS)
+def test_each_folder_measures_its_own(suite, code, order):
+    pytester = suite(engine=NAMED + '\nScripted = lambda: Named("")')
+    pytester.path.joinpath("test_suite.py").unlink()
+    pytester.makeini("[pytest]")
+    for name in ("a", "b"):
+        own = "import pytest\nfrom conftest import Named\n" + textwrap.dedent(code).format(name=name)
+        write(pytester, f"{name}/test_{name}.py", f"{own}\n{MEASURES.format(name=name)}")
+        write(pytester, f"{name}/prompts.toml", pytester.path.joinpath("prompts.toml").read_text())
+    given = [
+        f"{n}/test_{n}.py{f'::test_prompt[{p}]' if p else ''}" for n, _, p in (one.partition("::") for one in order)
+    ]
+    pytester.runpytest(*given).assert_outcomes(passed=4)
+
+
+def test_a_model_that_another_test_asked_for_is_not_loaded_again(suite):
+    test = "def test_it(model):\n    pass\n\ndef test_prompt(infer, prompt):\n    infer(prompt)\n"
+    pytester = suite(engine=NAMED + '\nScripted = lambda: Named("a")', test=test)
+    pytester.runpytest().assert_outcomes(passed=3)
+    assert pytester.path.joinpath("loads").read_text() == "a\n"
 
 
 def test_a_test_that_measures_nothing_is_not_parametrized_for_the_engine(suite):

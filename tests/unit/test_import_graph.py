@@ -29,6 +29,7 @@ FACE = (
     "pytest_face.prompt_tokens",
     "pytest_face.pieces",
     "pytest_face.references",
+    "pytest_face.late",
     "pytest_face.parametrize",
     "pytest_face.sweep.ordering",
     "pytest_face.saving",

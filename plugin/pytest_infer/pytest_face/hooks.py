@@ -14,6 +14,7 @@ from pytest_infer.pytest_face import (
     failures,
     fixtures,
     followers,
+    late,
     options,
     parametrize,
     preflight,
@@ -99,6 +100,7 @@ class Hooks:
 
     def __init__(self, run: InferSession) -> None:
         self._run = run
+        self._models = late.Models()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -137,6 +139,7 @@ class Hooks:
         """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
         if not fixtures.MEASURING.isdisjoint(getattr(item, "fixturenames", ())):
             self._run.heap.between_tests()
+            self._models.renew(item)
             clock = item.stash[CLOCK] = ReplayClock()
             marker = item.get_closest_marker("benchmark")
             given = dict(marker.kwargs) if marker is not None else {}

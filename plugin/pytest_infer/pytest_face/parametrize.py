@@ -13,7 +13,7 @@ from pytest_infer import prompts as suites
 from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import InferError, OptionError, SuiteError
 from pytest_infer.prompts import Prompt
-from pytest_infer.pytest_face import fixtures, prompt_tokens
+from pytest_infer.pytest_face import fixtures, late, prompt_tokens
 from pytest_infer.pytest_face.options import MARKER
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.pytest_face.sweep import configurations
@@ -44,7 +44,7 @@ def parametrize(
     One that measures also gets the parameters of what its engine and model are made from.
     """
     if fixtures.asked_for(metafunc.fixturenames, metafunc._arg2fixturedefs, fixtures.MEASURING):
-        _parametrize_late(metafunc)
+        late.parametrize(metafunc)
     prompts: tuple[Prompt, ...] = ()
     try:
         if ARGUMENT in metafunc.fixturenames and _is_ours(metafunc, ARGUMENT):
@@ -65,26 +65,6 @@ def parametrize(
         given = [(configurations.load_of(c.settings, settings), c) for c in numbered]
         # Of the session's scope, so that a model is kept until the last test that runs it.
         metafunc.parametrize(CONFIGURED, given, ids=[c.id for c in numbered], indirect=True, scope="session")
-
-
-def _parametrize_late(metafunc: pytest.Metafunc) -> None:
-    """Give a test the parameters of fixtures that are asked for late, as if it asked for these itself."""
-    asked = metafunc.fixturenames
-    # pytest has no public way to ask what a fixture is made from.
-    manager: Any = metafunc.definition.session._fixturemanager
-    names, found = manager.getfixtureclosure(
-        parentnode=metafunc.definition,
-        initialnames=tuple(name for name in fixtures.LATE if name not in asked),
-        ignore_args=frozenset(asked),
-    )
-    for name in names:
-        made_from = fixtures.made_from(name, found.get(name, ()))
-        given = next((definition for definition in made_from if definition.params is not None), None)
-        if given is not None:
-            # pytest lets nothing else be parametrized; it stays one that is made when it is asked for.
-            asked.append(name)
-            metafunc.parametrize(name, given.params, indirect=True, scope=given.scope, ids=given.ids)
-            asked.remove(name)
 
 
 def _points(
