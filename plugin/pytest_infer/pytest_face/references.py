@@ -87,7 +87,7 @@ class References:
     ) -> Reference | None:
         """Return whose tokens a test follows, cut to its own limit; None where there is nobody."""
         row = self._row(nodeid, prompt)
-        found = self._first.get(_work(prompt, configuration)) if row is None else self._stored[row.test]
+        found = self._first.get(_work(prompt, configuration, model)) if row is None else self._stored[row.test]
         if found is None:
             return None
         if row is None and not engine.follows():
@@ -101,7 +101,7 @@ class References:
 
     def measured(self, record: PromptRecord, prompt: Prompt, configuration: Configuration) -> None:
         """Take a test that was measured: of a sweep, the first of the same work is what the others follow."""
-        work = _work(prompt, configuration)
+        work = _work(prompt, configuration, record.model)
         if not self._sweeping or not configuration.values or work in self._first:
             return
         profile = record.profile
@@ -118,9 +118,10 @@ class References:
         )
 
 
-def _work(prompt: Prompt, configuration: Configuration) -> object:
+def _work(prompt: Prompt, configuration: Configuration, model: ModelInfo) -> object:
     values = tuple(configuration.values.get(axis) for axis in OTHER_WORK)
-    return prompt.name, prompt.content_sha256, values
+    # A test's own model, which no axis names, is other work too.
+    return prompt.name, prompt.content_sha256, model.name, model.engine, values
 
 
 def _reference(row: Row, label: str, arrays: Mapping[str, Any]) -> Reference | None:
