@@ -1,5 +1,6 @@
 """Which tests get prompts, from where, and that suites which have nothing to do with us are left alone."""
 
+import json
 import textwrap
 
 import pytest
@@ -825,8 +826,24 @@ def test_a_load_test_is_parametrized_too(suite):
     assert ids_of(result) == [f"{name}-concurrency={streams}" for name in "ab" for streams in (1, 2)]
 
 
+def test_each_engine_has_its_own_table_and_means(suite):
+    pytester = suite(**mine(PARAMETRIZED["engine"]))
+    lines = pytester.runpytest("--benchmark-autosave", "--infer-rounds=2").outlines
+    firsts = [line.split()[0] for line in lines if line.startswith(("a ·", "b ·", "first ", "second ", "mean "))]
+    assert firsts == ["a", "first", "second", "mean", "b", "first", "second", "mean"]
+    (run,) = pytester.path.rglob("0001_*.json")
+    averages = json.loads(run.read_text())["pytest_infer"]["averages"]
+    assert [(one["model"]["name"], one["metrics"]["ttft_s"]["prompts"]) for one in averages] == [("a", 2), ("b", 2)]
+    quiet = [
+        line for line in pytester.runpytest("-q", "--infer-rounds=2").outlines if "2 prompts: " in line or "·" in line
+    ]
+    assert [line.partition(" ")[0] for line in quiet if " · scripted · " in line] == ["a", "b"]
+    assert sum("2 prompts: TTFT" in line for line in quiet) == 2
+
+
 def test_each_engine_is_compared_with_itself(suite):
     pytester = suite(**mine(PARAMETRIZED["engine"]), virtual=True)
     result = pytester.runpytest("--infer-against=self", "--infer-turns=round", "--infer-rounds=4")
     result.assert_outcomes(passed=4)
-    assert "noise floor" in result.stdout.str()
+    floors = result.stdout.str().partition("noise floor")[2]
+    assert all(f"test_prompt[{name}" in floors for name in IDS)

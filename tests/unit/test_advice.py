@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis.advice.advice import RULES, Advice, advise
+from pytest_infer.analysis.advice import advice as advising
+from pytest_infer.analysis.advice.advice import RULES, Advice
 from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
@@ -198,6 +199,10 @@ def test_evidence_by_hand():
     assert finding("cold_start").suggestion == "--infer-warmup 2"
 
 
+def advise(blocks):
+    return advising.advise({f"bench/t.py::t{number}": block for number, block in enumerate(blocks)})
+
+
 def advised(**changes):
     return {advice.rule for advice in advise([block(**changes)]) if advice.suggestion is not None}
 
@@ -334,6 +339,11 @@ def test_a_run_is_sorted_and_merged():
     # Good signs are told of the weakest test, and only if all show them: not all decode fast.
     assert first.evidence == "time to first token 400 ms"
     assert room.evidence.startswith("12.0 %")
+
+
+def test_tests_of_one_prompt_are_told_apart():
+    (swap, *_) = advise([block(name=name, swap_bytes=MIB, decode_throughput=30.0) for name in ("a", "b", "a")])
+    assert (swap.rule, swap.prompts) == ("swapping", ("t0", "b", "t2"))
 
 
 def test_there_is_none_on_the_tests_of_a_sweep():

@@ -363,7 +363,7 @@ def test_a_step_of_one_configuration_is_drawn_there_alone(storage, make_block):
     found = Page(render(path, storage.load().runs))
     choices = found.data["trend-ttft_s"]["choices"]
     names = [choice["name"] for choice in choices]
-    assert names == ["a threads=1", "t.py::t[a-threads=2]", "t.py::t[x]"]
+    assert names == ["a threads=1", "t[a-threads=2]", "t[x]"]
     assert [[change["at"] for change in choice["changes"]] for choice in choices] == [[5], [], []]
     assert [len(choice["levels"]) for choice in choices] == [2, 0, 0]
     said = CliRunner().invoke(app, ["history", "--change-points", "--storage", str(storage.folder)]).stdout

@@ -160,7 +160,9 @@ def test_the_suites_averages_are_those_of_the_file(storage, make_block):
     pair = [make_block("a", ttft_s=0.2), make_block("b", ttft_s=0.4)]
     storage.add(pair, averages=[{"metrics": AVERAGED, "against": AVERAGED}])
     told = json.loads(show(storage, "--format=json").output)
-    assert told["averages"] == [{"metrics": AVERAGED, "config": {}, "against": AVERAGED}]
+    (averages,) = told["averages"]
+    assert averages.pop("model")["name"] == "hand-made"
+    assert averages == {"metrics": AVERAGED, "config": {}, "against": AVERAGED}
     storage.add([make_block("c")], failed={"t.py::t": make_block("d")}, averages=[{"metrics": AVERAGED}])
     (mean, spread) = show(storage, "--format=markdown").output.splitlines()[-2:]
     assert mean.startswith("| mean |  | 300 ms |")

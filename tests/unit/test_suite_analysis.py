@@ -1,13 +1,14 @@
 """Averages over the prompts of a suite."""
 
 import statistics
+from dataclasses import replace
 
 import msgspec
 import pytest
 
 from pytest_infer.analysis.suite import OneTest, averages, of_tests
 from pytest_infer.metrics import Summary
-from pytest_infer.records import Average, SuiteAverages
+from pytest_infer.records import Average, ModelInfo, SuiteAverages
 from pytest_infer.storage.block import of_suite
 
 
@@ -51,8 +52,11 @@ def test_the_suite_may_be_read_once_only():
     assert (found["a"].mean, found["b"].mean) == (2.0, 20.0)
 
 
-def one(config=None, against=None, **values):
-    return OneTest(config=config or {}, figures=row(**values), against=row(**(against or {})))
+MODEL = ModelInfo(name="a", engine="transformers", dtype="float32", device="cpu", threads=2)
+
+
+def one(config=None, against=None, model=MODEL, **values):
+    return OneTest(config=config or {}, model=model, figures=row(**values), against=row(**(against or {})))
 
 
 def test_each_configuration_has_its_own_averages():
@@ -61,6 +65,33 @@ def test_each_configuration_has_its_own_averages():
     assert (first.config, second.config) == ({"threads": "1"}, {"threads": "2"})
     assert first.metrics == {"ttft_s": Average(mean=2.0, stdev=2**0.5, prompts=2)}
     assert second.metrics == {"ttft_s": Average(mean=5.0, prompts=1)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "b"},
+        {"engine": "mine"},
+        {"dtype": "bfloat16"},
+        {"device": "cuda:0"},
+        {"threads": 4},
+        {"quantization": "int8"},
+        {"attention": "eager"},
+        {"weights_sha256": "1a2b"},
+    ],
+    ids=str,
+)
+def test_each_model_has_its_own_averages(other):
+    tests = [one(ttft_s=1.0), one(ttft_s=5.0, model=replace(MODEL, **other)), one(ttft_s=3.0)]
+    first, second = of_tests(tests)
+    told = {"name": "a", "engine": "transformers", "dtype": "float32", "device": "cpu", "threads": 2}
+    assert (first.model, second.model) == (told, told | other)
+    assert first.metrics == {"ttft_s": Average(mean=2.0, stdev=2**0.5, prompts=2)}
+    assert second.metrics == {"ttft_s": Average(mean=5.0, prompts=1)}
+
+
+def test_what_the_load_took_makes_no_other_model():
+    assert len(of_tests([one(ttft_s=1.0), one(ttft_s=2.0, model=replace(MODEL, load_s=3.0))])) == 1
 
 
 def test_every_metric_that_is_a_number_and_no_other():

@@ -76,14 +76,26 @@ def compared(storage):
     return two_runs.since(replace(found, runs=found.before(run)), run.rows)
 
 
+BUSY = MeasurementWarning(
+    kind=WarningKind.DISTURBED,
+    text="3 of 5 rounds were disturbed (round 2: waited 12 % of its time for a core): stop what else runs, or "
+    "trust medians only",
+)
+
+
 def disturbed(run):
-    busy = MeasurementWarning(
-        kind=WarningKind.DISTURBED,
-        text="3 of 5 rounds were disturbed (round 2: waited 12 % of its time for a core): stop what else runs, or "
-        "trust medians only",
-    )
     first, second, third = run.results
-    return replace(run, results=(replace(first, warnings=(busy,)), replace(second, quiet=(busy,)), third))
+    return replace(run, results=(replace(first, warnings=(BUSY,)), replace(second, quiet=(BUSY,)), third))
+
+
+def again(run, test, **other):
+    """Return a run in which another test, or another model of it, measures the first two prompts again."""
+    first, second, _ = run.results
+    more = [
+        replace(one, nodeid=one.nodeid.replace("t[", test), model=replace(one.model, **other))
+        for one in (first, second)
+    ]
+    return replace(run, results=(*run.results, replace(more[0], warnings=(BUSY,)), more[1]))
 
 
 def gated(pairs):
@@ -109,22 +121,18 @@ def swept(make_row):
 def case(stored, make_row):
     """Return a function that makes the run of a golden, and how it is shown."""
 
-    def make(name):
-        suites = Suites(make_row)
-        names = ("story", "question", "code")
-        if name == "since":
-            return shown(stored, since=compared(stored), advice=(ADVICE,))
-        if name == "first":
-            return shown(stored)
-        if name == "disturbed":
-            return disturbed(shown(stored, since=compared(stored), advice=(ADVICE,)))
-        if name == "gate":
-            return shown(stored, gated=gated(suites.stored(decode=1.12, of=("story",), names=names)))
-        if name == "against":
-            return shown(stored, gated=gated(suites.turns(decode=1.051, names=names)))
-        return replace(shown(stored), recommended=recommend(swept(make_row)))
-
-    return make
+    suites, names = Suites(make_row), ("story", "question", "code")
+    made = {
+        "since": lambda: shown(stored, since=compared(stored), advice=(ADVICE,)),
+        "first": lambda: shown(stored),
+        "disturbed": lambda: disturbed(shown(stored, since=compared(stored), advice=(ADVICE,))),
+        "models": lambda: again(shown(stored), "t[other-", name="other", attention="eager"),
+        "functions": lambda: again(shown(stored), "test_of_more_than_that["),
+        "gate": lambda: shown(stored, gated=gated(suites.stored(decode=1.12, of=("story",), names=names))),
+        "against": lambda: shown(stored, gated=gated(suites.turns(decode=1.051, names=names))),
+        "sweep": lambda: replace(shown(stored), recommended=recommend(swept(make_row))),
+    }
+    return lambda name: made[name]()
 
 
 @pytest.mark.parametrize(
@@ -138,6 +146,10 @@ def case(stored, make_row):
         ("since", 100, "colour"),
         ("first", 72, ""),
         ("disturbed", 100, ""),
+        ("models", 80, ""),
+        ("models", 80, "-q"),
+        ("models", 60, ""),
+        ("functions", 80, ""),
         ("gate", 100, ""),
         ("against", 80, ""),
         ("sweep", 120, ""),

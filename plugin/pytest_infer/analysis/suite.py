@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from pytest_infer.analysis import alike
 from pytest_infer.metrics import METRICS, Summary
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import Average, MachineProbe, SuiteAverages
-from pytest_infer.storage.schema import Values
+from pytest_infer.records import Average, MachineProbe, ModelInfo, SuiteAverages
+from pytest_infer.storage.schema import Model, Values
 
 
 def average(values: Iterable[float | None]) -> Average | None:
@@ -30,33 +31,43 @@ def averages(suite: Iterable[Mapping[str, Summary]], keys: Iterable[str]) -> dic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneTest:
-    """What a test adds to its suite: its configuration, and its figures and those of the other side by metric key."""
+    """What a test adds to its suite: its configuration and model, its figures and the other side's by metric key."""
 
     config: Mapping[str, str]
+    model: ModelInfo | Model
     figures: Mapping[str, Summary | Values]
     against: Mapping[str, Summary | Values] = field(default_factory=dict)
 
 
 def of_tests(tests: Iterable[OneTest]) -> tuple[SuiteAverages, ...]:
-    """Return the averages of every metric that is a number, of each configuration in the order of their first tests."""
-    grouped: dict[tuple[tuple[str, str], ...], list[OneTest]] = {}
-    for test in tests:
-        grouped.setdefault(tuple(test.config.items()), []).append(test)
+    """Return the averages of every metric that is a number, of each model and configuration in the tests' order."""
     return tuple(
         SuiteAverages(
-            config=dict(config),
+            config=dict(found[0].config),
+            model=alike.named(found[0].model),
             metrics=_of_all(test.figures for test in found),
             against=_of_all(test.against for test in found),
         )
-        for config, found in grouped.items()
+        for found in alike.groups(tests)
     )
 
 
 def of_results(results: Iterable[Result]) -> tuple[SuiteAverages, ...]:
     """Return the averages of what a run shows: of its own side."""
     return of_tests(
-        OneTest(config=result.config, figures=result.figures) for result in results if result.under_load is None
+        OneTest(config=result.config, model=result.model, figures=result.figures)
+        for result in results
+        if result.under_load is None
     )
+
+
+def of_run(results: Iterable[Result], stored: Sequence[SuiteAverages]) -> tuple[SuiteAverages, ...]:
+    """Return the averages that a run stored; worked out where it stored none, or an older version mixed its models."""
+    own = of_results(results)
+    models = {tuple(one.config.items()): one.model for one in own}
+    if len(stored) != len(own):
+        return own
+    return tuple(replace(one, model=one.model or models.get(tuple(one.config.items()), {})) for one in stored)
 
 
 def _of_all(rows: Iterable[Mapping[str, Summary | Values]]) -> dict[str, Average]:

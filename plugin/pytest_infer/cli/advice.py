@@ -30,7 +30,7 @@ def show_advice(
         return
     try:
         chosen = open_history(storage).select(run)
-        found = [block for _, block in runfile.read(chosen.path, runfile.ALL).tests()]
+        found = dict(runfile.read(chosen.path, runfile.ALL).tests())
     except InferError as error:
         refuse(error)
     if not found:

@@ -12,7 +12,7 @@ import typer
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.analysis.history import table
-from pytest_infer.analysis.suite import of_results
+from pytest_infer.analysis.suite import of_run
 from pytest_infer.cli.shared import Storage, offered, open_history, refuse, say
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.metrics import METRICS
@@ -105,8 +105,7 @@ def _averaged(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
             say(f"left out: {error}")
             continue
         results = [r for r in stored.results if shape.keyword is None or shape.keyword in r.nodeid]
-        worked_out = shape.keyword is not None or not stored.averages
-        found.append((run, of_results(results) if worked_out else stored.averages))
+        found.append((run, of_run(results, stored.averages if shape.keyword is None else ())))
     return FlatTable(columns=table.suite_columns(found), rows=table.suite_table(found, shape.metrics))
 
 

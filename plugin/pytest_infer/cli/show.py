@@ -58,7 +58,7 @@ def show(
     recommended, curves, sides = _swept(chosen) if swept else (None, (), None)
     shown = RunSummary(
         results=stored.results,
-        averages=stored.averages or suite.of_results(stored.results),
+        averages=suite.of_run(stored.results, stored.averages),
         failed=stored.failed,
         unmeasured=chosen.unmeasured,
         notes=() if chosen.gate is None else tuple(_gate(chosen.gate)),

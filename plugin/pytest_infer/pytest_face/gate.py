@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_infer import untrusted
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.analysis.compare.rules import Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
@@ -274,7 +275,7 @@ def both_sides(
     Keeps the other side's figures in our block. There is noise to tell only where a checkout meets itself.
     """
     blocks: dict[str, tuple[Block | None, Block]] = {}
-    noise: list[NamedFloor] = []
+    noise: dict[str, list[NamedFloor]] = {}
     for test, (base, _) in pairs.items():
         if test not in passed:
             continue
@@ -285,7 +286,7 @@ def both_sides(
         blocks[test] = (theirs, passed[test])
         pair = _pair(test, theirs, passed[test], info, turns.get(test))
         if info.rev == SELF:
-            noise += _noise_of(pair.after.title, pair)
+            noise[test] = _noise_of(pair.after.title, pair)
         taken = {"turns": msgspec.to_builtins(turns[test])} if test in turns else {}
         differ = [str(found) for found in fingerprint.sides_differ(pair.before, pair.after, allowed)]
         used = {what: theirs["experts"][what] for what in _OF_EXPERTS if what in theirs["experts"]}
@@ -297,7 +298,8 @@ def both_sides(
             "rounds": theirs["rounds"],
             "metrics": theirs["metrics"],
         }
-    return blocks, noise
+    title = alike.titles({test: floors[0].name for test, floors in noise.items() if floors})
+    return blocks, [replace(floor, name=title[test]) for test, floors in noise.items() for floor in floors]
 
 
 def _pair(test: str, before: Block, after: Block, info: AgainstInfo, turns: Turns | None) -> RowPair:

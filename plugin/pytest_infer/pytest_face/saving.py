@@ -227,13 +227,14 @@ class Keeper:
 
     def advice(self) -> tuple[Advice, ...]:
         """Return the advice on the tests that passed."""
-        return advice.advise(of_block(f.block, WHOLE_BLOCK) for f in self.finished.values() if not f.failed)
+        return advice.advise({t: of_block(f.block, WHOLE_BLOCK) for t, f in self.finished.items() if not f.failed})
 
     def averages(self) -> tuple[SuiteAverages, ...]:
         """Return the averages of the suite, of all tests that were measured: those below the table at the end."""
         return of_tests(
             OneTest(
                 config=f.record.config,
+                model=f.record.model,
                 figures=f.figures,
                 against=(of_block(f.block, BLOCK).against or StoredAgainst()).metrics if "against" in f.block else {},
             )

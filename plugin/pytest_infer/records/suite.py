@@ -16,11 +16,13 @@ class Average:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteAverages:
-    """The averages of one configuration, by metric key, over all its tests that were measured.
+    """The averages of one model in one configuration, by metric key, over all its tests that were measured.
 
-    `config` are the swept options by axis. `against` are those of the other side, where two were compared.
+    `config` are the swept options by axis, and `model` what tells the model from others, by field; older versions
+    stored none of it, and averaged over several. `against` are those of the other side, where two were compared.
     """
 
     metrics: dict[str, Average]
     config: dict[str, str] = field(default_factory=dict)
+    model: dict[str, str | int] = field(default_factory=dict)
     against: dict[str, Average] = field(default_factory=dict)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pytest_infer.analysis import alike
 from pytest_infer.metrics import by_key
 from pytest_infer.metrics.load import PREFIX
+from pytest_infer.report.compare.exports import escape
 from pytest_infer.report.text import printable
 from pytest_infer.units import column, percent, show
 
@@ -57,25 +59,39 @@ def write(console: Console, curves: Sequence[LoadCurve]) -> None:
         first, _, second = heading.partition("\n")
         table.add_column(f"{first}\n{f'{second} ' if second else ''}{unit}", justify="right", no_wrap=True)
         cells.append(figures)
+    title = titles(points)
     for number, point in enumerate(points):
-        name = f"{point.level.name}{' !' if point.marks else ''}"
+        name = f"{title[point.test]}{' !' if point.marks else ''}"
         table.add_row(printable(name), *(figures[number] for figures in cells))
     console.print(table)
+    for line in _said(curves):
+        console.print(Text(printable(line)))
+
+
+def titles(points: Iterable[Point]) -> dict[str, str]:
+    """Return how a table's rows call each level, by its test: its name, or the test's own where several have that."""
+    return alike.titles({point.test: point.level.name for point in points})
+
+
+def _said(curves: Sequence[LoadCurve]) -> Iterator[str]:
+    """Yield what each curve says, and of which test that is where there are several."""
+    title = alike.titles({curve.test: "" for curve in curves})
     for curve in curves:
-        for line in lines(curve):
-            console.print(Text(printable(line)))
+        of = f"{title[curve.test]}: " if title[curve.test] else ""
+        yield from (f"{of}{line}" for line in lines(curve))
 
 
 def markdown(curves: Sequence[LoadCurve]) -> Iterator[str]:
     """Yield the lines of a table of all levels, with the intervals of their figures, and what each curve says."""
     yield f"| under load | {' | '.join(by_key(PREFIX + key).label for key, _ in COLUMNS)} |"
     yield f"|---|{'---:|' * len(COLUMNS)}"
-    for point in (point for curve in curves for point in curve.points):
+    points = [point for curve in curves for point in curve.points]
+    title = titles(points)
+    for point in points:
         cells = [f"{_shown(point, key)} {interval(point.figures.get(PREFIX + key))}".rstrip() for key, _ in COLUMNS]
-        yield f"| {point.level.name}{' !' if point.marks else ''} | {' | '.join(cells)} |"
-    for curve in curves:
-        for line in lines(curve):
-            yield f"\n{line}"
+        yield f"| {escape(title[point.test])}{' !' if point.marks else ''} | {' | '.join(cells)} |"
+    for line in _said(curves):
+        yield f"\n{escape(line)}"
 
 
 def _shown(point: Point, key: str) -> str:

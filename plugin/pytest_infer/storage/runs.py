@@ -46,6 +46,8 @@ _NO_COMMIT = ("unversioned", "unknown")
 """What pytest-benchmark calls the commit where there is no git, and where git fails."""
 _NO_BRANCH = ("(unknown)", DETACHED)
 _IS_TEXT = {metric.key: metric.unit is Unit.TEXT for metric in METRICS}
+_NAMED = 2
+"""So many models of a run are named where it is listed."""
 _Found = TypeVar("_Found")
 
 
@@ -314,7 +316,7 @@ def read(path: Path) -> Run:
         raise runfile.damaged(path, error) from error
     blocks = [native.block for native in file.benchmarks]
     ours = [(block.model, block.machine) for block in blocks if block is not None and block.model is not None]
-    model, machine = ours[0] if ours else (None, None)
+    machine = ours[0][1] if ours else None
     commit, whole = file.commit_info, file.pytest_infer
     return Run(
         path=path,
@@ -322,7 +324,7 @@ def read(path: Path) -> Run:
         commit=None if commit.id in _NO_COMMIT else commit.id,
         branch=None if commit.branch in _NO_BRANCH else commit.branch,
         dirty=commit.dirty,
-        model=" ".join(part for part in (model.name, model.dtype) if part) if model else None,
+        model=_models([model for model, _ in ours]),
         machine=_machine(machine) or file.machine_info.node,
         tests=len(ours) or len(file.benchmarks),
         plain=not any(block is not None for block in blocks) and bool(file.benchmarks),
@@ -335,6 +337,14 @@ def read(path: Path) -> Run:
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _models(models: Sequence[schema.HeadModel]) -> str | None:
+    """Return the models of a run, each once; of many the first two."""
+    named = (" ".join(part for part in (of.name, of.dtype) if part) for of in models)
+    found = [*dict.fromkeys(filter(None, named))]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"{', '.join(found[:_NAMED])}{more}" or None
 
 
 def _machine(machine: HeadMachine | None) -> str | None:

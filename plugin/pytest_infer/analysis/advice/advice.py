@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.advice import cpu, roles, speed, trust
 from pytest_infer.analysis.advice.evidence import AdviceRule, Facts, Finding, Severity
 from pytest_infer.storage.schema import WholeBlock
@@ -30,20 +31,22 @@ class Advice:
     tests: int
 
 
-def advise(blocks: Iterable[WholeBlock], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
-    """Return the advice on a run's tests: the most serious first, good signs last.
+def advise(tests: Mapping[str, WholeBlock], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
+    """Return the advice on a run's tests, by their ids: the most serious first, good signs last.
 
     On the tests of a sweep there is none: it measures what to choose.
     A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it is left
     out unless every test shows it, and then told of the test where it is weakest.
     """
-    facts = [Facts(block) for block in blocks if not block.config]
+    blocks = {test: block for test, block in tests.items() if not block.config}
+    title = alike.titles({test: block.prompt.name or "?" for test, block in blocks.items()})
+    facts = [(title[test], Facts(block)) for test, block in blocks.items()]
     found = [advice for rule in rules if (advice := _merged(rule, facts)) is not None]
     return tuple(sorted(found, key=lambda a: (a.suggestion is None, _ORDER.index(a.severity))))
 
 
-def _merged(rule: AdviceRule, facts: Sequence[Facts]) -> Advice | None:
-    seen = [(finding, test) for test in facts if (finding := rule.find(test)) is not None]
+def _merged(rule: AdviceRule, facts: Sequence[tuple[str, Facts]]) -> Advice | None:
+    seen = [(finding, title) for title, test in facts if (finding := rule.find(test)) is not None]
     if not seen or (seen[0][0].suggestion is None and len(seen) < len(facts)):
         return None
     plainest, _ = min(seen, key=lambda pair: _plainness(pair[0]))
@@ -52,7 +55,7 @@ def _merged(rule: AdviceRule, facts: Sequence[Facts]) -> Advice | None:
         severity=plainest.severity,
         evidence=plainest.evidence,
         suggestion=plainest.suggestion,
-        prompts=tuple(test.prompt for _, test in seen),
+        prompts=tuple(title for _, title in seen),
         tests=len(facts),
     )
 

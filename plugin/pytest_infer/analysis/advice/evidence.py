@@ -54,7 +54,6 @@ class Facts:
     def __init__(self, block: WholeBlock) -> None:
         self.model, self.machine = block.model, block.machine
         self.output, self.counted = block.output or StoredOutput(), block.rounds or Rounds()
-        self.prompt = block.prompt.name or "?"
         self.breakdown = (block.breakdown or StoredBreakdown()).phases
         self._metrics = block.metrics or {}
 

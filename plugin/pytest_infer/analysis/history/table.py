@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_infer.analysis import alike
 from pytest_infer.metrics import METRICS, Metric
 from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.records import SuiteAverages
@@ -18,6 +19,8 @@ RUN = ("run", "file", "time", "commit", "branch", "dirty", "gate")
 TEST = ("model", "dtype", "device", "threads", "cpu", "test", "prompt", "group", "tags")
 AVERAGE = ("metric", "unit", "better", "mean", "stdev", "n", "against_mean", "against_stdev", "against_n")
 PART = ("phase", "role", "seconds", "error_s", "share", "calls", "read_bytes", "flops")
+MODEL = {field: "model" if field == "name" else field for field in alike.NAMES}
+"""The columns of what tells a model from others, by its fields."""
 CONFIG = "config."
 """Begins the columns of what was swept over."""
 
@@ -149,20 +152,21 @@ def _wide_rounds(row: Row, metrics: Iterable[Metric]) -> Iterator[dict[str, Any]
 def suite_columns(suites: Sequence[tuple[Run, Sequence[SuiteAverages]]]) -> tuple[str, ...]:
     """Return the columns of `suite_table`."""
     axes = {axis for _, found in suites for averages in found for axis in averages.config}
-    return (*RUN, *(f"{CONFIG}{axis}" for axis in sorted(axes)), *AVERAGE)
+    return (*RUN, *MODEL.values(), *(f"{CONFIG}{axis}" for axis in sorted(axes)), *AVERAGE)
 
 
 def suite_table(
     suites: Iterable[tuple[Run, Sequence[SuiteAverages]]], metrics: Iterable[Metric]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row a run, configuration and metric: the mean of the prompts, their sample deviation, how many they are.
+    """Yield a row a run, model, configuration and metric: the prompts' mean, their sample deviation, how many they are.
 
     Those of the other side, where the run compared two, stand in the same row.
     """
     wanted = tuple(metrics)
     for run, found in suites:
         for averages in found:
-            about = _of_run(run) | {f"{CONFIG}{axis}": value for axis, value in averages.config.items()}
+            about = _of_run(run) | {column: averages.model.get(field) for field, column in MODEL.items()}
+            about |= {f"{CONFIG}{axis}": value for axis, value in averages.config.items()}
             for metric in wanted:
                 if (own := averages.metrics.get(metric.key)) is not None:
                     cells = {"mean": own.mean, "stdev": own.stdev, "n": own.prompts}

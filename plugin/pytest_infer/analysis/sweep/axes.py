@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_infer.analysis import alike
 from pytest_infer.engines.base import dtype_named
 
 if TYPE_CHECKING:
@@ -100,10 +100,8 @@ def label(config: Mapping[str, str]) -> str:
 
 
 def titles(rows: Sequence[Row]) -> dict[str, str]:
-    """Return how people call each test of a run, by its id: prompt and configuration, or the id if these are shared."""
-    names = {row.test: row.title for row in rows}
-    times = Counter(names.values())
-    return {test: name if times[name] == 1 else test for test, name in names.items()}
+    """Return how people call each test, by its id: prompt and configuration, or its own name if others share these."""
+    return alike.titles({row.test: row.title for row in rows})
 
 
 def options(config: Mapping[str, str]) -> str:

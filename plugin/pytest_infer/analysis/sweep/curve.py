@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.storage.runs import Row
 
@@ -95,13 +96,13 @@ def curves(rows: Iterable[Row]) -> tuple[Curve, ...]:
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Return the rows of each curve, at least two, the shortest prompt first."""
+    """Return the rows of each curve, at least two, the shortest prompt first, named as people call the curve."""
+    shown = [(axes.without(row.test, row.config), row) for row in rows if row.curve and "ttft_s" in row.metrics]
+    title = alike.titles({test: row.name for test, row in shown})
     found: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        if row.curve is not None and "ttft_s" in row.metrics:
-            rest = {axis: value for axis, value in row.config.items() if axis != "prompt-tokens"}
-            test = axes.without(row.test, row.config)
-            found.setdefault((test, row.name, *rest.items()), []).append(row)
+    for test, row in shown:
+        rest = {axis: value for axis, value in row.config.items() if axis != "prompt-tokens"}
+        found.setdefault((test, row.name, *rest.items()), []).append(replace(row, name=title[test]))
     return [sorted(group, key=_tokens) for group in found.values() if len(group) > 1]
 
 

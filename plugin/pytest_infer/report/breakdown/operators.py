@@ -69,16 +69,16 @@ def _time(host: float, device: float | None) -> float:
     return host if device is None else device
 
 
-def write(console: Console, result: Result) -> None:
-    """Write the tables of one test: the largest operators of each phase, and the memory of each role."""
+def write(console: Console, result: Result, title: str) -> None:
+    """Write the tables of a test, under its title: the largest operators of each phase, and the memory of each role."""
     operators = result.operators
     phases = {} if operators is None else {PREFILL: operators.prefill, DECODE: operators.decode}
     for name, phase in phases.items():
         if phase is not None:
-            console.print(_operators(f"{result.prompt.name}: operators, {name}", phase))
+            console.print(_operators(f"{title}: operators, {name}", phase))
     rows = memory.by_role(result)
     if rows:
-        console.print(_memory(result, rows))
+        console.print(_memory(result, rows, title))
     if operators is not None and operators.peaks_absent:
         console.print(Text(printable(f"no activations: {operators.peaks_absent}"), style="dim"))
 
@@ -95,13 +95,13 @@ def _operators(title: str, phase: PhaseOperators) -> Table:
     return table
 
 
-def _memory(result: Result, rows: Sequence[memory.RoleMemory]) -> Table:
+def _memory(result: Result, rows: Sequence[memory.RoleMemory], title: str) -> Table:
     cache, operators = result.figures["kv_cache_bytes"].value, result.operators
     kept = f"; KV cache at the end {size(cache)}" if isinstance(cache, int | float) else ""
     phases = None if operators is None else (operators.prefill, operators.decode)
     recorded = phases is not None and any(phase is not None and phase.peaks for phase in phases)
     heads = ("role", "weights", *(("most in prefill", "most in decode") if recorded else ()))
-    table = _table(f"{result.prompt.name}: memory by role{kept}", heads, left=1)
+    table = _table(f"{title}: memory by role{kept}", heads, left=1)
     for row in rows:
         peaks = [row.prefill_peak, row.decode_peak] if recorded else []
         if row.parameter_bytes or any(peaks):

@@ -78,17 +78,21 @@ def answers(said: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _titles(judgements: Iterable[Judgement]) -> dict[str, str]:
     """Return how the headline names each test: of a node id, what stands in its brackets, as long as that is unique."""
-    found = titles(judgements)
-    inner = {test: test.partition("[")[2].rstrip("]") if name == test else name for test, name in found.items()}
+    judgements = list(judgements)
+    found, own = titles(judgements), {j.test: printable(j.name) for j in judgements}
+    inner = {test: name if name == own[test] else test.partition("[")[2].rstrip("]") for test, name in found.items()}
     times = Counter(inner.values())
-    return {test: _short(name if name and times[name] == 1 else found[test]) for test, name in inner.items()}
+    return {
+        test: _short(name) if name and times[name] == 1 else _short(found[test], end=found[test] != own[test])
+        for test, name in inner.items()
+    }
 
 
-def _short(name: str) -> str:
-    """Return a name of a few words; of a node id its end, which tells it from others."""
+def _short(name: str, *, end: bool = False) -> str:
+    """Return a name of a few words; of a test's own its end, which tells it from others."""
     if len(name) <= _LONGEST:
         return name
-    return f"…{name[1 - _LONGEST :].lstrip()}" if "::" in name else f"{name[: _LONGEST - 1].rstrip()}…"
+    return f"…{name[1 - _LONGEST :].lstrip()}" if end else f"{name[: _LONGEST - 1].rstrip()}…"
 
 
 def counted(of: SuiteChange | Counted) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import Fact, Metric
 from pytest_infer.report.breakdown.words import NOBODY, carriers
@@ -101,9 +101,8 @@ def worth_showing(judgements: Iterable[Judgement], only: Sequence[Metric] | None
 
 def titles(judgements: Iterable[Judgement]) -> dict[str, str]:
     """Return how each test is headed: by its prompt's name, or by its own where several tests have that prompt."""
-    names = {j.test: j.name for j in judgements}
-    times = Counter(names.values())
-    return {test: printable(name if times[name] == 1 else test) for test, name in names.items()}
+    found = alike.titles({j.test: j.name for j in judgements})
+    return {test: printable(title) for test, title in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice
 from typing import IO, Any
 
-from pytest_infer.analysis.history.table import CONFIG, RUN, TEST, is_text
+from pytest_infer.analysis.history.table import CONFIG, MODEL, RUN, TEST, is_text
 from pytest_infer.errors import OptionError
 from pytest_infer.report.text import csv_lines
 
@@ -16,7 +16,7 @@ Rows = Iterable[Mapping[str, Any]]
 _BATCH = 10_000
 _BOOLEANS = ("dirty", "disturbed")
 _WHOLE = ("threads", "n", "round", "against_n")
-_NAMES = {*RUN, *TEST, "metric", "unit", "better", "text", "quality", "phase", "role"}
+_NAMES = {*RUN, *MODEL.values(), *TEST, "metric", "unit", "better", "text", "quality", "phase", "role"}
 _TEXTS = _NAMES - {"time", "tags", *_BOOLEANS, *_WHOLE}
 
 

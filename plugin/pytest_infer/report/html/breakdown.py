@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.breakdown import steps
 from pytest_infer.analysis.breakdown.steps import Step
 from pytest_infer.analysis.sweep.axes import label
@@ -155,15 +156,12 @@ def _results(run: StoredRun) -> tuple[dict[str, Result], dict[str, str]]:
     return found, absent
 
 
-def _alike(tests: Sequence[Test]) -> Iterator[tuple[str, list[Test]]]:
-    """Yield the tests of each model and configuration: a mean over different ones would say nothing."""
-    groups: dict[tuple[str | None, str], list[Test]] = {}
-    for test in tests:
-        groups.setdefault((test.block.model.name, label(test.row.config)), []).append(test)
-    several = [len({key[part] for key in groups}) > 1 for part in (0, 1)]
-    for key, those in groups.items():
-        name = " ".join(part for part, differs in zip(key, several, strict=True) if differs and part)
-        yield name or step_table.ALL, those
+def _alike(tests: Sequence[Test]) -> Iterator[tuple[str, Sequence[Test]]]:
+    """Yield the tests of each model and configuration, and what tells these apart."""
+    tables = alike.tables(tests)
+    swept = len({label(of[0].config) for of, _ in tables}) > 1
+    for of, model in tables:
+        yield " ".join((*model, *([label(of[0].config)] if swept else []))) or step_table.ALL, of
 
 
 def _remarks(step: Step, *, named: bool) -> Iterator[str]:

@@ -111,9 +111,10 @@ def _table(curves: Sequence[LoadCurve]) -> Table:
 
 def _figures(found: Sequence[Point], metrics: Sequence[Metric], caption: str) -> Table:
     shown = [metric for metric in metrics if any(metric.key in point.figures for point in found)]
+    title = load.titles(found)
     rows = [
         (
-            Cell(text=point.level.name, note="; ".join(point.marks) or None),
+            Cell(text=title[point.test], note="; ".join(point.marks) or None),
             *(Cell(text=_text(point.figures.get(metric.key), metric), sort=_value(point, metric)) for metric in shown),
         )
         for point in found

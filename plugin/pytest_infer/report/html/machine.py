@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_infer.analysis import alike
 from pytest_infer.metrics import by_key
 from pytest_infer.report.html import charts as drawings
 from pytest_infer.report.html.parts import (
@@ -29,12 +30,16 @@ _ROOFLINE = ("mbu", "mfu")
 
 
 def section(stored: StoredRun) -> Section:
-    """Return model, machine and roofline of a run, of its first test where they differ."""
+    """Return models, machine and roofline of a run; of its first test where machines or a sweep's models differ."""
     if not stored.tests:
         return Section(key="machine", title="Machine and roofline", absent=stored.nothing)
     test = stored.tests[0]
     machine, probe = test.block.machine, test.block.machine.probe
-    tables = [_facts("Model and engine", _model(test.block.model)), _facts("Machine", _machine(machine))]
+    models: dict[str, Model] = {}
+    for tests, words in alike.tables(stored.tests):
+        models.setdefault("".join(f" · {word}" for word in words), tests[0].model)
+    tables = [_facts(f"Model and engine{name}", _model(model)) for name, model in models.items()]
+    tables.append(_facts("Machine", _machine(machine)))
     if probe is not None:
         tables.append(_facts("What the machine was probed to do", _probe(probe)))
     cores = drawings.cores(stored.tests, stored.sidecar[0])

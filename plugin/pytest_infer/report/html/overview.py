@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import average
 from pytest_infer.metrics import by_key, columns
@@ -37,7 +38,10 @@ def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
         plain_rows = f"{of} {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
         return Section(key="overview", title="Overview", absent=f"{stored.nothing}{plain_rows}", items=tuple(left_out))
     swept = any(test.row.config for test in tests)
-    items = [Item(title="The suite", tables=(suite(tests, summed=not swept),), folded=swept)]
+    # Over the configurations of a sweep, and over several models, a mean would say nothing.
+    found = [(tests, [])] if swept else alike.tables(tests)
+    tables = tuple(suite(of, summed=not swept, model=words) for of, words in found)
+    items = [Item(title="The suite", tables=tables, folded=swept)]
     times = None if swept else _times(tests)
     if times is not None:
         items.append(Item(charts=(times,)))
@@ -45,14 +49,14 @@ def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
     items.append(Item(title="Advice", text=nothing, notes=tuple(map(_advice, advice))))
     if doubts := _warnings(tests):
         items.append(Item(title="Look twice", notes=doubts))
-    extra = {"tiles": [] if swept else _tiles(tests)}
+    extra = {"tiles": [] if swept or len(tables) > 1 else _tiles(tests)}
     return Section(key="overview", title="Overview", items=(*items, *left_out), extra=extra)
 
 
-def suite(tests: Sequence[Test], *, summed: bool) -> Table:
+def suite(tests: Sequence[Test], *, summed: bool, model: Sequence[str] = ()) -> Table:
     """Return the table of the suite: a row a prompt with the medians of its rounds; `summed`: mean and deviation below.
 
-    Over the configurations of a sweep a mean would say nothing.
+    `model` is what tells the tests' model from others of the run.
     """
     shown = columns()
     cells: list[list[str]] = []
@@ -85,7 +89,7 @@ def suite(tests: Sequence[Test], *, summed: bool) -> Table:
     for row, title in ((len(tests), "mean"), (len(tests) + 1, "± sd")) if summed else ():
         rows.append((Cell(text=title), Cell(text=""), *(Cell(text=figures[row]) for figures in cells), Cell(text="")))
     return Table(
-        caption="Median of the timed rounds, a row a prompt",
+        caption=f"{' · '.join((*model, 'median' if model else 'Median'))} of the timed rounds, a row a prompt",
         heads=tuple(heads),
         rows=tuple(rows),
         foot=2 if summed else 0,

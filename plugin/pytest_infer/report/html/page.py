@@ -90,7 +90,7 @@ def render(
     told = history.known([*(r for r in runs if r.time < run.time and r.path != run.path), run])
     sections = anchors.anchored(
         (
-            overview.section(found, advice.advise(test.block for test in found.tests)),
+            overview.section(found, advice.advise({test.row.test: test.block for test in found.tests})),
             compare.section(every),
             breakdown.section(found, mine, gated),
             prompts.section(found, earlier, names),

@@ -27,6 +27,16 @@ class Test:
     name: str
     """What the page's anchors call it."""
 
+    @property
+    def config(self) -> Mapping[str, str]:
+        """Return the swept options, by axis."""
+        return self.row.config
+
+    @property
+    def model(self) -> Model:
+        """Return what was measured."""
+        return self.row.model
+
     @cached_property
     def warnings(self) -> tuple[StoredWarning, ...]:
         """Return the warnings that ask for a second look."""

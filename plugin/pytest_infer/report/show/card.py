@@ -35,9 +35,9 @@ _LINES = {
 _INDENT = max(map(len, _LINES)) + 4
 
 
-def write(console: Console, result: Result) -> None:
+def write(console: Console, result: Result, title: str) -> None:
     """Write a prompt's card: a line a subject, then what it generated."""
-    console.print(Text(printable(result.prompt.name), style="bold"))
+    console.print(Text(printable(title), style="bold"))
     room = max(1, console.width - _INDENT)
     for word, keys in _LINES.items():
         for number, line in enumerate(packed(_figures(result, keys), room)):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.breakdown import memory
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
@@ -22,6 +23,8 @@ from pytest_infer.units import show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.two_runs import Since
+    from pytest_infer.records import SuiteAverages
+    from pytest_infer.report.show.since import Cell
 
 
 def as_json(of: RunSummary, *, run: str) -> str:
@@ -54,6 +57,7 @@ def _test(result: Result, *, failed: bool) -> dict[str, Any]:
     return {
         "test": result.nodeid,
         "prompt": result.prompt.name,
+        "model": alike.named(result.model),
         "config": result.config,
         "failed": failed,
         "warnings": [warning.text for warning in result.warnings],
@@ -81,19 +85,31 @@ def as_markdown(of: RunSummary, *, heading: str) -> str:
 
 
 def _tests(of: RunSummary) -> Iterator[str]:
-    cells = {} if of.since is None else changes.cells(of.since)
+    """Yield a table of all tests, or where their models differ one a model, headed by what tells it from others."""
+    own = {test.nodeid: " · ".join(words) for tests, words in alike.tables(of.prompts) for test in tests}
+    averaged = alike.apart([(suite.config, suite.model) for suite in of.averages])
+    for number, model in enumerate(dict.fromkeys(own.values())):
+        yield from [""] if number else []
+        yield from [f"**{escape(model)}**", ""] if model else []
+        tests = [test for test in of.prompts if own[test.nodeid] == model]
+        suites = [suite for suite, words in zip(of.averages, averaged, strict=True) if " · ".join(words) == model]
+        yield from _table(tests, suites, {} if of.since is None else changes.cells(of.since))
+
+
+def _table(tests: Sequence[Result], averages: Sequence[SuiteAverages], cells: Mapping[str, Cell]) -> Iterator[str]:
+    title = alike.titles({test.nodeid: f"{test.prompt.name} {label(test.config)}".rstrip() for test in tests})
     heads = ["prompt", "tokens", *(by_key(key).label for key in columns()), *(["since"] if cells else [])]
     rows = [
         [
-            f"{result.prompt.name} {label(result.config)}".rstrip(),
-            tokens(result),
-            *(scattered(result.figures[key], key) for key in columns()),
-            *([cells[result.nodeid].text if result.nodeid in cells else ""] if cells else []),
+            title[test.nodeid],
+            tokens(test),
+            *(scattered(test.figures[key], key) for key in columns()),
+            *([cells[test.nodeid].text if test.nodeid in cells else ""] if cells else []),
         ]
-        for result in of.prompts
+        for test in tests
     ]
     more = [""] if cells else []
-    for suite in of.averages:
+    for suite in averages:
         # One prompt is its own mean.
         if max((average.prompts for average in suite.metrics.values()), default=0) > 1:
             found = suite.metrics

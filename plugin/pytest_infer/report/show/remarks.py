@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
@@ -82,15 +83,18 @@ def _write_failed(console: Console, run: RunSummary) -> None:
         console.print(Text(printable(line), style="red"))
 
 
-def _name(result: Result) -> str:
-    """Return how a remark names a result: its prompt, and its configuration where something is swept."""
-    return f"{result.prompt.name} [{label(result.config)}]" if result.config else result.prompt.name
+def _titles(results: Sequence[Result]) -> dict[str, str]:
+    """Return how remarks call each test: its prompt and its configuration, if there is one, or its own name."""
+    return alike.titles(
+        {r.nodeid: f"{r.prompt.name} [{label(r.config)}]" if r.config else r.prompt.name for r in results}
+    )
 
 
 def _warnings(results: Sequence[Result]) -> Iterator[str]:
     """Yield a line per warning, and a single one for a kind that several prompts share."""
+    title = _titles(results)
     for kind in WarningKind:
-        found = [(_name(r), c.text) for r in results for c in r.warnings if c.kind is kind]
+        found = [(title[r.nodeid], c.text) for r in results for c in r.warnings if c.kind is kind]
         if len(found) == 1:
             yield f"{_ALARM}{found[0][0]}: {found[0][1]}"
         elif found:
@@ -106,18 +110,18 @@ def _fidelity(run: RunSummary) -> Iterator[str]:
     A gate says it with its verdicts, and a sweep in its table.
     """
     found = [(r, r.fidelity) for r in run.results if r.fidelity is not None and not r.config and run.gated is None]
-    alike = []
+    title, close = _titles(run.results), []
     for result, fidelity in found:
         most = closeness.bound(result.model)
         if fidelity.split is None and closeness.close(fidelity, most):
-            alike.append(fidelity)
+            close.append(fidelity)
         else:
             told = closeness.told(fidelity, most, same=fidelity.split is None)
             bound = f"; KL is a lower bound: {fidelity.bound}" if fidelity.bound else ""
-            yield f"{_name(result)}: output {told} (reference: {fidelity.reference}{bound})"
-    if alike:
-        furthest = max(alike, key=lambda one: one.kl_mean)
-        many = f"{len(alike)} of {len(found)} prompts" if len(alike) < len(found) else "all prompts"
+            yield f"{title[result.nodeid]}: output {told} (reference: {fidelity.reference}{bound})"
+    if close:
+        furthest = max(close, key=lambda one: one.kl_mean)
+        many = f"{len(close)} of {len(found)} prompts" if len(close) < len(found) else "all prompts"
         size = closeness.size(furthest)
         yield f"output as that of {furthest.reference} in {many}, the furthest with {size}: arithmetic"
 
@@ -125,7 +129,8 @@ def _fidelity(run: RunSummary) -> Iterator[str]:
 def _quiet(results: Sequence[Result]) -> Iterator[str]:
     """Yield a line about disturbed rounds that do not show, or were measured again."""
     # Without the reasons, and what to do about them: nothing needs to be done.
-    found = [(_name(r), warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
+    title = _titles(results)
+    found = [(title[r.nodeid], warning.text.partition(" (round")[0]) for r in results for warning in r.quiet]
     # A single round has nothing beside it in which it could show.
     several = all(r.timed_rounds > 1 for r in results if r.quiet)
     if len(found) == 1:

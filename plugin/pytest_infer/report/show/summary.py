@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.run_summary import RunSummary
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.result import Result
@@ -57,9 +58,9 @@ def quiet(run: RunSummary, *, width: int, color: bool, brief: bool = True) -> st
     `brief`: before them the models, the means, and what changed since the last run, each in a line.
     """
     console = new_console(width, color=color)
-    if brief and run.prompts:
-        console.print(_head(run.prompts))
-        console.print(Text(f"{_many(len(run.prompts), 'prompt')}: {table.mean_line(run.prompts)}"))
+    for results, apart in alike.tables(run.prompts) if brief else ():
+        console.print(*_heads(results, apart), sep="\n")
+        console.print(Text(f"{_counted(results)}: {table.mean_line(results)}"))
     if brief:
         load.write(console, run.load)
     if brief and run.results and run.since is not None:
@@ -75,7 +76,8 @@ def render(run: RunSummary, *, width: int, color: bool, verbose: bool = False) -
     told = run.recommended is not None or bool(run.curves)
     cells = None if run.since is None else since.cells(run.since)
     if not told or verbose:
-        for results in _configurations(run.prompts):
+        for results, apart in alike.tables(run.prompts):
+            console.print(*_heads(results, apart), sep="\n")
             _write_results(console, results, cells, run, verbose=verbose)
     load.write(console, run.load)
     if run.since is not None:
@@ -101,12 +103,6 @@ def _write_judged(console: Console, run: RunSummary) -> None:
         noise.write(console, run.noise)
 
 
-def _configurations(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
-    """Yield the results of each configuration; all of them at once where nothing is swept."""
-    for wanted in dict.fromkeys(label(result.config) for result in results):
-        yield tuple(result for result in results if label(result.config) == wanted)
-
-
 def _write_results(
     console: Console,
     results: tuple[Result, ...],
@@ -115,9 +111,6 @@ def _write_results(
     *,
     verbose: bool,
 ) -> None:
-    if results[0].config:
-        console.print(Text(printable(label(results[0].config)), style="bold"))
-    console.print(_head(results))
     before = "" if run.since is None else run.since.before.number or ""
     table.write(console, results, cells, before)
     for line in breakdown.lines(results, width=console.width, brief=not (verbose or run.apart)):
@@ -126,29 +119,42 @@ def _write_results(
         console.print(line)
     if verbose:
         details.write(console, results)
+        title = table.titles(results)
         for result in results:
-            card.write(console, result)
-            operators.write(console, result)
+            card.write(console, result, title[result.nodeid])
+            operators.write(console, result, title[result.nodeid])
 
 
 _USUAL = "transformers"
 """The engine that is not named."""
 
 
-def _head(results: Sequence[Result]) -> Text:
-    """Return what was measured, how often, and whether the machine let it."""
+def _heads(results: Sequence[Result], apart: Sequence[str]) -> Iterator[Text]:
+    """Yield the configuration, if there is one; then what was measured, how often, and whether the machine let it.
+
+    `apart` is what tells the model from others of the run.
+    """
     result, model = results[0], results[0].model
+    if result.config:
+        yield Text(printable(label(result.config)), style="bold")
     engine = None if model.engine in (_USUAL, model.name) else model.engine
     parts = [part for part in (model.name, engine, model.engine_args, model.dtype, model.device) if part]
     if model.threads is not None:
         parts.append(_many(model.threads, "thread"))
+    parts += [word for word in apart if word not in parts]
     rounds = result.timed_rounds
     parts.append(f"median ± sd of {rounds} rounds" if rounds > 1 else "1 round")
     disturbed = sum(any(w.kind is WarningKind.DISTURBED for w in r.warnings) for r in results)
     head = Text(printable(" · ".join(parts)), style="bold").append(" · ")
     if disturbed:
-        return head.append(f"machine busy in {disturbed} of {_many(len(results), 'prompt')}", style="yellow")
-    return head.append("machine quiet" if not any(r.quiet for r in results) else "machine quiet but for moments")
+        yield head.append(f"machine busy in {disturbed} of {_counted(results)}", style="yellow")
+    else:
+        yield head.append("machine quiet" if not any(r.quiet for r in results) else "machine quiet but for moments")
+
+
+def _counted(results: Sequence[Result]) -> str:
+    """Return how many prompts there are, or tests, where several are of one prompt."""
+    return _many(len(results), "prompt" if len({r.prompt.name for r in results}) == len(results) else "test")
 
 
 def _many(number: int, what: str) -> str:

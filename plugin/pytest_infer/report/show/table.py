@@ -9,6 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.suite import averages
 from pytest_infer.metrics import Summary, by_key, columns
 from pytest_infer.metrics.metric import Column
@@ -29,6 +30,11 @@ _SEPARATOR = " · "
 def brief() -> dict[str, Column]:
     """Return the columns that a terminal shows, by the keys of their metrics."""
     return {key: of for key, of in columns().items() if of.brief}
+
+
+def titles(results: Iterable[Result]) -> dict[str, str]:
+    """Return how a table's rows call each test, by its id: its prompt, or its own name where several have that."""
+    return alike.titles({result.nodeid: result.prompt.name for result in results})
 
 
 def write(console: Console, results: Sequence[Result], since: Mapping[str, Cell] | None, run: str = "") -> None:
@@ -86,7 +92,15 @@ class _Column:
         for number, cell in enumerate(self.cells):
             if cell_len(cell) > width:
                 mark = " !" if cell.endswith(" !") else ""
-                self.cells[number] = f"{set_cell_size(cell, width - 1 - len(mark)).rstrip()}…{mark}"
+                self.cells[number] = _cut(cell.removesuffix(mark), width - len(mark)) + mark
+
+
+def _cut(name: str, width: int) -> str:
+    """Return a name cut to a width: a test's own in its middle, as either end may tell it from others."""
+    tail = name if name.endswith("]") or "::" in name else ""
+    while cell_len(tail) > (width - 1) // 2:
+        tail = tail[1:]
+    return f"{set_cell_size(name, width - 1 - cell_len(tail)).rstrip()}…{tail}"
 
 
 def _width(shown: Sequence[_Column]) -> int:
@@ -95,7 +109,8 @@ def _width(shown: Sequence[_Column]) -> int:
 
 
 def _columns(results: Sequence[Result]) -> Iterator[_Column]:
-    names = [printable(result.prompt.name) + (" !" if result.warnings else "") for result in results]
+    title = titles(results)
+    names = [printable(title[result.nodeid]) + (" !" if result.warnings else "") for result in results]
     yield _Column("prompt\n", [*names, _MEAN], left=True)
     yield _Column("tokens\nin+out", [*(tokens(result) for result in results), ""])
     suite = averages((result.figures for result in results), brief())
@@ -148,9 +163,10 @@ def _number(value: float | str | None) -> float | None:
 
 
 def _write_narrow(console: Console, results: Sequence[Result], since: Mapping[str, Cell] | None) -> None:
+    title = titles(results)
     for result in results:
         hottest = _experts(result)
-        head = f"{result.prompt.name}{' !' if result.warnings else ''}  {tokens(result)} tokens"
+        head = f"{title[result.nodeid]}{' !' if result.warnings else ''}  {tokens(result)} tokens"
         console.print(Text(printable(head + (f"  {hottest}" if hottest != NONE else "")), style="bold"))
         _write_figures(console, {key: scattered(result.figures[key], key) for key in brief()})
         cell = _since(since, result)

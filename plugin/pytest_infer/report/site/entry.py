@@ -13,6 +13,7 @@ import msgspec
 from markupsafe import Markup
 
 from pytest_infer import untrusted
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.suite import average
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as the index lists it; `figures` are means over its prompts, by metric.
+    """A run as the index lists it; `figures` are means over its prompts, by metric, where these are of one model.
 
     `said` is what its gate or the comparison with the run before it came to, and `lasting` what the history then knew.
     """
@@ -77,7 +78,9 @@ def of(
     lasting: Mapping[str, Any] | None,
 ) -> Entry:
     """Return the entry of a run, from its tests and the cards of its page."""
-    means = {key: average(test.value(key) for test in tests) for key in FIGURES}
+    # Over several models, and over the configurations of a sweep, a mean would say nothing.
+    shown = FIGURES if len(alike.groups(tests)) == 1 else ()
+    means = {key: average(test.value(key) for test in tests) for key in shown}
     return Entry(
         run=run.number or run.path.stem,
         time=run.time.isoformat(),
