@@ -109,8 +109,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Give the run its other hooks for a test that pytest does not generate, as a method of a unittest class."""
-    info = getattr(item, "_fixtureinfo", None)
-    if info is not None and fixtures.asked_for(info.names_closure, info.name2fixturedefs):
+    if fixtures.of_ours(item):
         from pytest_infer.pytest_face import hooks
 
         hooks.start(item.config)

@@ -680,6 +680,19 @@ def test_no_xdist_processes_is_no_xdist(suite):
     suite().runpytest_subprocess("-n", "0").assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize("given", [(), ("--infer-warmup=1",)])
+def test_a_wrong_key_is_no_crash_of_a_worker(suite, given):
+    pytester = suite(test="def test_prompt(infer, prompt):\n    infer(prompt)\n\ndef test_other():\n    pass\n")
+    pytester.makeini("[pytest]\ninfer_rounds = none\n")
+    result = pytester.runpytest_subprocess("-n", "2", *given)
+    assert "INTERNALERROR" not in said(result)
+    assert "pytest-infer: infer_rounds takes a whole number, not 'none'" in said(result)
+    if given:
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+    else:
+        result.assert_outcomes(passed=1, errors=1)
+
+
 def test_disabled_runs_each_prompt_once_and_says_so(suite):
     pytester = suite(engine=HARMLESS)
     result = pytester.runpytest("--benchmark-disable", "--benchmark-autosave")

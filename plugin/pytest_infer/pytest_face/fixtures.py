@@ -54,6 +54,12 @@ def asked_for(names: Collection[str], definitions: Mapping[str, Sequence[Any]], 
     return any(made_from_ours(name, definitions.get(name, ())) for name in ours if name in names)
 
 
+def of_ours(item: pytest.Item) -> bool:
+    """Return whether a test gets one of our fixtures."""
+    info = getattr(item, "_fixtureinfo", None)
+    return info is not None and asked_for(info.names_closure, info.name2fixturedefs)
+
+
 def made_from_ours(name: str, definitions: Sequence[Any]) -> bool:
     """Return whether a fixture is ours, or another of that name that is made from ours."""
     return any(map(is_ours, made_from(name, definitions)))

@@ -90,9 +90,16 @@ class RefusedRun:
         self._error = error
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self) -> None:
+    def pytest_collection_modifyitems(self, config: pytest.Config) -> None:
         """Say it in one line, before anything is measured."""
-        raise pytest.UsageError(f"pytest-infer: {self._error}") from self._error
+        if not hasattr(config, "workerinput"):
+            raise pytest.UsageError(f"pytest-infer: {self._error}") from self._error
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Say it of each test of ours in a worker of xdist's, which would take a refused run for a crash."""
+        if fixtures.of_ours(item):
+            pytest.fail(f"pytest-infer: {self._error}", pytrace=False)
 
 
 class Hooks:
