@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_a_wrong_model_is_refused_before_its_pages_are_dropped(weights, system):
     with pytest.raises(ModelError):
         timed.measured(Reads(weights, wrong=True), system, cold=True, note=pytest.fail)
     assert page_cache.cached([weights]).value == pytest.approx(1, abs=0.02)  # the kernel may take pages back
+
+
+def test_what_is_fetched_is_no_part_of_the_load(tmp_path, system):
+    delay, engine = 0.5, Reads(tmp_path / "weights.bin")
+
+    def fetch():
+        time.sleep(delay)
+        engine.path.write_bytes(bytes(SIZE))
+
+    engine.fetch = fetch
+    info = timed.measured(engine, system, cold=False, note=pytest.fail)
+    assert 0 < info.load_s < delay
+    # What was just written is in memory.
+    assert loading.state(info.load.cached) is CacheState.WARM
 
 
 def test_pages_that_stay_are_named(weights, system):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from lazily import Late, transformers
@@ -206,25 +207,63 @@ def test_the_hash_of_the_weights_follows_the_bytes_and_the_adopted_have_none(
         each.close()
 
 
-def test_a_hub_model_is_hashed_where_the_hub_keeps_it(model_folder, monkeypatch, tmp_path):
+COMMIT = "c0ffee" + "0" * 34
+
+
+@pytest.fixture
+def hub_cache(model_folder, monkeypatch, tmp_path):
+    """Return the snapshot of owner/name in the cache of a hub that is not asked, without its weights."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    commit = "c0ffee" + "0" * 34
     repository = tmp_path / "models--owner--name"
-    snapshot = repository / "snapshots" / commit
+    snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (repository / "blobs").mkdir()
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(COMMIT)
     for file in model_folder().iterdir():
-        blob = repository / "blobs" / ("ab" * 32 if file.suffix == ".safetensors" else file.name)
-        blob.write_bytes(file.read_bytes())
-        (snapshot / file.name).symlink_to(blob)
+        if file.suffix != ".safetensors":
+            put(snapshot, file, file.name)
+    return snapshot
+
+
+def put(snapshot, file, blob):
+    """Put a file into the hub's cache, as a blob of this name."""
+    held = snapshot.parent.parent / "blobs" / blob
+    held.write_bytes(file.read_bytes())
+    (snapshot / file.name).symlink_to(held)
+
+
+def test_a_hub_model_is_hashed_where_the_hub_keeps_it(hub_cache, model_folder):
+    put(hub_cache, model_folder() / "model.safetensors", "ab" * 32)
     engine = engine_for("owner/name")
     info = engine.load()
-    assert (info.name, info.source, info.revision) == ("owner/name", "owner/name", commit)
+    assert (info.name, info.source, info.revision) == ("owner/name", "owner/name", COMMIT)
     wanted = hashlib.sha256(f"model.safetensors\0{'ab' * 32}\n".encode()).hexdigest()
     assert engine.weights_sha256() == wanted
+    engine.close()
+
+
+def test_weights_are_fetched_before_a_load_and_only_once(hub_cache, model_folder, monkeypatch):
+    told = []
+    engine = engine_for("owner/name", progress=told.append)
+    engine.check()
+    assert "the hub's cache does not hold its weights, and HF_HUB_OFFLINE is set" in refusal(engine.load)
+
+    def download(name, *, revision, allow_patterns):
+        if "model.safetensors" in allow_patterns:
+            put(hub_cache, model_folder() / "model.safetensors", "ab" * 32)
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    held = [SimpleNamespace(rfilename=file.name, size=1) for file in model_folder().iterdir()]
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=held))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert not engine.files()
+    engine.fetch()
+    assert [path.name for path in engine.files()] == ["ab" * 32]
+    assert engine.load().revision == COMMIT
+    assert told == ["fetching owner/name · 1 B …", "loading owner/name …"]
     engine.close()
 
 

@@ -207,6 +207,9 @@ class Engine(Protocol):
     def check(self) -> None:
         """Find the model and read what is small (config, tokenizer); raise ModelError before anything heavy is done."""
 
+    def fetch(self) -> None:
+        """Bring here what `load` reads and is still elsewhere (a download), before the harness times the load."""
+
     def load(self) -> ModelInfo:
         """Load the model and describe it; the harness fills in how long it took."""
         ...

@@ -19,8 +19,8 @@ from pytest_infer.errors import ModelError
 CACHE_FILE = "weights-sha256.json"
 
 # In the order in which transformers looks for them; an index names the files of a model in several.
-_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 _SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ENTRY = re.compile(r"\d+ -?\d+ [0-9a-f]{64}")  # size, mtime_ns, hash
@@ -67,10 +67,10 @@ def of_files(paths: Sequence[Path], progress: Callable[[str], None]) -> str | No
 
 def files(folder: Path) -> list[Path]:
     """Return the files from which transformers loads a model folder; an adapter's come on top of the model's."""
-    adapter = [folder / name for name in _ADAPTER if (folder / name).is_file()][:1]
-    for name in _NAMES:
+    adapter = [folder / name for name in ADAPTER if (folder / name).is_file()][:1]
+    for name in NAMES:
         if (folder / name).is_file():
-            return adapter + (_indexed(folder / name) if name.endswith(".json") else [folder / name])
+            return adapter + (indexed(folder / name) if name.endswith(".json") else [folder / name])
     for suffix in _SUFFIXES:
         # Under a name that only the config knows: all files of the first kind found.
         if found := sorted(path for path in folder.glob(f"*{suffix}") if path not in adapter and path.is_file()):
@@ -78,7 +78,8 @@ def files(folder: Path) -> list[Path]:
     return adapter
 
 
-def _indexed(index: Path) -> list[Path]:
+def indexed(index: Path) -> list[Path]:
+    """Return the files that an index names, whether they are there or not; none of an index that is damaged."""
     try:
         named = untrusted.decode(_INDEX, untrusted.read(index, untrusted.TEXT_BYTES)).weight_map.values()
     except untrusted.Damaged:

@@ -43,13 +43,18 @@ def only_cached(name: str, revision: str | None = None) -> bool:
 def _problem(name: str, revision: str | None) -> str | None:
     """Return why the hub does not answer; None if it does, whatever it says of the model."""
     from huggingface_hub import constants, get_session, hf_hub_url  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
-    # OSError, and the error of whichever HTTP library this version of huggingface_hub is made with.
-    failures = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
     try:
         url = hf_hub_url(name, "config.json", revision=revision)
         answer = get_session().head(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except failures as error:
+    except failures() as error:
         return untrusted.reason(error)
     return f"it answers {answer.status_code}" if answer.status_code >= _UNAVAILABLE else None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what is raised where the hub cannot be asked."""
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    # OSError, and the error of whichever HTTP library this version of huggingface_hub is made with.
+    return tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))

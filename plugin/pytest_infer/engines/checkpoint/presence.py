@@ -10,14 +10,14 @@ from pytest_infer import untrusted
 from pytest_infer.engines.checkpoint import hashes
 from pytest_infer.errors import ModelError
 
-_SMALL = (".json", ".model", ".txt", ".tiktoken", ".jinja", ".py")
+SMALL = (".json", ".model", ".txt", ".tiktoken", ".jinja", ".py")
 """The kinds of files that are read beside the weights."""
 _VOCABULARY = re.compile(r"vocab|tokenizer(?!_config)|merges|spiece|sentencepiece|tekken|tiktoken|\.model$")
 
 
 def check_pointers(folder: Path) -> None:
     """Raise ModelError where git-lfs has left a pointer in place of a file that a load would read."""
-    small = [path for path in folder.iterdir() if path.suffix in _SMALL]
+    small = [path for path in folder.iterdir() if path.suffix in SMALL]
     found = sorted({path.name for path in (*hashes.files(folder), *small) if untrusted.is_pointer(path)})
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

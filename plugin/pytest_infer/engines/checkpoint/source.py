@@ -171,15 +171,12 @@ def _on_hub(name: str, revision: str | None) -> Checkpoint:
     # Imported late: only a model from the hub needs it.
     from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         NotASafetensorsRepoError,
         SafetensorsParsingError,
     )
 
-    # OSError, and the error of whichever HTTP library this version of huggingface_hub is made with.
-    http = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
-    failures: tuple[type[Exception], ...] = (*http, LocalEntryNotFoundError, SafetensorsParsingError)
+    failures: tuple[type[Exception], ...] = (*hub.failures(), LocalEntryNotFoundError, SafetensorsParsingError)
     try:
         config = _config(Path(hf_hub_download(name, "config.json", revision=revision)))
         metadata = HfApi().get_safetensors_metadata(name, revision=revision)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import OF_A_LOADED_MODEL, OF_THE_LOAD, Clock, Engine, EngineOptions
-from pytest_infer.engines.checkpoint import context, hashes, hub, presence
+from pytest_infer.engines.checkpoint import context, fetching, hashes, hub, presence
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
@@ -65,19 +65,36 @@ class TransformersEngine(Engine):
                 presence.check_weights(folder)
             self._source, self._config, self._tokenizer = source, config, tokenizer
 
+    def fetch(self) -> None:
+        """Fetch the weights of a hub model that are not in its cache."""
+        self.check()
+        source, folder = str(self._source), self._here()
+        if folder is None or folder == Path(source):
+            return
+        from pytest_infer.engines.transformers.loading import explained  # noqa: PLC0415
+
+        with explained(source):  # which also keeps the hub's progress bars out of pytest's lines
+            fetching.fetch(source, folder, self.options.progress, reachable=not self._only_cached)
+
     def load(self) -> ModelInfo:
         """Load the model on its device."""
-        self.check()
+        self.fetch()
         from pytest_infer.engines.transformers import loading  # noqa: PLC0415
 
         self._set_threads()
-        model = loading.weights(str(self._source), self._config, self.options, only_cached=self._only_cached)
         # Not the config's `_commit_hash`: transformers stopped setting it within its version 5.
-        folder = models.local_folder(str(self._source), self.options.revision)
-        revision = models.commit(folder) or self.options.revision
-        self._folder = folder
+        self._folder = self._here()
+        revision = models.commit(self._folder) or self.options.revision
+        source, options = str(self._source), self.options
+        if self._folder != Path(source):
+            # What a commit holds does not change: the hub is not asked again while a load is timed.
+            options = replace(options, revision=revision)
+        model = loading.weights(source, self._config, options, only_cached=self._only_cached)
         name = models.display_name(self.options.model)
         return self._run(model, name, models.origin(self.options.model), revision)
+
+    def _here(self) -> Path | None:
+        return models.local_folder(str(self._source), self.options.revision)
 
     def adopt(self, model: Any, tokenizer: Any, name: str | None = None) -> ModelInfo:
         """Take a transformers model that is already loaded (patched, quantised, built by a test) and its tokenizer.
@@ -138,7 +155,7 @@ class TransformersEngine(Engine):
         """Return what the files say, without the network; None if they are not here or not for the CPU."""
         if (self.options.device or "cpu") != "cpu":
             return None
-        folder = models.local_folder(str(self._source), self.options.revision)
+        folder = self._here()
         try:
             return None if folder is None else checkpoint.of_folder(folder)
         except ModelError:
@@ -149,7 +166,7 @@ class TransformersEngine(Engine):
         """Return the weight files of the model's folder, where the hub's cache keeps them; none before `check`."""
         if self._source is None:
             return ()
-        folder = models.local_folder(self._source, self.options.revision)
+        folder = self._here()
         held = () if folder is None else hashes.files(folder)
         return tuple(path.resolve() for path in held if path.is_file())
 

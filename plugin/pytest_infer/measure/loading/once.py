@@ -40,6 +40,7 @@ def main() -> None:
 def run(engine: Engine, cache: CacheState) -> LoadingRound:
     """Bring the page cache into the requested state, load the model, and generate one token twice."""
     engine.check()
+    engine.fetch()
     files = engine.files()
     problem = (page_cache.drop if cache is CacheState.COLD else page_cache.fill)(files)
     system = SystemCounters()

@@ -23,6 +23,7 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     started them.
     """
     engine.check()
+    engine.fetch()
     files = engine.files()
     problem = page_cache.drop(files) if cold else None
     cached = page_cache.cached(files)
