@@ -66,7 +66,7 @@ def test_it_takes_a_quarter_of_the_time_at_most(measure, first_s, step_s, slower
 def test_where_two_launches_do_not_fit_it_says_so_at_once(measure):
     launches, parts, why, took_s = measure(10.0)
     assert (parts, took_s, [one.passes for one in launches]) == ({}, 0, [[]] * 5)
-    assert why == "two launches of them take 80.6 s, more than a quarter of --infer-time 60s"
+    assert why == "two launches of them take 80.3 s, more than a quarter of --infer-time 60s"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,15 @@ def test_of_a_long_prompt_passes_of_several_tokens_tell_the_first_one_too(measur
     assert [sum(tokens == 1 for tokens, _ in one.passes) for one in there if one.passes] == [short] * launches
     assert set(parts) == {"prefill", "decode"}
     assert {one.launches for phase in parts.values() for one in phase} == {tuple(range(3, 3 + launches))}
+
+
+@pytest.mark.parametrize(
+    ("step_s", "tokens", "launches"), [(0.05, 10, 5), (0.06, 8, 5), (0.1, 5, 5), (0.15, 5, 5), (0.2, 5, 4), (0.4, 5, 2)]
+)
+def test_of_slow_steps_fewer_are_taken_apart_before_launches_are_fewer(measure, step_s, tokens, launches):
+    there, _, why, _ = measure(0.1, step_s=step_s)
+    assert why is None
+    assert [{tokens for tokens, _ in one.passes if tokens > 1} for one in there if one.passes] == [{tokens}] * launches
 
 
 def test_a_prompt_of_one_token_has_passes_of_one(measure):

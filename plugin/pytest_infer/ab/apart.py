@@ -25,6 +25,8 @@ _TIMES = 5
 _SHORT = ((False, True, True, False), (False, True), ())
 """Whether this checkout begins, in the passes of one token: those of more tell the first one, too, so that there are
 fewer where it takes long."""
+_FEW_TOKENS = 5
+"""A pass of more tokens has so many where the time is short: twice two turns a side that are compared."""
 _LONG = (True, False)
 """The same of the passes of more tokens."""
 
@@ -90,19 +92,18 @@ class _Plan:
 
     @classmethod
     def within(cls, room_s: float, cost: Cost, launches: int) -> _Plan:
-        """Return what fits the time: as many launches as can be, then passes of one token, then more tokens in the
-        others. To hand over may make these passes dearer."""
+        """Return what fits the time: as many launches as can be, then some tokens, then passes of one token, then more
+        tokens. To hand over may make passes dearer."""
         most = min(cost.generated, MOST_STEPS + 1)
-        least = min(most, passes.LEAST_TOKENS)
         short = _SHORT if most > 1 else _SHORT[:-1]
-        plans = [cls(launches=launches, short=one, tokens=least) for one in short]
-        fewest = plans[-1]
+        plans = [cls(launches=launches, short=one, tokens=min(most, passes.LEAST_TOKENS)) for one in short]
+        fewest = cls(launches=launches, short=short[-1], tokens=min(most, _FEW_TOKENS))
         count = min(launches, int(room_s / max(1e-9, fewest.cost_s(cost))))
         each_s = room_s / passes.MOST_PACE / max(1, count)
         chosen = next((one for one in plans if one.cost_s(cost) <= each_s), fewest)
         more_s = each_s - chosen.cost_s(cost)
         more = int(more_s / (len(_LONG) * cost.token_s)) if cost.token_s > 0 else most
-        return cls(launches=count, short=chosen.short, tokens=min(most, least + max(0, more)))
+        return cls(launches=count, short=chosen.short, tokens=min(most, chosen.tokens + max(0, more)))
 
     def cost_s(self, cost: Cost) -> float:
         """Return what a launch takes."""
