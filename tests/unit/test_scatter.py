@@ -64,9 +64,8 @@ def make():
             for number, ms in enumerate(totals)
         )
         again = rounds[:1] * repeated
-        found = dataclasses.replace(
-            golden, rounds=rounds, repeated=again, prompt=dataclasses.replace(golden.prompt, name=name)
-        )
+        prompt = dataclasses.replace(golden.prompt, name=name)
+        found = dataclasses.replace(golden, nodeid=name, rounds=rounds, repeated=again, prompt=prompt)
         return dataclasses.replace(found, warnings=warnings.find(rounds, None, found.output, again))
 
     return record
