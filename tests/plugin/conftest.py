@@ -180,7 +180,8 @@ def _plain_environment(pytester, monkeypatch):
     # A disturbed round is measured again, which no test can foresee that counts rounds or looks for warnings.
     # After `pytester`, which takes the variable away.
     # Hypothesis takes half a second to load in every process, and no inner test uses it.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-repeat-disturbed=0 -p no:hypothesispytest")
+    # As an ini key: with an option a run begins earlier, which no user's does who types none.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-o infer_repeat_disturbed=0 -p no:hypothesispytest")
     monkeypatch.setenv("NO_COLOR", "1")
 
 

@@ -49,7 +49,7 @@ def follow(tmp_path, warm_torch, tmp_path_factory):
     return all_of
 
 
-QUICK = f"{SMALL} --infer-launches=1 --infer-time=1s --infer-no-probe"
+QUICK = f"{SMALL} -o infer_launches=1 -o infer_time=1s -o infer_no_probe=true"
 
 
 def test_the_kernel_engineers(follow, tmp_path):

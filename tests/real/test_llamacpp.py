@@ -195,7 +195,7 @@ def test_llama_server_from_the_wheel(loaded):
 @pytest.mark.slow
 @pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
 def test_the_page_in_an_empty_folder(tmp_path, warm_torch, tmp_path_factory):
-    shell = Shell(warm_torch, tmp_path_factory.mktemp("scratch"), options=f"{SMALL} --infer-no-probe")
+    shell = Shell(warm_torch, tmp_path_factory.mktemp("scratch"), options=f"{SMALL} -o infer_no_probe=true")
     said = {}
     for command in commands_of(PAGE.read_text(encoding="utf-8")):
         done = shell.run(command.replace('"python -m', f'"{sys.executable} -m'), tmp_path)

@@ -70,7 +70,7 @@ def runnable():
 def shell(warm_torch, tmp_path_factory):
     # One launch of many tells nothing, but runs all there is to run.
     # The machine is probed by `doctor --probe`, by the tutorial and in test_roofline_count.py.
-    options = f"{SMALL} --infer-no-probe --infer-launches=1 --infer-time=1s"
+    options = f"{SMALL} -o infer_no_probe=true -o infer_launches=1 -o infer_time=1s"
     return Shell(warm_torch, tmp_path_factory.mktemp("shell"), options=options)
 
 
