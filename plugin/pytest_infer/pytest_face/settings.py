@@ -37,7 +37,7 @@ from pytest_infer.pytest_face.sweep.lengths import Lengths
 from pytest_infer.records import Level, LevelKind, Objectives
 
 ONLY_OURS = (
-    *("accepted", "against", "baseline", "cold-load", "exit"),
+    *("accepted", "against", "baseline", "breakdown", "cold-load", "exit"),
     *("gate", "inconclusive", "replay", "report", "resume"),
 )
 """Beginnings of the options that the other side of a comparison must not follow, wherever they are set."""
