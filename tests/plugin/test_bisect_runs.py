@@ -120,7 +120,7 @@ def test_where_nothing_got_worse_it_says_so_with_the_intervals(history):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_and_says_how_to_go_on(history, number):
     # Between the ends there are only commits at which it stays, however late the signal comes.
-    stays = "import time\n\ntime.sleep(600)\n"
+    stays = "import time\n\nfor _ in range(6000):\n    time.sleep(0.1)\n"
     good = history.commit("good", scratch.DECODE)
     for change in range(5):
         history.commit(f"change {change}", script=f"{stays}DECODE = {scratch.SLOW}  # {change}\n")

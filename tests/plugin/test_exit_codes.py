@@ -89,9 +89,20 @@ def test_each_end(ends, given, plain, bisect):
     assert ends(*arguments, BISECT, **given) == bisect, said(ends)
 
 
+STAYS = """
+import time
+
+def test_prompt(infer, prompt):
+    print("here")
+    # Not in one sleep: a signal that comes just before it would be told of after it.
+    for _ in range(6000):
+        time.sleep(0.1)
+"""
+
+
 @pytest.mark.parametrize(("more", "code"), [((), 2), ((BISECT,), 130)])
 def test_an_interrupt(suite, more, code):
-    pytester = suite(test="import time\n\ndef test_prompt(infer, prompt):\n    print('here')\n    time.sleep(600)\n")
+    pytester = suite(test=STAYS)
     command = [sys.executable, "-m", "pytest", "-s", UNSURE, *OPTIONS, *more]
     with subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:

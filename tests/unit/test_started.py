@@ -299,7 +299,9 @@ fork = os.fork() if sys.argv[2] == "forks" else None
 if fork == 0:
     time.sleep(600)
 print(server.pid, fork, server._log, flush=True)
-time.sleep(600)
+# Not in one sleep: a signal that comes just before it would be told of after it.
+for _ in range(6000):
+    time.sleep(0.1)
 """
 
 
