@@ -74,18 +74,20 @@ def test_the_parts_add_up_to_a_step_without_hooks(kind):
     except Exception as error:  # noqa: BLE001
         pytest.skip(f"{kind} cannot be built here: {error}")
     # What the line of a run says, three of at most five times: beside other work a single one may be wrong, or the step
-    # be known too badly to say anything.
-    verdicts = Counter()
+    # be known too badly to say much. If it never is known well, three of five must still be right.
+    verdicts, every = Counter(), []
     for _ in range(15):
         parts = breakdown.phase(take(engine, Limits(max_new_tokens=33, ignore_eos=True)).decode)
+        every.append(parts.adds_up)
         if parts.remainder_error_s <= 0.05 * parts.step_s:
             verdicts[parts.adds_up] += 1
         if 3 in verdicts.values():
             break
     engine.close()
-    if 3 not in verdicts.values():
-        pytest.skip(f"the machine is not quiet: the step was known to 5 % in {verdicts.total()} of 15 times")
-    assert verdicts[True] == 3
+    if 3 in verdicts.values():
+        assert verdicts[True] == 3
+    else:
+        assert every.count(True) >= 3 / 5 * len(every)
 
 
 class Watching:
