@@ -77,7 +77,7 @@ def test_cores_and_io_count_from_the_first_sample(sampler):
     assert {len(row) for row in seen.core_busy_s} == {os.cpu_count()}
     assert set(seen.core_busy_s[0]) == {0.0}
     # Of 1 s of our own, less a tick at either end of each core that it ran on.
-    assert sum(seen.core_busy_s[-1]) > 0.5
+    assert sum(seen.core_busy_s[-1]) > 0.8
     assert (seen.read_bytes[0], seen.write_bytes[0]) == (0, 0)
     assert 0 < seen.helper_cpu_s < (seen.at_ns[-1] - seen.at_ns[0]) / 1e9
 
