@@ -187,6 +187,16 @@ def test_ticks_that_are_no_steps(record, sizes, said):
     assert said in reason(changed(record, profile={"trace": trace}), "step_bytes")
 
 
+def test_a_prompt_whose_tokens_nobody_counted_has_no_limit(record):
+    rounds = [
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, prompt_tokens=0))
+        for r in (*record.rounds, record.profile)
+    ]
+    unknown = dataclasses.replace(record, rounds=tuple(rounds[:-1]), profile=rounds[-1])
+    for key in ("step_bytes", "mbu", "decode_ceiling", "mfu"):
+        assert reason(unknown, key) == "neither the engine nor a server tells how many tokens the prompt has"
+
+
 def test_without_a_probe_the_bytes_are_still_told(record):
     unprobed = changed(record, machine={"probe": None})
     assert summarize(unprobed)["step_bytes"].value == pytest.approx(STEP_BYTES)

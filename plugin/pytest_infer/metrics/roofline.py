@@ -118,6 +118,8 @@ def step(record: PromptRecord) -> Reading:
     if len(known) < len(reads) or dense_bytes < 0:
         return absent("the size of one expert is not known")
     trace = profile.trace
+    if not trace.prompt_tokens:
+        return absent(_NO_PROMPT)
     kv_bytes = mean_cache_bytes(cache.value, trace.prompt_tokens, timing.generated_tokens(trace))
     source = "modules, experts of the profile round, " + cache.source
     return Reading(value=step_bytes(dense_bytes, known, kv_bytes), source=source, quality=cache.quality)
@@ -169,6 +171,7 @@ def bandwidth(record: PromptRecord) -> Reading:
 
 
 _SLOWED = "something else slowed the probe"
+_NO_PROMPT = "neither the engine nor a server tells how many tokens the prompt has"
 
 
 def read_rate(record: PromptRecord) -> float | None:
@@ -256,6 +259,8 @@ def prefill_operations(record: PromptRecord) -> Reading:
         return absent((record.profile_absent if profile is None else _unusable(profile)) or "no profile round")
     usage = profile.experts if profile is not None else None
     tokens = record.rounds[0].trace.prompt_tokens
+    if not tokens:
+        return absent(_NO_PROMPT)
     flops = prefill_flops(work, usage, tokens, record.prompt.limits.sequences)
     if flops is None:
         return absent("what the attention or packed weights multiply is not told")
