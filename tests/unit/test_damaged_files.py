@@ -240,6 +240,13 @@ def test_the_size_of_arrays_is_known_before_they_are_unpacked(run_file, monkeypa
         sidecar.read(run_file)
 
 
+def test_a_large_run_is_read_whatever_its_size(run_file, monkeypatch):
+    stamps = np.random.default_rng(1).integers(0, 2**60, 1000)
+    np.savez_compressed(sidecar.path_for(run_file), **{"t|0|stamps_ns": stamps})
+    monkeypatch.setattr(sidecar, "MOST_BYTES", 2**10)
+    assert (sidecar.read(run_file)["t|0|stamps_ns"] == stamps).all()
+
+
 @pytest.mark.parametrize(
     "array",
     [

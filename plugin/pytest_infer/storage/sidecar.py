@@ -19,7 +19,8 @@ from pytest_infer.storage.files import replacing
 from pytest_infer.units import size
 
 MOST_BYTES = 2**29
-"""The most that a sidecar may unpack to."""
+_MOST_RATIO = 64
+"""A sidecar may unpack to so many bytes, or to so many times its own: what a large run holds is no small bomb."""
 
 _KINDS = {
     **dict.fromkeys(
@@ -264,16 +265,16 @@ def read(run_file: Path) -> dict[str, Any]:
     try:
         # Opened here, as zipfile leaves a damaged file open.
         with untrusted.opened(path) as file, zipfile.ZipFile(file) as archive:
-            return _arrays(archive)
+            return _arrays(archive, max(MOST_BYTES, _MOST_RATIO * path.stat().st_size))
     except Exception as error:  # damage ends in whatever zipfile, zlib, tokenize and numpy raise
         raise StorageError(f"{path.name} cannot be read: {untrusted.reason(error)}") from error
 
 
-def _arrays(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _arrays(archive: zipfile.ZipFile, most: int) -> dict[str, Any]:
     members = archive.infolist()
     unpacked = sum(member.file_size for member in members)
-    if unpacked > MOST_BYTES:
-        raise untrusted.Damaged(f"it would unpack to {size(unpacked)}, and at most {size(MOST_BYTES)} are read")
+    if unpacked > most:
+        raise untrusted.Damaged(f"it would unpack to {size(unpacked)}, and at most {size(most)} are read")
     found = {}
     for member in members:
         key = member.filename.removesuffix(".npy")
