@@ -185,6 +185,13 @@ def test_what_a_killed_save_leaves_is_cleaned_and_what_lives_is_not(storage):
     assert leftovers_in(storage.folder) == []
 
 
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path):
+    path = tmp_path / f"{'n' * 251}.npz"
+    with files.replacing(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize("name", [".run-x.infer.tmp", ".0007.infer.tmp", ".0001_a.npz.x.infer.tmp"])
 def test_what_was_left_by_the_dead_goes_with_the_next_save(storage, name):
     storage.folder.joinpath(name).write_bytes(b"half")
