@@ -118,8 +118,6 @@ def step(record: PromptRecord) -> Reading:
     if len(known) < len(reads) or dense_bytes < 0:
         return absent("the size of one expert is not known")
     trace = profile.trace
-    if not trace.prompt_tokens:
-        return absent(_NO_PROMPT)
     kv_bytes = mean_cache_bytes(cache.value, trace.prompt_tokens, timing.generated_tokens(trace))
     source = "modules, experts of the profile round, " + cache.source
     return Reading(value=step_bytes(dense_bytes, known, kv_bytes), source=source, quality=cache.quality)
@@ -128,14 +126,15 @@ def step(record: PromptRecord) -> Reading:
 def _refusal(record: PromptRecord, profile: Profile, work: Work) -> str | None:
     """Return why the bytes of a step are unknown."""
     sizes = profile.trace.tick_sizes
-    if len(sizes) < 2:
-        return "all tokens came at once: there is no decode step"
-    if max(sizes) > 1:
-        return "ticks bring several tokens: how often the weights were read for them is not told"
-    if record.model.generation.get("use_cache") is False:
-        return "without a KV cache every step runs the whole text"
-    if not work.expert_parameters and profile.experts is None:
-        return None
+    reasons = (
+        (len(sizes) < 2, "all tokens came at once: there is no decode step"),
+        (max(sizes, default=0) > 1, "ticks bring several tokens: how often the weights were read for them is not told"),
+        (not profile.trace.prompt_tokens, _NO_PROMPT),
+        (record.model.generation.get("use_cache") is False, "without a KV cache every step runs the whole text"),
+    )
+    found = next((reason for holds, reason in reasons if holds), None)
+    if found is not None or (not work.expert_parameters and profile.experts is None):
+        return found
     if record.prompt.limits.sequences > 1:
         return "how many distinct experts a step of a batch reads is not counted"
     return _unusable(profile)
