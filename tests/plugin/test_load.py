@@ -142,6 +142,19 @@ def test_without_levels_the_test_is_skipped(served):
     assert "a load test: --infer-load says at which levels" in result.stdout.str()
 
 
+MARKS = ("skipif(True, reason='not here')", "xfail(run=False, reason='it hangs')")
+
+
+@pytest.mark.parametrize("other", [LOAD, *(f"@pytest.mark.{mark}\ndef test_other(infer):\n    0\n" for mark in MARKS)])
+def test_a_test_that_cannot_run_spoils_no_baseline(served, other):
+    pytester = served(test=f"import pytest\n{other}\ndef test_prompt(infer, prompt):\n    infer(prompt)\n")
+    pytester.runpytest("--benchmark-autosave", "--infer-rounds=2")
+    result = pytester.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-gate=total:1000%")
+    result.stdout.fnmatch_lines(["gate against 0001: *"])
+    result.stdout.no_fnmatch_line("not measured: *")
+    assert [runs.read(path).unmeasured for path in stored(pytester)] == [(), ()]
+
+
 def test_a_finished_level_is_taken_from_the_journal(served):
     pytester = served(
         test=LOAD.replace("== 3", "== 3\n    if load_level.value == 4:\n        import os\n        os._exit(9)")

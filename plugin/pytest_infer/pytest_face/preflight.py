@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
 
 from pytest_infer import untrusted
 from pytest_infer.analysis.doctor import requirements
@@ -37,7 +38,18 @@ _PACKAGE = Path(__file__).parents[1]
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that ask for our `infer` or `infer_under_load` and are not skipped outright."""
-    return [item for item in items if _asks_ours(item) and item.get_closest_marker("skip") is None]
+    return [item for item in items if _asks_ours(item) and not _awaits_levels(item) and not _left_out(item)]
+
+
+def _left_out(item: pytest.Item) -> bool:
+    """Return whether marks say that a test is not run; what is wrong with one pytest says when it comes to the test."""
+    try:
+        if evaluate_skip_marks(item) is not None:
+            return True
+        expected = None if item.config.option.runxfail else evaluate_xfail_marks(item)
+    except (pytest.fail.Exception, TypeError):
+        return False
+    return expected is not None and not expected.run
 
 
 def _asks_ours(item: pytest.Item) -> bool:
