@@ -268,9 +268,30 @@ def test_rules_of_the_ini_file_may_be_about_files_that_are_not_run(gated, pytest
     assert typed.ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_prompts_that_a_test_brings_itself_are_not_known_before(gated):
-    own = "def test_it(infer):\n    infer('one')\n"
-    assert gated("--infer-gate=total[any*]<=10s,ttft<=10s", test=own).ret == 0
+OWN = "def test_it(infer):\n    infer('one')\n"
+
+
+def test_prompts_that_a_test_brings_itself_are_not_known_before(gated, pytester):
+    assert gated("--infer-gate=total[test_*]<=10s,ttft<=10s", test=OWN).ret == 0
+    result = gated("--infer-gate=total[test_ti]<=10s,ttft<=10s", test=OWN + TEST)
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*total[[]test_ti]<=10s*incomparable", "*incomparable: no prompt of that name was measured*"])
+    pytester.makeini("[pytest]\ninfer_gate =\n    total[test_it]<=10s\n    total<=10s\n")
+    assert gated("-k", "not test_it", test=OWN + TEST).ret == 0
+
+
+def test_a_test_that_brings_its_prompt_switches_no_other_check_off(gated):
+    result = gated("--infer-gate=kl<=1", "--infer-no-profile", test=OWN)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*needs the profile round: leave out --infer-no-profile*"])
+
+
+def test_a_curve_measures_the_longest_prompt_alone(gated, pytester):
+    refused = gated("--infer-curve=16,32", "--infer-gate=total[second]<=10s")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*is about no prompt of this run; near it: first*"])
+    pytester.makeini("[pytest]\ninfer_gate =\n    total[second]<=10s\n    total<=10s\n")
+    assert gated("--infer-curve=16,32").ret == 0
 
 
 def test_a_rule_about_a_figure_that_no_prompt_has_passes_nothing(gated):

@@ -12,7 +12,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.analysis import alike
 from pytest_infer.analysis.compare import fingerprint
-from pytest_infer.analysis.compare.rules import Source, check_covered
+from pytest_infer.analysis.compare.rules import Rule, Source, check_covered
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import OptionError, StorageError
 from pytest_infer.metrics import by_key
@@ -47,6 +47,9 @@ class Gate:
         self._baseline: Run | None = None
         self.result: Gated | None = None
         self.exit: Exit | None = None
+        self._open: tuple[Rule, ...] = ()
+        """Rules that are about none of the prompts that were known before any was measured."""
+        self._unnamed: Collection[str] = ()
         self._expected = settings.gate_asked
 
     @property
@@ -173,15 +176,19 @@ class Gate:
 
         return gate.settled(self._settings.gate, prompt.name, before, after, config)
 
-    def check_rules(self, names: Collection[str], *, part: bool) -> None:
+    def check_rules(self, names: Collection[str], *, part: bool, unnamed: Collection[str]) -> None:
         """Raise OptionError for a rule about none of the suite's prompts, whatever of them is measured.
 
         Or for one that was typed about a round that is switched off. `part` says that only some files or tests were
-        collected: rules of the ini file may be about others.
+        collected: rules of the ini file may be about others. The tests that are `unnamed` bring prompts of their own:
+        where there are any, what was measured tells in the end.
         """
         asked = [rule for rule in self._settings.gate or () if not (part and rule.source is Source.INI)]
-        check_covered(asked, names)
-        self._accepted.names = None if part else names
+        if not unnamed:
+            check_covered(asked, names)
+        self._unnamed = unnamed
+        self._open = tuple(rule for rule in asked if not any(map(rule.covers, names)))
+        self._accepted.names = None if part or unnamed else names
         if not self._settings.profile:
             unscored = next((rule for rule in asked if rule.source is Source.TYPED and rule.needs_scores), None)
             if unscored is not None:
@@ -214,8 +221,30 @@ class Gate:
 
         return gate.baseline_for(rows, self._history.runs, self._settings.allow_different)
 
+    def measured(self, names: Mapping[str, Collection[str]]) -> None:
+        """Take what the prompts of tests that were measured go by (`axes.names`), by node id.
+
+        A rule may be about one of these after all, or about one that a test would have brought that did not run.
+        """
+        known = {name for found in names.values() for name in found}
+        whole = all(nodeid in names for nodeid in self._unnamed)
+        self._open = tuple(rule for rule in self._open if whole and not any(map(rule.covers, known)))
+
     def _end(self, gated: Gated) -> None:
-        self.result, self.exit = replace(gated, ending=self._settings.ending), gated.exit
+        of_none = [
+            Judgement(
+                test=f"[{rule.prompt}]",
+                name=f"[{rule.prompt}]",
+                metric_key=None if rule.metric is None else rule.metric.key,
+                rule=rule.text,
+                verdict=Verdict.INCOMPARABLE,
+                reason="no prompt of that name was measured: the rule is about nothing",
+            )
+            for rule in self._open
+        ]
+        judgements = (*gated.judgements, *of_none)
+        self.result = replace(gated, judgements=judgements, ending=self._settings.ending)
+        self.exit = self.result.exit
 
     @property
     def mark(self) -> dict[str, Any] | None:

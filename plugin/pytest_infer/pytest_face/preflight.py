@@ -103,7 +103,7 @@ def _check_recording(items: list[pytest.Item], session: InferSession) -> None:
 
 def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
     """Before anything is measured: see that the load generator is installed, and that there is something to send."""
-    loading = [item for item in items if _has_level(item)]
+    loading = [item for item in items if _level_of(item) is not None]
     if not loading:
         return
     if session.settings.sweep or session.settings.curve is not None:
@@ -114,36 +114,40 @@ def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
         under_load.workload_of(item, session)
 
 
-def _has_level(item: pytest.Item) -> bool:
-    """Return whether a test sends requests at a level of load."""
+def _level_of(item: pytest.Item) -> Level | None:
+    """Return the level of load at which a test sends requests."""
     callspec = getattr(item, "callspec", None)
     level = None if callspec is None else callspec.params.get(LEVEL)
-    return isinstance(level, Level) and under_load.FIXTURE in getattr(item, "fixturenames", ())
+    return level if isinstance(level, Level) and under_load.FIXTURE in getattr(item, "fixturenames", ()) else None
 
 
 def _awaits_levels(item: pytest.Item) -> bool:
     """Return whether a test skips itself, as no option says at which levels it is to send requests."""
-    return LEVEL in getattr(item, "fixturenames", ()) and not _has_level(item) and _resolves_to_ours(item, LEVEL)
+    return LEVEL in getattr(item, "fixturenames", ()) and _level_of(item) is None and _resolves_to_ours(item, LEVEL)
 
 
 def _check_rules(session: InferSession) -> None:
     """Refuse a rule about no prompt of the suite, which is all that was collected before -k and -m left some out."""
-    prompts = [(_prompt_of(item), ordering.swept(item)) for item in measuring(session.collected)]
+    tests = [item for item in session.collected if _asks_ours(item)]
     session.collected.clear()
-    if any(prompt is None for prompt, _ in prompts):
-        # Such a test brings prompts that nobody knows before it runs.
-        return
-    names = {
-        name
-        for prompt, swept in prompts
-        if prompt is not None
-        for name in axes.names(prompt.name, {} if swept is None else swept[1].values)
-    }
-    names |= {prompt.name for suite in session.suites.values() for prompt in suite}
+    awaiting, curve = any(map(_awaits_levels, tests)), session.settings.curve is not None
+    named_by = {item.nodeid: _names_of(item) for item in tests if not _awaits_levels(item)}
+    names = {name for found in named_by.values() for name in found}
+    if not curve:
+        names |= {prompt.name for suite in session.suites.values() for prompt in suite}
     config, here = session.config, session.config.invocation_params.dir
     named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
-    part = named or repeats(config) or ignores_tests(config)
-    session.gate.check_rules(names, part=part)
+    part = awaiting or curve or named or repeats(config) or ignores_tests(config)
+    session.gate.check_rules(names, part=part, unnamed=[nodeid for nodeid, found in named_by.items() if not found])
+
+
+def _names_of(item: pytest.Item) -> tuple[str, ...]:
+    """Return what a test's prompt or level goes by in a rule; nothing where nobody knows before it runs."""
+    prompt, swept = _prompt_of(item), ordering.swept(item)
+    if under_load.FIXTURE in getattr(item, "fixturenames", ()):
+        level = _level_of(item)
+        return () if level is None else (level.name,)
+    return () if prompt is None else axes.names(prompt.name, {} if swept is None else swept[1].values)
 
 
 def _check_report(session: InferSession) -> None:
@@ -168,7 +172,7 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     own = [item for item in items if not _resolves_to_ours(item, "engine")]
     session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(fixtures.seen_by, item)))
     honoured.check_fixtures(session.deaf, len(items), session.settings, session.note)
-    sends = any(_has_level(item) for item in items if item not in own)
+    sends = any(_level_of(item) is not None for item in items if item not in own)
     for item in items:
         own_engine = not _resolves_to_ours(item, "engine")
         own_model = own_engine or not _resolves_to_ours(item, "model")

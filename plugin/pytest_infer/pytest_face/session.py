@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import following, instrumentation, ranks, rounds, warnings
 from pytest_infer.measure.asking import Asking
@@ -160,6 +161,8 @@ class InferSession:
         passed = {nodeid: f.block for nodeid, f in measured.items()}
         if self.config.option.collectonly:
             return
+        records = {nodeid: f.record for nodeid, f in measured.items()}
+        self.gate.measured({nodeid: axes.names(r.prompt.name, r.config) for nodeid, r in records.items()})
         if not self.keeper.planned or not passed:
             self.gate.nothing()
         elif self.against is not None:
