@@ -275,7 +275,8 @@ def test_prompts_that_a_test_brings_itself_are_not_known_before(gated, pytester)
     assert gated("--infer-gate=total[test_*]<=10s,ttft<=10s", test=OWN).ret == 0
     result = gated("--infer-gate=total[test_ti]<=10s,ttft<=10s", test=OWN + TEST)
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*total[[]test_ti]<=10s*incomparable", "*incomparable: no prompt of that name was measured*"])
+    found = ["*total[[]test_ti]<=10s*incomparable", "*incomparable: no prompt of that name was measured*"]
+    result.stdout.fnmatch_lines(found)
     pytester.makeini("[pytest]\ninfer_gate =\n    total[test_it]<=10s\n    total<=10s\n")
     assert gated("-k", "not test_it", test=OWN + TEST).ret == 0
 
