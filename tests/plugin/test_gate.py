@@ -247,6 +247,41 @@ def test_a_rule_about_no_prompt_of_the_suite_is_refused_before_measuring(gated, 
     assert stored(pytester) == []
 
 
+FAILS = """
+import pytest
+
+
+{mark}
+def test_prompt(infer, prompt):
+    assert {measured} or prompt.name != "second", "wrong"
+    infer(prompt)
+    assert prompt.name != "second", "wrong"
+"""
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_test_that_fails_itself_is_failed_once(gated, pytester, measured):
+    gated()
+    test = FAILS.format(mark="", measured=measured)
+    result = gated("--infer-gate=total:20%", "--junitxml=junit.xml", test=test)
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*missing: failed in this run*"])
+    assert "restore it" not in result.stdout.str()
+    assert "infer-accept: missing" not in result.stdout.str()
+    tree = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - our own file
+    assert (tree.get("tests"), tree.get("failures")) == ("2", "1")
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_test_that_fails_as_expected_is_not_judged(gated, measured):
+    gated()
+    result = gated("--infer-gate=output:exact", test=FAILS.format(mark="@pytest.mark.xfail", measured=measured))
+    result.assert_outcomes(xfailed=1, xpassed=1)
+    assert "missing" not in result.stdout.str()
+    assert result.ret == 0
+
+
 @pytest.mark.parametrize(
     "part", [("-k", "first"), ("-m", "not slow", "-k", "first"), ("test_suite.py::test_prompt[first]",)]
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_infer.pytest_face.saving import MeasuredTest
 
 Block = Mapping[str, Any]
+FAILED = "failed in this run"
 _NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
 
 
@@ -86,11 +87,17 @@ class Gate:
         possible.refuse(self._baseline)
         self._accepted.read(self._baseline.commit)
 
-    def judge(self, tests: Mapping[str, MeasuredTest], planned: Collection[str], covers: Callable[[str], bool]) -> None:
+    def judge(
+        self,
+        tests: Mapping[str, MeasuredTest],
+        planned: Collection[str],
+        covers: Callable[[str], bool],
+        failed: Collection[str] = (),
+    ) -> None:
         """Judge the measured tests (by node id) against a stored run.
 
         `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, and that was not
-        measured, is missing.
+        measured, is missing. Those that `failed` have no figures, whatever the baseline has of them.
         """
         rules = self._settings.gate
         if rules is None:
@@ -99,7 +106,7 @@ class Gate:
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         measured = [row_of(test, test, found.block) for test, found in tests.items()]
-        unfit = _impossible(measured)
+        unfit = _impossible(measured) | dict.fromkeys(failed, FAILED)
         rows = [row for row in measured if row.test not in unfit]
         before = self._baseline or self._found(rows)
         allowed = self._settings.allow_different
@@ -272,10 +279,10 @@ class Gate:
             self._note(f"GitHub's step summary cannot be written: {error.strerror}")
 
     def failing(self) -> dict[str, list[Judgement]]:
-        """Return the judgements that fail each test."""
+        """Return the judgements that fail each test, but for tests that failed themselves."""
         found: dict[str, list[Judgement]] = {}
         for judgement in self.result.judgements if self.result is not None else ():
-            if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING):
+            if judgement.verdict in (Verdict.REGRESSED, Verdict.MISSING) and judgement.reason != FAILED:
                 found.setdefault(judgement.test, []).append(judgement)
         return found
 
