@@ -53,16 +53,51 @@ def test_many_prompts_that_differ_are_told_apart():
     (found,) = difference.between(of, groups(5, 5))
     assert (found.first, found.second, found.by, found.differs) == ("a", "b", "prompts", True)
     assert found.distance > 2 * found.null
-    # 252 ways to split, of which the one seen and its mirror are as far: about 2 / 252 of the draws.
+    # 252 ways to split, of which the one seen and its mirror are as far.
     assert found.p <= 0.025
 
 
 def test_all_splits_are_tried_where_they_are_few():
     rng = np.random.default_rng(2)
-    of = suite(*(drawn(rng, 60, SKEWED) for _ in range(3)), *(drawn(rng, 60, SKEWED[::-1]) for _ in range(3)))
+    of = suite(*(drawn(rng, 60, SKEWED) for _ in range(4)), *(drawn(rng, 60, SKEWED[::-1]) for _ in range(4)))
+    (found,) = difference.between(of, groups(4, 4))
+    # 70 ways, of which the one seen and its mirror are as far.
+    assert (found.by, found.p, found.differs) == ("prompts", 2 / 70, True)
+
+
+def of_expert(number, tokens=40):
+    """Return a prompt whose tokens all choose one pair of experts out of twelve, which no other number has."""
+    site = ExpertSite(name="layers.0", layer=0, kind="mlp", experts=12, slots=12, k=2)
+    row = np.zeros(12, dtype=np.int64)
+    row[[2 * number, 2 * number + 1]] = tokens
+    return Census(sites=(site,), prefill=(0 * row,), decode=(row,), prefill_tokens=0, decode_tokens=tokens)
+
+
+def test_three_prompts_a_side_with_nothing_in_common_are_told_apart():
+    of = suite(*(of_expert(n // 3) for n in range(6)))
     (found,) = difference.between(of, groups(3, 3))
-    # 20 ways, of which the one seen and its mirror are as far.
-    assert (found.by, found.p) == ("prompts", 2 / 20)
+    # Of 20 ways to deal them two are as far, whatever the prompts are: 10 % at best.
+    assert (found.by, found.differs) == ("tokens", True)
+
+
+@pytest.mark.parametrize(("prompts", "by"), [(1, "tokens"), (5, "tokens"), (6, "prompts"), (8, "prompts")])
+def test_six_groups_with_nothing_in_common_are_all_told_apart(prompts, by):
+    """Fifteen pairs: the clearest must reach 5 % / 15, which 199 draws do not, nor 252 ways to deal ten prompts."""
+    of = suite(*(of_expert(n // prompts) for n in range(6 * prompts)))
+    six = [PromptGroup(name=str(n), members=tuple(range(n * prompts, (n + 1) * prompts))) for n in range(6)]
+    found = difference.between(of, six)
+    assert [(d.by, d.differs) for d in found] == [(by, True)] * 15
+
+
+@pytest.mark.parametrize("members", [1, 8], ids=["tokens", "prompts"])
+def test_draws_in_parts_give_a_distance_each(members, monkeypatch):
+    rng = np.random.default_rng(8)
+    of = suite(*(drawn(rng, 60, SKEWED) for _ in range(2 * members)))
+    (whole,) = difference.between(of, groups(members, members))
+    monkeypatch.setattr(difference, "_CELLS", 16 * 20)
+    (found,) = difference.between(of, groups(members, members))
+    assert (found.by, found.distance, found.differs) == (whole.by, whole.distance, whole.differs)
+    assert found.null == pytest.approx(whole.null, rel=0.2)
 
 
 def test_few_prompts_are_judged_by_their_tokens():

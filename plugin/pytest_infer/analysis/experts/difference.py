@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ Array = npt.NDArray[np.float64]
 
 SEED = 20261
 DRAWS = 199
-LEAST_SPLITS = 20
-"""Below so many ways to split the prompts a permutation test cannot reach 5 %."""
-_CELLS = 20_000_000
+DRAWS_A_PAIR = 40
+"""So many draws for each pair there is: Holm asks the clearest of n for a p of 5 % / n, which 20 n draws just reach."""
+_CELLS = 1_000_000
+"""Of a table of draws that is worked on at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class UsageDifference:
 
     `distance` is the share of selections that goes to other experts: 0 the same use, 1 nothing in common. `null` is its
     mean if there were no difference, `p` the part of the null that is as far. `by` says how the null was made:
-    "prompts" dealt to the groups at random, or, where these are too few, "tokens" drawn from the use of both together.
-    `differs` is the verdict at 5 % after Holm over all pairs.
+    "prompts" dealt to the groups at random, or, where these are too few for a verdict over so many pairs, "tokens"
+    drawn from the use of both together. `differs` is the verdict at 5 % after Holm over all pairs.
     """
 
     first: str
@@ -74,30 +75,35 @@ def between(of: Suite, groups: Sequence[PromptGroup], draws: int = DRAWS) -> tup
     """Return the difference of every pair of groups, largest excess over the null first.
 
     Prompts that are in both groups say nothing about a difference and are left out; a pair that has no others, or no
-    selections, is left out too. Draws are fewer where the table is large; their seed is fixed.
+    selections, is left out too. There are at least `draws`, of a fixed seed, and more where there are many pairs.
     """
-    pairs = list(itertools.combinations(groups, 2))
-    affordable = int(np.clip(_CELLS // max(1, len(pairs) * of.table.shape[1]), 39, draws))
-    found = [pair for a, b in pairs if (pair := _pair(of, a, b, affordable)) is not None]
+    pairs = [(a, b, sides) for a, b in itertools.combinations(groups, 2) if all(sides := _apart(of, a, b))]
+    found = [_pair(of, a, b, sides, draws, len(pairs)) for a, b, sides in pairs]
     differs = naming.holm(np.array([pair.p for pair in found])) if found else ()
-    judged = [
-        UsageDifference(
-            first=x.first, second=x.second, distance=x.distance, null=x.null, p=x.p, by=x.by, differs=bool(verdict)
-        )
-        for x, verdict in zip(found, differs, strict=True)
-    ]
+    judged = [replace(pair, differs=bool(verdict)) for pair, verdict in zip(found, differs, strict=True)]
     return tuple(sorted(judged, key=lambda x: (x.null - x.distance, x.first, x.second)))
 
 
-def _pair(of: Suite, a: PromptGroup, b: PromptGroup, draws: int) -> UsageDifference | None:
+def _apart(of: Suite, a: PromptGroup, b: PromptGroup) -> tuple[list[int], list[int]]:
+    """Return the prompts that only the one group has, and those that only the other has, with selections."""
     shared = {*a.members} & {*b.members}
-    first = [n for n in a.members if n not in shared and of.table[n].any()]
-    second = [n for n in b.members if n not in shared and of.table[n].any()]
-    if not first or not second:
-        return None
+    first, second = ([n for n in side.members if n not in shared and of.table[n].any()] for side in (a, b))
+    return first, second
+
+
+def _pair(
+    of: Suite, a: PromptGroup, b: PromptGroup, sides: tuple[list[int], list[int]], draws: int, pairs: int
+) -> UsageDifference:
+    first, second = sides
     seen = float(distance(of, of.table[first].sum(axis=0), of.table[second].sum(axis=0)))
-    if math.comb(len(first) + len(second), len(first)) >= LEAST_SPLITS:
-        by, null, exact = "prompts", *_dealt(of, first, second, draws)
+    draws = max(draws, DRAWS_A_PAIR * pairs)
+    ways = math.comb(len(first) + len(second), len(first))
+    # Of equal sides each split comes twice, the sides exchanged: the smallest p that there can be.
+    least = (2 if len(first) == len(second) else 1) / ways
+    # Where there are few ways, draws hit those of the smallest p too often to reach what Holm asks for.
+    exact = ways <= 4 * draws
+    if least <= naming.ALPHA / pairs:
+        by, null = "prompts", _dealt(of, first, second, None if exact else draws)
     else:
         by, null, exact = "tokens", _drawn(of, first, second, draws), False
     as_far = int((null >= seen - 1e-12).sum())
@@ -108,13 +114,18 @@ def _pair(of: Suite, a: PromptGroup, b: PromptGroup, draws: int) -> UsageDiffere
     )
 
 
-def _dealt(of: Suite, first: Sequence[int], second: Sequence[int], draws: int) -> tuple[Array, bool]:
-    """Return the distances when the prompts are dealt to the two groups anew, and whether those are all the ways."""
+def _dealt(of: Suite, first: Sequence[int], second: Sequence[int], draws: int | None) -> Array:
+    """Return the distances when the prompts are dealt to the two groups anew: every way, or so many at random."""
     both = np.array([*first, *second])
-    exact = math.comb(len(both), len(first)) <= draws
-    sides = np.array(list(_splits(len(both), len(first), None if exact else draws)), dtype=np.int64)
-    table = of.table[both]
-    return distance(of, sides @ table, (1 - sides) @ table), exact
+    sides = np.array(list(_splits(len(both), len(first), draws)), dtype=np.float64)
+    table = of.table[both].astype(np.float64)
+    parts = np.array_split(sides, _parts(of, len(sides)))
+    return np.concatenate([distance(of, part @ table, (1 - part) @ table) for part in parts])
+
+
+def _parts(of: Suite, draws: int) -> int:
+    """Return in how many parts to work on so many draws, each a row of the table's width."""
+    return -(-draws * of.table.shape[1] // _CELLS)
 
 
 def _splits(prompts: int, first: int, draws: int | None) -> Iterator[npt.NDArray[np.int64]]:
@@ -140,5 +151,7 @@ def _drawn(of: Suite, first: Sequence[int], second: Sequence[int], draws: int) -
     rng = np.random.default_rng(SEED)
     left, right = (sum(of.tokens[n] for n in side) for side in (first, second))
     q = np.minimum(of.table[[*first, *second]].sum(axis=0) / (left + right), 1.0)
-    size = (draws, len(q))
-    return distance(of, rng.binomial(left, q, size=size), rng.binomial(right, q, size=size))
+    sizes = [(len(part), len(q)) for part in np.array_split(range(draws), _parts(of, draws))]
+    return np.concatenate(
+        [distance(of, rng.binomial(left, q, size=size), rng.binomial(right, q, size=size)) for size in sizes]
+    )
