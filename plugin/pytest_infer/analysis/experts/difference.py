@@ -125,7 +125,7 @@ def _dealt(of: Suite, first: Sequence[int], second: Sequence[int], draws: int | 
 
 def _parts(of: Suite, draws: int) -> int:
     """Return in how many parts to work on so many draws, each a row of the table's width."""
-    return -(-draws * of.table.shape[1] // _CELLS)
+    return 1 + draws * of.bounds[-1] // _CELLS
 
 
 def _splits(prompts: int, first: int, draws: int | None) -> Iterator[npt.NDArray[np.int64]]:
