@@ -1,6 +1,7 @@
 """Stored runs to order: blocks of the golden record with other figures, in files as pytest-benchmark writes them."""
 
 import copy
+import hashlib
 import json
 import shutil
 import statistics
@@ -41,7 +42,10 @@ def make_block(_golden):
         made = copy.deepcopy(_golden)
         if only is not None:
             made["metrics"] = {key: made["metrics"][key] for key in only}
-        for table, changes in (("prompt", {"name": name, **(prompt or {})}), ("model", model), ("machine", machine)):
+        # Prompts of other names have other texts.
+        text = {} if name == "guide" else {"content_sha256": hashlib.sha256(name.encode()).hexdigest()}
+        said = {"name": name, **text, **(prompt or {})}
+        for table, changes in (("prompt", said), ("model", model), ("machine", machine)):
             made[table].update(changes or {})
             made[table] = {key: value for key, value in made[table].items() if value is not None}
         for key, figure in metrics.items():

@@ -289,14 +289,33 @@ def test_several_models_must_be_chosen_from(storage, make_block, infer):
     assert infer("-k", "[b]").exit_code == 0
 
 
-def test_several_tests_of_one_prompt_are_told_apart(storage, make_block, infer):
-    made = [make_block("guide", only=KEPT, experts=usage(4, 50)) for _ in range(2)]
-    rows = [
+def rows_of(*blocks):
+    """Return rows of tests that have other names than their prompts."""
+    return [
         {"name": f"t{n}", "fullname": f"t.py::t{n}", "stats": {"median": 1.0}, "extra_info": {"pytest_infer": block}}
-        for n, block in enumerate(made)
+        for n, block in enumerate(blocks)
     ]
-    storage.add(rows)
+
+
+def test_several_prompts_of_one_name_are_told_apart(storage, make_block, infer):
+    texts = [{"content_sha256": f"{n:064}"} for n in range(2)]
+    storage.add(rows_of(*(make_block("guide", prompt=text, only=KEPT, experts=usage(4, 50)) for text in texts)))
     assert json.loads(infer("--format=json").stdout)["prompts"] == ["t.py::t0", "t.py::t1"]
+
+
+def test_a_prompt_that_several_tests_measured_counts_once(storage, make_block, infer):
+    once = [make_block("code", only=KEPT, experts=usage(4, 30)), make_block("guide", only=KEPT, experts=usage(4, 50))]
+    storage.add(rows_of(*once))
+    # A sweep of threads: the same text three times, once cut short.
+    short = make_block("guide", only=KEPT, experts=usage(4, 20))
+    storage.add(rows_of(short, *once, once[1]))
+    for options in (("--format=json",), ("--format=markdown", "--by=prompt"), ()):
+        alone, copied = infer("1", *options), infer("2", *options)
+        assert re.sub("0002(?=.cccc)", "0001", copied.stdout) == alone.stdout
+        assert alone.stderr == ""
+        assert copied.stderr == "pytest-infer: left out: 2 tests of a prompt that another test measured as well\n"
+    census = infer("export", "2", str(storage.folder / "census.json"))
+    assert "2 prompts, 8 + 80 tokens" in census.stdout
 
 
 def test_a_run_of_pytest_benchmark_alone_says_so(storage, infer):

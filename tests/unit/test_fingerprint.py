@@ -117,6 +117,7 @@ def test_what_does_not_matter_is_no_difference(make_row):
     before = make_row(machine={"memory_bytes": 16 * 2**30, "kernel": "6.1.5-cloud"}, model={"load_s": 1.0}, ttft_s=0.1)
     after = make_row(
         "renamed",
+        prompt={"content_sha256": "a" * 64},
         machine={"memory_bytes": 16 * 2**30 - 2**24, "kernel": "6.1.9"},
         model={"load_s": 2.0, "name": "x"},
         ttft_s=9.0,

@@ -143,7 +143,7 @@ def _plan(source: UsageSource, asked: _Asked, storage: Path | None) -> Placement
 
     sizes = _sizes(source, asked)
     return planning.plan(
-        source.distinct(),
+        [one.census for one in source.prompts],
         sizes,
         phase=Phase(asked.phase),
         memory=_memory(source, sizes, asked),

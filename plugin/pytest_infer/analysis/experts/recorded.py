@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.schema import Tokens
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.experts.census import Census
     from pytest_infer.analysis.experts.suite import PromptUsage
 
 
 def recorded(
     run: Run, keyword: str | None = None, *, remedy: str = "choose tests with -k"
 ) -> tuple[list[Row], list[str]]:
-    """Return the tests of a run whose expert usage adds up, and a line for each whose usage does not.
+    """Return a test of each prompt of a run whose expert usage adds up, and a line for each whose usage does not.
 
+    Of several tests of one prompt it is the one with most tokens: to count a text again is no further evidence.
     Raises StorageError where they are of several models; `remedy` is what to do then.
     """
     found, left_out = [], []
@@ -35,7 +36,28 @@ def recorded(
     if len(models) > 1:
         names = ", ".join(sorted(str(name) for name, _ in models))
         raise StorageError(f"run {run.label} holds expert usage of several models ({names}); {remedy}")
-    return found, left_out
+    kept = [found[n] for n in one_each(list(map(content, found)), [row.experts.tokens for row in found])]
+    if copies := len(found) - len(kept):
+        left_out.append(f"{copies} test{'s' if copies > 1 else ''} of a prompt that another test measured as well")
+    return kept, left_out
+
+
+def content(row: Row) -> str:
+    """Return what the text of a test's prompt is told apart by."""
+    return row.prompt.content_sha256 or row.name
+
+
+def one_each(contents: Sequence[str], tokens: Sequence[Tokens | None]) -> list[int]:
+    """Return the numbers of one of each content, in order: that with most tokens, the first of equals."""
+
+    def measured(number: int) -> int:
+        found = tokens[number]
+        return 0 if found is None else found.prefill + found.decode
+
+    best: dict[str, int] = {}
+    for number in sorted(range(len(contents)), key=measured, reverse=True):
+        best.setdefault(contents[number], number)
+    return sorted(best.values())
 
 
 def why_nothing(run: Run, keyword: str | None = None) -> str:
@@ -75,6 +97,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
         found.append(
             PromptUsage(
                 name=row.name if times[row.name] == 1 else row.test,
+                content=content(row),
                 census=taken,
                 tags=row.tags,
                 group=row.prompt.group,
@@ -105,18 +128,3 @@ def _trace(arrays: dict[str, Any], row: Row, sites: Sequence[str]) -> tuple[Any,
         return None
     found = [arrays.get(sidecar.expert_key(row.test, site)) for site in sites]
     return None if any(rows is None or rows.ndim != 2 for rows in found) else tuple(found)
-
-
-def contents(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return for each test what its prompt's text is told apart by."""
-    return tuple(row.prompt.content_sha256 or row.name for row in rows)
-
-
-def distinct(contents: Sequence[str], prompts: Sequence[PromptUsage]) -> list[Census]:
-    """Return a census for each prompt: tests of one prompt must not be on both sides of a held-out split."""
-    from pytest_infer.analysis.experts import census  # noqa: PLC0415
-
-    found: dict[str, list[Census]] = {}
-    for content, prompt in zip(contents, prompts, strict=True):
-        found.setdefault(content, []).append(prompt.census)
-    return [census.merged(parts) for parts in found.values()]

@@ -50,17 +50,16 @@ class CensusFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSource:
-    """The usage of several prompts, and what is known of the model and the machine that were measured.
+    """The usage of several prompts, each of another text, and what is known of the model and the machine.
 
-    `contents[i]` is the same for prompts of one text. `probed` has the bandwidth of the side where the model ran, "cpu"
-    or "gpu", bytes/s: none in a file, which another machine wrote.
+    `probed` has the bandwidth of the side where the model ran, "cpu" or "gpu", bytes/s: none in a file, which another
+    machine wrote.
     """
 
     label: str
     model: str | None
     path: Path
     prompts: tuple[PromptUsage, ...]
-    contents: tuple[str, ...]
     parameter_bytes: int | None = None
     read_bytes: int | None = None
     kv_cache_bytes: int | None = None
@@ -70,10 +69,6 @@ class UsageSource:
     def sites(self) -> tuple[ExpertSite, ...]:
         """Return the places where tokens are routed to experts."""
         return self.prompts[0].census.sites
-
-    def distinct(self) -> list[Census]:
-        """Return a census for each text: tests of one prompt must not be on both sides of a held-out split."""
-        return recorded.distinct(self.contents, self.prompts)
 
 
 def of_run(run: Run, rows: Sequence[Row]) -> UsageSource:
@@ -85,7 +80,6 @@ def of_run(run: Run, rows: Sequence[Row]) -> UsageSource:
         model=run.model or row.model.name,
         path=run.path,
         prompts=tuple(recorded.prompts_of(run, rows)),
-        contents=recorded.contents(rows),
         parameter_bytes=row.model.parameter_bytes,
         read_bytes=None if work is None else work.read_bytes,
         kv_cache_bytes=max((int(value) for value in cache if not isinstance(value, str)), default=None),
@@ -117,10 +111,17 @@ def of_census(held: CensusFile, path: Path, keyword: str | None = None) -> Usage
     chosen = [one for one in held.prompts if keyword is None or keyword in one.name]
     if not chosen:
         raise StorageError(f"{path}: no prompt in this census" + (f" whose name holds {keyword!r}" if keyword else ""))
+    contents = [one.content or one.name for one in chosen]
     try:
         prompts = [
-            PromptUsage(name=one.name, census=_census(held.sites, one), tags=one.tags, group=one.group)
-            for one in chosen
+            PromptUsage(
+                name=chosen[n].name,
+                content=contents[n],
+                census=_census(held.sites, chosen[n]),
+                tags=chosen[n].tags,
+                group=chosen[n].group,
+            )
+            for n in recorded.one_each(contents, [one.tokens for one in chosen])
         ]
     except StorageError as error:
         raise StorageError(f"{path}: {error}") from None
@@ -129,14 +130,13 @@ def of_census(held: CensusFile, path: Path, keyword: str | None = None) -> Usage
         model=held.model,
         path=path,
         prompts=tuple(prompts),
-        contents=tuple(one.content or one.name for one in chosen),
         parameter_bytes=held.parameter_bytes,
         read_bytes=held.read_bytes,
         kv_cache_bytes=held.kv_cache_bytes,
     )
 
 
-def carried(one: PromptUsage, content: str) -> CarriedPrompt:
+def carried(one: PromptUsage) -> CarriedPrompt:
     """Return a prompt's usage as a census file holds it."""
     found = one.census
     return CarriedPrompt(
@@ -148,7 +148,7 @@ def carried(one: PromptUsage, content: str) -> CarriedPrompt:
         ),
         tags=one.tags,
         group=one.group,
-        content=content,
+        content=one.content,
     )
 
 

@@ -32,10 +32,14 @@ class By(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptUsage:
-    """The usage of one test: its census, its gate weights, and its trace, one array a site, where these were kept."""
+    """The usage of one test: its census, its gate weights, and its trace, one array a site, where these were kept.
+
+    `content` is what its text is told apart by, where it is told from others.
+    """
 
     name: str
     census: Census
+    content: str | None = None
     tags: tuple[str, ...] = ()
     group: str | None = None
     weights: Weights | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import InferError
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, percent, points
 from pytest_infer.storage.runs import Row
@@ -31,7 +30,7 @@ def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> I
             for one in prompts
             if one.trace is not None
         ]
-        plan = planning.plan(recorded.distinct(recorded.contents(rows), prompts), held, phase=phase, traces=traces)
+        plan = planning.plan([one.census for one in prompts], held, phase=phase, traces=traces)
     except InferError as error:
         return Item(title=_TITLE, text=(f"No placement: {error}",))
     return Item(charts=(_chart(plan),))

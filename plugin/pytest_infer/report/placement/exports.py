@@ -55,7 +55,7 @@ def census(source: UsageSource, expert_bytes: Sequence[int | None]) -> str:
     file = usage.CensusFile(
         schema=usage.SCHEMA,
         sites=source.sites,
-        prompts=tuple(map(usage.carried, source.prompts, source.contents)),
+        prompts=tuple(map(usage.carried, source.prompts)),
         run=source.label,
         model=source.model,
         parameter_bytes=source.parameter_bytes,
