@@ -1,6 +1,7 @@
 """A census carried over: from a run to a file and into commands again, and from what vLLM recorded."""
 
 import base64
+import codecs
 import io
 import json
 
@@ -84,6 +85,21 @@ def test_a_census_of_a_census_is_the_same(infer, stored, tmp_path):
     assert tmp_path.joinpath("a.json").read_text() == tmp_path.joinpath("b.json").read_text()
     infer("experts", "export", "a.json", "c.json", "-k", "p1")
     assert "1 prompt" in infer("placement", "c.json", "--dense-on=cpu").stdout
+
+
+@pytest.mark.parametrize("layout", ["crlf", "bom", "tabs"])
+def test_a_census_is_known_however_it_is_laid_out(infer, stored, tmp_path, layout):
+    infer("experts", "export", "latest", "a.json", stored)
+    held = tmp_path.joinpath("a.json").read_bytes()
+    assert b"\r" not in held
+    others = {
+        "crlf": held.replace(b"\n", b"\r\n"),
+        "bom": codecs.BOM_UTF8 + held,
+        "tabs": json.dumps(json.loads(held), indent="\t").encode(),
+    }
+    tmp_path.joinpath("b.json").write_bytes(others[layout])
+    said = [infer("experts", name).stdout for name in ("a.json", "b.json")]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(

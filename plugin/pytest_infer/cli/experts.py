@@ -159,7 +159,7 @@ def write(path: Path, found: UsageSource, expert_bytes: list[int | None]) -> Non
         imported.write_counts(path, found)
         return
     try:
-        path.write_text(exports.census(found, expert_bytes), encoding="utf-8")
+        path.write_text(exports.census(found, expert_bytes), encoding="utf-8", newline="\n")
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,8 @@ def carried(one: PromptUsage) -> CarriedPrompt:
 
 def _read(path: Path) -> CensusFile:
     try:
-        held = untrusted.decode(msgspec.json.Decoder(CensusFile), untrusted.read(path, untrusted.RUN_BYTES))
+        content = untrusted.read(path, untrusted.RUN_BYTES).removeprefix(codecs.BOM_UTF8)
+        held = untrusted.decode(msgspec.json.Decoder(CensusFile), content)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     except untrusted.Damaged as error:
@@ -165,12 +167,13 @@ def _read(path: Path) -> CensusFile:
 
 
 def is_census(path: Path) -> bool:
-    """Return whether a file is a census, by its first bytes; a run file begins otherwise."""
+    """Return whether a file is a census, by its first key, however it is laid out; a run file begins otherwise."""
     if path.suffix != ".json" or not untrusted.is_file(path):
         return False
     try:
         with untrusted.opened(path) as file:
-            return file.read(32).replace(b" ", b"").replace(b"\n", b"").startswith(b'{"schema":')
+            begin = file.read(64).removeprefix(codecs.BOM_UTF8)
+            return b"".join(begin.split()).startswith(b'{"schema":')
     except OSError:
         return False
 
