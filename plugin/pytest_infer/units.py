@@ -44,8 +44,8 @@ _FLOPS = ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s
 
 def significant(value: float, digits: int = 3) -> str:
     """Return the value with this many significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1234."""
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
     # Rounded first: 9.999 is 10.0, not 10.00.
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
@@ -90,7 +90,7 @@ def rate(value: float) -> str:
 
 def nats(value: float) -> str:
     """Return a difference of logarithms of probabilities: `0.412`, `0.0021`; a small one as `2.1e-6`."""
-    if abs(value) >= 0.001 or not value:
+    if not 0 < abs(value) < 0.001:
         return significant(value, 3 if abs(value) >= 0.1 else 2)
     digits, _, exponent = f"{value:.1e}".partition("e")
     return f"{digits}e{int(exponent)}"

@@ -88,7 +88,8 @@ def test_figures_of_a_forced_pair_by_hand():
     assert found.exact
     gone = figures.split(reference, candidate)
     assert (gone.position, gone.reference, gone.candidate) == (1, 1, 0)
-    assert (gone.reference_p, gone.candidate_p, gone.margin) == pytest.approx((1 / 2, 1 / 2, LN2))
+    told = (gone.reference_logprob, gone.candidate_logprob, gone.margin)
+    assert told == pytest.approx((-LN2, -LN2, LN2))
 
 
 def test_free_sides_are_compared_up_to_where_they_part():

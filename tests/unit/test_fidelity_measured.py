@@ -3,14 +3,15 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import scored
 
-from pytest_infer.analysis.fidelity import measured, tokens
+from pytest_infer.analysis.fidelity import closeness, measured, tokens
 from pytest_infer.analysis.fidelity.measured import Told
 from pytest_infer.metrics import summarize
-from pytest_infer.records import Quality
+from pytest_infer.records import Fidelity, Quality
 
 LN2 = math.log(2)
 HALF = np.log([[[1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4], [1 / 4, 1 / 4, 1 / 2]]])
@@ -90,6 +91,53 @@ def test_positions_that_are_not_finite_are_left_out():
     assert found.fidelity.kl_mean == pytest.approx(THIRD / 2, abs=1e-6)
     nothing = scored.record(np.full_like(OTHER, np.nan), reference=HALF, free=(0, 1, 2))
     assert nothing.fidelity is None
+
+
+def broken(logits, at=1):
+    """Return logits that are NaN from that position on, and the tokens that a greedy side makes of them."""
+    moved = np.array(logits)
+    moved[0, at:] = np.nan
+    return moved, (*scored.greedy(logits)[:at], *np.zeros(len(logits[0]) - at, dtype=int))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_sides_part_where_logits_are_not_finite(here):
+    moved, generated = broken(HALF)
+    sides = [scored.scores(HALF, scored.greedy(HALF)), scored.scores(moved, generated)]
+    pieces = dict(enumerate(scored.WORDS))
+    ours, theirs = (Told(scores=one, pieces=pieces) for one in (sides if here else sides[::-1]))
+    found = measured.between(ours, theirs, "0001")
+    assert (found.positions, found.split.position, found.kl_mean) == (1, 1, 0)
+    known, unknown = (found.split.reference, found.split.candidate)[:: 1 if here else -1]
+    assert (known.p, unknown.p) == (pytest.approx(1 / 2), None)
+    assert found.split.margin == (pytest.approx(LN2) if here else None)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Fidelity) == found
+    words = ["' a' 0.50", "'the' —"][:: 1 if here else -1]
+    said = f"differs from token 2 ({' → '.join(words)}): KL 0, top-1 100 % over 1 of 3 tokens: arithmetic"
+    assert closeness.told(found, 1e-9, same=False) == said
+    token = tokens.of(ours, theirs)[1]
+    assert (token.agree, token.kl, token.reference.p is None) == (False, None, not here)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_same_tokens_part_nowhere_where_logits_are_not_finite(here):
+    moved, _ = broken(HALF)
+    sides = [scored.scores(one, scored.greedy(HALF)) for one in (HALF, moved)]
+    found = measured.between(*(Told(scores=one, pieces={}) for one in (sides if here else sides[::-1])), "0001")
+    assert (found.positions, found.length, found.split) == (1, 3, None)
+
+
+def test_what_follows_freely_parts_where_logits_are_not_finite():
+    moved, generated = broken(HALF)
+    found = scored.record(moved, reference=HALF, free=generated)
+    assert (found.fidelity.split.position, found.fidelity.split.candidate.p) == (1, None)
+    assert values(found)["first_divergence"] == 1
+
+
+def test_a_model_that_rules_out_all_tokens_but_one_has_a_margin():
+    sure = np.array([[[0.0, -np.inf, -np.inf]]])
+    found = scored.record(OTHER[:, 2:], reference=sure).fidelity
+    assert found.split.margin == pytest.approx(700)
 
 
 def test_a_token_that_is_ruled_out_is_as_far_as_can_be_told():

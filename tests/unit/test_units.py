@@ -1,9 +1,11 @@
 """Figures as people read them, a table of cases for each unit, and sizes and bandwidths as they write them."""
 
+import math
+
 import pytest
 
 from pytest_infer.errors import OptionError
-from pytest_infer.units import NONE, Unit, column, parse_bandwidth, parse_size, show, significant
+from pytest_infer.units import NONE, Unit, column, nats, parse_bandwidth, parse_size, show, significant
 
 
 @pytest.mark.parametrize(
@@ -23,10 +25,16 @@ from pytest_infer.units import NONE, Unit, column, parse_bandwidth, parse_size, 
         (9.999, "10.0"),
         (0.9999, "1.00"),
         (99.96, "100"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
     ],
 )
 def test_significant_digits(value, shown):
     assert significant(value) == shown
+
+
+def test_nats_that_are_no_number_are_told_as_such():
+    assert [nats(value) for value in (0.0, 2.1e-6, math.nan, math.inf)] == ["0", "2.1e-6", "nan", "inf"]
 
 
 @pytest.mark.parametrize(

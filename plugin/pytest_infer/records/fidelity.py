@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picked:
-    """A token that a side went on with, the probability that it had given it, and its text where that is known."""
+    """A token that a side went on with, the probability that it had given it, and its text where that is known.
+
+    `p` is None where the logits were not finite.
+    """
 
     id: int
-    p: float
+    p: float | None
     text: str | None = None
 
 
@@ -19,13 +22,13 @@ class Split:
     """The first position, counted from 0, at which a side goes on with another token than the reference did.
 
     `margin` is how much likelier the reference found its token than the best other one, nats; below 0 where it was
-    not the likeliest.
+    not the likeliest, and None where its logits were not finite.
     """
 
     position: int
     reference: Picked
     candidate: Picked
-    margin: float
+    margin: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

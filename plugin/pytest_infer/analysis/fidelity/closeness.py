@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pytest_infer.records import Fidelity, Picked
-from pytest_infer.units import nats, significant
+from pytest_infer.units import NONE, nats, significant
 
 BOUNDS = {"float64": 1e-9, "float32": 1e-9, "float16": 5e-4, "bfloat16": 5e-3}
 """Up to which mean KL, nats, another order of the same sums explains a difference, by the dtype of the weights.
@@ -69,4 +69,4 @@ def kind(found: Apart, most: float) -> str:
 
 def _picked(token: Picked) -> str:
     text = f"id {token.id}" if token.text is None else repr(token.text[:_LONGEST])
-    return f"{text} {significant(token.p, 2)}"
+    return f"{text} {NONE if token.p is None else significant(token.p, 2)}"

@@ -130,10 +130,13 @@ def _term(p: Array, q: Array) -> Array:
 
 
 def likeliest(of: Distributions) -> Ids:
-    """Return the likeliest token of each position, of several the one with the lowest id, as greedy decoding does."""
+    """Return the likeliest token of each position, of several the one with the lowest id, as greedy decoding does.
+
+    It is nobody where a position's logits were not finite.
+    """
     best = of.logprobs == of.logprobs.max(axis=1, keepdims=True)
-    lowest: Ids = np.where(best, of.ids, np.iinfo(np.int64).max).min(axis=1)
-    return lowest
+    lowest = np.where(best, of.ids, np.iinfo(np.int64).max).min(axis=1)
+    return np.where(best.any(axis=1), lowest, NOBODY)
 
 
 def without(of: Distributions, tokens: Ids) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_infer.analysis.fidelity import distributions
 from pytest_infer.analysis.fidelity.distributions import Array, Distributions, Ids
+from pytest_infer.records.scores import LEAST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +33,16 @@ class Side:
 class Split:
     """The first position at which a candidate would go on with another token than the reference did.
 
-    `position` counts from 0. `reference` and `candidate` are the tokens' ids, with the probability that their own side
-    gave them; `margin` is how much likelier the reference found its token than the best other one, nats: below 0 where
-    it was not the likeliest.
+    `position` counts from 0. `reference` and `candidate` are the tokens' ids, with the log-probability that their own
+    side gave them; `margin` is how much likelier the reference found its token than the best other one, nats: below 0
+    where it was not the likeliest. They are NaN where the logits were not finite.
     """
 
     position: int
     reference: int
     candidate: int
-    reference_p: float
-    candidate_p: float
+    reference_logprob: float
+    candidate_logprob: float
     margin: float
 
 
@@ -97,9 +98,10 @@ def positions(reference: Side, candidate: Side) -> Positions | None:
     tokens = reference.tokens[:n]
     same = candidate.tokens[:n] == tokens
     theirs = np.where(same, candidate.logprobs[:n], distributions.logprob(q, tokens))
+    best, other = distributions.likeliest(p), distributions.likeliest(q)
     return Positions(
         kl=distributions.divergence(p, q),
-        agree=(distributions.likeliest(p) == distributions.likeliest(q)).astype(np.float64),
+        agree=((best == other) & (best != distributions.NOBODY)).astype(np.float64),
         shift=theirs - reference.logprobs[:n],
         exact=not (p.rest.any() or q.rest.any()),
     )
@@ -127,19 +129,21 @@ def split(reference: Side, candidate: Side, *, free: Ids | None = None) -> Split
         n = min(n, len(free))
         theirs = free[:n]
     elif np.array_equal(theirs, reference.tokens[:n]):
-        greedy = distributions.likeliest(reference.of.first(n)) == reference.tokens[:n]
-        theirs = np.where(greedy, distributions.likeliest(candidate.of.first(n)), theirs)
+        best, other = (distributions.likeliest(side.of.first(n)) for side in (reference, candidate))
+        theirs = np.where((best == theirs) & (other != distributions.NOBODY), other, theirs)
     differ = np.flatnonzero(theirs != reference.tokens[:n])
     if not len(differ):
         return None
     at = int(differ[0])
     p, q = reference.of.first(at + 1), candidate.of.first(at + 1)
-    took, other = float(reference.logprobs[at]), distributions.without(p, reference.tokens[: at + 1])[at]
+    took = float(reference.logprobs[at])
+    # A model may rule out all tokens but its own.
+    second = np.maximum(distributions.without(p, reference.tokens[: at + 1])[at], LEAST)
     return Split(
         position=at,
         reference=int(reference.tokens[at]),
         candidate=int(theirs[at]),
-        reference_p=math.exp(took),
-        candidate_p=math.exp(float(distributions.logprob(q, theirs[: at + 1])[at])),
-        margin=took - float(other),
+        reference_logprob=took,
+        candidate_logprob=float(distributions.logprob(q, theirs[: at + 1])[at]),
+        margin=took - float(second),
     )

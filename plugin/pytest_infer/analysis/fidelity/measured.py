@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -137,7 +138,16 @@ def _split(reference: Side, candidate: Side, free: Sequence[int] | None, pieces:
     if gone is None:
         return None
     ours, theirs = (
-        Picked(id=token, p=p, text=pieces.get(token))
-        for token, p in ((gone.reference, gone.reference_p), (gone.candidate, gone.candidate_p))
+        picked(token, logprob, pieces)
+        for token, logprob in (
+            (gone.reference, gone.reference_logprob),
+            (gone.candidate, gone.candidate_logprob),
+        )
     )
-    return Split(position=gone.position, reference=ours, candidate=theirs, margin=gone.margin)
+    margin = None if math.isnan(gone.margin) else gone.margin
+    return Split(position=gone.position, reference=ours, candidate=theirs, margin=margin)
+
+
+def picked(token: int, logprob: float, pieces: Mapping[int, str]) -> Picked:
+    """Return a token with the probability that a side gave it, which is not known where logits were not finite."""
+    return Picked(id=token, p=None if math.isnan(logprob) else math.exp(logprob), text=pieces.get(token))

@@ -52,7 +52,7 @@ def of(reference: Told, candidate: Told, exact: Array | None = None) -> tuple[To
     tops = [_tops(side.first(n), pieces) for side in (ours, theirs)]
     return tuple(
         Token(
-            reference=_picked(int(ours.tokens[at]), float(ours.logprobs[at]), pieces),
+            reference=measured.picked(int(ours.tokens[at]), float(ours.logprobs[at]), pieces),
             candidate_p=_known(np.exp(ours.logprobs[at] + found.shift[at])),
             shift=_known(found.shift[at]),
             kl=_known(kl[at]),
@@ -73,13 +73,9 @@ def _tops(side: Side, pieces: Mapping[int, str]) -> Sequence[tuple[Picked, ...]]
     ids, logprobs = (np.take_along_axis(of, order, axis=1) for of in (side.of.ids, side.of.logprobs))
     return [
         tuple(
-            _picked(int(token), float(logprob), pieces)
+            measured.picked(int(token), float(logprob), pieces)
             for token, logprob in zip(row, those, strict=True)
             if token != distributions.NOBODY and math.isfinite(logprob)
         )
         for row, those in zip(ids, logprobs, strict=True)
     ]
-
-
-def _picked(token: int, logprob: float, pieces: Mapping[int, str]) -> Picked:
-    return Picked(id=token, p=math.exp(logprob) if math.isfinite(logprob) else 0.0, text=pieces.get(token))

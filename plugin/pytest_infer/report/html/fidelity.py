@@ -9,7 +9,7 @@ from pytest_infer.metrics import by_key
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Section, Table, anchor, points, short
 from pytest_infer.report.html.stored import StoredRun, Test
 from pytest_infer.storage.runs import Run
-from pytest_infer.units import Unit, show, significant
+from pytest_infer.units import Unit, show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.fidelity.stored import Beside
@@ -75,7 +75,7 @@ def _token(number: int, token: Token, *, split: bool) -> dict[str, Any]:
         "number": number + 1,
         "text": _text(token.reference),
         "look": " ".join(part for part in (look, "split" if split else "", "" if token.agree else "other") if part),
-        "says": f"{significant(token.reference.p)} → {short(token.candidate_p)}, KL {show(token.kl, Unit.NATS)}",
+        "says": f"{short(token.reference.p)} → {short(token.candidate_p)}, KL {show(token.kl, Unit.NATS)}",
         "tops": [_top(token.top_reference), _top(token.top_candidate)],
     }
 
@@ -86,7 +86,7 @@ def _text(token: Picked) -> str:
 
 
 def _top(tokens: Iterable[Picked]) -> str:
-    return ", ".join(f"{_text(token)!r} {significant(token.p)}" for token in tokens)
+    return ", ".join(f"{_text(token)!r} {short(token.p)}" for token in tokens)
 
 
 def _chart(test: Test, tokens: Sequence[Token], split: int | None, *, exact: bool) -> Chart:
@@ -122,7 +122,7 @@ def _table(tokens: Sequence[Token]) -> Table:
         (
             Cell(text=str(number)),
             Cell(text=repr(_text(token.reference))),
-            Cell(text=significant(token.reference.p)),
+            Cell(text=short(token.reference.p)),
             Cell(text=short(token.candidate_p)),
             Cell(text=show(token.kl, Unit.NATS)),
             Cell(text=_top(token.top_reference)),
