@@ -200,6 +200,17 @@ def test_stored_runs_are_compared_by_their_scores(infer, add):
     assert "guide: output differs from token 1 (" in " ".join(infer("show", "3").stdout.split())
 
 
+def test_another_prompt_under_the_same_name_has_no_distance(infer, add):
+    first = scored.record(LOGITS, test=TEST)
+    add(first)
+    edited = replace(first.prompt, content_sha256="b" * 64)
+    add(scored.record(scored.around(LOGITS, OTHER), test=TEST, prompt=edited))
+    result = infer("gate", "2", "--against=1", "--rule=kl<=0.001", "--rule=output:close", "--no-mark")
+    assert result.exit_code == Exit.NOTHING.value
+    assert "how far is not known: the prompts are not the same text" in result.stdout
+    assert "incomparable: the prompts are not the same text" in result.stdout
+
+
 def test_a_sidecar_that_is_gone_leaves_the_reason(infer, add):
     path = add(scored.record(LOGITS, test=TEST))
     add(scored.record(scored.around(LOGITS, OTHER), test=TEST, reference=LOGITS))

@@ -10,6 +10,7 @@ import scored
 
 from pytest_infer.analysis.fidelity import closeness, measured, tokens
 from pytest_infer.analysis.fidelity.measured import Told
+from pytest_infer.analysis.fidelity.routing import Routed
 from pytest_infer.metrics import summarize
 from pytest_infer.records import Fidelity, Quality
 
@@ -198,6 +199,23 @@ def test_router_choices_by_hand():
     dense = measured.of_record(replace(record, profile=replace(record.profile, experts=None)))
     assert dense.experts_changed is None
     assert dense.experts_absent
+
+
+def test_router_choices_after_sides_part_are_of_other_texts():
+    # A prompt of 2 tokens and 3 generated ones, of which the last is never fed back: the sides part at the second.
+    ours = np.array([[0, 1], [2, 3], [0, 2], [0, 3]])
+    theirs, gates = ours.copy(), np.full(ours.shape, 0.5)
+    theirs[3] = 4, 5
+    after = gates.copy()
+    after[3] = 0.9
+    sides = [
+        Told(
+            scores=scored.scores(one, scored.greedy(one)), routed=Routed(chosen=[chosen], weights=[weights]), pieces={}
+        )
+        for one, chosen, weights in ((HALF, ours, gates), (OTHER, theirs, after))
+    ]
+    found = measured.between(*sides, "0001")
+    assert (found.length, found.experts_changed, found.gate_shift) == (2, 0, 0)
 
 
 def test_tokens_tell_both_sides():

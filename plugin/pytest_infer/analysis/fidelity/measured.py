@@ -83,12 +83,13 @@ def between(reference: Told, candidate: Told, name: str, exact: distributions.Ar
     whole = figures.joined(found)
     if exact is not None and len(pairs) == 1 and len(exact) == len(whole.kl):
         whole = replace(whole, kl=exact, exact=True)
-    moved = _moved(reference.routed, candidate.routed)
+    length = figures.common(*pairs[0])
+    moved = _moved(reference, candidate, length)
     return Fidelity(
         reference=name,
         positions=len(whole.kl),
         of=reference.scores.sequences * reference.scores.positions,
-        length=figures.common(*pairs[0]),
+        length=length,
         exact=whole.exact,
         kl_mean=whole.kl_mean,
         kl_p99=whole.kl_p99,
@@ -127,10 +128,15 @@ def routed(usage: ExpertUsage | None) -> Routed | str:
     return Routed(chosen=chosen, weights=weights)
 
 
-def _moved(reference: Routed | str, candidate: Routed | str) -> Moved | str:
-    if isinstance(candidate, str) or isinstance(reference, str):
-        return candidate if isinstance(candidate, str) else f"of the reference: {reference}"
-    return routing.moved(reference, candidate) or "the two sides have other MoE layers"
+def _moved(reference: Told, candidate: Told, length: int) -> Moved | str:
+    """Return how far the choices moved of the tokens that led to `length` positions: after them come other texts."""
+    if isinstance(candidate.routed, str) or isinstance(reference.routed, str):
+        return candidate.routed if isinstance(candidate.routed, str) else f"of the reference: {reference.routed}"
+    ours, theirs = (
+        routed.but(told.scores.positions - length)
+        for routed, told in ((reference.routed, reference), (candidate.routed, candidate))
+    )
+    return routing.moved(ours, theirs) or "the two sides have other MoE layers"
 
 
 def _split(reference: Side, candidate: Side, free: Sequence[int] | None, pieces: Mapping[int, str]) -> Split | None:

@@ -19,6 +19,11 @@ class Routed:
     chosen: Sequence[Any]
     weights: Sequence[Any] | None = None
 
+    def but(self, last: int) -> Routed:
+        """Return it without so many tokens at the end."""
+        kept = [[site[: max(len(site) - last, 0)] for site in of] for of in (self.chosen, self.weights or ())]
+        return Routed(chosen=kept[0], weights=None if self.weights is None else kept[1])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:

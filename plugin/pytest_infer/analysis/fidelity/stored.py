@@ -130,6 +130,9 @@ def between(before: Row, after: Row, scored: Scored, name: str) -> Fidelity | st
     """Return how far a test is from that of another run, which is called `name`, or why that is not known."""
     if before.plain or after.plain:
         return "it was measured by pytest-benchmark alone"
+    asked = {row.prompt.content_sha256 for row in (before, after)} - {None}
+    if len(asked) > 1:
+        return "the prompts are not the same text"
     ours, theirs = scored.of(before), scored.of(after)
     if isinstance(ours, str):
         return f"the earlier run: {ours}"
