@@ -10,10 +10,13 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.compare import gate, headline, rules
 from pytest_infer.analysis.compare.comparison import RowPair, all_metrics, judge
 from pytest_infer.analysis.compare.verdicts import Exit, Verdict
+from pytest_infer.analysis.fidelity import stored
 from pytest_infer.cli.main import app
+from pytest_infer.records import Quality
 from pytest_infer.report.compare import headline as headlines
 from pytest_infer.storage import block, sidecar
 from pytest_infer.storage.runs import row_of
+from pytest_infer.storage.schema import Values
 
 LOGITS = scored.logits()
 TEST = "bench/t.py::t[guide]"
@@ -99,6 +102,56 @@ def test_rules(by, rule, verdict):
     found, gated = judged(RowPair(before=before, after=after), rule)
     assert found[rule].verdict is verdict
     assert gated.exit is (Exit.REGRESSED if verdict is Verdict.REGRESSED else Exit.PASSED)
+
+
+def apart(**changes):
+    """Return both sides' rows, forced, whose distance is this."""
+    before, after = rows(ROUNDING, forced=True)
+    return RowPair(before=before, after=stored.with_figures(after, replace(after.fidelity, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("found", "rule", "verdict"),
+    [
+        # A lower bound found at least 0.4 of KL wherever both were known.
+        ({"kl_mean": 3.9e-4, "exact": False}, "kl<=0.001", Verdict.UNCHANGED),
+        ({"kl_mean": 4.1e-4, "exact": False}, "kl<=0.001", Verdict.INCONCLUSIVE),
+        ({"kl_mean": 1.1e-3, "exact": False}, "kl<=0.001", Verdict.REGRESSED),
+        ({"kl_mean": 9.9e-4, "exact": True}, "kl<=0.001", Verdict.UNCHANGED),
+        ({"kl_p99": 8e-4, "exact": False}, "kl_p99<=0.001", Verdict.INCONCLUSIVE),
+        ({"kl_mean": 8e-4, "exact": False}, "kl>=0.001", Verdict.INCONCLUSIVE),
+        ({"kl_mean": 3.9e-10, "exact": False}, "output:close", Verdict.UNCHANGED),
+        ({"kl_mean": 8e-10, "exact": False}, "output:close", Verdict.INCONCLUSIVE),
+        ({"kl_mean": 1.1e-9, "exact": False}, "output:close", Verdict.REGRESSED),
+        ({"kl_mean": 8e-10, "exact": True}, "output:close", Verdict.UNCHANGED),
+        # Identical outputs diverge nowhere, however short they are, if all of them was compared.
+        ({"length": 17, "positions": 17, "of": 17, "split": None}, "first_divergence>=20", Verdict.UNCHANGED),
+        ({"length": 17, "positions": 17, "of": 60, "split": None}, "first_divergence>=20", Verdict.INCONCLUSIVE),
+        ({"length": 20, "positions": 20, "of": 60, "split": None}, "first_divergence>=20", Verdict.UNCHANGED),
+    ],
+)
+def test_what_is_known_only_in_part_passes_where_that_tells(found, rule, verdict):
+    judgements, _ = judged(apart(**found), rule)
+    assert judgements[rule].verdict is verdict
+    assert (judgements[rule].reason is None) == (verdict is Verdict.UNCHANGED)
+
+
+def test_a_lower_bound_too_near_says_how_to_know_more():
+    pair = apart(kl_mean=8e-10, exact=False)
+    found, _ = judged(pair, "output:close", "kl<=1e-9")
+    assert found["output:close"].reason.endswith("--infer-against tells it")
+    assert found["output:close"].note.endswith("perhaps more than arithmetic")
+    assert found["kl<=1e-9"].reason == "a lower bound, too near to <= 1e-09: --infer-against tells it exactly"
+    assert not pair.alike
+    assert apart(kl_mean=3e-10, exact=False).alike
+
+
+def test_a_counter_that_is_a_lower_bound_passes_no_upper_one():
+    before, after = rows(ROUNDING, forced=True)
+    least = Values(value=2.0**30, quality=Quality.BOUND)
+    pair = RowPair(before=before, after=replace(after, metrics=after.metrics | {"peak_rss_bytes": least}))
+    found, _ = judged(pair, "peak_rss<=2GiB", "peak_rss<=0.5GiB", "peak_rss>=0.5GiB")
+    assert [j.verdict for j in found.values()] == [Verdict.INCONCLUSIVE, Verdict.REGRESSED, Verdict.UNCHANGED]
 
 
 def test_the_same_tokens_by_another_distribution_are_told():

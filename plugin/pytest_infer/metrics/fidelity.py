@@ -14,6 +14,9 @@ LOGITS = "logits of the profile round"
 BOTH = f"{LOGITS}, both sides"
 EXPERTS = "router choices of the profile round, both sides"
 _NO_REFERENCE = "no reference: --infer-replay RUN, or --infer-against REV"
+_DIVERGENCES = ("kl", "kl_p99")
+FOUND = 0.4
+"""The least part of a mean KL that its lower bound was measured to find (docs/fidelity.md)."""
 _OF_EXPERTS = ("experts_changed", "gate_shift")
 
 OF_BOTH: Mapping[str, Callable[[Fidelity], float | None]] = {
@@ -31,12 +34,26 @@ OF_ONE = frozenset(("nll", "perplexity", "entropy", "margin"))
 """The metrics of what a model predicts by itself."""
 
 
+def span(key: str, found: Fidelity) -> tuple[float, float] | None:
+    """Return the least and the most that one of these metrics can be; None where it is not known.
+
+    A lower bound of KL found at least `FOUND` of it wherever both were known. Where nothing differs up to the end of
+    what was compared, the first difference comes later, or never.
+    """
+    value = OF_BOTH[key](found)
+    if value is None:
+        return None
+    if key == "first_divergence" and found.split is None:
+        return (math.inf if found.positions == found.of else value), math.inf
+    return value, value / FOUND if key in _DIVERGENCES and not found.exact else value
+
+
 def reading(key: str, found: Fidelity) -> Reading:
     """Return one of these metrics, or why there is none."""
     value, source = OF_BOTH[key](found), EXPERTS if key in _OF_EXPERTS else BOTH
     if value is None:
         return absent(found.experts_absent or "not recorded on both sides", source)
-    bound = key in ("kl", "kl_p99") and not found.exact
+    bound = key in _DIVERGENCES and not found.exact
     return Reading(value=value, source=source, quality=Quality.BOUND if bound else Quality.EXACT)
 
 

@@ -12,9 +12,11 @@ from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.analysis.experts import drift
-from pytest_infer.metrics import fidelity
+from pytest_infer.metrics import Metric, fidelity
 from pytest_infer.metrics.scope import Scope
+from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
+from pytest_infer.storage.schema import Values
 
 
 def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judgement:
@@ -39,7 +41,7 @@ def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judge
         if rule.metric.scope is Scope.DISTANCE:
             why = unscored if row.fidelity is None else fidelity.reading(rule.metric.key, row.fidelity).reason
         return replace(draft, reason=why or "not measured")
-    low, high = _interval(values.numbers, confidence)
+    (low, high), unclear = _span(row, rule.metric, values, confidence)
     # In one direction for both kinds of bound: below 0 is within it.
     worst, best = (rule.limit - low, rule.limit - high) if rule.at_least else (high - rule.limit, low - rule.limit)
     sign = (">" if rule.at_least else "<") + ("=" if rule.inclusive else "")
@@ -48,8 +50,22 @@ def held(row: Row, rule: Rule, confidence: float, unscored: str | None) -> Judge
     elif best > 0 or (best == 0 and not rule.inclusive):
         verdict, reason = Verdict.REGRESSED, f"must be {sign} {rule.limit:g}"
     else:
-        verdict, reason = Verdict.INCONCLUSIVE, f"the interval holds the bound {sign} {rule.limit:g}: more rounds"
+        verdict, reason = Verdict.INCONCLUSIVE, unclear.format(f"{sign} {rule.limit:g}")
     return replace(draft, after=values.value, verdict=verdict, reason=reason)
+
+
+def _span(row: Row, metric: Metric, values: Values, confidence: float) -> tuple[tuple[float, float], str]:
+    """Return the least and the most that a figure can be, and what to say where a bound lies between them."""
+    at_least = values.quality is Quality.BOUND
+    if metric.scope is Scope.DISTANCE and row.fidelity is not None:
+        known = fidelity.span(metric.key, row.fidelity) or (min(values.numbers), max(values.numbers))
+        if at_least:
+            return known, "a lower bound, too near to {}: --infer-against tells it exactly"
+        return known, "nothing differs as far as both read the same text, which does not tell {}"
+    low, high = _interval(values.numbers, confidence)
+    if at_least:
+        return (low, math.inf), "a lower bound does not tell {}"
+    return (low, high), "the interval holds the bound {}: more rounds"
 
 
 def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -86,7 +86,7 @@ class RowPair:
 
     @property
     def close(self) -> bool | None:
-        """Return whether rounding explains how far `after` is from `before`; None where that is not known."""
+        """Return whether rounding explains how far `after` is from `before`; None where nothing tells that."""
         found = self.after.fidelity
         return None if found is None else closeness.close(found, closeness.bound(self.before.model, self.after.model))
 
@@ -106,7 +106,7 @@ class RowPair:
     @property
     def alike(self) -> bool:
         """Return whether both sides generated the same tokens, and nothing but rounding is between them."""
-        return self._same and self.close is not False
+        return self._same and (self.after.fidelity is None or self.close is True)
 
     def disturbed(self, metric: Metric) -> str | None:
         """Return why disturbed rounds keep a change from being judged; turns of a token judge by themselves."""

@@ -21,6 +21,11 @@ _FOLLOW = {
     "total_tokens": {"prompt_tokens", "workload", fingerprint.OUTPUT},
 }
 """What is accepted together with such a difference; every other exact figure of a prompt follows from its output."""
+_CLOSE = {
+    True: (Verdict.UNCHANGED, None),
+    False: (Verdict.REGRESSED, "further apart than rounding explains"),
+    None: (Verdict.INCONCLUSIVE, "KL is a lower bound, too near to what rounding explains: --infer-against tells it"),
+}
 
 
 def judged(draft: Judgement, pair: RowPair, want: Wanted, allowed: Collection[str]) -> Judgement:
@@ -45,7 +50,7 @@ def _same(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement
 def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[str]) -> Judgement:
     """Judge output by how far it is from the other side's, where that is known."""
     decided, near = _same(draft, want, allowed), pair.close
-    if near is None:
+    if pair.after.fidelity is None:
         if decided.verdict is not Verdict.REGRESSED:
             return decided
         why = f"differs, and how far is not known: {pair.unscored or 'no scores were kept'}"
@@ -54,6 +59,6 @@ def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[s
     if not (same and near):
         decided = replace(decided, note=pair.told)
     if want.close and decided.verdict is not None:
-        reason = None if near else "further apart than rounding explains"
-        return replace(decided, verdict=Verdict.UNCHANGED if near else Verdict.REGRESSED, reason=reason)
+        verdict, reason = _CLOSE[near]
+        return replace(decided, verdict=verdict, reason=reason)
     return replace(decided, verdict=None, reason=None) if want.rule is None and near and not same else decided

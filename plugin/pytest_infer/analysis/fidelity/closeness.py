@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pytest_infer.metrics.fidelity import FOUND
 from pytest_infer.records import Fidelity, Picked
 from pytest_infer.units import NONE, nats, significant
 
@@ -36,10 +37,16 @@ class Apart(Protocol):
     def kl_mean(self) -> float:
         """Return the mean of KL(reference ‖ candidate), nats."""
 
+    @property
+    def exact(self) -> bool:
+        """Return whether that is known; else it is a lower bound."""
 
-def close(found: Apart, most: float) -> bool:
-    """Return whether a difference is within that bound."""
-    return found.kl_mean <= most
+
+def close(found: Apart, most: float) -> bool | None:
+    """Return whether a difference is within that bound; None where only a lower bound of it is, and not far enough."""
+    if found.exact or found.kl_mean > most:
+        return found.kl_mean <= most
+    return True if found.kl_mean / FOUND <= most else None
 
 
 def told(found: Fidelity, most: float, *, same: bool) -> str:
@@ -61,9 +68,10 @@ def size(found: Fidelity) -> str:
 
 
 def kind(found: Apart, most: float) -> str:
-    """Return what a difference is like: arithmetic, another model, or neither."""
-    if close(found, most):
-        return "arithmetic"
+    """Return what a difference is like: arithmetic, another model, neither, or not known."""
+    near = close(found, most)
+    if near is not False:
+        return "arithmetic" if near else "perhaps more than arithmetic"
     return "another model" if found.kl_mean >= _OTHER else "more than arithmetic"
 
 
