@@ -427,9 +427,12 @@ def broken(*_, **__):
 def test_a_summary_that_breaks_costs_neither_the_run_nor_the_gates_exit_code(suite, monkeypatch, place, line):
     pytester = suite(engine=SLOW)
     monkeypatch.setattr(*place, broken)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
     result = pytester.runpytest_inprocess("--benchmark-autosave", "--infer-rounds=1", "--infer-gate=ttft:1%")
     assert result.ret == 11
     result.stdout.fnmatch_lines([line])
     # What is complete needs no journal.
     assert not [path for path in pytester.path.rglob(".journal/*") if path.is_file()]
     assert len(list(pytester.path.rglob("0001_*.npz"))) == 1
+    assert (pytester.path / "summary.md").exists()

@@ -227,6 +227,20 @@ def test_a_best_is_best_over_the_prompts_that_it_shares_with_the_next_best():
     assert found.goals[0].best == 1
 
 
+@pytest.mark.parametrize("told", [(), ("other",)])
+def test_a_figure_that_the_first_configuration_lacks_is_no_goal(told):
+    rows = [
+        # The first ends at its first token, in all prompts or in the one that the other decodes in.
+        row({"model": "a"}, ttft=[1.0, 1.01, 1.02]),
+        row({"model": "b"}, ttft=[0.5, 0.51, 0.52], decode=[10, 11, 12]),
+        *(row({"model": "a"}, prompt=prompt, ttft=[1.0, 1.01, 1.02], decode=[5, 6, 7]) for prompt in told),
+        *(row({"model": "b"}, prompt=prompt, ttft=[0.5, 0.51, 0.52]) for prompt in told),
+    ]
+    found = recommend(rows)
+    assert [(goal.metric, goal.best) for goal in found.goals] == [*([(DECODE, 0)] if told else []), (TTFT, 1)]
+    assert [report.sentence(found, goal) for goal in found.goals][-1].startswith("best TTFT: model=b, ")
+
+
 def test_a_few_mebibytes_of_peak_are_the_libraries_and_decide_nothing():
     def of(name, decode, mebibytes):
         return row({"dtype": name}, decode=[decode, decode * 1.2, decode * 0.8], peak=[mebibytes / 1024] * 3)

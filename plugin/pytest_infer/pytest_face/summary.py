@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,15 +41,24 @@ def show(run: InferSession, reporter: pytest.TerminalReporter) -> None:
 
     What fails is a line: the run is still to be kept, and to end as its gate says.
     """
-    try:
+    shown = None
+    with _without(reporter, "summary"):
         write_report(run)
         shown = of(run)
         write_summary(reporter, shown)
-        more = "" if shown.sides is None else sweep.as_markdown(shown.sides)
+    with _without(reporter, "annotations"):
+        more = "" if shown is None or shown.sides is None else sweep.as_markdown(shown.sides)
         run.gate.publish(os.environ, partial(tell, reporter), more)
+
+
+@contextmanager
+def _without(reporter: pytest.TerminalReporter, what: str) -> Iterator[None]:
+    """Go on without a part that fails, and say so."""
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a run that was measured
         reporter.ensure_newline()
-        reporter.write_line(printable(f"ERROR: no summary: {type(error).__name__}: {error}"), red=True)
+        reporter.write_line(printable(f"ERROR: no {what}: {type(error).__name__}: {error}"), red=True)
 
 
 def of(run: InferSession) -> RunSummary:

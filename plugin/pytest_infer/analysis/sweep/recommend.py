@@ -218,16 +218,19 @@ def _better(metric: str, ratio: float) -> bool:
 
 
 def _goal(metric: str, samples: Sequence[Mapping[str, Samples]], between: _Between) -> Goal | None:
-    """Return the configuration that is better than every one before it, over the prompts that the two share."""
-    first = next((number for number, found in enumerate(samples) if found[metric]), None)
-    if first is None:
+    """Return the configuration that is better than every one before it, over the prompts that the two share.
+
+    Each has the figure in a prompt of the first one, which all are compared with; None where the first one has none.
+    """
+    numbers = [n for n, found in enumerate(samples) if found[metric].keys() & samples[0][metric].keys()]
+    if not numbers:
         return None
-    best = first
-    for number in range(len(samples)):
+    best = 0
+    for number in numbers:
         ratio = between(metric, number, best)
         if ratio is not None and _better(metric, ratio.value):
             best = number
-    others = ((number, between(metric, number, best)) for number in range(len(samples)) if number != best)
+    others = ((number, between(metric, number, best)) for number in numbers if number != best)
     ties = tuple(number for number, ratio in others if ratio is not None and not ratio.distinct)
     return Goal(metric=metric, best=best, ties=ties)
 
