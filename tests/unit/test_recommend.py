@@ -283,6 +283,20 @@ def test_what_cannot_be_told_from_the_first_is_not_recommended():
     assert report.advised(first) == "use the best decode: --infer-threads 2"
 
 
+@pytest.mark.parametrize(
+    ("figure", "title", "noun"),
+    [("ttft", "best TTFT", "TTFT"), ("peak", "least memory", "memory")],
+)
+def test_what_is_advised_is_named_where_nothing_was_decoded(figure, title, noun):
+    def of(threads, *rounds):
+        return row({"threads": threads}, **{figure: rounds})
+
+    found = recommend([of(1, 2.0, 2.01), of(2, 1.0, 1.01)])
+    assert report.advised(found) == f"use the {title}: --infer-threads 2"
+    noisy = recommend([of(1, 1.0, 1.2, 0.8), of(2, 0.99, 1.19, 0.79)])
+    assert report.advised(noisy) == f"no difference found in {noun}: keep threads=1"
+
+
 def test_what_is_behind_in_all_columns_has_no_star_although_nothing_is_distinct():
     noisy = (0.5, 1, 2)
     found = recommend(

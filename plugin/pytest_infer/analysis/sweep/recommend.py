@@ -59,7 +59,8 @@ class Goal:
 class Recommendation:
     """What a sweep says; the first configuration is the one that the others are compared with.
 
-    `left_out` are configurations that share no measured prompt with the first one. `options` set the best for decode.
+    `left_out` are configurations that share no measured prompt with the first one. `options` set the best for the first
+    goal, which is decode where that was measured.
     `loads` are how many models were loaded, and `drift` what each of their first tests had become when it was measured
     again after the last, by metric: intervals between different loads hold it.
     """
@@ -74,7 +75,7 @@ class Recommendation:
 
     @property
     def undecided(self) -> bool:
-        """Return whether the best for decode cannot be told from the first configuration."""
+        """Return whether the best for the first goal cannot be told from the first configuration."""
         return bool(self.goals) and self.goals[0].best != 0 and 0 in self.goals[0].ties
 
     def goal(self, metric: str) -> Goal | None:

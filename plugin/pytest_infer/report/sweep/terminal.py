@@ -66,9 +66,12 @@ def write(console: Console, found: Recommendation) -> None:
 
 def advised(found: Recommendation) -> str | None:
     """Return the options to use; None where nothing was found."""
+    if not found.options:
+        return None
+    metric = found.goals[0].metric
     if found.undecided:
-        return f"no difference found in decode: keep {found.configurations[0].label}"
-    return f"use the best decode: {found.options}" if found.options else None
+        return f"no difference found in {_NOUNS[metric]}: keep {found.configurations[0].label}"
+    return f"use the {_TITLES[metric]}: {found.options}"
 
 
 def fidelity(found: Recommendation) -> list[tuple[str, str]] | None:
