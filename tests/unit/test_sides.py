@@ -286,6 +286,23 @@ def test_the_configuration_that_changed_is_named(turns):
     assert said[1].startswith("TPOT: slower with threads=2: +5.")
 
 
+def test_what_no_number_of_rounds_would_rule_out_says_why():
+    def said(rows):
+        return next(iter(report.of_configurations(sides.of(rows).configurations)))
+
+    rng = np.random.default_rng(2)
+    sequential = both(rng, turns=False, against={"differ": (), "sequential": True})
+    why = "one side after the other tells none over prompts: leave out --infer-against-sequential"
+    assert said(sequential) == f"TTFT: no configuration shows a change, and none is ruled out: {why}"
+    spoiled = [
+        replace(
+            row, disturbed=tuple(range(20)), timed=20, against=structs.replace(row.against, rounds=Rounds(timed=20))
+        )
+        for row in both(rng, turns=False)
+    ]
+    assert said(spoiled).endswith("which explains the change: end what else runs, and measure again")
+
+
 # what is said
 
 

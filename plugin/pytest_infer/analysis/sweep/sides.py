@@ -70,13 +70,15 @@ class CurveSides:
 class Change:
     """A relative change over the prompts of a configuration (0.02 is +2 %) with its 99 % interval.
 
-    `shown`: it is distinct from 0, corrected for all configurations and figures. Without an interval nothing is.
+    `shown`: it is distinct from 0, corrected for all configurations and figures. Without an interval nothing is, and
+    `reason` says why there is none, where that is not that there were too few rounds.
     """
 
     mid: float
     low: float | None = None
     high: float | None = None
     shown: bool = False
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +288,7 @@ def _configurations(
                     estimates[config, key],
                     shown=shown.get((config, key), False),
                     doubted=any((row.test, key) in doubted for row in group),
+                    reason=_why([pairs[row.test] for row in group], [found[row.test, key] for row in group]),
                 )
                 for key in OF_CONFIGURATIONS
                 if (config, key) in estimates
@@ -307,8 +310,16 @@ def _over_prompts(
     return float(told.mid.mean()) if estimate is None else estimate
 
 
-def _change(estimate: Student | float, *, shown: bool, doubted: bool) -> Change:
+def _why(pairs: Iterable[RowPair], judgements: Iterable[Judgement]) -> str | None:
+    """Return why changes have no interval together; None where nothing but their number is to blame."""
+    if any(pair.block_spread is not None for pair in pairs):
+        return "one side after the other tells none over prompts: leave out --infer-against-sequential"
+    return next((j.reason for j in judgements if j.reason is not None), None)
+
+
+def _change(estimate: Student | float, *, shown: bool, doubted: bool, reason: str | None) -> Change:
     if isinstance(estimate, float) or doubted:
-        return Change(mid=math.expm1(estimate if isinstance(estimate, float) else estimate.mid))
+        mid = estimate if isinstance(estimate, float) else estimate.mid
+        return Change(mid=math.expm1(mid), reason=reason)
     low, high = estimate.interval(CONFIDENCE)
     return Change(mid=math.expm1(estimate.mid), low=math.expm1(low), high=math.expm1(high), shown=shown)

@@ -303,7 +303,8 @@ def _none(known: Sequence[tuple[ConfigurationSides, Change]]) -> str:
         name: max(abs(low), abs(high)) for name, (low, high) in ends.items() if low is not None and high is not None
     }
     if len(reach) < len(known):
-        return "no configuration shows a change; more rounds are needed to rule one out"
+        why = next((it.reason for _, it in known if it.low is None and it.reason is not None), None)
+        return f"no configuration shows a change, and none is ruled out: {why or 'more rounds are needed'}"
     widest = max(reach, key=reach.__getitem__)
     if reach[widest] <= 0.01:
         return "no configuration shows a change beyond 1 %"
