@@ -68,6 +68,16 @@ def test_a_range_that_shows_no_quadratic_part_says_so(quadratic):
     assert (fit.attention, fit.crossing) == (Attention.NOT_SHOWN, None)
 
 
+def test_a_quadratic_part_without_a_linear_one_is_not_said_not_to_show():
+    rows = [row(n, ttft=time) for n, time in zip(LENGTHS, times(5e-3, 1e-9, 4e-7, NOISE), strict=True)]
+    (found,) = curve.curves(rows)
+    assert found.prefill.linear.low < 0 < found.prefill.quadratic.low
+    assert (found.prefill.attention, found.prefill.crossing) == (Attention.DOMINATES, None)
+    said = list(report.prefill(found))[1]
+    assert said.startswith("attention, the quadratic part, is 99")
+    assert said.endswith("no linear part shows, so nothing tells from which length on it dominates")
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_too_few_lengths_are_not_fitted(count):
     assert curve.prefill_fit(LENGTHS[:count], times(5e-3, 6e-5, 4e-8)[:count]) is None

@@ -56,7 +56,8 @@ class Point:
 class PrefillFit:
     """TTFT = constant + linear·n + quadratic·n², in seconds and tokens.
 
-    `crossing` is the length from which the quadratic part is larger than the linear one, None where none shows.
+    `crossing` is the length from which the quadratic part is larger than the linear one, None where one of them does
+    not show; without a quadratic part `attention` is not shown.
     `share` is the quadratic part of the fitted TTFT at the longest length, `worst` the largest deviation of a point
     from the fit, by the point.
     """
@@ -194,9 +195,9 @@ def prefill_fit(tokens: Sequence[float], ttft_s: Sequence[float]) -> PrefillFit 
     longest = max(tokens)
     total = constant.value + linear.value * longest + quadratic.value * longest**2
     crossing, attention = None, Attention.NOT_SHOWN
-    if quadratic.low > 0 and linear.low > 0:
-        crossing = _fieller(fitted)
-        attention = Attention.DOMINATES if crossing.value <= longest else Attention.BEYOND
+    if quadratic.low > 0:
+        crossing = _fieller(fitted) if linear.low > 0 else None
+        attention = Attention.DOMINATES if linear.value <= quadratic.value * longest else Attention.BEYOND
     return PrefillFit(
         constant=constant,
         linear=linear,

@@ -65,16 +65,18 @@ def prefill(curve: Curve) -> Iterator[str]:
         f"TTFT = {seconds(fit.constant.value)} + {_each(fit.linear)} a token + {_each(fit.quadratic)} a token² "
         f"(points within {100 * fit.worst:.1f} %)"
     )
-    if fit.crossing is None:
+    part = f"attention, the quadratic part, is {significant(100 * fit.share)} % of TTFT at {longest} tokens"
+    if fit.quadratic.low <= 0:
         yield (
             f"attention: no quadratic part shows up to {longest} tokens, so this range does not tell where it dominates"
         )
+    elif fit.crossing is None:
+        yield f"{part}; no linear part shows, so nothing tells from which length on it dominates"
     elif fit.crossing.value <= longest:
         yield f"attention, the quadratic part, outgrows the linear one from {_tokens(fit.crossing)} tokens on"
     else:
         yield (
-            f"attention, the quadratic part, is {significant(100 * fit.share)} % of TTFT at {longest} tokens and "
-            "dominates nowhere in this range; the fit, extrapolated, has it outgrow the linear part from "
+            f"{part} and dominates nowhere in this range; the fit, extrapolated, has it outgrow the linear part from "
             f"{_tokens(fit.crossing)} tokens on"
         )
 
