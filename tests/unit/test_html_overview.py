@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 from test_html_report import Page
+from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
+from pytest_infer.cli.main import app
 from pytest_infer.report.compare.headline import answers
 from pytest_infer.report.html import page
 from pytest_infer.report.html.compare import Compared
@@ -85,6 +87,37 @@ def test_runs_of_another_machine_count_in_no_event_and_no_trend(storage, make_bl
     assert "prefill 30 % slower, for 6 runs now since 0014" in shown
     assert "over 6 runs before it, 6 since" in shown
     assert "Median of each of 12 runs" in shown
+
+
+def branches(storage, make_block, *told):
+    """Store runs of branches: their name, how many, and the time of their prefill."""
+    for branch, many, value in told:
+        for _ in range(many):
+            storage.add([make_block("a", ttft_s=[0.99 * value, value, 1.01 * value])], branch=branch)
+    return storage.load().runs
+
+
+def test_what_another_branch_changed_is_told_there_alone(storage, make_block):
+    ours = [("main", 10, 0.1), ("other", 2, 0.2), ("feature", 4, 0.13), ("other", 2, 0.2), ("main", 1, 0.1)]
+    runs = branches(storage, make_block, *ours)
+    text = page.render(runs[-1], runs)
+    assert "prefill" not in overview(Page(text))
+    assert "11 runs, oldest first; no change points" in Page(text).shown
+    feature = next(run for run in reversed(runs) if run.branch == "feature")
+    assert "prefill 30 % slower, for 4 runs now since 0013" in overview(Page(page.render(feature, runs)))
+    command = ["history", "--change-points", "--metric=ttft", f"--storage={storage.folder}"]
+    assert "no change points" in CliRunner().invoke(app, command).stdout
+    # A branch that took another name goes on.
+    runs = branches(storage, make_block, ("trunk", 6, 0.13))
+    assert "prefill 30 % slower, for 6 runs now" in overview(Page(page.render(runs[-1], runs)))
+
+
+def test_of_a_long_history_as_many_runs_count_whatever_other_machines_ran(storage, make_block, monkeypatch):
+    for number in range(40):
+        storage.add([make_block("a", machine={"cpu": f"CPU {number % 2}"})])
+    monkeypatch.setattr("pytest_infer.report.html.history.MOST_RUNS", 16)
+    runs = storage.load().runs
+    assert "Median of each of 16 runs" in Page(page.render(runs[-1], runs)).shown
 
 
 def test_a_comparison_says_since_when_and_the_event_is_told_there_alone(history):

@@ -407,7 +407,7 @@ def test_what_is_absent_says_why(storage, make_block):
     assert "No timeline of the profile round: left out with --infer-timeline=off." in shown
     assert "no expert usage in run 0001 cccccccc (main): the model has no experts" in shown
     assert "one run is shown and no gate judged it" in shown
-    assert "the storage holds no other run" in shown
+    assert "the storage holds no earlier run" in shown
     assert "no option was swept" in shown
     assert "No utilisation of the machine's limits: " in shown
 

@@ -48,7 +48,6 @@ def list_history(
     except InferError as error:
         refuse(error)
     runs = [run for run in history.runs if branch is None or run.branch == branch]
-    runs = runs[-(limit or (len(runs) if change_points else 30) or 1) :]
     if not runs:
         if history.runs:
             say(f"no run in {history.folder} is of the branch {branch}")
@@ -56,13 +55,13 @@ def list_history(
             say(f"no runs in {history.folder}: pytest bench --benchmark-autosave makes one")
         raise typer.Exit(Exit.NOTHING.value)
     if not change_points:
-        out(HISTORY[Format.TERMINAL](ListedRuns(runs=runs, names=names), screen()))
+        out(HISTORY[Format.TERMINAL](ListedRuns(runs=runs[-(limit or 30) :], names=names), screen()))
         return
     # Imported late: only this needs numpy and scipy.
     from pytest_infer.analysis.history import trends  # noqa: PLC0415
 
     try:
-        found = trends.shifts(runs, _metrics(metric), keyword)
+        found = trends.shifts(runs, _metrics(metric), keyword, limit)
     except InferError as error:
         refuse(error)
     out(CHANGE_POINTS[Format.TERMINAL](found, screen()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -58,14 +59,32 @@ class Shift:
         return (self.point.change > 0) == (self.metric.direction is Direction.LOWER)
 
 
-def shifts(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None) -> tuple[Shift, ...]:
+def shifts(
+    runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None, most: int | None = None
+) -> tuple[Shift, ...]:
     """Return the change points of each metric of each test that the newest run has, in the order of time.
 
-    `runs` are oldest first; only those of the newest run's machine and of the same prompts and limits count.
+    `runs` are oldest first; of those that led to the newest only those of its machine and of the same prompts and
+    limits count, the `most` newest.
     """
     while runs and not runs[-1].readable:
         runs = runs[:-1]
+    runs = leading_to(runs[-1], runs, most) if runs else ()
     return of_series(runs, series(runs, metrics, keyword), metrics)
+
+
+def leading_to(run: Run, runs: Iterable[Run], most: int | None = None) -> list[Run]:
+    """Return the runs that led to a run, oldest first, itself the last: what another branch changed is not its own.
+
+    They are those of its branch, and before the first of these those of the branch that most runs were of by then.
+    With `most` they begin where so many are of the run's machine.
+    """
+    earlier = [one for one in runs if one.time < run.time and one.path != run.path and one.plain == run.plain]
+    first = next((one.time for one in earlier if one.branch == run.branch), run.time)
+    trunk = Counter(one.branch for one in earlier if one.time < first).most_common(1)
+    found = [one for one in earlier if one.branch == run.branch or (one.time < first and one.branch == trunk[0][0])]
+    mine = [place for place, one in enumerate([*found, run]) if one.machine == run.machine]
+    return [*found, run][mine[-most:][0] if most is not None else 0 :]
 
 
 @dataclass(frozen=True, slots=True)

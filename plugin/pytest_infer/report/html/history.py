@@ -39,7 +39,7 @@ METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What the runs up to the newest tell together, or why they tell nothing; `compared` are those of the series."""
+    """What the runs up to one tell together, or why they tell nothing; `compared` are those of the series."""
 
     runs: Sequence[Run] = ()
     compared: Sequence[Run] = ()
@@ -50,18 +50,18 @@ class Known:
     absent: str | None = None
 
 
-def known(runs: Sequence[Run]) -> Known:
-    """Return what the runs, which are oldest first, tell up to the newest."""
-    if runs[-1].plain:
+def known(run: Run, runs: Sequence[Run]) -> Known:
+    """Return what the runs that led to one tell, of those of its storage, which are oldest first."""
+    if run.plain:
         return Known(absent="this run is pytest-benchmark's own: there is no trend up to it")
-    shown = [run for run in runs if not run.plain][-MOST_RUNS:]
-    if len(shown) < 2:
-        return Known(absent="the storage holds no other run: a trend needs two, and change points six")
     from pytest_infer.analysis.history import (  # noqa: PLC0415 - numpy and scipy are loaded where they are needed
         events,
         trends,
     )
 
+    shown = trends.leading_to(run, runs, MOST_RUNS)
+    if len(shown) < 2:
+        return Known(absent="the storage holds no earlier run: a trend needs two, and change points six")
     try:
         series = trends.series(shown, METRICS)
         shifts = trends.of_series(shown, series, METRICS)

@@ -87,7 +87,7 @@ def render(
     if mine is not None and mine.earlier is not None:
         names = mine.earlier.number or mine.before, run.number or mine.after
     swept, loaded = sweep.section(found), load.section(found)
-    told = history.known([*(r for r in runs if r.time < run.time and r.path != run.path), run])
+    told = history.known(run, runs)
     sections = anchors.anchored(
         (
             overview.section(found, advice.advise({test.row.test: test.block for test in found.tests})),
