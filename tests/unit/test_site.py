@@ -78,6 +78,15 @@ def test_a_branch_shows_its_newest_run_and_what_changed(storage, make_block, mad
     assert runs.count("regressed") == 1
 
 
+def test_a_lasting_change_that_the_gate_found_is_one_too(storage, make_block, made):
+    """The comparison explains it, and so it has no card of its own."""
+    for number in range(14):
+        gate = {} if number < 10 else {"gate": {"result": "regressed"}}
+        add(storage, make_block, 0.1 if number < 10 else 0.13, **gate)
+    made()
+    assert "prefill 30 % slower, for 4 runs now" in made.index().shown
+
+
 def test_the_newest_are_kept_where_so_many_are_asked_for(storage, make_block, made):
     for _ in range(4):
         add(storage, make_block)

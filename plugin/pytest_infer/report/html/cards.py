@@ -33,18 +33,28 @@ def cards(compared: Sequence[Compared], found: Known, repository: str | None) ->
     """
     made: list[dict[str, Any]] = []
     told: list[Event] = []
-    lasting = [event for event in found.events if event.until is None]
+    lasting = _lasting(found)
     for number, one in enumerate(compared, 1):
-        between = [event for event in lasting if _explains(event, one)]
+        between = [event for event in reversed(lasting) if _explains(event, one)]
         since = [line for event in between for line in _since(event, found, repository, named=len(between) > 1)]
         made.append(compare.card(one, number, since))
         told += between
-    others = [event for event in reversed(lasting) if event not in told]
+    others = [event for event in lasting if event not in told]
     own = [_card(event, found, repository) for event in others[:_MOST]]
     if len(others) > _MOST:
         more = len(others) - _MOST
         own[-1]["answers"].append(Answer(name="also", text=f"{more} earlier lasting changes", link="history"))
     return sorted([*own, *made], key=_rank)
+
+
+def lasting(found: Known) -> dict[str, Any] | None:
+    """Return the card of the newest lasting change, of one for the worse where there is any."""
+    event = min(_lasting(found), key=lambda event: event.worse is not True, default=None)
+    return None if event is None else _card(event, found, None)
+
+
+def _lasting(found: Known) -> list[Event]:
+    return [event for event in reversed(found.events) if event.until is None]
 
 
 def _rank(card: Mapping[str, Any]) -> int:

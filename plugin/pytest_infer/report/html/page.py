@@ -106,8 +106,8 @@ def render(
     mark = None
     if library is not None:
         against = compare.card(every[-1], len(every)) if every else None
-        lasting = next((card for card in top if card["key"] == "history"), None)
-        mark = entry.element(entry.of(run, found.tests, told.messages.get(run.commit or ""), against, lasting))
+        message = told.messages.get(run.commit or "")
+        mark = entry.element(entry.of(run, found.tests, message, against, cards.lasting(told)))
     style = text(TEMPLATES / "report.css")
     paths = [*([ECHARTS / "echarts.min.js"] if library is None else []), *(TEMPLATES / name for name in _SCRIPTS)]
     scripts = [text(path) for path in paths]
