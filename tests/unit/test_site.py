@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import pytest_infer
 from pytest_infer.cli.main import app
 from pytest_infer.report.html import page
+from pytest_infer.storage import runs
 
 REPOSITORY = "https://forge.example/a/b"
 
@@ -169,6 +170,43 @@ def test_a_run_damaged_within_a_test_has_no_page_and_is_compared_with_nothing(st
         result = made()
         assert (result.exit_code, result.stderr.count(f"left out: {broken}: ")) == (0, 1)
         assert result.stdout.endswith(f"2 runs, {added} added\n")
+
+
+def test_a_run_damaged_elsewhere_is_left_out_and_all_others_have_a_page(storage, make_block, made):
+    """What comparisons read of it is sound: it is not even damaged, for them."""
+    add(storage, make_block)
+    broken = storage.add([make_block("a") | {"output": 3}])
+    storage.add([make_block("a") | {"breakdown": 3}], branch="feature")
+    add(storage, make_block)
+    for added in (2, 0):
+        result = made()
+        assert (result.exit_code, result.stderr.count("left out: ")) == (0, 2)
+        assert result.stderr.count(f"left out: {broken}: ") == 1
+        assert result.stdout.endswith(f"2 runs, {added} added\n")
+    newest = (made.folder / "runs" / made.pages()[-1]).read_text(encoding="utf-8")
+    assert "0001 cccccccc (main) → 0004 cccccccc (main)" in newest
+
+
+def test_only_runs_without_a_page_are_read_and_none_is_kept(storage, make_block, made, monkeypatch):
+    for _ in range(3):
+        add(storage, make_block)
+    made()
+    add(storage, make_block)
+    seen, kept = [], []
+    read, render = runs.rows, page.render
+    monkeypatch.setattr(runs, "rows", lambda path, *more: seen.append(path.name[:4]) or read(path, *more))
+
+    def render_and_keep(run, others, *more):
+        kept[:] = others
+        return render(run, others, *more)
+
+    monkeypatch.setattr(page, "render", render_and_keep)
+    made()
+    assert "0004" in seen
+    assert not [run for run in kept if "rows" in vars(run)]
+    seen.clear()
+    made()
+    assert seen == []
 
 
 def test_without_a_run_or_a_page_there_is_no_site(made):

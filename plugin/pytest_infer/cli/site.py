@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import typer
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli.report import compared
 from pytest_infer.cli.shared import RepoUrl, Storage, open_history, out, refuse, repository, say
-from pytest_infer.errors import InferError
+from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.text import printable
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ def site(
         where = repository(repo_url)
         history = open_history(storage)
         there = _pages(folder / index.RUNS)
-        wanted = [(run, name) for run, name in _named(history, keep) if again or name not in there]
-        if not (there or wanted):
+        runs = [run for run in reversed(history.runs) if not run.plain]
+        if not (there or runs):
             say(f"no run in {history.folder}, and no page in {folder}: pytest bench --benchmark-autosave makes a run")
             raise typer.Exit(Exit.NOTHING.value)
         library = f"../{index.ASSETS}/{_library(folder / index.ASSETS)}"
-        for run, name in wanted:
-            earlier = _before(history, run)
-            against = [] if earlier is None else [compared(history, earlier, run, (), CONFIDENCE)]
-            page.publish(folder / index.RUNS / name, page.render(run, history.runs, against, where, library))
+        added = kept = 0
+        for run in runs:
+            if kept == keep:
+                break
+            if (name := _name(run)) in there and not again:
+                kept += 1
+            elif (text := _page(history, run, where, library)) is not None:
+                page.publish(folder / index.RUNS / name, text)
+                added, kept = added + 1, kept + 1
         pages = _pages(folder / index.RUNS, say)
         removed = _older(pages, keep)
         for name in removed:
@@ -66,9 +72,7 @@ def site(
         refuse(f"{error.filename or folder}: {error.strerror}")
     gone = f", {len(removed)} removed" if removed else ""
     out(
-        printable(
-            f"{folder / 'index.html'}: {len(pages)} run{'' if len(pages) == 1 else 's'}, {len(wanted)} added{gone}"
-        )
+        printable(f"{folder / 'index.html'}: {len(pages)} run{'' if len(pages) == 1 else 's'}, {added} added{gone}")
         + "\n"
     )
 
@@ -98,22 +102,45 @@ def _library(folder: Path) -> str:
     return name
 
 
-def _named(history: History, keep: int | None) -> Iterator[tuple[Run, str]]:
-    """Yield the runs that belong on the site, oldest first, each with the name of its page.
+def _name(run: Run) -> str:
+    """Return the name of a run's page.
 
-    The name is the run's own, whatever a gate marks in its file later; runs of several machines may be of one second.
+    It is the run's own, whatever a gate marks in its file later; runs of several machines may be of one second.
     """
-    for run in [run for run in history.runs if not run.plain and run.readable][-(keep or len(history.runs)) :]:
-        digest = hashlib.sha256(f"{run.machine}/{run.path.parent.name}/{run.path.name}".encode(errors="replace"))
-        name = f"{run.time:%Y%m%dT%H%M%SZ}-{(run.commit or 'unversioned')[:8]}-{digest.hexdigest()[:6]}"
-        yield run, f"{re.sub(r'[^0-9A-Za-z-]', '_', name)}.html"
+    digest = hashlib.sha256(f"{run.machine}/{run.path.parent.name}/{run.path.name}".encode(errors="replace"))
+    name = f"{run.time:%Y%m%dT%H%M%SZ}-{(run.commit or 'unversioned')[:8]}-{digest.hexdigest()[:6]}"
+    return f"{re.sub(r'[^0-9A-Za-z-]', '_', name)}.html"
+
+
+def _page(history: History, run: Run, where: str | None, library: str) -> str | None:
+    """Return the page of a run; of one that cannot be read say that it is left out."""
+    from pytest_infer.report.html import page  # noqa: PLC0415
+
+    if not run.readable:
+        return None
+    try:
+        earlier = _before(history, run)
+        against = [] if earlier is None else [compared(history, earlier, run, (), CONFIDENCE)]
+        return page.render(run, history.runs, against, where, library)
+    except InferError as error:
+        say(f"left out: {error}")
+        return None
+    finally:
+        for one in history.runs:
+            one.forget()
 
 
 def _before(history: History, run: Run) -> Run | None:
-    """Return the run before one, of its branch where there is one, that may stand for it: none that failed its gate."""
-    earlier = [one for one in history.before(run) if not (one.plain or one.regressed) and one.readable]
-    own = [one for one in earlier if one.branch == run.branch]
-    return next(reversed(own or earlier), None)
+    """Return the newest of the runs that led to one which did not fail its gate and can be read as a whole."""
+    from pytest_infer.analysis.history import trends  # noqa: PLC0415
+    from pytest_infer.report.html import stored  # noqa: PLC0415
+
+    for one in reversed(trends.leading_to(run, history.runs)[:-1]):
+        if not one.regressed and one.readable:
+            with suppress(StorageError):
+                stored.read(one)
+                return one
+    return None
 
 
 def _older(pages: Mapping[str, Entry], keep: int | None) -> list[str]:

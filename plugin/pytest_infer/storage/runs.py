@@ -269,6 +269,11 @@ class Run:
         self._leave_out()
         return ()
 
+    def forget(self) -> None:
+        """Let go of the tests, for the same reason: they are read again when they are asked for."""
+        for kept in ("rows", "_by_test"):
+            vars(self).pop(kept, None)
+
     def leave_out(self, damage: str) -> None:
         """Remember why its tests cannot be read, as somebody else found out, and tell that it is left out."""
         if not self._damage:
