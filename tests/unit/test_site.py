@@ -33,7 +33,8 @@ def made(storage, tmp_path):
 
 
 def add(storage, make_block, value=0.1, **more):
-    return storage.add([make_block("a", ttft_s=[value, 1.01 * value, 0.99 * value])], **more)
+    made = make_block("a", ttft_s=[value, 1.01 * value, 0.99 * value], machine=more.pop("machine", None))
+    return storage.add([made], **more)
 
 
 def test_it_grows_by_one_page_a_run(storage, make_block, made):
@@ -86,6 +87,18 @@ def test_a_lasting_change_that_the_gate_found_is_one_too(storage, make_block, ma
         add(storage, make_block, 0.1 if number < 10 else 0.13, **gate)
     made()
     assert "prefill 30 % slower, for 4 runs now" in made.index().shown
+
+
+def test_a_run_is_compared_with_the_newest_of_its_machine(storage, make_block, made):
+    for cpu in (0, 1, 0, 1):
+        add(storage, make_block, machine={"cpu": f"CPU {cpu}"})
+    made()
+    said = made.index().shown
+    for number, before in ((2, 1), (3, 1), (4, 2)):
+        page_of = next(made.folder.glob(f"runs/20260101T000{number}*")).read_text(encoding="utf-8")
+        assert f"000{before} cccccccc (main) → 000{number} cccccccc (main)" in page_of
+    assert said.count(", against 0001 cccccccc (main)") == 2
+    assert "differ: cpu CPU 0 → CPU 1, against 0001 cccccccc (main)" in said
 
 
 def test_the_newest_are_kept_where_so_many_are_asked_for(storage, make_block, made):

@@ -131,15 +131,21 @@ def _page(history: History, run: Run, where: str | None, library: str) -> str | 
 
 
 def _before(history: History, run: Run) -> Run | None:
-    """Return the newest of the runs that led to one which did not fail its gate and can be read as a whole."""
+    """Return the newest of the runs that led to one which may be its baseline, and can be read as a whole.
+
+    Where none may, it is the newest that did not fail its gate: the comparison says why it is none.
+    """
+    from pytest_infer.analysis.compare import gate  # noqa: PLC0415
     from pytest_infer.analysis.history import trends  # noqa: PLC0415
     from pytest_infer.report.html import stored  # noqa: PLC0415
 
-    for one in reversed(trends.leading_to(run, history.runs)[:-1]):
-        if not one.regressed and one.readable:
-            with suppress(StorageError):
-                stored.read(one)
-                return one
+    earlier = [one for one in trends.leading_to(run, history.runs)[:-1] if not one.regressed]
+    while earlier:
+        found = gate.baseline_for(run.rows, earlier, ()) or earlier[-1]
+        with suppress(StorageError):
+            stored.read(found)
+            return found
+        earlier.remove(found)
     return None
 
 

@@ -106,6 +106,8 @@ def render(
     mark = None
     if library is not None:
         against = compare.card(every[-1], len(every)) if every else None
+        if against is not None:
+            against["says"] += f", against {every[-1].before}"
         message = told.messages.get(run.commit or "")
         mark = entry.element(entry.of(run, found.tests, message, against, cards.lasting(told)))
     style = text(TEMPLATES / "report.css")

@@ -40,7 +40,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A run as the index lists it; `figures` are means over its prompts, by metric, where these are of one model.
 
-    `said` is what its gate or the comparison with the run before it came to, and `lasting` what the history then knew.
+    `said` is what its gate or the comparison with an earlier run came to, and which that was, and `lasting` what the
+    history then knew.
     """
 
     run: str

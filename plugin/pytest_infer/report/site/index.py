@@ -70,7 +70,7 @@ def _branches(branches: Mapping[str, Sequence[tuple[str, Entry]]]) -> Table:
         ColumnHead(text="newest run", unit="UTC", number=False),
         ColumnHead(text="runs"),
         ColumnHead(text="lasting change", number=False),
-        ColumnHead(text="newest run against the one before", number=False),
+        ColumnHead(text="newest run against an earlier one", number=False),
     )
     return Table(caption="Branches, each with its newest run", quiet=True, heads=heads, rows=tuple(rows))
 
