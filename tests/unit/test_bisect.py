@@ -525,6 +525,17 @@ def test_a_step_that_the_kernel_kills_is_skipped(checkout, thirty, tmp_path, mon
     assert os.listdir(checkout.parent / "tmp") == []  # noqa: PTH208 - its names
 
 
+def test_tests_are_named_as_they_are(checkout, thirty, tmp_path):
+    repository = Repository.of(checkout)
+    worktree = Worktree(repository, thirty[0])
+    suite = Suite(repository=repository, index=tmp_path / "index", ours={}, spare={})
+    made = runs.Runs(repository, worktree, suite, thirty[0], tmp_path)
+    plan = Plan(**{**plan_fields(), "selected": ("t.py::t[https://a/b//..]",), "root": Path("sub")})
+    *_, asked = made._command(plan, tmp_path / "run.json", more=False)
+    worktree.remove()
+    assert asked == f"{worktree.path}/sub/t.py::t[https://a/b//..]"
+
+
 def plan_fields():
     return {name: getattr(PLAN, name) for name in Plan.__dataclass_fields__}
 

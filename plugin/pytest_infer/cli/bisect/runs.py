@@ -214,7 +214,8 @@ class Runs:
             *(f"--infer-gate={rule.text}" for rule in plan.rules),
             *("--infer-exit=bisect", f"--infer-against={self._base}"),
             *(f"--benchmark-json={stored}", _storage(self._scratch)),
-            *(str(root / test) for test in plan.selected),
+            # As text: in a test's id a path would lose slashes.
+            *(f"{root}/{test}" for test in plan.selected),
         ]
 
     def _run(self, command: Sequence[str], here: Path, told: Path) -> tuple[int, str]:
