@@ -116,6 +116,20 @@ def test_where_nothing_got_worse_it_says_so_with_the_intervals(history):
     assert all(line.endswith("unchanged") for line in said[2:])
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_bound_is_followed_only_where_good_keeps_it(history, broken):
+    made = [history.commit("fast", scratch.DECODE), history.commit("slow", scratch.SLOW)]
+    rule = "decode_throughput>=1e9" if broken else "decode_throughput>=60"
+    code, said, err = bisect(history.path, *made, f"--rule={rule}", "-k", "first", "--", *FEW)
+    assert (code, err) == (11 if broken else 0, ""), "\n".join(said) + err
+    if broken:
+        assert said[-2].endswith(" cannot be compared: GOOD does not keep that bound for certain")
+        assert said[-1].startswith(f"  {rule} of first  ")
+    else:
+        assert said[1] == f"following {rule} of first: 1 commits, about 0 steps"
+        assert f"first bad commit: {made[1]}" in said
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells who is left")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_and_says_how_to_go_on(history, number):

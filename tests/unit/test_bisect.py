@@ -306,8 +306,36 @@ def test_what_decided_is_shown():
     assert decisive([good, unsure]) is unsure
     assert decisive([good]) is good
     assert decisive([]) is None
-    assert decisive([good, bad], good) is good
-    assert decisive([bad], good) is bad
+
+
+def test_a_commit_is_marked_by_the_figure_that_is_followed(checkout, thirty):
+    # Its own settings may judge more, and end the run otherwise.
+    more = judged(Verdict.REGRESSED, rule="peak_rss:2%")
+
+    def answers(made):
+        number = thirty.index(made)
+        if number in (17, 18):
+            return Measured(code=1, judgements=(more,))
+        return Measured(code=1, judgements=(more, judged(Verdict.REGRESSED if number >= 20 else Verdict.UNCHANGED)))
+
+    bisection = Bisection(checkout, thirty[0], thirty[-1], answers)
+    assert bisection.run() == [thirty[20]]
+    assert bisection.search.followed.rule == RULE
+    assert bisection.search.steps[thirty[14]].mark is Mark.GOOD
+    skipped = [step for step in bisection.search.steps.values() if step.mark is Mark.SKIP]
+    assert all(step.judgement is None for step in skipped)
+
+
+def test_arguments_that_one_commit_refuses_are_that_commits_fault(checkout, thirty):
+    def answers(made):
+        number = thirty.index(made)
+        refused = Measured(code=128, why="unrecognized arguments: --mine")
+        return refused if number == 14 else BAD if number >= 20 else GOOD
+
+    bisection = Bisection(checkout, thirty[0], thirty[-1], answers)
+    assert bisection.run() == [thirty[20]]
+    assert bisection.search.steps[thirty[14]].mark is Mark.SKIP
+    assert any(line.endswith("\n  unrecognized arguments: --mine") for line in bisection.log)
 
 
 def test_nothing_to_find_shows_the_intervals(checkout, thirty):
@@ -591,15 +619,18 @@ def test_commits_are_told_apart_halfway_to_the_change(text, change, asked):
 
 def test_a_large_change_is_followed_by_a_rule_halfway(checkout, thirty):
     twice = {"interval": (0.9, 1.0, 1.1)}
-    kept = {made: answer(Verdict.REGRESSED, **twice) for made in thirty}
+    kept = {made: answer(Verdict.REGRESSED, rule="tpot:41.42%", **twice) for made in thirty}
+    kept |= {thirty[-1]: answer(Verdict.REGRESSED, **twice)}
     kept |= {made: answer(Verdict.UNCHANGED, rule="tpot:41.42%") for made in thirty[:5]}
     bisection = Bisection(checkout, thirty[0], thirty[-1], kept)
     assert bisection.run() == [thirty[5]]
     assert {rule.text for _, plan, _ in bisection.runs.asked[1:] for rule in plan.rules} == {"tpot:41.42%"}
     first, now = bisection.search.steps[thirty[-1]].judgement, bisection.search.followed
-    assert lines.following(first, now, [judged(Verdict.REGRESSED, name="chat")], commits=29, steps=5) == [
+    also, broken = judged(Verdict.REGRESSED, name="chat"), judged(Verdict.INCOMPARABLE, rule="tpot<=1ms")
+    assert lines.following(first, now, [also], [broken], commits=29, steps=5) == [
         "following tpot:1% of story: 29 commits, about 5 steps",
         "  bad from here on: beyond tpot:41.42% of story, halfway to that change",
         "  also worse, and not followed: tpot:1% of chat (--rule and -k choose)",
+        "  left out: tpot<=1ms of story: GOOD does not keep that bound for certain",
     ]
     assert others([first, judged(Verdict.REGRESSED, rule="tpot:5%")], first) == []

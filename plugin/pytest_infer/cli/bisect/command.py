@@ -21,7 +21,7 @@ from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.cli import inifile
 from pytest_infer.cli.bisect import lines
 from pytest_infer.cli.bisect.halving import Ends, Halving, Mark, described
-from pytest_infer.cli.bisect.runs import Collected, Plan, Runs, collected, longer, refuse_arguments
+from pytest_infer.cli.bisect.runs import NOT_OF_GOOD, Collected, Plan, Runs, collected, longer, refuse_arguments
 from pytest_infer.cli.bisect.search import Search, Step, of_parents, others
 from pytest_infer.cli.bisect.suite import Suite, shared
 from pytest_infer.cli.shared import out, refuse, screen
@@ -153,7 +153,8 @@ class _Bisection:
         first = search.steps[search.bad].judgement
         if search.followed is not None and first is not None:
             also = others(search.judgements, first)
-            self._say(lines.following(first, search.followed, also, commits=suspects, steps=steps))
+            broken = [judgement for judgement in search.judgements if judgement.reason == NOT_OF_GOOD]
+            self._say(lines.following(first, search.followed, also, broken, commits=suspects, steps=steps))
 
     def _ended(self, search: Search, suspects: Sequence[str]) -> int:
         commits = described(self._repository, suspects)

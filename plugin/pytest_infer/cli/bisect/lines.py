@@ -9,6 +9,7 @@ from rich.cells import cell_len, set_cell_size
 
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.bisect.halving import Commit, Mark
+from pytest_infer.cli.bisect.runs import NOT_OF_GOOD
 from pytest_infer.cli.bisect.search import Step
 from pytest_infer.report.compare import words
 from pytest_infer.report.text import printable
@@ -49,14 +50,27 @@ def _cut(text: str, room: int) -> str:
     return set_cell_size(text, room) if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
 
 
-def following(first: Judgement, now: Judgement, others: Sequence[Judgement], *, commits: int, steps: int) -> list[str]:
-    """Return what is searched for: a figure of BAD, and by which rule commits are judged from now on."""
+def following(
+    first: Judgement,
+    now: Judgement,
+    others: Sequence[Judgement],
+    broken: Sequence[Judgement] = (),
+    *,
+    commits: int,
+    steps: int,
+) -> list[str]:
+    """Return what is searched for: a figure of BAD, and by which rule commits are judged from now on.
+
+    `broken` are bounds that GOOD may break as well.
+    """
     said = [f"following {figure(first)}: {commits} commits, about {steps} {'step' if steps == 1 else 'steps'}"]
     if now.rule != first.rule:
         said.append(f"  bad from here on: beyond {figure(now)}, halfway to that change")
     if others:
         also = ", ".join(map(figure, others))
         said.append(f"  also worse, and not followed: {also} (--rule and -k choose)")
+    if broken:
+        said.append(f"  left out: {', '.join(map(figure, broken))}: {NOT_OF_GOOD}")
     return said
 
 

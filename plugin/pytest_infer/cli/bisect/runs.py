@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_infer.analysis.compare import verdicts
+from msgspec import structs
+
+from pytest_infer.analysis.compare import bounds, verdicts
 from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
 from pytest_infer.analysis.compare.rules import Form, Rule
-from pytest_infer.analysis.compare.verdicts import Judgement
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, Verdict
 from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.git import git, last_line
 from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, Move
@@ -26,7 +28,7 @@ from pytest_infer.checkouts.worktree import Repository, Worktree, remove_abandon
 from pytest_infer.cli.bisect.suite import Suite
 from pytest_infer.errors import AgainstError, InferError, OptionError
 from pytest_infer.metrics import Kind
-from pytest_infer.storage import runfile
+from pytest_infer.storage import runfile, runs
 
 PLUGIN = ("-p", "pytest_infer.ab.bisected", "-p", "no:cacheprovider")
 _PATIENCE_S = (30, 5, 5)
@@ -36,6 +38,7 @@ _MORE = (3, 2, 3)
 """How many times the time, the launches and the rounds an undecided step is measured again with."""
 MOST_LAUNCHES = 64
 """What the option takes at most."""
+NOT_OF_GOOD = "GOOD does not keep that bound for certain"
 _PERCENT = re.compile(r"[\d.]+\s*%$")
 _NOT_HERE = {
     "--infer-gate": "give the rules with --rule",
@@ -71,7 +74,7 @@ class Plan:
 
     def only(self, judgement: Judgement) -> Plan:
         """Return the plan for one figure of one test, with `midway` as its rule."""
-        rules = [rule for rule in self.rules if rule.text == judgement.rule] or self.rules
+        rules = [rule for rule in self.rules if rule.text == judgement.rule]
         return replace(self, selected=(judgement.test,), rules=tuple(midway(rule, judgement) for rule in rules))
 
 
@@ -192,7 +195,7 @@ class Runs:
             )
         if code > STOP and code != INTERRUPTED:
             return Measured(code=SKIP, why=f"the run was killed by signal {code - STOP}")
-        judgements = _judgements(stored)
+        judgements = _judgements(stored, plan.rules)
         return Measured(code=code, judgements=judgements, why=None if judgements else _reason(output))
 
     def _check_out(self, commit: str) -> None:
@@ -268,12 +271,31 @@ def longer(amounts: tuple[float, int, int]) -> tuple[str, ...]:
     )
 
 
-def _judgements(stored: Path) -> tuple[Judgement, ...]:
+def _judgements(stored: Path, rules: Sequence[Rule]) -> tuple[Judgement, ...]:
+    """Return what a run judged, where GOOD itself breaks a bound nothing of it."""
     try:
         gate = runfile.read(stored, runfile.ALL).pytest_infer.gate
+        rows = {row.test: row for row in runs.rows(stored)}
     except InferError:
         return ()
-    return () if gate is None else verdicts.restored(gate.judgements)
+    found = () if gate is None else verdicts.restored(gate.judgements)
+    alone = {rule.text: rule for rule in rules if not rule.compares}
+    return tuple(
+        structs.replace(judgement, verdict=Verdict.INCOMPARABLE, reason=NOT_OF_GOOD)
+        if judgement.verdict is Verdict.REGRESSED
+        and judgement.rule in alone
+        and not _keeps(rows.get(judgement.test), alone[judgement.rule])
+        else judgement
+        for judgement in found
+    )
+
+
+def _keeps(row: runs.Row | None, bound: Rule) -> bool:
+    """Return whether GOOD's own figures of a test are known to keep a bound."""
+    if row is None or row.against is None:
+        return False
+    good = replace(row, metrics=row.against.metrics)
+    return bounds.held(good, bound, CONFIDENCE, None).verdict is Verdict.UNCHANGED
 
 
 def _read(path: Path) -> Mapping[str, Any]:

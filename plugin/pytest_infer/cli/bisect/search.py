@@ -14,6 +14,12 @@ from pytest_infer.cli.bisect.halving import Mark
 from pytest_infer.cli.bisect.runs import Measured, Plan
 from pytest_infer.errors import AgainstError
 
+_MARKS: Mapping[Verdict | None, Mark] = {
+    Verdict.REGRESSED: Mark.BAD,
+    Verdict.UNCHANGED: Mark.GOOD,
+    Verdict.IMPROVED: Mark.GOOD,
+}
+
 
 class Measuring(Protocol):
     """What measures a commit against the good one."""
@@ -69,18 +75,26 @@ class Search:
     followed: Judgement | None = None
 
     def confirm(self) -> Step:
-        """Measure BAD against GOOD, and return what it is; where it regressed, that figure is followed from now on."""
+        """Measure BAD against GOOD, and return what it is; where it regressed, that figure is followed from now on.
+
+        Raises AgainstError where pytest refuses the arguments.
+        """
         self.starting(self.bad)
-        step, said = self._measured(self.bad, self.plan, None)
-        self.judgements = said
+        measured, again = self._measured(self.bad)
+        if measured.code == STOP:
+            raise AgainstError(measured.why or "pytest refuses these arguments")
+        self.judgements = measured.judgements
+        asked = {rule.text for rule in self.plan.rules}
+        judgement = decisive([j for j in measured.judgements if j.rule in asked])
+        bad = judgement is not None and judgement.verdict is Verdict.REGRESSED
+        mark = Mark.BAD if bad else Mark.GOOD if measured.code == Exit.PASSED.value else Mark.SKIP
+        step = Step(commit=self.bad, mark=mark, judgement=judgement, why=_why(measured), again=again)
         self.steps[self.bad] = step
-        if step.mark is Mark.BAD:
-            self.followed = step.judgement
-            if step.judgement is not None:
-                self.plan = self.plan.only(step.judgement)
-                # Known by the rule that is asked from now on, as the steps' are.
-                (rule,) = self.plan.rules[:1]
-                self.followed = structs.replace(step.judgement, rule=rule.text)
+        if judgement is not None and bad:
+            self.plan = self.plan.only(judgement)
+            # Known by the rule that is asked from now on, as the steps' are.
+            (rule,) = self.plan.rules
+            self.followed = structs.replace(judgement, rule=rule.text)
         self.told(step, None)
         return step
 
@@ -89,43 +103,46 @@ class Search:
         while not halving.found():
             commit = halving.next()
             self.starting(commit)
-            step, _ = self._measured(commit, self.plan, self.followed)
-            self.steps[commit] = step
+            step = self.steps[commit] = self._step(commit)
             halving.tell(commit, step.mark)
             self.told(step, halving.steps())
         return halving.suspects()
 
-    def _measured(self, commit: str, plan: Plan, followed: Judgement | None) -> tuple[Step, tuple[Judgement, ...]]:
-        """Measure a commit, once more if it stays undecided."""
-        measured = self._run(commit, plan, more=False)
-        again = measured.code == SKIP and Verdict.INCONCLUSIVE in {j.verdict for j in measured.judgements}
-        if again:
-            measured = self._run(commit, plan, more=True)
-        mark = {Exit.PASSED.value: Mark.GOOD, Exit.REGRESSED.value: Mark.BAD}.get(measured.code, Mark.SKIP)
-        judgement = decisive(measured.judgements, followed)
-        why = measured.why
-        if mark is Mark.SKIP and why is None:
-            why = next((j.reason for j in measured.judgements if j.reason), "tests failed") or "tests failed"
-        return Step(commit=commit, mark=mark, judgement=judgement, why=why, again=again), measured.judgements
+    def _step(self, commit: str) -> Step:
+        """Measure a commit by the figure that is followed, whatever else its own settings judge."""
+        measured, again = self._measured(commit)
+        judgement = self._of_followed(measured)
+        mark = _MARKS.get(judgement.verdict, Mark.SKIP) if judgement is not None else Mark.SKIP
+        return Step(commit=commit, mark=mark, judgement=judgement, why=_why(measured, judgement), again=again)
 
-    def _run(self, commit: str, plan: Plan, *, more: bool) -> Measured:
-        measured = self.runs.measure(commit, plan, more=more)
+    def _of_followed(self, measured: Measured) -> Judgement | None:
+        asked = self.followed and (self.followed.test, self.followed.rule)
+        return next((j for j in measured.judgements if (j.test, j.rule) == asked), None)
+
+    def _measured(self, commit: str) -> tuple[Measured, bool]:
+        """Measure a commit, once more if it stays undecided; return whether it was."""
+        measured = self._run(commit, more=False)
+        again = measured.code == SKIP and Verdict.INCONCLUSIVE in {j.verdict for j in measured.judgements}
+        return (self._run(commit, more=True) if again else measured), again
+
+    def _run(self, commit: str, *, more: bool) -> Measured:
+        measured = self.runs.measure(commit, self.plan, more=more)
         if measured.code == INTERRUPTED:
             raise KeyboardInterrupt
-        if measured.code == STOP:
-            raise AgainstError(measured.why or "pytest refuses these arguments")
         return measured
 
 
-def decisive(judgements: Sequence[Judgement], followed: Judgement | None = None) -> Judgement | None:
-    """Return the judgement to be shown of a run: of the figure that is followed, else the one that decided.
+def _why(measured: Measured, judgement: Judgement | None = None) -> str:
+    """Return why a run cannot be judged: by one of its judgements, by any, else what pytest said."""
+    given = [judgement] if judgement is not None else measured.judgements
+    return measured.why or next((j.reason for j in given if j.reason), None) or "tests failed"
+
+
+def decisive(judgements: Sequence[Judgement]) -> Judgement | None:
+    """Return the judgement that decided a run.
 
     Of several that regressed it is the clearest: the largest change, measured in widths of its interval.
     """
-    if followed is not None:
-        same = [j for j in judgements if (j.test, j.rule) == (followed.test, followed.rule)]
-        if same:
-            return same[0]
     for verdict in (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE, Verdict.UNCHANGED):
         found = [judgement for judgement in judgements if judgement.verdict is verdict]
         if found:
