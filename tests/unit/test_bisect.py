@@ -521,15 +521,15 @@ def test_a_model_that_is_not_committed_and_prompts_are_shared(checkout):
     (checkout / "models" / "big" / "config.json").write_text("{}")
     repository, here = Repository.of(checkout), checkout.resolve()
 
-    def given(*arguments):
-        return shared(repository, arguments, here)
+    def given(**data):
+        return shared(repository, {name: here / path for name, path in data.items()})
 
-    assert given("--infer-model=models/big", "-q") == [f"--infer-model={here}/models/big", "-q"]
-    assert given("--infer-model", "models/big", "models/big") == ["--infer-model", f"{here}/models/big", "models/big"]
-    assert given("--infer-model", "models/kept") == ["--infer-model", "models/kept"]
-    assert given("--infer-model=reference-moe") == ["--infer-model=reference-moe"]
-    assert given(f"--infer-model={'x' * 300}") == [f"--infer-model={'x' * 300}"]
-    assert given("--infer-prompts=my.toml") == [f"--infer-prompts={here}/my.toml"]
+    assert given(model="models/big") == [f"--infer-model={here}/models/big"]
+    assert given(model="models/kept") == given(model="reference-moe") == given(model="x" * 300) == []
+    assert given(prompts="my.toml", text="my.toml") == [
+        f"--infer-prompts={here}/my.toml",
+        f"--infer-text={here}/my.toml",
+    ]
 
 
 def test_a_step_that_the_kernel_kills_is_skipped(checkout, thirty, tmp_path, monkeypatch):
@@ -596,6 +596,40 @@ def test_what_is_measured_and_how_long_is_what_pytest_says(checkout, tmp_path, m
     assert found.amounts == (300.0, 8, 30)
     named = runs.collected([*given, "test_other.py", "-k", "other"], tmp_path)
     assert (named.tests, named.options) == (("test_other.py::test_other",), (*given, "-k", "other"))
+
+
+def test_files_that_options_name_are_known_wherever_these_are_set(checkout, tmp_path, monkeypatch):
+    commit(checkout, "tests", sub__test_it_dot_py="def test_it(infer):\n    infer('one')\n")
+    ini = "[pytest]\ninfer_model = ./mine\ninfer_prompts = p.toml\naddopts = --infer-text --infer-gate\n"
+    (checkout / "pytest.ini").write_text(ini)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-text=my.txt")
+    here = checkout.resolve() / "sub"
+    monkeypatch.chdir(here)
+    (here / "mine").mkdir()
+    for path in (here / "mine" / "config.json", here / "my.txt"):
+        path.write_text("{}")
+    (checkout / "p.toml").write_text('[[prompt]]\nname = "one"\ntext = "x"\n')
+    found = runs.collected(["test_it.py"], tmp_path)
+    assert found.data == {"model": here / "mine", "prompts": here.parent / "p.toml", "text": here / "my.txt"}
+
+
+@pytest.mark.parametrize(
+    ("ini", "environment", "said"),
+    [
+        ("", "--infer-gate=peak_rss:2%", "--infer-gate, as addopts, .*: give the rules with --rule"),
+        ("infer_against_python = python3", "", "--infer-against-python, .*: every commit runs in this interpreter"),
+        ("addopts = --benchmark-disable", "", "--benchmark-disable, .*: steps are measured"),
+    ],
+)
+def test_what_a_step_decides_itself_is_refused_wherever_it_is_set(
+    checkout, tmp_path, monkeypatch, ini, environment, said
+):
+    commit(checkout, "tests", test_it_dot_py="def test_it(infer):\n    infer('one')\n")
+    (checkout / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
+    monkeypatch.setenv("PYTEST_ADDOPTS", environment)
+    monkeypatch.chdir(checkout)
+    with pytest.raises(OptionError, match=said):
+        runs.collected(["test_it.py"], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ _NOT_FOR_THE_CHILD = frozenset(
 )
 """Destinations of options, whatever way they are written."""
 _NOT_FOR_THE_CHILD_PREFIXES = (*(f"infer_{name.replace('-', '_')}" for name in ONLY_OURS), "cov_", "no_cov", "rerun")
-_DATA = ("infer_model", "infer_prompts", "infer_text")
-"""Options that name files which need not be committed."""
+DATA = ("model", "prompts", "text")
+"""Options of ours that name files which need not be committed."""
 _NOT_INHERITED = ("COV_CORE_", "COVERAGE_PROCESS_", "PYTEST_XDIST_", "PYTEST_CURRENT_TEST", "PYTHONPATH")
 
 
@@ -84,7 +84,7 @@ def but_tests(args: Sequence[str], options: Mapping[str, Action]) -> list[str]:
 
 def _moved_value(token: str, action: Action | None, move: Move, cwd: Path) -> str:
     flag, equals, value = token.partition("=") if token.startswith("-") else ("", "", token)
-    data = action is not None and action.dest in _DATA
+    data = action is not None and action.dest in {f"infer_{name}" for name in DATA}
     if not value or not (data or Path(value).is_absolute()):
         return token
     return f"{flag}{equals}{_moved_data(value, move, cwd)}"

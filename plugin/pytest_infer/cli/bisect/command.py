@@ -89,7 +89,7 @@ def _plan(repository: Repository, found: Collected, parsed: Sequence[Rule]) -> P
         if not place.is_relative_to(repository.root):
             raise AgainstError(f"{place} lies outside the repository {repository.root}: start in it")
     return Plan(
-        arguments=tuple(shared(repository, found.options, here)),
+        arguments=(*found.options, *shared(repository, found.data)),
         longer=longer(found.amounts),
         selected=found.tests,
         rules=tuple(parsed),

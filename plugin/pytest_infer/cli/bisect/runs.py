@@ -106,7 +106,8 @@ class Measured:
 class Collected:
     """What pytest would run in the user's checkout: `options` are the arguments that name no tests.
 
-    `amounts` are what a prompt is measured with at most: seconds, launches, and rounds.
+    `data` are the files that options name, wherever these are set, by the names of the options. `amounts` are what a
+    prompt is measured with at most: seconds, launches, and rounds.
     """
 
     root: Path
@@ -114,6 +115,7 @@ class Collected:
     amounts: tuple[float, int, int]
     tests: tuple[str, ...]
     files: tuple[Path, ...]
+    data: Mapping[str, Path]
 
 
 def refuse_arguments(arguments: Sequence[str]) -> None:
@@ -146,12 +148,16 @@ def collected(arguments: Sequence[str], scratch: Path) -> Collected:
     if done.returncode or not what.get("tests"):
         reason = _reason(done.stdout + done.stderr) if done.returncode else "no test asks for `infer`"
         raise OptionError(f"this checkout's tests cannot be measured: {reason}")
+    for name in what["refused"]:
+        where = "as addopts, PYTEST_ADDOPTS or the ini file sets it"
+        raise OptionError(f"{name}, {where}, is not for a bisection: {_NOT_HERE[name]}")
     return Collected(
         root=Path(what["root"]).resolve(),
         options=tuple(what["options"][len(own) :]),
         amounts=tuple(what["amounts"]),
         tests=tuple(what["tests"]),
         files=tuple(Path(file).resolve() for file in what["files"]),
+        data={name: Path(path) for name, path in what["data"].items()},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +11,6 @@ from pytest_infer.checkouts.git import git, last_line
 from pytest_infer.checkouts.worktree import Repository
 from pytest_infer.errors import AgainstError
 
-_OPTIONS = ("--infer-model", "--infer-prompts")
-"""What names a file or folder of the user's that need not be committed."""
 _SUITES = (".toml", ".jsonl")
 _OF_PYTEST = {"pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml"}
 _IDENTITY = ("-c", "user.name=pytest-infer", "-c", "user.email=pytest-infer@localhost")
@@ -114,25 +112,15 @@ def _entries(repository: Repository, paths: Sequence[str], index: Path) -> dict[
     return {entry.partition("\t")[2]: entry for entry in listed if entry}
 
 
-def shared(repository: Repository, arguments: Sequence[str], here: Path) -> list[str]:
-    """Return pytest's arguments with the paths of files that every commit shares, as they are the user's own.
+def shared(repository: Repository, data: Mapping[str, Path]) -> list[str]:
+    """Return the options that name files which every commit shares, as they are the user's own.
 
-    Prompts are; a model's folder is unless it is committed.
+    Prompts and texts are; a model is unless it is committed.
     """
-    return list(_shared(repository, arguments, here))
-
-
-def _shared(repository: Repository, arguments: Sequence[str], here: Path) -> Iterator[str]:
-    option = ""
-    for argument in arguments:
-        name, equals, value = argument.partition("=") if argument.startswith("-") else (option, "", argument)
-        option = argument if argument in _OPTIONS else ""
-        path = here / value
-        there = name in _OPTIONS and value and untrusted.exists(path)
-        if there and not (name == _OPTIONS[0] and _tracked(repository, path)):
-            yield f"{name}={path}" if equals else str(path)
-        else:
-            yield argument
+    there = {name: path for name, path in data.items() if untrusted.exists(path)}
+    return [
+        f"--infer-{name}={path}" for name, path in there.items() if name != "model" or not _tracked(repository, path)
+    ]
 
 
 def _tracked(repository: Repository, path: Path) -> bool:
