@@ -60,11 +60,11 @@ def system():
     made.close()
 
 
-def measured(engine, system):
+def measured(engine, system, breakdown="off"):
     runner = rounds.Runner(
         engine=engine, asking=asked([1, 2]), limits=Limits(max_new_tokens=3), system=system, usable_cores=1.0
     )
-    plan = rounds.RoundPlan(warmup=0, rounds=2, profile=True, experts=True)
+    plan = rounds.RoundPlan(warmup=0, rounds=2, profile=True, experts=True, breakdown=breakdown)
     return rounds.measure(runner, plan, lambda *_: None)
 
 
@@ -99,6 +99,45 @@ def test_a_module_that_takes_no_hook_costs_its_logits_alone(system, error):
     profile = measured(Ticking(module=Module()), system).profile
     assert profile.nonfinite_logits.value is None
     assert type(error).__name__ in profile.nonfinite_logits.reason
+    assert profile.kv_cache_bytes.value == 12
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_engine_that_fails_to_give_its_module_keeps_its_rounds(system, monkeypatch, error):
+    def fails(self):
+        raise error
+
+    monkeypatch.setattr(Ticking, "logits_module", fails)
+    found = measured(Ticking(), system, breakdown="auto")
+    assert len(found.rounds) == 2
+    assert found.breakdown is None
+    assert found.breakdown_absent.startswith(f"taking steps apart failed: {type(error).__name__}")
+
+
+def test_a_module_that_is_not_of_torch_is_not_taken_apart(system):
+    class Module:
+        """As mlx.nn.Module: names like torch's, and parameters in a dict."""
+
+        def named_modules(self):
+            return [("", self)]
+
+        def parameters(self):
+            return {"weight": [1.0]}
+
+    found = measured(Ticking(module=Module()), system, breakdown="auto")
+    assert len(found.rounds) == 2
+    assert found.breakdown_absent == "the engine's module takes no hook"
+    assert found.profile.nonfinite_logits.reason == "the engine's module takes no hook"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_experts_that_cannot_be_reached_cost_their_usage_alone(system, monkeypatch, error):
+    def fails(self):
+        raise error
+
+    monkeypatch.setattr(Ticking, "experts_module", fails)
+    profile = measured(Ticking(), system).profile
+    assert profile.experts_absent.startswith(type(error).__name__)
     assert profile.kv_cache_bytes.value == 12
 
 

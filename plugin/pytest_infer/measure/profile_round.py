@@ -118,13 +118,13 @@ def _told(error: Exception) -> str:
 
 def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
     """Return a recorder for the engine's model, or None and why there is none."""
-    module = engine.experts_module()
-    if module is None:
-        return None, engine.experts_absent()
-    # Imported late: the only part of the loop that needs torch.
-    from pytest_infer.measure.experts.recorder import ExpertRecorder  # noqa: PLC0415
-
     try:
+        module = engine.experts_module()
+        if module is None:
+            return None, engine.experts_absent()
+        # Imported late: the only part of the loop that needs torch.
+        from pytest_infer.measure.experts.recorder import ExpertRecorder  # noqa: PLC0415
+
         recorder = ExpertRecorder(cast("torch.nn.Module", module))
     # An instrument that cannot be attached marks the record; it does not fail the round.
     except Exception as error:  # noqa: BLE001

@@ -189,10 +189,10 @@ class Runner:
 
         With "ops" it has the operators too, or why there are none.
         """
-        why = taken.absent(self.engine, like, when)
-        if why is not None:
-            return None, why
         try:
+            why = taken.absent(self.engine, like, when)
+            if why is not None:
+                return None, why
             found = taken.take(self.engine, self.asking, self.limits, like, follow)
         except Exception as error:  # noqa: BLE001 - of whatever an instrument meets
             return None, f"taking steps apart failed: {failure(error)}"

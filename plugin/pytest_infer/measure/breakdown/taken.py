@@ -169,7 +169,7 @@ def absent(engine: Engine, like: TokenTrace, mode: str) -> str | None:
 
 def _unobservable(module: Any) -> str | None:
     """Return why hooks on the modules of a model tell nothing."""
-    if not hasattr(module, "named_modules"):
+    if not hasattr(module, "register_forward_hook"):
         return "the engine's module takes no hook"
     from pytest_infer.measure.experts.sites import compiled_part  # noqa: PLC0415 - needs torch
 
