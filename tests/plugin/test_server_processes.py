@@ -43,6 +43,7 @@ def shown(done):
 def test_a_named_process_is_the_server(bench):
     worker = Worker()
     worker.do("keep 50")
+    os.sched_setaffinity(worker.pid, {min(os.sched_getaffinity(0))})
     with scripted_server.running() as server:
         done, block = bench(f"--infer-server={server.url}", f"--infer-server-pid={worker.pid}")
     done.assert_outcomes(passed=1)
@@ -52,6 +53,7 @@ def test_a_named_process_is_the_server(bench):
     assert block.metrics["pss_bytes"].value > 50 * 2**20
     assert block.metrics["cpu_s"].value < block.metrics["total_s"].value
     assert "client_cores" in block.metrics
+    assert block.machine.affinity_cores == 1
     # It ran before.
     assert "load_s" not in block.metrics
     assert "did not load" in block.absent["load_read_bytes"]

@@ -108,7 +108,7 @@ class InferSession:
             self._closing_model,
         )
         self.observing = Observing(lambda: self.machine.usable_cores, timeline=self.settings.timeline)
-        self._machine: MachineInfo | None = None
+        self._machines: dict[tuple[int, ...], MachineInfo] = {}
 
     @cached_property
     def live(self) -> LiveLine:
@@ -140,9 +140,15 @@ class InferSession:
     @property
     def machine(self) -> MachineInfo:
         """Return the description of this machine."""
-        if self._machine is None:
-            self._machine = machine.describe()
-        return self._machine
+        return self.machine_of(None)
+
+    def machine_of(self, engine: Engine | None) -> MachineInfo:
+        """Return the description of this machine as those have it that do an engine's work, by default this process."""
+        observed = None if engine is None else engine.observed()
+        pids = () if observed is None else observed.pids
+        if pids not in self._machines:
+            self._machines[pids] = machine.describe(pids)
+        return self._machines[pids]
 
     def load(self, engine: Engine, name: str) -> ModelInfo:
         """Load the engine's model, which the options call `name`, and time it."""
@@ -205,7 +211,7 @@ class InferSession:
         """Run a prompt's rounds and return their record."""
         ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
         once = self.bridge.disabled
-        here = self._described(model, type(engine), once=once)
+        here = self._described(model, engine, once=once)
         task = self._task(nodeid, prompt, ids, engine, model, here, configuration)
         with self.heap.still():
             measured = self.loop.measure(task)
@@ -333,21 +339,21 @@ class InferSession:
             breakdown=self.settings.breakdown if self.one_sided and self.world.place.alone else "off",
         )
 
-    def _described(self, model: ModelInfo, engine: type, *, once: bool) -> MachineInfo:
+    def _described(self, model: ModelInfo, engine: Engine, *, once: bool) -> MachineInfo:
         """Return the machine with the accelerators that torch has found by now, and its probe."""
         if not once and self.probing.due(model):
             self.live.show("probing the machine …")
         probed = None if once else self.probing.before(model)
-        watching = instrumentation.remaining(engine)
+        watching, here = instrumentation.remaining(type(engine)), self.machine_of(engine)
         why = None if once else self.probing.absent(model)
         return replace(
-            self.machine,
+            here,
             accelerators=accelerator.names(),
             card_settings=cards.settings(cards.describe()),
             probe=probed,
             probe_absent=why,
             instrumented=watching,
-            environment={**(self.machine.environment or {}), **environment.of_torch()},
+            environment={**(here.environment or {}), **environment.of_torch()},
         )
 
     def _watcher(self, model: ModelInfo, prompt: Prompt) -> rounds.Watcher:

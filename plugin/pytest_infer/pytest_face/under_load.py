@@ -84,7 +84,7 @@ class InferUnderLoad:
             nodeid=nodeid,
             prompt=prompt,
             model=model,
-            machine=session.machine,
+            machine=session.machine_of(engine),
             tokenize_s=0.0,
             warmup_rounds=0,
             rounds=(),

@@ -33,6 +33,8 @@ class MachineProbe:
 class MachineInfo:
     """The machine, as far as it affects measurements. `usable_cores` is the lower of affinity and container quota.
 
+    Cores, limits and `scheduling` are those of the processes that do the work: of a server where one does it.
+
     `environment` holds the variables that change how fast code runs, `scheduling` what the system grants the process,
     and `instrumented` the tools that watched Python code in timed rounds because they cannot be suspended.
     `card_settings` are the NVIDIA cards' driver, power limit, clocks and error correction, as far as NVML tells them.

@@ -89,7 +89,7 @@ def proc(tmp_path: Path) -> FakeProc:
 
 
 class FakeGroups:
-    """A control-group mount under tmp_path, entered into a fake /proc/self."""
+    """A control-group mount under tmp_path, entered into a fake /proc/self; `join` enters another process."""
 
     def __init__(self, proc: FakeProc, root: Path) -> None:
         self._proc = proc
@@ -107,6 +107,13 @@ class FakeGroups:
         self._proc.write("self/mountinfo", "23 1 254:0 / / rw - ext4 /dev/vda rw\n" + self._mounts)
         self._proc.write("self/cgroup", self._memberships)
         return point
+
+    def join(self, pid: int, membership: str) -> None:
+        """Let a process of one thread and without children be in a group."""
+        self._proc.write(f"{pid}/cgroup", f"0::{membership}\n")
+        self._proc.write(f"{pid}/status", STATUS)
+        self._proc.write(f"{pid}/stat", f"{pid} (server) S 1{' 0' * 20}\n")
+        self._proc.write(f"{pid}/task/{pid}/children", "")
 
     @staticmethod
     def limit(directory: Path, **files: str) -> None:

@@ -74,3 +74,27 @@ def test_without_control_groups_all_is_empty(proc) -> None:
     assert cgroup.discover(proc.root) == cgroup.ControlGroups()
     proc.remove("self/cgroup")
     assert cgroup.discover(proc.root) == cgroup.ControlGroups()
+
+
+def test_another_process_has_groups_of_its_own(proc, groups) -> None:
+    top = groups.mount("cgroup2", "", "/ours")
+    groups.limit(top / "ours", memory_max="100\n")
+    groups.limit(top / "theirs", memory_max="400\n")
+    for pid in (7, 8):
+        groups.join(pid, "/theirs")
+    found = cgroup.discover(proc.root, (7, 8))
+    assert found.unified == (top / "theirs", top)
+    assert cgroup.memory_limit_bytes(found) == 400
+    assert cgroup.memory_limit_bytes(cgroup.discover(proc.root)) == 100
+
+
+def test_groups_of_others_that_tell_nothing_are_none_with_the_reason(proc, groups) -> None:
+    top = groups.mount("cgroup2", "", "/ours")
+    groups.limit(top / "ours", memory_max="100\n")
+    groups.join(7, "/../theirs")
+    assert cgroup.discover(proc.root, (7,)) == cgroup.ControlGroups(
+        why="the control group of process 7 is not shown to this one"
+    )
+    groups.join(7, "/ours")
+    groups.join(8, "/")
+    assert cgroup.discover(proc.root, (7, 8)).why == "processes 7, 8 are in several control groups"

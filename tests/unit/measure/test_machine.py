@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +71,23 @@ def test_limits_and_governor(proc, groups, tmp_path: Path, monkeypatch: pytest.M
     assert (described.memory_bytes, described.memory_limit_bytes) == (10_000, 4096)
     assert (described.quota_cores, described.usable_cores) == (0.5, 0.5)
     assert described.governor == "powersave"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_server_has_cores_and_limits_of_its_own(proc, groups, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=10_000))
+    top = groups.mount("cgroup2", "", "/ours")
+    groups.limit(top / "ours", memory_max="1024", cpu_max="100000 100000")
+    groups.limit(top / "theirs", memory_max="4096", cpu_max="max 100000")
+    groups.join(7, "/theirs")
+    # A runtime binds each thread to cores of its own.
+    proc.write("7/task/8/children", "")
+    masks = {0: {0}, 7: {1}, 8: {2, 3}}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda task: masks[task])
+    ours = description.describe(proc=proc.root, sys_folder=tmp_path / "sys")
+    theirs = description.describe((7,), proc=proc.root, sys_folder=tmp_path / "sys")
+    assert (ours.affinity_cores, ours.usable_cores, ours.memory_limit_bytes) == (1, 1, 1024)
+    assert (theirs.affinity_cores, theirs.usable_cores, theirs.memory_limit_bytes) == (3, 3, 4096)
 
 
 def test_macos_asks_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pytest_infer.measure.counters.snapshot import (
     linux_instruments,
     portable_instruments,
 )
-from pytest_infer.records import Counters, Reading
+from pytest_infer.records import Counters, Observed, Reading
 from pytest_infer.records.reading import NOT_READ
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fakes of /proc are read with Linux calls")
@@ -101,6 +101,27 @@ def test_the_files_are_opened_anew_after_a_fork(proc, monkeypatch: pytest.Monkey
     assert system._instruments is not instruments
     monkeypatch.undo()
     system.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("shown", [True, False])
+def test_limits_and_pressure_are_of_whoever_is_observed(proc, groups, shown: bool) -> None:
+    top = groups.mount("cgroup2", "", "/ours")
+    groups.limit(top / "ours", memory_max="1024\n", cpu_pressure="some total=5\n", io_stat="8:0 rios=1 wios=1\n")
+    groups.limit(top / "theirs", memory_max="4096\n", io_stat="8:0 rios=9 wios=9\n")
+    groups.join(7, "/theirs" if shown else "/../theirs")
+    counters = SystemCounters(observed=Observed(pids=(7,)), proc=proc.root)
+    before = counters.begin()
+    (top / "theirs/io.stat").write_text("8:0 rios=11 wios=12\n")
+    found = counters.end(before)
+    counters.close()
+    assert found.pressure_cpu_s.source == "/proc/pressure/cpu some"
+    if shown:
+        assert (found.memory_limit_bytes.value, found.read_ops.value, found.write_ops.value) == (4096, 2, 3)
+    else:
+        why = "the control group of process 7 is not shown to this one"
+        assert (found.memory_limit_bytes.value, found.memory_limit_bytes.reason) == (None, why)
+        assert found.read_ops.reason.endswith(why)
 
 
 def test_no_file_stays_open(proc) -> None:

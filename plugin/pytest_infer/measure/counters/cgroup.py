@@ -1,9 +1,9 @@
-"""Where this process sits in the control-group hierarchies, and what they allow it."""
+"""Where this process or another sits in the control-group hierarchies, and what they allow it."""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlGroups:
-    """The directories of this process's groups: its own first, then its visible ancestors; `why` it has none."""
+    """The directories of a process's groups: its own first, then its visible ancestors; `why` it has none."""
 
     unified: tuple[Path, ...] = ()
     memory_v1: tuple[Path, ...] = ()
@@ -55,39 +55,48 @@ def parse_mounts(text: str) -> dict[str, tuple[str, str]]:
     return mounts
 
 
-def discover(proc: Path = Path("/proc")) -> ControlGroups:
-    """Find the groups of this process; without control groups all are empty."""
-    sources = Sources()
-    memberships = sources.read("groups", proc / "self/cgroup", parse_memberships)
+def discover(proc: Path = Path("/proc"), pids: Sequence[int] = ()) -> ControlGroups:
+    """Find the groups of this process, or of others; without control groups all are empty."""
+    found = {_groups_of(str(pid), proc) for pid in pids or ("self",)}
+    several = f"processes {', '.join(map(str, pids))} are in several control groups"
+    return found.pop() if len(found) == 1 else ControlGroups(why=several)
+
+
+def _groups_of(process: str, proc: Path) -> ControlGroups:
+    sources, own = Sources(), process == "self"
+    memberships = sources.read("groups", proc / process / "cgroup", parse_memberships)
     mounts = sources.read("groups", proc / "self/mountinfo", parse_mounts)
     if memberships is None or mounts is None:
         return ControlGroups(why=sources.unread.get("groups"))
+    chains: dict[str, tuple[Path, ...]] = {}
+    for name in {UNIFIED, "memory", "cpu"} & memberships.keys() & mounts.keys():
+        root, mounted = mounts[name]
+        group = _shown(Path(mounted), root, memberships[name])
+        if group is None and not own:
+            return ControlGroups(why=f"the control group of process {process} is not shown to this one")
+        chains[name] = _upward(Path(mounted), group or Path(mounted))
+    none: tuple[Path, ...] = ()
+    return ControlGroups(
+        unified=chains.get(UNIFIED, none), memory_v1=chains.get("memory", none), cpu_v1=chains.get("cpu", none)
+    )
 
-    def chain(hierarchy: str) -> tuple[Path, ...]:
-        if hierarchy not in memberships or hierarchy not in mounts:
-            return ()
-        root, mount_point = mounts[hierarchy]
-        return tuple(_upward(Path(mount_point), root, memberships[hierarchy]))
 
-    return ControlGroups(unified=chain(UNIFIED), memory_v1=chain("memory"), cpu_v1=chain("cpu"))
-
-
-def _upward(mount_point: Path, root: str, membership: str) -> Iterator[Path]:
-    """Yield the group's directory and its ancestors up to the mount point.
+def _shown(mount_point: Path, root: str, membership: str) -> Path | None:
+    """Return the group's directory, or None where it is not below the mount point.
 
     A container mounts only its own part of the hierarchy (`root`), while v1 gives the path as the host sees it.
     """
     try:
         inside = PurePosixPath(membership).relative_to(root)
     except ValueError:
-        inside = PurePosixPath()
-    own = mount_point / inside
-    if ".." in inside.parts or not _there(own):
-        own = mount_point
-    while own != mount_point:
-        yield own
-        own = own.parent
-    yield mount_point
+        return None
+    group = mount_point / inside
+    return group if ".." not in inside.parts and _there(group) else None
+
+
+def _upward(mount_point: Path, group: Path) -> tuple[Path, ...]:
+    """Return the group's directory and its ancestors up to the mount point."""
+    return (group, *(above for above in group.parents if above.is_relative_to(mount_point)))
 
 
 def _there(folder: Path) -> bool:

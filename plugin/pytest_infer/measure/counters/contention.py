@@ -168,7 +168,7 @@ def parse_pressure(text: bytes) -> Sample:
 
 
 class Pressure:
-    """Time for which some task was stalled for one resource: in this control group, or else on the machine."""
+    """Time for which some task was stalled for one resource: in a process's control group, or else on the machine."""
 
     def __init__(self, resource: str, groups: cgroup.ControlGroups, proc: Path = Path("/proc")) -> None:
         own = groups.unified[0] / f"{resource}.pressure" if groups.unified else None

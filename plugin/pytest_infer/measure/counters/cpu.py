@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +38,16 @@ class Cores:
     usable: float
 
 
-def cores(groups: cgroup.ControlGroups | None = None, sources: Sources | None = None) -> Cores:
-    """Count the cores; the quota comes from the control groups, by default those of this process."""
+def cores(
+    groups: cgroup.ControlGroups | None = None, sources: Sources | None = None, tasks: Collection[int] = (0,)
+) -> Cores:
+    """Count the cores; the quota comes from the control groups, by default those of this process.
+
+    `tasks` are the processes and threads that may use them, 0 for this one.
+    """
     sources = sources or Sources()
     logical = sources.ask("logical_cores", psutil.cpu_count, "psutil cpu_count")
-    affinity = sources.ask("affinity_cores", _affinity, "sched_getaffinity")
+    affinity = sources.ask("affinity_cores", lambda: _affinity(tasks), "sched_getaffinity")
     quota = cgroup.quota_cores(cgroup.discover() if groups is None else groups, sources)
     limits = [float(limit) for limit in (affinity or logical, quota) if limit]
     return Cores(
@@ -54,12 +61,17 @@ def cores(groups: cgroup.ControlGroups | None = None, sources: Sources | None = 
     )
 
 
-def _affinity() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    # macOS has no affinity; psutil then lacks the method.
-    ask = getattr(psutil.Process(), "cpu_affinity", None)
-    return None if ask is None else len(ask())
+def _affinity(tasks: Collection[int]) -> int | None:
+    """Return how many cores any of them may run on; None where nothing tells it."""
+    found: set[int] = set()
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            if hasattr(os, "sched_getaffinity"):
+                found |= os.sched_getaffinity(task)
+            # macOS has no affinity; psutil then lacks the method.
+            elif hasattr(psutil.Process, "cpu_affinity"):
+                found.update(psutil.Process(task or None).cpu_affinity())
+    return len(found) or None
 
 
 def children_s() -> float:

@@ -67,14 +67,15 @@ class ProcessIo:
 
 
 class GroupIo:
-    """Device operations of the whole control group of this process: the kernel counts none for a process."""
+    """Device operations of a process's whole control group: the kernel counts none for a process."""
 
     def __init__(self, groups: cgroup.ControlGroups) -> None:
         self._file = KernelFile(groups.unified[0] / "io.stat", parse_io_stat) if groups.unified else None
+        self._missing = Unavailable(groups.why or "no cgroup v2")
 
     def read(self) -> Sample | Unavailable:
         """Return the operations since the group was made."""
-        sample = Unavailable("no cgroup v2") if self._file is None else self._file.read()
+        sample = self._missing if self._file is None else self._file.read()
         if isinstance(sample, Unavailable):
             return Unavailable(f"the kernel counts device operations per control group only; {sample.reason}")
         return sample

@@ -95,11 +95,12 @@ class ResidentMemory:
 
 
 class SystemMemory:
-    """The memory that this process may use at all, and how full the machine is."""
+    """The memory that a process may use at all, by default this one, and how full the machine is."""
 
     def __init__(self, proc: Path = Path("/proc"), groups: cgroup.ControlGroups | None = None) -> None:
         self._file = KernelFile(proc / "meminfo", parse_meminfo, size=512)
-        self._limit = cgroup.memory_limit_bytes(cgroup.discover(proc) if groups is None else groups)
+        groups = cgroup.discover(proc) if groups is None else groups
+        self._limit, self._unknown = cgroup.memory_limit_bytes(groups), groups.why
 
     def read(self) -> Sample | Unavailable:
         """Return total and available bytes of the machine."""
@@ -108,7 +109,8 @@ class SystemMemory:
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the limit, and the machine's percent as psutil defines it: (total - available) / total."""
         del before  # both are states at the end of the window
-        return system_memory(after, self._limit, "/proc/meminfo")
+        found = system_memory(after, self._limit, "/proc/meminfo")
+        return found if self._unknown is None else found | {"memory_limit_bytes": absent(self._unknown)}
 
     def close(self) -> None:
         """Give the file descriptor back."""

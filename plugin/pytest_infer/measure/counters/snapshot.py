@@ -150,13 +150,15 @@ class SystemCounters:
             self._instruments = (Client(self._proc, linux=linux), Served(self._text))
             return
         groups = cgroup.discover(self._proc) if linux else cgroup.ControlGroups()
+        # A helper that samples runs on this process's cores, whoever is observed.
         usable = cores(groups).usable
         if self.observed is None:
             self._instruments = linux_instruments(self._proc, groups) if linux else portable_instruments()
             self._peak = peak.choose(self._proc, linux=linux, usable_cores=usable)
         elif linux:
             self._tree = Tree(self.observed.pids, self._proc)
-            self._instruments = linux_instruments(self._proc, groups, tree=self._tree)
+            theirs = cgroup.discover(self._proc, self.observed.pids)
+            self._instruments = linux_instruments(self._proc, theirs, tree=self._tree)
             self._peak = elsewhere_memory.peak_of(self._tree, self._proc, usable)
         else:
             self._instruments = portable_instruments(self.observed.pids)

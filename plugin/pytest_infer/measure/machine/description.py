@@ -6,13 +6,14 @@ import platform as system
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from pytest_infer.measure.counters import cgroup
 from pytest_infer.measure.counters.cpu import cores, has_hypervisor_flag, parse_cpuinfo
+from pytest_infer.measure.counters.elsewhere.tree import Tree
 from pytest_infer.measure.counters.kernel_files import Sources
 from pytest_infer.measure.machine import environment, scheduling
 from pytest_infer.records import MachineInfo
@@ -37,14 +38,23 @@ _CLOCKS = (("kvm-clock", "kvm"), ("hyperv", "hyper-v"), ("xen", "xen"))
 
 
 def describe(
-    *, platform: str = sys.platform, proc: Path = Path("/proc"), sys_folder: Path = Path("/sys")
+    pids: Sequence[int] = (),
+    *,
+    platform: str = sys.platform,
+    proc: Path = Path("/proc"),
+    sys_folder: Path = Path("/sys"),
 ) -> MachineInfo:
-    """Describe this machine; a few ms, once per session. What cannot be determined is None, `unread` says why."""
+    """Describe this machine; a few ms. What cannot be determined is None, `unread` says why.
+
+    What it grants is what it grants this process, or those named, with all their children; `environment` is ours.
+    """
     linux = platform == "linux"
     sources = Sources()
-    groups = cgroup.discover(proc) if linux else cgroup.ControlGroups()
-    counted = cores(groups, sources)
+    groups = cgroup.discover(proc, pids) if linux else cgroup.ControlGroups()
+    tasks = sources.ask("affinity_cores", lambda: _tasks(pids, proc, linux=linux), "/proc/*/task")
+    counted = cores(groups, sources, tasks or ())
     memory_bytes = sources.ask("memory_bytes", lambda: int(psutil.virtual_memory().total), "/proc/meminfo") or None
+    granted = scheduling.granted(groups, pid=next(iter(pids), 0), proc=proc, sys_folder=sys_folder, sources=sources)
     limits = (memory_bytes, cgroup.memory_limit_bytes(groups, sources))
     if memory_bytes is None and "memory_bytes" in sources.unread:
         sources.unread.setdefault("memory_limit_bytes", sources.unread["memory_bytes"])
@@ -65,10 +75,21 @@ def describe(
         governor=governor(sys_folder, sources),
         environment=environment.relevant() | (environment.preloaded() if linux else {}),
         huge_pages=environment.huge_pages(sys_folder, sources) if linux else None,
-        scheduling=scheduling.granted(groups, proc=proc, sys_folder=sys_folder, sources=sources),
+        scheduling=granted,
         clock_resolution_s=time.get_clock_info("perf_counter").resolution,
         unread=sources.unread or None,
     )
+
+
+def _tasks(pids: Sequence[int], proc: Path, *, linux: bool) -> Sequence[int]:
+    """Return all threads of processes and their children: a runtime may have bound each to a core of its own."""
+    if not pids or not linux:
+        return pids or (0,)
+    tree = Tree(pids, proc)
+    try:
+        return [int(thread) for _, threads in tree.each(lambda member: member.threads()) for thread in threads]
+    finally:
+        tree.close()
 
 
 def governor(sys_folder: Path = Path("/sys"), sources: Sources | None = None) -> str | None:

@@ -1,4 +1,4 @@
-"""What the system grants this process of a machine's cores and memory, beside how many: priority, weight, policies."""
+"""What the system grants a process of a machine's cores and memory, beside how many: priority, weight, policies."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline
 def granted(
     groups: ControlGroups,
     *,
+    pid: int = 0,
     proc: Path = Path("/proc"),
     sys_folder: Path = Path("/sys"),
     sources: Sources | None = None,
 ) -> dict[str, str] | None:
     """Return what is known of it, by name; None where nothing is. What cannot be read is noted in `sources`.
 
-    `nice` (nice(2)) and `policy` (sched(7)) of this process; `cpu_weight` or `cpu_shares` of its control group
-    (cgroup-v2.rst, sched-design-CFS.rst); `memory_nodes` and `memory_policy` (numa(7)); `turbo` and
+    `nice` (nice(2)) and `policy` (sched(7)) of a process, by default of this one; `cpu_weight` or `cpu_shares` of its
+    control group (cgroup-v2.rst, sched-design-CFS.rst); `memory_nodes` and `memory_policy` (numa(7)); `turbo` and
     `energy_preference` of the first core (cpufreq/boost, intel_pstate.rst).
     """
-    ours, cores = sources or Sources(), sys_folder / "devices/system/cpu"
+    ours, cores, own = sources or Sources(), sys_folder / "devices/system/cpu", proc / str(pid or "self")
     weights = (ours.text("cpu_weight", group / "cpu.weight") for group in groups.unified)
     shares = (ours.text("cpu_shares", group / "cpu.shares") for group in groups.cpu_v1)
     found = {
-        "nice": ours.ask("nice", _nice, "getpriority"),
-        "policy": ours.ask("policy", _policy, "sched_getscheduler"),
+        "nice": ours.ask("nice", lambda: _nice(pid), "getpriority"),
+        "policy": ours.ask("policy", lambda: _policy(pid), "sched_getscheduler"),
         "cpu_weight": next((weight for weight in weights if weight), None),
         "cpu_shares": next((share for share in shares if share), None),
-        "memory_nodes": ours.read("memory_nodes", proc / "self/status", _allowed_nodes, optional=False),
+        "memory_nodes": ours.read("memory_nodes", own / "status", _allowed_nodes, optional=False),
         # Only kernels that know of nodes have this file, whose first mapping has no policy of its own (numa(7)).
-        "memory_policy": ours.read("memory_policy", proc / "self/numa_maps", _first_policy),
+        "memory_policy": ours.read("memory_policy", own / "numa_maps", _first_policy),
         "turbo": _turbo(cores, ours),
         "energy_preference": ours.text("energy_preference", cores / "cpu0/cpufreq/energy_performance_preference"),
     }
@@ -50,15 +51,15 @@ def unusual(of: dict[str, str] | None) -> dict[str, str]:
     return changed | ({"turbo": "off"} if known.get("turbo") == "off" else {})
 
 
-def _nice() -> str | None:
-    return str(os.getpriority(os.PRIO_PROCESS, 0)) if hasattr(os, "getpriority") else None
+def _nice(pid: int) -> str | None:
+    return str(os.getpriority(os.PRIO_PROCESS, pid)) if hasattr(os, "getpriority") else None
 
 
-def _policy() -> str | None:
+def _policy(pid: int) -> str | None:
     if not hasattr(os, "sched_getscheduler"):
         return None
     # A child may be told to reset its policy (SCHED_RESET_ON_FORK), which changes nothing here.
-    number = os.sched_getscheduler(0) & ~getattr(os, "SCHED_RESET_ON_FORK", 0x40000000)
+    number = os.sched_getscheduler(pid) & ~getattr(os, "SCHED_RESET_ON_FORK", 0x40000000)
     return _POLICIES.get(number, str(number))
 
 
