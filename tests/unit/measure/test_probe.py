@@ -9,7 +9,7 @@ import pytest
 
 from pytest_infer.measure.counters.kernel_files import Unavailable
 from pytest_infer.measure.machine import host, probe
-from pytest_infer.measure.machine.probe import LEAST_BYTES, LEAST_WIDTH, MOST_BYTES, MOST_WIDTH, SLICE_BYTES
+from pytest_infer.measure.machine.probe import LEAST_BYTES, LEAST_WIDTH, MOST_ON_DEVICE, MOST_WIDTH, SLICE_BYTES
 from pytest_infer.records import Reading, absent
 
 
@@ -121,7 +121,7 @@ class Card:
 def test_the_buffer_on_a_card(free: int, size: int | None) -> None:
     card = Card(free)
     assert probe.device_buffer_bytes(card, "cuda:1") == size
-    assert probe.device_buffer_bytes(card, "mps:0") == MOST_BYTES  # which does not tell
+    assert probe.device_buffer_bytes(card, "mps:0") == 1 << 30  # which does not tell
     assert probe.device_caches(card, "cuda:1") == {"L2": 60 << 20}
     assert probe.device_caches(card, "mps:0") == {}
     probe._give_back(card, "cuda:1")
@@ -141,7 +141,11 @@ def test_the_level_is_high_and_the_spread_that_of_the_middle_half() -> None:
         ({}, 2**40, LEAST_BYTES),
         ({"L2": 2**20, "L3": 32 << 20}, 2**40, 256 << 20),
         ({"L3": 64 << 20}, 2**40, 512 << 20),
-        ({"L3": 384 << 20}, 2**40, MOST_BYTES),
+        # As of an EPYC 9684X: 1 GiB would lie in them.
+        ({"L3": 1152 << 20}, 2**40, 9216 << 20),
+        ({"L3": 1152 << 20}, 20 << 30, 5 << 30),
+        ({"L3": 1152 << 20}, 18 << 30, 4608 << 20),
+        ({"L3": 1152 << 20}, 17 << 30, None),
         ({"L3": 64 << 20}, 4 * (300 << 20), 288 << 20),
         ({"L3": 32 << 20}, 4 * LEAST_BYTES - 1, None),
     ],
@@ -157,14 +161,14 @@ def test_what_a_container_leaves_is_the_limit_of_the_buffer(monkeypatch: pytest.
     monkeypatch.setattr(host, "available_bytes", lambda: 300 << 20)
     made = probe.measure(1)
     assert isinstance(made, Unavailable)
-    assert "256 MiB" in made.reason
+    assert f"{probe.least_bytes(probe.cache_sizes()) >> 20} MiB" in made.reason
 
 
 def test_an_accelerator_reads_its_buffer_at_once() -> None:
-    assert probe.slice_size("cpu", MOST_BYTES) == SLICE_BYTES
-    # 1 GiB takes 300 µs at 3 TB/s; of 32 MiB the start of a kernel, some 10 µs, would be half of the time.
-    assert probe.slice_size("cuda:0", MOST_BYTES) == MOST_BYTES
-    assert probe.slice_size("mps:0", MOST_BYTES) == MOST_BYTES
+    assert probe.slice_size("cpu", MOST_ON_DEVICE) == SLICE_BYTES
+    # 4 GiB take 1.4 ms at 3 TB/s; of 32 MiB the start of a kernel, some 10 µs, would be half of the time.
+    assert probe.slice_size("cuda:0", MOST_ON_DEVICE) == MOST_ON_DEVICE
+    assert probe.slice_size("mps:0", MOST_ON_DEVICE) == MOST_ON_DEVICE
 
 
 def test_a_torch_that_does_not_tell_its_instructions() -> None:

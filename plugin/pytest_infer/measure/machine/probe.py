@@ -24,9 +24,9 @@ from pytest_infer.units import bandwidth, percent
 
 DTYPES = ("float32", "bfloat16", "float16")
 SLICE_BYTES = 32 << 20
-LEAST_BYTES, MOST_BYTES = 256 << 20, 1 << 30
-CACHES = 8
-"""The buffer is this many times as large as the last caches together, so that almost none of it stays there."""
+LEAST_BYTES = 256 << 20
+CACHES, LEAST_CACHES = 8, 4
+"""The buffer is so many times as large as the last caches together, at least: almost none of it stays there."""
 MOST_ON_DEVICE = 4 << 30
 """An accelerator's buffer: read at 5 TB/s it takes 1 ms, of which starting a kernel and waiting for it are 1 or 2 %."""
 LEAST_WIDTH, MOST_WIDTH = 512, 8192
@@ -46,7 +46,7 @@ Clock = Callable[[], int]
 
 
 def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None = None) -> MachineProbe | Unavailable:
-    """Probe the machine, or say why that is impossible; below 2 s, below 0.5 s with `flops` from before.
+    """Probe the machine, or say why that is impossible; below 2 s (0.5 s with `flops` from before) but for huge caches.
 
     Memory: `torch.sum` over 32 MiB slices of a buffer of 256 MiB or more, on an accelerator over up to 4 GiB at once.
     Matrices: `F.linear` of a square matrix with as many rows as it is wide, from 512 upwards until a call takes 20 ms.
@@ -54,7 +54,7 @@ def measure(threads: int, device: str = "cpu", flops: Mapping[str, float] | None
     """
     levels, free = cache_sizes(), host.available_bytes()
     if device == "cpu" and (free is None or buffer_bytes(levels, free) is None):
-        return Unavailable(f"too little memory is free for the probe's {LEAST_BYTES >> 20} MiB")
+        return Unavailable(f"too little memory is free: 4 times the probe's {least_bytes(levels) >> 20} MiB are needed")
     try:
         import torch  # noqa: PLC0415  # the plugin alone must not load it
     except ImportError as error:
@@ -135,16 +135,24 @@ def summarized(rates: list[float]) -> tuple[float, float]:
 
 def buffer_bytes(levels: Mapping[str, int], free_bytes: int) -> int | None:
     """Return the size of the buffer to read, in whole slices and a quarter of `free_bytes` at most, else None."""
-    largest = max(levels.values(), default=0)
-    wanted = min(max(LEAST_BYTES, CACHES * largest), MOST_BYTES, free_bytes // 4)
-    return None if wanted < LEAST_BYTES else wanted // SLICE_BYTES * SLICE_BYTES
+    size = min(max(LEAST_BYTES, CACHES * _largest(levels)), free_bytes // 4) // SLICE_BYTES * SLICE_BYTES
+    return size if size >= least_bytes(levels) else None
+
+
+def least_bytes(levels: Mapping[str, int]) -> int:
+    """Return the size of the smallest buffer whose bandwidth is not that of these caches."""
+    return max(LEAST_BYTES, LEAST_CACHES * _largest(levels))
+
+
+def _largest(levels: Mapping[str, int]) -> int:
+    return max(levels.values(), default=0)
 
 
 def device_buffer_bytes(torch: Any, device: str) -> int | None:
     """Return the size of the buffer to read on an accelerator: a quarter of what is free there at most, else None."""
     backend = getattr(torch, torch.device(device).type, None)
     told = getattr(backend, "mem_get_info", None)
-    free = 4 * MOST_BYTES if told is None else int(told(device)[0])
+    free = MOST_ON_DEVICE if told is None else int(told(device)[0])
     size = min(MOST_ON_DEVICE, free // 4) // SLICE_BYTES * SLICE_BYTES
     return size if size >= LEAST_BYTES else None
 
