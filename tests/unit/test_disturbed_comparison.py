@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 from typer.testing import CliRunner
 
-from pytest_infer.analysis.compare import comparison
+from pytest_infer.analysis.compare import comparison, disturbance
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Verdict
 from pytest_infer.analysis.history import trends
@@ -226,3 +226,8 @@ def test_a_change_point_among_calm_runs_is_worse(storage, add):
         add((1.0 + 0.002 * (number % 3)) * (1.2 if number > 7 else 1.0), marks=5 if number in (2, 9) else 0)
     (found,) = shifts(storage)
     assert (found.worse, found.doubt) == (True, None)
+
+
+def test_steal_is_shared_with_others_whose_cores_it_is_of(make_row):
+    row = make_row(cpu_s=1.0, total_s=1.0, steal_s=0.5, other_cpu_s=94.5, run_queue_wait_s=None)
+    assert disturbance._waited(row) == pytest.approx(0.5 / 96, rel=0.01)

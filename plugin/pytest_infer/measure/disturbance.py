@@ -26,7 +26,7 @@ def reasons(counters: Counters, usable_cores: float) -> tuple[str, ...]:
         *_client_waited(counters),
         _pressed(counters.pressure_cpu_s, wall_s, "some task was short of a core"),
         _pressed(counters.pressure_memory_s, wall_s, "some task was stalled for memory"),
-        _stolen(counters.steal_s, wall_s * usable_cores),
+        _stolen(counters, usable_cores),
         _throttled(counters.thermal_throttles),
     )
     return tuple(line for line in lines if line is not None)
@@ -62,7 +62,10 @@ def _pressed(pressure: Reading, wall_s: float, what: str) -> str | None:
     return f"{what} {_percent(pressure.value, wall_s)} of the time"
 
 
-def _stolen(steal: Reading, available_s: float) -> str | None:
+def _stolen(counters: Counters, usable_cores: float) -> str | None:
+    # It is that of all cores: where more of them work than are usable here, others share it.
+    steal, known = counters.steal_s, (counters.cpu_s, counters.other_cpu_s, counters.steal_s)
+    available_s = max(counters.wall_s * usable_cores, sum(reading.value or 0 for reading in known))
     # One tick can belong to time before the window: only more than one is evidence.
     if steal.value is None or steal.value <= max(SHARE * available_s, _TICK_S * 1.5):
         return None

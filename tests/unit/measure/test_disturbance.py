@@ -52,5 +52,13 @@ def test_one_tick_of_steal_tells_nothing() -> None:
     assert disturbance.reasons(short, 1.0) == ()
 
 
+def test_steal_of_cores_that_others_use_is_shared_with_them() -> None:
+    # 96 cores work and lose 0.5 % each; 4 of them may be used here.
+    assert disturbance.reasons(counters(cpu_s=4.0, other_cpu_s=91.5, steal_s=0.5, run_queue_wait_s=0.0), 4.0) == ()
+    # Only these work.
+    alone = disturbance.reasons(counters(cpu_s=3.5, other_cpu_s=0.0, steal_s=0.5, run_queue_wait_s=0.0), 4.0)
+    assert alone == ("the host took 12.5 % of its cores' time",)
+
+
 def test_a_window_without_cpu_time() -> None:
     assert disturbance.reasons(counters(cpu_s=0, run_queue_wait_s=0, involuntary_switches=0), 1.0) == ()

@@ -69,12 +69,14 @@ def _explains(metric: Metric, before: Row, after: Row) -> bool:
 
 def _waited(row: Row) -> float:
     """Return what waiting for cores and the host did to a test's times, as a log-ratio; infinite if nothing tells."""
-    figures = {key: _median(row, key) for key in ("run_queue_wait_s", "cpu_s", "steal_s", "total_s")}
-    wait, cpu, steal, total = figures.values()
+    keys = ("run_queue_wait_s", "cpu_s", "steal_s", "total_s", "other_cpu_s")
+    wait, cpu, steal, total, others = (_median(row, key) for key in keys)
     if (wait is None or cpu is None) and steal is None:
         return math.inf if row.disturbed else 0.0
     lost = 0.0 if wait is None or not cpu else wait / (wait + cpu)
-    stolen = 0.0 if steal is None or not total else steal / (total * (row.machine.usable_cores or 1.0))
+    # As in `measure.disturbance`: the steal is that of all cores that work.
+    working = sum(filter(None, (cpu, others, steal)))
+    stolen = 0.0 if steal is None or not total else steal / max(total * (row.machine.usable_cores or 1.0), working)
     return -math.log1p(-min(lost, 0.99)) - math.log1p(-min(stolen, 0.99))
 
 
