@@ -77,6 +77,41 @@ def test_a_commit_that_changes_nothing_passes(repository):
     result.stdout.fnmatch_lines(["gate against HEAD~1 (*): passed"])
 
 
+FAILS = """
+def test_prompt(infer, prompt):
+    assert prompt.name != "third", "it fails"
+    infer(prompt)
+"""
+INTERRUPTED = FAILS.replace("assert", "if not (").replace(', "it fails"', "):\n        raise KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    ("test", "options", "ended"),
+    [
+        pytest.param(INTERRUPTED, (), 2, id="interrupt"),
+        pytest.param(FAILS, ("-x", "--infer-turns=token", "--infer-launches=3", "--infer-time=2s"), 1, id="launches"),
+    ],
+)
+def test_what_was_measured_before_an_early_end_is_kept_with_its_other_side_and_judged(repository, test, options, ended):
+    more = "".join(f'\n[[prompt]]\nname = "{name}"\ntext = "so it goes"\n' for name in ("third", "fourth"))
+    repository.commit(prompts=PROMPTS + more)
+    (repository.path / "test_suite.py").write_text(test)
+    repository.commit(SLOW_DECODE)
+    result = repository.run(RULES, "--benchmark-autosave", *options)
+    assert result.ret == ended
+    result.stdout.fnmatch_lines(["*tpot:3%*regressed*", "*the run ended before it was measured*"])
+    (run,) = repository.path.glob(".benchmarks/*/*.json")
+    stored = json.loads(run.read_text())
+    assert stored["pytest_infer"]["gate"]["result"] == "regressed"
+    judged = {j["prompt"]: j["verdict"] for j in stored["pytest_infer"]["gate"]["judgements"] if j["rule"] is None}
+    assert [name for name, verdict in judged.items() if verdict == "incomparable"] == [
+        f"test_suite.py::test_prompt[{name}]" for name in ("third", "fourth")[ended == 1 :]
+    ]
+    blocks = {row["params"]["prompt"]: row["extra_info"]["pytest_infer"] for row in reversed(stored["benchmarks"])}
+    assert sorted(blocks) == ["first", "second"]
+    assert all(len(block["against"]["metrics"]["tpot_s"]["rounds"]) > 1 for block in blocks.values())
+
+
 TOKEN = ("--infer-turns=token", "--infer-launches=3", "--infer-time=5s")
 
 

@@ -42,7 +42,7 @@ class Launches:
     def before(self) -> None:
         """Do nothing before the tests."""
 
-    def after(self) -> list[str]:
+    def after(self, *, interrupted: bool) -> list[str]:  # noqa: ARG002
         """End all processes, and keep how far launches lay apart; nothing can go wrong any more."""
         # Imported late: numpy and scipy are for runs that compare.
         from pytest_infer.analysis.compare import launches  # noqa: PLC0415

@@ -103,14 +103,22 @@ class Parent:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Let the other side measure what it measures before and after our tests."""
-        if self._sides is not None:
-            self._sides.before()
-        result = yield
-        for line in self._sides.after() if self._sides is not None else ():
-            self._session.note(f"! {line}")
-            # There is no test to fail any more.
-            session.testsfailed += 1
+        """Let the other side measure what it measures before and after our tests, however these end."""
+        if self._sides is None:
+            return (yield)
+        self._sides.before()
+        interrupted = True
+        try:
+            result = yield
+            interrupted = False
+        except session.Failed:
+            interrupted = False
+            raise
+        finally:
+            for line in self._sides.after(interrupted=interrupted):
+                self._session.note(f"! {line}")
+                # There is no test to fail any more.
+                session.testsfailed += 1
         return result
 
     def pytest_unconfigure(self) -> None:

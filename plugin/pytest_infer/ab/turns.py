@@ -32,7 +32,7 @@ class LockStep(Here):
     def before(self) -> None:
         """Do nothing before the tests."""
 
-    def after(self) -> list[str]:
+    def after(self, *, interrupted: bool) -> list[str]:  # noqa: ARG002
         """Do nothing after the tests."""
         return []
 
@@ -200,8 +200,13 @@ class Sequential(Here):
         if record.nodeid in self._other.new:
             self._session.pairs[record.nodeid] = (None, record)
 
-    def after(self) -> list[str]:
-        """Run the other side's second half, put the records together, and return what went wrong."""
+    def after(self, *, interrupted: bool) -> list[str]:
+        """Run the other side's second half, put the records together, and return what went wrong.
+
+        Whoever interrupts a run does not wait for that half, and drift is not cancelled without it.
+        """
+        if interrupted:
+            return []
         finished = self._session.keeper.finished
         left = tuple(
             nodeid for nodeid in self._session.keeper.planned if nodeid in finished and nodeid in self._records

@@ -137,10 +137,11 @@ class Gate:
         turns: Mapping[str, Turns],
         missing: Sequence[str],
         info: AgainstInfo,
+        unmeasured: Sequence[str] = (),
     ) -> None:
         """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first.
 
-        `turns` are what turns of a token said of them, by node id.
+        `turns` are what turns of a token said of them, by node id; `unmeasured` are tests before which the run ended.
         """
         rules = self._settings.gate
         if rules is None:
@@ -167,6 +168,7 @@ class Gate:
                 new=new,
                 missing=missing,
                 unfit=unfit,
+                unmeasured=unmeasured,
                 against=against,
                 allowed=allowed,
                 accepted=self._accepted.found,

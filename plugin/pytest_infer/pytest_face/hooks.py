@@ -170,8 +170,13 @@ class Hooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """When all is measured, gate it: the tests that got worse fail."""
-        result = yield
+        """When all is measured, gate it: the tests that got worse fail. Of two sides also what an early end leaves."""
+        try:
+            result = yield
+        except BaseException:
+            self._run.judge(early=True)
+            failures.report_gated(session, self._run.gate)
+            raise
         self._run.probing.after()
         self._run.judge()
         failures.report_gated(session, self._run.gate)

@@ -168,11 +168,11 @@ class InferSession:
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
         self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
-    def judge(self) -> None:
-        """Hold what was measured against the gate's rules."""
+    def judge(self, *, early: bool = False) -> None:
+        """Hold what was measured against the gate's rules; after an `early` end only tests with two sides."""
         measured = {nodeid: f for nodeid, f in self.keeper.finished.items() if not f.failed}
         passed = {nodeid: f.block for nodeid, f in measured.items()}
-        if self.config.option.collectonly:
+        if self.config.option.collectonly or (early and (self.against is None or not passed)):
             return
         records = {nodeid: f.record for nodeid, f in measured.items()}
         self.gate.measured({nodeid: axes.names(r.prompt.name, r.config) for nodeid, r in records.items()})
@@ -181,7 +181,9 @@ class InferSession:
         elif self.against is not None:
             judged, noise = both_sides(self.pairs, self.turns, passed, self.against, self.settings.allow_different)
             self.noise += noise
-            self.gate.judge_sides(judged, self.turns, self.missing, self.against)
+            told = {*self.failed, *self.missing, *self.keeper.finished}
+            unmeasured = [test for test in self.keeper.planned if early and test not in told]
+            self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured)
         else:
             # One that was run anew may have passed then.
             planned, failed = set(self.keeper.planned), self.failed - measured.keys()

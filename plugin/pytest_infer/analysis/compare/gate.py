@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _NOT_FINITE = "nonfinite_logits"
 _OF_PAIRS = (Form.RELATIVE, Form.EXACT, Form.CLOSE)
+_EARLY = "the run ended before it was measured"
 _NO_RULE = 0.01
 """The threshold that turns are measured for where no rule says one."""
 
@@ -124,6 +125,7 @@ def judge(
     missing: Sequence[Row | str] = (),
     unfit: Mapping[str, str] | None = None,
     new: Sequence[Row] = (),
+    unmeasured: Sequence[str] = (),
     against: str | None = None,
     allowed: Collection[str] = (),
     accepted: Sequence[Accepted] = (),
@@ -132,8 +134,9 @@ def judge(
     """Judge every test by every rule that covers it.
 
     `missing` are tests that the baseline has and this run lacks (they fail), `new` those it has first. `unfit` are
-    tests that failed in this run or were not measured, with the reason: they fail as well. `accepted` are regressions
-    that somebody accepted: suite and headline tell them as what they are.
+    tests that failed in this run or were not measured, with the reason: they fail as well. Before those `unmeasured`
+    the run ended: without them nothing passes. `accepted` are regressions that somebody accepted: suite and headline
+    tell them as what they are.
     """
     compare = partial(comparison.judge, pairs, allowed=allowed, confidence=confidence)
     found = compare(lambda row: [want for _, want in _wanted(row, rules)])
@@ -153,6 +156,7 @@ def judge(
     unfit = {row.test: why for row in afters if (why := _not_finite(row)) is not None} | dict(unfit or {})
     found += [_missing(row) for row in missing if (row if isinstance(row, str) else row.test) not in unfit]
     found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]
+    found += [Judgement(test=test, name=test, verdict=Verdict.INCOMPARABLE, reason=_EARLY) for test in unmeasured]
     if needs_baseline(rules):
         found += [
             Judgement(test=row.test, name=row.title, verdict=Verdict.NEW, reason="no earlier figure") for row in new
