@@ -46,6 +46,10 @@ class AgainstError(InferError):
     """Another commit that cannot be measured beside this one."""
 
 
+class SkippedError(AgainstError):
+    """A test that the other commit skips before it measures."""
+
+
 class UnknownCommitError(AgainstError):
     """A name of a commit that git does not find, or that there is no git for."""
 

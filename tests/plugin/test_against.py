@@ -572,6 +572,46 @@ def test_a_skip_of_ours_is_skipped_there(repository):
     assert repository.turns() == "AB" + "ABBAABBA"
 
 
+ENDS = """
+import pytest
+
+ENDS = {ends}
+
+def test_prompt(infer, prompt):
+    if ENDS.get(prompt.name) == "skip":
+        pytest.skip("no")
+    infer(prompt)
+    if ENDS.get(prompt.name) == "xfail":
+        pytest.xfail("slow")
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        (),
+        ("--infer-turns=token", "--infer-launches=1", "--infer-time=0.1s"),
+        ("--infer-against-sequential",),
+    ],
+)
+def test_what_one_side_skips_itself_is_missing_or_new(repository, how):
+    def written(**ends):
+        repository.path.joinpath("test_suite.py").write_text(ENDS.format(ends=ends))
+
+    names = ("theirs", "ours", "both", "left", "shared")
+    prompts = "".join(f'[[prompt]]\nname = "{name}"\ntext = "so it goes"\nmax_new_tokens = 3\n' for name in names)
+    repository.path.joinpath("prompts.toml").write_text(prompts)
+    written(theirs="skip", both="skip", shared="xfail")
+    repository.commit()
+    written(ours="skip", both="skip", left="xfail", shared="xfail")
+    result, run = repository.run("--infer-against=HEAD", *FEW, *how)
+    result.assert_outcomes(passed=1, skipped=2, xfailed=2)
+    assert run.missing == tuple(f"test_suite.py::test_prompt[{name}]" for name in ("ours", "left"))
+    base, ours = run.pairs["test_suite.py::test_prompt[theirs]"]
+    assert base is None
+    assert ours.rounds
+
+
 def test_a_base_that_dies_loses_nothing_that_was_measured(repository):
     repository.speed(before="import os; prompt_tokens == 2 and os._exit(77)")
     repository.commit()

@@ -57,6 +57,7 @@ class Child(Here):
         self._doubtful: list[pytest.Item] = []
         self._next: str | None = None
         self._why: str | None = None
+        self._failed = False
 
     # the order of tests
 
@@ -94,7 +95,7 @@ class Child(Here):
         """Wait until the parent has come to this test; skip it when it has come to a later one."""
         if self._next is None:
             self._next = self._expect(protocol.Go).nodeid
-        self._why = None
+        self._why, self._failed = None, False
         if self._next == item.nodeid:
             self._next = None
         else:
@@ -103,13 +104,15 @@ class Child(Here):
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note why a test did not pass."""
+        self._failed |= report.failed
         if not report.passed and self._why is None:
             self._why = f"{_OUTCOMES.get(report.outcome, report.outcome)} in {report.when}: {_reason(report)}"
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Say that a test is over, unless it was only skipped on the way to a later one."""
         if self._next is None:
-            self._send(protocol.Ended(nodeid=nodeid, why=self._why))
+            skipped = self._why is not None and not self._failed
+            self._send(protocol.Ended(nodeid=nodeid, why=self._why, skipped=skipped))
 
     # the rounds of a test
 

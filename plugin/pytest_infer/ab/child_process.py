@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from pytest_infer.ab import baton, protocol
-from pytest_infer.errors import AgainstError
+from pytest_infer.errors import AgainstError, SkippedError
 from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.records import PromptRecord, Reference, Round, TokenTrace
 
@@ -116,8 +116,21 @@ class ChildProcess:
         self._open = nodeid
 
     def begun(self) -> protocol.Begun:
-        """Wait until the test has come to its first round."""
+        """Wait until the test has come to its first round; raise SkippedError where it was skipped before that."""
         return self._expect(protocol.Begun)
+
+    def measures(self, nodeid: str) -> bool:
+        """Return whether a test comes to its first round, which is all that is asked of it."""
+        try:
+            self.begin(nodeid)
+        except AgainstError:
+            return False
+        return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a test has begun that has not ended."""
+        return self._open is not None
 
     @property
     def broken(self) -> bool:
@@ -283,7 +296,8 @@ class ChildProcess:
             self._open = None
             why = message.why or "did not call infer(prompt)"
             advice = f": {_SEQUENTIAL}" if "out of memory" in why else ""
-            raise AgainstError(f"{message.nodeid} {why} (in {self._name}){advice}")
+            error = SkippedError if message.skipped else AgainstError
+            raise error(f"{message.nodeid} {why} (in {self._name}){advice}")
         if isinstance(message, protocol.OtherProtocol):
             raise self._fail(
                 f"{self._name} runs another version of pytest-infer (protocol {message.protocol}, not "

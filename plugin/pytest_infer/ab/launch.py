@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pytest_infer.ab import protocol
 from pytest_infer.ab.child_process import LOOK_S, ChildProcess
+from pytest_infer.errors import SkippedError
 from pytest_infer.measure import rounds
 from pytest_infer.records import Pass, PromptRecord, Reference, Round
 
@@ -38,13 +39,19 @@ class Launch:
     _stops: bool = False
 
     def begin(self, nodeid: str) -> tuple[protocol.Begun, protocol.Begun]:
-        """Let both sides run a test up to its first round, at the same time."""
+        """Let both sides run a test up to its first round, at the same time; raise SkippedError where one skips it."""
         for side in (self.before, self.after):
             side.check()
         self._forget()
         self.before.go(nodeid)
         self.after.go(nodeid)
-        begun = self.before.begun(), self.after.begun()
+        try:
+            before = self.before.begun()
+        except SkippedError:
+            # This side goes on alone.
+            self.after.begun()
+            raise
+        begun = before, self.after.begun()
         # A single thread sleeps in its read; of several, those that are idle spin.
         self._stops = any(one.threads != 1 for one in begun)
         return begun
@@ -132,11 +139,10 @@ class Launch:
         for half, whole in zip(one, self.like, strict=True):
             self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][: len(half.token_ids)]
 
-    def finish(self, keep: tuple[int, ...]) -> tuple[list[PromptRecord], list[str]]:
-        """End the test on both sides; return the records, the commit's first, and why a side's did not pass after
+    def finish(self, keep: tuple[int, ...]) -> tuple[tuple[PromptRecord, str | None], tuple[PromptRecord, str | None]]:
+        """End the test on both sides; return the record of each, the commit's first, and why it did not pass after
         all."""
-        ended = [side.finish(keep) for side in (self.before, self.after)]
-        return [record for record, _ in ended], [why for _, why in ended if why is not None]
+        return self.before.finish(keep), self.after.finish(keep)
 
     def kept(self, each: int) -> tuple[int, ...]:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""

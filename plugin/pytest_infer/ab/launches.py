@@ -13,7 +13,7 @@ from pytest_infer.ab.loop import Task
 from pytest_infer.ab.one_prompt import OnePrompt
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.turns import joined
-from pytest_infer.errors import AgainstError
+from pytest_infer.errors import AgainstError, SkippedError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.machine import host
 from pytest_infer.pytest_face.session import InferSession
@@ -85,8 +85,13 @@ class Launches:
         """Measure a test on both sides, and return this checkout's record."""
         try:
             if nodeid in self._commit.new:
+                self._launches[0].after.begin(nodeid)
                 return self._alone(nodeid, plan)
             return self._record(nodeid, prompt, plan, config)
+        except SkippedError:
+            if not self._launches[0].after.running:
+                raise
+            return self._alone(nodeid, plan)
         finally:
             self._session.live.clear()
             whole = [launch for launch in self._launches if not launch.broken]
@@ -97,15 +102,18 @@ class Launches:
                     launch.close()
             self._launches = kept
 
+    def has(self, nodeid: str) -> bool:
+        """Return whether the other side measures a test that was not measured here."""
+        return self._launches[0].before.measures(nodeid)
+
     def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]) -> PromptRecord:
         prompt = OnePrompt(self._session, self._commit, info, plan, config)
         whole, found = prompt.measure(nodeid, self._launches[0], self._used)
         return self._finish(nodeid, whole, found)
 
     def _alone(self, nodeid: str, plan: rounds.RoundPlan) -> PromptRecord:
-        """Measure a test that the other side lacks."""
+        """Measure a test that has begun here and that the other side lacks."""
         ours = self._launches[0].after
-        ours.begin(nodeid)
         for _ in range(plan.warmup):
             ours.warm_up()
         for _ in range(plan.rounds):
@@ -164,11 +172,13 @@ class Launches:
     def _finish(self, nodeid: str, used: Sequence[Launch], found: Turns) -> PromptRecord:
         sides: tuple[list[PromptRecord], list[PromptRecord]] = ([], [])
         for launch in used:
-            records, reasons = launch.finish(launch.kept(found.rounds))
-            for side, record in zip(sides, records, strict=True):
+            ended = launch.finish(launch.kept(found.rounds))
+            for side, (record, _) in zip(sides, ended, strict=True):
                 side.append(record)
-            for why in reasons:
-                self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
+            (_, theirs), (_, own) = ended
+            self._commit.ended(nodeid, theirs)
+            if own is not None:
+                self._session.note(f"! {nodeid} was measured in a process of its own, but then {own}")
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
         base, ours = (_whole(records) for records in sides)

@@ -49,6 +49,8 @@ class OtherCommit:
         self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
         self.process: ChildProcess | None = None
         self.new: frozenset[str] = frozenset()
+        self.unpassed: set[str] = set()
+        self._told = False
         self.info = AgainstInfo(
             rev=rev,
             commit=commit,
@@ -103,12 +105,20 @@ class OtherCommit:
         root = self._config.rootpath.resolve()
         return ChildProcess(replace(self._command(imports.Move(root, root)), name="this checkout"), ends)
 
+    def ended(self, nodeid: str, why: str | None) -> None:
+        """Note why a test did not pass on the other side after it was measured there, if it did not."""
+        if why is not None:
+            self.unpassed.add(nodeid)
+            self._session.note(f"! {nodeid} was measured in {self.name}, but then {why}")
+
     def _missing_in(self, ready: protocol.Ready, planned: tuple[str, ...]) -> None:
         if set(ready.new) == set(planned):
             raise AgainstError(
                 f"{self.name} has none of the tests that are to be measured: there is nothing to compare"
             )
-        self.new = frozenset(ready.new)
+        if self._told:
+            return
+        self._told, self.new = True, frozenset(ready.new)
         by_id = any("::" in name for name in arguments.selects(self._given, self._options))
         # Whoever names tests one by one, or repeats what failed, does not ask for others.
         missing = () if by_id or repeats(self._config) else ready.missing

@@ -101,6 +101,18 @@ class Parent:
             return None
         return runner.pytest_runtest_protocol(item, nextitem)
 
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Take a test that ended without passing or failing, which the other side measures and passes, as missing."""
+        session = self._session
+        kept = session.keeper.finished.get(nodeid)
+        if self._sides is None or self._other is None or nodeid not in session.keeper.planned:
+            return
+        if nodeid in session.failed or nodeid in self._other.new or not (kept is None or kept.failed):
+            return
+        there = self._sides.has(nodeid) if kept is None else nodeid not in self._other.unpassed
+        if there and nodeid not in session.missing:
+            session.missing = (*session.missing, nodeid)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Let the other side measure what it measures before and after our tests, however these end."""

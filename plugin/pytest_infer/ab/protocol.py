@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round, TokenTrace
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -194,10 +194,14 @@ class FinishedTest(WireMessage, frozen=True, kw_only=True):
 
 
 class Ended(WireMessage, frozen=True, kw_only=True):
-    """The test is over, torn down and all; `why` says in a line why it did not pass, if it did not."""
+    """The test is over, torn down and all; `why` says in a line why it did not pass, if it did not.
+
+    `skipped` says that nothing of it failed: it was skipped, or is expected to fail.
+    """
 
     nodeid: str
     why: str | None = None
+    skipped: bool = False
 
 
 FromParent = Union[  # noqa: UP007 - msgspec reads it at run time

@@ -11,7 +11,7 @@ from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.loop import Here, Task
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.settling import CoreSchedule, most_threads, pin, settle
-from pytest_infer.errors import AgainstError
+from pytest_infer.errors import AgainstError, SkippedError
 from pytest_infer.measure import following, rounds, warnings
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import Profile, PromptRecord, Reference, Round
@@ -41,7 +41,10 @@ class LockStep(Here):
         base = self._other.process
         if task.nodeid in self._other.new or base is None:
             return rounds.measure(task.runner, task.plan, task.watch)
-        begun = base.begin(task.nodeid)
+        try:
+            begun = base.begin(task.nodeid)
+        except SkippedError:
+            return rounds.measure(task.runner, task.plan, task.watch)
         first: Round | None = None
         for number in range(task.plan.warmup):
             task.watch("warm-up", number, task.plan.warmup, None)
@@ -55,8 +58,7 @@ class LockStep(Here):
             pin(cores.all)
         profile, absent = self._profile(task, base, reference, pairs) if task.plan.profile else (None, None)
         self._records[task.nodeid], why = base.finish(kept)
-        if why is not None:
-            self._session.note(f"! {task.nodeid} was measured in {self._other.name}, but then {why}")
+        self._other.ended(task.nodeid, why)
         return rounds.Measured(
             warmup=task.plan.warmup,
             rounds=tuple(pairs[n][1] for n in kept),
@@ -66,6 +68,10 @@ class LockStep(Here):
             profile_absent=absent,
             reference=reference,
         )
+
+    def has(self, nodeid: str) -> bool:
+        """Return whether the other side measures a test that was not measured here."""
+        return self._other.process is not None and self._other.process.measures(nodeid)
 
     def compared(self, record: PromptRecord) -> PromptRecord:
         """Return our record with all that its reference is compared by."""
@@ -170,6 +176,8 @@ class Sequential(Here):
         for nodeid in planned:
             try:
                 self._records[nodeid] = self._block(nodeid, first=True)
+            except SkippedError:
+                self._other.new |= {nodeid}
             except AgainstError as error:
                 self._errors[nodeid] = str(error)
         self._session.live.clear()
@@ -189,6 +197,10 @@ class Sequential(Here):
             traced = plan.trace or (plan.experts and divergence.traceable(first))
             plan = replace(plan, reference=reference, trace=traced)
         return rounds.measure(task.runner, plan, task.watch)
+
+    def has(self, nodeid: str) -> bool:
+        """Return whether the other side measured a test."""
+        return nodeid in self._records
 
     def compared(self, record: PromptRecord) -> PromptRecord:
         """Return our record with what the other side's first half says of the same tokens."""
@@ -214,7 +226,6 @@ class Sequential(Here):
         if not left or self._session.settings.max_rounds == 1:
             self._put_together({nodeid: self._records[nodeid] for nodeid in left})
             return []
-        new, missing = self._other.new, self._session.missing
         whole: dict[str, PromptRecord] = {}
         errors: dict[str, None] = {}
         try:
@@ -226,7 +237,6 @@ class Sequential(Here):
                     errors[str(error)] = None
         except AgainstError as error:
             errors[str(error)] = None
-        self._other.new, self._session.missing = new, missing
         self._session.live.clear()
         self._put_together(whole)
         return list(errors)
@@ -255,8 +265,7 @@ class Sequential(Here):
         if settings.profile and first:
             base.instrument(experts=settings.experts, trace=settings.experts and divergence.traceable(taken))
         record, why = base.finish(rounds.rounds_to_keep(disturbed, count))
-        if why is not None:
-            self._session.note(f"! {nodeid} was measured in {self._other.name}, but then {why}")
+        self._other.ended(nodeid, why)
         return record
 
 
