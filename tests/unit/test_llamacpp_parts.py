@@ -335,6 +335,37 @@ def test_ids_within_a_character_are_asked_for_once_and_come_with_it():
     assert [(path, body["stream"]) for path, body in fake.asked] == [("/completion", False)]
 
 
+def again(completion, fake, events):
+    """Return the ids of another round of the same completion, of which these are the events."""
+    fake.events = events
+    completion.connect()
+    clock = TokenClock()
+    clock.start()
+    completion.run(clock)
+    completion.settle()
+    return clock.trace(prompt_tokens=3, requested_tokens=9, stopped_by=None).token_ids
+
+
+def test_what_was_sent_is_never_replaced_by_what_another_round_generated():
+    fake = Fake([token(1, 7), token(3, 8), last(3, "limit")], whole=[7, 5, 8])
+    completion, first = run(fake)
+    assert first.token_ids == (7, 5, 8)
+    others = [token(1, 6), token(3, 4), last(3, "limit")]
+    assert again(completion, fake, others) == (6, -1, 4), "nobody tells what was between"
+    assert len(fake.asked) == 2, "asked once more"
+    fake.whole = [6, 3, 4]
+    assert again(completion, fake, others) == (6, 3, 4)
+    fake.whole = [6, 3]
+    assert again(completion, fake, [token(1, 6), token(4, 4), last(4, "limit")]) == (6, -1, -1, 4)
+
+
+def test_an_id_that_nobody_told_has_no_text(monkeypatch):
+    fake = Fake([])
+    fake.ask = lambda _path, body: {"content": str(body["tokens"])}
+    monkeypatch.setattr(LlamaCppEngine, "native", fake)
+    assert LlamaCppEngine(EngineOptions(model="m")).decode([7, -1, 8]) == "[7, 8]"
+
+
 def test_the_request_is_that_of_the_limits():
     limits = Limits(max_new_tokens=4, stop=("END",), ignore_eos=True)
     body = Completion(Fake([]), [1], limits, Sampling(temperature=0.5, top_p=0.9, seed=7), scored=True)._body

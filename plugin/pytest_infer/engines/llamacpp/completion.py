@@ -15,14 +15,16 @@ from pytest_infer.errors import EngineError
 from pytest_infer.records import TOP, Limits, Scores, StopReason
 
 _STOPS = {"eos": StopReason.EOS, "word": StopReason.STOP_STRING, "limit": StopReason.LENGTH}
-_UNKNOWN = -1
+UNKNOWN = -1
+"""Stands for an id that nobody told."""
 
 
 class Completion:
     """A request that is made once and sent as often as there are rounds.
 
     llama-server sends nothing for tokens that end within a character, and of a finished character only the last id:
-    the others are asked for once, without streaming, and are part of the tick that brings the character.
+    the others are asked for once, without streaming, and are part of the tick that brings the character. A round that
+    generated something else asks again, and where that is no answer either they stay UNKNOWN.
 
     With `follow` a grammar of token ids leaves nothing else to choose: the highest is chosen first, and replaced where
     it is another.
@@ -53,7 +55,7 @@ class Completion:
         }
         self._streamed = json.dumps(self._body | {"stream": True}).encode()
         self._connection: http.client.HTTPConnection | None = None
-        self._whole: list[int] | None = None
+        self._whole: list[int] = []
         self._rows: list[Mapping[str, Any]] = []
         self._ticks: list[list[int]] = []
         self._seen = 0
@@ -89,7 +91,7 @@ class Completion:
             ids, known = event["tokens"], event["tokens_predicted"]
             if known > self._seen:
                 # The clock keeps this very list, so that `settle` can fill in ids which are not sent.
-                ids = [_UNKNOWN] * (known - self._seen - len(ids)) + ids
+                ids = [UNKNOWN] * (known - self._seen - len(ids)) + ids
                 self._seen = known
                 clock.tick(ids)
                 self._ticks.append(ids)
@@ -105,15 +107,23 @@ class Completion:
         return _STOPS.get(str(end.get("stop_type")))
 
     def settle(self) -> None:
-        """Fill in the ids that were not sent."""
-        if not any(_UNKNOWN in ids for ids in self._ticks):
+        """Fill in the ids that were not sent, from a generation with the same ids wherever they were."""
+        if not any(UNKNOWN in ids for ids in self._ticks):
             return
-        if self._whole is None:
+        if not self._agrees():
             self._whole = self._native.ask("/completion", self._body | {"stream": False})["tokens"]
+        if not self._agrees():
+            return
         first = 0
         for ids in self._ticks:
             ids[:] = self._whole[first : first + len(ids)]
             first += len(ids)
+
+    def _agrees(self) -> bool:
+        """Return whether the one that is known whole is as long as the last one, and has the ids that it sent."""
+        sent = [one for ids in self._ticks for one in ids]
+        same = (own in (one, UNKNOWN) for own, one in zip(sent, self._whole, strict=False))
+        return len(sent) == len(self._whole) and all(same)
 
     def scores(self, vocabulary: int) -> Scores | None:
         """Return the scores of the last generation; None where not every token came with its own."""

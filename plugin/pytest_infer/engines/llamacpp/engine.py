@@ -18,7 +18,7 @@ from pytest_infer.engines.checkpoint import gguf_header, hashes
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
 from pytest_infer.engines.llamacpp import arguments, description, native, vocabulary
-from pytest_infer.engines.llamacpp.completion import Completion
+from pytest_infer.engines.llamacpp.completion import UNKNOWN, Completion
 from pytest_infer.engines.llamacpp.description import Header
 from pytest_infer.engines.llamacpp.native import Native
 from pytest_infer.errors import EngineError, ModelError, UnknownValueError, alternatives
@@ -208,8 +208,8 @@ class LlamaCppEngine(Engine):
             raise ModelError(f"prompt {prompt.name!r}: {error}") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        shown = [number for number in token_ids if number not in self._special]
+        """Return the text without special tokens, and without those that nobody told."""
+        shown = [number for number in token_ids if number not in self._special and number != UNKNOWN]
         return str(self.native.ask("/detokenize", {"tokens": shown})["content"])
 
     # generating
@@ -236,7 +236,7 @@ class LlamaCppEngine(Engine):
         return self._request(prompt_ids, limits).run(clock)
 
     def settle(self) -> None:
-        """Fill in the ids that were not sent, which another generation tells."""
+        """Fill in the ids that were not sent, as far as another generation tells them."""
         if self._completion is not None:
             self._completion.settle()
 
