@@ -106,6 +106,12 @@ def test_it_is_said_how_far_it_is(snapshot, hub):
     assert told[-2].endswith(" KiB of 16.0 KiB …")
 
 
+def test_where_no_blocks_are_told_sizes_say_how_far_it_is(snapshot, monkeypatch):
+    held = SimpleNamespace(stat=lambda: SimpleNamespace(st_size=3000))  # as on Windows
+    monkeypatch.setattr(fetching.Path, "glob", lambda *_: [held])
+    assert fetching._held(snapshot) == 3000
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [

@@ -96,7 +96,9 @@ def _held(snapshot: Path) -> int:
     total = 0
     for path in (snapshot.parent.parent / "blobs").glob("*"):
         try:
-            total += path.stat().st_blocks * 512
+            status = path.stat()
+            # An unfinished file may have its full size from the beginning; Windows does not tell its blocks.
+            total += status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
         except OSError:  # it was renamed meanwhile
             continue
     return total
