@@ -2,13 +2,15 @@
 
 import dataclasses
 import enum
+import hashlib
 import struct
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from pytest_infer.engines.base import EngineOptions, Sampling
-from pytest_infer.engines.checkpoint import gguf_header
+from pytest_infer.engines.checkpoint import gguf_header, source
 from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.engines.llamacpp import arguments, description, native, vocabulary
 from pytest_infer.engines.llamacpp.completion import Completion
@@ -268,6 +270,27 @@ def test_a_file_without_a_model_is_refused(tmp_path):
     (tmp_path / "empty.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
     with pytest.raises(ModelError, match="holds no language model"):
         checked(str(tmp_path / "empty.gguf"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a link needs privileges there")
+def test_a_file_of_the_hubs_cache_has_the_hash_of_its_copy_and_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
+    data, told = struct.pack("<4sIQQ", b"GGUF", 3, 0, 0), []
+    blob, link, copy = (tmp_path / name for name in ("blobs/x", "snapshots/m.gguf", "plain/m.gguf"))
+    for path in (blob, link, copy):
+        path.parent.mkdir()
+    blob = blob.with_name(hashlib.sha256(data).hexdigest())
+    blob.write_bytes(data)
+    copy.write_bytes(data)
+    link.symlink_to(blob)
+
+    def hashed(path):
+        engine = LlamaCppEngine(EngineOptions(model=str(path), progress=told.append))
+        engine._checkpoint = source.of_gguf(path)
+        return engine.weights_sha256(), engine.files()
+
+    assert hashed(link) == (hashed(copy)[0], (blob.resolve(),))
+    assert told == ["hashing m.gguf, once …"], "the copy alone"
 
 
 def test_what_llama_cpp_says_of_a_failed_load():

@@ -161,10 +161,11 @@ class LlamaCppEngine(Engine):
         return self._described()
 
     def weights_sha256(self) -> str | None:
-        """Return the hash of the files; of a bundled model that of its folder, whose weights these are."""
+        """Return the hash of the files under their own names; of a bundled model that of its folder, whose they are."""
         if self.options.model in models.BUNDLED:
             return hashes.sha256(Path(models.resolve(self.options.model, self.options.progress)), self.options.progress)
-        return hashes.of_files(self.files(), self.options.progress)
+        # A hub's cache keeps them under other names, which are their hashes.
+        return None if self._checkpoint is None else hashes.of_files(self._checkpoint.files, self.options.progress)
 
     def checkpoint(self) -> Checkpoint | None:
         """Return what the header says, for a model on the CPU."""
