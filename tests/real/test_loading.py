@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.errors import ModelError
 
 safetensors_torch = Late("safetensors.torch")
+quantization = Late("pytest_infer.engines.transformers.quantization")
 
 pytestmark = pytest.mark.real
 
@@ -154,6 +156,16 @@ def test_an_adopted_model_has_no_revision_of_the_options(other_model):
     assert info.revision is None
     assert info.name == "MixtralForCausalLM"
     engine.close()
+
+
+def test_an_adopted_model_is_quantised_as_it_is_and_not_as_the_options_say(other_model):
+    model, tokenizer = other_model
+    engine = engine_for("someone/else", quantization="int8-dynamic")
+    assert engine.adopt(model, tokenizer).quantization is None
+    assert engine.adapt(replace(engine.options, threads=1)).quantization is None
+    quantised = quantization.applied(model, engine.options)
+    engine.close()
+    assert engine_for("someone/else").adopt(quantised, tokenizer).quantization == "int8-dynamic"
 
 
 REFUSED = """

@@ -125,8 +125,10 @@ class TransformersEngine(Engine):
         if self._running is not None:
             self._running.release()
             self._running = None
+        # What of the options decides a load has not been done to a model that was loaded elsewhere.
+        options = self.options if source != _ADOPTED else replace(self.options, quantization=None)
         with explained(name):
-            self._running = Running(model, self._tokenizer, self.options)
+            self._running = Running(model, self._tokenizer, options)
         self._named = (name, source, revision)
         return replace(self._running.describe(*self._named), context_length=self.context_length())
 

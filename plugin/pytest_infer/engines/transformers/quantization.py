@@ -14,6 +14,7 @@ from pytest_infer.engines.base import QUANTIZATIONS, EngineOptions
 from pytest_infer.errors import ModelError, UnknownValueError, alternatives
 
 NONE, DYNAMIC, INT8, INT4 = QUANTIZATIONS
+_DYNAMIC_LAYERS = "torch.ao.nn.quantized.dynamic"
 
 
 def check(config: Any, options: EngineOptions) -> None:
@@ -51,11 +52,16 @@ def check_own(config: Any) -> None:
     )
 
 
-def named(config: Any, options: EngineOptions) -> str | None:
-    """Return what a loaded model was quantised to here, else by which method its checkpoint was; None if neither."""
-    if options.quantization not in (None, NONE):
-        return options.quantization
-    own = _own(config)
+def named(model: Any, wanted: str | None) -> str | None:
+    """Return to what a model was quantised, else by which method its checkpoint was; None if neither.
+
+    `wanted` is what it was asked for as it was loaded; of one that was loaded elsewhere None.
+    """
+    if wanted not in (None, NONE):
+        return wanted
+    if any(type(module).__module__.startswith(_DYNAMIC_LAYERS) for module in model.modules()):
+        return DYNAMIC
+    own = _own(model.config)
     method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
     return None if method is None else str(getattr(method, "value", method))
 

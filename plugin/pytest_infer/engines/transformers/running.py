@@ -208,7 +208,7 @@ class Running:
             attention=getattr(config, "_attn_implementation", None),
             experts_implementation=_experts_implementation(model),
             threads=torch.get_num_threads(),
-            quantization=quantization.named(config, self._options),
+            quantization=quantization.named(model, self._options.quantization),
             remote_code=_remote_code(model),
             uncounted=uncounted,
             **counted,
