@@ -94,6 +94,11 @@ def test_layers_for_a_gpu_that_is_not_there_are_refused():
     [
         ("--bogus 3", "not known here: --bogus 3; known: -c, "),
         ("-c many", "argument -c/--ctx-size: invalid int value: 'many'"),
+        ("-c -5", "argument -c/--ctx-size: from 0 to 2147483647, not -5"),
+        ("-b 0", "argument -b/--batch-size: from 1 to"),
+        ("-ub 9999999999", "argument -ub/--ubatch-size: from 0 to"),
+        ("-tb 0", "argument -tb/--threads-batch: from 1 to"),
+        ("-ncmoe -2", "argument -ncmoe/--n-cpu-moe: from 0 to"),
         ("-ctk q3", "invalid choice: 'q3'"),
         ("-ot 'exps=CPU", "No closing quotation"),
     ],
@@ -291,6 +296,28 @@ def test_a_file_of_the_hubs_cache_has_the_hash_of_its_copy_and_is_not_read(tmp_p
 
     assert hashed(link) == (hashed(copy)[0], (blob.resolve(),))
     assert told == ["hashing m.gguf, once …"], "the copy alone"
+
+
+@pytest.mark.parametrize(
+    ("arguments_", "most"), [(None, 2048), ("-c 4096", 2048), ("-c 64", 64)], ids=["file", "more", "less"]
+)
+def test_more_positions_than_there_are_are_refused_and_nothing_is_loaded_again(monkeypatch, arguments_, most):
+    engine, loads = LlamaCppEngine(EngineOptions(model="m", engine_args=arguments_)), []
+    engine._header = header(context_length=2048)
+    assert engine.context_length() == engine.most_positions() == most
+
+    def load(room):
+        loads.append(room)
+        engine._room, engine._native = room, Fake([])
+
+    monkeypatch.setattr(engine, "_load", load)
+    for _ in range(2):
+        with pytest.raises(EngineError, match=f"llama.cpp has {most} positions"):
+            engine.prepare([1] * 60, Limits(max_new_tokens=most - 59))
+    assert not loads
+    for _ in range(2):
+        engine.prepare([1] * 60, Limits(max_new_tokens=most - 60))
+    assert loads == [engine._wanted(2 * most)]
 
 
 def test_what_llama_cpp_says_of_a_failed_load():

@@ -286,7 +286,7 @@ class Engine(Protocol):
     def most_positions(self) -> int | None:
         """Return how many positions the model has at all, which `--infer-context` cannot exceed; None without end.
 
-        Known after `check`: the rows of a table of positions.
+        Known after `check`: the rows of a table of positions, or where what runs the model ends.
         """
         return None
 

@@ -67,7 +67,7 @@ def _check_fits(engine: Engine, prompt: Prompt, tokens: int, new: int, settings:
             "or, where it does take more, give --infer-context N"
         )
     if most is not None and tokens + new > most:
-        raise SuiteError(f"{asked} the model's table of {most} positions, whatever --infer-context says")
+        raise SuiteError(f"{asked} the model's {most} positions, whatever --infer-context says")
 
 
 def resized(ids: Sequence[int], tokens: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pytest_infer.engines.checkpoint.gguf_header import BLOCKS
@@ -15,12 +15,14 @@ _OFF, _ON, _AUTO = "off", "on", "auto"
 _EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """The tensors of routed experts, as llama.cpp's --cpu-moe finds them."""
 _NUMBERS = (
-    ("n_ctx", "-c", "--ctx-size"),
-    ("n_batch", "-b", "--batch-size"),
-    ("n_ubatch", "-ub", "--ubatch-size"),
-    ("n_gpu_layers", "-ngl", "--gpu-layers", "--n-gpu-layers"),
-    ("main_gpu", "-mg", "--main-gpu"),
+    ("n_ctx", 0, "-c", "--ctx-size"),
+    ("n_batch", 1, "-b", "--batch-size"),
+    ("n_ubatch", 0, "-ub", "--ubatch-size"),
+    ("n_gpu_layers", -2, "-ngl", "--gpu-layers", "--n-gpu-layers"),
+    ("main_gpu", 0, "-mg", "--main-gpu"),
 )
+"""Which of llama.cpp's parameters, the least that it takes without ending the process, and how it is spelled."""
+_MOST = 2**31 - 1
 _FLAGS = (
     ("no_kv_offload", "-nkvo", "--no-kv-offload"),
     ("no_extra_bufts", "-nr", "--no-repack"),
@@ -35,20 +37,32 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(message)
 
 
+def _from(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number that is no less, and that llama.cpp can hold."""
+
+    def number(text: str) -> int:
+        if not least <= int(text) <= _MOST:
+            raise argparse.ArgumentTypeError(f"from {least} to {_MOST}, not {text}")
+        return int(text)
+
+    number.__name__ = "int"  # as argparse calls what is none
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """Return a parser of the arguments that decide what is loaded and how it runs."""
     made = _Parser(prog="llama.cpp", add_help=False, allow_abbrev=False)
-    for name, *spelled in _NUMBERS:
-        made.add_argument(*spelled, dest=name, type=int, metavar="N")
+    for name, least, *spelled in _NUMBERS:
+        made.add_argument(*spelled, dest=name, type=_from(least), metavar="N")
     for name, *spelled in _FLAGS:
         made.add_argument(*spelled, dest=name, action="store_true", default=None)
     made.add_argument("-ctk", "--cache-type-k", choices=_KV_TYPES)
     made.add_argument("-ctv", "--cache-type-v", choices=_KV_TYPES)
     made.add_argument("-fa", "--flash-attn", choices=(_ON, _OFF, _AUTO))
-    made.add_argument("-tb", "--threads-batch", type=int, metavar="N")
+    made.add_argument("-tb", "--threads-batch", type=_from(1), metavar="N")
     made.add_argument("-ot", "--override-tensor", action="append", default=[], metavar="REGEX=BUFFER")
     made.add_argument("-cmoe", "--cpu-moe", action="store_true")
-    made.add_argument("-ncmoe", "--n-cpu-moe", type=int, default=0, metavar="N")
+    made.add_argument("-ncmoe", "--n-cpu-moe", type=_from(0), default=0, metavar="N")
     made.add_argument("--mmap", dest="mmap", action="store_true", default=None)
     made.add_argument("--no-mmap", dest="mmap", action="store_false")
     made.add_argument("--mlock", action="store_true")

@@ -176,8 +176,12 @@ class LlamaCppEngine(Engine):
         return () if self._checkpoint is None else tuple(path.resolve() for path in self._checkpoint.files)
 
     def context_length(self) -> int | None:
-        """Return -c, else the context that the file names."""
-        return self._given.n_ctx or self._header.number("context_length")
+        """Return -c, or the context that the file names where that is less: llama-server stops there whatever -c is."""
+        return min(filter(None, (self._given.n_ctx, self._header.number("context_length"))), default=None)
+
+    def most_positions(self) -> int | None:
+        """Return the same: there are no more."""
+        return self.context_length()
 
     # text and ids
 
@@ -217,8 +221,10 @@ class LlamaCppEngine(Engine):
 
     def prepare(self, prompt_ids: Sequence[int], limits: Limits) -> None:
         """Write the request and open its connection; make room for a prompt that is longer than any before."""
-        needed = len(prompt_ids) + limits.max_new_tokens
-        if needed > self._room and not self._given.n_ctx:
+        needed, most = len(prompt_ids) + limits.max_new_tokens, self.most_positions()
+        if most is not None and needed > most:
+            raise EngineError(f"llama.cpp has {most} positions for this file and these arguments, not {needed}")
+        if needed > self._room:
             self._load(self._wanted(2 * needed))
         self._request(prompt_ids, limits).connect()
 
