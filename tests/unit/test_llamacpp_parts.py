@@ -32,6 +32,16 @@ class Kinds(enum.Enum):
     GGML_NUMA_STRATEGY_ISOLATE = 3
     LLAMA_LOAD_MODE_NONE = 4
     LLAMA_LOAD_MODE_MMAP_MLOCK = 5
+    GGML_BACKEND_DEVICE_TYPE_CPU = 6
+    GGML_BACKEND_DEVICE_TYPE_GPU = 7
+    GGML_BACKEND_DEVICE_TYPE_IGPU = 10
+    GGML_BACKEND_DEVICE_TYPE_ACCEL = 9
+
+
+HOST = [
+    {"name": "CPU", "type": Kinds.GGML_BACKEND_DEVICE_TYPE_CPU},
+    {"name": "BLAS", "type": Kinds.GGML_BACKEND_DEVICE_TYPE_ACCEL},
+]
 
 
 BINDING = SimpleNamespace(
@@ -39,7 +49,8 @@ BINDING = SimpleNamespace(
     llama_flash_attn_type=Kinds,
     ggml_numa_strategy=Kinds,
     llama_load_mode=Kinds,
-    get_device_info=lambda: [{"name": "CPU"}, {"name": "CUDA0"}],
+    ggml_backend_dev_type=Kinds,
+    get_device_info=lambda: [*HOST, {"name": "CUDA0", "type": Kinds.GGML_BACKEND_DEVICE_TYPE_GPU}],
 )
 
 
@@ -83,7 +94,8 @@ def test_what_placement_exports_is_understood():
 
 
 def test_layers_for_a_gpu_that_is_not_there_are_refused():
-    alone = SimpleNamespace(**{**vars(BINDING), "get_device_info": lambda: [{"name": "CPU"}]})
+    alone = SimpleNamespace(**{**vars(BINDING), "get_device_info": lambda: HOST})
+    assert (arguments.devices(BINDING), arguments.devices(alone)) == (["CUDA0"], [])
     with pytest.raises(OptionError, match=r"-ngl 9: llama.cpp finds no GPU here"):
         arguments.apply(arguments.parse("-ngl 9"), SimpleNamespace(), alone)
     arguments.apply(arguments.parse("-ngl 0"), SimpleNamespace(), alone)

@@ -135,8 +135,10 @@ def overrides(given: argparse.Namespace) -> list[str]:
 
 
 def devices(binding: Any) -> list[str]:
-    """Return the names of what llama.cpp can compute on beside the CPU."""
-    return [str(one["name"]) for one in binding.get_device_info() if one["name"] != "CPU"]
+    """Return the names of the GPUs that llama.cpp can place layers on; a library for the CPU (BLAS) is none."""
+    kinds = binding.ggml_backend_dev_type
+    gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return [str(one["name"]) for one in binding.get_device_info() if one["type"] in gpus]
 
 
 def bytes_of(kind: str | None, elements: int) -> int:
