@@ -139,8 +139,8 @@ _GGUF_KEYS = {
 
 def of_gguf(path: Path) -> Checkpoint:
     """Return what the header of a GGUF file says; the parts of a split one are taken together."""
-    parts = _parts(path)
-    read = [gguf_header.of_file(part) for part in parts]
+    files = _there(parts(path))
+    read = [gguf_header.of_file(part) for part in files]
     metadata = read[0][0]
     kind = str(metadata.get("general.architecture", ""))
     config: dict[str, Any] = {"model_type": f"gguf:{kind}"}
@@ -150,18 +150,18 @@ def of_gguf(path: Path) -> Checkpoint:
         source=ModelSource.GGUF,
         config=config,
         tensors=tuple(tensor for _, found in read for tensor in found),
-        files=tuple(parts),
-        stored_bytes=sum(part.stat().st_size for part in parts),
+        files=tuple(files),
+        stored_bytes=sum(part.stat().st_size for part in files),
         folder=path.parent,
     )
 
 
-def _parts(path: Path) -> list[Path]:
-    """Return all files of a split GGUF: NAME-00001-of-00003.gguf and the others (ggml's naming)."""
+def parts(path: Path) -> list[Path]:
+    """Return all files of a GGUF, there or not; of a split one by names as ggml has them: NAME-00001-of-00003.gguf."""
     found = _PART.fullmatch(path.stem)
     if found is None or int(found[2]) == 0:
         return [path]
-    return _there([path.with_name(f"{found[1]}{n:05}-of-{found[2]}.gguf") for n in range(1, int(found[2]) + 1)])
+    return [path.with_name(f"{found[1]}{n:05}-of-{found[2]}.gguf") for n in range(1, int(found[2]) + 1)]
 
 
 def _on_hub(name: str, revision: str | None) -> Checkpoint:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
-from pytest_infer.engines.checkpoint import gguf_header
+from pytest_infer.engines.checkpoint import hashes, source
 from pytest_infer.engines.server import command
 from pytest_infer.errors import ModelError
 
@@ -22,15 +22,17 @@ class Given:
 
     @cached_property
     def model(self) -> str:
-        """Return what stands for {model}: of a bundled one its folder, else what was given."""
-        return models.resolve(self._name, self._progress) if self._name in models.BUNDLED else self._name
+        """Return what stands for {model}: of a bundled one its folder, else what was given, its ~ as a shell has it."""
+        if self._name in models.BUNDLED:
+            return models.resolve(self._name, self._progress)
+        return str(models.expanded(self._name)) if self._name.startswith("~") else self._name
 
     @cached_property
     def gguf(self) -> str:
         """Return what stands for {gguf}: the file, that of a bundled one written first; ModelError where it is none."""
         try:
             path = models.gguf(self._name, "auto", self._progress)
-            gguf_header.of_file(path)
+            source.of_gguf(path)
         except ModelError as error:
             raise ModelError(f"{command.GGUF} in the command of a server: {error}") from None
         return str(path)
@@ -41,8 +43,9 @@ class Given:
         return self.gguf if command.GGUF in self._command else self.model
 
     def files(self) -> tuple[Path, ...]:
-        """Return the file of the model, where the command gets one that is here."""
+        """Return the weights' files of the model, where the command gets one that is here."""
         if not self._command:
             return ()
         path = Path(self.path)
-        return (path,) if untrusted.is_file(path) else ()
+        held = hashes.files(path) if untrusted.is_dir(path) else source.parts(path)
+        return tuple(file.resolve() for file in held if untrusted.is_file(file))
