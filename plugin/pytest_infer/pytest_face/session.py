@@ -60,8 +60,7 @@ class InferSession:
     With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
     equally many rounds; `missing` are the tests that only the base has. `one_sided`: this is no side of a comparison;
     `started_by_other`: it is one that another run started.
-    `impossible` are tests of a sweep that are skipped, as they cannot be run; `failed` those that did, and
-    `expected_to_fail` those that did as their mark says (xfail).
+    `impossible` are tests of a sweep that are skipped, as they cannot be run; `failed` are those that pytest reported.
     """
 
     def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
@@ -85,7 +84,6 @@ class InferSession:
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.failed: set[str] = set()
-        self.expected_to_fail: set[str] = set()
         self.collected: list[pytest.Item] = []
         # Whether somebody wants pytest-benchmark's own tables.
         self.tables_asked = False
@@ -162,8 +160,6 @@ class InferSession:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
         if report.failed:
             self.failed.add(item.nodeid)
-        elif hasattr(report, "wasxfail"):
-            self.expected_to_fail.add(item.nodeid)
         self.keeper.mark_failed(item.nodeid)
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
         self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
@@ -186,10 +182,8 @@ class InferSession:
             self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured)
         else:
             # One that was run anew may have passed then.
-            planned, failed = set(self.keeper.planned), self.failed - measured.keys()
-            left_out = self.deselected | self.expected_to_fail
-            selection = Selection(self.config, left_out)
-            self.gate.judge(measured, planned - left_out, selection.covers, failed & planned)
+            failed = (self.failed - measured.keys()).intersection(self.keeper.planned)
+            self.gate.judge(measured, self.keeper.planned, Selection(self.config, self.deselected).covers, failed)
 
     def _closing_model(self) -> None:
         self.remeasure.forget()
