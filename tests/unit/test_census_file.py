@@ -196,6 +196,25 @@ def test_what_does_not_fit_is_one_line(infer, tmp_path, content, said):
     assert not tmp_path.joinpath("census.json").exists()
 
 
+def test_recordings_of_one_name_stay_apart(infer, tmp_path):
+    for folder, choice in (("a", CHOICE), ("b", CHOICE[:1])):
+        tmp_path.joinpath(folder).mkdir()
+        tmp_path.joinpath(folder, "r.jsonl").write_text(json.dumps(response(PROMPT, choice)))
+    said = infer("experts", "import", "a/r.jsonl", "b/r.jsonl", "--model=model").stdout
+    assert "2 prompts, 2 + 3 tokens" in said
+    held = json.loads(tmp_path.joinpath("census.json").read_text())
+    assert [one["name"] for one in held["prompts"]] == ["r-1", "r-1 (2)"]
+    # As an earlier version wrote it, by name alone.
+    for one in held["prompts"]:
+        del one["content"]
+        one["name"] = "r-1"
+    tmp_path.joinpath("earlier.json").write_text(json.dumps(held))
+    for census in ("census.json", "earlier.json"):
+        shown = json.loads(infer("experts", census, "--format=json").stdout)
+        assert shown["overlap"]["names"] == shown["prompts"] == ["r-1", "r-1 (2)"]
+        assert shown["tokens"] == {"prefill": 2, "decode": 3}
+
+
 def test_a_dense_model_takes_no_census(infer, tmp_path):
     tmp_path.joinpath("model", "config.json").write_text(json.dumps(CONFIG | {"model_type": "qwen3"}))
     tmp_path.joinpath("a.json").write_text(json.dumps(response(PROMPT, CHOICE)))

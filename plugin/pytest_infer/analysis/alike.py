@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -84,3 +85,12 @@ def titles(names: dict[str, str]) -> dict[str, str]:
     own = {test: test.partition("::")[2] or test for test, name in names.items() if times[name] > 1}
     owners = Counter(own.values())
     return names | {test: name if owners[name] == 1 else test for test, name in own.items()}
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Return names, numbered where one is there already: what is chosen is found by its name."""
+    found: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found[next(one for one in itertools.chain([name], numbered) if one not in found)] = None
+    return list(found)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pytest_infer import untrusted
+from pytest_infer.analysis import alike
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import StorageError
 from pytest_infer.records import ExpertSite
@@ -109,7 +110,10 @@ def of_census(held: CensusFile, path: Path, keyword: str | None = None) -> Usage
     """Return the usage in a census that lies, or will lie, at a path; raises StorageError as `of_file` does."""
     from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
 
-    chosen = [one for one in held.prompts if keyword is None or keyword in one.name]
+    # What another engine recorded may be called alike: those are other texts unless the file says that they are one.
+    names = alike.unique(one.name for one in held.prompts)
+    named = [msgspec.structs.replace(one, name=name) for one, name in zip(held.prompts, names, strict=True)]
+    chosen = [one for one in named if keyword is None or keyword in one.name]
     if not chosen:
         raise StorageError(f"{path}: no prompt in this census" + (f" whose name holds {keyword!r}" if keyword else ""))
     contents = [one.content or one.name for one in chosen]

@@ -124,11 +124,11 @@ def _gates(prompts: Sequence[PromptUsage], phase: Phase) -> list[list[float]] | 
 
 
 def _groups(prompts: Sequence[PromptUsage], by: By) -> list[PromptGroup]:
+    if by is By.PROMPT:
+        return [PromptGroup(name=prompt.name, members=(number,)) for number, prompt in enumerate(prompts)]
     members: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        if by is By.PROMPT:
-            members[prompt.name] = [number]
-        for name in prompt.tags if by is By.TAG else (prompt.group,) if by is By.GROUP and prompt.group else ():
+        for name in prompt.tags if by is By.TAG else (prompt.group,) if prompt.group else ():
             members.setdefault(name, []).append(number)
     return [PromptGroup(name=name, members=tuple(numbers)) for name, numbers in members.items()]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_infer.analysis import alike
 from pytest_infer.metrics import Metric
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, Unit, significant
@@ -147,12 +147,8 @@ def anchor(key: str) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Return names as the page shows them, numbered where one is shown already: a choice is found by its name."""
-    found: list[str] = []
-    for name in map(printable, names):
-        numbered = (f"{name} ({number})" for number in itertools.count(2))
-        found.append(next(one for one in itertools.chain([name], numbered) if one not in found))
-    return found
+    """Return names as the page shows them, each once."""
+    return alike.unique(map(printable, names))
 
 
 def head(metric: Metric, unit: str | None = None) -> ColumnHead:
