@@ -120,6 +120,19 @@ def test_what_was_measured_again_takes_the_place_of_what_was_said_of_it(run, sto
     assert "**gate against main (1a2b3c4d): inconclusive**" in text
 
 
+def test_the_headline_is_about_all_prompts_whichever_were_measured_again(run, storage):
+    def one(j):
+        return msgspec.structs.replace(j, test="bench/t.py::t[code]", name="code")
+
+    run(1.1)
+    run(1.0, one)
+    text = infer(storage, "comment", "latest~1", "latest").stdout
+    assert "### 🔴 gate: regressed\n" in text
+    assert "**measured again: no change beyond " in text
+    run(1.0)
+    assert "### 🟢 no change beyond " in infer(storage, "comment", "latest~2", "latest").stdout
+
+
 # posting
 
 

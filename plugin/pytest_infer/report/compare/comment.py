@@ -71,9 +71,14 @@ def as_markdown(of: CommentedRun) -> str:
     """Return the comment: headline, what changed, the rest folded away, and how to accept what failed."""
     against = f" against {of.mark.against}" if of.mark.against else ""
     heading = [f"gate{against}: {of.result}", f"commit {of.run.commit[:8]}" if of.run.commit else of.run.label]
-    said = f"{_MARKS.get(of.result, '🟡')} {of.mark.headline or of.result}"
+    last, many = of.mark.headline or of.result, len({j.test for j in of.judgements})
     if of.before is not None:
-        heading += [f"{of.tests} of {len({j.test for j in of.judgements})} prompts measured again; before: {of.before}"]
+        heading += [f"{of.tests} of {many} prompts measured again; before: {of.before}"]
+    if of.before is not None and of.tests < many:
+        # What the last run found is about its own prompts, the verdict about all.
+        heading += [f"measured again: {last}"]
+        last = f"gate: {of.result}"
+    said = f"{_MARKS.get(of.result, '🟡')} {last}"
     body = exports.as_markdown(of.judgements, heading, headline=said, suite=of.suite)
     rules = exports.escape(printable(", ".join(of.mark.rules)))
     end = f"{how_as_markdown(of.judgements)}\n<sub>rules: {rules}</sub>\n"
