@@ -1,6 +1,7 @@
 """The summary's columns are those that the table of metrics declares, in each of its three forms."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from pytest_infer.metrics.metric import Column
 from pytest_infer.metrics.result import of_record
 from pytest_infer.records import PromptRecord
 from pytest_infer.report.html import overview, stored
+from pytest_infer.report.show import exports
 from pytest_infer.report.show.summary import render
 from pytest_infer.report.show.table import NARROW
 from pytest_infer.storage import block, runs
@@ -94,3 +96,14 @@ def test_one_that_is_not_brief_is_on_the_card_only(record, storage, declare):
     for text in (terminal(record, 160), terminal(record, NARROW - 1)):
         assert "zeal" not in text.lower()
     assert html(record, storage).rows[0][2].text == "12345"
+
+
+def test_tokens_that_a_server_does_not_tell_are_a_dash_in_all_three_forms(record):
+    untold = replace(
+        record, rounds=tuple(replace(r, trace=replace(r.trace, prompt_tokens=None)) for r in record.rounds)
+    )
+    found = RunSummary(results=(of_record(untold),))
+    assert found.results[0].figures["prompt_tokens"].value is None
+    generated = found.results[0].figures["generated_tokens"].value
+    for text in (terminal(untold, 160), terminal(untold, NARROW - 1), exports.as_markdown(found, heading="")):
+        assert f"—+{generated}" in text

@@ -154,8 +154,9 @@ def _aligned(cells: Sequence[tuple[_Column, str]]) -> str:
 
 
 def tokens(result: Result) -> str:
-    """Return how many went in and came out: `7+60`."""
-    return f"{result.figures['prompt_tokens'].value}+{result.figures['generated_tokens'].value}"
+    """Return how many went in and came out: `7+60`; a dash for what a server does not tell."""
+    known = (result.figures[key].value for key in ("prompt_tokens", "generated_tokens"))
+    return "+".join(NONE if value is None else str(value) for value in known)
 
 
 def _number(value: float | str | None) -> float | None:
