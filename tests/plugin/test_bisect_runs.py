@@ -153,7 +153,9 @@ def test_an_interrupt_leaves_nothing_and_says_how_to_go_on(history, number):
     told = out.splitlines()[-2:]
     assert told[0].startswith("interrupted: the first bad commit is one of ")
     assert told[1].startswith("  pytest-infer bisect ")
-    assert told[1].endswith(f"--rule=tpot:20% -k first -- {' '.join(FEW)}")
+    # The figure that is followed, by its own rule.
+    assert " --rule=tpot:4" in told[1]
+    assert told[1].endswith(f" -- {' '.join(FEW)} -k first 'test_suite.py::test_prompt[first]'"), told[1]
     assert processes_in(history.temporary) == []
     assert list(history.temporary.iterdir()) == []
     assert history.state() == before

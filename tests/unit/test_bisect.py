@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.checkouts.worktree import Repository, Worktree
+from pytest_infer.cli.bisect import command as command_module
 from pytest_infer.cli.bisect import lines, runs
 from pytest_infer.cli.bisect.halving import Ends, Halving, Mark, described
 from pytest_infer.cli.bisect.runs import Measured, Plan
@@ -282,7 +283,7 @@ def test_an_interrupt_says_what_is_known_and_how_to_go_on(checkout, thirty):
         bisection.search.halve(bisection.halving)
     left = bisection.halving.suspects()
     assert (len(left), left[0], bisection.halving.best_good()) == (7, thirty[21], thirty[14])
-    said = lines.go_on(thirty[14], thirty[21], ["--rule=tpot[a b]:1%", "--", "bench"], 7)
+    said = lines.go_on("interrupted", thirty[14], thirty[21], ["--rule=tpot[a b]:1%", "--", "bench"], 7)
     assert said[0] == (
         f"interrupted: the first bad commit is one of 7, after {thirty[14][:12]} and up to {thirty[21][:12]}; to go on:"
     )
@@ -351,6 +352,52 @@ def test_nothing_to_find_shows_the_intervals(checkout, thirty):
     assert first.startswith(f"cannot tell whether {bad.short} against {good.short} got worse")
     (only,) = lines.nothing_to_find(Step(commit=bad.hash, mark=Mark.SKIP, why="no test"), [], good, bad)
     assert only == f"nothing to find: {bad.short} against {good.short} cannot be compared: no test"
+
+
+@pytest.fixture
+def started(checkout, thirty, monkeypatch, capsys):
+    """Return a function that bisects the thirty from a folder with faked runs; it returns how that ends, and lines."""
+    here = checkout / "a sub"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    found = runs.Collected(root=checkout.resolve(), options=("-k", "story"), amounts=(1, 1, 1), tests=(), files=(),
+                           data={})  # fmt: skip
+
+    def run(scratch, answers):
+        repository = Repository.of(checkout)
+        monkeypatch.setattr(command_module, "Runs", lambda *_: Faked(answers))
+        ends = Ends.of(repository, thirty[0], thirty[-1])
+        made = command_module._Bisection(repository, ends, found, PLAN.rules, first_parent=True)
+        try:
+            code = made.run(scratch)
+        except AgainstError as error:
+            code = error
+        return code, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_what_ends_it_early_says_first_how_to_go_on(checkout, thirty, started, tmp_path):
+    def answers(made):
+        number = thirty.index(made)
+        if number == 21:
+            raise AgainstError("git cannot check it out")
+        return BAD if number >= 18 else GOOD
+
+    error, said = started(tmp_path, answers)
+    assert str(error) == "git cannot check it out"
+    assert said[-2].startswith(f"stopped: the first bad commit is one of 15, after {thirty[14][:12]} and up to ")
+    assert shlex.split(said[-1])[4:] == ["--rule=tpot:1%", "--first-parent", "--", "-k", "story", "../t.py::t[story]"]
+
+
+def test_nothing_is_said_of_what_is_not_known_yet(checkout, thirty, started, tmp_path):
+    def answers(made):
+        raise KeyboardInterrupt
+
+    code, said = started(tmp_path, answers)
+    assert code == 130
+    (good, bad) = (git(checkout, "rev-parse", "--short", thirty[number]) for number in (0, -1))
+    assert said == [f"interrupted: whether {bad} is worse than {good} is not known yet"]
 
 
 # what is refused at once

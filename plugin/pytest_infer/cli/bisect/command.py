@@ -16,7 +16,7 @@ import typer
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.ending import INTERRUPTED
 from pytest_infer.analysis.compare.rules import Rule
-from pytest_infer.analysis.compare.verdicts import Exit, Verdict
+from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.cli import inifile
 from pytest_infer.cli.bisect import lines
@@ -54,8 +54,6 @@ def bisect(
 ) -> None:
     """Find the commit that got worse: 0 found, 10 a few are left or it cannot be told, 11 nothing to find, 2 usage."""
     given = [*(arguments or ()), *(["-k", keyword] if keyword is not None else [])]
-    again = [f"--rule={text}" for text in rule or ()] + (["--first-parent"] if first_parent else [])
-    again += (["-k", keyword] if keyword is not None else []) + (["--", *arguments] if arguments else [])
     try:
         if os.name == "nt":
             raise AgainstError("pytest-infer bisect does not work on Windows; use WSL")
@@ -65,7 +63,7 @@ def bisect(
         refuse_arguments(given)
         with _scratch() as scratch:
             found = collected(given, scratch)
-            code = _Bisection(repository, ends, found, parsed, again, first_parent=first_parent).run(scratch)
+            code = _Bisection(repository, ends, found, parsed, first_parent=first_parent).run(scratch)
     except InferError as error:
         refuse(error)
     raise typer.Exit(code)
@@ -107,14 +105,12 @@ class _Bisection:
         ends: Ends,
         found: Collected,
         parsed: Sequence[Rule],
-        again: Sequence[str],
         *,
         first_parent: bool,
     ) -> None:
         self._repository = repository
         self._ends = ends
-        self._files = found.files
-        self._again = again
+        self._found = found
         self._first_parent = first_parent
         self._plan = _plan(repository, found, parsed)
         self._good, self._bad = described(repository, [ends.good, ends.bad])
@@ -130,7 +126,7 @@ class _Bisection:
             worktree.remove()
 
     def _search(self, worktree: Worktree, scratch: Path) -> int:
-        suite = Suite.of(self._repository, self._files, scratch)
+        suite = Suite.of(self._repository, self._found.files, scratch)
         runs = Runs(self._repository, worktree, suite, self._ends.good, scratch)
         search = Search(bad=self._ends.bad, plan=self._plan, runs=runs, starting=self._starting, told=self._told)
         halving = Halving(worktree.path, self._ends, first_parent=self._first_parent)
@@ -144,10 +140,27 @@ class _Bisection:
             suspects = search.halve(halving)
         except KeyboardInterrupt:
             self._clear()
-            left = halving.suspects()
-            self._say(lines.go_on(halving.best_good(), left[0], self._again, len(left)))
+            if search.followed is None:
+                between = f"{self._bad.short} is worse than {self._good.short}"
+                self._say([f"interrupted: whether {between} is not known yet"])
+            else:
+                self._go_on("interrupted", search.followed, halving)
             return INTERRUPTED
+        except InferError:
+            self._clear()
+            if search.followed is not None:
+                self._go_on("stopped", search.followed, halving)
+            raise
         return self._ended(search, suspects)
+
+    def _go_on(self, how: str, followed: Judgement, halving: Halving) -> None:
+        """Say how to go on with the figure that is followed."""
+        file, colons, name = followed.test.partition("::")
+        test = f"{os.path.relpath(self._found.root / file)}{colons}{name}"
+        line = ["--first-parent"] if self._first_parent else []
+        left = halving.suspects()
+        options = [f"--rule={followed.rule}", *line, "--", *self._found.options, test]
+        self._say(lines.go_on(how, halving.best_good(), left[0], options, len(left)))
 
     def _followed(self, search: Search, suspects: int, steps: int) -> None:
         first = search.steps[search.bad].judgement

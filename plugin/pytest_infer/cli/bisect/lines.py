@@ -115,10 +115,10 @@ def ranged(suspects: Sequence[Commit], known: Sequence[Step | None]) -> list[str
     return lines
 
 
-def go_on(good: str, bad: str, options: Sequence[str], left: int) -> list[str]:
-    """Return what is known where a bisection was interrupted, and the command that goes on from there."""
+def go_on(how: str, good: str, bad: str, options: Sequence[str], left: int) -> list[str]:
+    """Return what is known where a bisection ended early, and the command that goes on from there."""
     command = shlex.join(["pytest-infer", "bisect", good[:12], bad[:12], *options])
     return [
-        f"interrupted: the first bad commit is one of {left}, after {good[:12]} and up to {bad[:12]}; to go on:",
+        f"{how}: the first bad commit is one of {left}, after {good[:12]} and up to {bad[:12]}; to go on:",
         f"  {printable(command)}",
     ]
