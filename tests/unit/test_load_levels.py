@@ -101,6 +101,9 @@ B = Prompt(name="b", text="two")
 TALK = Prompt(name="c", messages=(Message("system", "be brief"), Message("user", "hello")))
 
 
+COUNTS = {"prompt_tokens": 5, "output_tokens": 5}
+
+
 def rows(prompts, number, seed=1, salt="s", **more):
     return list(workload.rows(Workload(prompts=tuple((p, 5) for p in prompts), **more), number, seed, salt))
 
@@ -145,9 +148,16 @@ def test_other_work_has_another_hash():
         Workload(prompts=((A, 5),)).sha256,
         Workload(prompts=((B, 5),)).sha256,
         Workload(prompts=((A, 6),)).sha256,
-        Workload(synthetic={"prompt_tokens": 5, "output_tokens": 5}).sha256,
+        *(Workload(synthetic=COUNTS, tokenizer="/m/a", tokenizer_sha256=sha256).sha256 for sha256 in (None, "1", "2")),
     ]
-    assert len(set(hashes)) == 4
+    assert len(set(hashes)) == 6
+    assert hashes[3] == Workload(synthetic=COUNTS, tokenizer="/m/b").sha256
+
+
+def test_a_tokenizer_that_was_named_is_told_by_its_name():
+    assert Workload(synthetic=COUNTS, tokenizer="/m/a").told == "prompt_tokens=5,output_tokens=5"
+    named = Workload(synthetic=COUNTS, tokenizer="/m/a", tokenizer_sha256="1")
+    assert named.told == "prompt_tokens=5,output_tokens=5,tokenizer=a"
 
 
 def test_a_stream_sends_four_requests_at_least():

@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pytest_infer.engines.base import Served
+from pytest_infer.engines.base import EngineOptions, Served
 from pytest_infer.errors import OptionError
 from pytest_infer.measure.load import generator, trace, workload
 from pytest_infer.measure.load.generator import Sending
-from pytest_infer.measure.load.workload import Workload
-from pytest_infer.records import Level, LevelKind
+from pytest_infer.measure.load.workload import Synthetic, Workload
+from pytest_infer.pytest_face import under_load
+from pytest_infer.records import Level, LevelKind, Objectives
 
 MOONCAKE = Path(__file__).parents[1] / "data" / "mooncake.jsonl"
 OWN = {"timestamp": 0, "input_length": 5, "output_length": 3}
@@ -122,3 +124,28 @@ def test_damaged_bytes_are_one_line(tmp_path, content, said):
         trace.read(path, "--infer-load-data")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_all_of_a_trace_is_sent_and_how_many_were_asked_for_is_no_other_work(tmp_path):
+    work = Workload(trace=trace.read(written(tmp_path / "own.jsonl", OWN), "x"), tokenizer="/m")
+    level = Level(kind=LevelKind.REPLAY, value=1.0)
+
+    def hashed(requests, work):
+        settings = SimpleNamespace(load_requests=requests, load_limit_s=60.0, objectives=Objectives())
+        return under_load._info(level, work, SimpleNamespace(settings=settings)).content_sha256
+
+    assert hashed(64, work) == hashed(8, work)
+    made_up = Workload(synthetic={"prompt_tokens": 5, "output_tokens": 5}, tokenizer="/m")
+    assert hashed(64, made_up) != hashed(8, made_up)
+
+
+def test_prompts_of_another_tokenizer_are_other_work(tmp_path):
+    session = SimpleNamespace(settings=SimpleNamespace(engine_options=EngineOptions(model="m")))
+    found = []
+    for name, text in (("a", "{}"), ("b", "{}"), ("c", "{ }")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(text)
+        data = Synthetic(counts={"prompt_tokens": 5, "output_tokens": 5}, tokenizer=str(tmp_path / name))
+        found.append(under_load._made_up(data, session))
+    assert found[0].sha256 == found[1].sha256 != found[2].sha256
+    assert found[2].told.endswith(",tokenizer=c")

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import failures, parametrize, prompt_tokens
 from pytest_infer.pytest_face.options import CACHE, OFF
 from pytest_infer.pytest_face.session import BENCHMARK, CLOCK, InferSession
+from pytest_infer.pytest_face.settings import DEFAULT_REQUESTS
 from pytest_infer.records import (
     Level,
     Limits,
@@ -208,22 +210,26 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
 def _made_up(data: Synthetic, session: InferSession) -> Workload:
     path = None if data.trace is None else models.expanded(data.trace).absolute()
     found = None if path is None else trace.read(path, "--infer-load-data")
-    return Workload(synthetic=data.counts, tokenizer=_tokenizer(session, data.tokenizer), trace=found)
+    folder, sha256 = _tokenizer(session, data.tokenizer)
+    named = None if data.tokenizer is None else sha256
+    return Workload(synthetic=data.counts, tokenizer=str(folder), tokenizer_sha256=named, trace=found)
 
 
-def _tokenizer(session: InferSession, given: str | None) -> str:
-    """Return the folder of the tokenizer that synthetic prompts are made with: as given, or that of the model."""
+def _tokenizer(session: InferSession, given: str | None) -> tuple[Path, str]:
+    """Return the folder of the tokenizer of synthetic prompts, as given or the model's, and its hash."""
     options = session.settings.engine_options
     # An engine of somebody's own has its own model, whatever the options' default is.
     bundled = given is None and options.server is not None and options.model in models.BUNDLED
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
     folder = models.expanded(name).absolute()
-    if not untrusted.is_file(folder / "tokenizer.json"):
+    try:
+        with untrusted.opened(folder / "tokenizer.json") as file:
+            return folder, hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, untrusted.Damaged) as error:
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
             f"tokenizer.json{f'; {given} does not' if given else ''}"
-        )
-    return str(folder)
+        ) from error
 
 
 def _number(level: Level, work: Workload, wanted: int) -> int:
@@ -236,7 +242,8 @@ def _number(level: Level, work: Workload, wanted: int) -> int:
 def _info(level: Level, work: Workload, session: InferSession) -> PromptInfo:
     """Return the level as what is measured; its hash tells the work from other work."""
     settings = session.settings
-    limits = [settings.load_requests, settings.load_limit_s]
+    # A trace is all sent, however many are asked for.
+    limits = [settings.load_requests if work.trace is None else DEFAULT_REQUESTS, settings.load_limit_s]
     asked = [work.sha256, work.bust, level.name, *limits, msgspec.to_builtins(settings.objectives)]
     most = max((limit for _, limit in work.prompts), default=work.synthetic.get("output_tokens", 0))
     if work.trace is not None:

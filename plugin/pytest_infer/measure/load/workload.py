@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pytest_infer.errors import OptionError, SuiteError, alternatives
@@ -47,13 +48,14 @@ class Workload:
     """What the requests of a level ask for.
 
     `synthetic` are the counts of prompts that the generator makes up with the tokenizer in the folder `tokenizer`; the
-    suite's `prompts`, with their limits, are then not used. `bust` puts a number ahead of each prompt, other in every
-    request.
+    suite's `prompts`, with their limits, are then not used. `tokenizer_sha256` is the hash of that tokenizer where it
+    was named: it is then part of the work. `bust` puts a number ahead of each prompt, other in every request.
     """
 
     prompts: tuple[tuple[Prompt, int], ...] = ()
     synthetic: Mapping[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
+    tokenizer_sha256: str | None = None
     trace: Trace | None = None
     bust: bool = True
 
@@ -73,14 +75,16 @@ class Workload:
         """Return the hash of what is asked for: prompts in their order with their limits, or the description."""
         asked: Any = [[prompt.content_sha256, limit] for prompt, limit in self.prompts] or dict(self.synthetic)
         asked = asked if self.trace is None else self.trace.sha256
+        asked = asked if self.tokenizer_sha256 is None else [asked, self.tokenizer_sha256]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     @property
     def told(self) -> str | None:
         """Return the description of synthetic prompts as it was given; None for a suite's."""
-        if self.trace is not None:
-            return f"trace={self.trace.path.name}"
-        return ",".join(f"{key}={value}" for key, value in self.synthetic.items()) or None
+        told: dict[str, Any] = {**self.synthetic} if self.trace is None else {"trace": self.trace.path.name}
+        if self.tokenizer is not None and self.tokenizer_sha256 is not None:
+            told["tokenizer"] = Path(self.tokenizer).name
+        return ",".join(f"{key}={value}" for key, value in told.items()) or None
 
     @property
     def made_up(self) -> bool:
