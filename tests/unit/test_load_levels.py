@@ -1,5 +1,7 @@
 """How levels of load, objectives and synthetic prompts are written, and the line for what is none."""
 
+from itertools import pairwise
+
 import pytest
 
 from pytest_infer.errors import OptionError, SuiteError
@@ -115,6 +117,13 @@ def test_each_request_differs_from_every_other_and_all_prompts_come_equally_ofte
     assert {len(text) for text in texts} == {workload.NONCE_DIGITS + 1 + 3}
     assert sum(text.endswith(" one") for text in texts) == 20
     assert {row["output_tokens_count"] for row in found} == {5}
+
+
+def test_of_many_requests_each_has_a_number_of_its_own():
+    found = [row["prompt"].partition(" ")[0] for row in rows([A], 20_000)]
+    assert len(set(found)) == 20_000
+    # Those that follow each other differ from their first digit on.
+    assert all(a[0] != b[0] for a, b in pairwise(found))
 
 
 def test_the_order_follows_from_the_seed_and_the_numbers_from_the_run_too():

@@ -109,10 +109,12 @@ def rows(work: Workload, number: int, seed: int, salt: str) -> Iterator[dict[str
     Order follows from the `seed`, so that both sides of a comparison have the same; the numbers ahead of the prompts
     follow from the `salt` of a run as well, as a server may remember those of the last one.
     """
+    digest = hashlib.sha256(f"{salt}/{seed}".encode()).digest()
+    begin = int.from_bytes(digest[:8], "big")
     order = [work.prompts[index % len(work.prompts)] for index in range(number)]
     random.Random(seed).shuffle(order)  # noqa: S311
     for index, (prompt, limit) in enumerate(order):
-        nonce = f"{_nonce(salt, seed, index)} " if work.bust else ""
+        nonce = f"{_nonce(begin + index)} " if work.bust else ""
         row: dict[str, Any] = {"output_tokens_count": limit}
         if prompt.messages:
             messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
@@ -123,9 +125,9 @@ def rows(work: Workload, number: int, seed: int, salt: str) -> Iterator[dict[str
         yield row
 
 
-def _nonce(salt: str, seed: int, index: int) -> str:
-    digest = hashlib.sha256(f"{salt}/{seed}/{index}".encode()).digest()
-    return f"{int.from_bytes(digest[:8], 'big') % 10**NONCE_DIGITS:0{NONCE_DIGITS}d}"
+def _nonce(number: int) -> str:
+    """Return a number's digits, the last one first: prompts whose numbers follow each other begin with another."""
+    return f"{number % 10**NONCE_DIGITS:0{NONCE_DIGITS}d}"[::-1]
 
 
 def synthetic(text: str, where: str) -> Synthetic:
