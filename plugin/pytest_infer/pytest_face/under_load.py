@@ -224,7 +224,7 @@ def _tokenizer(session: InferSession, given: str | None) -> tuple[Path, str]:
     folder = models.expanded(name).absolute()
     try:
         with untrusted.opened(folder / "tokenizer.json") as file:
-            return folder, hashlib.file_digest(file, "sha256").hexdigest()
+            return folder, hashlib.sha256(file.read()).hexdigest()
     except (OSError, untrusted.Damaged) as error:
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
