@@ -108,12 +108,16 @@ class RowPair:
         """Return whether both sides generated the same tokens, and nothing but rounding is between them."""
         return self._same and (self.after.fidelity is None or self.close is True)
 
-    def disturbed(self, metric: Metric) -> str | None:
-        """Return why disturbed rounds keep a change from being judged; turns of a token judge by themselves."""
+    def disturbed(self, metric: Metric, threshold: float | None = None) -> str | None:
+        """Return why disturbed rounds keep a change from being judged; turns of a token judge by themselves.
+
+        Without a threshold it is that of the metric's kind.
+        """
         if self.launches(metric.key) is not None:
             return None
         side_by_side = self.paired or self.turns is not None
-        return disturbance.doubt(metric, self.before, self.after, side_by_side=side_by_side)
+        least = THRESHOLDS[metric.kind] if threshold is None else threshold
+        return disturbance.doubt(metric, self.before, self.after, side_by_side=side_by_side, threshold=least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +261,7 @@ def _question(
 ) -> Judgement | Question:
     metric = want.metric
     a, b = before.numbers, after.numbers
-    disturbed = pair.disturbed(metric)
+    disturbed = pair.disturbed(metric, want.threshold)
     if len({*a, *b}) == 1:
         equal = Verdict.UNCHANGED if disturbed is None else Verdict.INCONCLUSIVE
         told = equal if metric.scope is Scope.PROCESS else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_infer.analysis.compare import earlier
+from pytest_infer.analysis.compare.verdicts import worse_sign
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
@@ -27,10 +28,10 @@ def mostly(row: Row) -> bool:
     return _share(row) > MOST
 
 
-def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str | None:
+def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool, threshold: float) -> str | None:
     """Return why a change of a metric cannot be told from what disturbed the rounds, or None where it can.
 
-    `side_by_side`: the rounds of both sides alternated in one run.
+    `side_by_side`: the rounds of both sides alternated in one run. What is within `threshold` counts as no change.
     """
     late = max(map(_client_waited, (before, after)))
     if late > CLIENT and metric.kind is Kind.TIMED:
@@ -40,7 +41,7 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool) -> str
     if not (sides or side_by_side) or not _moved(metric, before, after):
         return None
     if side_by_side:
-        if abs(_share(before) - _share(after)) < APART or not _explains(metric, before, after):
+        if abs(_share(before) - _share(after)) < APART or not _explains(metric, before, after, threshold):
             return None
         told = f"{_count(before)} rounds of the other side and {_count(after)} of this one were disturbed"
         return f"{told}, which explains the change: end what else runs, and measure again"
@@ -57,14 +58,20 @@ def _client_waited(row: Row) -> float:
     return wait / total if wait and total else 0.0
 
 
-def _explains(metric: Metric, before: Row, after: Row) -> bool:
-    """Return whether what the sides waited for cores makes up for a change: code that is slower is disturbed longer."""
+def _explains(metric: Metric, before: Row, after: Row, threshold: float) -> bool:
+    """Return whether what the sides waited for cores makes up for a change: code that is slower is disturbed longer.
+
+    Where the side that is better waited longer, it hides some of the change; what is seen of it was not caused by it.
+    """
     values = [row.metrics[metric.key].value for row in (before, after)]
     a, b = (0.0 if isinstance(value, str) else float(value) for value in values)
     if min(a, b) <= 0:
         return True
     waited = [_waited(row) for row in (before, after)]
-    return math.inf in waited or abs(math.log(b / a)) <= INDIRECT * abs(waited[1] - waited[0])
+    if math.inf in waited:
+        return True
+    worse, longer = worse_sign(metric) * math.log(b / a), waited[1] - waited[0]
+    return abs(worse) <= (math.log1p(threshold) if worse * longer < 0 else INDIRECT * abs(longer))
 
 
 def _waited(row: Row) -> float:
