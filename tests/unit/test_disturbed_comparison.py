@@ -223,7 +223,7 @@ def test_a_block_of_an_older_version_does_not_say_how_many_rounds_there_were(sto
 
 
 def shifts(storage):
-    return trends.shifts(storage.load().runs, [by_key("tpot_s"), by_key("mbu")])
+    return trends.told(storage.load().runs, [by_key("tpot_s"), by_key("mbu")]).shifts
 
 
 def test_a_change_point_after_which_most_runs_were_disturbed_is_in_doubt(storage, add):

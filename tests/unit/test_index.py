@@ -238,7 +238,7 @@ from pytest_infer.storage import history, shared_work
 shared_work.WORTH_BYTES, shared_work._cores = int(sys.argv[2]), lambda: 3
 found = history.load(Path(sys.argv[1]), print)
 print([run.label for run in found.runs], found.warnings)
-for shift in trends.shifts(found.runs, [by_key("tpot_s"), by_key("ttft_s")]):
+for shift in trends.told(found.runs, [by_key("tpot_s"), by_key("ttft_s")]).shifts:
     print(shift.test, shift.metric.key, shift.point, shift.run.label)
 """
 

@@ -130,7 +130,7 @@ def history(storage, make_block):
 
     def make(slower, **how):
         stored_runs(storage, make_block, slower, **how)
-        return trends.shifts(storage.load().runs, [by_key(how.get("key", "tpot_s"))])
+        return trends.told(storage.load().runs, [by_key(how.get("key", "tpot_s"))]).shifts
 
     return make
 
@@ -139,7 +139,7 @@ def history(storage, make_block):
 def test_a_change_point_names_its_role(history, key, phase):
     (found,) = history(4.0, key=key, phase=phase)
     assert [one.role for one in found.carried.roles] == ["head"]
-    shown = render_shifts([found], width=120, color=False)
+    shown = render_shifts(trends.Told(shifts=(found,)), width=120, color=False)
     line = next(line for line in shown.splitlines() if "head +4." in line)
     assert line.startswith(f"{by_key(key).label}, guide, since 0009 cccccccc (main): head +4.")
 
@@ -181,7 +181,7 @@ def test_what_a_step_does_not_explain_has_no_carrier(history):
 def test_without_steps_on_both_sides_nothing_is_said(history, apart):
     (found,) = history(4.0, apart=apart)
     assert found.carried is None
-    assert "head" not in render_shifts([found], width=120, color=False)
+    assert "head" not in render_shifts(trends.Told(shifts=(found,)), width=120, color=False)
 
 
 def test_a_damaged_breakdown_leaves_the_change_point(history, storage):
@@ -189,5 +189,5 @@ def test_a_damaged_breakdown_leaves_the_change_point(history, storage):
     for run in storage.load().runs:
         text = run.path.read_text(encoding="utf-8")
         run.path.write_text(text.replace('"breakdown": {', '"breakdown": {"clock": 5, '), encoding="utf-8")
-    (found,) = trends.shifts(storage.load().runs, [by_key("tpot_s")])
+    (found,) = trends.told(storage.load().runs, [by_key("tpot_s")]).shifts
     assert found.carried is None

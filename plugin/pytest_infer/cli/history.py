@@ -13,7 +13,7 @@ from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli.plain import Command, Group
 from pytest_infer.cli.shared import Storage, open_history, out, refuse, say, screen
-from pytest_infer.errors import InferError
+from pytest_infer.errors import InferError, OptionError
 from pytest_infer.metrics import METRICS, Metric, by_key
 from pytest_infer.report.compare.words import PRIMARY
 from pytest_infer.report.formats import CHANGE_POINTS, HISTORY, Format
@@ -42,6 +42,8 @@ def list_history(
     storage: Storage = None,
 ) -> None:
     """List the stored runs, oldest first: commit, branch, model, machine, and what a gate said."""
+    if not change_points and (metric or keyword):
+        refuse("--metric and -k choose the figures of --change-points: give that too")
     try:
         history = open_history(storage)
         names = _names(history)
@@ -61,9 +63,13 @@ def list_history(
     from pytest_infer.analysis.history import trends  # noqa: PLC0415
 
     try:
-        found = trends.shifts(runs, _metrics(metric), keyword, limit)
+        found = trends.told(runs, _metrics(metric), keyword, limit)
     except InferError as error:
         refuse(error)
+    for one in found.absent if metric and "all" not in metric else ():
+        say(f"no run has {one.label}")
+    if not (found.judged or found.why_not):
+        raise typer.Exit(Exit.NOTHING.value)
     out(CHANGE_POINTS[Format.TERMINAL](found, screen()))
 
 
@@ -73,7 +79,11 @@ def _metrics(names: Sequence[str] | None) -> list[Metric]:
         return [by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT]
     if "all" in names:
         return [m for m in METRICS if m.unit is not Unit.TEXT]
-    return [rules.metric_named(name) for name in names]
+    found = [rules.metric_named(name) for name in names]
+    for metric in found:
+        if metric.unit is Unit.TEXT:
+            raise OptionError(f"--metric {metric.key}: a text is at no level; see it with pytest-infer compare")
+    return found
 
 
 def _names(history: History) -> dict[Path, list[str]]:

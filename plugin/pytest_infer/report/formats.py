@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_infer.analysis.compare.gate import Gated
     from pytest_infer.analysis.doctor.checkup import Checkup
     from pytest_infer.analysis.experts.source import UsageSource
-    from pytest_infer.analysis.history.trends import Shift
+    from pytest_infer.analysis.history.trends import Told
     from pytest_infer.report.compare.comment import CommentedRun
     from pytest_infer.report.compare.runs import ComparedRuns
     from pytest_infer.report.views import (
@@ -276,7 +276,7 @@ def _history() -> Writers[ListedRuns]:
 HISTORY = _Formats(_history)
 
 
-def _change_points() -> Writers[Sequence[Shift]]:
+def _change_points() -> Writers[Told]:
     from pytest_infer.report.history import terminal as history  # noqa: PLC0415
 
     return {

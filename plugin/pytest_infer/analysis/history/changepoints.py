@@ -65,8 +65,14 @@ def find_each(
     not finite or not above 0: such a metric has no ratios.
     """
     usable = [_usable(values) for values in series]
-    cuts = iter(_candidates([one for one in usable if one is not None]))
-    return [() if one is None else _points(one, next(cuts), alpha, floor) for one in usable]
+    cuts = iter(_candidates([one for one in usable if not isinstance(one, str)]))
+    return [() if isinstance(one, str) else _points(one, next(cuts), alpha, floor) for one in usable]
+
+
+def why_not(values: Sequence[float]) -> str | None:
+    """Return why nobody can tell whether one metric has stayed at its level, None where that can be told."""
+    found = _usable(values)
+    return found if isinstance(found, str) and not (len(values) >= 2 * MIN_RUNS and {*values} == {0.0}) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +84,18 @@ class _Usable:
     noise: float
 
 
-def _usable(values: Sequence[float]) -> _Usable | None:
+def _usable(values: Sequence[float]) -> _Usable | str:
     raw = np.asarray(values, dtype=np.float64)
-    if len(raw) < 2 * MIN_RUNS or not (np.isfinite(raw).all() and (raw > 0).all()):
-        return None
+    if len(raw) < 2 * MIN_RUNS:
+        return f"too few runs, {len(raw)} of {2 * MIN_RUNS}"
+    if len(bad := raw[~(np.isfinite(raw) & (raw > 0))]):
+        return f"one is {bad[0]:g}, of which there are no ratios"
     logs = np.log(raw)
     noise = _noise(logs)
     places = np.flatnonzero(~_spikes(logs, noise))
-    return None if len(places) < 2 * MIN_RUNS else _Usable(logs=logs[places], places=places, noise=noise)
+    if len(places) < 2 * MIN_RUNS:
+        return f"too few runs but for single outliers, {len(places)} of {2 * MIN_RUNS}"
+    return _Usable(logs=logs[places], places=places, noise=noise)
 
 
 def _points(of: _Usable, cuts: list[int], alpha: float, floor: float) -> tuple[ChangePoint, ...]:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from pytest_infer.analysis.breakdown.stored import Taken
 from pytest_infer.analysis.compare import disturbance, fingerprint
 from pytest_infer.analysis.history import carriers
 from pytest_infer.analysis.sweep import axes
-from pytest_infer.errors import StorageError
+from pytest_infer.errors import NothingStoredError, StorageError
 from pytest_infer.metrics import Direction, Metric
 from pytest_infer.storage import runs as stored
 from pytest_infer.storage.runs import Row, Run
@@ -59,17 +59,33 @@ class Shift:
         return (self.point.change > 0) == (self.metric.direction is Direction.LOWER)
 
 
-def shifts(
-    runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None, most: int | None = None
-) -> tuple[Shift, ...]:
-    """Return the change points of each metric of each test that the newest run has, in the order of time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The change points in the order of time, in how many figures of tests they were looked for, and why not in others.
+
+    `why_not` is by (test, metric's key); `absent` are the metrics that no run has.
+    """
+
+    shifts: tuple[Shift, ...] = ()
+    judged: int = 0
+    why_not: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    absent: tuple[Metric, ...] = ()
+
+
+def told(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None, most: int | None = None) -> Told:
+    """Return the change points of each metric of each test that the newest run has and whose name holds the keyword.
 
     `runs` are oldest first; of those that led to the newest only those of its machine and of the same prompts and
-    limits count, the `most` newest.
+    limits count, the `most` newest. Raises NothingStoredError where no run, or no test of the newest, is left.
     """
     while runs and not runs[-1].readable:
         runs = runs[:-1]
-    runs = leading_to(runs[-1], runs, most) if runs else ()
+    if not runs:
+        raise NothingStoredError("none of the runs can be read")
+    newest = runs[-1]
+    if keyword is not None and not any(keyword in row.test for row in newest.rows):
+        raise NothingStoredError(f"no test of {newest.label} has {keyword!r} in its name")
+    runs = leading_to(newest, runs, most)
     return of_series(runs, series(runs, metrics, keyword), metrics)
 
 
@@ -99,8 +115,8 @@ class Point:
 Series = Mapping[tuple[str, str], Sequence[Point]]
 
 
-def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> tuple[Shift, ...]:
-    """Return the change points of what `series` found in the same runs."""
+def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> Told:
+    """Return the change points of what `series` found in the same runs; metrics are numbers."""
     # Imported late: it needs numpy, whose threads would keep the files from being read on all cores.
     from pytest_infer.analysis.history import changepoints  # noqa: PLC0415
 
@@ -108,15 +124,21 @@ def of_series(runs: Sequence[Run], found: Series, metrics: Sequence[Metric]) -> 
     asked = [
         (test, metric, points) for test in names for metric in metrics if (points := found.get((test, metric.key)))
     ]
-    asked = [one for one in asked if not any(isinstance(point.value, str) for point in one[2])]
-    shifted = changepoints.find_each([[float(point.value) for point in points] for _, _, points in asked])
+    values = [[float(point.value) for point in points] for _, _, points in asked]
+    shifted = changepoints.find_each(values)
+    reasons = [changepoints.why_not(one) for one in values]
     taken = Taken()
     shifts = [
         shift
         for (test, metric, points), changes in zip(asked, shifted, strict=True)
         for shift in _of(points, changes, test, names[test], metric, taken)
     ]
-    return tuple(sorted(shifts, key=lambda shift: shift.run.time))
+    return Told(
+        shifts=tuple(sorted(shifts, key=lambda shift: shift.run.time)),
+        judged=reasons.count(None),
+        why_not={(test, metric.key): why for (test, metric, _), why in zip(asked, reasons, strict=True) if why},
+        absent=tuple(metric for metric in metrics if metric not in {of for _, of, _ in asked}),
+    )
 
 
 def levels(values: Sequence[float | None], starts: Sequence[int]) -> list[tuple[int, int, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pytest_infer.metrics import Direction
@@ -11,6 +13,7 @@ from pytest_infer.report.compare.words import p_value
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.history.events import Event, Moved
+    from pytest_infer.analysis.history.trends import Told
 
 
 def changes(event: Event) -> list[str]:
@@ -43,6 +46,20 @@ def reasons(event: Event) -> list[str]:
         of = f" (mean of {one.tests} prompts)" if one.tests > 1 else ""
         said.append(f"{f'{one.change.phase}: ' if several else ''}{lasting.in_words(one.change)}{of}")
     return said
+
+
+def unchanged(told: Told) -> str:
+    """Return what there is to say where there is no change point."""
+    if not told.judged:
+        return "no change points: nothing can be judged yet"
+    which = "of the figures that can be judged, each" if told.why_not else "every metric"
+    return f"no change points: {which} has stayed at its level"
+
+
+def unjudged(why_not: Iterable[str]) -> list[str]:
+    """Return why figures could not be judged, the most frequent reason first."""
+    counts = Counter(why_not).most_common()
+    return [f"not judged: {count} figure{'' if count == 1 else 's'}, {why}" for why, count in counts]
 
 
 def certainty(event: Event) -> str:

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report import text
 from pytest_infer.report.breakdown import lasting
 from pytest_infer.report.compare.words import p_value, share
+from pytest_infer.report.history import events
 from pytest_infer.report.text import printable
 from pytest_infer.storage.runs import Run
 from pytest_infer.units import NONE, show
 
 if TYPE_CHECKING:
-    from pytest_infer.analysis.history.trends import Shift
+    from pytest_infer.analysis.history.trends import Shift, Told
 
 _HEADINGS = ("run", "time (UTC)", "commit", "branch", "tests", "model", "machine", "gate", "baseline")
 _GIVE_WAY = ("machine", "model", "branch", "baseline")
@@ -70,12 +72,19 @@ def _fitted(cell: str, room: int) -> str:
     return set_cell_size(cell, room) if cell_len(cell) <= room else set_cell_size(cell, room - 1) + "…"
 
 
-def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
+def render_shifts(told: Told, *, width: int, color: bool) -> str:
     """Return change points as a table, oldest first: since which commit, from which level to which."""
     console = text.console(width, color=color)
-    if not shifts:
-        console.print(Text("no change points: every metric has stayed at its level", style="dim"))
-        return text.collected(console)
+    if told.shifts:
+        _print_shifts(told.shifts, console)
+    else:
+        console.print(Text(events.unchanged(told), style="dim"))
+    for line in events.unjudged(told.why_not.values()):
+        console.print(Text(line, style="dim"))
+    return text.collected(console)
+
+
+def _print_shifts(shifts: Sequence[Shift], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("since", "time (UTC)", "prompt", "metric", "before → after", "change", ""):
         table.add_column(heading, overflow="fold")
@@ -96,7 +105,6 @@ def render_shifts(shifts: Sequence[Shift], *, width: int, color: bool) -> str:
         console.print(Text(printable(line)))
     for doubt in dict.fromkeys(f"{s.metric.label}, {s.name}: {s.doubt}" for s in shifts if s.doubt is not None):
         console.print(Text(printable(doubt), style="dim"))
-    return text.collected(console)
 
 
 def _carried(shift: Shift) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from pytest_infer.units import NONE, Unit, scale_of, show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.history.events import Event
-    from pytest_infer.analysis.history.trends import Series, Shift
+    from pytest_infer.analysis.history.trends import Series, Shift, Told
 
 MOST_RUNS = 200
 METRICS = tuple(by_key(key) for key in PRIMARY if by_key(key).unit is not Unit.TEXT)
@@ -44,7 +44,7 @@ class Known:
     runs: Sequence[Run] = ()
     compared: Sequence[Run] = ()
     series: Series = field(default_factory=dict)
-    shifts: Sequence[Shift] = ()
+    told: Told | None = None
     events: Sequence[Event] = ()
     messages: Mapping[str, str] = field(default_factory=dict)
     absent: str | None = None
@@ -64,7 +64,7 @@ def known(run: Run, runs: Sequence[Run]) -> Known:
         return Known(absent="the storage holds no earlier run: a trend needs two, and change points six")
     try:
         series = trends.series(shown, METRICS)
-        shifts = trends.of_series(shown, series, METRICS)
+        told = trends.of_series(shown, series, METRICS)
         compared = trends.with_figures(shown, series)
     except StorageError as error:
         return Known(absent=str(error))
@@ -72,8 +72,8 @@ def known(run: Run, runs: Sequence[Run]) -> Known:
         runs=shown,
         compared=compared,
         series=series,
-        shifts=shifts,
-        events=events.events(shifts, series, compared),
+        told=told,
+        events=events.events(told.shifts, series, compared),
         messages=subjects({run.commit for run in shown if run.commit}),
     )
 
@@ -81,27 +81,32 @@ def known(run: Run, runs: Sequence[Run]) -> Known:
 def section(found: Known, repository: str | None = None) -> Section:
     """Return the history: its events, the trend of each metric, the runs; commits lead into the repository."""
     title = "History"
-    if found.absent is not None:
+    if found.absent is not None or found.told is None:
         return Section(key="history", title=title, absent=found.absent)
     shown, messages = found.runs, found.messages
-    items = _changes(found, repository)
+    items = _changes(found, found.told, repository)
     titles = axes.titles(shown[-1].rows)
     names = dict(zip(titles, unique([*titles.values()]), strict=True))
-    charts = [_trend(metric, names, found.series, found.compared, found.shifts, messages) for metric in METRICS]
+    charts = [_trend(metric, names, found.series, found.compared, found.told, messages) for metric in METRICS]
     items.append(Item(title="Trends", charts=tuple(chart for chart in charts if chart is not None)))
     items.append(Item(title="Runs", tables=(_runs(shown, messages, repository),), folded=True))
     return Section(key="history", title=title, items=tuple(items))
 
 
-def _changes(found: Known, repository: str | None) -> list[Item]:
+def _changes(found: Known, told: Told, repository: str | None) -> list[Item]:
     """Return the events, and behind them each figure's change points."""
+    others = in_words.unjudged(told.why_not.values())
     if not found.events:
-        return [Item(title="Change points", text=("No change points: every metric has stayed at its level.",))]
-    each = _table_of_changes("Lasting changes, a row a figure of a test", found.shifts, found.messages, repository)
+        return [Item(title="Change points", text=_sentences((in_words.unchanged(told), *others)))]
+    each = _table_of_changes("Lasting changes, a row a figure of a test", told.shifts, found.messages, repository)
     return [
-        Item(title="Change points", tables=(_table_of_events(found, repository),)),
+        Item(title="Change points", text=_sentences(others), tables=(_table_of_events(found, repository),)),
         Item(title="Each figure's change points", tables=(each,), folded=True),
     ]
+
+
+def _sentences(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{line[0].upper()}{line[1:]}." for line in lines)
 
 
 def _table_of_events(found: Known, repository: str | None) -> Table:
@@ -176,7 +181,7 @@ def _trend(
     names: Mapping[str, str],
     series: Series,
     runs: Sequence[Run],
-    shifts: Sequence[Shift],
+    told: Told,
     messages: Mapping[str, str],
 ) -> Chart | None:
     """Return the chart of a metric: one test at a time, chosen for all metrics together."""
@@ -194,7 +199,7 @@ def _trend(
     choices = []
     for test in tests:
         unit, scale = scale_of(columns[test], metric.unit)
-        mine = [s for s in shifts if s.metric.key == metric.key and s.test == test]
+        mine = [s for s in told.shifts if s.metric.key == metric.key and s.test == test]
         levels = trends.levels(columns[test], [place[s.run.path] for s in mine]) if mine else []
         choices.append(
             {
@@ -209,7 +214,10 @@ def _trend(
         )
     found = sum(len(choice["changes"]) for choice in choices)
     better = metric.direction.value.capitalize()
-    said = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all tests"
+    reasons = [why for (_, key), why in told.why_not.items() if key == metric.key]
+    every = sum((test, metric.key) in series for test in names)
+    changed = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all tests"
+    said = "; ".join([*([changed] if len(reasons) < every else []), *in_words.unjudged(reasons)])
     return Chart(
         key=f"trend-{metric.key}",
         title=metric.label,

@@ -1,0 +1,89 @@
+"""What a history says where it finds no change point: that nothing changed, or that nobody can tell."""
+
+import pytest
+from test_html_report import Page
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
+from pytest_infer.report.html import page
+
+STEADY = "no change points: every metric has stayed at its level"
+
+
+@pytest.fixture
+def history(storage):
+    def run(*more):
+        done = CliRunner().invoke(app, ["history", "--change-points", f"--storage={storage.folder}", *more])
+        return done.exit_code, done.stdout.splitlines(), done.stderr.replace("pytest-infer: ", "").splitlines()
+
+    return run
+
+
+def add(storage, make_block, many, **figures):
+    figures = {key: value if isinstance(value, list) else [value] * many for key, value in figures.items()}
+    for number in range(many):
+        storage.add([make_block("a", **{key: values[number] for key, values in figures.items()})])
+
+
+def test_enough_runs_say_that_nothing_changed(storage, make_block, history):
+    add(storage, make_block, 6)
+    assert history() == (0, [STEADY], [])
+    assert history("--metric=all", "-k[a]")[:2] == (0, [STEADY])
+
+
+@pytest.mark.parametrize("many", [1, 5])
+def test_too_few_runs_say_how_many_there_are(storage, make_block, history, many):
+    add(storage, make_block, many)
+    said = ["no change points: nothing can be judged yet", f"not judged: 1 figure, too few runs, {many} of 6"]
+    assert history("--metric=ttft") == (0, said, [])
+    if many > 1:
+        shown = Page(page.render(storage.load().runs[-1], storage.load().runs)).shown
+        assert "No change points: nothing can be judged yet. Not judged: " in shown
+        assert "oldest first; not judged: 1 figure, too few runs, 5 of 6. " in shown
+        assert "stayed at its level" not in shown
+
+
+def test_a_newest_run_of_another_machine_is_alone(storage, make_block, history):
+    add(storage, make_block, 8)
+    add(storage, make_block, 1, machine={"cpu": "another"})
+    assert history("--metric=ttft")[1][1] == "not judged: 1 figure, too few runs, 1 of 6"
+
+
+def test_what_has_no_ratios_is_not_judged_and_what_is_always_0_has_stayed_there(storage, make_block, history):
+    add(storage, make_block, 8, peak_rss_bytes=0, major_faults=[0, 0, 0, 0, 3, 0, 0, 0])
+    assert history("--metric=peak_rss") == (0, [STEADY], [])
+    names = ["--metric=peak_rss", "--metric=major_faults"]
+    level = "no change points: of the figures that can be judged, each has stayed at its level"
+    assert history(*names)[1] == [level, "not judged: 1 figure, one is 0, of which there are no ratios"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["-ktypo"], 11, "no test of 0006 cccccccc (main) has 'typo' in its name"),
+        (["--metric=kl"], 11, "no run has KL"),
+        (["--metric=output"], 2, "--metric output_sha256: a text is at no level; see it with pytest-infer compare"),
+    ],
+)
+def test_what_chooses_nothing_is_one_line(storage, make_block, history, more, code, said):
+    add(storage, make_block, 6, kl=None)
+    assert history(*more) == (code, [], [said])
+
+
+def test_a_metric_that_no_run_has_is_named_beside_others(storage, make_block, history):
+    add(storage, make_block, 6, kl=None)
+    assert history("--metric=kl", "--metric=ttft") == (0, [STEADY], ["no run has KL"])
+
+
+def test_of_runs_that_cannot_be_read_nothing_is_told(storage, make_block, history):
+    for _ in range(2):
+        storage.add([make_block("a", ttft_s="fast")])
+    code, out, err = history()
+    assert (code, out, err[-1]) == (11, [], "none of the runs can be read")
+
+
+def test_figures_are_chosen_for_change_points_alone(storage, make_block):
+    add(storage, make_block, 1)
+    for more in ("--metric=ttft", "-ka"):
+        done = CliRunner().invoke(app, ["history", more, f"--storage={storage.folder}"])
+        assert (done.exit_code, done.stderr.count("--change-points")) == (2, 1)
