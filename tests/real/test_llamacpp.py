@@ -15,7 +15,7 @@ from llama_server import MISSING, WHY, llama_server
 from pytest_infer.engines.base import EngineOptions, Sampling
 from pytest_infer.engines.llamacpp import completion, engine
 from pytest_infer.engines.lookup import create
-from pytest_infer.errors import ModelError
+from pytest_infer.errors import EngineError, ModelError
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.prompts import Message, Prompt
 from pytest_infer.records import Limits, Role, StopReason
@@ -134,6 +134,15 @@ def test_given_tokens_are_followed_and_scored_as_transformers_does(loaded):
         one.follow(None)
         assert len(generated(one, STORY, Limits(max_new_tokens=2)).token_ids) == 2
     assert max(abs(a - b) for a, b in zip(*found, strict=True)) < 1e-3
+
+
+def test_what_ends_a_text_is_told_by_llama_cpp(loaded):
+    one, _ = loaded()
+    assert one.native.ends == {0, 5}
+    one.follow((17, 5, 303))
+    assert one.cannot_follow((17, 5, 303)).startswith("token 5 ")
+    with pytest.raises(EngineError, match="cannot follow what comes after one"):
+        generated(one, STORY, Limits(max_new_tokens=3))
 
 
 def test_a_sample_is_the_same_from_the_same_seed(loaded):

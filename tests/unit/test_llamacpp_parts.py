@@ -446,6 +446,13 @@ def test_followed_tokens_are_all_that_is_left():
         followed.run(TokenClock())
 
 
+def test_tokens_behind_the_end_of_a_text_are_named_before_they_are_followed(monkeypatch):
+    engine = LlamaCppEngine(EngineOptions(model="m"))
+    monkeypatch.setattr(LlamaCppEngine, "native", SimpleNamespace(ends=frozenset({0, 5})))
+    assert engine.cannot_follow((4, 5, 6)) == "token 5 within it ends a text, and llama.cpp ends there"
+    assert engine.cannot_follow((4, 6, 5)) is None
+
+
 def row(number, *top):
     return {"id": number, "logprob": dict(top)[number], "top_logprobs": [{"id": i, "logprob": p} for i, p in top]}
 

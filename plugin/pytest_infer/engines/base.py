@@ -384,6 +384,10 @@ class Engine(Protocol):
         """
         raise EngineError("this engine cannot follow given tokens")
 
+    def cannot_follow(self, token_ids: Sequence[int]) -> str | None:  # noqa: ARG002 - for those that override it
+        """Return why these tokens cannot be followed, where others can; known after `load`."""
+        return None
+
     def continues(self) -> bool:
         """Return whether `generate` can go on with a generation: told its first tokens as part of the ids, and to
         `follow` the next ones.

@@ -94,10 +94,11 @@ class References:
             return None
         if not engine.follows():
             self._note(f"--infer-replay: {following.CANNOT}: what is generated otherwise is not compared")
-        problem = following.unknown(found.tokens, model.vocabulary)
+        found = following.cut(found, limits.max_new_tokens)
+        problem = following.unknown(found.tokens, model.vocabulary) or engine.cannot_follow(found.tokens)
         if problem is not None:
             self._note(f"! {prompt.name}: cannot follow {found.name}: {problem}")
-        return replace(following.cut(found, limits.max_new_tokens), problem=problem)
+        return replace(found, problem=problem)
 
     def measured(self, record: PromptRecord, prompt: Prompt, configuration: Configuration) -> None:
         """Take a test that was measured: of a sweep, the first of the same work is what the others follow."""

@@ -251,6 +251,11 @@ class LlamaCppEngine(Engine):
         """Let a grammar leave these tokens alone to be chosen."""
         self._follow = None if token_ids is None else tuple(token_ids)
 
+    def cannot_follow(self, token_ids: Sequence[int]) -> str | None:
+        """Say which token ends a text before the last one does."""
+        end = next((number for number in token_ids[:-1] if number in self.native.ends), None)
+        return None if end is None else f"token {end} within it ends a text, and llama.cpp ends there"
+
     def keep_scores(self, *, keep: bool, full: Path | None = None) -> None:  # noqa: ARG002 - only the highest come
         """Ask for the log-probabilities of the most probable tokens too."""
         self._scored = keep

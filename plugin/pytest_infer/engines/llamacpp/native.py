@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -141,6 +142,12 @@ class Native:
         """Return the answer to one request."""
         with _explained(), closing(self.connection()) as connection:
             return json.load(_request(connection, "POST", path, json.dumps(body).encode(), key=self._key))
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Return the tokens that end a text: those that it would make impossible where none may."""
+        told = self.ask("/completion", {"prompt": [0], "n_predict": 0, "ignore_eos": True})
+        return frozenset(one["token"] for one in told["generation_settings"]["logit_bias"])
 
     def connection(self) -> http.client.HTTPConnection:
         """Return a connection, open already."""
