@@ -130,6 +130,47 @@ def test_a_removed_test_is_missing_and_one_left_out_on_purpose_is_not(gated):
     assert gated("--infer-gate=output:exact", "-k", "first").ret == 0
 
 
+OTHER = '[[prompt]]\nname = "{}"\ntext = "one two three"\nmax_new_tokens = 3\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        pytest.param(["--infer-sweep=max-new-tokens=1,2"], ["--infer-sweep=max-new-tokens=2,3"], id="sweep"),
+        pytest.param(
+            ["--infer-sweep=max-new-tokens=1,2", "-k", "first"], ["--infer-sweep=max-new-tokens=2"], id="more of less"
+        ),
+        pytest.param(["--infer-curve=16,32,64"], ["--infer-curve=16,32"], id="curve"),
+        pytest.param([], ["--infer-prompts=other.toml"], id="another suite"),
+        pytest.param([], ["-k", "first"], id="-k"),
+        pytest.param([], ["--deselect=test_suite.py::test_prompt[second]"], id="--deselect"),
+    ],
+)
+def test_what_options_leave_out_is_not_missing(gated, pytester, before, now):
+    first = OTHER.format("first")
+    gated(*before)
+    pytester.path.joinpath("other.toml").write_text(first + OTHER.format("third"))
+    more = {} if "--infer-" in " ".join(now) else {"prompts": first}
+    assert gated("--infer-gate=output:exact", *now, **more).ret == 0
+
+
+def test_of_a_function_that_marks_leave_out_nothing_is_missing(gated):
+    slow = TEST + f"\n\n@pytest.mark.slow\n{TEST.replace('test_prompt', 'test_slowly')}"
+    options = {"test": f"import pytest\n{slow}", "prompts": OTHER.format("first")}
+    gated(test=f"import pytest\n{slow}")
+    result = gated("--infer-gate=output:exact", "-m", "not slow", **options)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*1 missing*"])
+
+
+def test_what_no_option_leaves_out_is_missing(gated):
+    gated("--infer-sweep=max-new-tokens=1,2")
+    options = ("--infer-gate=output:exact", "--infer-sweep=max-new-tokens=2", "-k", "prompt")
+    result = gated(*options, prompts=OTHER.format("first"))
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*1 missing*"])
+
+
 @pytest.mark.parametrize("how", ["--lf", "--ignore=test_more.py", "--ignore-glob=*_more.py"])
 def test_what_pytest_does_not_collect_is_not_missing(suite, monkeypatch, how):
     fails = f"import os\n{TEST}    assert prompt.name != os.environ.get('FAILS')\n"

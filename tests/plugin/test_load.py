@@ -136,6 +136,14 @@ def test_what_is_stored_is_shown_compared_gated_and_reported(served, monkeypatch
     assert runs.rows(stored(pytester)[0])[0].under_load.generator == "guidellm 0.8.1"
 
 
+def test_levels_that_are_not_asked_for_are_not_missing(served):
+    pytester = served()
+    pytester.runpytest("--infer-load=rate=2,4", "--infer-rounds=3", "--benchmark-autosave").assert_outcomes(passed=2)
+    result = pytester.runpytest("--infer-load=rate=4", "--infer-rounds=3", "--infer-gate=level_misses:5%")
+    assert result.parseoutcomes() == {"passed": 1}
+    result.stdout.no_fnmatch_line("*rate=2*missing*")
+
+
 def test_without_levels_the_test_is_skipped(served):
     result = served().runpytest("-rs")
     result.assert_outcomes(skipped=1)

@@ -91,7 +91,7 @@ class Gate:
         self,
         tests: Mapping[str, MeasuredTest],
         planned: Collection[str],
-        covers: Callable[[str], bool],
+        covers: Callable[[Row], bool],
         failed: Collection[str] = (),
     ) -> None:
         """Judge the measured tests (by node id) against a stored run.
@@ -117,7 +117,7 @@ class Gate:
             return
         records = {test: found.record for test, found in tests.items()}
         pairs, gone, new = gate.stored_pairs(before, rows, self._history, records)
-        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row.test)]
+        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row)]
         self._end(
             gate.judge(
                 pairs,

@@ -23,9 +23,9 @@ from pytest_infer.measure.load import environment
 from pytest_infer.measure.machine import host
 from pytest_infer.prompts import Prompt
 from pytest_infer.prompts import check as check_prompt
-from pytest_infer.pytest_face import fixtures, honoured, native_options, prompt_tokens, under_load
+from pytest_infer.pytest_face import command_line, fixtures, honoured, native_options, prompt_tokens, under_load
 from pytest_infer.pytest_face.parametrize import LEVEL
-from pytest_infer.pytest_face.selection import ignores_tests, repeats
+from pytest_infer.pytest_face.selection import Selection, ignores_tests, repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.pytest_face.sweep import configurations, ordering
 from pytest_infer.records import Level
@@ -82,11 +82,27 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         raise pytest.UsageError(f"pytest-infer: {printable(str(error))}") from error
     finally:
         session.live.clear()
+    session.selection = _selection(items, session)
     planned = measuring(items)
     session.keeper.planned = tuple(item.nodeid for item in planned)
     # Where each configuration has two sides, what drifts is the same for both.
     alone = session.one_sided and not session.bridge.disabled
     session.remeasure.last = ordering.last_of_loads(planned) if alone else ()
+
+
+def _selection(items: list[pytest.Item], session: InferSession) -> Selection:
+    """Return what these tests, and those that cannot be run, are of all that there may be."""
+    swept = [found[1].values if (found := ordering.swept(item)) else {} for item in items if _level_of(item) is None]
+    typed = "--infer-prompts" in {word.partition("=")[0] for word in command_line.words(session.config)}
+    suite = None if session.settings.prompts is None or not typed else session.suites.get(session.settings.prompts)
+    return Selection(
+        config=session.config,
+        left_out=session.deselected,
+        kept=[item.nodeid for item in items],
+        configs=swept,
+        levels=[level.name for item in items if (level := _level_of(item)) is not None],
+        prompts=None if suite is None else [prompt.name for prompt in suite],
+    )
 
 
 def _check_recording(items: list[pytest.Item], session: InferSession) -> None:

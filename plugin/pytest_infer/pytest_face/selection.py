@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from _pytest.mark import KeywordMatcher
+from _pytest.mark.expression import Expression
 
 from pytest_infer import untrusted
+from pytest_infer.storage.runs import Row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The paths and node ids that pytest was given, and the tests that -k, -m or another plugin took out again."""
+    """The paths and node ids that pytest was given, and what options made of them.
+
+    `left_out` are tests that -k, -m or another plugin took out again, and `kept` the others; `configs` and `levels`
+    what these are measured with, and at; `prompts` the names in the suite that was typed, None where none was.
+    """
 
     config: pytest.Config
-    deselected: Collection[str]
+    left_out: Collection[str]
+    kept: Collection[str]
+    configs: Collection[Mapping[str, str]]
+    levels: Collection[str]
+    prompts: Collection[str] | None
 
-    def covers(self, nodeid: str) -> bool:
+    def covers(self, row: Row) -> bool:
         """Return whether a test that is not there any more would have been part of this run."""
-        if nodeid in self.deselected or repeats(self.config) or self._ignored(nodeid):
+        nodeid = row.test
+        if nodeid in self.left_out or repeats(self.config) or self._ignored(nodeid) or not self._measures(row):
             return False
         base, root = self.config.invocation_params.dir, self.config.rootpath
         for argument in self.config.args:
@@ -30,8 +42,26 @@ class Selection:
             place = os.path.relpath(base / path, root).replace(os.sep, "/")
             wanted = f"{place}::{inner}" if inner else place
             if place == "." or nodeid == wanted or nodeid.startswith((f"{wanted}/", f"{wanted}::", f"{wanted}[")):
-                return True
+                return self._chosen(row)
         return False
+
+    def _measures(self, row: Row) -> bool:
+        """Return whether this run has a test's level or configuration, and its prompt, if others were asked for."""
+        if row.under_load is not None:
+            return row.name in self.levels
+        return row.config in self.configs and (self.prompts is None or row.name in self.prompts)
+
+    def _chosen(self, row: Row) -> bool:
+        """Return whether -k, -m and --deselect would have left a test in: -m as it did others of its function."""
+        given = self.config.option
+        if row.test.startswith(tuple(given.deselect or ())):
+            return False
+        marked_out = set(map(_function, self.left_out)) - set(map(_function, self.kept))
+        if given.markexpr and _function(row.test) in marked_out:
+            return False
+        path, *inner = row.test.split("::")
+        names = {*path.split("/"), *inner, *(f"{axis}:{value}" for axis, value in row.config.items())}
+        return not given.keyword or Expression.compile(given.keyword).evaluate(KeywordMatcher(names))
 
     def _ignored(self, nodeid: str) -> bool:
         """Return whether --ignore or --ignore-glob leaves out a test's file, or a folder that this lies in."""
@@ -41,6 +71,10 @@ class Selection:
         return not set(_given(self.config, "ignore")).isdisjoint(places) or any(
             fnmatch(str(place), glob) for glob in globs for place in places
         )
+
+
+def _function(nodeid: str) -> str:
+    return nodeid.partition("[")[0]
 
 
 def ignores_tests(config: pytest.Config) -> bool:

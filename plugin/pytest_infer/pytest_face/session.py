@@ -84,6 +84,7 @@ class InferSession:
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.failed: set[str] = set()
+        self.selection: Selection | None = None
         self.collected: list[pytest.Item] = []
         # Whether somebody wants pytest-benchmark's own tables.
         self.tables_asked = False
@@ -172,7 +173,7 @@ class InferSession:
             return
         records = {nodeid: f.record for nodeid, f in measured.items()}
         self.gate.measured({nodeid: axes.names(r.prompt.name, r.config) for nodeid, r in records.items()})
-        if not self.keeper.planned or not passed:
+        if not self.keeper.planned or not passed or self.selection is None:
             self.gate.nothing()
         elif self.against is not None:
             judged, noise = both_sides(self.pairs, self.turns, passed, self.against, self.settings.allow_different)
@@ -183,7 +184,7 @@ class InferSession:
         else:
             # One that was run anew may have passed then.
             failed = (self.failed - measured.keys()).intersection(self.keeper.planned)
-            self.gate.judge(measured, self.keeper.planned, Selection(self.config, self.deselected).covers, failed)
+            self.gate.judge(measured, self.keeper.planned, self.selection.covers, failed)
 
     def _closing_model(self) -> None:
         self.remeasure.forget()
