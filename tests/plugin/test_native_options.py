@@ -123,6 +123,35 @@ def test_the_native_gate_fails_what_is_slower_whoever_asks_for_it(suite, monkeyp
     assert line.startswith("--benchmark-min-rounds: no effect")
 
 
+def test_where_the_native_gate_fails_a_run_that_was_saved_no_journal_stays(suite):
+    pytester = suite(engine="Scripted.delays = [0.1] * 3", virtual=True)
+    pytester.runpytest(*ROUNDS, "--benchmark-autosave").assert_outcomes(passed=2)
+    suite(engine="Scripted.delays = [0.2] * 3", virtual=True)
+    result = pytester.runpytest_subprocess(*ROUNDS, *GATE, "--benchmark-autosave")
+    assert "Performance has regressed" in result.stderr.str()
+    assert len(list(pytester.path.glob(".benchmarks/*/*.json"))) == 2
+    assert list(pytester.path.glob(".benchmarks/**/.journal/*")) == []
+
+
+LATE = """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish():
+    raise RuntimeError("before anything is saved")
+    yield
+"""
+
+
+def test_where_another_plugin_fails_before_the_run_is_saved_its_journal_stays(suite):
+    pytester = suite()
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + LATE)
+    pytester.runpytest_subprocess(*ROUNDS, "--benchmark-autosave")
+    assert list(pytester.path.glob(".benchmarks/*/*.json")) == []
+    assert list(pytester.path.glob(".benchmarks/**/.journal/*.jsonl"))
+
+
 def test_a_run_that_asks_for_no_table_shows_none(suite):
     result = suite().runpytest(*ROUNDS, "--benchmark-autosave")
     assert "benchmark 'total'" not in result.stdout.str()
@@ -192,9 +221,11 @@ def test_what_would_fail_at_the_end_is_refused_at_the_beginning(suite):
     pytester.path.joinpath("file").touch()
     for given, told in {
         "--benchmark-compare-fail=min:5%": "compares with a stored run: add --benchmark-compare",
+        "--benchmark-compare-fail=min:5% --benchmark-autosave --benchmark-compare": "compares with a stored run: store",
+        "--benchmark-compare-fail=min:5% --benchmark-compare=0042": "compares with a stored run: store one first",
         "--benchmark-histogram=file/run": "--benchmark-histogram file/run: nothing can be written there",
     }.items():
-        result = pytester.runpytest(*ROUNDS, given)
+        result = pytester.runpytest(*ROUNDS, *given.split())
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert told in result.stderr.str()
     assert not (pytester.path / "measured").exists()

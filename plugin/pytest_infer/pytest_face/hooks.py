@@ -192,10 +192,18 @@ class Hooks:
         """After pytest-benchmark has saved the run, finish what lies beside it."""
         if exitstatus == pytest.ExitCode.OK and self._run.gate.exit is None and not session.config.option.collectonly:
             self._run.gate.nothing("the run ended early")
-        yield
-        self._run.keeper.finish(complete=exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED})
-        exits.finish(session, self._run)
-        followers.agree(session, self._run.world)
+        complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        try:
+            yield
+        except BaseException:
+            # pytest-benchmark's gate, whose run is saved by then, or whatever another plugin raises, maybe before.
+            complete = complete and self._run.keeper.stored() is not None
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            raise
+        finally:
+            self._run.keeper.finish(complete=complete)
+            exits.finish(session, self._run)
+            followers.agree(session, self._run.world)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,8 +64,10 @@ def check(config: pytest.Config) -> None:
             files.check_writable(Path(prefix).absolute().parent)
         except StorageError as error:
             raise OptionError(f"--benchmark-histogram {prefix}: nothing can be written there") from error
-    if config.getoption("benchmark_compare_fail") and not config.getoption("benchmark_compare"):
-        raise OptionError("--benchmark-compare-fail compares with a stored run: add --benchmark-compare")
+    native: Any = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's own
+    if native.compare_fail and not native.compared_mapping:
+        lacking = "store one first, without this option" if native.compare else "add --benchmark-compare"
+        raise OptionError(f"--benchmark-compare-fail compares with a stored run: {lacking}")
 
 
 def _installed(package: str) -> bool:
