@@ -68,6 +68,19 @@ def test_a_run_that_replays_says_how_far_it_is_without_a_gate(suite_of):  # noqa
     assert "in all prompts, the furthest with KL 0, top-1 100 %: arithmetic" in said
 
 
+def test_a_test_that_replays_can_assert_its_distance(suite_of):  # noqa: F811
+    suite_of.run("--benchmark-autosave")
+    suite_of.pytester.makepyfile(
+        test_suite="""
+        from pytest_infer.metrics import summarize
+
+        def test_prompt(infer, prompt):
+            assert summarize(infer(prompt))["kl"].value == 0
+        """
+    )
+    suite_of.run("--infer-replay=latest").assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize("rule", ["output:close", "kl<=0.1", "nll:1%", "top1>=99%"])
 def test_a_rule_about_a_round_that_is_left_out_is_refused_at_once(suite_of, rule):  # noqa: F811
     result = suite_of.run("--infer-no-profile", f"--infer-gate={rule}")

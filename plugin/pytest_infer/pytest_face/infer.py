@@ -58,12 +58,10 @@ class Infer:
         record = session.keeper.resumed(nodeid, prompt.content_sha256, limits, settings)
         if record is not None:
             session.remeasure.resumed()
-            self._keep(record, prompt)
-            return record
+            return self._keep(record, prompt)
         record = session.measure_elsewhere(nodeid, prompt, self._configuration)
         if record is not None:
-            self._keep(record, prompt)
-            return record
+            return self._keep(record, prompt)
         # Asked for late, so that what is refused is refused before a model is loaded.
         engine = self._request.getfixturevalue("engine")
         model = self._request.getfixturevalue("model")
@@ -74,17 +72,16 @@ class Infer:
         if session.bridge.disabled:
             session.bridge.spend(self._benchmark)
             return record
-        record = session.verified(record)
-        self._keep(record, prompt)
+        record = self._keep(session.verified(record), prompt)
         drift = session.remeasure.after(nodeid, lambda options: session.model_in_use.adapt(engine, model, options))
-        return record if drift is None else session.keeper.drifted(record, drift, settings)
+        return record if drift is None else session.keeper.drifted(nodeid, drift, settings)
 
-    def _keep(self, record: PromptRecord, prompt: Prompt) -> None:
+    def _keep(self, record: PromptRecord, prompt: Prompt) -> PromptRecord:
         session, settings = self._session, self._configuration.settings
         clock = self._request.node.stash[CLOCK]
         self._request.node.stash[BENCHMARK] = self._benchmark
         group = prompt.group or getattr(self._benchmark, "group", None)
-        session.keeper.keep(
+        record = session.keeper.keep(
             record,
             settings,
             lambda phases, block: session.bridge.hand_over(
@@ -93,6 +90,7 @@ class Infer:
         )
         session.loop.finished(record)
         session.references.measured(record, prompt, self._configuration)
+        return record
 
     def _params(self, prompt: Prompt) -> dict[str, Any]:
         callspec = getattr(self._request.node, "callspec", None)

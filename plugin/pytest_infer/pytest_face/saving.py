@@ -155,8 +155,8 @@ class Keeper:
         record: PromptRecord,
         settings: Settings,
         hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None],
-    ) -> None:
-        """Put a finished record into the journal, then into pytest-benchmark's rows."""
+    ) -> PromptRecord:
+        """Put a finished record into the journal, then into pytest-benchmark's rows; return it as it is kept."""
         if record.reference is not None:
             # Imported late: loading the plugin must not load numpy.
             from pytest_infer.analysis.fidelity import measured  # noqa: PLC0415
@@ -167,15 +167,16 @@ class Keeper:
         data = block.build(record, figures)
         hand_over(phases(record), data)
         self.finished[record.nodeid] = MeasuredTest(record=record, figures=figures, block=data)
+        return record
 
-    def drifted(self, record: PromptRecord, drift: Drift, settings: Settings) -> PromptRecord:
+    def drifted(self, nodeid: str, drift: Drift, settings: Settings) -> PromptRecord:
         """Add the drift of its load to a record that is kept already, in the journal and the block, and return it."""
-        record = replace(record, drift=drift)
+        kept = self.finished[nodeid]
+        record = replace(kept.record, drift=drift)
         self._write_journal(record, settings)
-        kept = self.finished[record.nodeid]
         # The row of pytest-benchmark holds this very block.
         kept.block["drift"] = msgspec.to_builtins(drift)
-        self.finished[record.nodeid] = replace(kept, record=record)
+        self.finished[nodeid] = replace(kept, record=record)
         return record
 
     def renew(self, change: Callable[[PromptRecord], PromptRecord]) -> None:
