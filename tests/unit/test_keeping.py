@@ -1,4 +1,4 @@
-"""A record that is kept: what the test gets back, and what later changes of it leave as it is."""
+"""A record that is kept: what the test gets back, what later changes of it leave, and who may take it up again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import scored
 
+from pytest_infer.engines import models
+from pytest_infer.engines.base import EngineOptions
+from pytest_infer.measure.machine import description
 from pytest_infer.metrics import summarize
+from pytest_infer.pytest_face import saving
 from pytest_infer.pytest_face.saving import Keeper
 from pytest_infer.records import Drift
 
@@ -33,3 +37,47 @@ def test_a_sweep_keeps_the_distance_of_its_last_test(keeper, measured):
     keeper.drifted(measured.nodeid, drift, None)
     keeper.renew(lambda record: replace(record, warnings=()) if record.drift else record)
     assert keeper.finished[measured.nodeid].block["metrics"]["kl"]["value"] > 0
+
+
+class Options:
+    """As much of the settings as a key is made of."""
+
+    def __init__(self, **engine):
+        vars(self).update(dict.fromkeys(saving._MATTER), engine_options=EngineOptions(**engine))
+
+
+class NotSaving:
+    saving = False
+
+
+def key_of(record, *, machine=None, model="reference-moe"):
+    settings = Options(model=model)
+    settings.resume = False
+    keeper = Keeper(settings, NotSaving(), Path(), lambda line: None)
+    keeper.prepare(machine or description.describe())
+    return keeper._key(record.prompt.content_sha256, record.prompt.limits, settings)
+
+
+def test_a_record_is_taken_up_on_the_same_machine_with_the_same_packages(measured, monkeypatch, tmp_path):
+    here = description.describe()
+    first = key_of(measured, machine=here)
+    assert key_of(measured) == first
+    assert key_of(measured, machine=replace(here, cpu="another")) != first
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert key_of(measured) == first
+    (tmp_path / "torch-99.0.dist-info").mkdir()
+    assert key_of(measured) != first
+
+
+def test_a_record_of_a_model_that_was_written_anew_is_not_taken_up(measured, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    first = key_of(measured, model=str(tmp_path))
+    assert key_of(measured, model=str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    assert key_of(measured, model=str(tmp_path)) != first
+
+
+def test_a_hub_model_is_told_by_the_commit_in_the_cache(monkeypatch):
+    monkeypatch.setattr(models, "local_folder", lambda name, revision: Path("cache/snapshots/abc"))
+    assert models.state("owner/name", None) == "abc"
+    assert models.state("reference-moe", None) is models.state("./nowhere", None) is models.state("", None) is None

@@ -110,7 +110,7 @@ def _check_recording(items: list[pytest.Item], session: InferSession) -> None:
     native_options.check(session.config)
     native_options.name_ignored(session.config, items, session.note)
     session.tables_asked = native_options.tables_asked(session.config)
-    session.keeper.prepare()
+    session.keeper.prepare(session.machine)
     _check_report(session)
     session.gate.prepare(session.keeper.storage)
     session.references.prepare(session.keeper.storage, {item.nodeid: _prompt_of(item) for item in items})

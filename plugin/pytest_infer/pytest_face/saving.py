@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -18,10 +19,11 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
 from pytest_infer.checkouts.git import why_not_in
+from pytest_infer.engines import models
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Summary, load, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.records import Drift, Limits, PromptRecord, SuiteAverages
+from pytest_infer.records import Drift, Limits, MachineInfo, PromptRecord, SuiteAverages
 from pytest_infer.storage import block, files, journal, sidecar, traces
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import DETACHED, branch_of_job, code_state
@@ -42,6 +44,10 @@ _MATTER = (
     "text",
 )
 """The settings on which figures depend, beside the engine's options and the prompt's limits."""
+_OF_THE_MACHINE = (
+    *("cpu", "usable_cores", "memory_bytes", "system", "kernel", "architecture", "python"),
+    *("environment", "huge_pages"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,7 @@ class Keeper:
         self._left: tuple[journal.Left, ...] = ()
         self._worked: set[journal.Work] = set()
         self._code: str | None = None
+        self._machine: MachineInfo | None = None
 
     @property
     def storage(self) -> Path | None:
@@ -79,8 +86,9 @@ class Keeper:
         storage = self._bridge.storage
         return Path(storage.path) if isinstance(storage, FileStorage) else None
 
-    def prepare(self) -> None:
+    def prepare(self, machine: MachineInfo) -> None:
         """Before anything is measured: see that results can be saved, make saving safe, look for interrupted runs."""
+        self._machine = machine
         if not self._bridge.saving:
             if self._settings.resume:
                 raise StorageError("--infer-resume goes on with a run that is saved: add --benchmark-autosave")
@@ -141,13 +149,20 @@ class Keeper:
         record = self._resumable.get((nodeid, self._key(content_sha256, limits, settings)))
         return None if record is None else replace(record, resumed=True)
 
+    @cached_property
+    def _here(self) -> tuple[dict[str, Any], list[str]]:
+        """What figures depend on whatever the test: the machine, and the packages, by the names of their folders."""
+        machine = {} if self._machine is None else {name: getattr(self._machine, name) for name in _OF_THE_MACHINE}
+        return machine, sorted(path.name for folder in sys.path for path in Path(folder).glob("*-info"))
+
     def _key(self, content_sha256: str, limits: Limits, own: Settings) -> str:
-        """Return a hash of what the figures of a prompt depend on, as far as the options and the code say."""
+        """Return a hash of what the figures of a prompt depend on, as far as options, code and machine say."""
         settings = {name: getattr(own, name) for name in _MATTER}
         if own.text is not None:
             settings["text"] = hashlib.sha256(own.text.read_bytes()).hexdigest()
         options = {k: v for k, v in _fields(own.engine_options).items() if k != "progress"}
-        basis = [content_sha256, _fields(limits), settings, options, self._code]
+        model = models.state(own.engine_options.model, own.engine_options.revision)
+        basis = [content_sha256, _fields(limits), settings, options, model, self._code, *self._here]
         return hashlib.sha256(msgspec.json.encode(basis, enc_hook=str)).hexdigest()
 
     def keep(
