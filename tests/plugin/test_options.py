@@ -541,6 +541,25 @@ def test_a_path_is_relative_to_where_it_was_written(pytester):
         assert settings_of(pytester, str(below), "--infer-prompts=b.toml").prompts == below / "b.toml"
 
 
+def test_files_within_a_value_are_relative_to_where_it_was_written_too(pytester):
+    below = pytester.mkdir("below")
+    for folder in ("mine", "other"):
+        pytester.path.joinpath("models", folder).mkdir(parents=True)
+    pytester.makeini(
+        "[pytest]\ninfer_model = models/mine\ninfer_load_data = trace=t.jsonl,tokenizer=models/mine\n"
+        "infer_sweep = model=models/mine,owner/name,reference-moe\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(below)
+        written, mine = settings_of(pytester, str(below)), str(pytester.path / "models" / "mine")
+        assert written.engine_options.model == written.load_data.tokenizer == mine
+        assert written.load_data.trace == str(pytester.path / "t.jsonl")
+        assert dict(written.sweep)["model"] == (mine, "owner/name", "reference-moe")
+        typed = settings_of(pytester, str(below), "--infer-model=models/mine", "--infer-load-data=trace=t.jsonl")
+        assert typed.engine_options.model == "models/mine"
+        assert typed.load_data.trace == str(below / "t.jsonl")
+
+
 def test_the_home_of_an_unknown_user_is_a_folder_that_there_is_none_of(pytester):
     assert settings_of(pytester, "--infer-prompts=~nobody-here/a.toml").prompts == pytester.path / "~nobody-here/a.toml"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Sampling
 from pytest_infer.errors import OptionError, alternatives
@@ -87,11 +88,21 @@ class OptionReader:
     def path(self, name: str) -> Path | None:
         """Return a path, absolute, or None."""
         value = self.text(name)
-        if value is None:
-            return None
+        return None if value is None else self._base(name) / models.expanded(value)
+
+    def file(self, name: str, value: str) -> str:
+        """Return a path that is part of an option's value, absolute."""
+        return str(self._base(name) / models.expanded(value))
+
+    def model(self, name: str, value: str) -> str:
+        """Return a model that is an option's value, or part of it, as it is unless it lies beside the ini file."""
+        beside = self._base(name) / models.expanded(value)
+        written = self.place(name).startswith("infer_") and value not in models.BUNDLED
+        return str(beside) if value and written and untrusted.exists(beside) else value
+
+    def _base(self, name: str) -> Path:
         # An ini file's path is relative to the ini file, an option's to where it was typed.
-        base = self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
-        return base / models.expanded(value)
+        return self._config.rootpath if self.place(name).startswith("infer_") else self._config.invocation_params.dir
 
     def number(self, name: str, default: Any, *, least: int, most: int | None = None) -> Any:
         """Return a whole number within bounds, or the default; raise OptionError for another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -206,7 +206,7 @@ def _engine_options(read: OptionReader, engine: str, server: ServerOptions | Non
     # A server that runs is asked which model it has.
     tells = engine == served.ENGINE and (server is None or server.command is None)
     found = EngineOptions(
-        model=read.text("model") or ("" if tells else DEFAULT),
+        model=read.model("model", read.text("model") or ("" if tells else DEFAULT)),
         revision=read.text("revision"),
         dtype=read.text("dtype") or "auto",
         device=read.text("device"),
@@ -262,7 +262,11 @@ def _levels(read: OptionReader) -> tuple[Level, ...]:
 
 def _load_data(read: OptionReader) -> Synthetic | None:
     text = read.text("load-data")
-    return None if text is None else workload.synthetic(text, read.place("load-data"))
+    if text is None:
+        return None
+    found = workload.synthetic(text, read.place("load-data"))
+    tokenizer, trace = (value and read.file("load-data", value) for value in (found.tokenizer, found.trace))
+    return replace(found, tokenizer=tokenizer, trace=trace)
 
 
 def _replay(read: OptionReader) -> str | None:
@@ -378,7 +382,8 @@ def _sweep(read: OptionReader) -> tuple[tuple[str, tuple[str, ...]], ...]:
             raise OptionError(f"{where}: {alternatives('axis', axis, axes.AXES)}")
         if axis in found:
             raise OptionError(f"{where}: {axis} is swept twice; write all its values in one: {axis}=V1,V2")
-        found[axis] = tuple(axes.named(axis, value.strip()) for value in values.split(","))
+        given = [axes.named(axis, value.strip()) for value in values.split(",")]
+        found[axis] = tuple(read.model("sweep", value) for value in given) if axis == "model" else tuple(given)
         if "" in found[axis] or len(set(found[axis])) < len(found[axis]):
             raise OptionError(f"{where}: {axis} takes different values with commas between them, not {values!r}")
     return tuple(found.items())

@@ -208,8 +208,7 @@ def workload_of(node: pytest.Item, session: InferSession) -> Workload:
 
 
 def _made_up(data: Synthetic, session: InferSession) -> Workload:
-    path = None if data.trace is None else models.expanded(data.trace).absolute()
-    found = None if path is None else trace.read(path, "--infer-load-data")
+    found = None if data.trace is None else trace.read(Path(data.trace), "--infer-load-data")
     folder, sha256 = _tokenizer(session, data.tokenizer)
     named = None if data.tokenizer is None else sha256
     return Workload(synthetic=data.counts, tokenizer=str(folder), tokenizer_sha256=named, trace=found)
@@ -223,12 +222,14 @@ def _tokenizer(session: InferSession, given: str | None) -> tuple[Path, str]:
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
     folder = models.expanded(name).absolute()
     try:
+        if not name:
+            raise FileNotFoundError("no model is named")
         with untrusted.opened(folder / "tokenizer.json") as file:
             return folder, hashlib.sha256(file.read()).hexdigest()
     except (OSError, untrusted.Damaged) as error:
         raise OptionError(
             "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
-            f"tokenizer.json{f'; {given} does not' if given else ''}"
+            f"tokenizer.json{f'; {Path(given).name} does not' if given else ''}"
         ) from error
 
 
