@@ -102,10 +102,20 @@ def test_merging_different_models_is_refused_with_the_difference(taken):
     deeper = taken(block([[4, 1, 1]] * 2, [[0, 1, 1]] * 2))
     with pytest.raises(StorageError, match=r"layers\.0 \(top 2 of 3\) and layers\.0 \(top 2 of 4\)"):
         census.merged([one, wider])
+    idle = taken(block([[4, 1, 1]], [[0, 1, 1]], [site(experts=2)]))
+    with pytest.raises(StorageError, match=r"layers\.0 \(top 2 of 3\) and layers\.0 \(top 2 of 3, 2 with weights\)"):
+        census.merged([one, idle])
     with pytest.raises(StorageError, match="1 and 2 MoE layers"):
         census.merged([one, deeper])
     with pytest.raises(StorageError, match="no expert usage"):
         census.merged([])
+
+
+def test_one_model_in_two_dtypes_is_merged_without_sizes(taken):
+    parts = [taken(block([[4, 1, 1]], [[0, 1, 1]], [site(expert_bytes=size)])) for size in (100, 50)]
+    both = census.merged(parts)
+    assert [row.tolist() for row in both.prefill] == [[8, 2, 2]]
+    assert [(s.name, s.expert_bytes) for s in both.sites] == [("layers.0", None)]
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,12 @@ def test_several_models_must_be_chosen_from(storage, make_block, infer):
     assert infer("-k", "[b]").exit_code == 0
 
 
+def test_models_of_one_name_are_told_apart_by_what_differs(storage, make_block, infer):
+    models = [{"name": "toy", "weights_sha256": letter * 64} for letter in "ab"]
+    storage.add([make_block(f"p{n}", model=one, experts=usage(4, 5)) for n, one in enumerate(models)])
+    assert "several models (toy weights aaaaaaaa, toy weights bbbbbbbb); choose" in " ".join(infer().stderr.split())
+
+
 def rows_of(*blocks):
     """Return rows of tests that have other names than their prompts."""
     return [
@@ -300,7 +306,7 @@ def rows_of(*blocks):
 def test_several_prompts_of_one_name_are_told_apart(storage, make_block, infer):
     texts = [{"content_sha256": f"{n:064}"} for n in range(2)]
     storage.add(rows_of(*(make_block("guide", prompt=text, only=KEPT, experts=usage(4, 50)) for text in texts)))
-    assert json.loads(infer("--format=json").stdout)["prompts"] == ["t.py::t0", "t.py::t1"]
+    assert json.loads(infer("--format=json").stdout)["prompts"] == ["t0", "t1"]
 
 
 def test_a_prompt_that_several_tests_measured_counts_once(storage, make_block, infer):

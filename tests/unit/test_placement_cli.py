@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import gguf
 import numpy as np
 import pytest
+from native_rows import native
 from test_sizes import write
 from typer.testing import CliRunner
 
@@ -131,6 +132,26 @@ def test_one_prompt_cannot_be_held_out(infer, add):
     assert "they need a trace" in result.stdout
     data = json.loads(infer("--gpu-memory", "5MiB", "--format=json").stdout)
     assert set(data["chosen"]["held_out"].values()) == {None}
+
+
+def test_a_sweep_of_dtypes_is_one_model_of_several_sizes(infer, storage, make_block):
+    """The counts are of one model; whose sizes to plan with is asked. A prompt went on longer in bfloat16."""
+    blocks = []
+    for dtype, size, tokens in (("float32", 2 * MIB, 5), ("bfloat16", MIB, 10)):
+        for name in ("a", "b"):
+            usage = experts(HOT if name == "a" else [[tokens, 0, 0, 0]] * 2, site={"expert_bytes": size})
+            config = {"dtype": dtype}
+            block = make_block(name, experts=usage, model={"name": "toy", "dtype": dtype}) | {"config": config}
+            blocks.append(native(block, f"bench/t.py::t[{name}-dtype={dtype}]"))
+    storage.add(blocks)
+    budget = ("--gpu-memory=5MiB", "--dense-on=cpu")
+    refused = infer(*budget)
+    assert refused.exit_code == 2
+    assert "several sizes (dtype=float32, dtype=bfloat16): choose with -k TEXT, or" in refused.stderr.splitlines()[-1]
+    assert "2 prompts, 20 tokens" in infer(*budget, "-k", "dtype=bfloat16").stdout
+    shown = CliRunner().invoke(app, ["experts", f"--storage={storage.folder}", "--format=json"])
+    assert json.loads(shown.stdout)["tokens"]["decode"] == 20
+    assert json.loads(shown.stdout)["decode_step_bytes"] == []
 
 
 def test_two_tests_of_one_prompt_are_one_prompt(infer, storage, make_block):

@@ -173,7 +173,7 @@ def _sizes(source: UsageSource, asked: _Asked) -> Sizes:
     if asked.model is None:
         if asked.dtype is not None:
             raise OptionError("--dtype is of a model's files: name it with --model")
-        return sizes.of_run(source.sites, source.parameter_bytes, source.read_bytes)
+        return sizes.of_run(source.sites, source.parameter_bytes, source.read_bytes, source.sizes_apart)
     from pytest_infer.analysis.doctor import weights  # noqa: PLC0415
     from pytest_infer.engines.checkpoint import source as checkpoint  # noqa: PLC0415
 

@@ -32,6 +32,11 @@ class ExpertSite:
     shared_bytes: int | None = None
 
     @property
+    def routing(self) -> tuple[str, int, int, int, int]:
+        """Return what is equal for sites whose selections may be added; their sizes may differ, as by dtype."""
+        return self.name, self.layer, self.experts, self.slots, self.k
+
+    @property
     def computes_all(self) -> bool:
         """Return whether every expert is computed, whatever is selected."""
         return computes_all(self.kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -66,19 +66,33 @@ def _arrays(rows: Sequence[Sequence[int]]) -> tuple[Counts, ...]:
 
 
 def merged(parts: Sequence[Census]) -> Census:
-    """Return the sum of censuses of one model; raise StorageError for none, or where their sites differ."""
-    if not parts:
-        raise StorageError("no expert usage to merge: none of the tests recorded it")
-    first = parts[0]
-    for other in parts[1:]:
-        if other.sites != first.sites:
-            raise StorageError(f"expert usage of different models cannot be merged: {_difference(first, other)}")
+    """Return the sum of censuses of one model; raises StorageError as `sites_of` does."""
     return Census(
-        sites=first.sites,
+        sites=sites_of(parts),
         prefill=_sums([part.prefill for part in parts]),
         decode=_sums([part.decode for part in parts]),
         prefill_tokens=sum(part.prefill_tokens for part in parts),
         decode_tokens=sum(part.decode_tokens for part in parts),
+    )
+
+
+def sites_of(parts: Sequence[Census]) -> tuple[ExpertSite, ...]:
+    """Return the sites of several censuses, without sizes where these differ, as between dtypes.
+
+    Raises:
+        StorageError: there is none, or they are of different models.
+    """
+    if not parts:
+        raise StorageError("no expert usage to merge: none of the tests recorded it")
+    first = parts[0]
+    for other in parts[1:]:
+        if [site.routing for site in other.sites] != [site.routing for site in first.sites]:
+            raise StorageError(f"expert usage of different models cannot be merged: {_difference(first, other)}")
+    return tuple(
+        one
+        if len({(site.expert_bytes, site.shared_bytes) for site in (one, *others)}) == 1
+        else replace(one, expert_bytes=None, shared_bytes=None)
+        for one, *others in zip(*(part.sites for part in parts), strict=True)
     )
 
 
@@ -89,8 +103,12 @@ def _sums(parts: Sequence[tuple[Counts, ...]]) -> tuple[Counts, ...]:
 def _difference(first: Census, other: Census) -> str:
     if len(first.sites) != len(other.sites):
         return f"{len(first.sites)} and {len(other.sites)} MoE layers"
-    a, b = next((a, b) for a, b in zip(first.sites, other.sites, strict=True) if a != b)
-    return f"{a.name} (top {a.k} of {a.slots}) and {b.name} (top {b.k} of {b.slots})"
+    a, b = next((a, b) for a, b in zip(first.sites, other.sites, strict=True) if a.routing != b.routing)
+    return " and ".join(f"{site.name} (top {site.k} of {_slots(site)})" for site in (a, b))
+
+
+def _slots(site: ExpertSite) -> str:
+    return f"{site.slots}" + (f", {site.experts} with weights" if site.experts != site.slots else "")
 
 
 def counts(census: Census, phase: Phase) -> tuple[Counts, ...]:

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer.analysis.experts import skew
-from pytest_infer.analysis.experts.census import Census, Phase, counts, tokens
-from pytest_infer.errors import StorageError
+from pytest_infer.analysis.experts.census import Census, Phase, counts, sites_of, tokens
 from pytest_infer.records import ExpertSite
 
 Array = npt.NDArray[np.float64]
@@ -45,16 +44,14 @@ class Suite:
 
 def suite(censuses: Sequence[Census], phase: Phase) -> Suite:
     """Return the selections of prompts of one model side by side; raise StorageError where their sites differ."""
-    first = censuses[0]
-    if any(other.sites != first.sites for other in censuses):
-        raise StorageError("expert usage of different models has no overlap: choose one model's tests with -k")
+    sites = sites_of(censuses)
     rows = [
-        np.concatenate([row[: site.experts] for site, row in zip(first.sites, counts(census, phase), strict=True)])
+        np.concatenate([row[: site.experts] for site, row in zip(sites, counts(census, phase), strict=True)])
         for census in censuses
     ]
-    bounds = np.cumsum([0, *(site.experts for site in first.sites)])
+    bounds = np.cumsum([0, *(site.experts for site in sites)])
     return Suite(
-        sites=first.sites,
+        sites=sites,
         table=np.stack(rows),
         bounds=tuple(int(b) for b in bounds),
         tokens=tuple(tokens(census, phase) for census in censuses),

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_infer.analysis import alike
+from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.runs import Row, Run
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
 def recorded(
     run: Run, keyword: str | None = None, *, remedy: str = "choose tests with -k"
 ) -> tuple[list[Row], list[str]]:
-    """Return a test of each prompt of a run whose expert usage adds up, and a line for each whose usage does not.
+    """Return the tests of a run whose expert usage adds up, and a line for each whose usage does not, and for copies.
 
-    Of several tests of one prompt it is the one with most tokens: to count a text again is no further evidence.
     Raises StorageError where they are of several models; `remedy` is what to do then.
     """
     found, left_out = [], []
@@ -34,12 +35,35 @@ def recorded(
             found.append(row)
     models = {(row.model.name, row.model.weights_sha256): row for row in found}
     if len(models) > 1:
-        names = ", ".join(sorted(str(name) for name, _ in models))
-        raise StorageError(f"run {run.label} holds expert usage of several models ({names}); {remedy}")
-    kept = [found[n] for n in one_each(list(map(content, found)), [row.experts.tokens for row in found])]
-    if copies := len(found) - len(kept):
+        apart = alike.apart([({}, alike.named(row.model)) for row in models.values()])
+        names = [" ".join(dict.fromkeys([str(name), *words])) for (name, _), words in zip(models, apart, strict=True)]
+        raise StorageError(f"run {run.label} holds expert usage of several models ({', '.join(names)}); {remedy}")
+    if copies := len(found) - len(_distinct(found)):
         left_out.append(f"{copies} test{'s' if copies > 1 else ''} of a prompt that another test measured as well")
-    return kept, left_out
+    return found, left_out
+
+
+def sizes_apart(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return what tells configurations apart whose experts differ in size, as -k finds it; nothing where none do."""
+    first: dict[tuple[tuple[int | None, int | None], ...], Row] = {}
+    for row in rows:
+        sizes = tuple((site.expert_bytes, site.shared_bytes) for site in row.experts.sites)
+        if all(one for one, _ in sizes):
+            first.setdefault(sizes, row)
+    if len(first) < 2:
+        return ()
+    configs = [row.config for row in first.values()]
+    words = alike.apart([({}, alike.named(row.model)) for row in first.values()])
+    return tuple(
+        axes.id_of({axis: value for axis, value in config.items() if any(of.get(axis) != value for of in configs)})
+        or " ".join(said)
+        for config, said in zip(configs, words, strict=True)
+    )
+
+
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """Return a test of each prompt, that with most tokens: to count a text again is no further evidence."""
+    return [rows[n] for n in one_each(list(map(content, rows)), [row.experts.tokens for row in rows])]
 
 
 def content(row: Row) -> str:
@@ -79,7 +103,7 @@ def _reason(row: Row) -> str:
 
 
 def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
-    """Return what is worked with: each test's census, and its trace from the run's sidecar where it kept one.
+    """Return what is worked with of each prompt: its census, and its trace from the run's sidecar where it kept one.
 
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
@@ -88,7 +112,8 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
     from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
 
     arrays = sidecar.read(run.path) if any(row.experts.trace for row in rows) else {}
-    times = Counter(row.name for row in rows)
+    rows = _distinct(rows)
+    titles = alike.titles({row.test: row.name for row in rows})
     found = []
     for row in rows:
         taken = census.of(row.experts)
@@ -96,7 +121,7 @@ def prompts_of(run: Run, rows: Sequence[Row]) -> list[PromptUsage]:
             continue
         found.append(
             PromptUsage(
-                name=row.name if times[row.name] == 1 else row.test,
+                name=titles[row.test],
                 content=content(row),
                 census=taken,
                 tags=row.tags,
@@ -113,13 +138,14 @@ def other_side(rows: Sequence[Row]) -> list[PromptUsage]:
     from pytest_infer.analysis.experts import census  # noqa: PLC0415
     from pytest_infer.analysis.experts.suite import PromptUsage  # noqa: PLC0415
 
-    times = Counter(row.name for row in rows)
+    rows = _distinct(rows)
+    titles = alike.titles({row.test: row.name for row in rows})
     found = []
     for row in rows:
         usage = None if row.against is None else row.against.experts
         taken = None if usage is None or usage.check not in (None, "passed") else census.of(usage)
         if taken is not None:
-            found.append(PromptUsage(name=row.name if times[row.name] == 1 else row.test, census=taken))
+            found.append(PromptUsage(name=titles[row.test], census=taken))
     return found
 
 

@@ -55,7 +55,7 @@ class UsageSource:
     """The usage of several prompts, each of another text, and what is known of the model and the machine.
 
     `probed` has the bandwidth of the side where the model ran, "cpu" or "gpu", bytes/s: none in a file, which another
-    machine wrote.
+    machine wrote. `sizes_apart` are the run's configurations whose experts differ in size, none where all are alike.
     """
 
     label: str
@@ -65,12 +65,15 @@ class UsageSource:
     parameter_bytes: int | None = None
     read_bytes: int | None = None
     kv_cache_bytes: int | None = None
+    sizes_apart: tuple[str, ...] = ()
     probed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[ExpertSite, ...]:
-        """Return the places where tokens are routed to experts."""
-        return self.prompts[0].census.sites
+        """Return the places where tokens are routed to experts, without sizes where the prompts' differ."""
+        from pytest_infer.analysis.experts import census  # noqa: PLC0415 - numpy; whoever has a census has loaded it
+
+        return census.sites_of([one.census for one in self.prompts])
 
 
 def of_run(run: Run, rows: Sequence[Row]) -> UsageSource:
@@ -85,6 +88,7 @@ def of_run(run: Run, rows: Sequence[Row]) -> UsageSource:
         parameter_bytes=row.model.parameter_bytes,
         read_bytes=None if work is None else work.read_bytes,
         kv_cache_bytes=max((int(value) for value in cache if not isinstance(value, str)), default=None),
+        sizes_apart=recorded.sizes_apart(rows),
         probed=_probed(rows),
     )
 

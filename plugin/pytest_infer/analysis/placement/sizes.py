@@ -41,15 +41,25 @@ class Sizes:
     tied: bool | None = None
 
 
-def of_run(sites: Sequence[ExpertSite], parameter_bytes: int | None, read_bytes: int | None = None) -> Sizes:
+def of_run(
+    sites: Sequence[ExpertSite],
+    parameter_bytes: int | None,
+    read_bytes: int | None = None,
+    apart: Sequence[str] = (),
+) -> Sizes:
     """Return the sizes that a run stored: those of the tensors in memory while it was measured.
 
     `read_bytes` are those of the parameters that a forward pass reads, every expert included (`records.Work`); without
-    them all dense weights count as read.
+    them all dense weights count as read. `apart` are configurations of the run that differ in sizes.
 
     Raises:
-        ModelError: an expert's size was not recorded; the model's files have it.
+        ModelError: an expert's size was not recorded, or there are several; the model's files have it.
     """
+    if apart:
+        raise ModelError(
+            f"the run's experts have several sizes ({', '.join(apart)}): choose with -k TEXT, "
+            "or name the model with --model"
+        )
     unknown = [site.name for site in sites if not site.expert_bytes]
     if unknown:
         raise ModelError(f"the run does not know the size of an expert of {unknown[0]}: name the model with --model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import InferError
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Item, Table, anchor, percent, points
 from pytest_infer.storage.runs import Row
@@ -24,7 +25,8 @@ def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> I
     from pytest_infer.analysis.placement import planning, sizes  # noqa: PLC0415 - numpy is loaded where it is needed
 
     try:
-        held = sizes.of_run(prompts[0].census.sites, rows[0].model.parameter_bytes)
+        apart = recorded.sizes_apart(rows)
+        held = sizes.of_run(prompts[0].census.sites, rows[0].model.parameter_bytes, apart=apart)
         traces = [
             planning.Traced(traces=one.trace, prefill_tokens=one.census.prefill_tokens)
             for one in prompts
