@@ -44,9 +44,9 @@ class BudgetRow:
     """What a budget of bytes for experts gives. `held` experts lie on the GPU in the placement by frequency.
 
     `in_sample` and `held_out` are shares by the strategy's name, `random` among them. `expected` is what a token
-    reads, by the held-out share where there is one; `speed` follows from it, and `slowest` and `fastest` from the
-    lowest and the highest held-out share. `lru` is the share that a cache of
-    `slots` experts a layer hits, None without a trace. `bound` is the share that no placement can exceed in-sample.
+    reads, by the held-out share where there is one; `speed` follows from it, and `slowest` and `fastest` are the lowest
+    and the highest rates that the range of held-out shares leaves. `lru` is the share that a cache of `slots` experts a
+    layer hits, None without a trace. `bound` is the share that no placement can exceed in-sample.
     """
 
     budget: int
@@ -99,7 +99,7 @@ class PlacementPlan:
     def likely(self) -> tuple[float, float] | None:
         """Return between which rates an engine decodes that comes as near to the limit as the run did, tokens/s.
 
-        From the lowest held-out share at the least that the run reached, to the highest at the most.
+        From the slowest of the held-out shares at the least that the run reached, to the fastest at the most.
         """
         row = self.chosen
         slowest, fastest = (None, None) if row is None else (row.slowest or row.speed, row.fastest or row.speed)
@@ -188,23 +188,25 @@ class _Planner:
         held_out = {s.value: heldout.score(s, self.experts, self.pairs, budget) for s in COMPARED}
         held_out[RANDOM] = heldout.random_score(self.experts, self.pairs, budget)
         drawn = strategies.random_share(self.experts, self.read, budget)
-        shares = {name: None if one is None else one.share for name, one in served.items()}
+        in_sample = {name: None if one is None else one.share for name, one in served.items()}
         best, outside = served[Strategy.FREQUENCY.value], held_out[Strategy.FREQUENCY.value]
         expected = best if best is None or outside is None else _at(best, outside.mean)
         slots = budget // sum(self.sizes.experts)
-        known = expected is not None and self.phase is Phase.DECODE
+        shares = [] if outside is None else [outside.low, outside.mean, outside.high]
+        rated = [] if best is None or self.phase is not Phase.DECODE else [self.speed(_at(best, s)) for s in shares]
+        slowest, fastest = speed.ends(rated)
         return BudgetRow(
             budget=budget,
             held=int(placed[Strategy.FREQUENCY].sum()),
-            in_sample={**shares, RANDOM: None if drawn is None else drawn[0]},
+            in_sample={**in_sample, RANDOM: None if drawn is None else drawn[0]},
             held_out=held_out,
             bound=strategies.bound(self.experts, self.read, budget),
             expected=expected,
-            speed=self.speed(expected) if known and expected is not None else None,
+            speed=self.speed(expected) if expected is not None and self.phase is Phase.DECODE else None,
             slots=slots,
             lru=self.lru(slots),
-            slowest=None if not known or best is None or outside is None else self.speed(_at(best, outside.low)),
-            fastest=None if not known or best is None or outside is None else self.speed(_at(best, outside.high)),
+            slowest=slowest,
+            fastest=fastest,
         )
 
     def speed_of(self, placed: Placed) -> Speed | None:

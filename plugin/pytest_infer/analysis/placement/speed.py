@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from pytest_infer.analysis.placement.strategies import Served
 
@@ -52,6 +53,16 @@ def predict(served: Served, dense: int | None, bandwidths: Bandwidths, *, dense_
         at_once=_rate(_sum(both, rest)),
         streamed=None if bandwidths.pcie is None else _rate(_sum(copied, gpu, rest)),
     )
+
+
+def ends(speeds: Sequence[Speed]) -> tuple[Speed, Speed] | tuple[None, None]:
+    """Return the lowest and the highest rate of each kind: with a slower GPU, to serve more is slower."""
+    if not speeds:
+        return None, None
+    rates = {kind.name: [getattr(one, kind.name) for one in speeds] for kind in fields(Speed)}
+    known = {kind: found for kind, found in rates.items() if None not in found}
+    low, high = (Speed(**{kind: pick(known[kind]) if kind in known else None for kind in rates}) for pick in (min, max))
+    return low, high
 
 
 def _time(size: float | None, bandwidth: float | None) -> float | None:

@@ -119,8 +119,7 @@ def _rates(row: BudgetRow) -> str:
     for key, name in names.items():
         value, *ends = (getattr(speed, key, None) for speed in (row.speed, row.slowest, row.fastest))
         if value is not None:
-            # Where the GPU is the slower side, to serve more from it takes longer.
-            low, high = (significant(end) for end in sorted(end or value for end in ends))
+            low, high = (significant(end or value) for end in ends)
             told.append(f"{rate(value)} ({name}{'' if low == high else f', {low}–{high}'})")
     return ", ".join(told)
 
