@@ -64,7 +64,7 @@ def of(need: Need, machine: Described) -> Split | None:
     share = on_gpu / parts.units if parts.units else 1.0
     read = parts.movable_bytes * parts.selected / parts.units if parts.units else 0.0
     rate = speed.predict(
-        Served(share=share, gpu_bytes=share * read, cpu_bytes=(1 - share) * read),
+        Served(share=share, gpu=(share * read,), cpu=((1 - share) * read,)),
         None if need.step_bytes is None else kept,
         Bandwidths(cpu=machine.bandwidth, gpu=machine.vram_bandwidth),
         dense_on_gpu=fits,

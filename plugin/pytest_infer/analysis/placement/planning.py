@@ -190,10 +190,10 @@ class _Planner:
         drawn = strategies.random_share(self.experts, self.read, budget)
         in_sample = {name: None if one is None else one.share for name, one in served.items()}
         best, outside = served[Strategy.FREQUENCY.value], held_out[Strategy.FREQUENCY.value]
-        expected = best if best is None or outside is None else _at(best, outside.mean)
+        expected = best if best is None or outside is None else best.at(outside.mean)
         slots = budget // sum(self.sizes.experts)
         shares = [] if outside is None else [outside.low, outside.mean, outside.high]
-        rated = [] if best is None or self.phase is not Phase.DECODE else [self.speed(_at(best, s)) for s in shares]
+        rated = [] if best is None or self.phase is not Phase.DECODE else [self.speed(best.at(s)) for s in shares]
         slowest, fastest = speed.ends(rated)
         return BudgetRow(
             budget=budget,
@@ -286,11 +286,6 @@ def _refuse_too_small(memory: Memory, sizes: Sizes) -> None:
         f"--gpu-memory {size(memory.total)} {short} after {parts or 'nothing'}, and one expert takes {size(smallest)}: "
         "give more memory, less --kv-cache or --reserve, or --dense-on cpu"
     )
-
-
-def _at(served: Served, share: float) -> Served:
-    total = served.gpu_bytes + served.cpu_bytes
-    return Served(share=share, gpu_bytes=share * total, cpu_bytes=(1 - share) * total)
 
 
 def _of_phase(both: caching.Ints, phase: Phase) -> int:

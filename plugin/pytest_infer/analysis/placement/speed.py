@@ -39,19 +39,19 @@ def predict(served: Served, dense: int | None, bandwidths: Bandwidths, *, dense_
 
     Decoding one sequence is bound by memory bandwidth: each weight that takes part is read once a token, so time =
     bytes / bandwidth (the memory side of the roofline model, Williams et al. 2009). A layer needs the one before it,
-    so the times of layers add. KV-cache reads, activations and all overheads are left out: these are upper limits.
-    `at_once` takes the longer side over all layers together, which is no more than the sum over the layers.
+    so the times of layers add, for `at_once` those of each layer's longer side. KV-cache reads, activations and all
+    overheads are left out: these are upper limits.
     """
     dense_cpu, dense_gpu = (0, dense) if dense_on_gpu else (dense, 0)
-    cpu = _time(served.cpu_bytes, bandwidths.cpu)
-    gpu = _time(served.gpu_bytes, bandwidths.gpu)
+    cpu = [_time(one, bandwidths.cpu) for one in served.cpu]
+    gpu = [_time(one, bandwidths.gpu) for one in served.gpu]
+    longer = [None if c is None or g is None else max(c, g) for c, g in zip(cpu, gpu, strict=True)]
     rest = _sum(_time(dense_cpu, bandwidths.cpu), _time(dense_gpu, bandwidths.gpu))
-    both = None if cpu is None or gpu is None else max(cpu, gpu)
     copied = _sum(_time(served.cpu_bytes, bandwidths.pcie), _time(served.cpu_bytes, bandwidths.gpu))
     return Speed(
-        in_turns=_rate(_sum(cpu, gpu, rest)),
-        at_once=_rate(_sum(both, rest)),
-        streamed=None if bandwidths.pcie is None else _rate(_sum(copied, gpu, rest)),
+        in_turns=_rate(_sum(*cpu, *gpu, rest)),
+        at_once=_rate(_sum(*longer, rest)),
+        streamed=None if bandwidths.pcie is None else _rate(_sum(copied, *gpu, rest)),
     )
 
 

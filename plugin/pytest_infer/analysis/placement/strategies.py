@@ -53,14 +53,32 @@ class Experts:
 class Served:
     """What a placement serves: `share` of the bytes of expert reads, and what a token then reads on each side.
 
-    `share` is between 0 and 1, and with experts of one size also the share of selections. Bytes are those of one
-    token with batch size 1, where each selected expert is read once; a prefill reads an expert once for many tokens,
-    so there only the share means something.
+    `share` is between 0 and 1, and with experts of one size also the share of selections. `gpu` and `cpu` have the
+    bytes of each site for one token with batch size 1, where each selected expert is read once; a prefill reads an
+    expert once for many tokens, so there only the share means something.
     """
 
     share: float
-    gpu_bytes: float
-    cpu_bytes: float
+    gpu: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+    @property
+    def gpu_bytes(self) -> float:
+        """Return what a token reads on the GPU, all sites together."""
+        return sum(self.gpu)
+
+    @property
+    def cpu_bytes(self) -> float:
+        """Return the same of the CPU."""
+        return sum(self.cpu)
+
+    def at(self, share: float) -> Served:
+        """Return the same reads with another share served: what is too many moves to the other side, of each site."""
+        less = share < self.share
+        rest = share / self.share if less else (1 - share) / (1 - self.share) if self.share < 1 else 1.0
+        kept = tuple(rest * one for one in (self.gpu if less else self.cpu))
+        other = tuple(g + c - one for g, c, one in zip(self.gpu, self.cpu, kept, strict=True))
+        return Served(share=share, gpu=kept if less else other, cpu=other if less else kept)
 
 
 def experts(sites: Sequence[ExpertSite], expert_bytes: Sequence[int]) -> Experts:
@@ -162,8 +180,8 @@ def serve(of: Experts, placed: Placed, read: Ints, tokens: int) -> Served | None
     total = int(cost.sum())
     if not total or not tokens:
         return None
-    gpu = int(cost[placed].sum())
-    return Served(share=gpu / total, gpu_bytes=gpu / tokens, cpu_bytes=(total - gpu) / tokens)
+    gpu, cpu = (np.bincount(of.site, weights=np.where(side, cost, 0)) / tokens for side in (placed, ~placed))
+    return Served(share=int(cost[placed].sum()) / total, gpu=tuple(gpu.tolist()), cpu=tuple(cpu.tolist()))
 
 
 def bound(of: Experts, read: Ints, budget: int) -> float | None:
