@@ -216,6 +216,38 @@ def test_what_cannot_be_is_one_line(infer, add, arguments, line):
     assert said.startswith(f"pytest-infer: {line}") or line in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedies"),
+    [
+        ("", "more memory, or less --kv-cache, or --dense-on cpu"),
+        ("--reserve=1MiB", "more memory, or less --kv-cache or --reserve, or --dense-on cpu"),
+        ("--kv-cache=0B --reserve=1MiB --format=llama.cpp", "more memory, or less --reserve"),
+        ("--dense-on=cpu --reserve=2.5MiB --format=json", "more memory, or less --reserve"),
+    ],
+)
+def test_what_would_make_room_is_offered_and_nothing_else(infer, add, arguments, remedies):
+    add(*[experts()] * 2)
+    assert infer("--gpu-memory=3MiB", *arguments.split()).stderr.endswith(f" takes 1.00 MiB: give {remedies}\n")
+
+
+def test_a_device_map_needs_no_room_for_all_other_weights(infer, add, tmp_path):
+    """It moves whole layers, whose attention is most of the model here: what is outside and one layer must fit."""
+    add(*[experts()] * 2)
+    layers = ("model__layers__0", "model__layers__1")
+    shapes = {f"{layer}__mlp__experts__{n}__w1__weight": [3, 4] for layer in layers for n in range(4)}
+    shapes |= {f"{layer}__self_attn__q_proj__weight": [250] for layer in layers}
+    write(tmp_path / "model.safetensors", model__norm__weight=[4], **shapes)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}', encoding="utf-8")
+    words = ("--model", str(tmp_path), "--kv-cache=0B")
+    mapped = infer(*words, "--gpu-memory=1300B", "--format=device-map")
+    assert json.loads(mapped.stdout)["model.layers.1"] == "cpu"
+    assert "0 of 2 whole layers on the GPU (16 B)" in mapped.stderr
+    assert (
+        "cannot hold 16 B and a layer of 1.16 KiB" in infer(*words, "--gpu-memory=1200B", "--format=device-map").stderr
+    )
+    assert "and one expert takes 48 B" in infer(*words, "--gpu-memory=1300B").stderr
+
+
 def test_a_run_without_what_is_asked_for_is_nothing_to_place(infer, add):
     add(experts())
     result = infer("-k", "nothing")

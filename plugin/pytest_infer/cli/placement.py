@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from pytest_infer.analysis.experts.source import UsageSource
 from pytest_infer.cli import experts
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.errors import InferError, OptionError
-from pytest_infer.report.formats import PLACEMENT, Format
+from pytest_infer.report.formats import DENSE_ON_GPU, PLACEMENT, Format
 from pytest_infer.report.views import PlannedRun
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class _Asked:
     dtype: str | None
     bandwidths: dict[str, str | None]
     like: str | None
+    form: Format
 
 
 def placement(
@@ -123,6 +124,7 @@ def placement(
         dtype=dtype,
         bandwidths={"cpu": cpu_bandwidth, "gpu": gpu_bandwidth, "pcie": pcie_bandwidth},
         like=like,
+        form=form,
     )
     try:
         source = experts.usage_of(run, storage, keyword)
@@ -194,4 +196,21 @@ def _memory(source: UsageSource, sizes: Sizes, asked: _Asked) -> Memory | None:
     if asked.dense_on_gpu and sizes.dense is None:
         raise OptionError("the run does not know the size of the model: name it with --model, or give --dense-on cpu")
     dense = (sizes.dense or 0) if asked.dense_on_gpu else 0
-    return Memory(total=memory, dense=dense, kv_cache=cache, reserve=held_back)
+    found = Memory(total=memory, dense=dense, kv_cache=cache, reserve=held_back)
+    # A map of whole layers moves other weights as well: what it has no room for it says itself.
+    if asked.form is not Format.DEVICE_MAP and found.left < min(sizes.experts):
+        _refuse_too_small(found, min(sizes.experts), asked.form)
+    return found
+
+
+def _refuse_too_small(memory: Memory, smallest: int, form: Format) -> NoReturn:
+    taken = [(memory.dense, "dense weights"), (memory.kv_cache, "KV cache"), (memory.reserve, "reserve")]
+    parts = " and ".join(f"{units.size(number)} of {name}" for number, name in taken if number)
+    short = f"leaves {units.size(memory.left)}" if memory.left >= 0 else f"is {units.size(-memory.left)} short"
+    less = [name for number, name in ((memory.kv_cache, "--kv-cache"), (memory.reserve, "--reserve")) if number]
+    remedies = ["more memory", *(["less " + " or ".join(less)] if less else [])]
+    remedies += ["--dense-on cpu"] if memory.dense and form not in DENSE_ON_GPU else []
+    raise OptionError(
+        f"--gpu-memory {units.size(memory.total)} {short} after {parts or 'nothing'}, and one expert takes "
+        f"{units.size(smallest)}: give {', or '.join(remedies)}"
+    )

@@ -196,6 +196,8 @@ def _placement() -> Writers[PlannedRun]:
 
 
 PLACEMENT = _Formats(_placement)
+DENSE_ON_GPU = (Format.LLAMA_CPP, Format.KTRANSFORMERS, Format.DEVICE_MAP)
+"""Formats of a placement for engines that put all weights outside the experts on the GPU."""
 
 
 def _doctor() -> Writers[Checkup]:

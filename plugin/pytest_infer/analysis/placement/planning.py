@@ -16,7 +16,6 @@ from pytest_infer.analysis.placement.speed import Bandwidths, Speed
 from pytest_infer.analysis.placement.strategies import Experts, Placed, Served, Strategy
 from pytest_infer.analysis.reached import Reached
 from pytest_infer.errors import OptionError
-from pytest_infer.units import size
 
 RANDOM = "random"
 COMPARED = (Strategy.FREQUENCY, Strategy.PER_LAYER, Strategy.FIRST_LAYERS, Strategy.WHOLE_LAYERS)
@@ -242,16 +241,14 @@ def plan(
     """Return the plan for the censuses of several prompts, one each, within a GPU's memory.
 
     Raises:
-        OptionError: the memory has no room for one expert, or nothing was selected in this phase.
+        OptionError: nothing was selected in this phase.
         StorageError: the censuses are not of one model.
     """
     common = _Planner(prompts, sizes, phase, bandwidths or Bandwidths(), traces, dense_on_gpu=dense_on_gpu)
     if not common.read.any():
         raise OptionError(f"no expert was selected in {phase.value}: take another --phase, or longer answers")
     total = common.experts.total
-    if memory is not None:
-        _refuse_too_small(memory, sizes)
-    budget = None if memory is None else min(memory.left, total)
+    budget = None if memory is None else max(0, min(memory.left, total))
     chosen = None if budget is None else common.row(budget)
     if chosen is not None and traces:
         chosen = replace(chosen, lfu=common.lfu(chosen.slots))
@@ -272,19 +269,6 @@ def plan(
         whole_speed=None if whole is None else common.speed_of(whole),
         traced=len(traces),
         reached=reached,
-    )
-
-
-def _refuse_too_small(memory: Memory, sizes: Sizes) -> None:
-    smallest = min(sizes.experts)
-    if memory.left >= smallest:
-        return
-    taken = [(memory.dense, "dense weights"), (memory.kv_cache, "KV cache"), (memory.reserve, "reserve")]
-    parts = " and ".join(f"{size(number)} of {name}" for number, name in taken if number)
-    short = f"leaves {size(memory.left)}" if memory.left >= 0 else f"is {size(-memory.left)} short"
-    raise OptionError(
-        f"--gpu-memory {size(memory.total)} {short} after {parts or 'nothing'}, and one expert takes {size(smallest)}: "
-        "give more memory, less --kv-cache or --reserve, or --dense-on cpu"
     )
 
 
