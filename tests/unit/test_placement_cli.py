@@ -454,14 +454,19 @@ def test_ktransformers_gets_its_options_and_a_file(infer, add, monkeypatch):
     """`int(total * ratio)` experts are the most activated ones: experts-sched-Tutorial.md of ktransformers."""
     written = {}
     monkeypatch.setattr(dumps, "write", lambda path, counts: written.update({path.name: counts.tolist()}))
-    add(*[experts()] * 2)
-    result = infer("--gpu-memory", "5.5MiB", "--format", "ktransformers", "--export", "counts.pt")
+    add(*[experts(prefill=([0, 3, 0, 0], [0, 0, 3, 0]))] * 2)
+    budget = ("--gpu-memory", "5.5MiB", "--format", "ktransformers", "--export")
+    result = infer(*budget, "counts.pt")
     words = shlex.split(result.stdout)
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--kt-expert-placement-strategy"] == "frequency"
     assert written == {given["--init-expert-location"]: [[14, 2, 2, 2], [2, 2, 2, 14]]}
     assert int(8 * float(given["--kt-gpu-experts-ratio"])) == 3
     assert "3 of 8 experts on the GPU" in result.stderr
+    # What a plan of another phase places by.
+    for phase, counts in (("prefill", [[0, 6, 0, 0], [0, 0, 6, 0]]), ("both", [[14, 8, 2, 2], [2, 2, 8, 14]])):
+        assert infer(*budget, "other.pt", "--phase", phase).exit_code == 0
+        assert written["other.pt"] == counts
     assert "give --export NAME.pt" in infer("--gpu-memory", "5.5MiB", "--format", "ktransformers").stderr
 
 

@@ -145,8 +145,8 @@ def usage_of(run: str, storage: Path | None, keyword: str | None) -> UsageSource
     return usage.of_run(chosen, rows)
 
 
-def write(path: Path, found: UsageSource, expert_bytes: list[int | None]) -> None:
-    """Write a census: `.pt` as SGLang's recorder does, generated tokens only; else as JSON.
+def write(path: Path, found: UsageSource, expert_bytes: list[int | None], phase: str = Whose.DECODE.value) -> None:
+    """Write a census: `.pt` as SGLang's recorder does, of one phase; else as JSON, of both.
 
     Raises:
         OptionError: it cannot be written, or a layer has several sets of experts.
@@ -155,8 +155,9 @@ def write(path: Path, found: UsageSource, expert_bytes: list[int | None]) -> Non
 
     if path.suffix == ".pt":
         from pytest_infer.analysis.experts import imported  # noqa: PLC0415
+        from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
-        imported.write_counts(path, found)
+        imported.write_counts(path, found, Phase(phase))
         return
     try:
         path.write_text(exports.census(found, expert_bytes), encoding="utf-8", newline="\n")

@@ -132,7 +132,7 @@ def placement(
             raise typer.Exit(Exit.NOTHING.value)
         plan = _plan(source, asked, storage)
         if export is not None:
-            experts.write(export, source, list(plan.sizes.experts))
+            experts.write(export, source, list(plan.sizes.experts), asked.phase)
         out(PLACEMENT[form](PlannedRun(plan=plan, source=source, file=export), screen()))
     except InferError as error:
         refuse(error)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_infer import untrusted
-from pytest_infer.analysis.experts.census import merged
+from pytest_infer.analysis.experts.census import Phase, counts, merged
 from pytest_infer.analysis.experts.source import SCHEMA, CarriedPrompt, CensusFile, UsageSource
 from pytest_infer.errors import OptionError, StorageError
 from pytest_infer.measure.experts import dumps
@@ -80,8 +80,8 @@ def _of_sglang(path: Path, sites: tuple[ExpertSite, ...]) -> CarriedPrompt:
     )
 
 
-def write_counts(path: Path, source: UsageSource) -> None:
-    """Write the generated tokens' selections as SGLang's recorder does: a row a layer of the model, 0 without experts.
+def write_counts(path: Path, source: UsageSource, phase: Phase = Phase.DECODE) -> None:
+    """Write the selections of a phase as SGLang's recorder does: a row a layer of the model, 0 without experts.
 
     Raises:
         OptionError: it cannot be written, or a layer has several sets of experts.
@@ -91,9 +91,9 @@ def write_counts(path: Path, source: UsageSource) -> None:
     layers = [site.layer for site in of.sites]
     if len(set(layers)) < len(layers) or len({site.slots for site in of.sites}) > 1:
         raise OptionError(f"{path}: counts by layer and expert cannot name several sets of experts: take .json")
-    counts = np.zeros((max(layers) + 1, of.sites[0].slots), dtype=np.int64)
-    counts[layers] = np.stack(of.decode)
-    dumps.write(path, counts)
+    found = np.zeros((max(layers) + 1, of.sites[0].slots), dtype=np.int64)
+    found[layers] = np.stack(counts(of, phase))
+    dumps.write(path, found)
 
 
 def _of_vllm(path: Path, sites: tuple[ExpertSite, ...]) -> Iterator[CarriedPrompt]:
