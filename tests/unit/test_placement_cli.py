@@ -194,6 +194,16 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         (["--gpu-memory", "1MiB"], "--gpu-memory 1.00 MiB is 1.50 MiB short after"),
         (["--gpu-memory", "8"], "--gpu-memory '8': write a number with its unit"),
         (["--reserve", "x"], "--reserve 'x': write a number with its unit"),
+        (["--reserve", "1GiB", "--kv-cache", "0B"], "--kv-cache, --reserve: of one budget: give --gpu-memory"),
+        (["--like", "latest"], "--like: of one budget: give --gpu-memory"),
+        *(
+            ([f"--{option}="], f"--{option} '': write a number with its unit")
+            for option in ("kv-cache", "reserve", "gpu-memory")
+        ),
+        (["--like=", "--gpu-memory=6MiB"], "no run ''"),
+        (["--dtype="], "--dtype is of a model's files: name it with --model"),
+        (["--model="], "unknown model ''; known: "),
+        (["--dtype=", "--model=reference-moe"], "dtype ''"),
         (["--cpu-bandwidth", "40GB"], "--cpu-bandwidth '40GB': write a number with its unit"),
         (["--phase", "prefill"], "no expert was selected in prefill"),
         (["--format", "llama.cpp"], "--format llama.cpp is for one budget: give --gpu-memory"),

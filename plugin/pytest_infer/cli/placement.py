@@ -39,7 +39,7 @@ class _Asked:
     gpu_memory: str | None
     dense_on_gpu: bool
     kv_cache: str | None
-    reserve: str
+    reserve: str | None
     phase: str
     model: str | None
     dtype: str | None
@@ -72,8 +72,9 @@ def placement(
         ),
     ] = None,
     reserve: Annotated[
-        str, typer.Option(metavar="SIZE", help="Taken from --gpu-memory: driver context, activations.")
-    ] = "0B",
+        str | None,
+        typer.Option(metavar="SIZE", help="Taken from --gpu-memory: driver context, activations; default: nothing."),
+    ] = None,
     phase: Annotated[experts.Whose, typer.Option(help="Whose selections count.")] = experts.Whose.DECODE,
     keyword: Annotated[str | None, typer.Option("-k", metavar="TEXT", help="Only tests whose name holds this.")] = None,
     model: Annotated[
@@ -180,17 +181,20 @@ def _sizes(source: UsageSource, asked: _Asked) -> Sizes:
     from pytest_infer.engines.checkpoint import source as checkpoint  # noqa: PLC0415
 
     held = checkpoint.find(asked.model)
-    tensors = weights.tensors_of(held, asked.dtype or weights.AUTO)
+    tensors = weights.tensors_of(held, weights.AUTO if asked.dtype is None else asked.dtype)
     return sizes.of_tensors(tensors, source.sites, held.name, alone=not held.tensors)
 
 
 def _memory(source: UsageSource, sizes: Sizes, asked: _Asked) -> Memory | None:
     from pytest_infer.analysis.placement.planning import Memory  # noqa: PLC0415
 
-    held_back = units.parse_size(asked.reserve, "--reserve")
+    held_back = 0 if asked.reserve is None else units.parse_size(asked.reserve, "--reserve")
     largest = (source.kv_cache_bytes or 0) if asked.dense_on_gpu else 0
     cache = largest if asked.kv_cache is None else units.parse_size(asked.kv_cache, "--kv-cache")
     if asked.gpu_memory is None:
+        of_budget = {"--kv-cache": asked.kv_cache, "--reserve": asked.reserve, "--like": asked.like}
+        if given := [option for option, value in of_budget.items() if value is not None]:
+            raise OptionError(f"{', '.join(given)}: of one budget: give --gpu-memory")
         return None
     memory = units.parse_size(asked.gpu_memory, "--gpu-memory")
     if asked.dense_on_gpu and sizes.dense is None:
