@@ -1,5 +1,6 @@
 """Drift of expert usage between two runs, worked out by hand."""
 
+import msgspec
 import pytest
 
 from pytest_infer.analysis.compare import gate, rules
@@ -60,6 +61,9 @@ def test_at_most_three_experts_are_named_the_most_moved_first():
         usage(([6, 2], [2, 0]), ([3, 3], [2, 2]), names={1: "layers.1.other"}),
         Usage(sites=BEFORE.sites),
         Usage(sites=BEFORE.sites, counts=Counts(prefill=((6, 2),), decode=((2, 0),))),
+        Usage(sites=BEFORE.sites, counts=Counts(prefill=((6, 2), (3, 3)), decode=((2, 0), (2,)))),
+        Usage(sites=BEFORE.sites, counts=Counts(prefill=((6, 2), (3, 3)), decode=((2, 0),))),
+        msgspec.structs.replace(BEFORE, check="layers.1: 9, not 10"),
     ],
 )
 def test_layers_that_do_not_match_have_no_drift(other):
@@ -70,6 +74,12 @@ def test_layers_that_do_not_match_have_no_drift(other):
 def test_a_layer_that_was_never_asked():
     (layer,) = drift.between(usage(([0, 0], [0, 0])), usage(([0, 0], [0, 0])))
     assert layer.distance == 0.0
+
+
+def test_a_layer_that_one_side_never_asked_says_nothing():
+    once, never = ([5, 3], [0, 0]), ([0, 0], [0, 0])
+    assert [layer.layer for layer in drift.between(usage(once, never), usage(once, once))] == [0]
+    assert drift.between(usage(never), usage(once)) is None
 
 
 def experts(*layers):
@@ -106,6 +116,12 @@ def test_experts_that_one_side_did_not_record_are_incomparable(make_row):
     pair = RowPair(before=make_row(), after=make_row(experts={"absent": "the model is dense"}))
     (found,) = gate.judge([pair], rules.parse(["experts:drift<0.02"])).judgements
     assert (found.verdict, found.reason) == (Verdict.INCOMPARABLE, "expert usage was not recorded on both sides")
+    wrong = make_row(experts={**experts(([3, 5], [0, 0])), "check": "layers.0: 8, not 10"})
+    (left_out,) = gate.judge([RowPair(before=wrong, after=make_row())], rules.parse(["experts:drift<0.02"])).judgements
+    assert (left_out.verdict, left_out.reason) == (
+        Verdict.INCOMPARABLE,
+        "selections do not add up: layers.0: 8, not 10",
+    )
     same = make_row()
     (equal,) = gate.judge([RowPair(before=same, after=same)], rules.parse(["experts:drift<0"])).judgements
     assert equal.verdict is Verdict.UNCHANGED

@@ -224,6 +224,11 @@ class Usage(msgspec.Struct, frozen=True):
     trace: bool = False
     absent: str | None = None
 
+    @property
+    def adds_up(self) -> bool:
+        """Return whether the selections are all those there must be, as far as it was checked."""
+        return self.check in (None, "passed")
+
 
 class Rounds(msgspec.Struct, frozen=True):
     """How many rounds there were of each kind; `disturbed` holds the reasons by the number of a timed round, from 0.

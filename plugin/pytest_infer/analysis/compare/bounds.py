@@ -78,14 +78,16 @@ def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]
 
 def drifted(pair: RowPair, rule: Rule) -> Judgement:
     """Hold the drift of each layer's expert usage against a bound."""
-    layers = drift.between(pair.before.experts, pair.after.experts)
+    sides = (pair.before.experts, pair.after.experts)
+    layers = drift.between(*sides)
+    wrong = next((usage.check for usage in sides if not usage.adds_up), None)
     draft = Judgement(
         test=pair.after.test,
         name=pair.after.title,
         rule=rule.text,
         threshold=rule.limit,
         verdict=Verdict.INCOMPARABLE,
-        reason="expert usage was not recorded on both sides",
+        reason="expert usage was not recorded on both sides" if wrong is None else f"selections do not add up: {wrong}",
     )
     if layers is None:
         return draft

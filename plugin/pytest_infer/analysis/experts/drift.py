@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_infer.analysis import alike
 from pytest_infer.storage.runs import Run
 from pytest_infer.storage.schema import Usage
 
@@ -33,11 +33,15 @@ class LayerDrift:
 
 
 def shares(usage: Usage) -> list[list[float]]:
-    """Return each site's share of selections per expert, prefill and decode together; each sums to 1, or is all 0."""
-    if usage.counts is None:
+    """Return each site's share of selections per expert, prefill and decode together; each sums to 1, or is all 0.
+
+    Nothing where they were not recorded, or contradict themselves.
+    """
+    held = usage.counts
+    if held is None or not usage.adds_up or [*map(len, held.prefill)] != [*map(len, held.decode)]:
         return []
     found = []
-    for prefill, decode in zip(usage.counts.prefill, usage.counts.decode, strict=True):
+    for prefill, decode in zip(held.prefill, held.decode, strict=True):
         counts = [a + b for a, b in zip(prefill, decode, strict=True)]
         total = sum(counts) or 1
         found.append([count / total for count in counts])
@@ -47,7 +51,8 @@ def shares(usage: Usage) -> list[list[float]]:
 def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
     """Return the drift of each layer, the most moved first; None where it was not recorded or the layers differ.
 
-    TV(p, q) = ½ Σ |p − q| (Levin & Peres 2017, proposition 4.2): the share of selections that went elsewhere.
+    TV(p, q) = ½ Σ |p − q| (Levin & Peres 2017, proposition 4.2): the share of selections that went elsewhere. A layer
+    that only one side selected in says nothing and is left out.
     """
     a, b = shares(before), shares(after)
     if not a or not len(a) == len(b) == len(after.sites):
@@ -56,8 +61,9 @@ def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
         return None
     if any(len(p) != len(q) for p, q in zip(a, b, strict=True)):
         return None
-    layers = [_layer(site.layer, site.name, p, q) for site, p, q in zip(after.sites, a, b, strict=True)]
-    return tuple(sorted(layers, key=lambda layer: (-layer.distance, layer.layer)))
+    known = [(site, p, q) for site, p, q in zip(after.sites, a, b, strict=True) if any(p) == any(q)]
+    layers = [_layer(site.layer, site.name, p, q) for site, p, q in known]
+    return tuple(sorted(layers, key=lambda layer: (-layer.distance, layer.layer))) or None
 
 
 def of_runs(before: Run, after: Run, keyword: str | None = None) -> dict[str, tuple[LayerDrift, ...]]:
@@ -66,13 +72,13 @@ def of_runs(before: Run, after: Run, keyword: str | None = None) -> dict[str, tu
     Tests go by their prompts' names, or by their own where several have one prompt.
     """
     found = {}
-    times = Counter(row.name for row in after.rows)
+    titles = alike.titles({row.test: row.name for row in after.rows})
     for row in after.rows:
         old = before.row(row.test)
         if old is not None and (keyword is None or keyword in row.test):
             layers = between(old.experts, row.experts)
             if layers is not None:
-                found[row.name if times[row.name] == 1 else row.test] = layers
+                found[titles[row.test]] = layers
     return found
 
 

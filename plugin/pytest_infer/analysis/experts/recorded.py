@@ -29,7 +29,7 @@ def recorded(
         usage = row.experts
         if usage.counts is None or (keyword is not None and keyword not in row.test):
             continue
-        if usage.check not in (None, "passed"):
+        if not usage.adds_up:
             left_out.append(f"{row.test}: {usage.check}")
         else:
             found.append(row)
@@ -143,7 +143,7 @@ def other_side(rows: Sequence[Row]) -> list[PromptUsage]:
     found = []
     for row in rows:
         usage = None if row.against is None else row.against.experts
-        taken = None if usage is None or usage.check not in (None, "passed") else census.of(usage)
+        taken = None if usage is None or not usage.adds_up else census.of(usage)
         if taken is not None:
             found.append(PromptUsage(name=titles[row.test], census=taken))
     return found
