@@ -353,6 +353,27 @@ def test_there_is_none_on_the_tests_of_a_sweep():
     assert (room.rule, room.tests) == ("memory_room", 1)
 
 
+def test_levels_of_load_are_no_prompts():
+    level = schema.of_block({"schema": 1, "under_load": {"level": {"kind": "rate", "value": 1.0}}}, schema.WHOLE_BLOCK)
+    run = [block(name="a", swap_bytes=MIB, ttft_s=0.1), level, level]
+    assert [(a.rule, a.prompts, a.tests) for a in advise(run)] == [
+        ("swapping", ("a",), 1),
+        ("short_first_token", ("a",), 1),
+    ]
+
+
+def test_a_good_sign_asks_the_tests_that_have_its_evidence():
+    run = [block(name="a", decode_throughput=30.0, ttft_s=0.1), block(name="one token", ttft_s=0.2)]
+    assert [(a.rule, a.prompts, a.tests) for a in advise(run)] == [
+        ("good_decode", ("a",), 1),
+        ("short_first_token", ("a", "one token"), 2),
+    ]
+    assert [a.rule for a in advise([*run, block(name="b", decode_throughput=9.0)])] == ["short_first_token"]
+    for key, rule in BY_KEY.items():
+        found = rule.find(Facts(block(**CASES[key][0])))
+        assert (rule.sign is None) == (found.suggestion is not None)
+
+
 def piece(rule="r", severity=Severity.INFO, suggestion="do it", evidence="1", prompts=("p",), tests=1):
     return Advice(rule=rule, severity=severity, evidence=evidence, suggestion=suggestion, prompts=prompts, tests=tests)
 

@@ -34,11 +34,11 @@ class Advice:
 def advise(tests: Mapping[str, WholeBlock], rules: Sequence[AdviceRule] = RULES) -> tuple[Advice, ...]:
     """Return the advice on a run's tests, by their ids: the most serious first, good signs last.
 
-    On the tests of a sweep there is none: it measures what to choose.
-    A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it is left
-    out unless every test shows it, and then told of the test where it is weakest.
+    On the tests of a sweep there is none: it measures what to choose. Nor is there on levels of load, which are no
+    prompts. A rule that cannot see its evidence in a test is silent about it. A good sign is one of the whole run: it
+    is left out unless every test that has its evidence shows it, and then told of the test where it is weakest.
     """
-    blocks = {test: block for test, block in tests.items() if not block.config}
+    blocks = {test: block for test, block in tests.items() if not block.config and block.under_load is None}
     title = alike.titles({test: block.prompt.name or "?" for test, block in blocks.items()})
     facts = [(title[test], Facts(block)) for test, block in blocks.items()]
     found = [advice for rule in rules if (advice := _merged(rule, facts)) is not None]
@@ -47,7 +47,8 @@ def advise(tests: Mapping[str, WholeBlock], rules: Sequence[AdviceRule] = RULES)
 
 def _merged(rule: AdviceRule, facts: Sequence[tuple[str, Facts]]) -> Advice | None:
     seen = [(finding, title) for title, test in facts if (finding := rule.find(test)) is not None]
-    if not seen or (seen[0][0].suggestion is None and len(seen) < len(facts)):
+    asked = [test for _, test in facts if rule.sign is None or test.figure(rule.sign) is not None]
+    if not seen or (rule.sign is not None and len(seen) < len(asked)):
         return None
     plainest, _ = min(seen, key=lambda pair: _plainness(pair[0]))
     return Advice(
@@ -56,7 +57,7 @@ def _merged(rule: AdviceRule, facts: Sequence[tuple[str, Facts]]) -> Advice | No
         evidence=plainest.evidence,
         suggestion=plainest.suggestion,
         prompts=tuple(title for _, title in seen),
-        tests=len(facts),
+        tests=len(asked),
     )
 
 

@@ -274,5 +274,6 @@ RULES = (
         threshold="≥ 90 % (the guide: near 100 % is good)",
         what_to_try="nothing: a good sign",
         find=cores_busy,
+        sign="cpu_utilization",
     ),
 )

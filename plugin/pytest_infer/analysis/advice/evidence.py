@@ -38,7 +38,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdviceRule:
-    """One rule, as docs/advice.md shows it. `warning` is the warning of a record that says the same."""
+    """One rule, as docs/advice.md shows it.
+
+    `warning` is the warning of a record that says the same, `sign` the metric that a good sign is told of.
+    """
 
     key: str
     needs: str
@@ -46,6 +49,7 @@ class AdviceRule:
     what_to_try: str
     find: Callable[[Facts], Finding | None]
     warning: WarningKind | None = None
+    sign: str | None = None
 
 
 class Facts:

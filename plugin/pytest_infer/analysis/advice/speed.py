@@ -242,6 +242,7 @@ RULES = (
         threshold="≥ 15 tok/s on a CPU, ≥ 20 tok/s elsewhere (the guide)",
         what_to_try="nothing: a good sign",
         find=good_decode,
+        sign="decode_throughput",
     ),
     AdviceRule(
         key="short_first_token",
@@ -249,6 +250,7 @@ RULES = (
         threshold="< 2 s (the guide)",
         what_to_try="nothing: a good sign",
         find=short_first_token,
+        sign="ttft_s",
     ),
     AdviceRule(
         key="memory_room",
@@ -256,5 +258,6 @@ RULES = (
         threshold="< 80 % (the guide)",
         what_to_try="nothing: a good sign",
         find=memory_room,
+        sign="memory_percent",
     ),
 )
