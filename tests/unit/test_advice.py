@@ -301,6 +301,10 @@ def test_no_gain_is_promised_that_was_not_measured():
 def test_what_is_suggested_can_be_done():
     few = finding("too_few_rounds", tpot_s=[1.0, 1.1, 0.9])
     assert (few.suggestion, "about 17 rounds" in few.evidence) == ("--infer-rounds 17", True)
+    # It takes fifteen calm rounds, and of twenty there were twelve.
+    disturbed = {"timed": 20, "disturbed": {str(n): ["steal"] for n in range(8)}}
+    few = finding("too_few_rounds", tpot_s=[1.0] * 8 + [1.0, 1.11, 0.89] * 4, rounds=disturbed)
+    assert (few.suggestion, "from about 15 rounds on" in few.evidence) == ("--infer-rounds 25", True)
     many = finding("too_few_rounds", tpot_s=[1.0, 4.9, 0.2])
     assert many.suggestion == "compare commits with --infer-against"
     assert "by no number of rounds that one would run" in many.evidence

@@ -86,14 +86,16 @@ def too_few_rounds(facts: Facts) -> Finding | None:
     spread, key = max(scattered)
     count = len(facts.calm(key))
     needed = math.ceil((2 * spread / WANTED) ** 2)
-    if needed <= len(facts.rounds(key)):
+    if needed <= count:
         return None
+    # As many calm ones; of these rounds not all were.
+    rounds = math.ceil(needed * len(facts.rounds(key)) / count)
     enough = f"from about {needed} rounds on" if needed <= ANY_ROUNDS else "by no number of rounds that one would run"
     return Finding(
         severity=Severity.INFO,
         evidence=f"{by_key(key).label} of {count} rounds scatters by ± {percent(100 * spread)}: "
         f"{percent(100 * WANTED)} can be told {enough}",
-        suggestion=f"--infer-rounds {needed}" if needed <= MOST_ROUNDS else "compare commits with --infer-against",
+        suggestion=f"--infer-rounds {rounds}" if rounds <= MOST_ROUNDS else "compare commits with --infer-against",
         weight=spread,
     )
 
