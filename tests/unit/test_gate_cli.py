@@ -154,6 +154,18 @@ def test_missing_and_new_tests_are_told(infer, add, steady):
     assert [(row["prompt"], row["verdict"]) for row in filtered["judgements"]] == [("third", "new")]
 
 
+def test_runs_of_which_nothing_can_be_compared_end_so(infer, add):
+    add()
+    add(changes={"machine": {"cpu": "another"}})
+    add(prompts=("third",))
+    incomparable = infer("compare", "1", "2", "--metric=tpot")
+    assert (incomparable.exit_code, incomparable.stdout.startswith("nothing to compare: differ: cpu")) == (11, True)
+    # What the output is does not depend on the CPU.
+    assert infer("compare", "1", "2").exit_code == 0
+    assert infer("compare", "1", "3").exit_code == 11
+    assert infer("compare", "1", "2", "3").exit_code == 0
+
+
 def test_plain_files_are_compared_by_time(infer, storage):
     for median in (0.5, 0.6):
         data = [median * r for r in ROUNDS]

@@ -91,7 +91,7 @@ def compare(
         by_metric=by_metric,
     )
     out(COMPARE[form](found, screen()))
-    if not any(one.judgements for one in compared):
+    if not any(one.compared for one in compared):
         raise typer.Exit(Exit.NOTHING.value)
 
 

@@ -10,7 +10,8 @@ from pytest_infer.analysis.breakdown import carried
 from pytest_infer.analysis.compare import comparison, gate, headline, suite
 from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict
-from pytest_infer.metrics import Metric, by_key
+from pytest_infer.metrics import Direction, Metric, by_key
+from pytest_infer.metrics.scope import Scope
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Row, Run
 
@@ -28,6 +29,21 @@ class Judged:
     judgements: tuple[Judgement, ...]
     suite: tuple[SuiteChange, ...]
     headline: Headline | None
+
+    @property
+    def compared(self) -> bool:
+        """Return whether any figure was: both sides', or how far they are apart."""
+        return any(map(_compared, self.judgements))
+
+
+def _compared(j: Judgement) -> bool:
+    if j.metric is None or j.after is None:
+        return False
+    if j.metric.scope is Scope.DISTANCE:
+        return True
+    # What must be the same is compared whatever else differs.
+    exact = j.metric.direction is Direction.EXACT
+    return j.before is not None and (exact or j.verdict is not Verdict.INCOMPARABLE)
 
 
 def judged(
