@@ -88,6 +88,7 @@ def test_csv_has_a_row_for_each_with_what_stands_before():
         csv.DictReader(io.StringIO(exports.as_csv([{"run": "b.json", **exports.flat(j)} for j in ALL], ("run",))))
     )
     assert len(rows) == len(ALL)
+    assert rows[0]["rounds"] == "5;6"
     assert list(rows[0])[:4] == ["run", "test", "prompt", "metric"]
     assert (rows[0]["run"], rows[0]["change"], rows[0]["change_high"], rows[0]["verdict"]) == (
         "b.json",
@@ -216,6 +217,24 @@ def test_colours_are_escapes_on_demand_only():
 )
 def test_shares(value, shown):
     assert words.share(value) == shown
+
+
+def test_an_interval_without_any_end_is_one():
+    assert words.change(judgement(low=None, high=None)) == "[−∞ +20 % +∞]"
+    assert words.change(judgement(low=0.2, high=0.2)) == words.change(judgement(p=None)) == "+20 %"
+
+
+def test_whatever_changed_is_worth_showing():
+    def shown(key, verdict):
+        return bool(words.worth_showing([judgement(metric=KEYS[key], rule=None, verdict=verdict)], None))
+
+    changed = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.MISSING, Verdict.NEW)
+    for key in ("nonfinite_logits", "minor_faults"):
+        assert all(shown(key, verdict) for verdict in changed)
+        assert not any(shown(key, verdict) for verdict in (Verdict.UNCHANGED, Verdict.INCONCLUSIVE, None))
+    # What must be the same is not, whatever else differs; a time is one of another machine.
+    assert shown("nonfinite_logits", Verdict.INCOMPARABLE)
+    assert not shown("minor_faults", Verdict.INCOMPARABLE)
 
 
 def test_open_ends_and_p_values():

@@ -166,6 +166,25 @@ def test_runs_of_which_nothing_can_be_compared_end_so(infer, add):
     assert infer("compare", "1", "2", "3").exit_code == 0
 
 
+def test_what_came_and_went_of_a_sweep_has_its_configuration(infer, storage, make_block):
+    def swept(threads):
+        return make_block(f"guide-threads={threads}") | {"config": {"threads": str(threads)}}
+
+    storage.add([swept(1), swept(2)])
+    storage.add([swept(1), swept(4)])
+    found = json.loads(infer("compare", "--format=json").stdout)["judgements"]
+    told = {row["verdict"]: row["prompt"] for row in found if row["metric"] is None}
+    assert told == {"new": "guide-threads=4 threads=4", "missing": "guide-threads=2 threads=2"}
+
+
+def test_logits_that_are_no_longer_finite_are_shown_and_counted(infer, storage, make_block):
+    storage.add([make_block(nonfinite_logits=0)])
+    storage.add([make_block(nonfinite_logits=3)])
+    shown = infer("compare").stdout
+    assert "non-finite logits  0 → 3" in shown
+    assert "1 incomparable" in shown
+
+
 def test_plain_files_are_compared_by_time(infer, storage):
     for median in (0.5, 0.6):
         data = [median * r for r in ROUNDS]

@@ -81,7 +81,7 @@ def csv_cell(value: Any) -> Any:
         return "true" if value else "false"
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         value = ";".join(map(str, value))
     if not isinstance(value, str):
         return value

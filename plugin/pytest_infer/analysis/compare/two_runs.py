@@ -66,8 +66,8 @@ def judged(
     wanted = comparison.all_metrics(only)
     found = comparison.judge(pairs, lambda _row: wanted, allowed=allowed, confidence=confidence)
     found = [j for j in found if j.before is not None or j.after is not None]
-    found += [Judgement(test=row.test, name=row.name, verdict=Verdict.NEW) for row in new]
-    found += [Judgement(test=row.test, name=row.name, verdict=Verdict.MISSING) for row in gone if covers(row.test)]
+    found += [Judgement(test=row.test, name=row.title, verdict=Verdict.NEW) for row in new]
+    found += [Judgement(test=row.test, name=row.title, verdict=Verdict.MISSING) for row in gone if covers(row.test)]
     found = carried.told(pairs, found)
     figures = suite.figures(pairs, found)
     changes = suite.changes(pairs, found, confidence, figures)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_infer.analysis import alike
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
-from pytest_infer.metrics import Fact, Metric
+from pytest_infer.metrics import Direction, Fact, Metric
 from pytest_infer.report.breakdown.words import NOBODY, carriers
 from pytest_infer.report.text import printable
 from pytest_infer.units import Unit, show
@@ -43,7 +43,7 @@ def change(judgement: Judgement) -> str:
     """Return criterion's form, `[low mid high]`; a change without an interval alone; nothing where there is none."""
     if judgement.mid is None:
         return ""
-    if judgement.p is None or judgement.low == judgement.high:
+    if judgement.p is None or judgement.low == judgement.high is not None:
         return share(judgement.mid)
     low, high = share(judgement.low, end=-1), share(judgement.high)
     return f"[{low} {share(judgement.mid)} {high}]"
@@ -95,8 +95,16 @@ def worth_showing(judgements: Iterable[Judgement], only: Sequence[Metric] | None
         or j.metric is None
         or j.rule is not None
         or j.metric.key in PRIMARY
-        or j.verdict in WORTH_A_LINE
+        or _changed(j, j.metric)
     ]
+
+
+def _changed(j: Judgement, metric: Metric) -> bool:
+    """Return whether a figure is known to have changed, or to be gone or new."""
+    if j.verdict is Verdict.INCOMPARABLE:
+        # What must be the same is compared whatever else differs: it does not match.
+        return metric.direction is Direction.EXACT
+    return j.verdict not in (Verdict.UNCHANGED, Verdict.INCONCLUSIVE, None)
 
 
 def titles(judgements: Iterable[Judgement]) -> dict[str, str]:
