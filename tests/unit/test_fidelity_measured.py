@@ -13,6 +13,8 @@ from pytest_infer.analysis.fidelity.measured import Told
 from pytest_infer.analysis.fidelity.routing import Routed
 from pytest_infer.metrics import summarize
 from pytest_infer.records import Fidelity, Quality
+from pytest_infer.storage import block
+from pytest_infer.storage.runs import row_of
 
 LN2 = math.log(2)
 HALF = np.log([[[1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4], [1 / 4, 1 / 4, 1 / 2]]])
@@ -133,6 +135,8 @@ def test_what_follows_freely_parts_where_logits_are_not_finite():
     found = scored.record(moved, reference=HALF, free=generated)
     assert (found.fidelity.split.position, found.fidelity.split.candidate.p) == (1, None)
     assert values(found)["first_divergence"] == 1
+    # What is stored leaves out what is not known.
+    assert row_of("t", "t", block.build(found)).fidelity == found.fidelity
 
 
 def test_a_model_that_rules_out_all_tokens_but_one_has_a_margin():

@@ -13,7 +13,7 @@ class Picked:
     """
 
     id: int
-    p: float | None
+    p: float | None = None
     text: str | None = None
 
 
@@ -28,7 +28,7 @@ class Split:
     position: int
     reference: Picked
     candidate: Picked
-    margin: float | None
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
