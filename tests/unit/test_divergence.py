@@ -67,6 +67,7 @@ def test_our_record_gets_all_of_the_other_side(files):
     assert np.frombuffer(found.reference.kl) == pytest.approx(WORKED, abs=1e-6)
     assert found.reference.scores is base.profile.scores
     assert found.reference.experts is base.profile.experts
+    assert found.reference.dtype == base.model.dtype is not None
     assert found.pieces == {1: "ours"}
 
 

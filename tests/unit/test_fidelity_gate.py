@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.compare import gate, headline, rules
 from pytest_infer.analysis.compare.comparison import RowPair, all_metrics, judge
 from pytest_infer.analysis.compare.verdicts import Exit, Verdict
-from pytest_infer.analysis.fidelity import stored
+from pytest_infer.analysis.fidelity import measured, stored
 from pytest_infer.cli.main import app
 from pytest_infer.records import Quality
 from pytest_infer.report.compare import headline as headlines
-from pytest_infer.storage import block, sidecar
+from pytest_infer.storage import block, runs, sidecar
 from pytest_infer.storage.runs import row_of
 from pytest_infer.storage.schema import Values
 
@@ -262,6 +262,17 @@ def test_another_prompt_under_the_same_name_has_no_distance(infer, add):
     assert result.exit_code == Exit.NOTHING.value
     assert "how far is not known: the prompts are not the same text" in result.stdout
     assert "incomparable: the prompts are not the same text" in result.stdout
+
+
+@pytest.mark.parametrize(("dtype", "like"), [("bfloat16", "arithmetic"), (None, "more than arithmetic")])
+def test_a_run_that_followed_a_coarser_one_has_the_bound_of_that(infer, add, dtype, like):
+    made = scored.record(scored.around(LOGITS, FAULT), reference=LOGITS, test=TEST)
+    made = replace(made, reference=replace(made.reference, dtype=dtype))
+    made = replace(made, fidelity=measured.of_record(made))
+    path = add(made)
+    assert f": {like}" in infer("show", "1").stdout
+    (row,) = runs.read(path).rows
+    assert stored.Scored().beside(row, None).told.endswith(f": {like}")
 
 
 def test_a_sidecar_that_is_gone_leaves_the_reason(infer, add):

@@ -30,6 +30,7 @@ def test_no_model_of_a_sweep_follows_another_ones_tokens(record):
 
     references.measured(record, asked, first)
     assert followed(record.model).name == "threads=1"
+    assert followed(record.model).dtype == record.model.dtype
     assert followed(replace(record.model, threads=2)).name == "threads=1"
     assert followed(replace(record.model, name="other")) is None
 

@@ -70,6 +70,7 @@ def compared(base: PromptRecord, ours: PromptRecord, files: Files | None) -> Pro
         experts=theirs.experts,
         kl=kl,
         kl_absent=why,
+        dtype=base.model.dtype,
     )
     return replace(ours, reference=reference, pieces={**base.pieces, **ours.pieces})
 

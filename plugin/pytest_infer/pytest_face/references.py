@@ -116,6 +116,7 @@ class References:
             scores=None if profile is None else profile.scores,
             scores_absent=None if profile is None else profile.scores_absent,
             experts=None if profile is None else profile.experts,
+            dtype=record.model.dtype,
         )
 
 
@@ -140,6 +141,7 @@ def _reference(row: Row, label: str, arrays: Mapping[str, Any]) -> Reference | N
         scores=None if scores is None else replace(scores, vocabulary=row.scores.vocabulary or 0),
         scores_absent=row.scores.absent or "it was stored without",
         experts=_traced(row, arrays),
+        dtype=row.model.dtype,
     )
 
 

@@ -35,11 +35,11 @@ class Split:
 class Fidelity:
     """How far a candidate's distributions of the next token are from a reference's, at `positions` positions.
 
-    `reference` names it. `kl_mean` and `kl_p99` are mean and 99th percentile of KL(reference ‖ candidate), nats: over
-    the whole vocabulary where `exact`, else lower bounds. `top1` is the part of the positions whose likeliest token is
-    the same, percent, and `logprob_rms` the root mean square of the differences of the tokens' log-probabilities, nats.
-    Of `of` generated positions these are the ones that both sides predicted from the same text, `length` of them in the
-    first sequence, in which `split` is looked for.
+    `reference` names it, and `dtype` is that of its weights where it is known. `kl_mean` and `kl_p99` are mean and 99th
+    percentile of KL(reference ‖ candidate), nats: over the whole vocabulary where `exact`, else lower bounds. `top1` is
+    the part of the positions whose likeliest token is the same, percent, and `logprob_rms` the root mean square of the
+    differences of the tokens' log-probabilities, nats. Of `of` generated positions these are the ones that both sides
+    predicted from the same text, `length` of them in the first sequence, in which `split` is looked for.
 
     `experts_changed` is the part of (site, token) whose set of experts is another, percent, and `gate_shift` the
     largest change of a gate weight; None for the reason in `experts_absent`. `bound` says why divergences are only
@@ -61,3 +61,4 @@ class Fidelity:
     gate_shift: float | None = None
     experts_absent: str | None = None
     bound: str | None = None
+    dtype: str | None = None

@@ -50,10 +50,10 @@ class Reference:
     too. The profile round followed `tokens`, unless `problem` says why not; the timed rounds did where `timed`: when
     `free` are others, so that both sides do the same work.
 
-    `scores` and `experts` (with its trace) are the reference's own, of `tokens`. `kl` is the Kullback-Leibler
-    divergence of the reference's distribution from this side's at each position, nats (float64, little-endian;
-    positions), over the whole vocabulary; None where only the stored part of both is known: in an A/B run for the
-    reason `kl_absent`.
+    `scores` and `experts` (with its trace) are the reference's own, of `tokens`; `dtype` is that of its weights. `kl`
+    is the Kullback-Leibler divergence of the reference's distribution from this side's at each position, nats
+    (float64, little-endian; positions), over the whole vocabulary; None where only the stored part of both is known:
+    in an A/B run for the reason `kl_absent`.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Reference:
     experts: ExpertUsage | None = None
     kl: bytes | None = None
     kl_absent: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

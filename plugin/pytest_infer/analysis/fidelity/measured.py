@@ -68,7 +68,7 @@ def of_record(record: PromptRecord) -> Fidelity | None:
         reference.name,
         exact,
     )
-    return None if found is None else replace(found, bound=reference.kl_absent)
+    return None if found is None else replace(found, bound=reference.kl_absent, dtype=reference.dtype)
 
 
 def between(reference: Told, candidate: Told, name: str, exact: distributions.Array | None = None) -> Fidelity | None:

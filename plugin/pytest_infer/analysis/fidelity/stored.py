@@ -94,7 +94,7 @@ class Scored:
             return known or _NOT_FINITE
         hashes = [one.metrics.get("output_sha256") for one in (row, earlier) if one is not None]
         same = known.split is None if len(hashes) < 2 else None not in hashes and hashes[0] == hashes[1]
-        most = closeness.bound(row.model, *([earlier.model] if earlier is not None else []))
+        most = closeness.bound(row.model, known if earlier is None else earlier.model)
         told = closeness.told(known, most, same=same)
         return Beside(fidelity=known, tokens=tokens.of(ours, theirs, exact), told=told)
 

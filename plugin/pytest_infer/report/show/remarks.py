@@ -112,7 +112,7 @@ def _fidelity(run: RunSummary) -> Iterator[str]:
     found = [(r, r.fidelity) for r in run.results if r.fidelity is not None and not r.config and run.gated is None]
     title, close = _titles(run.results), []
     for result, fidelity in found:
-        most = closeness.bound(result.model)
+        most = closeness.bound(result.model, fidelity)
         if fidelity.split is None and closeness.close(fidelity, most):
             close.append(fidelity)
         else:
