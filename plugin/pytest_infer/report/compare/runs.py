@@ -47,11 +47,7 @@ class ComparedRuns:
     @property
     def shown_suites(self) -> list[list[SuiteChange]]:
         """Return what of each run's suite a text shows."""
-        shown = []
-        for changes in self.suites:
-            kept = {id(j) for j in words.worth_showing([change.judgement for change in changes], self.only)}
-            shown.append([change for change in changes if id(change.judgement) in kept])
-        return shown
+        return [[one for one in suite if words.worth_showing([one.judgement], self.only)] for suite in self.suites]
 
     @property
     def said(self) -> list[str]:
