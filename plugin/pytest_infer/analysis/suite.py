@@ -12,6 +12,8 @@ from pytest_infer.metrics.result import Result
 from pytest_infer.records import Average, MachineProbe, ModelInfo, SuiteAverages
 from pytest_infer.storage.schema import Model, Values
 
+_ALL = tuple(metric.key for metric in METRICS)
+
 
 def average(values: Iterable[float | None]) -> Average | None:
     """Return the average of the known values, None for none."""
@@ -22,10 +24,10 @@ def average(values: Iterable[float | None]) -> Average | None:
     return Average(mean=statistics.fmean(known), stdev=stdev, prompts=len(known))
 
 
-def averages(suite: Iterable[Mapping[str, Summary]], keys: Iterable[str]) -> dict[str, Average]:
+def averages(suite: Iterable[Mapping[str, Summary | Values]], keys: Iterable[str]) -> dict[str, Average]:
     """Return the average of each metric over the prompts that have it; a metric that none has is left out."""
     rows = list(suite)
-    found = {key: average(_number(row[key]) for row in rows) for key in keys}
+    found = {key: average(_number(row.get(key)) for row in rows) for key in keys}
     return {key: of for key, of in found.items() if of is not None}
 
 
@@ -45,8 +47,8 @@ def of_tests(tests: Iterable[OneTest]) -> tuple[SuiteAverages, ...]:
         SuiteAverages(
             config=dict(found[0].config),
             model=alike.named(found[0].model),
-            metrics=_of_all(test.figures for test in found),
-            against=_of_all(test.against for test in found),
+            metrics=averages((test.figures for test in found), _ALL),
+            against=averages((test.against for test in found), _ALL),
         )
         for found in alike.groups(tests)
     )
@@ -68,12 +70,6 @@ def of_run(results: Iterable[Result], stored: Sequence[SuiteAverages]) -> tuple[
     if len(stored) != len(own):
         return own
     return tuple(replace(one, model=one.model or models.get(tuple(one.config.items()), {})) for one in stored)
-
-
-def _of_all(rows: Iterable[Mapping[str, Summary | Values]]) -> dict[str, Average]:
-    suite = list(rows)
-    found = {metric.key: average(_number(row.get(metric.key)) for row in suite) for metric in METRICS}
-    return {key: of for key, of in found.items() if of is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
