@@ -170,7 +170,7 @@ def test_as_csv(add, infer):
 def test_as_markdown(add, infer):
     add(prompts={"a|b <i>": (["x"], None, 0), "two": ([], None, 1)})
     lines = infer("--format=markdown", "--top=2").stdout.splitlines()
-    assert "| hottest | times | percent | 95 % interval | × fair |  |" in lines
+    assert "| hottest | times | percent | 95 % interval | × fair | |" in lines
     assert "| hot quarter of, % served of | a\\|b &lt;i&gt; | two |" in lines
     assert len([line for line in lines if line.startswith("| L")]) == 2 + 2 + 4
 

@@ -103,7 +103,7 @@ def _suite_rows(suite: Sequence[SuiteChange], *, fold: bool) -> list[str]:
     for line in folded(judgements) if fold else [Line(j) for j in judgements]:
         j = line.judgement
         rows.append((_mark(j), line.label, counted[j.metric_key], change(j), p_value(j.p_adjusted), verdict(j)))
-    return _table(("", "suite", "mean over", "change", "", "verdict"), rows)
+    return table(("", "suite", "mean over", "change", "", "verdict"), rows)
 
 
 def _rows(lines: Iterable[Line], title: Mapping[str, str]) -> list[str]:
@@ -112,16 +112,17 @@ def _rows(lines: Iterable[Line], title: Mapping[str, str]) -> list[str]:
         j = line.judgement
         what = (_mark(j), title[j.test], line.label, values(j))
         rows.append((*what, change(j), p_value(j.p_adjusted), verdict(j)))
-    return _table(("", "prompt", "figure", "before → after", "change", "", "verdict"), rows)
+    return table(("", "prompt", "figure", "before → after", "change", "", "verdict"), rows)
 
 
 def _mark(judgement: Judgement) -> str:
     return _MARKS[judgement.verdict] if judgement.verdict else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["|" + "|".join(f" {head} " if head else " " for head in heads) + "|", "|---" * len(heads) + "|"]
-    return lines + ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows]
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; cells need not be escaped."""
+    lines = ["|" + "|".join(f" {escape(head)} " if head else " " for head in heads) + "|", "|---" * len(heads) + "|"]
+    return lines + ["| " + " | ".join(map(escape, row)) + " |" for row in rows]
 
 
 def escape(text: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_infer.report.compare.exports import escape
+from pytest_infer.report.compare.exports import escape, table
 from pytest_infer.report.experts import terminal as shown
 from pytest_infer.report.experts.overlap import percent, verdict
 from pytest_infer.report.text import csv_lines
@@ -106,14 +105,14 @@ def as_markdown(view: View, *, heading: str, top: int) -> str:
             )
             for e in experts
         ]
-        parts += [*_table((title, "times", "percent", "95 % interval", "× fair", ""), cells), ""] if cells else []
+        parts += [*table((title, "times", "percent", "95 % interval", "× fair", ""), cells), ""] if cells else []
     heads = ("layer", *(f.label + (" %" if f.key == "coverage" else "") for f in skew.FIGURES))
     titles = shown.site_titles(view.census.sites)
     layers = [
         (title, *(shown.pair(usage, f.key) for f in skew.FIGURES))
         for title, usage in zip(titles, view.usages, strict=True)
     ]
-    parts += [*_table(heads, layers), "", "figure / what even routing of as many tokens shows by chance", ""]
+    parts += [*table(heads, layers), "", "figure / what even routing of as many tokens shows by chance", ""]
     parts += _overlap(view)
     parts += [f"- {escape(line)}" for line in shown.remarks(view)]
     return "\n".join(parts).rstrip() + "\n"
@@ -131,7 +130,7 @@ def _overlap(view: View) -> list[str]:
             ("itself", found.itself),
         )
     ]
-    parts = [*_table(("hot quarter of, % served of", *found.names), lines), ""]
+    parts = [*table(("hot quarter of, % served of", *found.names), lines), ""]
     if view.differences:
         cells = [
             (
@@ -143,11 +142,5 @@ def _overlap(view: View) -> list[str]:
             )
             for d in view.differences
         ]
-        parts += [*_table((f"{view.by.value}s", "elsewhere", "by chance", "p", ""), cells), ""]
+        parts += [*table((f"{view.by.value}s", "elsewhere", "by chance", "p", ""), cells), ""]
     return parts
-
-
-def _table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    lines = [heads, *cells]
-    shown_ = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
-    return [shown_[0], "|" + "---|" * len(heads), *shown_[1:]]

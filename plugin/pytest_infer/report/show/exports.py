@@ -15,7 +15,7 @@ from pytest_infer.metrics import by_key, columns
 from pytest_infer.metrics.result import Result
 from pytest_infer.report import load
 from pytest_infer.report.compare import headline
-from pytest_infer.report.compare.exports import escape, flat
+from pytest_infer.report.compare.exports import escape, flat, table
 from pytest_infer.report.show import since as changes
 from pytest_infer.report.show.table import scattered, tokens
 from pytest_infer.report.sweep import exports as sweep
@@ -96,7 +96,7 @@ def _tests(of: RunSummary) -> Iterator[str]:
         yield from _table(tests, suites, {} if of.since is None else changes.cells(of.since))
 
 
-def _table(tests: Sequence[Result], averages: Sequence[SuiteAverages], cells: Mapping[str, Cell]) -> Iterator[str]:
+def _table(tests: Sequence[Result], averages: Sequence[SuiteAverages], cells: Mapping[str, Cell]) -> list[str]:
     title = alike.titles({test.nodeid: f"{test.prompt.name} {label(test.config)}".rstrip() for test in tests})
     heads = ["prompt", "tokens", *(by_key(key).label for key in columns()), *(["since"] if cells else [])]
     rows = [
@@ -119,4 +119,4 @@ def _table(tests: Sequence[Result], averages: Sequence[SuiteAverages], cells: Ma
                 [f"mean {label(suite.config)}".rstrip(), "", *means, *more],
                 [f"sd between prompts {label(suite.config)}".rstrip(), "", *spreads, *more],
             ]
-    return sweep.table(heads, rows)
+    return table(heads, rows)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_infer.metrics import by_key
-from pytest_infer.report.compare.exports import escape
+from pytest_infer.report.compare.exports import escape, table
 from pytest_infer.report.sweep import sides as words
 from pytest_infer.units import column
 
@@ -34,15 +33,7 @@ def as_markdown(found: SweptSides) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    yield "| " + " | ".join(map(escape, heads)) + " |"
-    yield "|" + "---|" * len(heads)
-    for row in rows:
-        yield "| " + " | ".join(map(escape, row)) + " |"
-
-
-def _lengths(one: CurveSides) -> Iterator[str]:
+def _lengths(one: CurveSides) -> list[str]:
     heads, columns = ["prompt tokens"], [[str(point.tokens) for point in one.after.points]]
     for figure in one.figures:
         metric = by_key(figure.metric_key)
@@ -54,7 +45,7 @@ def _lengths(one: CurveSides) -> Iterator[str]:
     return table(heads, list(zip(*columns, strict=True)))
 
 
-def _coefficients(one: CurveSides) -> Iterator[str]:
+def _coefficients(one: CurveSides) -> list[str]:
     rows = [
         [
             f"{by_key(figure.metric_key).label} {coefficient.name}",
