@@ -121,6 +121,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
+def plural(number: int, what: str) -> str:
+    """Return so many of something: `1 test`, `3 tests`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 _FORMATS: dict[Unit, Callable[[float], str]] = {
     Unit.SECONDS: seconds,
     Unit.BYTES: size,

@@ -13,7 +13,7 @@ from pytest_infer.metrics import Direction, Kind, Metric
 from pytest_infer.report.breakdown.words import ALIKE, carriers, signed
 from pytest_infer.report.compare.words import titles
 from pytest_infer.report.text import printable
-from pytest_infer.units import Unit, percent_up
+from pytest_infer.units import Unit, percent_up, plural
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.headline import Counted, Differs, Headline, Told, Unsure
@@ -40,7 +40,7 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     parts = [_told(group, title, rests=rests) for group in groups]
     parts += map(_differs, headline.differs)
     if headline.lost:
-        parts.append(f"{_many(headline.lost, 'test')} missing")
+        parts.append(f"{plural(headline.lost, 'test')} missing")
     if headline.others:
         parts.append(f"also worse: {', '.join(metric.label for metric in headline.others)}")
     if headline.tokeniser is not None:
@@ -100,10 +100,6 @@ def counted(of: SuiteChange | Counted) -> str:
     if of.prompts == of.of:
         return f"all {of.of} prompts"
     return f"{of.prompts} of {of.of} prompts: {', '.join(f'{count} {why}' for why, count in of.left_out.items())}"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def what(metric: Metric) -> str:
@@ -223,7 +219,7 @@ def _quiet(headline: Headline, title: Mapping[str, str]) -> str:
 
 
 def _differs(one: Differs) -> str:
-    j, where = one.judgement, f"in {one.tests} of {_many(one.of, 'prompt')}"
+    j, where = one.judgement, f"in {one.tests} of {plural(one.of, 'prompt')}"
     if one.told is not None and j.metric is not None:
         among = (
             ""

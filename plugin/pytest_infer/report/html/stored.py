@@ -15,6 +15,7 @@ from pytest_infer.storage import runfile, sidecar
 from pytest_infer.storage.runfile import JudgedMark
 from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Machine, Model, StoredWarning, WholeBlock
+from pytest_infer.units import plural
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ class StoredRun:
         """Return how many tests and prompts there are: a sweep has several tests of a prompt."""
         tests = len(self.tests)
         if self.levels:
-            levels = _many(len(self.levels), "level") + " of load"
-            return f"{_many(tests, 'test')}, {levels}" if tests else levels
+            levels = plural(len(self.levels), "level") + " of load"
+            return f"{plural(tests, 'test')}, {levels}" if tests else levels
         if not tests:
-            return _many(self.plain, "test") if self.plain else "no test"
+            return plural(self.plain, "test") if self.plain else "no test"
         prompts = len({(test.row.name, test.row.prompt.content_sha256) for test in self.tests})
-        return _many(prompts, "prompt") if prompts == tests else f"{tests} tests of {_many(prompts, 'prompt')}"
+        return plural(prompts, "prompt") if prompts == tests else f"{tests} tests of {plural(prompts, 'prompt')}"
 
     @cached_property
     def sidecar(self) -> tuple[Mapping[str, Any], str | None]:
@@ -102,10 +103,6 @@ class StoredRun:
         except StorageError as error:
             return {}, str(error)
         return arrays, None if arrays else f"{path.name} is not beside the run file"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def read(run: Run) -> StoredRun:

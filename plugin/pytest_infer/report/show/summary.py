@@ -22,6 +22,7 @@ from pytest_infer.report.sweep import curve, sides
 from pytest_infer.report.sweep import terminal as sweep
 from pytest_infer.report.text import collected, encodable, printable
 from pytest_infer.report.text import console as new_console
+from pytest_infer.units import plural
 
 if TYPE_CHECKING:
     import pytest
@@ -140,7 +141,7 @@ def _heads(results: Sequence[Result], apart: Sequence[str]) -> Iterator[Text]:
     engine = None if model.engine in (_USUAL, model.name) else model.engine
     parts = [part for part in (model.name, engine, model.engine_args, model.dtype, model.device) if part]
     if model.threads is not None:
-        parts.append(_many(model.threads, "thread"))
+        parts.append(plural(model.threads, "thread"))
     parts += [word for word in apart if word not in parts]
     rounds = result.timed_rounds
     parts.append(f"median ± sd of {rounds} rounds" if rounds > 1 else "1 round")
@@ -154,11 +155,7 @@ def _heads(results: Sequence[Result], apart: Sequence[str]) -> Iterator[Text]:
 
 def _counted(results: Sequence[Result]) -> str:
     """Return how many prompts there are, or tests, where several are of one prompt."""
-    return _many(len(results), "prompt" if len({r.prompt.name for r in results}) == len(results) else "test")
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return plural(len(results), "prompt" if len({r.prompt.name for r in results}) == len(results) else "test")
 
 
 def _write_next(console: Console, run: RunSummary) -> None:
