@@ -225,6 +225,43 @@ def test_the_use_of_experts_is_shown_as_a_difference_of_two_runs(tab):
     assert told.locator("tbody td").all_inner_texts() == ["−25.00", "+0.00", "+0.00", "+25.00"]
 
 
+def test_a_choice_that_a_chart_lacks_shows_no_other(shared, storage, make_block):
+    """A prompt of one token has no TPOT, another is new: neither is shown by another's figures."""
+    step = {key: None for key in ("tpot_s", "itl_p99_s", "decode_throughput")}
+    for number in range(3):
+        blocks = [make_block("one", experts=usage([8, 4, 4, 0]), **step), make_block("two", experts=usage([1, 2, 3, 4]))]
+        storage.add([*blocks, *([make_block("new", experts=usage([4, 4, 4, 4]))] if number > 1 else [])])
+    out = storage.folder.parent / "report.html"
+    every = storage.load().runs
+    compared = Compared(before=every[1].label, after=every[2].label, judgements=(), earlier=every[1])
+    page.write(out, runs.read(every[2].path), every, [compared])
+    shared.goto(out.as_uri())
+    shown = """(key) => {
+        const made = echarts.getInstanceByDom(document.querySelector(`#chart-${key} .canvas`)).getOption();
+        return [made.title ? made.title[0].text : null, made.series && made.series.length ? made.series[0].data.length : 0];
+    }"""
+
+    def look(key):
+        chart = shared.locator(f"#chart-{key}")
+        chart.scroll_into_view_if_needed()
+        chart.locator("canvas").first.wait_for()
+        return shared.evaluate(shown, key)
+
+    assert look("trend-tpot_s") == ["no such figure of one", 0]
+    assert look("trend-ttft_s") == [None, 3]
+    name, text = saved(shared, "Save TPOT as CSV")
+    assert (name, text.decode().splitlines()[0]) == ("trend-tpot_s.csv", "run,two ms")
+    choose = shared.locator("#history").get_by_role("combobox", name="prompt")
+    assert choose.locator("option").all_inner_texts() == ["one", "two"]
+    choose.select_option("two")
+    assert look("trend-tpot_s") == [None, 3]
+    chart = shared.locator("#chart-heat")
+    chart.get_by_role("combobox", name="map").select_option("difference")
+    for prompt, said in (("new", "no selections of new in 0002"), ("one", None)):
+        chart.get_by_role("combobox", name="prompt").select_option(prompt)
+        assert look("heat")[0] == said
+
+
 def test_both_runs_latencies_are_drawn_and_one_outlier_does_not_flatten_them(tab):
     chart = tab.locator("#chart-prompt-story-itl")
     chart.scroll_into_view_if_needed()

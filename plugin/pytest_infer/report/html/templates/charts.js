@@ -1,7 +1,7 @@
 "use strict";
 /* The kinds of charts: each makes an option of ECharts from a chart's data, in the page's colours. All text is drawn as
    text: tooltips are part of the canvas, never HTML. */
-const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
+const { kinds: chartKinds, heights: chartHeights, nothing: chartNothing, shareChanges } = (() => {
   const root = document.documentElement;
 
   // figures
@@ -365,7 +365,9 @@ const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
     },
 
     heat(spec, node, choice, phase, map) {
-      if (map === "difference" && choice.before) return difference(spec, node, choice, phase || spec.phase);
+      if (map === "difference") {
+        return choice.before ? difference(spec, node, choice, phase || spec.phase) : nothing(`no selections of ${choice.name} in ${spec.sides[0]}`);
+      }
       const counts = choice[phase || spec.phase];
       const experts = Math.max(...counts.map((row) => row.length));
       const cells = [];
@@ -673,5 +675,5 @@ const { kinds: chartKinds, heights: chartHeights, shareChanges } = (() => {
     return 25 * legendLines(spec, node) + 36;
   }
 
-  return { kinds, heights, shareChanges };
+  return { kinds, heights, nothing, shareChanges };
 })();

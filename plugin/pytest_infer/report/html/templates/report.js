@@ -7,17 +7,27 @@
   const chosen = {};
   root.classList.add("js");
 
+  const charts = [...document.querySelectorAll("[data-chart]")];
+  const keyOf = (node) => node.dataset.group || node.dataset.chart;
+
+  // what is chosen: charts of a group share it, and one may lack what another has
+
+  const offered = {};
+  for (const node of charts) {
+    const names = (specs[node.dataset.chart].choices || []).map((one) => one.name);
+    offered[keyOf(node)] = [...new Set([...(offered[keyOf(node)] || []), ...names])];
+  }
+  for (const key in offered) [chosen[key]] = offered[key];
+  const choiceOf = (node) => (specs[node.dataset.chart].choices || []).find((one) => one.name === chosen[keyOf(node)]);
+
   // drawing
 
   const height = (spec, node) => (chartHeights[spec.kind] ? chartHeights[spec.kind](spec, node) : node.clientHeight);
 
   function now(node) {
-    const spec = specs[node.dataset.chart];
-    const key = node.dataset.group || node.dataset.chart;
     if (!drawn.has(node)) draw(node);
     drawn.get(node).getZr().flush(); /* drawn in the next frame otherwise */
-    const choice = spec.choices && (spec.choices.find((one) => one.name === chosen[key]) || spec.choices[0]);
-    return { choice, phase: chosen[`${key}-phase`] || spec.phase };
+    return { choice: choiceOf(node), phase: chosen[`${keyOf(node)}-phase`] || specs[node.dataset.chart].phase };
   }
 
   function draw(node) {
@@ -26,14 +36,15 @@
     if (drawn.has(node)) drawn.get(node).dispose();
     node.style.height = `${height(spec, node)}px`;
     const chart = echarts.init(node, null, { renderer: "canvas", devicePixelRatio: Math.max(2, window.devicePixelRatio || 1) });
-    const key = node.dataset.group || spec.key;
-    const choice = spec.choices && (spec.choices.find((one) => one.name === chosen[key]) || spec.choices[0]);
-    chart.setOption(chartKinds[spec.kind](spec, node, choice, chosen[`${key}-phase`], chosen[`${key}-map`]));
+    const key = keyOf(node);
+    const choice = choiceOf(node);
+    const lacks = spec.choices && !choice;
+    chart.setOption(lacks ? chartNothing(`no such figure of ${chosen[key]}`)
+      : chartKinds[spec.kind](spec, node, choice, chosen[`${key}-phase`], chosen[`${key}-map`]));
     drawn.set(node, chart);
   }
 
   const redraw = (which = () => true) => [...drawn.keys()].filter(which).forEach(draw);
-  const charts = [...document.querySelectorAll("[data-chart]")];
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target);
@@ -73,12 +84,12 @@
     const spec = specs[node.dataset.chart];
     const group = node.dataset.group;
     if (!spec.choices || (group && grouped.has(group))) continue;
-    const key = group || node.dataset.chart;
+    const key = keyOf(node);
     grouped.add(key);
     const bar = tools(group ? node.closest(".charts") : node);
-    const mine = (other) => (other.dataset.group || other.dataset.chart) === key;
-    if (spec.choices.length > 1) {
-      bar.append(select(spec.choose || "prompt", spec.choices.map((one) => [one.name, one.name]), (value) => {
+    const mine = (other) => keyOf(other) === key;
+    if (offered[key].length > 1) {
+      bar.append(select(spec.choose || "prompt", offered[key].map((one) => [one, one]), (value) => {
         chosen[key] = value;
         redraw(mine);
       }));

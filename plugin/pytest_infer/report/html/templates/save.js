@@ -50,7 +50,7 @@ const { saveTools } = (() => {
     return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
   }
   function csv(node, spec, choice, phase) {
-    const rows = sources[spec.kind] ? sources[spec.kind](spec, choice, phase) : tableRows(node.closest(".chart").querySelector("table"));
+    const rows = sources[spec.kind] && (choice || !spec.choices) ? sources[spec.kind](spec, choice, phase) : tableRows(node.closest(".chart").querySelector("table"));
     return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
 
@@ -68,7 +68,7 @@ const { saveTools } = (() => {
     pen.fillRect(0, 0, made.width, made.height);
     pen.fillStyle = style.color;
     pen.font = `600 ${15 * scale}px ${style.fontFamily}`;
-    pen.fillText([spec.title, spec.choices && spec.choices.length > 1 && choice.name].filter(Boolean).join(": "), margin, 25 * scale, made.width - 2 * margin);
+    pen.fillText([spec.title, spec.choices && spec.choices.length > 1 && choice && choice.name].filter(Boolean).join(": "), margin, 25 * scale, made.width - 2 * margin);
     drawn.forEach((one) => pen.drawImage(one, margin, head));
     return new Promise((done) => made.toBlob(done, "image/png"));
   }
