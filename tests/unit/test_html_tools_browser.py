@@ -227,10 +227,11 @@ def test_the_use_of_experts_is_shown_as_a_difference_of_two_runs(tab):
 
 def test_a_choice_that_a_chart_lacks_shows_no_other(shared, storage, make_block):
     """A prompt of one token has no TPOT, another is new: neither is shown by another's figures."""
-    step = {key: None for key in ("tpot_s", "itl_p99_s", "decode_throughput")}
+    step = dict.fromkeys(("tpot_s", "itl_p99_s", "decode_throughput"))
+    one, two, new = (usage(counts) for counts in ([8, 4, 4, 0], [1, 2, 3, 4], [4, 4, 4, 4]))
     for number in range(3):
-        blocks = [make_block("one", experts=usage([8, 4, 4, 0]), **step), make_block("two", experts=usage([1, 2, 3, 4]))]
-        storage.add([*blocks, *([make_block("new", experts=usage([4, 4, 4, 4]))] if number > 1 else [])])
+        blocks = [make_block("one", experts=one, **step), make_block("two", experts=two)]
+        storage.add([*blocks, *([make_block("new", experts=new)] if number > 1 else [])])
     out = storage.folder.parent / "report.html"
     every = storage.load().runs
     compared = Compared(before=every[1].label, after=every[2].label, judgements=(), earlier=every[1])
@@ -238,7 +239,8 @@ def test_a_choice_that_a_chart_lacks_shows_no_other(shared, storage, make_block)
     shared.goto(out.as_uri())
     shown = """(key) => {
         const made = echarts.getInstanceByDom(document.querySelector(`#chart-${key} .canvas`)).getOption();
-        return [made.title ? made.title[0].text : null, made.series && made.series.length ? made.series[0].data.length : 0];
+        const [first] = made.series || [];
+        return [made.title ? made.title[0].text : null, first ? first.data.length : 0];
     }"""
 
     def look(key):
