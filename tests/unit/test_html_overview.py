@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.cli.main import app
 from pytest_infer.report.compare.headline import answers
-from pytest_infer.report.html import page
+from pytest_infer.report.html import compare, page
 from pytest_infer.report.html.compare import Compared
 from pytest_infer.storage.code import commit_address, web_address
 
@@ -149,6 +149,25 @@ def test_a_comparison_names_an_event_between_its_runs_of_the_figure_it_found(his
     told = overview(Page(page.render(history[-1], history, [one])))
     assert (f"{said} since 0007" in told) is since
     assert ("33 % slower in all 2 prompts, for 6 runs now" in told) is not since
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "look", "said"),
+    [
+        ("", "incomparable", "Nothing could be compared"),
+        ("new", "incomparable", "Nothing could be compared"),
+        ("incomparable new", "incomparable", "Nothing could be compared"),
+        ("incomparable unchanged", "incomparable", "No regression found, but not everything can be said"),
+        ("incomparable improved", "incomparable", "No regression found, but not everything can be said"),
+        ("unchanged new", "unchanged", "Nothing changed"),
+    ],
+)
+def test_only_what_was_judged_to_be_unchanged_looks_like_it(verdicts, look, said):
+    judged = [
+        Judgement(test=f"t[{one}]", name=one, verdict=Verdict(one), metric_key="ttft_s") for one in verdicts.split()
+    ]
+    card = compare.card(Compared(before="a", after="b", judgements=tuple(judged)), 1)
+    assert (card["look"], card["says"]) == (look, said)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from pytest_infer.storage.runs import Run
 
 _BAD = (Verdict.REGRESSED, Verdict.MISSING)
 _MOVED = (*_BAD, Verdict.ACCEPTED, Verdict.IMPROVED)
-_WORST_FIRST = (*_BAD, Verdict.ACCEPTED, Verdict.INCONCLUSIVE, Verdict.IMPROVED)
+_UNSURE = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
+_WORST_FIRST = (*_BAD, Verdict.ACCEPTED, *_UNSURE, Verdict.IMPROVED, Verdict.UNCHANGED)
 _FIRST, _OPEN = 12, 4
 """So many figures stand on the overview, and if they are no more than so many, unfolded."""
 _ROUNDING = 0.003
@@ -128,7 +129,7 @@ def card(one: Compared, number: int, since: Sequence[Answer] = ()) -> dict[str, 
             Answer(name="compared", text=f"{one.before} → {one.after}", link=f"comparison-{number}"),
         ],
         "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
-        "look": worst.value if worst is not None else "unchanged",
+        "look": (worst or Verdict.INCOMPARABLE).value,
         "table": _table("What changed", [worth[id(j)] for j in first[:_FIRST]], title) if first else None,
         "open": len(first) <= _OPEN,
         "more": max(0, len(first) - _FIRST),
@@ -143,11 +144,11 @@ def _says(counts: Mapping[Verdict, int], worst: Verdict | None) -> str:
         return f"{bad} figure{'s' if bad > 1 else ''} {said}"
     if worst is Verdict.ACCEPTED:
         return f"{counts[worst]} accepted, nothing else regressed"
-    if worst is Verdict.INCONCLUSIVE:
+    if worst is Verdict.INCONCLUSIVE or (worst is Verdict.INCOMPARABLE and set(counts) - {worst, Verdict.NEW}):
         return "No regression found, but not everything can be said"
     if worst is Verdict.IMPROVED:
         return f"{counts.get(Verdict.IMPROVED, 0)} improved, nothing regressed"
-    return "Nothing changed" if counts.get(Verdict.UNCHANGED) else "Nothing could be compared"
+    return "Nothing changed" if worst is Verdict.UNCHANGED else "Nothing could be compared"
 
 
 def _table(

@@ -31,7 +31,7 @@ _UNSAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&"})
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """A line about a run, and how it looks: regressed, improved, inconclusive, unchanged."""
+    """A line about a run, and how it looks: regressed, improved, inconclusive, incomparable, unchanged."""
 
     text: str
     look: str = "unchanged"
