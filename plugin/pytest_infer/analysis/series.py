@@ -39,6 +39,11 @@ class Band:
         step = -(-len(self.position) // most)
         return [self._stretch(n, min(n + step, len(self.position))) for n in range(0, len(self.position), step)]
 
+    def between(self, first: int, last: int) -> float | None:
+        """Return the median of what begins at the ticks from `first` to `last`, None where there is nothing."""
+        found = [median for at, median in zip(self.position, self.median, strict=True) if first <= at <= last]
+        return statistics.median(found) if found else None
+
     def _stretch(self, start: int, end: int) -> Stretch:
         return Stretch(
             first=self.position[start],

@@ -102,12 +102,11 @@ def _band(found: Band, what: str, scale: float, name: str | None = None) -> dict
 
 def _stretches(band: Band, what: str, unit: str, scale: float, before: Band | None) -> Table:
     """Return the curve as a table: of each stretch of tokens the median, least and most gap, and the other's median."""
-    others = {} if before is None else {one.first: one.median for one in before.stretches(_TABLE)}
     rows = [
         (
             Cell(text=f"{one.first}–{one.last}" if one.last > one.first else str(one.first)),
             *(Cell(text=short(figure, scale)) for figure in (one.median, one.low, one.high)),
-            *([Cell(text=short(others.get(one.first), scale))] if before is not None else []),
+            *([Cell(text=short(before.between(one.first, one.last), scale))] if before is not None else []),
         )
         for one in band.stretches(_TABLE)
     ]
