@@ -21,6 +21,7 @@ from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import StoredLoad, Values
 from pytest_infer.units import Unit
 from queueing import at_rate, simulated
+from test_html_report import Page
 
 DATA = Path(__file__).parents[1] / "data"
 DRAW_ALL = """async () => {
@@ -230,6 +231,17 @@ def test_the_servers_counters_are_stored_for_each_repetition_and_shown(page_of):
     table = re.search(r"<table[^>]*>(?:(?!<table).)*Every level.*?</table>", out.read_text(), re.DOTALL)[0]
     for key in COUNTED:
         assert f">{by_key(key).label}<" in table, key
+
+
+def test_the_page_of_levels_alone_says_so_and_names_model_and_machine(page_of):
+    _, out = page_of([2, 10])
+    shown = Page(out.read_text()).shown
+    assert "the run measured levels of load alone, which are under Load" in shown
+    assert "no test was measured" not in shown
+    machine = shown.partition("What was measured with")[2].partition("Sweep")[0]
+    assert "hand-made" in machine
+    assert "A CPU" in machine
+    assert " · A CPU × 2 cores · 2 levels of load " in shown
 
 
 @pytest.mark.parametrize(("high", "said"), [(1.2, "± 10.0 %"), (1e12, "± over 1000 %"), (None, "")])

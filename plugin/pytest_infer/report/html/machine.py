@@ -31,12 +31,12 @@ _ROOFLINE = ("mbu", "mfu")
 
 def section(stored: StoredRun) -> Section:
     """Return models, machine and roofline of a run; of its first test where machines or a sweep's models differ."""
-    if not stored.tests:
+    if not stored.measured:
         return Section(key="machine", title="Machine and roofline", absent=stored.nothing)
-    test = stored.tests[0]
+    test = stored.measured[0]
     machine, probe = test.block.machine, test.block.machine.probe
     models: dict[str, Model] = {}
-    for tests, words in alike.tables(stored.tests):
+    for tests, words in alike.tables(stored.measured):
         models.setdefault("".join(f" · {word}" for word in words), tests[0].model)
     tables = [_facts(f"Model and engine{name}", _model(model)) for name, model in models.items()]
     tables.append(_facts("Machine", _machine(machine)))
@@ -44,7 +44,7 @@ def section(stored: StoredRun) -> Section:
         tables.append(_facts("What the machine was probed to do", _probe(probe)))
     cores = drawings.cores(stored.tests, stored.sidecar[0])
     items = [
-        _roofline(stored.tests, probe),
+        *([_roofline(stored.tests, probe)] if stored.tests else []),
         *([Item(charts=(cores,))] if cores is not None else []),
         Item(title="What was measured with", tables=tuple(tables), beside=True),
     ]

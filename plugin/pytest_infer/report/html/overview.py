@@ -34,7 +34,7 @@ def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
     left_out = [Item(title="Not in this report", text=tuple(missing))] if missing else []
     tests = stored.tests
     if not tests:
-        of = "; its other" if stored.run.failed else ": its"
+        of = "; its other" if stored.run.failed or stored.levels else ": its"
         plain_rows = f"{of} {stored.plain} tests are pytest-benchmark's own" if stored.plain else ""
         return Section(key="overview", title="Overview", absent=f"{stored.nothing}{plain_rows}", items=tuple(left_out))
     swept = any(test.row.config for test in tests)

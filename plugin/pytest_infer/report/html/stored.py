@@ -72,14 +72,21 @@ class StoredRun:
     """The levels of load tests, which are no prompts."""
 
     @property
+    def measured(self) -> tuple[Test, ...]:
+        """Return the tests and the levels of load."""
+        return (*self.tests, *self.levels)
+
+    @property
     def nothing(self) -> str:
         """Return why a run without tests has none."""
+        if self.levels:
+            return "the run measured levels of load alone, which are under Load"
         return "every test measured with `infer` failed" if self.run.failed else "no test was measured with `infer`"
 
     @property
     def cores_known(self) -> bool:
         """Return whether the run's machine is told with its usable cores; without a CPU it is but the host's name."""
-        told = next((test.block.machine for test in self.tests if test.block.model != Model()), Machine())
+        told = next((test.block.machine for test in self.measured if test.block.model != Model()), Machine())
         return told.cpu is not None and told.usable_cores is not None
 
     @property
