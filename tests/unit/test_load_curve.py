@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from test_html_report import Page
 
 from pytest_infer.analysis.load import curve
 from pytest_infer.analysis.load.curve import Estimate
@@ -21,7 +22,6 @@ from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import StoredLoad, Values
 from pytest_infer.units import Unit
 from queueing import at_rate, simulated
-from test_html_report import Page
 
 DATA = Path(__file__).parents[1] / "data"
 DRAW_ALL = """async () => {
