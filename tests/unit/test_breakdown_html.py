@@ -137,7 +137,8 @@ def row(page_, role, caption="by role"):
 def compare(storage, tmp_path, monkeypatch):
     def run(*more):
         monkeypatch.chdir(tmp_path)
-        result = CliRunner().invoke(app, ["report", "1", "2", f"--storage={storage.folder}", "--output=r.html", *more])
+        which = more or ["1", "2"]
+        result = CliRunner().invoke(app, ["report", *which, f"--storage={storage.folder}", "--output=r.html"])
         assert result.exit_code == 0, result.output
         return Report((tmp_path / "r.html").read_text(encoding="utf-8"))
 
@@ -403,6 +404,16 @@ def test_a_prompt_that_one_run_lacks_has_one_bar(add, compare):
     assert bars["names"] == ["a", "a", "b"]
 
 
+def test_what_one_run_alone_knows_of_the_limit_stands_in_its_place(add, compare):
+    blind = dataclasses.replace(record(), machine=GOLDEN.machine)
+    add(record())
+    add(blind)
+    add(record())
+    both = [row(compare(*runs), "experts")[-1] for runs in ([], ["2", "3"])]
+    assert re.fullmatch(r"[\d.]+ → —", both[0])
+    assert re.fullmatch(r"— → [\d.]+", both[1])
+
+
 def turned(names=("guide",), planted=1.4, launches=4):
     """Return records of an A/B whose experts became slower in layer 5."""
     generator = np.random.default_rng(3)
@@ -475,6 +486,20 @@ def test_an_ab_of_equal_code_names_nobody(storage):
 def test_the_mean_of_an_abs_prompts_has_intervals_too(storage):
     found = shown(storage.add(turned(names=("a", "b"))))
     assert row(found, "experts", "mean of 2 prompts: main → this checkout")[3].startswith("[+4.")
+
+
+def test_what_turns_do_not_tell_is_not_shown_beside_another_run_by_their_names(storage, add, compare):
+    add(record("a"), record("b", {**ROLES, Role.EXPERTS: 30.0}))
+    alone = record("b")
+    storage.add([*turned(names=("a",)), native(block.build(alone), alone.nodeid)])
+    found = compare()
+    bars = found.data["roles-decode"]
+    assert list(zip(bars["names"], bars["sides"], strict=True)) == [
+        ("a", "main"),
+        ("a", "this checkout"),
+        ("b", "this checkout"),
+    ]
+    assert "30.0" not in found.section
 
 
 # operators

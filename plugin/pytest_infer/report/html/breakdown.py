@@ -12,7 +12,7 @@ from pytest_infer.analysis.breakdown import steps
 from pytest_infer.analysis.breakdown.steps import Step
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics.breakdown import DECODE, PREFILL
-from pytest_infer.records import Role, Turns
+from pytest_infer.records import Role
 from pytest_infer.report.breakdown import terminal as words
 from pytest_infer.report.breakdown.words import NOBODY, carriers, signed
 from pytest_infer.report.html import operators, step_table, stored
@@ -58,7 +58,10 @@ class _Known:
 
     def __init__(self, run: StoredRun, compared: Compared | None, gated: Compared | None) -> None:
         self._run = run
-        earlier = None if compared is None else compared.earlier
+        told = {test.row.test: test.block.against for test in run.tests if test.block.against is not None}
+        self._turns = {one: of.turns for one, of in told.items() if of.turns is not None and of.turns.parts}
+        # The two sides are those of one comparison everywhere: turns tell more.
+        earlier = None if compared is None or self._turns else compared.earlier
         self._before = None if earlier is None else stored.read(earlier)
         self._results, self.absent = _results(run)
         self._earlier = {} if self._before is None else _results(self._before)[0]
@@ -67,12 +70,8 @@ class _Known:
         self._sides: tuple[str, str] | None = None
         if compared is not None and earlier is not None and self._earlier:
             self._sides = earlier.number or compared.before, run.run.number or compared.after
-        self._turns: dict[str, Turns] = {}
-        for test in run.tests:
-            against = test.block.against
-            if against is not None and against.turns is not None and against.turns.parts:
-                self._turns[test.row.test] = against.turns
-                self._sides = against.rev or "the other side", "this checkout"
+        for one in self._turns:
+            self._sides = told[one].rev or "the other side", "this checkout"
         self.shown: set[str] = set()
 
     def items(self, phase: str) -> Iterator[Item]:

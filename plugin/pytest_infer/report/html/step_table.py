@@ -101,10 +101,10 @@ def _share(side: PhaseShares) -> _Column:
 
 
 def _limit(phase: str, step: Step) -> list[_Column]:
-    """Return how much of the limit each role uses, on both sides where both are known; nothing where none is."""
-    sides = [_by_role(side) for side in step.sides if any(one.used is not None for one in side.model)]
-    if not sides:
+    """Return how much of the limit each role uses, on every side; nothing where none is known."""
+    if not any(one.used is not None for side in step.sides for one in side.model):
         return []
+    sides = [_by_role(side) for side in step.sides]
 
     def used(role: str) -> Cell:
         told = [NONE if role not in side else percent(side[role].used) for side in sides]
