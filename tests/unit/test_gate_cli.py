@@ -588,6 +588,24 @@ def test_a_damaged_ini_file_is_one_line(infer, add, storage):
         assert "mend it or remove it" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["compare"], ["report", "-o", "report.html"]])
+def test_a_run_is_not_compared_with_itself_by_another_name(infer, add, command):
+    add()
+    add()
+    for names, number in ((("main", "latest"), 2), (("1", "latest~1"), 1), (("latest~1", "2", "main"), 2)):
+        result = infer(*command, *names)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        said = f"{names[-2]} and {names[-1]} are both 000{number} cccccccc (main): name two runs"
+        assert said in result.stderr
+
+
+def test_of_a_run_with_two_names_one_is_exported(infer, add):
+    add()
+    once = infer("export", "latest").stdout
+    assert once.count("\n") > 1
+    assert infer("export", "1", "latest").stdout == once
+
+
 def test_change_points_are_shown_with_names_as_they_are(infer, add):
     for number in range(16):
         factor = STEADY[number % 6] * (1.0 if number < 8 else 1.2)

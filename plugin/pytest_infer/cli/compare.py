@@ -13,6 +13,7 @@ from pytest_infer.cli.shared import (
     AllowDifferent,
     Confidence,
     Storage,
+    chosen_runs,
     offered,
     open_history,
     out,
@@ -61,7 +62,7 @@ def compare(
         if not runs and len(history.runs) < 2:
             say(f"fewer than two runs in {history.folder}: nothing to compare")
             raise typer.Exit(Exit.NOTHING.value)
-        chosen = [history.select(name) for name in (runs or ["latest~1", "latest"])]
+        chosen = chosen_runs(history, runs or ["latest~1", "latest"])
         only = _metrics(metric)
         if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
             refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(chosen)}")

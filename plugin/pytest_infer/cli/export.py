@@ -65,7 +65,8 @@ def export(
         wanted = tuple(rules.metric_named(name) for name in metric) if metric else METRICS
         shape = table.Shape(wide=wide, rounds=rounds, keyword=keyword, metrics=wanted)
         history = open_history(storage)
-        chosen = list(history.runs) if every else [history.select(name) for name in runs or ("latest",)]
+        named = history.runs if every else map(history.select, runs or ("latest",))
+        chosen = list({run.identity: run for run in named}.values())
         if every and not chosen:
             say(f"no run in {history.folder}: nothing to export")
             raise typer.Exit(Exit.NOTHING.value)

@@ -15,6 +15,7 @@ from pytest_infer.cli.shared import (
     Confidence,
     RepoUrl,
     Storage,
+    chosen_runs,
     open_history,
     out,
     refuse,
@@ -62,7 +63,7 @@ def report(
         if not runs and not history.runs:
             say(f"no run in {history.folder}: pytest bench --benchmark-autosave makes one")
             raise typer.Exit(Exit.NOTHING.value)
-        chosen = [history.select(name) for name in (runs or ["latest"])]
+        chosen = chosen_runs(history, runs or ["latest"])
         allowed = tuple(allow_different or ())
         against = [compared(history, chosen[0], other, allowed, confidence) for other in chosen[1:]]
         where = repository(repo_url)

@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,11 +16,12 @@ import typer
 from pytest_infer import untrusted
 from pytest_infer.analysis.compare.verdicts import Exit
 from pytest_infer.cli import inifile
-from pytest_infer.errors import InferError, NothingStoredError
+from pytest_infer.errors import InferError, NothingStoredError, OptionError
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
 from pytest_infer.storage import code, history
 from pytest_infer.storage.history import History
+from pytest_infer.storage.runs import Run
 
 _WEB = re.compile(r"https?://[^\s/?#\"'<>]+[^\s\"'<>]*")
 DEFAULT_STORAGE = (Path("results"), Path(".benchmarks"))
@@ -121,6 +123,18 @@ def open_history(storage: Path | None) -> History:
     for warning in found.warnings:
         say(warning)
     return found
+
+
+def chosen_runs(history: History, names: Sequence[str]) -> list[Run]:
+    """Return the run of each selector; raise OptionError where two of them name one run, which nobody compares."""
+    found: dict[tuple[datetime, str | None], str] = {}
+    chosen = []
+    for name in names:
+        run = history.select(name)
+        if (other := found.setdefault(run.identity, name)) != name:
+            raise OptionError(f"{other} and {name} are both {run.label}: name two runs")
+        chosen.append(run)
+    return chosen
 
 
 def _usual() -> Path:
