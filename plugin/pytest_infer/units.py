@@ -40,6 +40,8 @@ _DURATIONS = ((86400, "days"), (3600, "h"), (60, "min"))
 _FREQUENCIES = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"))
 _BANDWIDTHS = ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"))
 _FLOPS = ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"))
+_EDGE = 0.9995
+"""So much of a unit is one: it would print as 1000 of the smaller one."""
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -57,17 +59,18 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * step - 1e-6) / step:g} %"
 
 
+def _scale(value: float, scales: tuple[tuple[float, str], ...], smallest: str) -> tuple[str, float]:
+    return next(((name, scale) for scale, name in scales if abs(value) >= scale * _EDGE), (smallest, 1.0))
+
+
 def _scaled(value: float, scales: tuple[tuple[float, str], ...], smallest: str) -> str:
-    for scale, name in scales:
-        # 0.9996 of a unit would print as 1000 of the smaller one.
-        if abs(value) >= scale * 0.9995:
-            return f"{significant(value / scale)} {name}"
-    return f"{significant(value)} {smallest}"
+    name, scale = _scale(value, scales, smallest)
+    return f"{significant(value / scale)} {name}"
 
 
 def seconds(value: float) -> str:
     """Return a time: `2.17 s`, `20.1 ms`, `430 µs`; below a picosecond, which no fit tells from nothing, `0 s`."""
-    return _scaled(value if abs(value) >= _TIMES[-1][0] else 0.0, _TIMES, "s")
+    return _scaled(value if abs(value) >= _TIMES[-1][0] * _EDGE else 0.0, _TIMES, "s")
 
 
 def duration(value: float) -> str:
@@ -80,7 +83,7 @@ def duration(value: float) -> str:
 
 def size(value: float) -> str:
     """Return a number of bytes in binary units: `14.5 GiB`."""
-    return _scaled(value, _SIZES, "B") if abs(value) >= 1023.5 else f"{value:.0f} B"
+    return _scaled(value, _SIZES, "B") if abs(value) >= 2**10 * _EDGE else f"{value:.0f} B"
 
 
 def rate(value: float) -> str:
@@ -155,8 +158,7 @@ def scale_of(values: Sequence[float | None], unit: Unit) -> tuple[str, float]:
     known = [abs(value) for value in values if value]
     if not known or unit not in _SCALED:
         return unit.value, 1.0
-    middle = statistics.median_low(known)
-    return next(((name, scale) for scale, name in _SCALED[unit] if middle >= scale), (unit.value, 1.0))
+    return _scale(statistics.median_low(known), _SCALED[unit], unit.value)
 
 
 def column(values: Sequence[float | None], unit: Unit) -> tuple[str, list[str]]:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pytest_infer.errors import OptionError
-from pytest_infer.units import NONE, Unit, column, nats, parse_bandwidth, parse_size, show, significant
+from pytest_infer.units import _SCALED, NONE, Unit, column, nats, parse_bandwidth, parse_size, show, significant
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,18 @@ def test_figures_for_people(value, unit, shown):
 def test_no_exponent_ever(unit, value):
     assert "e+" not in show(value, unit)
     assert "e-" not in show(value, unit)
+
+
+@pytest.mark.parametrize(
+    ("scale", "name", "unit"),
+    [(scale, name, unit) for unit, scales in _SCALED.items() for scale, name in scales],
+)
+@pytest.mark.parametrize("of", [0.9994, 0.9996, 1.0])
+def test_a_figure_alone_and_in_a_column_have_one_unit(scale, name, unit, of):
+    value = of * scale
+    (figure, shown), (column_unit, _) = show(value, unit).split(), column([value], unit)
+    assert shown == column_unit or figure == "0"
+    assert (shown == name) is (of >= 0.9995)
 
 
 @pytest.mark.parametrize("unit", Unit)
