@@ -64,7 +64,7 @@ def test_one_prompts_hot_set_serves_another():
     # b and c together: L0 [5,5,0,10] and L1 [10,0,0,10], so {E3, E0}, which serve nothing of a; nor do the others.
     assert found.rest == (0.0, 0.0, 0.0)
     assert found.even == 0.25
-    assert [found.by_others(number) for number in range(3)] == [(0.0, 0.65, 0.65), (0.0, 0.25, 0.25), (0.0, 0.0, 0.0)]
+    assert [found.by_others(number) for number in range(3)] == [(0.0, 0.325, 0.65), (0.0, 0.125, 0.25), (0.0, 0.0, 0.0)]
     alone = overlap.overlap(suite(A), [PromptGroup(name="a", members=(0,))])
     assert alone.by_others(0) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,8 +94,8 @@ class Overlap:
 
     def by_others(self, number: int) -> tuple[float, float, float] | None:
         """Return what the hot sets of the others serve of one: the least, the median, the most; None without others."""
-        found = sorted(x for n, row in enumerate(self.matrix) if n != number and (x := row[number]) is not None)
-        return (found[0], found[len(found) // 2], found[-1]) if found else None
+        found = [x for n, row in enumerate(self.matrix) if n != number and (x := row[number]) is not None]
+        return (min(found), statistics.median(found), max(found)) if found else None
 
 
 def overlap(of: Suite, groups: Sequence[PromptGroup], part: float = skew.HOT_SHARE) -> Overlap:
