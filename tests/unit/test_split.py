@@ -10,7 +10,9 @@ from pytest_infer.analysis.doctor.requirements import RUNTIME_BYTES, Fit, Need, 
 from pytest_infer.analysis.doctor.split import Described
 from pytest_infer.cli.main import app
 from pytest_infer.engines.checkpoint import source
+from pytest_infer.engines.checkpoint.tensors import Tensor
 from pytest_infer.measure.machine import probe
+from pytest_infer.metrics import roofline
 from pytest_infer.records import MachineProbe
 from pytest_infer.storage import probes
 
@@ -94,7 +96,32 @@ def test_the_parts_of_a_mixture_are_its_tensors(tmp_path):
     embedding = 512 * 64 * 2
     assert found.chosen.weights_bytes == parts.movable_bytes + parts.fixed_bytes + embedding
     # A row of the embedding is looked up, which the parts leave out.
-    assert found.chosen.step_bytes == pytest.approx(parts.fixed_bytes + 4 * EXPERT + found.chosen.kv_bytes, abs=2)
+    assert found.chosen.step_bytes == parts.fixed_bytes + 4 * EXPERT + found.chosen.kv_bytes
+
+
+def test_a_token_reads_the_bytes_of_its_weights_not_their_share_of_all(tmp_path):
+    # Experts of half a byte a weight, attention of two, an embedding that is looked up and a head of one.
+    shapes = {
+        "blk.0.ffn_up_exps.weight": ("Q4_0", (8, 64, 32), 8 * 64 * 32 * 18 // 32),
+        "blk.0.attn_q.weight": ("F16", (64, 64), 64 * 64 * 2),
+        "token_embd.weight": ("F16", (512, 64), 512 * 64 * 2),
+        "output.weight": ("Q8_0", (512, 64), 512 * 64 * 34 // 32),
+    }
+    config = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+              "head_dim": 16, "num_local_experts": 8, "num_experts_per_tok": 2}  # fmt: skip
+    held = source.Checkpoint(
+        name="mixed", source=source.ModelSource.GGUF, config=config, tensors=tuple(
+            Tensor(name=name, dtype=dtype, shape=shape, bytes=size) for name, (dtype, shape, size) in shapes.items()
+        ),
+    )  # fmt: skip
+    found = requirements.of(held, requirements.Room(limit_bytes=None), context=16)
+    need = found.chosen
+    by_hand = 2 * 64 * 32 * 18 // 32 + 64 * 64 * 2 + 512 * 64 * 34 // 32 + 16 * 2 * 64 * 2
+    assert (need.dtype, need.step_bytes) == ("stored", by_hand)
+    assert found.active_parameters == 2 * 64 * 32 + 64 * 64 + 512 * 64
+    # Without a GPU both ways to the limit are one.
+    alone = split.of(need, Described(ram_bytes=GIB, bandwidth=1e9))
+    assert alone.ceiling == pytest.approx(roofline.ceiling(1e9, need.step_bytes), rel=1e-12)
 
 
 def test_the_parts_of_a_dense_model_are_its_layers(tmp_path):

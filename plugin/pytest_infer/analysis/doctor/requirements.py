@@ -124,16 +124,18 @@ def _need(dtype: str, held: Weights, weights: int, kv: KvCache, room: Room) -> N
     # Quantised weights are computed with in half precision, and so is the cache (llama.cpp's default: f16).
     kv_bytes = None if kv.elements is None else kv.elements * PLAIN.get(dtype, 2)
     minimum = weights + (kv_bytes or 0) + room.runtime_bytes
-    read = held.read_share
+    parts = held.parts(dtype)
     return Need(
         dtype=dtype,
         weights_bytes=weights,
         kv_bytes=kv_bytes,
         minimum_bytes=minimum,
         recommended_bytes=math.ceil(minimum / COMFORTABLE),
-        step_bytes=None if read is None or kv_bytes is None else round(weights * read) + kv_bytes,
+        step_bytes=None
+        if parts is None or kv_bytes is None
+        else round(parts.fixed_bytes + parts.selected_bytes) + kv_bytes,
         verdict=verdict(minimum, room),
-        parts=held.parts(dtype),
+        parts=parts,
     )
 
 

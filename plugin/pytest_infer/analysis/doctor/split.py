@@ -62,7 +62,7 @@ def of(need: Need, machine: Described) -> Split | None:
     gpu = kept + moved if fits else 0
     ram = need.weights_bytes + (need.kv_bytes or 0) - gpu + RUNTIME_BYTES
     share = on_gpu / parts.units if parts.units else 1.0
-    read = parts.movable_bytes * parts.selected / parts.units if parts.units else 0.0
+    read = parts.selected_bytes
     rate = speed.predict(
         Served(share=share, gpu=(share * read,), cpu=((1 - share) * read,)),
         None if need.step_bytes is None else kept,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -52,6 +52,11 @@ class Parts:
     movable_bytes: int
     fixed_bytes: int
 
+    @property
+    def selected_bytes(self) -> float:
+        """Return the bytes of the movable ones that a token reads."""
+        return self.movable_bytes * self.selected / self.units if self.units else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -64,10 +69,6 @@ class Weights:
     experts: tuple[int, int] = (0, 0)
     """Of a layer: how many there are, and how many a token selects."""
     stored: int | None = None
-    parameters: int | None = None
-    active: int | None = None
-    read_share: float | None = None
-    """Of the weights' bytes those that decoding one token reads."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, config: Mapping[str, Any]) -> Weights:
@@ -86,18 +87,24 @@ class Weights:
                 # Only the bytes are known: of packed weights, or of files without a header.
                 size = checkpoint.stored_bytes if stored is None else stored
                 return cls(tensors=(), own=STORED, stored=size)
-        elements = {t.name: prod(t.shape) for t in plain}
-        share, active = _active(elements, config)
         return cls(
             tensors=plain,
             own=own,
             files=tensors,
             experts=(kv_cache.number(config, *EXPERTS_KEYS) or 0, kv_cache.number(config, *TOP_K_KEYS) or 0),
             stored=stored,
-            parameters=sum(elements.values()),
-            active=active,
-            read_share=share,
         )
+
+    @property
+    def parameters(self) -> int | None:
+        """Return how many there are, None where their shapes are not known."""
+        return _elements(self.tensors) or None
+
+    @property
+    def active(self) -> int | None:
+        """Return how many a token is multiplied with, None where that is not known."""
+        parts = self._parts(self.tensors, _elements)
+        return None if parts is None else round(parts.fixed_bytes + parts.selected_bytes)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -109,18 +116,23 @@ class Weights:
         return self.stored or 0 if dtype == STORED else weights_bytes(self.tensors, dtype)
 
     def parts(self, dtype: str) -> Parts | None:
-        """Return them by what can be moved, None where their shapes are not known."""
-        tensors = self.files if dtype == STORED else self.tensors
-        if not tensors or self.read_share is None:
-            return None
+        """Return them by what can be moved, None where their shapes are not known, or not which of them a token reads.
 
-        def held(chosen: Iterable[Tensor]) -> int:
-            return sum(t.bytes for t in chosen) if dtype == STORED else weights_bytes(chosen, dtype)
+        It reads all outside the routed experts, and k of each site's experts; of an embedding that is not the output
+        head too only a row is looked up, and towers for images and sound are not run. A step of one sequence selects k
+        distinct experts. The config may tell of experts that are not found, or not how many a token selects.
+        """
+        if dtype == STORED:
+            return self._parts(self.files, lambda chosen: sum(t.bytes for t in chosen))
+        return self._parts(self.tensors, lambda chosen: weights_bytes(chosen, dtype))
 
+    def _parts(self, tensors: Iterable[Tensor], held: Callable[[Iterable[Tensor]], int]) -> Parts | None:
         seen = [t for t in tensors if not TOWER.search(t.name)]
         routed = [t for t in seen if EXPERT.search(t.name) and not SHARED.search(t.name)]
+        if not seen or (0 in self.experts if routed else self.experts[0] > 1):
+            return None
         moved = routed or [t for t in seen if _LAYER.search(t.name)]
-        layers = len({found[1] for t in moved if (found := _LAYER.search(t.name))})
+        layers = len({found[1] for t in moved if (found := _LAYER.search(t.name))}) or len(routed[:1])
         tied = not any(_HEAD.search(t.name) for t in seen)
         looked_up = [] if tied else [t for t in seen if _EMBEDDING.search(t.name)]
         of_a_layer, chosen = self.experts if routed else (1, 1)
@@ -133,6 +145,10 @@ class Weights:
         )
 
 
+def _elements(tensors: Iterable[Tensor]) -> int:
+    return sum(prod(t.shape) for t in tensors)
+
+
 def weights_bytes(tensors: Iterable[Tensor], dtype: str) -> int:
     """Return the bytes of the weights in a dtype.
 
@@ -140,7 +156,7 @@ def weights_bytes(tensors: Iterable[Tensor], dtype: str) -> int:
     ggml's Q8_0 (34 bytes for 32 weights) and Q4_0 (18 bytes), all else in float32, as llama.cpp keeps it.
     """
     if dtype in PLAIN:
-        return sum(prod(t.shape) for t in tensors) * PLAIN[dtype]
+        return _elements(tensors) * PLAIN[dtype]
     return sum(_blocked(t, _BLOCKS[dtype]) for t in tensors)
 
 
@@ -205,28 +221,3 @@ def by_dtype(tensors: Iterable[Tensor]) -> dict[str, int]:
     for tensor in tensors:
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.bytes
     return sizes
-
-
-def _active(elements: Mapping[str, int], config: Mapping[str, Any]) -> tuple[float | None, int | None]:
-    """Return the share of the weights that a token's step reads, and the parameters that it is multiplied with.
-
-    All weights outside the routed experts, and k of each site's experts; of an embedding that is not the output head
-    too only a row is looked up, and towers for images and sound are not run. A step of one sequence selects k distinct
-    experts. None where the config tells of experts that are not found, or not how many a token selects.
-    """
-    unseen = sum(n for name, n in elements.items() if TOWER.search(name))
-    elements = {name: n for name, n in elements.items() if not TOWER.search(name)}
-    routed = sum(n for name, n in elements.items() if EXPERT.search(name) and not SHARED.search(name))
-    looked_up = sum(n for name, n in elements.items() if _EMBEDDING.search(name))
-    tied = not any(_HEAD.search(name) for name in elements)
-    total = sum(elements.values())
-    chosen = 0.0
-    experts, k = kv_cache.number(config, *EXPERTS_KEYS), kv_cache.number(config, *TOP_K_KEYS)
-    if routed:
-        if experts is None or k is None:
-            return None, None
-        chosen = routed * k / experts
-    elif (experts or 0) > 1:
-        return None, None
-    read = total - routed + chosen - (0 if tied else looked_up)
-    return (read / (total + unseen), round(read)) if total + unseen else (None, None)
