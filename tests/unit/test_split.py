@@ -154,6 +154,7 @@ def doctor(tmp_path):
         assert done.exit_code == code, done.output
         return done
 
+    run.folder = tmp_path / "model"
     return run
 
 
@@ -183,6 +184,30 @@ def test_what_does_not_fit_is_exit_code_1_and_named(doctor):
     said = doctor("--ram=430MB", code=1).stdout.splitlines()[-1]
     assert said.startswith("model in bfloat16 does not fit; no dtype here would")
     assert "does not fit; int8, int4 would" in doctor(f"--ram={RUNTIME_BYTES + 300_000}B", code=1).stdout
+
+
+@pytest.mark.parametrize("words", [("--ram=430MB",), ("--ram=430MB", "--vram=1GiB", "--reserve=0B")])
+def test_json_says_what_the_text_and_the_exit_code_say(doctor, monkeypatch, words):
+    # This machine, whose probe tells nothing of the other, would do.
+    monkeypatch.setattr(probes, "load", lambda threads: MachineProbe(
+        threads=1, read_bandwidth=40e9, read_bandwidth_spread=0.05, flops={"bfloat16": 1e9}, caches={}, at_ns=1,
+        boot=probe.boot(),
+    ))  # fmt: skip
+    monkeypatch.setattr("pytest_infer.cli.doctor.kept_probe.doubt", lambda *of: None)
+    folder = doctor.folder
+    shapes = {"model_type": "new", "num_hidden_layers": 2} if len(words) > 1 else MIXTURE
+    folder.joinpath("config.json").write_text(json.dumps(shapes), encoding="utf-8")
+    folder.joinpath("pytorch_model.bin").write_bytes(bytes(2**20))
+    code = 2 if len(words) > 1 else 1
+    model = json.loads(doctor(*words, "--format=json", code=code).stdout)["model"]
+    said = doctor(*words, code=code).stdout.splitlines()
+    for need in model["needs"]:
+        (line,) = (line for line in said if line.startswith(f"{need['dtype']} "))
+        assert line.endswith(f" {need['verdict']}")
+    assert model["fitting"] == []
+    assert "no dtype here would" in said[-1]
+    assert "cores_recommended" not in model
+    assert all("decode_ceiling" not in need for need in model["needs"])
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,15 @@ def as_json(found: Checkup) -> str:
     if found.model is not None:
         model = msgspec.to_builtins(found.model)
         for need, row in zip(found.model.needs, model["needs"], strict=True):
-            row["decode_ceiling"] = found.ceiling(need)
+            row["verdict"] = found.verdict(need).value
+            row["decode_ceiling"] = None if found.described is not None else found.ceiling(need)
             row["split"] = None if (split := found.split(need)) is None else msgspec.to_builtins(split)
             row["decode_likely"] = found.likely(need)
             row["bandwidth_minimum"] = None if need.step_bytes is None else USABLE_RATE * need.step_bytes
             row["bandwidth_recommended"] = None if need.step_bytes is None else GOOD_RATE * need.step_bytes
         model["chosen"] = found.model.chosen.dtype
-        model["fitting"] = list(found.model.fitting)
-        model["cores_recommended"] = found.cores(found.model)
+        model["fitting"] = found.fitting
+        model["cores_recommended"] = None if found.described is not None else found.cores(found.model)
         model["disk_free_bytes"] = found.disk_free_bytes
         built["model"] = model
     return json.dumps(_known(built), indent=1, allow_nan=False) + "\n"
@@ -159,8 +160,7 @@ def _write_described(console: Console, found: Checkup, machine: Described, model
     for line in _about_split(found, machine, model):
         console.print(Text(printable(line), style="dim"))
     chosen = found.verdict(model.chosen)
-    others = [need.dtype for need in model.needs if found.verdict(need) in (Fit.FITS, Fit.TIGHT)]
-    would = f"; {', '.join(others) or 'no dtype here'} would"
+    would = f"; {', '.join(found.fitting) or 'no dtype here'} would"
     said = "fits" if chosen in (Fit.FITS, Fit.TIGHT) else f"{_NOT.get(chosen, 'does not fit')}{would}"
     console.print(Text(printable(f"{model.name} in {model.chosen.dtype} {said}"), style=_STYLES[chosen]))
 
@@ -297,7 +297,7 @@ def _conclusion(found: Checkup, model: Requirements) -> str:
     if chosen.verdict is Fit.UNKNOWN or limit is None:
         return f"{needs}; whether it fits cannot be told, as this system does not tell its memory"
     if chosen.verdict is Fit.TOO_LARGE:
-        others = ", ".join(model.fitting)
+        others = ", ".join(found.fitting)
         return f"{needs} and does not fit {size(limit)}; " + (f"{others} would" if others else "no dtype here would")
     if chosen.verdict is Fit.NOT_NOW:
         free = size(found.host.available_bytes or 0)

@@ -71,6 +71,12 @@ class Checkup:
         found = self.split(need)
         return split.undivided(need, self.described) if found is None else found.verdict
 
+    @property
+    def fitting(self) -> list[str]:
+        """Return the dtypes that fit, the most exact first."""
+        needs = () if self.model is None else self.model.needs
+        return [need.dtype for need in needs if self.verdict(need) not in (Fit.TOO_LARGE, Fit.UNKNOWN)]
+
     def cores(self, model: Requirements) -> int | None:
         """Return the cores for a good TTFT in the chosen dtype, None where no rate was measured for it."""
         flops = None if self.probe is None else self.probe.flops.get(model.chosen.dtype)

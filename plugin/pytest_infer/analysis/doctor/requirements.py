@@ -82,11 +82,6 @@ class Requirements:
     needs: tuple[Need, ...]
     chosen: Need
 
-    @property
-    def fitting(self) -> tuple[str, ...]:
-        """Return the dtypes that fit, the most exact first."""
-        return tuple(need.dtype for need in self.needs if need.verdict not in (Fit.TOO_LARGE, Fit.UNKNOWN))
-
 
 def of(checkpoint: Checkpoint, room: Room, *, context: int | None = None, dtype: str = AUTO) -> Requirements:
     """Work out what a checkpoint needs; the context is 4096 tokens, or the model's own if shorter, unless given.
