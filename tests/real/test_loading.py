@@ -201,7 +201,7 @@ def test_a_wrong_name_is_refused_without_torch(pytester, monkeypatch, options, s
 
 def test_a_revision_of_a_local_folder_is_refused(model_folder):
     line = refusal(engine_for(model_folder(), revision="main").check)
-    assert "is a local folder and has no revisions: leave out --infer-revision main" in line
+    assert "is a local folder and has no revisions: leave out the revision main" in line
 
 
 def test_the_hash_of_the_weights_follows_the_bytes_and_the_adopted_have_none(

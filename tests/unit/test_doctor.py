@@ -280,6 +280,24 @@ def test_a_gguf_file_agrees_with_its_bytes(tmp_path):
     assert needs.chosen.kv_bytes == 2 * 2 * 2 * 16 * 128 * 2
 
 
+def test_what_is_here_has_no_revisions(tmp_path):
+    tmp_path.joinpath("x.gguf").write_bytes(b"GGUF")
+    for name in (str(tmp_path / "x.gguf"), str(tmp_path), "reference-moe"):
+        with pytest.raises(ModelError, match="has no revisions: leave out the revision v1"):
+            source.find(name, "v1")
+
+
+def test_the_disk_is_that_of_the_hubs_cache(tmp_path, monkeypatch):
+    held = source.Checkpoint(name="owner/name", source=source.ModelSource.CONFIG, config=PHI_TINY)
+    monkeypatch.setattr(source, "find", lambda *of: held)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not there" / "hub"))
+    asked = []
+    usage = doctor_command.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor_command.shutil, "disk_usage", lambda place: asked.append(place) or usage)
+    run(monkeypatch, "--model", "owner/name")
+    assert asked == [tmp_path]
+
+
 @pytest.mark.parametrize("name", ["Q4_1", "Q6_K", "IQ3_S", "MXFP4", "BF16", "TQ1_0"])
 def test_block_sizes_are_those_of_the_gguf_package(name):
     gguf = pytest.importorskip("gguf")

@@ -36,7 +36,7 @@ def test_bad_names(folder, name):
 
 @pytest.mark.parametrize("name", ["reference-moe", "mine"])
 def test_only_hub_models_have_revisions(folder, name):
-    with pytest.raises(ModelError, match="has no revisions: leave out --infer-revision v1"):
+    with pytest.raises(ModelError, match="has no revisions: leave out the revision v1"):
         models.check_name(name, "v1")
     models.check_name("owner/name", "v1")
 

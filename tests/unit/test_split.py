@@ -260,6 +260,10 @@ def test_a_run_tells_how_near_an_engine_comes(doctor, storage, make_block):
         (("--reserve=1GiB",), "--vram-bandwidth and --reserve are about a GPU: give its memory with --vram"),
         (("--ram=1GiB", "--vram-bandwidth=1GB/s"), "are about a GPU: give its memory with --vram"),
         (("--ram=1GiB", "--like=7"), "no run '7'"),
+        (("--like=latest",), "--like is about a described machine: with --ram, --vram or --bandwidth"),
+        (("--ram=",), "--ram '': write a number with its unit"),
+        (("--bandwidth=",), "--bandwidth '': write a number with its unit"),
+        (("--revision=v1",), "model is a local folder and has no revisions: leave out the revision v1"),
     ],
 )
 def test_what_cannot_be_is_one_line(doctor, storage, make_block, words, line):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pytest_infer import units
+from pytest_infer import units, untrusted
 from pytest_infer.analysis import reached as reached_by
 from pytest_infer.analysis.doctor import kept_probe, pitfalls, ranks, requirements
 from pytest_infer.analysis.doctor.checkup import Checkup
-from pytest_infer.analysis.doctor.ranks import Division
-from pytest_infer.analysis.doctor.requirements import Fit, Requirements, Room
-from pytest_infer.analysis.doctor.split import Described
+from pytest_infer.analysis.doctor.requirements import Fit, Room
+from pytest_infer.analysis.doctor.split import RESERVE_BYTES, Described
 from pytest_infer.analysis.doctor.weights import AUTO
 from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, screen
 from pytest_infer.engines.checkpoint import source
@@ -27,35 +26,7 @@ from pytest_infer.records import MachineInfo, MachineProbe
 from pytest_infer.report.formats import DOCTOR, Format
 from pytest_infer.storage import probes
 
-_RESERVE = "1GiB"
 _EXITS = {Fit.TOO_LARGE: 1, Fit.UNKNOWN: 2}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Figures:
-    """A machine as the options describe it."""
-
-    ram: str | None
-    vram: str | None
-    bandwidth: str | None
-    vram_bandwidth: str | None
-    reserve: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    model: str
-    revision: str | None
-    context: int | None
-    dtype: str
-    ranks: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    needs: Requirements
-    disk_free_bytes: int | None
-    division: Division | None
 
 
 def doctor(
@@ -82,7 +53,7 @@ def doctor(
     vram_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="Of the GPU's memory, as 250GB/s.")] = None,
     reserve: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help=f"Left free of --vram: driver, buffers, activations; default: {_RESERVE}."),
+        typer.Option(metavar="SIZE", help="Left free of --vram: driver, buffers, activations; default: 1GiB."),
     ] = None,
     like: Annotated[
         str | None,
@@ -100,20 +71,31 @@ def doctor(
 ) -> None:
     """Check this machine, or one that is described, and whether a model fits it. Exit code 1 when it cannot fit."""
     described, now = description.describe(), host.describe()
+    needs, division, free = None, None, None
     try:
-        figures = _Figures(ram=ram, vram=vram, bandwidth=bandwidth, vram_bandwidth=vram_bandwidth, reserve=reserve)
-        other = _described(figures, described)
-        reached = None if like is None else reached_by.of_run(open_history(storage).select(like))
-        asked = (
-            None if model is None else _Asked(model=model, revision=revision, context=context, dtype=dtype, ranks=tp)
+        machine = (ram, vram, bandwidth)
+        _refuse_alone(
+            (vram_bandwidth, reserve),
+            (vram,),
+            "--vram-bandwidth and --reserve are about a GPU: give its memory with --vram",
         )
-        of_a_model = (other, reached, tp, revision, context, None if dtype == AUTO else dtype)
-        if asked is None and any(given is not None for given in of_a_model):
-            raise OptionError(
-                "--ram, --vram, --bandwidth, --like, --ranks, --revision, --context and --dtype are about a model: "
-                "name it with --model"
-            )
-        found = None if asked is None else _needs(asked, described, now)
+        _refuse_alone(
+            (*machine, like, tp, revision, context, None if dtype == AUTO else dtype),
+            (model,),
+            "--ram, --vram, --bandwidth, --like, --ranks, --revision, --context and --dtype are about a model: "
+            "name it with --model",
+        )
+        _refuse_alone(
+            (like,), machine, "--like is about a described machine: with --ram, --vram or --bandwidth"
+        )
+        other = _described(described, *machine, vram_bandwidth, reserve)
+        reached = None if like is None else reached_by.of_run(open_history(storage).select(like))
+        if model is not None:
+            held = source.find(model, revision)
+            room = Room(limit_bytes=described.memory_limit_bytes, available_bytes=now.available_bytes)
+            needs = requirements.of(held, room, context=context, dtype=dtype)
+            division = None if tp is None else ranks.of(held.config, tp)
+            free = _disk_free(held.folder)
     except InferError as error:
         refuse(error)
     made, note = _measured(described, now) if measure else _kept(described, now)
@@ -126,46 +108,57 @@ def doctor(
         probe=made,
         probe_age_s=None if made is None else _age_s(made),
         probe_note=note,
-        model=None if found is None else found.needs,
-        disk_free_bytes=None if found is None else found.disk_free_bytes,
+        model=needs,
+        disk_free_bytes=free,
         described=other,
         reached=reached,
-        division=None if found is None else found.division,
+        division=division,
     )
     out(DOCTOR[form](checked, screen()))
-    if found is not None and (verdict := checked.verdict(found.needs.chosen)) in _EXITS:
+    if needs is not None and (verdict := checked.verdict(needs.chosen)) in _EXITS:
         raise typer.Exit(_EXITS[verdict])
-    if checked.division is not None and checked.division.refused is not None:
-        raise typer.Exit(1 if checked.division.possible else 2)
+    if division is not None and division.refused is not None:
+        raise typer.Exit(1 if division.possible else 2)
 
 
-def _described(given: _Figures, here: MachineInfo) -> Described | None:
+def _refuse_alone(options: Sequence[object], others: Sequence[object], why: str) -> None:
+    """Raise OptionError where one of some options is given, and none of those that it is about."""
+    if any(given is not None for given in options) and not any(given is not None for given in others):
+        raise OptionError(why)
+
+
+def _described(
+    here: MachineInfo,
+    ram: str | None,
+    vram: str | None,
+    bandwidth: str | None,
+    vram_bandwidth: str | None,
+    reserve: str | None,
+) -> Described | None:
     """Return the machine that the options describe: without --ram this one, with a GPU or another bandwidth."""
-    if given.vram is None and any(option is not None for option in (given.vram_bandwidth, given.reserve)):
-        raise OptionError("--vram-bandwidth and --reserve are about a GPU: give its memory with --vram")
-    if not any((given.ram, given.vram, given.bandwidth)):
+    if ram is None and vram is None and bandwidth is None:
         return None
     return Described(
-        ram_bytes=here.memory_limit_bytes if given.ram is None else units.parse_size(given.ram, "--ram"),
-        vram_bytes=0 if given.vram is None else units.parse_size(given.vram, "--vram"),
-        reserve_bytes=units.parse_size(_RESERVE if given.reserve is None else given.reserve, "--reserve"),
-        bandwidth=units.parse_bandwidth(given.bandwidth, "--bandwidth"),
-        vram_bandwidth=units.parse_bandwidth(given.vram_bandwidth, "--vram-bandwidth"),
-        here=given.ram is None,
+        ram_bytes=here.memory_limit_bytes if ram is None else units.parse_size(ram, "--ram"),
+        vram_bytes=0 if vram is None else units.parse_size(vram, "--vram"),
+        reserve_bytes=RESERVE_BYTES if reserve is None else units.parse_size(reserve, "--reserve"),
+        bandwidth=units.parse_bandwidth(bandwidth, "--bandwidth"),
+        vram_bandwidth=units.parse_bandwidth(vram_bandwidth, "--vram-bandwidth"),
+        here=ram is None,
     )
 
 
-def _needs(asked: _Asked, described: MachineInfo, now: host.Host) -> _Found:
-    """Return what a model needs, and what is free on the disk where its files lie or would lie."""
-    held = source.find(asked.model, asked.revision)
-    room = Room(limit_bytes=described.memory_limit_bytes, available_bytes=now.available_bytes)
-    needed = requirements.of(held, room, context=asked.context, dtype=asked.dtype)
+def _disk_free(folder: Path | None) -> int | None:
+    """Return what is free on the disk where a model's files lie, or would lie: in the hub's cache."""
+    if folder is None:
+        # Imported late: only a model from the hub needs it.
+        from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415
+
+        folder = Path(HF_HUB_CACHE).absolute()
     try:
-        free: int | None = shutil.disk_usage(held.folder or Path.home()).free
-    except (OSError, RuntimeError):
-        free = None
-    division = None if asked.ranks is None else ranks.of(held.config, asked.ranks)
-    return _Found(needs=needed, disk_free_bytes=free, division=division)
+        return shutil.disk_usage(next(place for place in (folder, *folder.parents) if untrusted.exists(place))).free
+    except OSError:
+        return None
 
 
 def _kept(described: MachineInfo, now: host.Host) -> tuple[MachineProbe | None, str | None]:

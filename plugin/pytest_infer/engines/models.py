@@ -100,7 +100,7 @@ def check_name(name: str, revision: str | None = None) -> None:
             )
     elif revision is not None:
         kind = "comes with the package" if name in BUNDLED else "is a local folder"
-        raise UnknownValueError(f"{name} {kind} and has no revisions: leave out --infer-revision {revision}")
+        raise UnknownValueError(f"{name} {kind} and has no revisions: leave out the revision {revision}")
 
 
 def resolve(name: str, progress: Progress) -> str:

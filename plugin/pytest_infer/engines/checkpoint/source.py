@@ -53,21 +53,31 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     """Return what is known of a model by its name: a bundled one, a folder, a GGUF file, or a hub id.
 
     Raises:
-        ModelError: there is no such model, its files are damaged, or the hub does not answer.
+        ModelError: there is no such model, its files are damaged, the hub does not answer, or what is here has no
+            revisions.
     """
     path = models.expanded(name)
-    if path.suffix == ".gguf" and untrusted.is_file(path):
-        return of_gguf(path)
+    if (file := _gguf(name, path)) is not None:
+        if revision is not None:
+            raise ModelError(f"{name} is a local file and has no revisions: leave out the revision {revision}")
+        return of_gguf(file)
+    models.check_name(name, revision)
     if name in models.BUNDLED:
         return replace(of_folder(_bundled(name)), name=name)
-    if untrusted.is_dir(path) and not (path / "config.json").is_file() and (found := sorted(path.glob("*.gguf"))):
-        return of_gguf(found[0])
-    models.check_name(name, revision)
     if untrusted.is_dir(path):
         return of_folder(path)
     folder = models.local_folder(name, revision)
     held = None if folder is None else of_folder(folder)
     return replace(held, name=name) if held is not None and held.files else _on_hub(name, revision)
+
+
+def _gguf(name: str, path: Path) -> Path | None:
+    """Return the GGUF file that a name is, or the first of a folder that is none of transformers'."""
+    if path.suffix == ".gguf" and untrusted.is_file(path):
+        return path
+    if name in models.BUNDLED or not untrusted.is_dir(path) or (path / "config.json").is_file():
+        return None
+    return min(path.glob("*.gguf"), default=None)
 
 
 def _bundled(name: str) -> Path:
