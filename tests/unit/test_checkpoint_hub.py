@@ -47,6 +47,16 @@ def test_headers_of_all_files_count(hub):
     }
 
 
+def test_a_download_that_was_broken_off_is_asked_of_the_hub(hub, tmp_path, monkeypatch):
+    index = {"weight_map": {"x": "model-00001-of-00002.safetensors", "y": "model-00002-of-00002.safetensors"}}
+    tmp_path.joinpath("model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    monkeypatch.setattr(models, "local_folder", lambda name, revision: tmp_path)
+    first = SimpleNamespace(dtype="BF16", shape=[4, 8], data_offsets=(0, 64))
+    hub(SimpleNamespace(files_metadata={"a": SimpleNamespace(tensors={"x": first})}))
+    found = source.find("owner/name")
+    assert (found.source, found.stored_bytes, found.folder) == (ModelSource.SAFETENSORS, 64, None)
+
+
 def test_without_safetensors_the_config_is_left(hub):
     hub(NotASafetensorsRepoError("none"))
     found = source.find("owner/name")

@@ -85,9 +85,7 @@ def doctor(
             "--ram, --vram, --bandwidth, --like, --ranks, --revision, --context and --dtype are about a model: "
             "name it with --model",
         )
-        _refuse_alone(
-            (like,), machine, "--like is about a described machine: with --ram, --vram or --bandwidth"
-        )
+        _refuse_alone((like,), machine, "--like is about a described machine: with --ram, --vram or --bandwidth")
         other = _described(described, *machine, vram_bandwidth, reserve)
         reached = None if like is None else reached_by.of_run(open_history(storage).select(like))
         if model is not None:

@@ -67,8 +67,11 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     if untrusted.is_dir(path):
         return of_folder(path)
     folder = models.local_folder(name, revision)
-    held = None if folder is None else of_folder(folder)
-    return replace(held, name=name) if held is not None and held.files else _on_hub(name, revision)
+    there = [] if folder is None else hashes.files(folder)
+    # A download that was broken off may have left the index of files that did not come.
+    if folder is None or not there or not all(map(untrusted.is_file, there)):
+        return _on_hub(name, revision)
+    return replace(of_folder(folder), name=name)
 
 
 def _gguf(name: str, path: Path) -> Path | None:
