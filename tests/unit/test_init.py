@@ -1,6 +1,7 @@
 """The files that init writes: nothing is overwritten, and where they go."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,35 @@ def test_a_workflow_below_the_top_of_a_repository_is_told(tmp_path, monkeypatch)
     (tmp_path / ".git").mkdir()
     assert f"move it to {tmp_path}" in " ".join(init("inner", "--ci=github")[1])
     assert "move it" not in " ".join(init(".", "--ci=github")[1])
+
+
+@pytest.mark.parametrize(("host", "name"), [("github", WORKFLOW), ("gitlab", GITLAB)])
+def test_what_is_moved_to_the_top_runs_what_is_there(tmp_path, monkeypatch, host, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "pyproject.toml").write_text("")
+    init("inner", f"--ci={host}")
+    (tmp_path / name).parent.mkdir(parents=True)
+    text = (tmp_path / "inner" / name).rename(tmp_path / name).read_text()
+    scripts = re.findall(r"(?<=bash )\S+", text)
+    assert len(scripts) == 3
+    assert all((tmp_path / script).is_file() for script in scripts)
+    assert "pip install -e ./inner pytest-infer\n" in text
+    # The script works in its own folder.
+    assert re.findall(r"\S*inference-output", text) == (
+        2 * ["inner/inference-output"] if host == "github" else ["[inner/inference-output"]
+    )
+    assert "inner/bench/" in text.partition("files:" if host == "gitlab" else "hashFiles")[2].partition("\n")[0]
+
+
+def test_a_folder_that_a_workflow_cannot_name_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    code, lines = init("a b", "--ci=github")
+    assert code == 2
+    assert lines[-1].startswith("pytest-infer: --ci: a workflow cannot name a b/: ")
+    assert below(tmp_path) == []
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, monkeypatch):

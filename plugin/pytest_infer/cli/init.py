@@ -61,6 +61,8 @@ def init(
 
 def files(folder: Path, *, ini: bool, ci: str | None) -> Iterator[tuple[str, str]]:
     """Yield the files by name and text; `ini` is for a folder that no other configuration of pytest reaches."""
+    place = None if ci is None else _CI[ci]
+    inner = "" if place is None else _inner(folder)
     yield "bench/test_prompts.py", _starter("test_prompts.py")
     yield "bench/prompts.toml", _starter("prompts.toml")
     yield f"{_STORAGE}/.gitignore", _starter("gitignore")
@@ -69,10 +71,27 @@ def files(folder: Path, *, ini: bool, ci: str | None) -> Iterator[tuple[str, str
     if ci is None:
         return
     yield _SCRIPT, _starter("ci.sh")
-    place = _CI[ci]
     if place is not None:
-        own = "-e . " if any((folder / name).is_file() for name in _PROJECT) else ""
-        yield place[0], _starter(place[1]).replace("{packages}", f"{own}pytest-infer")
+        own = f"-e {f'./{inner}'.rstrip('/')} " if any((folder / name).is_file() for name in _PROJECT) else ""
+        text = _starter(place[1]).replace("{packages}", f"{own}pytest-infer")
+        # It runs at the top of the repository.
+        yield place[0], text.replace("bench/", f"{inner}bench/").replace("inference-output", f"{inner}inference-output")
+
+
+def _repository(folder: Path) -> Path | None:
+    return next((place for place in (folder.resolve(), *folder.resolve().parents) if (place / ".git").exists()), None)
+
+
+def _inner(folder: Path) -> str:
+    """Return a folder as the top of its repository sees it, with a slash behind it; "" for the top itself.
+
+    Raises OptionError for a name that a workflow cannot hold as it is.
+    """
+    root = _repository(folder)
+    inner = "" if root in (None, folder.resolve()) else f"{folder.resolve().relative_to(root)}/"
+    if inner != shlex.quote(inner) and inner:
+        raise OptionError(f"--ci: a workflow cannot name {inner}: use a folder without spaces and special characters")
+    return inner
 
 
 def write(path: Path, text: str) -> bool:
@@ -105,7 +124,7 @@ def _hints(folder: Path, configured: inifile.IniFile | None, *, ci: str | None) 
             f"add {inifile.STORAGE_OPTION}={_STORAGE} to addopts in {configured.path}, "
             f"so that runs are kept in {_STORAGE}/ (until then: .benchmarks/, where pytest-infer looks too)"
         )
-    root = next((place for place in (folder.resolve(), *folder.resolve().parents) if (place / ".git").exists()), None)
+    root = _repository(folder)
     place = None if ci is None else _CI[ci]
     if place is not None and root is not None and root != folder.resolve():
         script = folder.resolve().relative_to(root) / _SCRIPT
