@@ -132,3 +132,121 @@ def test_git_is_given_the_token_in_no_argument():
     assert {"username=x-access-token", "password=ghs_0123"} <= set(asked.stdout.splitlines())
     assert "+ git -c credential.helper=" in asked.stderr.replace("+ GIT_TERMINAL_PROMPT=0\n", "")
     assert not [line for line in asked.stderr.splitlines() if " git " in line and "ghs_0123" in line]
+
+
+FAKES = {
+    # Of pytest: it stores a run and ends as it is told; measured again it may do neither.
+    "pytest": """#!/bin/sh
+env > "$FAKES/environment"
+echo "$@" >> "$FAKES/calls"
+code=$FIRST stores=yes
+case " $* " in *" --infer-time="*) code=$SECOND stores=$STORES;; esac
+folder=$(printf '%s\\n' "$@" | sed -n 's/^--benchmark-storage=//p')/here
+mkdir -p "$folder"
+if [ "$stores" = yes ]; then echo > "$folder/000$(ls "$folder" | wc -l)_it.json"; fi
+exit "$code"
+""",
+    "pytest-infer": """#!/bin/sh
+echo "pytest-infer $@" >> "$FAKES/calls"
+case $1 in undecided) echo bench/t.py::t;; history) exit "$HISTORY";; comment) exit "$COMMENT";; esac
+""",
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Return a function that runs the script in a repository, with the tools faked; and what was called."""
+    fakes, root, origin = tmp_path / "fakes", tmp_path / "repository", tmp_path / "origin.git"
+    fakes.mkdir()
+    for name, text in FAKES.items():
+        (fakes / name).write_text(text)
+        (fakes / name).chmod(0o755)
+    (root / "bench").mkdir(parents=True)
+    shutil.copy(SCRIPT, root / "bench" / "ci.sh")
+    who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {
+        **os.environ,
+        **who,
+        "FAKES": str(fakes),
+        "PATH": f"{fakes}:{os.environ['PATH']}",
+        "FIRST": "0",
+        "SECOND": "0",
+        "STORES": "yes",
+        "HISTORY": "0",
+        "COMMENT": "0",
+    }
+    check("git", "init", "-q", "--bare", origin)
+    check("git", "init", "-q", "-b", "main", root)
+    check("git", "-C", root, "remote", "add", "origin", origin)
+
+    def commit():
+        check("git", "-C", root, "add", "-A")
+        check("git", "-C", root, "-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "x", "--allow-empty")
+
+    def run(*words, **more):
+        return subprocess.run(
+            ["bash", "bench/ci.sh", *words], cwd=root, env={**environment, **more}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    run.root, run.origin, run.fakes, run.commit = root, origin, fakes, commit
+    run.calls = lambda: (fakes / "calls").read_text().splitlines()
+    commit()
+    return run
+
+
+def test_a_run_that_measured_nothing_again_takes_no_ones_place(job):
+    # As a storage that is there from an earlier call does not.
+    for _ in range(2):
+        assert job("pull-request", "HEAD", FIRST="10", SECOND="4", STORES="no").returncode == 4
+    assert [line.split()[:3] for line in job.calls() if " comment " in line] == 2 * [
+        ["pytest-infer", "comment", "latest"]
+    ]
+    (job.fakes / "calls").unlink()
+    assert job("pull-request", "HEAD", FIRST="10").returncode == 0
+    (line,) = [line for line in job.calls() if " comment " in line]
+    assert line.split()[2:4] == ["latest~1", "latest"]
+
+
+def test_only_where_nothing_was_gated_it_says_so(job):
+    said = "no comment: nothing was gated"
+    assert said in job("pull-request", "HEAD", COMMENT="11").stdout
+    assert said not in job("pull-request", "HEAD", COMMENT="2").stdout
+
+
+def test_the_environment_of_what_is_measured_holds_no_token(job):
+    names = ("INFER_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN", "CI_JOB_TOKEN", "CI_REPOSITORY_URL")
+    assert job("pull-request", "HEAD", **dict.fromkeys(names, "secret")).returncode == 0
+    assert "secret" not in (job.fakes / "environment").read_text()
+
+
+def test_a_branch_whose_name_ends_alike_is_not_the_history(job):
+    check("git", "-C", job.root, "push", "-q", "origin", "HEAD:refs/heads/bob/inference-results")
+    done = job("main")
+    assert done.returncode == 0, done.stderr
+    held = check("git", "-C", job.origin, "ls-tree", "--name-only", "inference-results").split()
+    assert held == [".gitignore", "here"]
+
+
+@pytest.mark.parametrize(("first", "history", "code"), [("1", "11", 1), ("0", "11", 11), ("0", "0", 0)])
+def test_the_code_of_a_failed_measurement_is_the_jobs(job, first, history, code):
+    assert job("main", FIRST=first, HISTORY=history).returncode == code
+
+
+def test_a_pull_request_is_held_against_what_it_is_merged_with(job):
+    def git(*words):
+        return check("git", "-C", job.root, "-c", "user.name=a", "-c", "user.email=b", *words).strip()
+
+    git("switch", "-qc", "change")
+    job.commit()
+    git("switch", "-q", "main")
+    (job.root / "more").write_text("a regression of main's own")
+    job.commit()
+    # As GitHub's refs/pull/N/merge.
+    git("switch", "-q", "--detach")
+    git("merge", "-q", "--no-ff", "-m", "merge", "change")
+    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["pull-request"]["steps"]
+    (line,) = [step["run"] for step in steps if "pull-request" in step.get("run", "")]
+    (job.root / "bench" / "ci.sh").write_text('echo "$@"')
+    done = subprocess.run(["bash", "-c", line], cwd=job.root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["pull-request", git("rev-parse", "main")]

@@ -100,6 +100,16 @@ def test_what_is_undecided_is_listed_alone(run, storage):
     assert "incomparable, which no further measurement decides: differ: torch" in never.stderr
 
 
+def test_it_is_listed_as_pytest_takes_it_in_this_folder(run, storage, monkeypatch, tmp_path):
+    run(1.0, lambda j: msgspec.structs.replace(j, test="sub/bench/t.py::t[https://a/b]", verdict=Verdict.INCONCLUSIVE))
+    (tmp_path / "sub" / "bench").mkdir(parents=True)
+    (tmp_path / "sub" / "bench" / "t.py").write_text("")
+    monkeypatch.chdir(tmp_path / "sub")
+    assert infer(storage, "undecided").stdout == "bench/t.py::t[https://a/b]\n"
+    monkeypatch.chdir(tmp_path)
+    assert infer(storage, "undecided").stdout == "sub/bench/t.py::t[https://a/b]\n"
+
+
 def test_what_was_measured_again_takes_the_place_of_what_was_said_of_it(run, storage):
     def doubt(j):
         return msgspec.structs.replace(j, verdict=Verdict.INCONCLUSIVE) if j.name == "code" else j

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pytest_infer import untrusted
 from pytest_infer.analysis.compare import verdicts
 from pytest_infer.analysis.compare.verdicts import Exit, Verdict
 from pytest_infer.cli import posting
@@ -70,7 +71,10 @@ def comment(
 
 
 def undecided(run: _RUN = "latest", *, storage: Storage = None) -> None:
-    """List the tests that a run's gate could not tell, one a line, to measure these alone again with more time."""
+    """List the tests that a run's gate could not tell, one a line, to measure these alone again with more time.
+
+    As pytest takes them in this folder.
+    """
     try:
         found = _gated(run, "", storage)
     except InferError as error:
@@ -83,7 +87,15 @@ def undecided(run: _RUN = "latest", *, storage: Storage = None) -> None:
     if not tests:
         say(f"run {found.run.label}: nothing is undecided")
         raise typer.Exit(Exit.NOTHING.value)
-    out("".join(f"{printable(test)}\n" for test in tests))
+    out("".join(f"{printable(_from_here(test))}\n" for test in tests))
+
+
+def _from_here(test: str) -> str:
+    """Return a test's id, which is relative to pytest's rootdir, relative to this folder, in which that is or below."""
+    file, colons, name = test.partition("::")
+    here = Path.cwd()
+    root = next((place for place in (here, *here.parents) if untrusted.is_file(place / file)), here)
+    return f"{os.path.relpath(root / file)}{colons}{name}"
 
 
 def _gated(selector: str, name: str, storage: Path | None) -> CommentedRun:
