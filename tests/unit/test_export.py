@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,22 @@ def test_a_row_an_average_of_the_suite(storage, make_block):
     # Of the chosen tests alone they are worked out.
     (chosen,) = table(storage, "2", "--suite", "-k", "[b]", "--metric", "ttft")
     assert (chosen["mean"], chosen["stdev"], chosen["n"]) == ("0.4", "", "1")
+
+
+def test_averages_that_are_worked_out_are_those_that_were_stored(storage, make_block):
+    blocks = [make_block("a", ttft_s=0.2), make_block("b", ttft_s=0.4)]
+    for block, before in zip(blocks, (0.1, 0.3), strict=True):
+        block["against"] = {"rev": "main", "commit": "d" * 40, "metrics": {"ttft_s": {"value": before}}}
+    failed = {"bench/t.py::t[c]": make_block("c", ttft_s=0.9)}
+    stored = {
+        "metrics": {"ttft_s": {"mean": 0.5, "stdev": statistics.stdev([0.2, 0.4, 0.9]), "prompts": 3}},
+        "against": {"ttft_s": {"mean": 0.2, "stdev": statistics.stdev([0.1, 0.3]), "prompts": 2}},
+    }
+    storage.add(blocks, failed=failed, averages=[stored])
+    (kept,) = table(storage, "--suite", "--metric", "ttft")
+    (chosen,) = table(storage, "--suite", "--metric", "ttft", "-k", "bench")
+    numbers = ("mean", "stdev", "n", "against_mean", "against_stdev", "against_n")
+    assert [float(chosen[key]) for key in numbers] == pytest.approx([float(kept[key]) for key in numbers])
 
 
 @pytest.mark.parametrize("also", ["--wide", "--rounds"])

@@ -54,18 +54,30 @@ def of_tests(tests: Iterable[OneTest]) -> tuple[SuiteAverages, ...]:
     )
 
 
-def of_results(results: Iterable[Result]) -> tuple[SuiteAverages, ...]:
-    """Return the averages of what a run shows: of its own side."""
+def of_results(
+    results: Iterable[Result], against: Mapping[str, Mapping[str, Values]] | None = None
+) -> tuple[SuiteAverages, ...]:
+    """Return the averages of what a run shows: of its own side, and of the other's figures, by test, if there are."""
+    others = against or {}
     return of_tests(
-        OneTest(config=result.config, model=result.model, figures=result.figures)
+        OneTest(
+            config=result.config,
+            model=result.model,
+            figures=result.figures,
+            against=others.get(result.nodeid, {}),
+        )
         for result in results
         if result.under_load is None
     )
 
 
-def of_run(results: Iterable[Result], stored: Sequence[SuiteAverages]) -> tuple[SuiteAverages, ...]:
+def of_run(
+    results: Iterable[Result],
+    stored: Sequence[SuiteAverages],
+    against: Mapping[str, Mapping[str, Values]] | None = None,
+) -> tuple[SuiteAverages, ...]:
     """Return the averages that a run stored; worked out where it stored none, or an older version mixed its models."""
-    own = of_results(results)
+    own = of_results(results, against)
     models = {tuple(one.config.items()): one.model for one in own}
     if len(stored) != len(own):
         return own

@@ -102,11 +102,15 @@ def _averaged(runs: Sequence[Run], shape: table.Shape) -> FlatTable:
     for run in runs:
         try:
             stored = shown(run.path)
+            kept = stored.averages if shape.keyword is None else ()
+            rows = () if kept else run.rows
         except StorageError as error:
             say(f"left out: {error}")
             continue
         results = [r for r in stored.results if shape.keyword is None or shape.keyword in r.nodeid]
-        found.append((run, of_run(results, stored.averages if shape.keyword is None else ())))
+        # Of a test that failed no run stores the other side.
+        against = {row.test: row.against.metrics for row in rows if row.against is not None}
+        found.append((run, of_run(results, kept, against)))
     return FlatTable(columns=table.suite_columns(found), rows=table.suite_table(found, shape.metrics))
 
 
