@@ -30,16 +30,18 @@ DATA = Path(__file__).parents[1] / "data"
 def pip(tmp_path, monkeypatch):
     """A pip that installs nothing: what it was asked, and the words with which it fails where they are set."""
     monkeypatch.setenv("PYTEST_INFER_CACHE", str(tmp_path / "cache"))
-    told = SimpleNamespace(asked=[], fails={})
+    told = SimpleNamespace(asked=[], fails={}, environ=[], elsewhere=False)
 
     def create(folder, **_):
         Path(folder, "bin").mkdir(parents=True)
+        Path(folder, "bin", "python").touch()
 
-    def run(command, **_):
+    def run(command, env, **_):
+        told.environ.append(env)
         arguments = command[command.index("--no-input") + 1 :]
         told.asked.append(arguments)
         words = next((words for begin, words in told.fails.items() if " ".join(arguments).startswith(begin)), None)
-        if words is None and arguments[0].startswith("guidellm"):
+        if words is None and arguments[0].startswith("guidellm") and not told.elsewhere:
             Path(command[0]).with_name("guidellm").write_text("")
         return SimpleNamespace(returncode=0 if words is None else 1, stderr=words or "")
 
@@ -85,6 +87,51 @@ def test_what_pip_cannot_install_leaves_nothing_and_is_a_line(pip):
     assert result.exit_code != 0
     assert "pip cannot install guidellm==0.8.1: ERROR: no space" in result.output
     assert not environment.folder().exists()
+
+
+def test_where_pip_installs_is_not_for_the_users_variables_to_say(pip, monkeypatch):
+    for name, value in (("PIP_TARGET", "/x"), ("PIP_PREFIX", "/x"), ("PIP_INDEX_URL", "http://mirror")):
+        monkeypatch.setenv(name, value)
+    environment.install(str)
+    for environ in pip.environ:
+        assert environ["PIP_INDEX_URL"] == "http://mirror"
+        assert not {"PIP_TARGET", "PIP_PREFIX"} & environ.keys()
+
+
+def test_what_pip_installs_elsewhere_is_a_line_of_its_own(pip):
+    pip.elsewhere = True
+    with pytest.raises(EngineError, match=r"pip installed guidellm==0\.8\.1 elsewhere than in .*pip config list"):
+        environment.install(str)
+    assert not environment.folder().exists()
+
+
+def test_a_python_without_ensurepip_leaves_nothing_and_is_a_line(pip, monkeypatch):
+    def create(folder, **_):
+        Path(folder, "bin").mkdir(parents=True)
+        raise subprocess.CalledProcessError(1, ["python", "-m", "ensurepip"])
+
+    monkeypatch.setattr(venv, "create", create)
+    result = command("install")
+    assert isinstance(result.exception, SystemExit)
+    assert "on Debian and Ubuntu install python3-venv" in " ".join(result.output.split())
+    assert not environment.folder().exists()
+
+
+def test_one_whose_interpreter_is_gone_is_absent_and_made_anew(pip):
+    environment.install(str)
+    python = environment.folder() / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/gone/python")
+    assert environment.installed() is None
+    assert environment.install(str).python.is_file()
+
+
+def test_on_windows_it_is_refused_before_anything_is_fetched(pip, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    for ask in (environment.required, lambda: environment.install(str)):
+        with pytest.raises(EngineError, match="load tests need Linux or macOS"):
+            ask()
+    assert not pip.asked
 
 
 def test_an_index_that_cannot_be_reached_is_told_as_that(pip):

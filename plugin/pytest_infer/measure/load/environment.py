@@ -29,6 +29,8 @@ INSTALL = "pytest-infer load-generator install"
 _BROKEN = re.compile(r"after connection broken by '(.{1,300})'")
 """What pip writes for each connection that it could not make or keep."""
 _OBJECT = re.compile(r"<[^<>]*>: ")
+_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN")
+"""What makes pip install into another place, or nothing; where it finds packages stays as the user has it."""
 _MANIFEST = "pytest-infer.json"
 _LIMIT_S = 3600.0
 
@@ -45,7 +47,12 @@ class Installed:
     @property
     def program(self) -> Path:
         """Return the generator's program."""
-        return self.folder / ("Scripts" if os.name == "nt" else "bin") / GENERATOR
+        return self.folder / "bin" / GENERATOR
+
+    @property
+    def python(self) -> Path:
+        """Return the environment's interpreter, a link to the one that made it."""
+        return self.program.with_name("python")
 
 
 def folder() -> Path:
@@ -60,18 +67,24 @@ def requirements() -> tuple[str, ...]:
 
 
 def installed() -> Installed | None:
-    """Return the environment; None where there is none, or an installation of it was cut short."""
+    """Return the environment; None where there is none, its interpreter is gone, or installing it was cut short."""
     here = folder()
     try:
         told = json.loads((here / _MANIFEST).read_text(encoding="utf-8"))
         found = Installed(folder=here, version=str(told["version"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if found.program.is_file() else None
+    return found if found.program.is_file() and found.python.is_file() else None
+
+
+def _check_system() -> None:
+    if sys.platform.startswith("win"):
+        raise EngineError(f"load tests need Linux or macOS: what ends {GENERATOR} with the run does not know Windows")
 
 
 def required() -> Installed:
-    """Return the environment; raise EngineError naming the command that makes it."""
+    """Return the environment; raise EngineError naming the command that makes it, or the systems that have it."""
+    _check_system()
     found = installed()
     if found is None:
         raise EngineError(
@@ -88,6 +101,7 @@ def install(progress: Progress) -> Installed:
     """
     from filelock import FileLock  # noqa: PLC0415 - every run that measures imports this module
 
+    _check_system()
     here = folder()
     with cache.explained(here.parent, "install the load generator"):
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -102,19 +116,10 @@ def install(progress: Progress) -> Installed:
 
 
 def _install(here: Path, progress: Progress) -> None:
-    import venv  # noqa: PLC0415
-
     began = time.monotonic()
     progress(f"making {here}: {' and '.join(requirements())}, {DOWNLOAD} to download and {ON_DISK} on disk …")
-    venv.create(here, with_pip=True, symlinks=os.name != "nt")
-    generator, torch = requirements()
     try:
-        # As the user's own index has it, which of PyPI's is seldom so: then from PyTorch's.
-        try:
-            _pip(here, torch)
-        except EngineError:
-            _pip(here, torch, "--index-url", CPU_INDEX)
-        _pip(here, generator, torch)
+        _fill(here)
     except BaseException:
         shutil.rmtree(here, ignore_errors=True)
         raise
@@ -122,12 +127,34 @@ def _install(here: Path, progress: Progress) -> None:
     progress(f"installed in {time.monotonic() - began:.0f} s, {size(_bytes(here))}")
 
 
+def _fill(here: Path) -> None:
+    import venv  # noqa: PLC0415
+
+    generator, torch = requirements()
+    try:
+        venv.create(here, with_pip=True, symlinks=True)
+    except subprocess.SubprocessError as error:
+        raise EngineError(
+            f"Python cannot make an environment with pip: {reason(error)}; on Debian and Ubuntu install python3-venv"
+        ) from error
+    # As the user's own index has it, which of PyPI's is seldom so: then from PyTorch's.
+    try:
+        _pip(here, torch)
+    except EngineError:
+        _pip(here, torch, "--index-url", CPU_INDEX)
+    _pip(here, generator, torch)
+    if not Installed(folder=here, version=VERSION).program.is_file():
+        raise EngineError(f"pip installed {generator} elsewhere than in {here}: see what `pip config list` says")
+
+
 def _pip(here: Path, *arguments: str) -> None:
     """Install into the environment; raise EngineError with pip's last words where it fails."""
-    python = str(Installed(folder=here, version=VERSION).program.with_name("python"))
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *arguments]
+    python = str(Installed(folder=here, version=VERSION).python)
+    # Isolated: what PYTHONPATH has would count as installed.
+    environ = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    command = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False, env=environ)
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineError(f"pip cannot install {arguments[0]}: {reason(error)}") from error
     broken = _BROKEN.findall(done.stderr)
