@@ -230,11 +230,16 @@ NOT_INSTALLED = "*load tests send their requests with guidellm, in an environmen
             ["--infer-load=replay", "--infer-load-data=trace=prompts.toml"],
             "*--infer-load-data: */prompts.toml, line 2: *",
         ),
+        (
+            {},
+            ["--infer-load=rate=1", "--infer-load-requests=2"],
+            "*--infer-load-requests: of rate=1:poisson the first and the last 1 are left out: send 3 or more, not 2",
+        ),
     ],
     ids=[
         *("not installed", "no prompts", "levels", "objectives", "no trace", "against", "sweep", "curve", "cache"),
         *("no tokenizer", "a tokenizer too long for a name", "no trace file", "no home of a trace"),
-        *("no home of a tokenizer", "damaged trace"),
+        *("no home of a tokenizer", "damaged trace", "too few requests"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_a_line_before_anything_is(served, more, arguments, said):

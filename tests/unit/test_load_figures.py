@@ -219,7 +219,11 @@ def test_streams_that_idle_mark_a_level():
 
 def test_a_queue_that_grows_is_not_steady():
     of = at_rate([simulated(20, 0.1, 200, seed) for seed in range(3)], 20)
-    assert WarningKind.UNSTEADY in kinds(of)
+    (warning,) = [w for w in marks.find(of, bust=True) if w.kind is WarningKind.UNSTEADY]
+    assert "more requests (--infer-load-requests), or" in warning.text
+    replayed = dataclasses.replace(of, level=Level(kind=LevelKind.REPLAY, value=1.0))
+    (warning,) = [w for w in marks.find(replayed, bust=True) if w.kind is WarningKind.UNSTEADY]
+    assert "a longer trace, or" in warning.text
 
 
 def test_failures_are_told_with_the_words_of_the_most_frequent():

@@ -67,6 +67,7 @@ def test_objectives():
         ("ttft", "a time above 0 with its unit, as 500ms or 2s, not ''"),
         ("ttft=5", "not '5'"),
         ("ttft=0ms", "not '0ms'"),
+        ("ttft=1s,ttft=2s", "ttft stands there twice"),
     ],
 )
 def test_what_is_no_objective_is_one_line(text, said):
@@ -89,6 +90,9 @@ def test_synthetic_prompts():
         ("prompt_tokens=0", "not '0'"),
         ("prompt_tokens=1234567890123", "not '1234567890123'"),
         ("prompt_tokens=5", "lacks output_tokens, or trace=FILE"),
+        ("prompt_tokens=5,output_tokens=5,prompt_tokens=6", "prompt_tokens stands there twice"),
+        ("prompt_tokens=5,output_tokens=5,tokenizer=a,tokenizer=b", "tokenizer stands there twice"),
+        ("prompt_tokens=5,output_tokens=5,output_tokens_min=9,output_tokens_max=8", "_min is above output_tokens_max"),
         ("prompt_tokens=5,trace=x", "a trace has its own counts: leave out prompt_tokens"),
     ],
 )

@@ -1,18 +1,19 @@
 """Traces of load, of seconds or Mooncake's: what the generator is given of them, and the line for what is none."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pytest_infer.engines.base import EngineOptions, Served
-from pytest_infer.errors import OptionError
+from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.measure.load import generator, trace, workload
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Synthetic, Workload
 from pytest_infer.pytest_face import under_load
-from pytest_infer.records import Level, LevelKind, Objectives
+from pytest_infer.records import Level, LevelKind, LoadRequest, Objectives, Repetition, RequestStatus, UnderLoad
 
 MOONCAKE = Path(__file__).parents[1] / "data" / "mooncake.jsonl"
 OWN = {"timestamp": 0, "input_length": 5, "output_length": 3}
@@ -149,3 +150,26 @@ def test_prompts_of_another_tokenizer_are_other_work(tmp_path):
         found.append(under_load._made_up(data, session))
     assert found[0].sha256 == found[1].sha256 != found[2].sha256
     assert found[2].told.endswith(",tokenizer=c")
+
+
+@pytest.mark.parametrize(
+    ("times", "refused"), [((0, 1), True), ((0, 1, 1), True), ((0, 1, 2), False), ((5,) * 20, True), ((0,) * 12, True)]
+)
+def test_a_trace_without_time_between_its_first_and_last_requests_is_refused(tmp_path, times, refused):
+    rows = [{**OWN, "timestamp": time} for time in times]
+    work = Workload(trace=trace.read(written(tmp_path / "own.jsonl", *rows), "x"), tokenizer="/m")
+    with pytest.raises(OptionError, match=r"own\.jsonl: no time lies.*a longer trace") if refused else nullcontext():
+        under_load.check_steady(Level(kind=LevelKind.REPLAY, value=1.0), work, 64)
+
+
+def test_a_replay_is_not_sent_to_an_option_that_it_does_not_heed():
+    level = Level(kind=LevelKind.REPLAY, value=1.0)
+    done = LoadRequest(
+        status=RequestStatus.DONE, due_s=0.0, sent_s=0.0, first_s=1.0, last_s=1.0, end_s=1.0, output_tokens=1
+    )
+    of = UnderLoad(
+        level=level, objectives=Objectives(), repetitions=(Repetition(requests=(done,) * 2, seed=1),), generator="g"
+    )
+    with pytest.raises(EngineError, match="take a longer trace") as raised:
+        under_load.check_answered(of, lambda: None)
+    assert "--infer-load-requests" not in str(raised.value)

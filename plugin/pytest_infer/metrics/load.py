@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pytest_infer.metrics.read import MetricValue, Read
 from pytest_infer.metrics.timing import percentile
 from pytest_infer.records import (
+    Level,
     LevelKind,
     LoadRequest,
     Objectives,
@@ -68,6 +69,11 @@ def began(request: LoadRequest, of: UnderLoad) -> float:
     return math.inf if at is None else at
 
 
+def cut(number: int, level: Level) -> int:
+    """Return how many of so many requests are warm-up, and as many again cool-down."""
+    return max(math.ceil(CUT * number), int(level.value or 1) if level.kind is LevelKind.CONCURRENCY else 1)
+
+
 def steady(repetition: Repetition, of: UnderLoad) -> Steady | None:
     """Return the steady part; None where too few requests began.
 
@@ -80,11 +86,10 @@ def steady(repetition: Repetition, of: UnderLoad) -> Steady | None:
         if not ends:
             return None
         return Steady(begin_s=began(known[0], of), end_s=max(ends), offered=tuple(known), known=tuple(known), of=of)
-    streams = int(of.level.value or 1) if of.level.kind is LevelKind.CONCURRENCY else 1
-    cut = max(math.ceil(CUT * len(known)), streams)
-    if len(known) < 2 * cut + 1:
+    left_out = cut(len(known), of.level)
+    if len(known) < 2 * left_out + 1:
         return None
-    begin, end = began(known[cut], of), began(known[-cut], of)
+    begin, end = began(known[left_out], of), began(known[-left_out], of)
     offered = tuple(r for r in known if begin <= began(r, of) < end)
     return Steady(begin_s=begin, end_s=end, offered=offered, known=tuple(known), of=of) if end > begin else None
 

@@ -79,6 +79,8 @@ def objectives(text: str | None, where: str) -> Objectives:
         key, _, value = (piece.strip() for piece in part.partition("="))
         if key not in _OBJECTIVES:
             raise OptionError(f"{where}: {alternatives('objective', key, _OBJECTIVES)}")
+        if _OBJECTIVES[key] in found:
+            raise OptionError(f"{where}: {key} stands there twice")
         time = _TIME.fullmatch(value)
         seconds = 0.0 if time is None else float(time[1]) * _SECONDS[time[2]]
         if not seconds:

@@ -127,7 +127,8 @@ def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
         raise OptionError(f"{option}: {loading[0].nodeid} is a load test, which follows none: leave out one of them")
     environment.required()
     for item in loading:
-        under_load.workload_of(item, session)
+        work = under_load.workload_of(item, session)
+        under_load.check_steady(item.callspec.params[LEVEL], work, session.settings.load_requests)  # type: ignore[attr-defined]
 
 
 def _level_of(item: pytest.Item) -> Level | None:

@@ -27,6 +27,7 @@ from pytest_infer.pytest_face.session import BENCHMARK, CLOCK, InferSession
 from pytest_infer.pytest_face.settings import DEFAULT_REQUESTS
 from pytest_infer.records import (
     Level,
+    LevelKind,
     Limits,
     ModelInfo,
     Output,
@@ -164,9 +165,31 @@ def check_answered(found: UnderLoad, ended: Callable[[], str | None]) -> None:
         raise EngineError(f"{where}: no request was answered: {next(iter(errors), 'none was sent')}")
     part = load.steady(repetition, found)
     if part is None or not load.output_tokens(part):
+        replay = found.level.kind is LevelKind.REPLAY
         raise EngineError(
-            f"{where}: no answer ended between the first and the last requests, which are left out: send more "
-            f"(--infer-load-requests){f'; most failures: {next(iter(errors))}' if errors else ''}"
+            f"{where}: no answer ended between the first and the last requests, which are left out: "
+            f"{'take a longer trace' if replay else 'send more (--infer-load-requests)'}"
+            f"{f'; most failures: {next(iter(errors))}' if errors else ''}"
+        )
+
+
+def check_steady(level: Level, work: Workload, wanted: int) -> None:
+    """Raise OptionError for a level that has nothing between its first and last requests, whatever is answered."""
+    number = _number(level, work, wanted)
+    cut = load.cut(number, level)
+    if level.kind is LevelKind.THROUGHPUT:
+        return
+    if work.trace is not None:
+        due = sorted(request.timestamp for request in work.trace.requests)
+        if number <= 2 * cut or due[cut] == due[-cut]:
+            raise OptionError(
+                f"--infer-load-data: {work.trace.path}: no time lies between the first {cut} and the last {cut} of its "
+                f"{number} requests, which are left out: take a longer trace"
+            )
+    elif number <= 2 * cut:
+        raise OptionError(
+            f"--infer-load-requests: of {level.name} the first and the last {cut} are left out: send {2 * cut + 1} or "
+            f"more, not {number}"
         )
 
 

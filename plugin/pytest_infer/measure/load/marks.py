@@ -78,9 +78,10 @@ def _unsteady(parts: list[Steady], of: UnderLoad) -> MeasurementWarning | None:
     flight, law = (statistics.fmean(values) for values in zip(*found, strict=True))
     if abs(flight - law) <= LITTLE * law:
         return None
+    replay = of.level.kind is LevelKind.REPLAY
     text = (
         f"{significant(flight)} requests in flight, and {significant(law)} by Little's law: arrivals and answers do "
-        "not balance; more requests (--infer-load-requests), or a lower level"
+        f"not balance; {'a longer trace' if replay else 'more requests (--infer-load-requests)'}, or a lower level"
     )
     return MeasurementWarning(kind=WarningKind.UNSTEADY, text=text)
 

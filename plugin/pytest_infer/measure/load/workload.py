@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,6 +137,8 @@ def synthetic(text: str, where: str) -> Synthetic:
     files: dict[str, str] = {}
     for part in text.split(","):
         key, _, value = (piece.strip() for piece in part.partition("="))
+        if key in found or key in files:
+            raise OptionError(f"{where}: {key} stands there twice")
         if key in FILES:
             files[key] = value
             continue
@@ -144,6 +147,9 @@ def synthetic(text: str, where: str) -> Synthetic:
         if not value.isdecimal() or len(value) > MOST_DIGITS or not int(value):
             raise OptionError(f"{where}: {key} takes a whole number above 0, not {value!r}")
         found[key] = int(value)
+    for key in ("prompt_tokens", "output_tokens"):
+        if f"{key}_min" in found and found[f"{key}_min"] > found.get(f"{key}_max", math.inf):
+            raise OptionError(f"{where}: {key}_min is above {key}_max")
     missing = [key for key in ("prompt_tokens", "output_tokens") if key not in found]
     if found and "trace" in files:
         raise OptionError(f"{where}: a trace has its own counts: leave out {', '.join(found)}")
