@@ -282,6 +282,46 @@ generator.repetition = nothing
     assert not stored(pytester)
 
 
+BREAKS = """
+import dataclasses
+
+
+def breaks(installed, sending, seed, system):
+    found = sent(installed, sending, seed, system)
+    return found if seed < 3 else dataclasses.replace(found, requests=())
+
+
+generator.repetition = breaks
+"""
+ONE_LEVEL = ("--infer-load=rate=2", "--infer-rounds=3", "--benchmark-autosave")
+
+
+def test_repetitions_before_one_that_fails_are_kept_and_fail_their_test(served):
+    pytester = served()
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(conftest.read_text() + BREAKS)
+    result = pytester.runpytest(*ONE_LEVEL)
+    result.assert_outcomes(failed=1)
+    assert "repetition 3: no request was answered" in " ".join(result.stdout.str().split())
+    (path,) = stored(pytester)
+    (block,) = json.loads(path.read_text())["pytest_infer"]["failed"].values()
+    assert block["under_load"]["requests"] == [64, 64]
+    # Nothing is compared with it.
+    assert not runs.rows(path)
+
+
+def test_what_is_left_of_a_level_that_failed_is_not_resumed(served):
+    pytester = served()
+    conftest = pytester.path / "conftest.py"
+    whole = conftest.read_text()
+    killed = "\n\ndef pytest_runtest_logreport(report):\n    if report.failed:\n        os._exit(9)\n"
+    conftest.write_text(whole + BREAKS + killed)
+    pytester.runpytest_subprocess(*ONE_LEVEL)
+    conftest.write_text(whole)
+    pytester.runpytest_subprocess(*ONE_LEVEL, "--infer-resume").assert_outcomes(passed=1)
+    assert len(pytester.path.joinpath("sent").read_text().splitlines()) == 6
+
+
 def test_an_engine_that_serves_nobody_is_refused(served):
     pytester = served()
     conftest = pytester.path / "conftest.py"

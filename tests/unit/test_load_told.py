@@ -102,11 +102,18 @@ def test_arrivals_that_were_all_to_be_before_the_beginning_are_no_measurement(ra
         read(rate)
 
 
-def test_a_clock_that_went_back_is_a_line(rate, read):
-    timings = rate["benchmarks"][0]["requests"]["successful"][3]["info"]["timings"]
-    timings["request_end"] = timings["request_start"] - 1
-    with pytest.raises(EngineError, match="end before they begin: was the clock set"):
-        read(rate)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_clock_that_went_back_is_a_line_and_one_request_by_itself_has_failed(rate, read, number):
+    for one in rate["benchmarks"][0]["requests"]["successful"][3 : 3 + number]:
+        one["info"]["timings"]["request_end"] = one["info"]["timings"]["request_start"] - 1
+    if number > 1:
+        with pytest.raises(EngineError, match="end before they begin: was the clock set"):
+            read(rate)
+        return
+    found = read(rate)
+    (failed,) = [request for request in found if request.status is RequestStatus.FAILED]
+    assert (failed.error, failed.end_s) == ("its answer ended before it began", None)
+    assert len(found) == 12
 
 
 def test_an_answer_without_a_token_is_no_answer(rate, read):

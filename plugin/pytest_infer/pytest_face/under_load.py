@@ -76,12 +76,12 @@ class InferUnderLoad:
         work = workload_of(self._request.node, session)
         prompt = _info(level, work, session)
         record = session.keeper.resumed(nodeid, prompt.content_sha256, prompt.limits, session.settings)
-        if record is not None:
+        if record is not None and _whole(record, session.settings.rounds):
             self._keep(record)
             return record
         engine: Engine = self._request.getfixturevalue("engine")
         model: ModelInfo = self._request.getfixturevalue("model")
-        found = self._sent(level, work, engine)
+        found, failed = self._sent(level, work, engine)
         session.live.clear()
         record = PromptRecord(
             nodeid=nodeid,
@@ -101,9 +101,12 @@ class InferUnderLoad:
             session.bridge.spend(self._benchmark)
         else:
             self._keep(record)
+        if failed is not None:
+            raise failed
         return record
 
-    def _sent(self, level: Level, work: Workload, engine: Engine) -> UnderLoad:
+    def _sent(self, level: Level, work: Workload, engine: Engine) -> tuple[UnderLoad, EngineError | None]:
+        """Return the repetitions that were measured, and what kept others from being so; raise it where none was."""
         session, settings = self._session, self._session.settings
         installed = environment.required()
         sending = Sending(
@@ -128,10 +131,16 @@ class InferUnderLoad:
         for number, seed in enumerate(seeds, 1):
             session.live.show(f"{level.name} · {sending.requests} requests · repetition {number}/{len(seeds)}")
             system = session.observing.counters(engine)
-            one = generator.repetition(installed, sending, seed, system)
-            found = replace(found, repetitions=(*found.repetitions, one))
-            check_answered(found, engine.ended)
-        return found
+            try:
+                one = generator.repetition(installed, sending, seed, system)
+                more = replace(found, repetitions=(*found.repetitions, one))
+                check_answered(more, engine.ended)
+            except EngineError as error:
+                if not found.repetitions:
+                    raise
+                return found, error
+            found = more
+        return found, None
 
     def _keep(self, record: PromptRecord) -> None:
         session, node = self._session, self._request.node
@@ -149,6 +158,10 @@ class InferUnderLoad:
             ),
         )
         session.loop.finished(record)
+
+
+def _whole(record: PromptRecord, repetitions: int) -> bool:
+    return record.under_load is not None and len(record.under_load.repetitions) == repetitions
 
 
 def check_answered(found: UnderLoad, ended: Callable[[], str | None]) -> None:
