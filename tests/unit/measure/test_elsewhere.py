@@ -19,6 +19,7 @@ from processes import PATIENCE_S
 from pytest_infer.measure.counters import peak
 from pytest_infer.measure.counters.elsewhere import memory, use
 from pytest_infer.measure.counters.elsewhere.loading import loaded
+from pytest_infer.measure.counters.elsewhere.portable import PsutilTree
 from pytest_infer.measure.counters.elsewhere.tree import Tree
 from pytest_infer.measure.counters.elsewhere.use import TreeUse, process_clock_ns
 from pytest_infer.measure.counters.kernel_files import Unavailable
@@ -403,6 +404,20 @@ def test_the_load_is_that_of_its_whole_life(worker) -> None:
     elsewhere = loaded(observed(worker), cached, platform="darwin")
     assert elsewhere is not None
     assert "Linux" in (elsewhere.read_bytes.reason or "")
+
+
+def test_where_a_worker_ends_psutil_tells_what_those_that_live_used(worker) -> None:
+    """What it had used before the window was taken off: CPU time and I/O were negative."""
+    system, tree = SystemCounters(observed=observed(worker), platform="darwin"), PsutilTree((worker.pid,))
+    worker.do("child 0.5")
+    used, before = tree.used_s(), system.begin()
+    told = [worker.do("end"), worker.do("burn 0.1")]
+    counters = system.end(before)
+    assert counters.cpu_s.value == pytest.approx(sum(a["cpu"] for a in told), abs=5 * TICK_S)
+    assert counters.cpu_s.quality is Quality.BOUND
+    assert counters.read_calls.value >= 0
+    assert tree.used_s() >= used + 0.1 - 5 * TICK_S
+    system.close()
 
 
 def test_the_machines_other_processes_are_not_those_of_the_tree(worker) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 
-from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference, now
-from pytest_infer.records import Quality, Reading
+from pytest_infer.measure.counters.elsewhere.use import by_process
+from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference
+from pytest_infer.records import Quality, Reading, absent
 
 _FAILURES = (psutil.Error, OSError, NotImplementedError, AttributeError)
 _DIFFERENCES = {
@@ -22,38 +23,52 @@ _DIFFERENCES = {
 
 
 class PsutilTree:
-    """CPU time, memory and I/O of root processes with the children that live; what ended ones used is lost."""
+    """CPU time, memory and I/O of root processes with their children; what ended ones used in the window is lost."""
 
     def __init__(self, roots: Sequence[int]) -> None:
         self._roots = roots
+        self._used: dict[str, float] = {}
 
     def read(self) -> Sample | Unavailable:
-        """Return sums over the processes that live now, and how many they are."""
-        total: Sample = {"processes": 0}
+        """Return the values of each process that lives now, by its number, the time of its start, and a name."""
+        sample: Sample = {}
         try:
             for process in self._living():
-                for name, value in {**_of(process), "processes": 1}.items():
-                    total[name] = total.get(name, 0) + value
+                try:
+                    key, one = f"{process.pid}@{process.create_time()}", _of(process)
+                except psutil.NoSuchProcess:
+                    if process.pid in self._roots:
+                        raise
+                    continue
+                sample |= {f"{key} {name}": value for name, value in one.items()}
         except _FAILURES as error:
             return Unavailable(f"psutil: {error}")
-        return total
+        return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
-        """Return differences and sizes; a lower bound where processes came or went."""
+        """Return the growth of those that live, and sizes; a lower bound where processes came or went."""
         source = f"psutil, process {', '.join(map(str, self._roots))} with children"
-        changed = {s["processes"] for s in (before, after) if isinstance(s, dict)} - {1}
+        if isinstance(before, Unavailable) or isinstance(after, Unavailable):
+            names = (*_DIFFERENCES, "rss_before_bytes", "rss_bytes")
+            return {name: difference(before, after, name, source) for name in names}
+        old, new = by_process(before), by_process(after)
+        quality = Quality.EXACT if len(old) == len(new) == 1 else Quality.BOUND
         found = {
-            name: difference(before, after, key, source, quality=Quality.BOUND if changed else Quality.EXACT)
-            for name, key in _DIFFERENCES.items()
+            "rss_before_bytes": Reading(value=sum(one["rss"] for one in old.values()), source=source),
+            "rss_bytes": Reading(value=sum(one["rss"] for one in new.values()), source=source),
         }
-        found["rss_before_bytes"] = now(before, "rss", source)
-        found["rss_bytes"] = now(after, "rss", source)
+        for figure, name in _DIFFERENCES.items():
+            grown = [one[name] - old.get(key, {}).get(name, 0) for key, one in new.items() if name in one]
+            missing = absent(f"this system does not tell {source}", source)
+            found[figure] = Reading(value=sum(grown), source=source, quality=quality) if grown else missing
         return found
 
     def used_s(self) -> float:
-        """Return the CPU seconds of all that live."""
+        """Return the CPU seconds of all that were ever seen, of those that ended as far as they were seen."""
         sample = self.read()
-        return 0.0 if isinstance(sample, Unavailable) else sample["cpu"]
+        if not isinstance(sample, Unavailable):
+            self._used |= {key: one["cpu"] for key, one in by_process(sample).items()}
+        return sum(self._used.values())
 
     def close(self) -> None:
         """Nothing is held open."""
