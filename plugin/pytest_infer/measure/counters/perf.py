@@ -61,8 +61,13 @@ class PerfCounters:
         except OSError as error:
             self._unavailable = dict.fromkeys(events, Unavailable(why(error, "/proc/self/task")))
             return
+        wanted, most = len(threads) * len(events), _most_descriptors()
+        # Of too many threads one tells whether there are counters at all.
+        opened = threads if wanted <= most else threads[:1]
         for name, event in events.items():
-            self._add(name, event, threads, opener or perf_event_open, proc)
+            self._add(name, event, opened, opener or perf_event_open, proc)
+        if wanted > most:
+            self._end(f"{len(threads)} threads take {wanted} file descriptors, and at most {most} are used: ulimit -n")
 
     def _add(self, name: str, event: Event, threads: Sequence[int], opener: Opener, proc: Path) -> None:
         found = self._open[name] = []
@@ -99,10 +104,19 @@ class PerfCounters:
 
     def close(self) -> None:
         """Give the file descriptors back."""
+        self._end("the counters were closed")
+
+    def _end(self, reason: str) -> None:
         for descriptors in self._open.values():
             _close(descriptors)
-        self._unavailable |= dict.fromkeys(self._open, Unavailable("the counters were closed"))
+        self._unavailable |= dict.fromkeys(self._open, Unavailable(reason))
         self._open = {}
+
+
+def _most_descriptors() -> int:
+    """Return how many files the events may take: half of those that this process may open (getrlimit(2))."""
+    limit = os.sysconf("SC_OPEN_MAX")
+    return limit // 2 if limit > 0 else sys.maxsize
 
 
 def _count(name: str, before: Sample | Unavailable, after: Sample | Unavailable) -> Reading:
