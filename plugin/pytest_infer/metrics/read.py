@@ -126,7 +126,8 @@ def file_backed(_record: PromptRecord, r: Round) -> Reading:
     if file.value is None or shared.value is None or peak.value is None:
         return next(reading for reading in (file, shared, peak) if reading.value is None)
     value = min(max(0, file.value - shared.value), peak.value)
-    return Reading(value=value, source="/proc/self/status RssFile", quality=file.quality)
+    # Of whichever process it is: what is left of both lines is the first.
+    return Reading(value=value, source=file.source.replace(" + RssShmem", ""), quality=file.quality)
 
 
 def per_round(read: Callable[[PromptRecord, Round], MetricValue]) -> Read:
