@@ -1,10 +1,12 @@
 """Verdicts over hand-made rounds: what counts as a change, and when nothing can be said."""
 
+import dataclasses
 import math
 import shutil
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pytest_infer.analysis.compare import comparison, gate, rules, stats, suite
 from pytest_infer.analysis.compare import earlier as earlier_runs
@@ -78,6 +80,27 @@ def test_the_threshold_of_a_rate_is_a_share_of_it(judge):
     for share, regressed in ((0.949, True), (0.951, False)):
         found = judge(rates, times(rates, share), key="decode_throughput", history=[10.0] * 6, threshold=0.05)
         assert (found.verdict is Verdict.REGRESSED) is regressed
+
+
+@pytest.mark.parametrize("factor", [1.249, 1.252, 1.27, 0.79])
+def test_a_time_and_its_rate_come_to_the_same(make_row, factor):
+    times = [0.1, 0.1008, 0.0993, 0.1003, 0.0997], [factor * one for one in (0.1002, 0.0994, 0.1007, 0.0999, 0.1001)]
+    found = []
+    for key, threshold, sides in (
+        ("tpot_s", 0.25, times),
+        ("decode_throughput", 0.2, [[1 / one for one in side] for side in times]),
+    ):
+        before, after = (make_row(**{key: side}) for side in sides)
+        pair = RowPair(before=before, after=after, block_spread={key: 1e-4})
+        (j,) = comparison.judge([pair], wanted(key, threshold))
+        (change,) = suite.changes([pair, other(pair)], [j, structs.replace(j, test="other")])
+        found.append((j.verdict, pytest.approx(j.p), change.judgement.verdict, pytest.approx(change.judgement.p)))
+    assert found[0] == found[1]
+
+
+def other(pair):
+    """Return the same pair as of another test."""
+    return dataclasses.replace(pair, after=dataclasses.replace(pair.after, test="other"))
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.02, 1.06, 1.1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerprint, stats
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide, limit
 from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
 from pytest_infer.metrics.breakdown import PhaseParts
@@ -304,8 +304,7 @@ def _evidence(
     within = stats.welch(a, b)
     if within is None and pair.paired:
         return [], SINGLE
-    limit = math.log1p(want.threshold)
-    evidence = [] if within is None else [Evidence(estimate=within, beyond=limit)]
+    evidence = [] if within is None else [Evidence(estimate=within, beyond=limit(metric, want.threshold))]
     if pair.block_spread is not None:
         spread = pair.block_spread.get(metric.key, math.inf)
         if within is None or not math.isfinite(spread):

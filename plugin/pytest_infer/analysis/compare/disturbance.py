@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_infer.analysis.compare import earlier
-from pytest_infer.analysis.compare.verdicts import worse_sign
+from pytest_infer.analysis.compare.verdicts import limit, worse_sign
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Quality
 from pytest_infer.storage.runs import Row
@@ -71,7 +71,7 @@ def _explains(metric: Metric, before: Row, after: Row, threshold: float) -> bool
     if math.inf in waited:
         return True
     worse, longer = worse_sign(metric) * math.log(b / a), waited[1] - waited[0]
-    return abs(worse) <= (math.log1p(threshold) if worse * longer < 0 else INDIRECT * abs(longer))
+    return abs(worse) <= (limit(metric, threshold) if worse * longer < 0 else INDIRECT * abs(longer))
 
 
 def _waited(row: Row) -> float:

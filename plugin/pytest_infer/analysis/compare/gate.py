@@ -19,7 +19,7 @@ from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.rules import Form, Rule, Source
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, outcome
+from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, limit, outcome
 from pytest_infer.analysis.fidelity import stored
 from pytest_infer.metrics import Kind, Metric
 from pytest_infer.records import Round, Turns
@@ -240,7 +240,7 @@ def settled(
         if not a or len(a) != len(b):
             continue
         low, high = stats.paired(a, b).interval(CONFIDENCE)
-        if not high - low < math.log1p(rule.limit):
+        if not high - low < limit(metric, rule.limit):
             return False
     return True
 
@@ -274,12 +274,12 @@ def precision(
         for key in launches.parts(rule.metric.key)
     ] or [(key, _NO_RULE) for key in ("ttft_s", "tpot_s")]
     found = []
-    for key, limit in wanted:
+    for key, threshold in wanted:
         told = launches.told(key, turns, first_share=None)
         estimate = None if told is None else launches.estimate(told.values)
-        if estimate is not None and limit > 0:
+        if estimate is not None and threshold > 0:
             low, high = estimate.interval(CONFIDENCE)
-            found.append(Precision(half=math.expm1((high - low) / 2), threshold=limit))
+            found.append(Precision(half=math.expm1((high - low) / 2), threshold=threshold))
     return max(found, key=lambda one: one.half / one.threshold, default=None)
 
 

@@ -20,6 +20,7 @@ from pytest_infer.analysis.compare.verdicts import (
     SuiteChange,
     Verdict,
     decide,
+    limit,
 )
 from pytest_infer.metrics import Direction, Metric
 from pytest_infer.units import Unit
@@ -238,7 +239,7 @@ def _stored(figure: Figure) -> _Said:
     own = [_direct(member, metric) or _unpaired(*sides) for member, sides in zip(members, rounds, strict=True)]
     known = [one for one in own if one is not None]
     within = stats.weighted([(1 / len(own), one) for one in known]) if len(known) == len(own) else None
-    evidence = [] if within is None else [Evidence(estimate=within, beyond=math.log1p(figure.threshold))]
+    evidence = [] if within is None else [Evidence(estimate=within, beyond=limit(metric, figure.threshold))]
     if within is None and any(member.pair.paired for member in members):
         return _Said(doubt=SINGLE)
     spreads = [member.pair.block_spread for member in members]

@@ -26,6 +26,9 @@ CONFIDENCE = 0.99
 _ROUNDING = 1e-9
 """So much of a limit may be missing by the rounding of floats."""
 
+_NEARLY_ALL = 0.999
+"""No threshold asks for a larger loss of a good thing, which cannot lose all of it."""
+
 
 class Verdict(StrEnum):
     """What a comparison can say of one figure; a gate also, that somebody accepted a regression."""
@@ -182,6 +185,11 @@ def worse_sign(metric: Metric | None) -> int:
     return -1 if metric is not None and metric.direction is Direction.HIGHER else 1
 
 
+def limit(metric: Metric | None, threshold: float) -> float:
+    """Return a threshold as a log-ratio: 5 % more of a bad thing is 1.05 of it, 5 % less of a good one 0.95."""
+    return math.log1p(threshold) if worse_sign(metric) > 0 else -math.log1p(-min(threshold, _NEARLY_ALL))
+
+
 def _tails(question: Question) -> tuple[float, float]:
     """Return the one-sided p-values of "worse" and "better": the weakest evidence counts (intersection–union test)."""
     sign = worse_sign(question.draft.metric)
@@ -196,20 +204,19 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
     intervals = [e.estimate.interval(confidence) for e in question.evidence]
     low, high = min(i[0] for i in intervals), max(i[1] for i in intervals)
     mid = question.evidence[0].estimate.mid
-    # 5 % more of a bad thing is 1.05 of it; 5 % less of a good one 0.95. What is no more than that is within it.
-    limit = math.log1p(question.threshold) if sign > 0 else -math.log1p(-min(question.threshold, 0.999))
-    limit *= 1 + _ROUNDING
+    # What is no more than that is within it.
+    most = limit(question.draft.metric, question.threshold) * (1 + _ROUNDING)
     significant = p_adjusted <= (1 - confidence) * (1 + _ROUNDING)
     reason = question.undecidable or question.doubt or "the interval reaches beyond the threshold"
     conclusive = all(e.conclusive for e in question.evidence)
     verdict = Verdict.INCONCLUSIVE
     if question.undecidable is not None:
         pass
-    elif significant and worse <= better and mid * sign > limit:
+    elif significant and worse <= better and mid * sign > most:
         verdict = Verdict.REGRESSED
-    elif significant and better < worse and mid * sign < -limit:
+    elif significant and better < worse and mid * sign < -most:
         verdict = Verdict.IMPROVED
-    elif (high if sign > 0 else -low) <= limit and conclusive:
+    elif (high if sign > 0 else -low) <= most and conclusive:
         verdict = Verdict.UNCHANGED
     return replace(
         question.draft,
