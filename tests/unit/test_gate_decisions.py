@@ -307,6 +307,23 @@ def test_rules_that_rounds_do_not_tell_are_passed_over(sides, rule):
     assert enough(sides(WIDE), "ttft:5%", rule) is False
 
 
+@pytest.mark.parametrize("key", ["total_prefill_throughput", "total_decode_throughput"])
+def test_a_rate_of_a_batch_is_settled_when_that_of_a_sequence_is(sides, key):
+    logs = [4 * log for log in WIDE]
+    before, after = sides(logs)
+    if key == "total_decode_throughput":
+
+        def slower(one, log):
+            first, *steps = one.trace.stamps_ns
+            stamps = (first, *(first + round((at - first) * math.exp(log)) for at in steps))
+            return dataclasses.replace(one, trace=dataclasses.replace(one.trace, stamps_ns=stamps))
+
+        after = [slower(one, log) for one, log in zip(before, logs, strict=True)]
+    assert enough((before, after), f"{key}:5%") is False
+    assert enough((before, after), f"{key}:30%") is True
+    assert enough(sides([0.0] * 8), f"{key}:5%") is True
+
+
 def test_every_rule_must_be_settled(sides):
     assert enough(sides(WIDE), "ttft:10%", "tpot:5%") is True
     assert enough(sides(WIDE), "ttft:10%", "prefill:5%") is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pytest_infer.metrics import experts as usage_figures
 from pytest_infer.metrics import timing
@@ -26,9 +27,15 @@ Read = Callable[[PromptRecord], list[MetricValue]]
 _NOT_COUNTED = absent("no counter was read")
 
 
-def trace(read: Callable[[TokenTrace], float | None]) -> Read:
+@dataclass(frozen=True, slots=True)
+class trace:  # noqa: N801 - a function as the others here, which also tells what it reads
     """Read a value from each timed round's trace."""
-    return lambda record: [read(r.trace) for r in record.rounds]
+
+    of: Callable[[TokenTrace], float | None]
+
+    def __call__(self, record: PromptRecord) -> list[MetricValue]:
+        """Return the values."""
+        return [self.of(r.trace) for r in record.rounds]
 
 
 def reported(read: Callable[[Reported], float | None]) -> Read:
@@ -135,16 +142,15 @@ def per_round(read: Callable[[PromptRecord, Round], MetricValue]) -> Read:
     return lambda record: [read(record, r) for r in record.rounds]
 
 
-def all_sequences(rate: Callable[[TokenTrace], float | None]) -> Read:
+class all_sequences(trace):  # noqa: N801 - as above
     """Read a rate of all sequences of a batch together: that of the trace, which is of one, times their number."""
 
-    def value(record: PromptRecord, r: Round) -> MetricValue:
-        sequences, own = record.prompt.limits.sequences, rate(r.trace)
+    def __call__(self, record: PromptRecord) -> list[MetricValue]:
+        """Return the values."""
+        sequences = record.prompt.limits.sequences
         if sequences == 1:
-            return absent("one sequence at a time: its own rate is the total")
-        return None if own is None else sequences * own
-
-    return per_round(value)
+            return [absent("one sequence at a time: its own rate is the total")] * len(record.rounds)
+        return [None if own is None else sequences * own for own in map(self.of, (r.trace for r in record.rounds))]
 
 
 def rest(record: PromptRecord, r: Round) -> Reading:

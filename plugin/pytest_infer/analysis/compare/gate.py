@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from pytest_infer.analysis.compare.headline import Headline
 from pytest_infer.analysis.compare.rules import Form, Rule, Source
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, limit, outcome
 from pytest_infer.analysis.fidelity import stored
-from pytest_infer.metrics import Kind, Metric
+from pytest_infer.metrics import Kind, Metric, read
 from pytest_infer.records import Round, Turns
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Row, Run
@@ -283,18 +283,13 @@ def precision(
     return max(found, key=lambda one: one.half / one.threshold, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _OnlyRounds:
-    """As much of a record as a metric of single rounds reads."""
-
-    rounds: Sequence[Round]
-
-
 def _timed(metric: Metric, rounds: Sequence[Round]) -> list[float]:
-    """Return a figure of each round; nothing where it is not one of single rounds."""
-    try:
-        figures = metric.read(cast("PromptRecord", _OnlyRounds(rounds)))
-    except AttributeError:
-        # Load and tokenising are timed once a prompt: no round changes them.
+    """Return a figure of each round; nothing where it is not one of single rounds.
+
+    Load and tokenising are timed once a prompt: no round changes them. A rate of a batch changes as that of each of its
+    sequences does.
+    """
+    if not isinstance(metric.read, read.trace):
         return []
-    return [figure for figure in figures if isinstance(figure, float) and figure > 0]
+    figures = [metric.read.of(one.trace) for one in rounds]
+    return [figure for figure in figures if figure is not None and figure > 0]
