@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from processes import runs
-from pytest_infer.ab import child, protocol
+from pytest_infer.ab import child, child_process, launches, protocol
 from pytest_infer.ab.baton import ENVIRONMENT
 from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.ab.launch import Launch, pipes
@@ -71,6 +72,73 @@ channel.send(protocol.Begun(vocabulary=7))
     assert process.begin("test_a").vocabulary == 7
     with pytest.raises(AgainstError, match="killed by SIGKILL"):
         process.time()
+
+
+BEGUN = f"""
+import os, time
+from multiprocessing.connection import Connection
+from pytest_infer.ab import protocol
+channel = protocol.childs_end(Connection(int(os.environ[{CHILD!r}])))
+channel.send(protocol.Begun())
+"""
+
+
+def test_a_side_that_hangs_in_a_test_that_was_left_is_not_waited_for(side, monkeypatch):
+    monkeypatch.setattr(child_process, "ABANDON_TIMEOUT_S", 0)
+    monkeypatch.setattr(child_process, "LOOK_S", 0.01)
+    hanging = f"{BEGUN}time.sleep(600)"
+    launch = Launch(serial=0, before=side(hanging), after=side(hanging, name="this checkout"))
+    launch.begin("test_a")
+    why = "test_a has not ended in HEAD within 0 s"
+    assert launch.abandon() == why
+    assert launch.broken
+    with pytest.raises(AgainstError, match=f"^{why}$"):
+        launch.before.begin("test_b")
+
+
+class Timeout:
+    """A launch whose test is left by another exception than one of ours, as pytest-timeout's."""
+
+    broken, after, left = False, None, 0
+
+    def begin(self, nodeid):
+        pytest.fail("Timeout (>1.0s) from pytest-timeout.")
+
+    def abandon(self):
+        self.left, self.broken = self.left + 1, True
+        return "test_a has not ended in HEAD within 60 s"
+
+    def close(self):
+        self.closed = True
+
+
+def test_what_is_left_by_a_limit_on_the_tests_time_is_given_up_at_once():
+    notes = []
+    session = SimpleNamespace(
+        settings=SimpleNamespace(launches=2, against_python=None),
+        live=SimpleNamespace(show=lambda line: None, clear=lambda: None),
+        note=notes.append,
+    )
+    made = launches.Launches(session, SimpleNamespace(new=()))
+    made._launches = [Timeout(), Timeout()]
+    kept, dropped = made._launches
+    with pytest.raises(pytest.fail.Exception):
+        made.elsewhere("test_a", SimpleNamespace(name="a"), SimpleNamespace(), {})
+    assert (kept.left, dropped.left) == (1, 1)
+    assert dropped.closed
+    assert set(notes) == {"! test_a has not ended in HEAD within 60 s"}
+
+
+def test_a_group_of_which_only_zombies_are_left_is_nobody(side, monkeypatch):
+    process = side("pass")
+    process._process.wait(120)
+
+    def refused(group, number):
+        raise PermissionError  # as on macOS
+
+    monkeypatch.setattr(os, "killpg", refused)
+    process.close()
+    assert process._group is None
 
 
 @pytest.mark.parametrize("dying", ["before", "after"])

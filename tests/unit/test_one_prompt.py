@@ -7,6 +7,7 @@ import pytest
 from pytest_infer.ab import one_prompt, passes, protocol
 from pytest_infer.ab.launch import Launch
 from pytest_infer.ab.one_prompt import OnePrompt
+from pytest_infer.errors import AgainstError
 from pytest_infer.measure.rounds import RoundPlan
 from pytest_infer.records import Pass, Round, TokenTrace
 from pytest_infer.records.reading import Reading
@@ -18,6 +19,9 @@ TOKENS, STEP_S, FIRST_S = 32, 0.06, 0.11
 class Machine:
     """A clock that the sides let pass. Something else takes cores: all takes `slower` times as long, and threads wait
     for the rest."""
+
+    dying = False
+    """Whether processes die where they are to leave a test."""
 
     def __init__(self, slower=1.0, **able):
         self.s, self.slower = 0.0, slower
@@ -92,7 +96,8 @@ class Side:
         self.did.append("abandoned")
 
     def abandoned(self):
-        pass
+        if self._machine.dying:
+            raise AgainstError("the run of main ended early")
 
 
 @pytest.fixture
@@ -177,6 +182,14 @@ def test_passes_that_can_be_no_shorter_are_run_in_all_launches(measure):
     assert whole == [1 if one else 0 for one in ran]
     assert sum(map(bool, ran)) >= 3
     assert found.tokens is None
+
+
+def test_a_launch_that_dies_when_nothing_more_is_needed_of_it_is_told(measure):
+    machine = Machine()
+    machine.dying = True
+    _, found, notes = measure(machine)
+    assert found.ratios
+    assert notes.count("! the run of main ended early") == 3
 
 
 def test_the_profile_round_takes_nothing_of_the_time(measure):

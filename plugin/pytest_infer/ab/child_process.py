@@ -23,6 +23,8 @@ from pytest_infer.records import PromptRecord, Reference, Round, TokenTrace
 
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
+ABANDON_TIMEOUT_S = 60
+"""A round that was left ends meanwhile; of a process that hangs nothing more comes."""
 LOOK_S = 1.0
 """So often a process that says nothing is looked at: one that it forked may hold its connection open after its end."""
 _SEQUENTIAL = "add --infer-against-sequential"
@@ -109,9 +111,8 @@ class ChildProcess:
         if nodeid in self._ran:
             raise AgainstError(f"{nodeid} ran in {self._name} already: a comparison cannot repeat a test (--reruns)")
         self._ran.add(nodeid)
-        if self._open is not None:
-            self.abandon()
-            self.abandoned()
+        self.abandon()
+        self.abandoned()
         self._send(protocol.Go(nodeid=nodeid))
         self._open = nodeid
 
@@ -220,14 +221,18 @@ class ChildProcess:
         return finished.record, ended.why
 
     def abandon(self) -> None:
-        """Let the test end without a record; `abandoned` waits for that."""
-        self._send(protocol.Abandon())
+        """Let the test, if one has begun, end without a record; `abandoned` waits for that."""
+        if self.running:
+            self._send(protocol.Abandon())
 
     def abandoned(self) -> None:
         """Wait until the test has ended."""
-        while not isinstance(self._receive(), protocol.Ended):
-            pass
-        self._open = None
+        end = time.monotonic() + ABANDON_TIMEOUT_S
+        while self.running:
+            if self.says(LOOK_S):
+                self._open = None if isinstance(self._receive(), protocol.Ended) else self._open
+            elif time.monotonic() > end:
+                raise self._fail(f"{self._open} has not ended in {self._name} within {ABANDON_TIMEOUT_S} s")
 
     def check(self) -> None:
         """Raise the line that says why the child cannot go on, if it cannot."""
@@ -264,8 +269,8 @@ class ChildProcess:
         if self._group is not None:
             try:
                 os.killpg(self._group, number)
-            except ProcessLookupError:
-                # From now on the number may become another's.
+            except (ProcessLookupError, PermissionError):
+                # macOS refuses where only zombies are left. From now on the number may become another's.
                 self._group = None
         return self._group is not None
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pytest_infer.ab import protocol
 from pytest_infer.ab.child_process import LOOK_S, ChildProcess
-from pytest_infer.errors import SkippedError
+from pytest_infer.errors import AgainstError, SkippedError
 from pytest_infer.measure import rounds
 from pytest_infer.records import Pass, PromptRecord, Reference, Round
 
@@ -148,12 +148,16 @@ class Launch:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""
         return rounds.rounds_to_keep([disturbed(pair) for pair in self.pairs], each)
 
-    def abandon(self) -> None:
-        """End the test on both sides, at the same time, without a record."""
-        for side in (self.before, self.after):
-            side.abandon()
-        for side in (self.before, self.after):
-            side.abandoned()
+    def abandon(self) -> str | None:
+        """End the test on both sides, at the same time, without a record; return why one cannot go on, if so."""
+        try:
+            for side in (self.before, self.after):
+                side.abandon()
+            for side in (self.before, self.after):
+                side.abandoned()
+        except AgainstError as error:
+            return str(error)
+        return None
 
     @property
     def broken(self) -> bool:

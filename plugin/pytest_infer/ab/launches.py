@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pytest
+
 from pytest_infer.ab import divergence, protocol
 from pytest_infer.ab.child_process import ChildProcess
 from pytest_infer.ab.launch import Launch, pipes
@@ -92,6 +94,12 @@ class Launches:
             if not self._launches[0].after.running:
                 raise
             return self._alone(nodeid, plan)
+        except (Exception, pytest.fail.Exception):
+            # A limit on the test's time, perhaps: no later test is to wait for what hangs.
+            for launch in self._launches:
+                if not launch.broken and (why := launch.abandon()) is not None:
+                    self._session.note(f"! {why}")
+            raise
         finally:
             self._session.live.clear()
             whole = [launch for launch in self._launches if not launch.broken]

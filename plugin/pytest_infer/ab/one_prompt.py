@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from pytest_infer.ab import apart, divergence, passes, protocol
 from pytest_infer.ab.launch import Launch, disturbed
 from pytest_infer.ab.other_commit import OtherCommit
 from pytest_infer.ab.settling import CoreSchedule, most_threads
-from pytest_infer.errors import AgainstError
 from pytest_infer.measure import rounds
 from pytest_infer.measure.breakdown.taken import OFF
 from pytest_infer.pytest_face.session import InferSession
@@ -77,9 +75,9 @@ class OnePrompt:
                 "they alone were compared"
             )
         for launch in others:
-            # One that is gone is told of with the next test.
-            with suppress(AgainstError):
-                launch.abandon()
+            # One that is gone is dropped after this test, which has all it needs.
+            if (why := launch.abandon()) is not None:
+                self._session.note(f"! {why}")
         return whole, found
 
     def _begin(self, nodeid: str, first: Launch) -> tuple[protocol.Begun, protocol.Begun]:
