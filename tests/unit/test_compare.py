@@ -14,6 +14,7 @@ from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
 from pytest_infer.metrics import METRICS, by_key
 from pytest_infer.records import Turns
+from pytest_infer.storage.schema import StoredReference
 
 KEYS = {m.key: m for m in METRICS}
 CALM = [0.1, 0.1001, 0.0999, 0.1002, 0.0998, 0.1, 0.1001, 0.0999, 0.1, 0.1]
@@ -348,6 +349,23 @@ def test_an_exact_rule_fails_at_any_difference(make_row, key, before, after):
     other = rules_judge([RowPair(before=make_row(**{key: before}), after=make_row(**{key: after}))], f"{key}:exact")
     assert [j.verdict for j in other.judgements] == [Verdict.REGRESSED]
     assert other.exit is Exit.REGRESSED
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(5, Verdict.UNCHANGED), (4, Verdict.REGRESSED), (None, Verdict.INCOMPARABLE)]
+)
+@pytest.mark.parametrize(("key", "prompt"), [("generated_tokens", 0), ("total_tokens", 7)])
+def test_tokens_that_a_side_generates_itself_are_counted_where_its_rounds_followed_others(
+    make_row, key, prompt, free, verdict
+):
+    before = make_row(**{key: [prompt + 5] * 2})
+    after = dataclasses.replace(before, reference=StoredReference(name="main", tokens=5, timed=True, free=free))
+    (j,) = rules_judge([RowPair(before=before, after=after)], f"{key}:exact").judgements
+    assert j.verdict is verdict
+    assert j.after == prompt + (free or 5)
+    # Nothing is asked of it where no rule is about it.
+    (told,) = comparison.judge([RowPair(before=before, after=after)], wanted(key))
+    assert told.verdict is (None if free is None else Verdict.UNCHANGED if free == 5 else Verdict.INCOMPARABLE)
 
 
 def test_an_accepted_output_passes_the_exact_rule_for_information(make_row):

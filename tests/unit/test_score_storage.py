@@ -121,6 +121,7 @@ def test_the_block_says_what_there_is(record):
         "tokens": 3,
         "sha256": hash_ids((1, 2, 3)),
         "timed": True,
+        "free": 2,
     }
     row = runs.row_of("t", "t", built)
     assert (row.scores.positions, row.scores.vocabulary) == (3, 10)

@@ -153,6 +153,7 @@ def _reference(reference: Reference | None) -> dict[str, Any]:
         "tokens": len(reference.tokens),
         "sha256": hash_ids(reference.tokens),
         "timed": reference.timed,
+        "free": len(reference.free) if reference.timed else None,
         "problem": reference.problem,
     }
     return {"reference": _without_none(told)}

@@ -269,13 +269,15 @@ class StoredScores(msgspec.Struct, frozen=True):
 class StoredReference(msgspec.Struct, frozen=True):
     """Whose tokens were followed: `records.Reference` as stored, its scores in the sidecar.
 
-    `tokens` is their number, `sha256` that of its ids, as of any output.
+    `tokens` is their number, `sha256` that of its ids, as of any output. `free` is how many were generated where none
+    were given, if the timed rounds followed, and the version told it.
     """
 
     name: str = ""
     tokens: int = 0
     sha256: str | None = None
     timed: bool = False
+    free: int | None = None
     problem: str | None = None
 
 

@@ -13,6 +13,7 @@ from pytest_infer.metrics import Direction
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.comparison import RowPair, Wanted
+    from pytest_infer.storage.runs import Row
 
 OUTPUT = "output_sha256"
 _FOLLOW = {
@@ -26,13 +27,31 @@ _CLOSE = {
     False: (Verdict.REGRESSED, "further apart than rounding explains"),
     None: (Verdict.INCONCLUSIVE, "KL is a lower bound, too near to what rounding explains: --infer-against tells it"),
 }
+_COUNTS = ("generated_tokens", "total_tokens")
+"""What is the same on both sides where one follows the other's tokens, whatever it generates itself."""
 
 
 def judged(draft: Judgement, pair: RowPair, want: Wanted, allowed: Collection[str]) -> Judgement:
     """Return the judgement of a figure that has no noise; `draft` holds both values."""
     if want.metric.key == OUTPUT and (want.close or pair.after.fidelity is not None):
         return _output(draft, want, pair, allowed)
+    if want.metric.key in _COUNTS:
+        before, after = _free(pair.before, draft.before), _free(pair.after, draft.after)
+        if before is None or after is None:
+            verdict = None if want.rule is None else Verdict.INCOMPARABLE
+            return replace(
+                draft, verdict=verdict, reason="its rounds followed given tokens, and its own were not counted"
+            )
+        draft = replace(draft, before=before, after=after)
     return _same(draft, want, allowed)
+
+
+def _free(row: Row, count: float | str | None) -> float | str | None:
+    """Return a count of tokens as it would be if the rounds had followed none; None where that is not known."""
+    followed = row.reference
+    if followed is None or not followed.timed or not isinstance(count, int | float):
+        return count
+    return None if followed.free is None else count - followed.tokens + followed.free
 
 
 def _same(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement:
