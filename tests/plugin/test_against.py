@@ -385,6 +385,20 @@ def test_from_a_subfolder(repository):
     assert all(before is not None for before, _ in run.pairs.values())
 
 
+def test_an_ini_file_that_one_side_lacks_moves_no_test(repository):
+    folder = repository.path / "sub"
+    folder.mkdir()
+    for name in ("test_suite.py", "prompts.toml"):
+        repository.path.joinpath(name).rename(folder / name)
+    repository.path.joinpath("pytest.ini").write_text("[pytest]\n")
+    repository.commit()
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    result, run = repository.run("--infer-against=HEAD", *FEW, "sub")
+    result.assert_outcomes(passed=2)
+    assert run.missing == ()
+    assert all(before is not None for before, _ in run.pairs.values())
+
+
 @pytest.mark.parametrize("how", ["typed", "variable"])
 def test_a_file_of_arguments_is_for_both_sides(repository, monkeypatch, how):
     (repository.path / "args.txt").write_text("\n".join(["--infer-against=HEAD", "--infer-max-new-tokens=2", *FEW]))

@@ -161,7 +161,7 @@ class OtherCommit:
         )
         return Command(
             name=self.name,
-            arguments=[*self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python), *given],
+            arguments=[*self._interpreter(cwd, python), "-m", "pytest", *self._own_arguments(python, move), *given],
             cwd=move.path(cwd),
             environment={
                 **arguments.environment(
@@ -186,10 +186,12 @@ class OtherCommit:
             raise AgainstError(f"--infer-against-python: there is no program {given}")
         return [found]
 
-    def _own_arguments(self, python: str | None) -> list[str]:
+    def _own_arguments(self, python: str | None, move: imports.Move) -> list[str]:
         has = self._config.pluginmanager.hasplugin
+        # Both sides' tests are known by their ids, which begin there: an ini file may be new, or gone.
+        own = [f"--rootdir={move.path(self._config.rootpath.resolve())}"]
         # With `self` it would be the parent's own, and tell later runs what failed last.
-        own = ["-o", f"cache_dir={self._scratch}"] if has("cacheprovider") else []
+        own += ["-o", f"cache_dir={self._scratch}"] if has("cacheprovider") else []
         if python is None:
             # An ini file may ask for them, and they act before this package is asked.
             own += ["-n0"] if has("xdist") else []
