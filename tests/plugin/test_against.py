@@ -700,6 +700,18 @@ def test_self_is_this_checkout_with_its_changes(repository, monkeypatch):
     gone(repository)
 
 
+def test_self_needs_no_commit_yet_but_a_folder_for_temporary_files(repository, monkeypatch):
+    monkeypatch.setenv("SELF", "1")
+    result, run = repository.run("--infer-against=self", *FEW)
+    result.assert_outcomes(passed=2)
+    assert run.against.commit == ""
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+        line = "--infer-against needs a folder for temporary files: No space left on device"
+        refused(repository.run("--infer-against=self", *FEW)[0], line)
+    gone(repository)
+
+
 def test_one_after_the_other(repository):
     repository.commit()
     args = ("--infer-against=HEAD", "--infer-against-sequential", "--infer-max-rounds=5", "--infer-no-profile")

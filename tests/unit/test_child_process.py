@@ -1,8 +1,10 @@
 """How a side of a comparison ends when what it forked lives on, and why a test there did not pass."""
 
 import contextlib
+import errno
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -156,6 +158,38 @@ def test_a_side_that_waits_for_a_turn_of_one_that_died_ends_too(side, dying):
     fork = side.fork()
     launch.close()
     assert not runs(fork)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Return a function that lets a call of the system be refused after it has worked so many times."""
+
+    def refuse(module, name, works=0):
+        left, real = iter(range(works)), getattr(module, name)
+
+        def made(*args, **more):
+            if next(left, None) is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return real(*args, **more)
+
+        monkeypatch.setattr(module, name, made)
+
+    return refuse
+
+
+@pytest.mark.parametrize(("module", "name"), [(child_process.tempfile, "TemporaryFile"), (child_process, "Pipe")])
+def test_a_side_that_cannot_be_started_says_why(side, full, module, name):
+    full(module, name)
+    with pytest.raises(AgainstError, match=r"^the run of HEAD cannot be started: Too many open files$"):
+        side("pass")
+
+
+def test_a_launch_without_pipes_says_why_and_leaves_none_open(full):
+    open_before = len(list(Path("/dev/fd").iterdir()))
+    full(os, "pipe", works=1)
+    with pytest.raises(AgainstError, match=r"^a launch cannot be started: Too many open files$"), pipes():
+        pass
+    assert len(list(Path("/dev/fd").iterdir())) == open_before
 
 
 def test_an_outcome_that_only_a_plugin_knows_is_a_reason():

@@ -62,9 +62,12 @@ class ChildProcess:
         self._broken: str | None = None
         self._open: str | None = None
         self._ran: set[str] = set()
-        # Appended to, as our reading moves the position that the child's writing shares.
-        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - read when the child fails, closed in close()
-        ours, theirs = Pipe()
+        try:
+            ours, theirs = Pipe()
+            # Appended to, as our reading moves the position that the child's writing shares.
+            self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - read when the child fails, closed in close()
+        except OSError as error:
+            raise AgainstError(f"the run of {self._name} cannot be started: {error.strerror}") from error
         self._channel = protocol.parents_end(ours)
         try:
             self._process = subprocess.Popen(

@@ -184,9 +184,15 @@ def disturbed(pair: tuple[Round, Round]) -> bool:
 @contextmanager
 def pipes() -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yield the ends of two pipes, a pair of ends for each side, and close them here: their processes have them."""
-    (read_a, write_b), (read_b, write_a) = os.pipe(), os.pipe()
+    ends: list[int] = []
     try:
+        try:
+            ends += os.pipe()
+            ends += os.pipe()
+        except OSError as error:
+            raise AgainstError(f"a launch cannot be started: {error.strerror}") from error
+        read_a, write_b, read_b, write_a = ends
         yield (read_a, write_a), (read_b, write_b)
     finally:
-        for end in (read_a, write_b, read_b, write_a):
+        for end in ends:
             os.close(end)

@@ -20,7 +20,7 @@ from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.checkouts import imports
 from pytest_infer.checkouts.worktree import Repository, Worktree
 from pytest_infer.engines import models
-from pytest_infer.errors import AgainstError
+from pytest_infer.errors import AgainstError, UnknownCommitError
 from pytest_infer.pytest_face import command_line
 from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.selection import repeats
@@ -42,21 +42,21 @@ class OtherCommit:
         self._self = rev == SELF or self._server is not None
         repository = self._repository()
         self._repository_found = repository
-        commit = ""
-        if repository is not None and self._server is None:
-            commit = repository.commit("HEAD" if self._self else rev)
         self._worktree: Worktree | None = None
-        self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
         self.process: ChildProcess | None = None
         self.new: frozenset[str] = frozenset()
         self.unpassed: set[str] = set()
         self._told = False
         self.info = AgainstInfo(
             rev=rev,
-            commit=commit,
+            commit=self._commit(repository),
             dirty=repository is not None and repository.dirty(),
             sequential=session.settings.against_sequential,
         )
+        try:
+            self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
+        except OSError as error:
+            raise AgainstError(f"--infer-against needs a folder for temporary files: {error.strerror}") from error
 
     def _repository(self) -> Repository | None:
         try:
@@ -64,6 +64,17 @@ class OtherCommit:
         except AgainstError:
             if self._self:
                 return None
+            raise
+
+    def _commit(self, repository: Repository | None) -> str:
+        """Return the other side's commit; none for a server, and where this checkout has none yet."""
+        if repository is None or self._server is not None:
+            return ""
+        try:
+            return repository.commit("HEAD" if self._self else self._rev)
+        except UnknownCommitError:
+            if self._self:
+                return ""
             raise
 
     @property
