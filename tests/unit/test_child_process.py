@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import psutil
 import pytest
 
@@ -190,6 +191,20 @@ def test_a_launch_without_pipes_says_why_and_leaves_none_open(full):
     with pytest.raises(AgainstError, match=r"^a launch cannot be started: Too many open files$"), pipes():
         pass
     assert len(list(Path("/dev/fd").iterdir())) == open_before
+
+
+def test_half_a_character_is_refused_in_what_must_be_exact_and_replaced_in_what_is_read(side, tmp_path):
+    process = side("import time; time.sleep(600)")
+    checkout = os.fsdecode(b"/caf\xe9")
+    with pytest.raises(AgainstError, match=r"^HEAD cannot be told of '/caf\\udce9': it is not UTF-8, rename it$"):
+        process.greet(protocol.Hello(checkout=checkout))
+    sent = []
+    told = child.Child(None, SimpleNamespace(send=lambda message: sent.append(msgspec.json.encode(message))))
+    told.pytest_runtest_logreport(
+        pytest.TestReport("a", ("a.py", 1, "a"), {}, "failed", "assert s == '\ud83d'", "call")
+    )
+    told.pytest_runtest_logfinish("a")
+    assert msgspec.json.decode(sent[0])["why"] == "failed in call: assert s == '?'"
 
 
 def test_an_outcome_that_only_a_plugin_knows_is_a_reason():

@@ -71,7 +71,7 @@ class Child(Here):
         self._doubtful = doubtful
         self._ready = protocol.Ready(
             new=tuple(nodeid for nodeid in self._hello.planned if nodeid not in found),
-            missing=tuple(nodeid for nodeid, item in found.items() if item not in planned and item not in doubtful),
+            missing=tuple(_sendable(name) for name, item in found.items() if item not in planned + doubtful),
             foreign={},
         )
         config.hook.pytest_deselected(items=[item for item in items if item not in planned and item not in doubtful])
@@ -106,7 +106,8 @@ class Child(Here):
         """Note why a test did not pass."""
         self._failed |= report.failed
         if not report.passed and self._why is None:
-            self._why = f"{_OUTCOMES.get(report.outcome, report.outcome)} in {report.when}: {_reason(report)}"
+            why = f"{_OUTCOMES.get(report.outcome, report.outcome)} in {report.when}: {_reason(report)}"
+            self._why = _sendable(why)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Say that a test is over, unless it was only skipped on the way to a later one."""
@@ -285,7 +286,8 @@ class Child(Here):
         if self._hello.checkout is None:
             return {}
         worktree = [] if self._hello.worktree is None else [Path(self._hello.worktree)]
-        return imported_from(Path(self._hello.checkout), but=worktree)
+        found = imported_from(Path(self._hello.checkout), but=worktree)
+        return {module: _sendable(file) for module, file in found.items()}
 
 
 @dataclass(slots=True)
@@ -318,6 +320,11 @@ class _Text:
 
 def _whole(reading: Reading) -> int | None:
     return None if reading.value is None else int(reading.value)
+
+
+def _sendable(text: str) -> str:
+    """Return a text that JSON can hold: halves of characters, which names of files and tests' own texts have."""
+    return text.encode(errors="replace").decode()
 
 
 _OUTCOMES = {"failed": "failed", "skipped": "was skipped"}

@@ -279,9 +279,13 @@ class ChildProcess:
 
     def _send(self, message: protocol.WireMessage) -> None:
         self.check()
-        # A child that is gone is told from what it last sent, in _receive.
-        with suppress(OSError):
+        try:
             self._channel.send(message)
+        except OSError:
+            # A child that is gone is told from what it last sent, in _receive.
+            pass
+        except UnicodeEncodeError as error:
+            raise AgainstError(f"{self._name} cannot be told of {error.object!r}: it is not UTF-8, rename it") from None
 
     def _receive(self) -> protocol.FromChild:
         try:

@@ -223,7 +223,7 @@ class Channel(Generic[Received]):
         self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(expects)
 
     def send(self, message: WireMessage) -> None:
-        """Send a message; raise OSError when the other end is gone."""
+        """Send a message; raise OSError when the other end is gone, UnicodeEncodeError for half a character."""
         self._connection.send_bytes(msgspec.json.encode(message))
 
     def receive(self) -> Received:
