@@ -102,6 +102,23 @@ def test_data_that_is_not_committed_is_shared(options, move):
     assert given("-k", "model") == ["-k", "model"]
 
 
+def test_paths_through_a_link_are_those_of_the_other_checkout(options, move, tmp_path):
+    link, inner = tmp_path / "link", tmp_path / "suite"
+    link.symlink_to(move.checkout)
+    inner.symlink_to(move.checkout / "bench")
+    for side, model in ((move.checkout, "ours"), (move.worktree, "theirs")):
+        side.joinpath("current").symlink_to(tmp_path / model)
+        tmp_path.joinpath(model).mkdir()
+        side.joinpath("bench", "p.toml").touch()
+    given = [str(inner / "test_it.py"), f"--infer-prompts={link}/bench/p.toml", "--infer-model", str(link / "current")]
+    assert moved(given, options, move, move.checkout, pyargs=False) == [
+        str(move.worktree / "bench" / "test_it.py"),
+        f"--infer-prompts={move.worktree}/bench/p.toml",
+        "--infer-model",
+        str(move.worktree / "current"),
+    ]
+
+
 def test_packages_by_name_stay(options, move):
     assert moved(["--pyargs", "bench.tests"], options, move, move.checkout, pyargs=True) == ["--pyargs", "bench.tests"]
 

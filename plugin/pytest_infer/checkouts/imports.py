@@ -25,12 +25,25 @@ class Move:
 
     def holds(self, path: Path) -> bool:
         """Whether the path lies in the parent's checkout."""
-        here = self.checkout == self.worktree
-        return path.is_relative_to(self.checkout) and (here or not path.is_relative_to(self.worktree))
+        return self._place(path) is not None
 
     def path(self, path: Path) -> Path:
         """Return a path's counterpart; outside the checkout it is its own."""
-        return self.worktree / path.relative_to(self.checkout) if self.holds(path) else path
+        place = self._place(path)
+        return path if place is None else self.worktree / place
+
+    def _place(self, path: Path) -> Path | None:
+        """Return where in the parent's checkout a path lies; None elsewhere.
+
+        Links that lead there are followed; what is a link there may be another one in the other checkout.
+        """
+        for folder in (*reversed(path.parents), path):
+            real = folder.resolve()
+            if real.is_relative_to(self.checkout):
+                found = real / path.relative_to(folder)
+                other = self.checkout != self.worktree and found.is_relative_to(self.worktree)
+                return None if other else found.relative_to(self.checkout)
+        return None
 
 
 def installed_in(checkout: Path) -> list[Path]:
