@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import hashlib
+import math
 import struct
 import sys
 from types import SimpleNamespace
@@ -467,6 +468,24 @@ def test_scores_are_kept_where_every_token_has_its_own():
     assert completion.scores(64) is None  # fewer than the vocabulary has
     gap, _ = run(Fake([token(2, 7, rows=rows[:1]), last(2, "eos")], whole=[6, 7]), scored=True)
     assert gap.scores(2) is None
+
+
+@pytest.mark.parametrize(
+    ("least", "rest"),
+    [
+        (-9.0, 2.0**-23),  # the sum is above 1: what is left is less than its rounding
+        (-25.0, 36 * math.exp(-25.0)),  # no other token is more probable than the least of these
+        (-900.0, 0.0),
+    ],
+)
+def test_what_the_others_have_is_no_noise_of_the_sum(least, rest):
+    first = math.log1p(-63 * math.exp(least)) + 1e-8
+    rows = [row(0, (0, first), *((number, least) for number in range(1, 64)))]
+    completion, _ = run(Fake([token(1, 0, rows=rows), last(1, "limit")]), scored=True)
+    (found,) = struct.unpack("<f", completion.scores(100).rest)
+    assert math.exp(found) == pytest.approx(rest, rel=1e-5)
+    (none,) = struct.unpack("<f", completion.scores(64).rest)
+    assert none == -math.inf
 
 
 def test_an_option_that_has_no_effect_is_not_honoured():

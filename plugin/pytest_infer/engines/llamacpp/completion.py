@@ -17,6 +17,7 @@ from pytest_infer.records import TOP, Limits, Scores, StopReason
 _STOPS = {"eos": StopReason.EOS, "word": StopReason.STOP_STRING, "limit": StopReason.LENGTH}
 UNKNOWN = -1
 """Stands for an id that nobody told."""
+_ROUNDING = 2.0**-23
 
 
 class Completion:
@@ -134,7 +135,7 @@ class Completion:
         tops = [[(one["id"], one["logprob"]) for one in row["top_logprobs"]][:width] for row in self._rows]
         if any(len(top) < width for top in tops):
             return None
-        rest = [max(0.0, 1.0 - math.fsum(math.exp(found) for _, found in top)) for top in tops]
+        rest = [_rest([found for _, found in top], vocabulary - width) for top in tops]
         return Scores(
             sequences=1,
             positions=tokens,
@@ -146,6 +147,14 @@ class Completion:
             top=struct.pack(f"<{tokens * width}f", *(found for top in tops for _, found in top)),
             rest=struct.pack(f"<{tokens}f", *(math.log(one) if one else -math.inf for one in rest)),
         )
+
+
+def _rest(top: Sequence[float], others: int) -> float:
+    """Return what so many other tokens have together, each no more than the least of these.
+
+    What is left of 1 is known to float32's rounding alone: less than that counts as that much, but for none as none.
+    """
+    return min(max(_ROUNDING, 1.0 - math.fsum(map(math.exp, top))), others * math.exp(min(top)))
 
 
 def _following(tokens: Sequence[int]) -> dict[str, Any]:
