@@ -1,5 +1,9 @@
 """What servers stream, event by event, and what becomes of it: ticks, counts, reasons."""
 
+import socket
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
 from pytest_infer.engines.base import Sampling
@@ -377,9 +381,22 @@ def test_a_command_holds_no_key(command, refused):
         ("http://127.0.0.1:1", True),
         ("http://localhost", True),
         ("http://[::1]:1", True),
-        ("http://10.0.0.1", False),
+        ("http://[::ffff:127.0.0.1]:1", True),
+        ("http://0.0.0.0:8000", True),
+        ("http://[::]:8000", True),
+        ("http://10.0.0.1", True),
+        ("http://[fe80::1]", True),
+        ("http://mine.example.org", True),
+        ("http://192.0.2.1", False),
         ("http://127.0.0.1.example.org", False),
+        (f"http://{'a' * 70}", False),
     ],
 )
-def test_which_addresses_are_this_machines(url, here):
+def test_which_addresses_are_this_machines(monkeypatch, url, here):
+    held = [(socket.AF_INET, "10.0.0.1"), (socket.AF_INET6, "fe80::1%eth0"), (socket.AF_UNIX, "00:11:22:33:44:55")]
+    addresses = [SimpleNamespace(family=family, address=one) for family, one in held]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": addresses})
+    names, resolve = {"localhost": "127.0.0.1", "mine.example.org": "10.0.0.1"}, socket.getaddrinfo
+    by_number = {"flags": socket.AI_NUMERICHOST}  # no name is looked up
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: resolve(names.get(host, host), port, **by_number))
     assert address.is_here(url) is here

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 from urllib.parse import urlsplit
 
 from pytest_infer.errors import EngineError, OptionError
@@ -15,7 +17,7 @@ _KEY_OPTION = re.compile(
     r"|\w*(?:TOKEN|SECRET|PASSWORD|KEY)="
 )
 """An option for a key, or a variable that is set to one; not --max-num-batched-tokens, nor the file of a key."""
-_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1", re.IGNORECASE)
+_IP = (socket.AF_INET, socket.AF_INET6)
 
 
 def checked(url: str, where: str) -> str:
@@ -49,8 +51,22 @@ def check_command(command: str, where: str) -> None:
 
 
 def is_here(url: str) -> bool:
-    """Return whether an address is this machine's own."""
-    return _LOOPBACK.fullmatch(urlsplit(url).hostname or "") is not None
+    """Return whether an address is this machine's own: a loopback, one of an interface, or that of all (0.0.0.0)."""
+    import psutil  # noqa: PLC0415 - takes long to import, and addresses are checked where nothing is measured
+
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname or "", None)
+    except (OSError, UnicodeError):
+        return False
+    own = {_ip(one.address) for held in psutil.net_if_addrs().values() for one in held if one.family in _IP}
+    ips = [_ip(str(where[0])) for *_, where in found]
+    return any(ip.is_loopback or ip.is_unspecified or ip in own for ip in ips)
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address without its scope (%eth0), and as IPv4 where it is one within IPv6."""
+    ip = ipaddress.ip_address(text.partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def port(url: str) -> int:
