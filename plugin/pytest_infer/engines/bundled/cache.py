@@ -100,7 +100,8 @@ def explained(cache_root: Path, task: str) -> Iterator[None]:
             what = f"{cache_root} is not writable. Make it so, or set {ENV} to a folder that is."
         else:
             reason = str(error).strip().partition("\n")[0]
-            what = f"{reason}. Remove {cache_root} and try again, or set {ENV} to another folder."
+            # Which path, the reason says; the folder may hold what is not ours.
+            what = f"{reason}. Try again, or set {ENV} to another folder."
         raise ModelError(f"cannot {task}: {what}") from error
 
 
