@@ -86,6 +86,8 @@ def usage(completion, prompt=5, **more):
         # What a model thinks is generated too.
         ([delta(reasoning_content="hm"), delta(content="a")], ["hm", "a"]),
         ([delta(reasoning="hm"), delta(tool_calls=[]), delta(content="a")], ["hm", "a"]),
+        ([delta(reasoning="hm", reasoning_content="hm"), delta(content="a")], ["hm", "a"]),
+        ([delta(reasoning_content=""), delta(content="a")], ["", "a"]),
         ([{"choices": []}, {"object": "ping"}, piece(" a")], [" a"]),
     ],
 )
@@ -311,6 +313,7 @@ def test_an_event_without_end_is_refused():
         (b'{"error": "no such model"}', "no such model"),
         (b'{"detail": [{"loc": ["body"], "msg": "bad"}]}', '[{"loc":["body"],"msg":"bad"}]'),
         (b'{"message": "x"}', "x"),
+        (b'{"error": null, "message": "x"}', "x"),
         (b"<html>\x1b[31m502</html>", "<html> [31m502</html>"),
         (b"\xff\xfe", "��"),
         (b"{}", ""),
@@ -322,7 +325,13 @@ def test_the_words_of_an_error(content, expected):
 
 
 @pytest.mark.parametrize(
-    ("event", "expected"), [({"error": {"message": "no"}}, "no"), ({"error": {}}, "without a word"), ({"a": 1}, None)]
+    ("event", "expected"),
+    [
+        ({"error": {"message": "no"}}, "no"),
+        ({"error": {}}, "without a word"),
+        ({"error": None, "choices": []}, None),
+        ({"a": 1}, None),
+    ],
 )
 def test_an_event_that_says_that_it_failed(event, expected):
     assert failed(event) == expected

@@ -203,7 +203,7 @@ def words(content: bytes) -> str:
 def said(found: Any) -> str:
     """Return the words of an error as servers write it: {"error": {"message": …}} and the like."""
     while isinstance(found, dict):
-        found = next((found[key] for key in ("error", "message", "detail") if key in found), "")
+        found = next((found[key] for key in ("error", "message", "detail") if found.get(key) is not None), "")
     return address.without_key(found if isinstance(found, str) else msgspec.json.encode(found).decode())[:_SHOWN]
 
 

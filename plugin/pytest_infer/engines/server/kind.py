@@ -206,15 +206,17 @@ def with_ahead(prompt: Prompt, ahead: str) -> Prompt:
 
 def failed(event: Mapping[str, Any]) -> str | None:
     """Return the words of an event that says that the server failed."""
-    return said(event) or "without a word" if "error" in event else None
+    return None if event.get("error") is None else said(event) or "without a word"
 
 
 def _text(place: Mapping[str, Any]) -> str | None:
     """Return a piece of text, of the answer or of what a model thinks before it."""
-    found = [
-        place[key] for key in ("content", "text", "reasoning_content", "reasoning") if isinstance(place.get(key), str)
-    ]
-    return "".join(found) if found else None
+    spoken, thought = (
+        [place[key] for key in keys if isinstance(place.get(key), str)]
+        for keys in (("content", "text"), ("reasoning_content", "reasoning"))
+    )
+    # Some versions of vLLM send what was thought under both names.
+    return "".join((*spoken, *dict.fromkeys(thought))) if spoken or thought else None
 
 
 def _reason(choice: Mapping[str, Any], limits: Limits) -> StopReason | None:
