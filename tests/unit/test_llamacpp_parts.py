@@ -281,6 +281,8 @@ def test_what_is_no_gguf_file_is_one_line(tmp_path):
         checked("reference-moe", dtype="q4")
     with pytest.raises(OptionError, match="--infer-engine-args"):
         checked("reference-moe", engine_args="--what")
+    with pytest.raises(OptionError, match=r"seed must be from 0 to 4294967294 for llama\.cpp, not 4294967295"):
+        checked("reference-moe", sampling=Sampling(seed=2**32 - 1))
 
 
 @pytest.mark.usefixtures("installed")

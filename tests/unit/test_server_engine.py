@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 import scripted_server
-from pytest_infer.engines.base import EngineOptions, ServerOptions
+from pytest_infer.engines.base import EngineOptions, Sampling, ServerOptions
 from pytest_infer.engines.server.engine import ServerEngine
-from pytest_infer.errors import EngineError
+from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.clock import TokenClock
 from pytest_infer.prompts import Message, Prompt
@@ -32,10 +32,9 @@ def connected(monkeypatch):
     monkeypatch.delenv("PYTEST_INFER_SERVER_KEY", raising=False)
     made = []
 
-    def connect(server, **how):
-        engine = ServerEngine(
-            EngineOptions(model="", server=ServerOptions(url=server.url, timeout_s=PATIENCE_S, **how))
-        )
+    def connect(server, sampling=None, **how):
+        options = ServerOptions(url=server.url, timeout_s=PATIENCE_S, **how)
+        engine = ServerEngine(EngineOptions(model="", server=options, sampling=sampling))
         made.append(engine)
         engine.check()
         return engine
@@ -43,6 +42,27 @@ def connected(monkeypatch):
     yield connect
     for engine in made:
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache", "seed", "says"),
+    [
+        ("openai", "off", 0, r"--infer-cache=off: this server \(OpenAI-compatible server\) cannot be asked"),
+        ("llama", "warm", 2**32 - 1, "seed must be from 0 to 4294967294 for llama-server, not 4294967295"),
+    ],
+)
+def test_what_a_kind_cannot_be_asked_for_is_refused_before_it_is_started(kind, cache, seed, says):
+    server = ServerOptions(command="no-such-program {model} {port}", kind=kind, cache=cache)
+    engine = ServerEngine(EngineOptions(model="m", server=server, sampling=Sampling(seed=seed)))
+    with pytest.raises(OptionError, match=says):
+        engine.check()
+
+
+def test_a_seed_that_llama_server_would_replace_is_refused_of_a_running_one(connected):
+    with scripted_server.running(Script(kind="llama")) as server:
+        with pytest.raises(OptionError, match="seed must be from 0 to 4294967294"):
+            connected(server, sampling=Sampling(seed=2**32 - 1))
+        connected(server, sampling=Sampling(seed=2**32 - 2))
 
 
 def run(engine, asking, limits):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_infer.errors import EngineError
+from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, ModelInfo, Observed, Scores, StopReason
 
@@ -92,6 +92,15 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+
+    def check_seed(self, most: int, whose: str) -> None:
+        """Raise OptionError where the seed is larger than whoever samples takes."""
+        if self.seed > most:
+            raise OptionError(f"--infer-sample: seed must be from 0 to {most} for {whose}, not {self.seed}")
+
+
+LLAMA_SEED = 2**32 - 2
+"""The largest seed of llama.cpp: it has 32 bits, and makes a random one of the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from pytest_infer.engines import models
-from pytest_infer.engines.base import Clock, Engine, EngineOptions, dtype_named
+from pytest_infer.engines.base import LLAMA_SEED, Clock, Engine, EngineOptions, dtype_named
 from pytest_infer.engines.checkpoint import gguf_header, hashes
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
@@ -54,6 +54,8 @@ class LlamaCppEngine(Engine):
     def check(self) -> None:
         """Find the file, read its header, and make its tokeniser."""
         native.check_installed()
+        if self.options.sampling is not None:
+            self.options.sampling.check_seed(LLAMA_SEED, "llama.cpp")
         if self._path is not None:
             return
         found = checkpoint.of_gguf(self._found())

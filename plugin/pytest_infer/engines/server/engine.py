@@ -56,6 +56,8 @@ class ServerEngine(Engine):
 
     def check(self) -> None:
         """Ask a running server what it is; see that one of ours can be started."""
+        if self._server.kind is not None:
+            self._check_takes(kinds.KINDS[self._server.kind])
         if self._server.url is not None:
             listening.check(self._server.pids)
             if self._kind is None:
@@ -75,13 +77,19 @@ class ServerEngine(Engine):
         ours = self._server.command is not None
         name, path = (None, self._given.path) if ours else (self._options.model or None, None)
         found = kinds.of(self._client, name, self._server.kind, path)
-        if self._server.cache == OFF and not found.leaves_cache:
-            raise OptionError(
-                f"--infer-cache=off: this server ({found.label}) cannot be asked to leave its cache of prompts alone: "
-                "leave it out, or start the server without one and take warm"
-            )
+        self._check_takes(type(found))
         found.check()
         self._kind = found
+
+    def _check_takes(self, kind: type[Kind]) -> None:
+        """Raise OptionError for what a server of this kind cannot be asked for."""
+        if self._server.cache == OFF and not kind.leaves_cache:
+            raise OptionError(
+                f"--infer-cache=off: this server ({kind.label}) cannot be asked to leave its cache of prompts alone: "
+                "leave it out, or start the server without one and take warm"
+            )
+        if self._options.sampling is not None and kind.most_seed is not None:
+            self._options.sampling.check_seed(kind.most_seed, kind.label)
 
     def _check_alive(self) -> None:
         """Raise EngineError with its last lines where a server of ours has ended, or is about to."""

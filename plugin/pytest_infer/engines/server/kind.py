@@ -85,6 +85,8 @@ class Kind:
     gives_ids = False
     leaves_cache = False
     """Whether it can be asked not to use its cache of prompts."""
+    most_seed: int | None = None
+    """The largest seed that it takes, where that is known."""
 
     def __init__(self, client: Client, model: str | None, started: str | None = None) -> None:
         self.client, self._started = client, started

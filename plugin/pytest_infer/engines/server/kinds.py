@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from pytest_infer.engines.base import LLAMA_SEED
 from pytest_infer.engines.server.client import Client
 from pytest_infer.engines.server.kind import OFF, Ask, Heard, Kind, Told, ids_of, messages, number
 from pytest_infer.prompts import Prompt
@@ -61,6 +62,7 @@ class Llama(Kind):
     name = "llama"
     label = "llama-server"
     gives_ids = leaves_cache = True
+    most_seed = LLAMA_SEED
 
     def __init__(self, client: Client, model: str | None, started: str | None = None) -> None:
         super().__init__(client, model, started)
