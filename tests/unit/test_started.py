@@ -260,6 +260,12 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything(template, say
     assert "\n" not in str(error.value)
 
 
+def test_where_no_server_can_be_started_no_model_is_built_for_it(monkeypatch):
+    monkeypatch.setattr("pytest_infer.engines.server.started.os", SimpleNamespace(name="nt"))
+    with pytest.raises(EngineError, match="started on Linux and macOS only"):
+        Started(f"{sys.executable} {{gguf}} {{port}}", model=pytest.fail, gguf=pytest.fail, environ={}, limit_s=1)
+
+
 def test_no_shell_reads_the_template():
     template = """serve -m {model} --port={port} --json '{"a": {"b": [1]}, "{port}": {}}' '$HOME;' "a b" """
     values = {"model": lambda: "/x y/{port}.gguf", "port": lambda: "123"}

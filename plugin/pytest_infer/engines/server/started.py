@@ -38,6 +38,7 @@ class Started:
 
     Raises:
         OptionError: the template cannot be used, or there is no such program; nothing has been started then.
+        EngineError: no server can be started on this system.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Started:
         flags: str = "",
         gguf: Callable[[], str] | None = None,
     ) -> None:
+        if os.name != "posix":
+            raise EngineError("servers are started on Linux and macOS only: start it yourself, and give --infer-server")
         self.port = command.free_port()
         values = {"model": model, "gguf": gguf or model, "port": lambda: str(self.port)}
         first, *more = command.parts(template, values, flags)
@@ -131,8 +134,6 @@ class Started:
         """Start the guard, and it the server; return the `perf_counter_ns` of its start."""
         if self._guard is not None:
             raise EngineError(f"the server ({self._name}) was started before")
-        if os.name != "posix":
-            raise EngineError("servers are started on Linux and macOS only: start it yourself, and give --infer-server")
         descriptor, name = tempfile.mkstemp(prefix="pytest-infer-server-", suffix=".log")
         self._log = Path(name)
         # Isolated and without site-packages it starts fast. Its own session: Ctrl-C ends the tests first.
