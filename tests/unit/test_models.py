@@ -34,6 +34,15 @@ def test_bad_names(folder, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["mine/m.gguf", "./mine/m.gguf", "{folder}/m.gguf"])
+def test_a_file_is_never_asked_of_the_hub_and_named_alike_however_it_is_typed(folder, name):
+    (folder / "m.gguf").touch()
+    name = name.format(folder=folder)
+    with pytest.raises(ModelError, match=r"a file, .* --infer-engine llamacpp"):
+        models.check_name(name)
+    assert models.display_name(name) == "m.gguf"
+
+
 @pytest.mark.parametrize("name", ["reference-moe", "mine"])
 def test_only_hub_models_have_revisions(folder, name):
     with pytest.raises(ModelError, match="has no revisions: leave out the revision v1"):

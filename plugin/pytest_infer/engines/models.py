@@ -83,13 +83,17 @@ def check_name(name: str, revision: str | None = None) -> None:
     """Reject what cannot name a model, without torch and without the network.
 
     Raises:
-        UnknownValueError: a path that is no model folder, a bare name that is neither bundled nor a folder, or a
-            revision of what has none.
+        UnknownValueError: a file, a path that is no model folder, a bare name that is neither bundled nor a folder, or
+            a revision of what has none.
     """
     folder = _folder(name)
     if folder is not None and not (folder / "config.json").is_file():
         raise UnknownValueError(f"{name}: the folder holds no config.json, so it is not a transformers model")
     if folder is None and name not in BUNDLED:
+        if is_gguf(name):
+            raise UnknownValueError(
+                f"{name}: a file, and no folder with a config.json; one in GGUF is run by --infer-engine llamacpp"
+            )
         if _looks_like_path(name):
             raise UnknownValueError(
                 f"{name}: no such folder; give a folder with a config.json, a hub id, or one of {', '.join(BUNDLED)}"
@@ -176,8 +180,8 @@ def state(name: str, revision: str | None) -> list[tuple[str, int, int]] | str |
 
 
 def display_name(name: str) -> str:
-    """Return how results name a model: a hub id as it is, a folder without its path, which is private."""
-    if _folder(name) is None and not _looks_like_path(name):
+    """Return how results name a model: a hub id as it is, a folder or a file without its path, which is private."""
+    if _folder(name) is None and not is_gguf(name) and not _looks_like_path(name):
         return name
     return PureWindowsPath(Path(name).absolute()).name
 
