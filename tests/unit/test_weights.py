@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import sys
 
 import pytest
 
@@ -70,6 +72,18 @@ def test_an_index_names_the_files(folder, told):
     assert hashes.sha256(folder, told.append) == by_hand(a__safetensors=b"one", b__safetensors=b"two")
     (folder / "b.safetensors").unlink()
     assert hashes.sha256(folder, told.append) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+def test_a_path_that_is_no_utf_8_is_remembered_and_forgets_no_other(tmp_path, folder, told):
+    put(folder, model__safetensors=b"one")
+    other = tmp_path / os.fsdecode(b"\xff")
+    other.mkdir()
+    (other / os.fsdecode(b"\xfe.gguf")).write_bytes(b"two")
+    first = [hashes.sha256(one, told.append) for one in (folder, other)]
+    assert [hashes.sha256(one, told.append) for one in (folder, other)] == first
+    assert None not in first
+    assert len(told) == 2
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(folder, told):

@@ -61,7 +61,7 @@ def of_files(paths: Sequence[Path], progress: Callable[[str], None]) -> str | No
     known.save()
     total = hashlib.sha256()
     for name in sorted(hashes):
-        total.update(f"{name}\0{hashes[name]}\n".encode())
+        total.update(f"{name}\0{hashes[name]}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
 
 
@@ -110,11 +110,13 @@ class _KnownHash:
         real = path.resolve(strict=True)
         status = real.stat()
         state = f"{status.st_size} {status.st_mtime_ns} "
-        if not self._entries.get(str(real), "").startswith(state):
+        # Bytes of a path that are no UTF-8 would make the file one that cannot be read.
+        key = str(real).encode(errors="backslashreplace").decode()
+        if not self._entries.get(key, "").startswith(state):
             progress(f"hashing {path.name}, once …")
-            self._entries[str(real)] = state + _hash(real)
+            self._entries[key] = state + _hash(real)
             self._new = True
-        return self._entries[str(real)].removeprefix(state)
+        return self._entries[key].removeprefix(state)
 
     def save(self) -> None:
         """Write what is new; a cache that cannot be written only costs a second reading."""
