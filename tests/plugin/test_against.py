@@ -212,6 +212,18 @@ def test_uncommitted_changes_are_ours_and_told(repository):
     assert min(r.counters.wall_s for r in after.rounds) >= 0.03 > min(r.counters.wall_s for r in before.rounds)
 
 
+def test_a_file_of_the_ini_file_need_not_be_committed(repository):
+    path = repository.path
+    path.joinpath("pytest.ini").write_text("[pytest]\ninfer_prompts = data/own.toml\n")
+    path.joinpath(".gitignore").write_text(path.joinpath(".gitignore").read_text() + "data/\n")
+    repository.commit()
+    path.joinpath("data").mkdir()
+    path.joinpath("data/own.toml").write_text('[[prompt]]\nname = "own"\ntext = "one two"\nmax_new_tokens = 3\n')
+    result, run = repository.run("--infer-against=HEAD", *FEW)
+    result.assert_outcomes(passed=1)
+    assert all(run.pairs["test_suite.py::test_prompt[own]"])
+
+
 def test_both_sides_have_a_profile_round(repository):
     repository.commit()
     _, run = repository.run("--infer-against=HEAD", "--infer-max-rounds=2", EACH_ONCE)

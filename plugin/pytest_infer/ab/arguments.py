@@ -13,8 +13,10 @@ import pytest
 
 from pytest_infer import untrusted
 from pytest_infer.checkouts.imports import Move
+from pytest_infer.engines import models
 from pytest_infer.pytest_face.command_line import parser_of
-from pytest_infer.pytest_face.options import SWEPT
+from pytest_infer.pytest_face.option_reader import OptionReader
+from pytest_infer.pytest_face.options import BARE, SWEPT
 from pytest_infer.pytest_face.settings import OF_THE_RUN, ONLY_OURS, Settings
 
 _SAVED_OR_SHOWN_TWICE = """
@@ -99,6 +101,23 @@ def _moved_data(value: str, move: Move, cwd: Path) -> str:
     if untrusted.exists(other):
         return str(other) if Path(value).is_absolute() else value
     return str(own) if untrusted.exists(own) else value
+
+
+def data(config: pytest.Config) -> dict[str, Path]:
+    """Return the files that options name, wherever these are set, by the options' names."""
+    read, found = OptionReader(config), {}
+    for name in DATA:
+        value = read.text(name)
+        if value is not None and value != BARE and not (name == "model" and value in models.BUNDLED):
+            own = config.invocation_params.dir / models.expanded(read.model(name, value))
+            found[name] = own if name == "model" else read.path(name) or own
+    return found
+
+
+def uncommitted(config: pytest.Config, move: Move) -> list[str]:
+    """Return options that name those of these files which lie here and that the other checkout lacks."""
+    there = {name: path for name, path in data(config).items() if move.holds(path) and untrusted.exists(path)}
+    return [f"--infer-{name}={path}" for name, path in there.items() if not untrusted.exists(move.path(path))]
 
 
 def swept(settings: Settings, move: Move, cwd: Path) -> str:

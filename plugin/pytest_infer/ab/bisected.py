@@ -10,10 +10,8 @@ import pytest
 
 from pytest_infer.ab import arguments
 from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, imported_from
-from pytest_infer.engines import models
 from pytest_infer.pytest_face import command_line
 from pytest_infer.pytest_face import session as sessions
-from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import BARE, CHILD, OFF
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.settings import Settings
@@ -44,22 +42,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         tests=[item.nodeid for item in items],
         files=sorted({str(item.path) for item in items}),
         amounts=[settings.time_s, settings.launches, settings.max_rounds],
-        data=_data(config),
+        data={name: str(path) for name, path in arguments.data(config).items()},
         refused=_refused(config, settings),
     )
-
-
-def _data(config: pytest.Config) -> dict[str, str]:
-    """Return the files that options name, wherever these are set, by the options' names."""
-    read, found = OptionReader(config), {}
-    for name in arguments.DATA:
-        value, path = read.text(name), read.path(name)
-        if name == "model" and value is not None:
-            # Unlike other files of the ini file it lies where pytest is started.
-            path = None if value in models.BUNDLED else config.invocation_params.dir / models.expanded(value)
-        if path is not None and value != BARE:
-            found[name] = str(path)
-    return found
 
 
 def _refused(config: pytest.Config, settings: Settings) -> list[str]:

@@ -201,6 +201,7 @@ class OtherCommit:
         has = self._config.pluginmanager.hasplugin
         # Both sides' tests are known by their ids, which begin there: an ini file may be new, or gone.
         own = [f"--rootdir={move.path(self._config.rootpath.resolve())}"]
+        own += arguments.uncommitted(self._config, move)
         # With `self` it would be the parent's own, and tell later runs what failed last.
         own += ["-o", f"cache_dir={self._scratch}"] if has("cacheprovider") else []
         if python is None:
