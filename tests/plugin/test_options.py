@@ -674,6 +674,26 @@ def test_compile_needs_the_cache(suite):
     refused(pytester.runpytest("--infer-compile"), "--infer-compile", "infer_no_cache")
 
 
+@pytest.mark.parametrize(
+    ("addopts", "ini", "typed", "found"),
+    [
+        ("--infer-gate=off", "", ["--infer-gate"], list(rules.DEFAULT)),
+        ("--infer-gate=off", "ttft:9%", ["--infer-gate"], ["ttft:9%"]),
+        ("--infer-gate=off", "ttft:9%", ["--infer-gate=tpot:9%"], ["tpot:9%"]),
+        ("--infer-gate=tpot:9%", "", ["--infer-gate=off", "--infer-gate=ttft:9%"], ["ttft:9%"]),
+        ("--infer-gate", "off", [], list(rules.DEFAULT)),
+        ("--infer-gate", "ttft:9%", ["--infer-gate=off"], None),
+        ("", "off", [], None),
+    ],
+)
+def test_what_stands_after_the_last_off_counts(pytester, addopts, ini, typed, found):
+    pytester.makeini(f"[pytest]\naddopts = {addopts}\ninfer_gate = {ini}\n")
+    gate = settings_of(pytester, *typed).gate
+    assert (None if gate is None else [rule.text for rule in gate]) == found
+    if found == [ini]:
+        assert gate[0].source is rules.Source.INI
+
+
 def test_a_baseline_needs_a_gate_that_compares_with_it(pytester):
     named = "--infer-baseline=main"
     refused(pytester.runpytest(named), "--infer-baseline", "add --infer-gate")

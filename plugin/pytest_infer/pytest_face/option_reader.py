@@ -14,7 +14,7 @@ from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Sampling
 from pytest_infer.errors import OptionError, alternatives
-from pytest_infer.pytest_face.options import BARE, OPTIONS, Option
+from pytest_infer.pytest_face.options import BARE, OFF, OPTIONS, Option
 
 _SAMPLING: dict[str, Callable[[str], float | int]] = {"temperature": float, "top_p": float, "seed": int}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?")
@@ -58,8 +58,15 @@ class OptionReader:
 
     def typed(self, name: str) -> bool:
         """Return whether lines of an option stand on the command line: alone, it takes those of the ini file."""
-        given = self._config.getoption(self._options[name].key)
-        return given is not None and any(line != BARE for line in given)
+        return bool(self._typed(name))
+
+    def _typed(self, name: str) -> list[str] | None:
+        """Return the lines on the command line; an `off` takes back those before it, which may stand in `addopts`."""
+        given: list[str] | None = self._config.getoption(self._options[name].key)
+        if given is None or given[-1] == OFF:
+            return given
+        after = len(given) - given[::-1].index(OFF) if OFF in given else 0
+        return [line for line in given[after:] if line != BARE]
 
     def text(self, name: str) -> str | None:
         """Return what was given, or None; raise OptionError for an empty value."""
@@ -77,13 +84,12 @@ class OptionReader:
         option = self._options[name]
         if name.startswith(self._ignored):
             return None
-        given, kept = self._config.getoption(option.key), [] if name in self._not_in_ini else self._ini(option)
-        if given is None:
+        own, kept = self._typed(name), [] if name in self._not_in_ini else self._ini(option)
+        if own is None:
             return kept or None
-        if any(not line.strip() for line in given):
+        if any(not line.strip() for line in own):
             raise OptionError(f"{self.place(name)} is empty")
-        own = [line for line in given if line != BARE]
-        return own or list(kept) or []
+        return own or [line for line in kept if line != OFF]
 
     def path(self, name: str) -> Path | None:
         """Return a path, absolute, or None."""
