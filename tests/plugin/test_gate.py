@@ -44,6 +44,17 @@ def test_a_planted_slow_down_fails_the_test_itself(gated, pytester):
     assert "total:20%" in tree.find("testcase/failure").text
 
 
+@pytest.mark.parametrize("options", [(), ("--junit-prefix=ci",), ("-o", "junit_family=xunit1")])
+def test_a_gated_test_is_one_entry_of_junits_file(gated, pytester, options):
+    named = "import pytest\n\nclass TestIt:\n    @pytest.mark.parametrize('how', ['a::b[c]/d', 'plain'])\n"
+    test = named + "    def test_it(self, infer, how):\n        infer('one')\n"
+    result = gated("--infer-gate=total<=1us", "--junitxml=junit.xml", *options, test=test)
+    assert result.ret == 1
+    tree = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - our own file
+    assert (tree.get("tests"), tree.get("failures")) == ("2", "2")
+    assert [case.find("failure") is not None for case in tree.iter("testcase")] == [True, True]
+
+
 def test_only_the_test_that_got_worse_fails(gated):
     gated()
     slow_second = """

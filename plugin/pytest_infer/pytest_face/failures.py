@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+from _pytest.junitxml import bin_xml_escape, mangle_test_address
 
 from pytest_infer.analysis.compare.accepted import suggested
 from pytest_infer.analysis.compare.verdicts import Judgement
@@ -140,15 +141,9 @@ def _withdraw(session: pytest.Session, nodeid: str) -> None:
         ordered = getattr(xml, "node_reporters_ordered", None)
         stats = getattr(xml, "stats", None)
         if isinstance(ordered, list) and isinstance(stats, dict):
-            kept = [r for r in ordered if not _is_of(r, nodeid)]
+            *owners, name = mangle_test_address(nodeid)
+            prefix = [xml.prefix] if getattr(xml, "prefix", None) else []
+            entry = (".".join([*prefix, *owners]), bin_xml_escape(name))
+            kept = [r for r in ordered if tuple(map(r.to_xml().get, ("classname", "name"))) != entry]
             stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
             ordered[:] = kept
-
-
-def _is_of(reporter: Any, nodeid: str) -> bool:
-    """Return whether a finished entry of the XML is that test's: its class and name are the node id's parts."""
-    element = reporter.to_xml()
-    path, _, name = nodeid.partition("::")
-    owner = path.removesuffix(".py").replace("/", ".")
-    found = f"{element.get('classname')}.{element.get('name')}"
-    return found == f"{owner}.{name.replace('::', '.')}"
