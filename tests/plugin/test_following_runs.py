@@ -111,6 +111,29 @@ def suite_of(suite, monkeypatch):
     return made
 
 
+# an engine that cannot decode
+
+
+@pytest.mark.parametrize(("known", "text"), [("0, 1, 2", "0 1 2"), ("", "")], ids=["some ids", "none"])
+def test_an_id_without_a_text_loses_no_round(suite_of, known, text):
+    conftest = suite_of.path / "conftest.py"
+    conftest.write_text(
+        f"{conftest.read_text()}\n\ndef decode(self, ids, plain=Scripted.decode):\n"
+        f"    if not set(ids) <= {{{known or None}}}:\n        raise IndexError('piece id is out of range')\n"
+        "    return plain(self, ids)\n\n\nScripted.decode = decode\n"
+    )
+    result = suite_of.run("--benchmark-autosave")
+    result.assert_outcomes(passed=2)
+    note = "first]: Engine.decode failed: IndexError: piece id is out of range; what was timed is kept"
+    assert note in " ".join(result.stdout.str().split())
+    rows, arrays = suite_of.stored(1)
+    assert rows["first"].metrics["output_sha256"].value == hash_ids((0, 1, 2))
+    assert not sidecar.pieces(arrays, TEST)
+    (path,) = suite_of.path.glob(".benchmarks/*/0001_*.json")
+    row = json.loads(path.read_text())["benchmarks"][0]
+    assert row["extra_info"]["pytest_infer"]["output"]["text"] == text
+
+
 # a stored run
 
 

@@ -9,7 +9,8 @@ from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds
 from pytest_infer.measure.counters.snapshot import SystemCounters
-from pytest_infer.records import Counters, Limits, StopReason
+from pytest_infer.pytest_face import pieces
+from pytest_infer.records import Counters, Limits, Reference, Scores, StopReason
 
 ERRORS = [
     RuntimeError("hooks are\nnot welcome"),
@@ -184,3 +185,9 @@ def test_each_counter_fails_alone(system, monkeypatch, error, method):
         ]
         # The peak is read elsewhere, and a window may hold no round of a sampler.
         assert all(type(error).__name__ in getattr(found, name).reason for name in lost if name != "peak_rss_bytes")
+
+
+def test_scores_of_no_position_have_no_texts():
+    kept = dict.fromkeys(("tokens", "chosen", "top_ids", "top", "rest"), b"")
+    none = Scores(sequences=1, positions=0, width=4, vocabulary=4, **kept)
+    assert pieces.of(str, None, Reference(name="0001", tokens=(), scores=none)) == {}

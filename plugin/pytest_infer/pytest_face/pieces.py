@@ -17,10 +17,10 @@ def of(decode: Callable[[Sequence[int]], str], profile: Profile | None, referenc
     A token is decoded behind another: some tokenizers drop the space that a text begins with.
     """
     scores = [one for one in (profile and profile.scores, reference and reference.scores) if one]
-    if not scores:
-        return {}
     ids = dict.fromkeys(number for one in scores for number in _ids(one))
     ids |= dict.fromkeys(reference.free if reference is not None else ())
+    if not scores or not ids:
+        return {}
     first = next(iter(ids))
     before = decode([first])
     return {number: _behind(decode, first, before, number) for number in ids}

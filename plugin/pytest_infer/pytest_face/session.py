@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines.base import Engine
@@ -52,6 +54,8 @@ from pytest_infer.storage.bridge import Bridge, ReplayClock
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.noise import NamedFloor
+
+_Text = TypeVar("_Text", str, dict[int, str])
 
 
 class InferSession:
@@ -227,7 +231,7 @@ class InferSession:
         self.live.clear()
         if measured.profile_absent is not None:
             self.note(f"! {nodeid}: {measured.profile_absent}; what was timed is kept")
-        output = _output(engine, measured)
+        output = self._output(nodeid, engine, measured)
         record = PromptRecord(
             nodeid=nodeid,
             prompt=task.prompt,
@@ -246,13 +250,35 @@ class InferSession:
             curve=configuration.curve,
             ranks=self.world.gathered(nodeid, [r.counters for r in measured.rounds]),
             reference=measured.reference,
-            pieces=pieces.of(engine.decode, measured.profile, measured.reference),
+            pieces=self._decoded(nodeid, lambda: pieces.of(engine.decode, measured.profile, measured.reference), {}),
             breakdown=measured.breakdown,
             breakdown_absent=None if measured.breakdown else self._not_taken_apart(measured.breakdown_absent),
         )
         if self._broken_down_in_vain(record):
             self.note(f"no breakdown: {record.breakdown_absent}")
         return self.loop.compared(record)
+
+    def _output(self, nodeid: str, engine: Engine, measured: rounds.Measured) -> Output:
+        """Return what the engine generates freely, whatever it followed."""
+        reference, varied = measured.reference, engine.varied()
+        difference = None if varied else warnings.first_difference(measured.rounds)
+        said = measured.rounds[0].trace.said if reference is None or not reference.free else reference.free
+        return Output(
+            text=said if isinstance(said, str) else self._decoded(nodeid, lambda: engine.decode(said), ""),
+            sha256=warnings.hash_said(said),
+            equal=difference is None,
+            first_difference=difference,
+            by="text" if isinstance(said, str) else None,
+            varied=varied,
+        )
+
+    def _decoded(self, nodeid: str, made: Callable[[], _Text], otherwise: _Text) -> _Text:
+        """Return what is made of the engine's texts of tokens, or something else where it has none of some."""
+        try:
+            return made()
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything
+            self.note(f"! {nodeid}: Engine.decode failed: {untrusted.failure(error)}; what was timed is kept")
+            return otherwise
 
     def _broken_down_in_vain(self, record: PromptRecord) -> bool:
         """Return whether a breakdown was asked for and there is none; two commits have theirs elsewhere."""
@@ -375,18 +401,3 @@ def _info(prompt: Prompt, configuration: Configuration) -> PromptInfo:
 KEY = pytest.StashKey[InferSession]()
 CLOCK = pytest.StashKey[ReplayClock]()
 BENCHMARK = pytest.StashKey[object]()
-
-
-def _output(engine: Engine, measured: rounds.Measured) -> Output:
-    """Return what the engine generates freely, whatever it followed."""
-    reference, varied = measured.reference, engine.varied()
-    difference = None if varied else warnings.first_difference(measured.rounds)
-    said = measured.rounds[0].trace.said if reference is None or not reference.free else reference.free
-    return Output(
-        text=said if isinstance(said, str) else engine.decode(said),
-        sha256=warnings.hash_said(said),
-        equal=difference is None,
-        first_difference=difference,
-        by="text" if isinstance(said, str) else None,
-        varied=varied,
-    )
