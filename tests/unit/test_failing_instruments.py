@@ -190,4 +190,4 @@ def test_each_counter_fails_alone(system, monkeypatch, error, method):
 def test_scores_of_no_position_have_no_texts():
     kept = dict.fromkeys(("tokens", "chosen", "top_ids", "top", "rest"), b"")
     none = Scores(sequences=1, positions=0, width=4, vocabulary=4, **kept)
-    assert pieces.of(str, None, Reference(name="0001", tokens=(), scores=none)) == {}
+    assert pieces.of(str, None, Reference(name="0001", tokens=(), free=(), scores=none)) == {}
