@@ -81,3 +81,13 @@ def test_a_hub_model_is_told_by_the_commit_in_the_cache(monkeypatch):
     monkeypatch.setattr(models, "local_folder", lambda name, revision: Path("cache/snapshots/abc"))
     assert models.state("owner/name", None) == "abc"
     assert models.state("reference-moe", None) is models.state("./nowhere", None) is models.state("", None) is None
+
+
+def test_a_trace_beside_a_file_of_pytest_benchmarks_own_is_named_too(keeper, measured, tmp_path):
+    operators = replace(measured.breakdown.operators, trace=b"a trace")
+    record = replace(measured, breakdown=replace(measured.breakdown, operators=operators))
+    keeper.keep(record, None, lambda phases, block: None)
+    assert keeper.trace(record.nodeid) is None
+    keeper._json_file = tmp_path / "run.json"
+    keeper._json_file.touch()
+    assert (tmp_path / keeper.trace(record.nodeid)).read_bytes() == b"a trace"

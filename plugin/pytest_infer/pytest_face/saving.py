@@ -277,7 +277,8 @@ class Keeper:
 
     def trace(self, nodeid: str) -> str | None:
         """Return the name of a test's trace, once the run was saved with one."""
-        return traces.beside(self._run_files[0], traces.name_for(nodeid)) if self._run_files else None
+        run_file = self.stored()
+        return None if run_file is None else traces.beside(run_file, traces.name_for(nodeid))
 
     def stored(self) -> Path | None:
         """Return the file of the run that was saved, with its arrays beside it; None where nothing was."""
