@@ -674,6 +674,20 @@ def test_compile_needs_the_cache(suite):
     refused(pytester.runpytest("--infer-compile"), "--infer-compile", "infer_no_cache")
 
 
+OWN = "def test_own(infer):\n    infer('one')\n"
+
+
+def test_a_curve_and_levels_that_no_test_follows_are_not_ignored_silently(suite):
+    pytester = suite(test=OWN)
+    refused(pytester.runpytest("--infer-curve=16,32"), "--infer-curve: no effect on 1 of 1 tests, which have no prompt")
+    result = pytester.runpytest("--infer-load=concurrency=1", "--infer-rounds=1")
+    assert "--infer-load: no effect: none of 1 tests asks for `load_level`" in result.stdout.str()
+    suite(test=f"{OWN}\n\ndef test_prompt(infer, prompt):\n    infer(prompt)\n")
+    result = pytester.runpytest("--infer-curve=1,2", "--infer-rounds=1")
+    result.assert_outcomes(passed=3)
+    assert "--infer-curve: no effect on 1 of 3 tests, which have no prompt of a suite" in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("addopts", "ini", "typed", "found"),
     [

@@ -74,6 +74,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
         if not session.bridge.disabled:
             _check_recording(items, session)
         _check_load_tests(items, session)
+        _check_followed(items, session)
         # Importing torch and transformers would start half a dozen collections of all that is there.
         with no_collections():
             _check_engine(items, session)
@@ -129,6 +130,22 @@ def _check_load_tests(items: list[pytest.Item], session: InferSession) -> None:
     for item in loading:
         work = under_load.workload_of(item, session)
         under_load.check_steady(item.callspec.params[LEVEL], work, session.settings.load_requests)  # type: ignore[attr-defined]
+
+
+def _check_followed(items: list[pytest.Item], session: InferSession) -> None:
+    """Refuse a curve that was typed for tests of which none can follow it; name levels and lengths that some do not."""
+    config, several = session.config, f"of {len(items)} tests"
+    if session.started_by_other:
+        return
+    if session.settings.curve is not None:
+        lacking = [item for item in items if (found := ordering.swept(item)) is None or found[1].curve is None]
+        told = f"--infer-curve: no effect on {len(lacking)} {several}, which have no prompt of a suite"
+        if len(lacking) == len(items) and config.getoption("infer_curve") is not None:
+            raise OptionError(told)
+        if lacking:
+            session.note(told)
+    if config.getoption("infer_load") and not any(map(_level_of, items)):
+        session.note(f"--infer-load: no effect: none {several} asks for `load_level`")
 
 
 def _level_of(item: pytest.Item) -> Level | None:
