@@ -651,6 +651,32 @@ def test_a_fixture_of_the_same_name_is_somebody_elses(suite):
     assert "not measured" not in result.stdout.str()
 
 
+def test_only_what_measures_gets_our_clock_and_a_wrong_mark_is_told_of(suite):
+    pytester = suite(
+        test="""
+        import pytest
+
+        class TestOther:
+            @pytest.fixture
+            def infer(self):
+                return 7
+
+            def test_other(self, infer, request):
+                assert request.node.get_closest_marker("benchmark") is None
+
+        def test_prompt(infer, prompt):
+            infer(prompt)
+
+        @pytest.mark.benchmark("mine")
+        def test_marked(infer, prompt):
+            infer(prompt)
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=3, errors=2)
+    result.stdout.fnmatch_lines(["*benchmark mark can't have positional arguments*"])
+
+
 def test_a_fixture_of_the_same_name_may_go_on_with_ours(suite):
     pytester = suite(
         test="""

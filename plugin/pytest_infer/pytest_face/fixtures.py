@@ -60,6 +60,12 @@ def of_ours(item: pytest.Item) -> bool:
     return info is not None and asked_for(info.names_closure, info.name2fixturedefs)
 
 
+def measures(item: pytest.Item) -> bool:
+    """Return whether a test asks for what measures, which is ours for it, or of that name and made from ours."""
+    asked = MEASURING.intersection(getattr(item, "fixturenames", ()))
+    return any(made_from_ours(name, seen_by(item, name)) for name in asked)
+
+
 def made_from_ours(name: str, definitions: Sequence[Any]) -> bool:
     """Return whether a fixture is ours, or another of that name that is made from ours."""
     return any(map(is_ours, made_from(name, definitions)))

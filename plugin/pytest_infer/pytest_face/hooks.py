@@ -144,13 +144,13 @@ class Hooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a measuring test the clock that replays its durations, before its `benchmark` fixture is built."""
-        if not fixtures.MEASURING.isdisjoint(getattr(item, "fixturenames", ())):
+        if fixtures.measures(item):
             self._run.heap.between_tests()
             self._models.renew(item)
             clock = item.stash[CLOCK] = ReplayClock()
             marker = item.get_closest_marker("benchmark")
-            given = dict(marker.kwargs) if marker is not None else {}
-            item.add_marker(pytest.mark.benchmark(**{**given, "timer": clock}), append=False)
+            args, given = ((), {}) if marker is None else (marker.args, marker.kwargs)
+            item.add_marker(pytest.mark.benchmark.with_args(*args, **{**given, "timer": clock}), append=False)
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Let the collector find what a fixture held that outlived a test."""

@@ -38,7 +38,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 def measuring(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that ask for our `infer` or `infer_under_load` and are not skipped outright."""
-    return [item for item in items if _asks_ours(item) and not _awaits_levels(item) and not _left_out(item)]
+    return [item for item in items if fixtures.measures(item) and not _awaits_levels(item) and not _left_out(item)]
 
 
 def _left_out(item: pytest.Item) -> bool:
@@ -52,16 +52,10 @@ def _left_out(item: pytest.Item) -> bool:
     return expected is not None and not expected.run
 
 
-def _asks_ours(item: pytest.Item) -> bool:
-    """Return whether a test asks for what measures, which is ours for it, or of that name and made from ours."""
-    asked = fixtures.MEASURING.intersection(getattr(item, "fixturenames", ()))
-    return any(fixtures.made_from_ours(name, fixtures.seen_by(item, name)) for name in asked)
-
-
 def check(collected: pytest.Session, session: InferSession) -> None:
     """Refuse what cannot work, in one line; raises pytest.UsageError."""
     items = measuring(collected.items)
-    expected = any(_asks_ours(item) and not _awaits_levels(item) for item in collected.items)
+    expected = any(fixtures.measures(item) and not _awaits_levels(item) for item in collected.items)
     session.gate.expects(expected and not session.bridge.off)
     if items and not session.bridge.available:
         raise pytest.UsageError("pytest-infer keeps its results in pytest-benchmark: leave out -p no:benchmark")
@@ -162,7 +156,7 @@ def _awaits_levels(item: pytest.Item) -> bool:
 
 def _check_rules(session: InferSession) -> None:
     """Refuse a rule about no prompt of the suite, which is all that was collected before -k and -m left some out."""
-    tests = [item for item in session.collected if _asks_ours(item)]
+    tests = [item for item in session.collected if fixtures.measures(item)]
     session.collected.clear()
     awaiting, curve = any(map(_awaits_levels, tests)), session.settings.curve is not None
     named_by = {item.nodeid: _names_of(item) for item in tests if not _awaits_levels(item)}
