@@ -537,6 +537,8 @@ def test_too_little_memory_for_one_batch_leaves_the_others(swept, monkeypatch):
         ("threads=", "threads takes different values"),
         ("threads=1,,2", "threads takes different values"),
         ("threads=1,1", "threads takes different values"),
+        ("threads=2,02", "threads takes different values"),
+        pytest.param(f"threads={'9' * 5000}", "threads takes whole numbers", id="endless"),
         ("threads=0", "threads takes whole numbers of 1 or more, not '0'"),
         ("threads=two", "threads takes whole numbers of 1 or more, not 'two'"),
         ("threads=99999", "threads must be 4096 or less"),

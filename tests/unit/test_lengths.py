@@ -22,7 +22,13 @@ def test_lengths(given, most, lengths):
     assert Lengths.parse(given, "here").up_to(most) == lengths
 
 
-@pytest.mark.parametrize("given", ["", "x", "16..", "..16", "16..x", "16..16", "0..16", "1,1", "-1", "1.5", "16,,32"])
+SAME_OR_ENDLESS = ("16,016", "9" * 5000, f"1..{'9' * 5000}", f"{'9' * 5000}..context", "\u0661")
+
+
+WRONG = ("", "x", "16..", "..16", "16..x", "16..16", "0..16", "1,1", "-1", "1.5", "16,,32")
+
+
+@pytest.mark.parametrize("given", [*WRONG, *SAME_OR_ENDLESS], ids=lambda given: given[:10])
 def test_wrong_lengths(given):
     with pytest.raises(OptionError, match="here"):
         Lengths.parse(given, "here")

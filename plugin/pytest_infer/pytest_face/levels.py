@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from pytest_infer.errors import OptionError, alternatives
+from pytest_infer.pytest_face.sweep.lengths import whole
 from pytest_infer.records import Arrivals, Level, LevelKind, Objectives
 
 MOST_STREAMS = 10_000
@@ -56,8 +57,8 @@ def _of_kind(kind: LevelKind, values: str | None, where: str) -> list[Level]:
 
 
 def _streams(text: str, where: str) -> int:
-    number = int(text) if text.strip().isdecimal() and len(text) < 10 else 0
-    if not 1 <= number <= MOST_STREAMS:
+    number = whole(text.strip())
+    if number is None or number > MOST_STREAMS:
         raise OptionError(f"{where}: concurrency takes whole numbers from 1 to {MOST_STREAMS}, not {text!r}")
     return number
 

@@ -7,6 +7,7 @@ from pytest_infer.engines.server import address
 from pytest_infer.errors import OptionError
 from pytest_infer.pytest_face.option_reader import OptionReader
 from pytest_infer.pytest_face.options import CACHE, SERVER_KINDS
+from pytest_infer.pytest_face.sweep.lengths import whole
 
 ENGINE = "server"
 OPTIONS = ("server", "serve", "serve-flags", "cache", "server-kind", "server-pid", "server-timeout")
@@ -79,12 +80,13 @@ def _pids(read: OptionReader) -> tuple[int, ...]:
     text, where = read.text("server-pid"), read.place("server-pid")
     if text is None:
         return ()
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(number.isascii() and number.isdecimal() and int(number) for number in numbers):
+    numbers = [whole(part.strip()) for part in text.split(",")]
+    known = tuple(dict.fromkeys(number for number in numbers if number is not None))
+    if None in numbers:
         raise OptionError(f"{where} takes process ids, as 4711 or 4711,4712, not {text!r}")
     if read.text("serve") is not None:
         raise OptionError(f"{where} names the processes of a server that runs, and {read.place('serve')} starts one")
-    return tuple(dict.fromkeys(map(int, numbers)))
+    return known
 
 
 def engine(read: OptionReader, server: ServerOptions | None) -> str:

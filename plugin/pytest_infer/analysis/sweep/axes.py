@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_infer.storage.runs import Row
 
 _DTYPE = re.compile(r"\bdtype=([\w.]+)")
+_WHOLE = "whole numbers"
 FEWEST_WORKLOADS = 3
 """From so many prompts on, how their ratios differ from each other counts as an error of a comparison too."""
 
@@ -55,18 +56,18 @@ AXES = {
         Axis(name="engine-args", option="--infer-engine-args", values="arguments of the engine's own tool"),
         Axis(name="serve-flags", option="--infer-serve-flags", values="flags of a server that is started"),
         Axis(name="cache", option="--infer-no-cache", values="on, off", reload=False, flag="off"),
-        Axis(name="threads", option="--infer-threads", values="whole numbers", reload=False),
-        Axis(name="batch", option="--infer-batch", values="whole numbers", reload=False),
-        Axis(name="prompt-tokens", option="--infer-prompt-tokens", values="whole numbers", reload=False, workload=True),
-        Axis(
-            name="max-new-tokens", option="--infer-max-new-tokens", values="whole numbers", reload=False, workload=True
-        ),
+        Axis(name="threads", option="--infer-threads", values=_WHOLE, reload=False),
+        Axis(name="batch", option="--infer-batch", values=_WHOLE, reload=False),
+        Axis(name="prompt-tokens", option="--infer-prompt-tokens", values=_WHOLE, reload=False, workload=True),
+        Axis(name="max-new-tokens", option="--infer-max-new-tokens", values=_WHOLE, reload=False, workload=True),
     )
 }
 
 
 def named(axis: str, value: str) -> str:
-    """Return the one name of a value of an axis: that of a dtype for all that it may be called."""
+    """Return the one name of a value of an axis: that of a dtype for all that it may be called, no number's zeros."""
+    if AXES[axis].values == _WHOLE:
+        return value.lstrip("0") or value
     return dtype_named(value) if axis == "dtype" and value else value
 
 

@@ -14,6 +14,7 @@ from pytest_infer.engines.base import EngineOptions
 from pytest_infer.engines.server import address
 from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.pytest_face.settings import MOST_THREADS, Settings
+from pytest_infer.pytest_face.sweep.lengths import whole
 from pytest_infer.records import CurvePoint
 
 MOST = 1000
@@ -129,11 +130,12 @@ def _on(axis: str, value: str) -> bool:
 
 
 def _whole(axis: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and int(value) > 0):
+    number = whole(value)
+    if number is None:
         raise OptionError(f"--infer-sweep: {axis} takes whole numbers of 1 or more, not {value!r}")
-    if axis == "threads" and int(value) > MOST_THREADS:
+    if axis == "threads" and number > MOST_THREADS:
         raise OptionError(f"--infer-sweep: {axis} must be {MOST_THREADS} or less, not {value}")
-    return int(value)
+    return number
 
 
 _FIELDS: dict[str, tuple[str, Callable[[str, str], Any]]] = {

@@ -10,7 +10,14 @@ from pytest_infer.pytest_face.options import BARE
 
 SHORTEST = 16
 CONTEXT = "context"
-_RANGE = re.compile(rf"(\d+)\.\.(\d+|{CONTEXT})")
+_RANGE = re.compile(rf"(\d+)\.\.(\d+|{CONTEXT})", re.ASCII)
+_WHOLE = re.compile(r"0*([1-9][0-9]{0,8})")
+
+
+def whole(text: str) -> int | None:
+    """Return a whole number of 1 or more and up to nine digits; None for other text: nothing counted here is longer."""
+    found = _WHOLE.fullmatch(text)
+    return None if found is None else int(found[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +35,15 @@ class Lengths:
             return cls()
         found = _RANGE.fullmatch(text)
         if found is not None:
-            longest = None if found[2] == CONTEXT else int(found[2])
-            if int(found[1]) < 1 or (longest is not None and longest <= int(found[1])):
+            shortest, longest = map(whole, found.groups())
+            if shortest is None or (found[2] != CONTEXT and (longest is None or longest <= shortest)):
                 raise OptionError(f"{where}: a range goes from 1 or more to something longer, not {text!r}")
-            return cls(shortest=int(found[1]), longest=longest)
-        parts = [part.strip() for part in text.split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts) or len(set(parts)) < len(parts):
+            return cls(shortest=shortest, longest=longest)
+        parts = [whole(part.strip()) for part in text.split(",")]
+        known = {part for part in parts if part is not None}
+        if len(known) < len(parts):
             raise OptionError(f"{where} takes lengths in tokens, as 16..1024, 16..{CONTEXT} or 16,100, not {text!r}")
-        return cls(given=tuple(sorted(map(int, parts))))
+        return cls(given=tuple(sorted(known)))
 
     @property
     def text(self) -> str:
