@@ -114,6 +114,14 @@ def test_the_bandwidth_that_the_run_probed_stands_for_its_side(infer, add):
     assert given == {"cpu": 1e9, "gpu": None, "pcie": None, "probed": []}
 
 
+def test_rates_that_need_one_bandwidth_are_not_said_to_lack_another(infer, add):
+    add(*[experts()] * 4)
+    said = " ".join(infer("--gpu-memory=1GiB", "--gpu-bandwidth=100MiB/s").stdout.split())
+    assert "predicted decode, at most: 25.0 tok/s" in said
+    assert "no tok/s where experts are on both sides: give --cpu-bandwidth (of memory" in said
+    assert "tok/s: time = bytes / bandwidth" in said
+
+
 def test_in_sample_and_held_out_differ_where_prompts_do(infer, add):
     add(experts(([9, 1, 0, 0], [5, 5, 0, 0])), experts(([0, 0, 1, 9], [0, 0, 5, 5])))
     chosen = json.loads(infer("--gpu-memory", "3.5MiB", "--kv-cache", "0.5MiB", "--format", "json").stdout)["chosen"]

@@ -206,12 +206,15 @@ def _notes(plan: PlacementPlan) -> Iterator[str]:
 
 def _about_speed(plan: PlacementPlan) -> Iterator[str]:
     bandwidths = plan.bandwidths
+    rows = (*plan.sweep, *([] if plan.chosen is None else [plan.chosen]))
+    rated = [row.speed is not None and row.speed.in_turns is not None for row in rows]
     lacking = [f"--{side}-bandwidth" for side in ("cpu", "gpu") if getattr(bandwidths, side) is None]
-    if lacking:
-        yield f"no tok/s: give {' and '.join(lacking)} (of memory, as 40GB/s); the run's probe did not measure it"
-    elif plan.sizes.read is None:
+    if plan.sizes.read is None:
         yield "no tok/s: the size of the weights outside the experts is not known; name the model with --model"
-    else:
+    elif not all(rated) and lacking:
+        where, which = " where experts are on both sides" if any(rated) else "", " and ".join(lacking)
+        yield f"no tok/s{where}: give {which} (of memory, as 40GB/s); the run's probe did not measure it"
+    if any(rated):
         side = "GPU" if plan.dense_on_gpu else "CPU"
         yield (
             f"tok/s: time = bytes / bandwidth, added over the layers, other weights on the {side}, batch size 1; "
