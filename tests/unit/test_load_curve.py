@@ -76,6 +76,21 @@ def test_levels_are_in_order_and_the_knee_is_where_power_is_greatest():
     assert list(report.lines(found)) == ["knee at concurrency=4 (greatest throughput / median latency)"]
 
 
+@pytest.mark.parametrize(
+    ("test", "named"),
+    [
+        ("bench/test_throughput.py::test_throughput[throughput]", "bench/test_throughput.py::test_throughput"),
+        ("t.py::t[throughput-long]", "t.py::t[long]"),
+        ("t.py::t[no-throughput]", "t.py::t[no]"),
+        ("t.py::t[max_throughput-throughput-x]", "t.py::t[max_throughput-x]"),
+        ("t.py::throughput", "t.py::throughput"),
+    ],
+)
+def test_the_level_is_taken_from_a_tests_parameters_alone(test, named):
+    (found,) = curve.curves([replace(row("throughput", [1.0], [1.0]), test=test)])
+    assert found.test == named
+
+
 def test_levels_whose_power_is_alike_are_named():
     rows = [*SATURATING[:2], row("concurrency=4", scattered(30, 0.5), scattered(1.3)), SATURATING[3]]
     (found,) = curve.curves(rows)

@@ -85,10 +85,15 @@ def curves(rows: Iterable[Row]) -> tuple[LoadCurve, ...]:
     for row in rows:
         if row.under_load is not None:
             level = row.under_load.level
-            # What else a test is parametrized by makes another curve.
-            test = row.test.replace(level.name, "").replace("[-", "[").replace("-]", "]").removesuffix("[]")
-            found.setdefault((test, level.kind, level.arrivals), []).append(point(row))
+            found.setdefault((_without(row.test, level.name), level.kind, level.arrivals), []).append(point(row))
     return tuple(_curve(str(key[0]), points) for key, points in found.items())
+
+
+def _without(test: str, level: str) -> str:
+    """Return a test's id without its level: what else it is parametrized by makes another curve."""
+    name, _, given = test.removesuffix("]").rpartition("[")
+    others = f"-{given}-".replace(f"-{level}-", "-", 1).strip("-")
+    return test if not name else f"{name}[{others}]" if others else name
 
 
 def _curve(test: str, points: Sequence[Point]) -> LoadCurve:
