@@ -1,6 +1,7 @@
 """Every rule: a block that triggers it, one that must not, and silence without its evidence."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pytest_infer.analysis.advice.advice import RULES, Advice
 from pytest_infer.analysis.advice.evidence import Facts, Severity
 from pytest_infer.cli.main import app
 from pytest_infer.metrics import METRICS
+from pytest_infer.pytest_face.settings import OF_ENGINES
 from pytest_infer.records import WarningKind
 from pytest_infer.report import advice as shown
 from pytest_infer.storage import schema
@@ -312,6 +314,37 @@ def test_what_is_suggested_can_be_done():
     four = {"machine": {"usable_cores": 4.0}, "model": {"threads": 1}}
     assert "not more threads" in BY_KEY["memory_bound"].find(Facts(block(**bound))).suggestion
     assert "threads" not in BY_KEY["memory_bound"].find(Facts(block(**bound, **four))).suggestion
+
+
+FOLLOWED = {
+    "transformers": ({"engine": "transformers"}, set(OF_ENGINES.values())),
+    "adopted": ({"engine": "transformers", "source": "adopted"}, {"threads", "use_cache", "sampling", "compile"}),
+    "llamacpp": ({"engine": "llamacpp"}, {"model", "dtype", "threads", "sampling", "engine_args"}),
+    "server": ({"engine": "llama-server"}, {"model", "sampling", "server"}),
+    "own": ({"engine": "mine"}, set()),
+}
+
+
+@pytest.mark.parametrize("engine", FOLLOWED)
+def test_no_option_is_suggested_that_the_engine_does_not_follow(engine):
+    model, follows = FOLLOWED[engine]
+    suggested = set()
+    for case, _, _ in CASES.values():
+        run = [block(**{**case, "model": {**case.get("model", {}), **model}})]
+        for advice in advise(run):
+            suggested |= {*re.findall(r"--infer-([a-z-]+)", advice.suggestion or "")}
+    assert {OF_ENGINES[option] for option in suggested if option in OF_ENGINES} <= follows
+    # What every engine can be run with is suggested still.
+    assert "warmup" in suggested
+
+
+def test_what_an_engine_of_ones_own_can_do_is_said_without_options():
+    own = {"model": {"threads": 2, "engine": "mine"}}
+    assert finding("one_core", **own).suggestion == (
+        "compare with 1 thread, as the engine lets one set them, which leaves the other cores free"
+    )
+    assert finding("slow_role", **own).suggestion.endswith("compare what you change with --infer-against")
+    assert finding("faster_dtype", model={"dtype": "float32", "engine": "mine"}) is None
 
 
 def test_float32_is_not_suggested_where_it_does_not_fit():

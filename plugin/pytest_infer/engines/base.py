@@ -146,6 +146,8 @@ def _silent(_line: str) -> None:
     """Report nothing."""
 
 
+ADOPTED = "adopted"
+"""The source of a model that a test gave, which its engine did not load."""
 OF_THE_LOAD = frozenset(
     {"model", "revision", "dtype", "device", "experts_implementation", "attention", "trust_remote_code", "quantization"}
 )

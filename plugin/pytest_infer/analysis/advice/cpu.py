@@ -35,7 +35,7 @@ def threads_over_cores(facts: Facts) -> Finding | None:
     return Finding(
         severity=Severity.CRITICAL if waited is not None and waited > WAITED else Severity.WARNING,
         evidence=f"{threads} threads on {cores:g} usable cores{seen}",
-        suggestion=f"--infer-threads {max(1, int(cores))}",
+        suggestion=_of_threads(facts, max(1, int(cores))),
         weight=threads / cores,
     )
 
@@ -52,7 +52,7 @@ def threads_under_cores(facts: Facts) -> Finding | None:
     return Finding(
         severity=Severity.INFO,
         evidence=f"{threads} of {useful} usable cores have a thread, busy {percent(100 * used / threads)} of the time",
-        suggestion=f"compare with --infer-threads {useful}",
+        suggestion=f"compare with {_of_threads(facts, useful)}",
         weight=useful / threads,
     )
 
@@ -65,7 +65,7 @@ def crowded_threads(facts: Facts) -> Finding | None:
     return Finding(
         severity=Severity.WARNING,
         evidence=f"{threads} threads on {cores:g} usable cores waited {percent(100 * waited)} of their time for one",
-        suggestion=f"stop what else runs; else OMP_WAIT_POLICY=PASSIVE, or --infer-threads {threads - 1}",
+        suggestion=f"stop what else runs; else OMP_WAIT_POLICY=PASSIVE, or {_of_threads(facts, threads - 1)}",
         weight=waited,
     )
 
@@ -74,6 +74,8 @@ def slow_dtype(facts: Facts) -> Finding | None:
     """A dtype that this processor emulates: measured by the probe, not assumed."""
     dtype, own, full = facts.model.dtype, facts.gemm_rate(facts.model.dtype), facts.gemm_rate("float32")
     if own is None or full is None or dtype == "float32" or own >= SLOWER * full or _other_limit(facts):
+        return None
+    if not facts.follows("dtype"):
         return None
     weights, limit = facts.figure("model_bytes"), facts.machine.memory_limit_bytes
     held = max(weights or 0, facts.figure("peak_rss_bytes") or 0)
@@ -92,7 +94,7 @@ def slow_dtype(facts: Facts) -> Finding | None:
 def faster_dtype(facts: Facts) -> Finding | None:
     """A half-size dtype that multiplies faster here, where multiplying is what prefill does, as far as that is told."""
     full = facts.gemm_rate("float32")
-    if facts.model.dtype != "float32" or full is None or _other_limit(facts):
+    if facts.model.dtype != "float32" or full is None or _other_limit(facts) or not facts.follows("dtype"):
         return None
     known = [(found, dtype) for dtype in ("bfloat16", "float16") if (found := facts.gemm_rate(dtype)) is not None]
     best, name = max(known, default=(0.0, ""))
@@ -123,6 +125,8 @@ def experts_implementation(facts: Facts) -> Finding | None:
         return None
     mbu = facts.figure("mbu")
     if used > ONE_CORE[1] or facts.doubts_probe or (mbu is not None and mbu >= MEMORY_BOUND):
+        return None
+    if not facts.follows("experts_implementation"):
         return None
     return Finding(
         severity=Severity.INFO,
@@ -165,8 +169,8 @@ def one_core(facts: Facts) -> Finding | None:
         evidence=f"{significant(used)} of {cores:g} usable cores used with {threads} threads"
         + ("" if mbu is None else f", {percent(100 * mbu)} of the memory bandwidth")
         + ": Python, or a kernel without threads (float32 linear layers of one token are such)",
-        suggestion="compare with --infer-threads 1, which leaves the other cores free; "
-        "and with --infer-compile for less Python",
+        suggestion=f"compare with {_of_threads(facts, 1)}, which leaves the other cores free"
+        + ("; and with --infer-compile for less Python" if facts.follows("compile") else ""),
         weight=cores / used,
     )
 
@@ -194,6 +198,13 @@ def cores_busy(facts: Facts) -> Finding | None:
     if used is None or used < HIGH:
         return None
     return Finding(severity=Severity.INFO, evidence=f"{percent(used)} of the usable cores used", weight=-used)
+
+
+def _of_threads(facts: Facts, number: int) -> str:
+    """Return how to have so many threads."""
+    if facts.follows("threads"):
+        return f"--infer-threads {number}"
+    return f"{number} thread{'' if number == 1 else 's'}, as the engine lets one set them"
 
 
 def _waited(facts: Facts) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_infer.engines.base import ADOPTED, OF_A_LOADED_MODEL, OF_THE_LOAD
 from pytest_infer.measure.machine.probe import STEADY, WAITED
 from pytest_infer.metrics import METRICS, Kind
 from pytest_infer.records import WarningKind
@@ -15,6 +16,12 @@ from pytest_infer.units import Unit
 
 _MOVED = {m.key for m in METRICS if m.kind is Kind.TIMED or m.unit in (Unit.SECONDS, Unit.CORES)} | {"cpu_utilization"}
 """Metrics that other processes move; what a round took of memory, tokens or the disk they do not."""
+_FOLLOWED = {
+    None: OF_A_LOADED_MODEL | OF_THE_LOAD,
+    "transformers": OF_A_LOADED_MODEL | OF_THE_LOAD,
+    "llamacpp": frozenset({"dtype", "threads"}),
+}
+"""Fields of EngineOptions that are worth suggesting, by the engine; what another one follows is not known."""
 _OF_THE_PROBE = ("mbu", "mfu", "decode_ceiling")
 
 
@@ -102,6 +109,12 @@ class Facts:
     def _numbers(self, key: str) -> tuple[float, ...]:
         found: Figure | None = self._metrics.get(key)
         return () if found is None else (*found.numbers, *(() if isinstance(found.value, str) else (found.value,)))
+
+    def follows(self, *options: str) -> bool:
+        """Return whether the engine is known to follow all these options, fields of EngineOptions."""
+        if self.model.source == ADOPTED:
+            return OF_A_LOADED_MODEL.issuperset(options)
+        return _FOLLOWED.get(self.model.engine, frozenset()).issuperset(options)
 
     @property
     def threads(self) -> int | None:

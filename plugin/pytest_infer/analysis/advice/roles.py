@@ -14,6 +14,8 @@ LARGE = 0.3
 ALIKE = 0.2
 """By so much may a step of the breakdown differ from the timed rounds', which ran at another time."""
 _OTHERS = "compare with another --infer-dtype or --infer-quantization, and with --infer-compile for less Python"
+_TRIED = ("attention", "compile", "dtype", "experts_implementation", "quantization")
+_ELSE = "look there first, and compare what you change with --infer-against"
 _TRY: dict[str, str] = {
     Role.EXPERTS: "compare with --infer-experts-implementation grouped_mm and batched_mm, and --infer-quantization",
     Role.SCORES: "compare with --infer-attention sdpa and eager",
@@ -46,7 +48,7 @@ def slow_role(facts: Facts) -> Finding | None:
     return Finding(
         severity=Severity.INFO,
         evidence=f"{role}: {percent(100 * share)} of a {step}, at {percent(100 * used)} of the machine's {limit}",
-        suggestion=_TRY.get(role, _OTHERS),
+        suggestion=_TRY.get(role, _OTHERS) if facts.follows(*_TRIED) else _ELSE,
         weight=lost / whole,
     )
 

@@ -145,7 +145,7 @@ def slow_first_token(facts: Facts) -> Finding | None:
 def idle_accelerator(facts: Facts) -> Finding | None:
     """A slow figure on the processor, while the machine has an accelerator."""
     names, ttft, speed = facts.machine.accelerators, facts.figure("ttft_s"), facts.figure("decode_throughput")
-    if not names or not facts.on_cpu:
+    if not names or not facts.on_cpu or not facts.follows("device"):
         return None
     slow = [f"time to first token {seconds(ttft)}"] if ttft is not None and ttft >= GOOD_TTFT_S else []
     slow += [f"decode {rate(speed)}"] if speed is not None and speed < SLOW else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_infer import untrusted
 from pytest_infer.engines import models
-from pytest_infer.engines.base import OF_A_LOADED_MODEL, OF_THE_LOAD, Clock, Engine, EngineOptions
+from pytest_infer.engines.base import ADOPTED, OF_A_LOADED_MODEL, OF_THE_LOAD, Clock, Engine, EngineOptions
 from pytest_infer.engines.checkpoint import context, fetching, hashes, hub, presence
 from pytest_infer.engines.checkpoint import source as checkpoint
 from pytest_infer.engines.checkpoint.source import Checkpoint
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_infer.engines.transformers.running import Running
     from pytest_infer.engines.transformers.work import Tables
 
-_ADOPTED = "adopted"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -116,7 +115,7 @@ class TransformersEngine(Engine):
         own_name = models.display_name(str(getattr(model.config, "name_or_path", "") or ""))
         # Neither the name nor the revision of the options: they are those of another model.
         revision = getattr(model.config, "_commit_hash", None)
-        return self._run(model, name or own_name or type(model).__name__, _ADOPTED, revision)
+        return self._run(model, name or own_name or type(model).__name__, ADOPTED, revision)
 
     def _run(self, model: Any, name: str, source: str | None, revision: str | None) -> ModelInfo:
         from pytest_infer.engines.transformers.loading import explained  # noqa: PLC0415
@@ -255,7 +254,7 @@ class TransformersEngine(Engine):
 
     def honours(self) -> frozenset[str]:
         """Return all options; of a model that was adopted those alone that do not decide what is loaded."""
-        return OF_A_LOADED_MODEL if self._named[1] == _ADOPTED else OF_A_LOADED_MODEL | OF_THE_LOAD
+        return OF_A_LOADED_MODEL if self._named[1] == ADOPTED else OF_A_LOADED_MODEL | OF_THE_LOAD
 
     def batches(self) -> bool:
         """Return that batches are run."""
