@@ -16,6 +16,11 @@ def site(experts):
     return ExpertSite(name="s", layer=0, kind="mlp", experts=experts, slots=experts, k=1)
 
 
+def rate(found, phase, slots):
+    """Return the rate of one site by its distances, whose last element is no size of a cache."""
+    return caching.rates([site(len(found.decode) - 1)], [found], phase, [slots])
+
+
 def simulated(trace, experts, slots, prefill, policy):
     """Return [prefill hits, decode hits] of a cache that is kept as a plain list; the slow and obvious way."""
     cached, uses, hits = [], {}, [0, 0]
@@ -43,18 +48,16 @@ def test_cyclic_routing_misses_in_every_cache_smaller_than_the_cycle():
     (found,) = caching.distances([column(*[0, 1, 2, 3] * 3)], [4], prefill_tokens=4)
     assert found.prefill.tolist() == [0, 0, 0, 0, 4]
     assert found.decode.tolist() == [0, 0, 0, 8, 0]
-    assert caching.lru(found.decode).tolist() == [0, 0, 0, 0, 1]
-    assert caching.lru(found.prefill).tolist() == [0, 0, 0, 0, 0]
-    assert caching.lru(found.of(Phase.BOTH)).tolist() == [0, 0, 0, 0, 8 / 12]
-    rates = [caching.rates([site(4)], [found], Phase.DECODE, [n]) for n in range(6)]
-    assert rates == [0, 0, 0, 0, 1, 1]
+    assert [rate(found, Phase.DECODE, n) for n in range(6)] == [0, 0, 0, 0, 1, 1]
+    assert [rate(found, Phase.PREFILL, n) for n in range(5)] == [0, 0, 0, 0, 0]
+    assert [rate(found, Phase.BOTH, n) for n in range(5)] == [0, 0, 0, 0, 8 / 12]
 
 
 def test_distances_by_hand():
     # 0 and 1 come back after one other; the last 0 after 1 and 2.
     (found,) = caching.distances([column(0, 1, 0, 1, 2, 0)], [3], prefill_tokens=0)
     assert found.decode.tolist() == [0, 2, 1, 3]
-    assert caching.lru(found.decode) == pytest.approx([0, 0, 2 / 6, 3 / 6])
+    assert [rate(found, Phase.DECODE, n) for n in range(4)] == pytest.approx([0, 0, 2 / 6, 3 / 6])
 
 
 def test_the_experts_of_a_token_are_looked_up_together():
@@ -86,7 +89,7 @@ def test_lfu_keeps_what_was_read_most_where_lru_forgets_it():
     hits, reads = caching.lfu([trace], [3], 2, 0)
     assert (hits.tolist(), reads.tolist()) == ([0, 2], [0, 6])
     (found,) = caching.distances([trace], [3], 0)
-    assert caching.lru(found.decode)[2] == pytest.approx(1 / 6)
+    assert rate(found, Phase.DECODE, 2) == pytest.approx(1 / 6)
 
 
 def test_slots_without_weights_are_no_reads():
@@ -103,8 +106,7 @@ def test_sites_of_several_shapes_keep_their_order():
 
 def test_nothing_read_has_no_rate():
     (found,) = caching.distances([np.zeros((0, 1), dtype=np.uint8)], [2], 0)
-    assert caching.lru(found.decode) is None
-    assert caching.rates([site(2)], [found], Phase.DECODE, [1]) is None
+    assert rate(found, Phase.DECODE, 1) is None
 
 
 def test_prompts_add_up():

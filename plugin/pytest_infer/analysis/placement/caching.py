@@ -86,12 +86,6 @@ def _passed(stacked: Ints, experts: int, prefill_tokens: int) -> list[Distances]
     return [Distances(prefill=counted[0, s, :-1], decode=counted[1, s, :-1]) for s in range(sites)]
 
 
-def lru(counted: Ints) -> npt.NDArray[np.float64] | None:
-    """Return the hit rate of an LRU cache of n slots, n from 0 to the number of experts; None without reads."""
-    total = counted.sum()
-    return np.concatenate([[0], np.cumsum(counted[:-1])]) / total if total else None
-
-
 def lfu(traces: Sequence[Trace], experts: Sequence[int], slots: int, prefill_tokens: int) -> tuple[Ints, Ints]:
     """Return the hits of an LFU cache of `slots` experts in each layer, and the reads; both [prefill, decode].
 
