@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pytest_infer.analysis.doctor import kv_cache, weights
 from pytest_infer.engines.base import TOWER
 from pytest_infer.engines.checkpoint.source import Checkpoint
-from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
+from pytest_infer.engines.checkpoint.tensors import EXPERT, IN_LAYER, SHARED, Tensor
 from pytest_infer.errors import ModelError
 from pytest_infer.records import ExpertSite
-
-_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.")
 
 
 def sites(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> tuple[ExpertSite, ...]:
@@ -24,7 +21,7 @@ def sites(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> tuple[ExpertSite
     config = kv_cache.text_config(checkpoint.config)
     places: dict[int, str] = {}
     for tensor in tensors:
-        found = _LAYER.match(tensor.name)
+        found = IN_LAYER.match(tensor.name)
         if found and EXPERT.search(tensor.name) and not SHARED.search(tensor.name) and not TOWER.search(tensor.name):
             inside = tensor.name.find("experts")
             name = tensor.name[: found.end() if inside < 0 else inside] + "experts"

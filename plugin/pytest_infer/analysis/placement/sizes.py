@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_infer.engines.base import TOWER
-from pytest_infer.engines.checkpoint.tensors import EXPERT, SHARED, Tensor
+from pytest_infer.engines.checkpoint.tensors import EXPERT, IN_LAYER, SHARED, Tensor
 from pytest_infer.errors import ModelError
 from pytest_infer.records import ExpertSite
 
-_IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.(.*)$")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "token_embd")
 _HEADS = ("lm_head", "embed_out", "output")
 _GGUF = "blk"
@@ -104,7 +102,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: s
     tied = not any(name.rpartition(".")[2] in _HEADS for name in outside)
     looked_up = 0 if tied else sum(b for name, b in outside.items() if name.rpartition(".")[2] in _EMBEDDINGS)
     first = {site.layer: number for number, site in reversed(list(enumerate(sites)))}
-    prefixes = {found[1] for t in tensors if (found := _IN_LAYER.match(t.name)) and names.layer(t.name) is not None}
+    prefixes = {found[1] for t in tensors if (found := IN_LAYER.match(t.name)) and names.layer(t.name) is not None}
     return Sizes(
         experts=experts,
         shared=tuple(shared[site.layer] if first[site.layer] == number else 0 for number, site in enumerate(sites)),
@@ -120,7 +118,7 @@ def of_tensors(tensors: Sequence[Tensor], sites: Sequence[ExpertSite], folder: s
 
 def stack(site: ExpertSite) -> str | None:
     """Return the name of the stack of layers that a site is in: "model.layers" for "model.layers.3.mlp.experts"."""
-    found = _IN_LAYER.match(site.name + ".")
+    found = IN_LAYER.match(site.name + ".")
     return found[1].rstrip(".") if found else None
 
 
@@ -137,7 +135,7 @@ class _Names:
 
     def layer(self, name: str) -> int | None:
         """Return the layer of a tensor in a stack of the name that holds the sites, and not in a tower."""
-        found = None if TOWER.search(name) else _IN_LAYER.match(name)
+        found = None if TOWER.search(name) else IN_LAYER.match(name)
         inside = found is not None and found[1].rstrip(".").rpartition(".")[2] in self._stacks
         return int(found[2]) if inside and found is not None else None
 

@@ -25,6 +25,8 @@ EXPERT = re.compile(
 )
 """Finds the tensors of experts by their names; those of shared ones too, which `SHARED` distinguishes."""
 SHARED = re.compile(r"(?:^|\.)(?:shared_experts?|share_expert|shared_mlp)\.|(?:^|\.)ffn_(?:gate|up|down)_shexp(?:\.|$)")
+IN_LAYER = re.compile(r"^((?:[^.\d][^.]*\.)*)(\d+)\.")
+"""Finds the first number in the way to a tensor, which is its layer's, and what stands in front of it."""
 DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
 """Finds the tensors of draft heads (multi-token prediction), which transformers does not load."""
 
