@@ -34,8 +34,9 @@ class PhaseShares:
     """The mean step of a phase, seconds, and its parts, the largest first: those of the model, and those outside it.
 
     `cost` and `missed` are shares of the step: what hooks took, which the parts are without, and by how much the parts
-    miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells. `doubt`
-    is two standard errors of what they miss, as a share.
+    miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells. Where it
+    does not, in `off` of the tests, they are missed by that much in the worst of these. `doubt` is two standard errors
+    of what they miss, as a share.
     """
 
     phase: str
@@ -47,6 +48,7 @@ class PhaseShares:
     missed: float | None
     adds_up: bool | None
     doubt: float | None = None
+    off: int = 0
 
     @property
     def checked(self) -> bool:
@@ -63,7 +65,8 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
     step_s = fmean(parts.step_s for parts in steps)
     every = _roles(found, phase)
     judged = [parts for parts in steps if parts.adds_up is not None and step_s]
-    missed = fmean(parts.remainder_s or 0.0 for parts in judged) if judged else None
+    off = [abs(parts.remainder_s or 0.0) / (parts.step_s or step_s) for parts in judged if not parts.adds_up]
+    missed = abs(fmean(parts.remainder_s or 0.0 for parts in judged)) / step_s if judged else None
     errors = [parts.remainder_error_s or 0.0 for parts in judged]
     return PhaseShares(
         phase=phase,
@@ -72,9 +75,10 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
         model=tuple(one for one in every if one.role not in OUTSIDE),
         outside=tuple(one for one in every if one.role in OUTSIDE),
         cost=fmean(parts.cost_s for parts in steps) / step_s if step_s else 0.0,
-        missed=None if missed is None else abs(missed) / step_s,
-        adds_up=all(parts.adds_up for parts in judged) if judged else None,
+        missed=max(off, default=missed),
+        adds_up=not off if judged else None,
         doubt=2 * math.hypot(*errors) / len(errors) / step_s if judged else None,
+        off=len(off),
     )
 
 

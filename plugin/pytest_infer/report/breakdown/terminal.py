@@ -62,7 +62,8 @@ def _checked(of: PhaseShares) -> str:
     missed = percent(of.missed or 0.0)
     if of.adds_up:
         return f"the parts add up to a step within {missed}"
-    return f"the parts do not add up: they miss a step by {missed}"
+    worst = f", the worst of {of.off} of {of.tests} prompts" if of.tests > 1 else ""
+    return f"the parts do not add up: they miss a step by {missed}{worst}"
 
 
 def outside(of: PhaseShares) -> str:
