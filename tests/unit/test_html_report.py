@@ -471,6 +471,21 @@ def test_a_run_without_us_has_neither_cores_nor_a_trend(storage, make_block):
     assert not [key for key in found.data if key.startswith("trend-")]
 
 
+def test_what_a_machine_does_not_tell_is_not_made_up(storage, make_block):
+    """The range that is drawn stands in the table too."""
+    told = {"probe": {"read_bandwidth": 4e10}, "accelerators": None}
+    shown = Page(render(storage.add([make_block("a", machine=told, mbu=[0.5, 0.6, 0.55], mfu=0.3)]))).shown
+    assert "read bandwidth40.0 GB/s " in shown
+    assert "acceleratorsnone" not in shown
+    table = shown.partition("Utilisation of the machine's limits")[2].partition("What was measured")[0]
+    assert re.search(r"a55\.0!\([^)]*\)50\.0–60\.0", table)
+    assert re.search(r"30\.0!\([^)]*\)—$", table.strip())
+    told = {"probe": {"read_bandwidth": 4e10, "read_bandwidth_spread": 0.0}, "accelerators": []}
+    shown = Page(render(storage.add([make_block("a", machine=told)]))).shown
+    assert "read bandwidth40.0 GB/s ± 0 %" in shown
+    assert "acceleratorsnone" in shown
+
+
 def test_a_damaged_sidecar_is_said_to_be_one(storage, make_block):
     path = storage.add([make_block("a")])
     path.with_suffix(".npz").write_bytes(b"no archive")

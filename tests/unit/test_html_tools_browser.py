@@ -208,6 +208,22 @@ def test_a_chart_is_saved_as_a_picture_and_its_data_as_csv(tab):
     assert (named[1], named[-1]) == ("story", "'=1+2|*x*")
 
 
+def test_both_curves_are_saved_whatever_is_a_point(shared, storage, make_block):
+    """Both curves, where each puts another number of tokens into a point."""
+    path = storage.add([make_block("a") | {"against": {"rev": "main"}}])
+    sides = {"0": 4999, "before|0": 2499}
+    stamps = {f"bench/t.py::t[a]|{side}|stamps_ns": np.arange(n) * 1_000_000 for side, n in sides.items()}
+    np.savez_compressed(path.with_suffix(".npz"), **stamps)
+    out = storage.folder.parent / "report.html"
+    page.write(out, runs.read(path), [])
+    shared.goto(out.as_uri())
+    _, text = saved(shared, "Save Inter-token latency by token, ms as CSV")
+    rows = list(csv.reader(io.StringIO(text.decode())))[1:]
+    drawn = shared.evaluate("() => JSON.parse(document.getElementById('data').textContent)['prompt-a-itl']")
+    assert [side["x"]["step"] for side in (drawn, drawn["before"])] == [3, 2]
+    assert [sum(row[at] != "" for row in rows) for at in (1, 4)] == [1666, 1249]
+
+
 def test_the_use_of_experts_is_shown_as_a_difference_of_two_runs(tab):
     chart = tab.locator("#chart-heat")
     chart.scroll_into_view_if_needed()

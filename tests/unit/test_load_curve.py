@@ -1,5 +1,7 @@
 """The curve of latency against throughput: its points with their intervals, its knee, and how both are shown."""
 
+import csv
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -287,3 +289,9 @@ def test_levels_are_drawn_with_their_intervals_and_the_knee(page_of, chromium):
         heads = tab.locator("#load h3").all_inner_texts()
         assert heads[0].strip() == "By rate, poisson: bench/t.py::t"
         assert tab.locator("#load table").count() == 3
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=re.compile("Save TTFT by throughput, .* as CSV")).click()
+        head, *rows = csv.reader(io.StringIO(download.value.path().read_text()))
+    assert head[-2:] == ["low", "high"]
+    assert len(rows) == 6
+    assert all(float(low) <= float(value) <= float(high) for *_, value, low, high in rows)

@@ -96,7 +96,7 @@ def _machine(machine: Machine) -> dict[str, Any]:
         "container's quota of cores": machine.quota_cores,
         "memory": _size(machine.memory_bytes),
         "memory that the process may use": _size(machine.memory_limit_bytes),
-        "accelerators": ", ".join(machine.accelerators or ()) or "none",
+        "accelerators": None if machine.accelerators is None else ", ".join(machine.accelerators) or "none",
         "cards": ", ".join(f"{name} {value}" for name, value in (machine.card_settings or {}).items()),
         "system": " ".join(part or "" for part in (machine.system, machine.kernel, machine.architecture)),
         "Python": machine.python,
@@ -110,10 +110,11 @@ def _machine(machine: Machine) -> dict[str, Any]:
 
 
 def _probe(probe: Probe) -> dict[str, Any]:
-    spread, read = probe.read_bandwidth_spread, probe.read_bandwidth
+    read = probe.read_bandwidth
+    spread = "" if probe.read_bandwidth_spread is None else f" ± {shown_percent(100 * probe.read_bandwidth_spread)}"
     return {
         "threads": probe.threads,
-        "read bandwidth": None if read is None else f"{bandwidth(read)} ± {shown_percent(100 * (spread or 0))}",
+        "read bandwidth": None if read is None else f"{bandwidth(read)}{spread}",
         **{f"GEMM rate, {dtype}": flops(rate) for dtype, rate in (probe.flops or {}).items()},
         "caches": ", ".join(f"{name} {size(held)}" for name, held in (probe.caches or {}).items()),
         "instructions": ", ".join(probe.instructions or ()),
@@ -159,13 +160,24 @@ def _roofline(tests: Sequence[Test], probe: Probe | None) -> Item:
 
 
 def _series(tests: Sequence[Test], key: str) -> dict[str, Any]:
-    rounds = [test.row.metrics[key].numbers if key in test.row.metrics else () for test in tests]
+    ends = [_ends(test, key) for test in tests]
     return {
         "name": {"mbu": "decode, MBU", "mfu": "prefill, MFU"}[key],
         "values": points([test.value(key) for test in tests], 0.01),
-        "low": points([min(r, default=None) for r in rounds], 0.01),
-        "high": points([max(r, default=None) for r in rounds], 0.01),
+        "low": points([low for low, _ in ends], 0.01),
+        "high": points([high for _, high in ends], 0.01),
     }
+
+
+def _ends(test: Test, key: str) -> tuple[float | None, float | None]:
+    """Return the least and the most of the rounds."""
+    rounds = test.row.metrics[key].numbers if key in test.row.metrics else ()
+    return min(rounds, default=None), max(rounds, default=None)
+
+
+def _rounds(test: Test, key: str) -> str:
+    low, high = _ends(test, key)
+    return NONE if test.value(key) is None or low == high else f"{percent(low)}–{percent(high)}"
 
 
 def _table(tests: Sequence[Test]) -> Table:
@@ -174,18 +186,22 @@ def _table(tests: Sequence[Test]) -> Table:
     for test, ceiling in zip(tests, ceilings, strict=True):
         figures = (
             Cell(text=percent(test.value("mbu")), note=test.absent("mbu")),
+            Cell(text=_rounds(test, "mbu")),
             Cell(text=short(test.value("decode_throughput"))),
             Cell(text=short(ceiling)),
             Cell(text=show(test.value("step_bytes"), Unit.BYTES), sort=test.value("step_bytes")),
             Cell(text=percent(test.value("mfu")), note=test.absent("mfu")),
+            Cell(text=_rounds(test, "mfu")),
         )
         rows.append((Cell(text=test.title, link=test.key), *figures))
     heads = (
         ColumnHead(text="prompt", number=False),
         ColumnHead(text="MBU", unit="%", define=anchor("mbu")),
+        ColumnHead(text="of rounds", unit="%"),
         head(by_key("decode_throughput")),
         head(by_key("decode_ceiling")),
         ColumnHead(text=by_key("step_bytes").label, define=anchor("step_bytes")),
         ColumnHead(text="prefill MFU", unit="%", define=anchor("mfu")),
+        ColumnHead(text="of rounds", unit="%"),
     )
     return Table(caption="Utilisation of the machine's limits", heads=heads, rows=tuple(rows))

@@ -7,15 +7,11 @@ const { saveTools } = (() => {
     band(spec) {
       const sides = [spec, ...(spec.before ? [spec.before] : [])];
       const heads = sides.flatMap((side) => ["median", "least", "most"].map((what) => [side.name, what, spec.unit].filter(Boolean).join(" ")));
-      const first = Math.min(...sides.map((side) => side.x.start));
-      const rows = [];
-      for (let x = first; sides.some((side) => (x - side.x.start) / side.x.step < side.median.length); x += spec.x.step) {
-        const figures = sides.flatMap((side) => {
-          const at = (x - side.x.start) / side.x.step;
-          return [side.median[at], side.low[at], side.high[at]];
-        });
-        rows.push([x, ...figures]);
-      }
+      const places = new Set(sides.flatMap((side) => side.median.map((_, at) => side.x.start + at * side.x.step)));
+      const rows = [...places].sort((one, other) => one - other).map((x) => [x, ...sides.flatMap((side) => {
+        const at = (x - side.x.start) / side.x.step;
+        return [side.median[at], side.low[at], side.high[at]];
+      })]);
       return [[spec.x.name, ...heads], ...rows];
     },
     histogram: (spec) => [
@@ -26,10 +22,15 @@ const { saveTools } = (() => {
       const of = choice || spec;
       return [[of.time, spec.unit], ...of.at.map((at, index) => [at, of.values[index]])];
     },
-    lines: (spec) => [
-      ["series", [spec.x.name, spec.x.unit].filter(Boolean).join(" "), [spec.y.name, spec.y.unit].filter(Boolean).join(" ")],
-      ...spec.series.flatMap((one) => (one.at || spec.x.values).map((x, at) => [one.name, x, one.values[at]])),
-    ],
+    lines: (spec) => {
+      const ends = spec.series.some((one) => one.low) ? ["low", "high"] : [];
+      return [
+        ["series", [spec.x.name, spec.x.unit].filter(Boolean).join(" "), [spec.y.name, spec.y.unit].filter(Boolean).join(" "), ...ends],
+        ...spec.series.flatMap((one) => (one.at || spec.x.values).map((x, at) => [
+          one.name, x, one.values[at], ...ends.map((end) => one[end] && one[end][at]),
+        ])),
+      ];
+    },
     trend: (spec, choice) => [["run", "of", choice.unit], ...spec.runs.map((run, at) => [run.name, run.says, choice.values[at]])],
     heat(spec, choice, phase) {
       const changes = choice.before && shareChanges(choice, phase);
