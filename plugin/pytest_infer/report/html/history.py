@@ -214,10 +214,9 @@ def _trend(
         )
     found = sum(len(choice["changes"]) for choice in choices)
     better = metric.direction.value.capitalize()
-    reasons = [why for (_, key), why in told.why_not.items() if key == metric.key]
-    every = sum((test, metric.key) in series for test in names)
+    reasons = [why for test in tests if (why := told.why_not.get((test, metric.key))) is not None]
     changed = "no change points" if not found else f"{found} change point{'s' if found > 1 else ''} over all tests"
-    said = "; ".join([*([changed] if len(reasons) < every else []), *in_words.unjudged(reasons)])
+    said = "; ".join([*([changed] if len(reasons) < len(tests) else []), *in_words.unjudged(reasons)])
     return Chart(
         key=f"trend-{metric.key}",
         title=metric.label,
