@@ -1,6 +1,7 @@
 """Stored runs: their order, what names them, and files that are none."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -200,6 +201,27 @@ def test_a_file_that_went_away_is_one_line(storage, make_block):
     path.unlink()
     with pytest.raises(StorageError, match="not a run of pytest-benchmark"):
         _ = run.rows
+
+
+@pytest.mark.parametrize("marked", [None, "Linux-CPython-3.12-64bit", "restored"])
+def test_copies_of_a_run_count_once_and_with_what_a_gate_said(storage, make_block, marked):
+    """An artefact of CI that was restored into a folder of its own."""
+    from pytest_infer.storage import files
+
+    paths = [storage.add([make_block()]) for _ in range(3)]
+    for path in paths:
+        copy = storage.folder / "restored" / path.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    if marked is not None:
+        files.mark(storage.folder / marked / paths[1].name, runfile.Mark(result="regressed"))
+    for _ in range(2):  # read, and known
+        found = storage.load()
+        assert [run.number for run in found.runs] == ["0001", "0002", "0003"]
+        assert [run.regressed for run in found.runs] == [False, marked is not None, False]
+    assert found.select("latest~1").number == "0002"
+    by_path = found.select(str(copy))
+    assert by_path.path == copy
 
 
 @pytest.fixture

@@ -114,7 +114,8 @@ def _is_newer(unread: Path, run: Run) -> bool:
 def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     """Read all runs under a storage folder; damaged files are left out with one warning each.
 
-    `tell` takes the warnings of those whose damage shows only when their tests are read.
+    Of copies of a run's file one counts, that which a gate has marked if there is any. `tell` takes the warnings of
+    those whose damage shows only when their tests are read.
     """
     if not untrusted.is_dir(folder):
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
@@ -140,11 +141,14 @@ def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
             index.put(read_now, new[path])
             found[path] = replace(read_now, tell=tell)
     index.save()
-    runs = [one for one in found.values() if isinstance(one, Run)]
-    runs.sort(key=lambda run: (run.time, run.path.name))
+    every = [one for one in found.values() if isinstance(one, Run)]
+    once: dict[tuple[datetime, str | None], Run] = {}
+    for run in sorted(every, key=lambda run: (run.time, run.path.name)):
+        if run.gate is not None or run.identity not in once:
+            once[run.identity] = run
     unread = {path: error for path, error in found.items() if isinstance(error, StorageError)}
     warnings = tuple(f"left out: {error}" for error in unread.values())
-    return History(folder=folder, runs=tuple(runs), warnings=warnings, unread=tuple(unread))
+    return History(folder=folder, runs=tuple(once.values()), warnings=warnings, unread=tuple(unread))
 
 
 def _read_all(paths: Sequence[Path]) -> list[Run | StorageError]:
