@@ -71,6 +71,18 @@ def test_what_may_be_another_change_stays_another_event(runs, other):
     assert len(found(runs, [shift(runs, "tpot_s", "a", 10, 0.1), shift(runs, *other)])) == 2
 
 
+def test_what_joined_others_goes_no_further_with_them(runs):
+    """Decode of a was slower at run 10 and no longer at 13: at 14 it would have been undone before it began."""
+    shifts = [shift(runs, "tpot_s", "a", 10, 0.1, until=runs[13])]
+    shifts += [shift(runs, "tpot_s", test, 12, 0.1) for test in "bc"]
+    shifts += [shift(runs, "tpot_s", test, 14, 0.1) for test in "def"]
+    told = [(one.run, one.until, words.changes(one)) for one in found(runs, shifts, "abcdef")]
+    assert told == [
+        (runs[12], runs[13], ["decode 10 % slower in a"]),
+        (runs[12], None, ["decode 10 % slower in 5 of 6 prompts"]),
+    ]
+
+
 def test_what_moved_most_comes_first_and_worse_before_better(runs):
     shifts = [shift(runs, "ttft_s", "a", 10, -0.5), *(shift(runs, "tpot_s", test, 10, 0.2) for test in "ab")]
     shifts += [shift(runs, "peak_rss_bytes", "b", 10, 0.05)]

@@ -92,7 +92,9 @@ def events(shifts: Sequence[Shift], series: Series, runs: Sequence[Run]) -> tupl
     for shift in shifts:
         groups.setdefault(place[shift.run.path], []).append(shift)
     for at in sorted(groups, key=lambda one: (len(groups[one]), one)):
-        near = [other for other in groups if other != at and abs(other - at) <= _NEAR]
+        # Of those that joined it each stays as near to where it was placed: what undid one is always later.
+        own = {place[shift.run.path] for shift in groups[at]}
+        near = [other for other in groups if other != at and all(abs(other - one) <= _NEAR for one in own)]
         joins = [other for other in near if _same(groups[at], groups[other])]
         if joins:
             groups[max(joins, key=lambda other: (len(groups[other]), -abs(other - at)))] += groups.pop(at)
