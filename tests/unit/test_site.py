@@ -249,8 +249,8 @@ def blocks():
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the wheel is tested without docs/")
 def test_the_pages_commands_work(storage, make_block, monkeypatch):
-    for number in range(2):
-        add(storage, make_block, commit=f"{number:040x}")
+    for number, branch in enumerate(("main", "feature")):
+        add(storage, make_block, commit=f"{number:040x}", branch=branch)
     monkeypatch.chdir(storage.folder.parent)
     lines = [line for block in blocks()[:2] for line in block.splitlines() if line.startswith("pytest-infer ")]
     assert len(lines) == 3
