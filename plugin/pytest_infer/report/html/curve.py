@@ -72,10 +72,7 @@ def _chart(
         {"name": "measured", "at": [*xs], "values": points(ys, scale), "look": "points" if fitted else "strong"}
     ]
     if fitted is not None:
-        drawn = [xs[0] + (xs[-1] - xs[0]) * step / _DRAWN for step in range(_DRAWN + 1)]
-        series.append(
-            {"name": "fit", "at": points(drawn, 1, 6), "values": points([*map(fitted, drawn)], scale), "look": "strong"}
-        )
+        series.append(fit("fit", fitted, xs, scale))
     rows = tuple(
         (
             Cell(text=count(x)),
@@ -102,3 +99,9 @@ def _chart(
         table=Table(caption=f"{metric.label} by {over}", heads=heads, rows=rows),
         define=((metric.label, anchor(metric.key)),),
     )
+
+
+def fit(name: str, fitted: Callable[[float], float], over: Sequence[float], scale: float) -> dict[str, Any]:
+    """Return a fitted line over the lengths that were measured."""
+    at = [over[0] + (over[-1] - over[0]) * step / _DRAWN for step in range(_DRAWN + 1)]
+    return {"name": name, "at": points(at, 1, 6), "values": points([*map(fitted, at)], scale), "look": "strong"}

@@ -120,11 +120,11 @@ def _rounds(test: Test) -> list[Table]:
 def _figures(test: Test) -> list[Table]:
     """Return every figure of the table of metrics, with its spread and quality, and why the others are absent.
 
-    Those of a load test have no place at a prompt, nor a prompt's at a level of load.
+    Those of a load test have no place at a prompt.
     """
     there, absent = [], []
     for metric in METRICS:
-        if why_not(metric, under_load=test.block.under_load is not None) is not None:
+        if why_not(metric, under_load=False) is not None:
             continue
         name = Cell(text=metric.label, link=anchor(metric.key), key=f"{test.key}-{of_metric(metric)}")
         found = (test.block.metrics or {}).get(metric.key)

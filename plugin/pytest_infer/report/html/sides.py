@@ -8,6 +8,7 @@ from pytest_infer.analysis.sweep.from_length import BEYOND
 from pytest_infer.metrics import by_key
 from pytest_infer.report.compare.words import p_value
 from pytest_infer.report.html.compare import drawn, reach
+from pytest_infer.report.html.curve import fit
 from pytest_infer.report.html.parts import Cell, Chart, ColumnHead, Interval, Item, Table, anchor, head, points, short
 from pytest_infer.report.sweep import sides as words
 from pytest_infer.units import count, scale_of
@@ -15,11 +16,8 @@ from pytest_infer.units import count, scale_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_infer.analysis.sweep.curve import Curve
     from pytest_infer.analysis.sweep.sides import Change, CurveSides, FigureSides, SweptSides
 
-_DRAWN = 60
-"""Points of a fitted line."""
 _TINTS = (("c2", 12), ("c1", 7))
 """The other side's colour and size of points, and this checkout's: of two points at one place both are seen."""
 
@@ -60,7 +58,8 @@ def _chart(one: CurveSides, figure: FigureSides, before: str, number: int) -> Ch
         series += [
             {"name": name, "at": at, "values": points(values, scale), "look": "points", "tint": tint, "size": size}
         ]
-        series += _fit(side, key, name, tint, at, scale)
+        if (fitted := words.fitted(side, key)) is not None:
+            series.append({**fit(name, fitted, at, scale), "tint": tint})
     return Chart(
         key=f"sides-{number}-{key}",
         title=f"{metric.label} by {over} on both sides, {unit}",
@@ -75,15 +74,6 @@ def _chart(one: CurveSides, figure: FigureSides, before: str, number: int) -> Ch
         table=_times(one, figure, times, over, unit, scale),
         define=((metric.label, anchor(key)), ("interval", anchor("interval"))),
     )
-
-
-def _fit(side: Curve, key: str, name: str, tint: str, at: Sequence[float], scale: float) -> list[dict[str, Any]]:
-    fitted = words.fitted(side, key)
-    if fitted is None:
-        return []
-    xs = [at[0] + (at[-1] - at[0]) * step / _DRAWN for step in range(_DRAWN + 1)]
-    values = points([*map(fitted, xs)], scale)
-    return [{"name": name, "at": points(xs, 1, 6), "values": values, "look": "strong", "tint": tint}]
 
 
 def _times(

@@ -44,7 +44,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     history then knew.
     """
 
-    run: str
     time: str
     commit: str | None = None
     branch: str | None = None
@@ -83,7 +82,6 @@ def of(
     shown = FIGURES if len(alike.groups(tests)) == 1 else ()
     means = {key: average(test.value(key) for test in tests) for key in shown}
     return Entry(
-        run=run.number or run.path.stem,
         time=run.time.isoformat(),
         commit=run.commit,
         branch=run.branch,
