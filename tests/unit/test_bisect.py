@@ -443,6 +443,16 @@ def test_what_cannot_be_searched_is_one_line(command, checkout, thirty, argument
     assert not list((checkout.parent / "tmp").iterdir())
 
 
+def test_a_shallow_clone_is_sent_for_the_rest(thirty, checkout, tmp_path):
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{checkout}", "shallow")
+    shallow = Repository.of(tmp_path / "shallow")
+    with pytest.raises(UnknownCommitError, match=r"^GOOD v1: .* in this shallow clone; run `git fetch --unshallow`$"):
+        Ends.of(shallow, "v1", "HEAD")
+    git(shallow.root, "fetch", "-q", "--depth=1", "origin", thirty[3])
+    with pytest.raises(OptionError, match=r"between GOOD FETCH_HEAD and BAD HEAD in this shallow clone; run `git fet"):
+        Ends.of(shallow, "FETCH_HEAD", "HEAD")
+
+
 def test_outside_git_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["bisect", "a", "b"])

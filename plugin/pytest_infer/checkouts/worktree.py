@@ -44,18 +44,23 @@ class Repository:
         name = found.stdout.strip()
         if found.returncode == 0 and name:
             return name
-        shallow = git(self.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
-        if shallow:
+        option = "=" in asked
+        if self.shallow():
+            # What lies between two commits is needed where no option asks for one alone.
+            alone = f" (or `git fetch --depth=1 origin {rev}` and give FETCH_HEAD)" if option else ""
             raise UnknownCommitError(
-                f"{asked}{rev}: git finds no such commit in this shallow clone; "
-                f"run `git fetch --unshallow` (or `git fetch --depth=1 origin {rev}` and give FETCH_HEAD)"
+                f"{asked}{rev}: git finds no such commit in this shallow clone; run `git fetch --unshallow`{alone}"
             )
         if not git(self.root, "rev-list", "--max-count=1", "--all", "HEAD", "--ignore-missing").stdout.strip():
             raise UnknownCommitError(f"{asked}{rev}: this repository has no commits yet")
         raise UnknownCommitError(
             f"{asked}{rev}: git finds no such commit; "
-            f"give a branch, tag or commit of this repository (after `git fetch`){', or self' if '=' in asked else ''}"
+            f"give a branch, tag or commit of this repository (after `git fetch`){', or self' if option else ''}"
         )
+
+    def shallow(self) -> bool:
+        """Whether older commits were not fetched."""
+        return git(self.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
 
     def holds(self, rev: str, path: Path) -> bool:
         """Whether a commit holds that file or folder."""

@@ -51,6 +51,11 @@ class Ends:
         if found.good == found.bad:
             raise OptionError(f"GOOD {good} and BAD {bad} are the same commit, {found.good[:12]}")
         if not _ancestor(repository, found.good, found.bad):
+            if repository.shallow():
+                raise OptionError(
+                    f"git does not know what lies between GOOD {good} and BAD {bad} in this shallow clone; "
+                    "run `git fetch --unshallow`"
+                )
             if _ancestor(repository, found.bad, found.good):
                 raise OptionError(f"GOOD {good} comes after BAD {bad}: give the older commit first")
             base = git(repository.root, "merge-base", found.good, found.bad).stdout.strip()
