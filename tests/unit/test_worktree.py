@@ -1,12 +1,13 @@
 """Another commit's files, in real git repositories, and the one line for each that cannot be had."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from pytest_infer.checkouts.worktree import Repository, Worktree
+from pytest_infer.checkouts.worktree import Repository, Worktree, remove_abandoned
 from pytest_infer.errors import AgainstError
 
 
@@ -131,6 +132,31 @@ def test_a_commit_that_cannot_be_checked_out(checkout, tmp_path):
     repository = Repository.of(checkout)
     with pytest.raises(AgainstError, match=r"git cannot check 0{12} out: fatal: "):
         Worktree(repository, "0" * 40)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("full", ["tempfile.mkdtemp", "pathlib.Path.write_text"])
+def test_a_temporary_folder_that_takes_nothing_is_one_line_and_leaves_none(checkout, tmp_path, monkeypatch, full):
+    def fail(*args, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(full, fail)
+    with pytest.raises(AgainstError, match=r"^no temporary folder: No space left on device; name another one with TM"):
+        Worktree(Repository.of(checkout), "HEAD")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_file_system_without_locks_will_do(checkout, tmp_path, monkeypatch, error):
+    def fail(self, *args, **more):
+        raise error
+
+    monkeypatch.setattr("pytest_infer.checkouts.worktree.FileLock.acquire", fail)
+    worktree = Worktree(Repository.of(checkout), "HEAD~1")
+    # Who cannot tell whether it is in use leaves it alone.
+    remove_abandoned(Repository.of(checkout))
+    assert worktree.path.joinpath("file.txt").read_text() == "one"
+    worktree.remove()
     assert left(tmp_path) == []
 
 

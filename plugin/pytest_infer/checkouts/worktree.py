@@ -91,14 +91,15 @@ class Worktree:
     def __init__(self, repository: Repository, commit: str) -> None:
         remove_abandoned(repository)
         self._repository = repository
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-        # The kernel gives it up with this process, however that ends.
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        except OSError as error:
+            raise no_place(error) from error
         self._lock = FileLock(self._folder / _LOCK)
-        self._lock.acquire()
         self.path = self._folder / _BASE
-        (self._folder / _MARK).write_text(str(self.path), encoding="utf-8")
         ready = False
         try:
+            self._claim()
             # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
             added = git(
                 repository.root,
@@ -113,6 +114,16 @@ class Worktree:
             if not ready:
                 self.remove()
 
+    def _claim(self) -> None:
+        # The kernel gives it up with this process, however that ends. Where a file system has no locks, nobody else
+        # can take it for abandoned.
+        with suppress(OSError, NotImplementedError):
+            self._lock.acquire()
+        try:
+            (self._folder / _MARK).write_text(str(self.path), encoding="utf-8")
+        except OSError as error:
+            raise no_place(error) from error
+
     def complete(self) -> tuple[str, ...]:
         """Bring the submodules to the commit that is checked out now; return lines about what is missing."""
         return tuple(contents.complete(self._repository.root, self.path))
@@ -121,6 +132,11 @@ class Worktree:
         """Remove the folder and what git knows of it."""
         _remove(self._repository, self.path)
         self._lock.release()
+
+
+def no_place(error: OSError) -> AgainstError:
+    """Return what is said where no temporary folder can be made or filled."""
+    return AgainstError(f"no temporary folder: {error.strerror or error}; name another one with TMPDIR")
 
 
 def _remove(repository: Repository, path: Path) -> None:

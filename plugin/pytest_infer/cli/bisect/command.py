@@ -17,7 +17,7 @@ from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.ending import INTERRUPTED
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
-from pytest_infer.checkouts.worktree import Repository, Worktree
+from pytest_infer.checkouts.worktree import Repository, Worktree, no_place
 from pytest_infer.cli import inifile
 from pytest_infer.cli.bisect import lines
 from pytest_infer.cli.bisect.halving import Ends, Halving, Mark, described
@@ -74,7 +74,11 @@ def _scratch() -> Iterator[Path]:
     """Yield a folder for as long as this takes; whatever asks this process to end lets it clean up first."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with tempfile.TemporaryDirectory(prefix="pytest-infer-bisect-") as folder:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="pytest-infer-bisect-")
+        except OSError as error:
+            raise no_place(error) from error
+        with made as folder:
             yield Path(folder).resolve()
     finally:
         for number, handler in before.items():
