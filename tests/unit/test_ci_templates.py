@@ -250,3 +250,14 @@ def test_a_pull_request_is_held_against_what_it_is_merged_with(job):
     (job.root / "bench" / "ci.sh").write_text('echo "$@"')
     done = subprocess.run(["bash", "-c", line], cwd=job.root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["pull-request", git("rev-parse", "main")]
+
+
+@pytest.mark.parametrize(("target", "base"), [("", "begun"), ("tip", "tip")])
+def test_a_merged_result_is_held_against_what_it_is_merged_with(job, target, base):
+    (line,) = yaml.safe_load(GITLAB.read_text())["inference-merge-request"]["script"]
+    (job.root / "bench" / "ci.sh").write_text('echo "$@"')
+    told = {"CI_MERGE_REQUEST_TARGET_BRANCH_SHA": target, "CI_MERGE_REQUEST_DIFF_BASE_SHA": "begun"}
+    done = subprocess.run(
+        ["bash", "-euc", line], cwd=job.root, env={**os.environ, **told}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["pull-request", base]
