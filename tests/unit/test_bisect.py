@@ -327,6 +327,11 @@ def test_a_commit_is_marked_by_the_figure_that_is_followed(checkout, thirty):
     assert all(step.judgement is None for step in skipped)
 
 
+def test_a_rule_that_is_given_twice_is_followed_once():
+    plan = Plan(**{**plan_fields(), "rules": PLAN.rules * 2}).only(judged(Verdict.REGRESSED))
+    assert [rule.text for rule in plan.rules] == [RULE]
+
+
 def test_arguments_that_one_commit_refuses_are_that_commits_fault(checkout, thirty):
     def answers(made):
         number = thirty.index(made)

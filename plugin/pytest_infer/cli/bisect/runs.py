@@ -74,8 +74,8 @@ class Plan:
 
     def only(self, judgement: Judgement) -> Plan:
         """Return the plan for one figure of one test, with `midway` as its rule."""
-        rules = [rule for rule in self.rules if rule.text == judgement.rule]
-        return replace(self, selected=(judgement.test,), rules=tuple(midway(rule, judgement) for rule in rules))
+        rule = next(rule for rule in self.rules if rule.text == judgement.rule)
+        return replace(self, selected=(judgement.test,), rules=(midway(rule, judgement),))
 
 
 def midway(rule: Rule, judgement: Judgement) -> Rule:
