@@ -160,7 +160,7 @@ def asked(monkeypatch):
     """Return a function that runs `pytest-infer loading` and returns the engine options it asks a process for."""
     requests = []
 
-    def ask(request):
+    def ask(request, tell):
         requests.append(request)
         raise ModelError("enough")
 

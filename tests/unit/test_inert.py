@@ -211,7 +211,7 @@ def test_loads(monkeypatch, form):
     unknown = absent(NASTY)
     load = Loading(**dict.fromkeys((field.name for field in dataclasses.fields(Loading)), unknown))
 
-    def ask(request):
+    def ask(request, tell):
         asked = {"asked": request.cache, "model": NASTY, "load_s": 1.0, "problem": NASTY}
         return LoadingRound(**asked, load=load, first=one, again=one, whole=one.counters)
 

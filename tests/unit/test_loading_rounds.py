@@ -264,7 +264,7 @@ def asked(record, monkeypatch):
     """What the command asks of its processes, none of which is started."""
     requests = []
 
-    def ask(request):
+    def ask(request, tell):
         requests.append(request)
         return load_round(record, request.cache, 2.0 if request.cache is COLD else 1.0, 0.3)
 
@@ -297,7 +297,7 @@ def test_the_default_is_three_rounds_of_the_model_in_the_package(asked):
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(asked, monkeypatch):
-    def ask(request):
+    def ask(request, tell):
         raise ModelError("no such model")
 
     monkeypatch.setattr(process, "ask", ask)
@@ -320,11 +320,30 @@ def child(code):
     return [sys.executable, "-S", "-c", code]
 
 
+def test_what_takes_long_in_a_process_is_told_at_once(record, tmp_path):
+    told, heard = [], tmp_path / "heard"
+    answer = msgspec.json.encode(LoadingAnswer(round=load_round(record, COLD, 1.0, 0.3))).decode()
+    # It goes on once it was heard.
+    code = (
+        "import os, sys, time; sys.stdin.read(); print('a warning', file=sys.stderr)\n"
+        f"print({process.TELLS!r} + 'fetching 12 GB', file=sys.stderr, flush=True)\n"
+        f"while not os.path.exists({str(heard)!r}): time.sleep(0.01)\n"
+        f"sys.stdout.write({answer!r})"
+    )
+
+    def tell(line):
+        told.append(line)
+        heard.touch()
+
+    assert process.ask(REQUEST, tell, child(code)).asked is COLD
+    assert told == ["fetching 12 GB"]
+
+
 def test_a_process_answers_with_its_round(record):
     made = load_round(record, COLD, 1.0, 0.3)
     answer = msgspec.json.encode(LoadingAnswer(round=made)).decode()
     code = f"import sys; sys.stdin.read(); sys.stdout.write({answer!r})"
-    assert process.ask(REQUEST, child(code)) == made
+    assert process.ask(REQUEST, print, child(code)) == made
 
 
 @pytest.mark.parametrize(
@@ -338,9 +357,9 @@ def test_a_process_answers_with_its_round(record):
 )
 def test_a_process_that_fails_says_why(code, says):
     with pytest.raises(ModelError, match=says):
-        process.ask(REQUEST, child(code))
+        process.ask(REQUEST, print, child(code))
 
 
 def test_the_process_itself_says_what_is_wrong_with_the_request():
     with pytest.raises(ModelError, match=r"^unknown engine 'nope'; known: .*transformers"):
-        process.ask(LoadingRequest(cache=COLD, engine="nope", options=EngineOptions(model="m")))
+        process.ask(LoadingRequest(cache=COLD, engine="nope", options=EngineOptions(model="m")), print)

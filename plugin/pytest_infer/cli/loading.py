@@ -22,7 +22,7 @@ from pytest_infer.report.text import printable
 def loading(
     *,
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A folder, a bundled model, or a hub id that is downloaded already.")
+        str, typer.Option(metavar="MODEL", help="A folder, a bundled model, or a hub id, which is fetched first.")
     ] = models.DEFAULT,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Cold rounds, and as many warm ones.")] = 3,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a hub model.")] = None,
@@ -60,8 +60,6 @@ def loading(
         engine_args=engine_args,
     )
     try:
-        if model in models.BUNDLED:
-            models.resolve(model, _tell)
         found = _measure(LoadingRequest(cache=CacheState.WARM, engine=engine, options=options), rounds)
     except InferError as error:
         refuse(error)
@@ -71,12 +69,12 @@ def loading(
 def _measure(request: LoadingRequest, number: int) -> list[LoadingRound]:
     # One that does not count: it finds what is wrong, and the libraries' pages get into no round's figures.
     _tell(f"loading {request.options.model} once, untimed …")
-    process.ask(request)
+    process.ask(request, _tell)
     found = []
     for place in range(number):
         for cache in (CacheState.COLD, CacheState.WARM):
             _tell(f"{cache.value} round {place + 1} of {number} …")
-            found.append(process.ask(msgspec.structs.replace(request, cache=cache)))
+            found.append(process.ask(msgspec.structs.replace(request, cache=cache), _tell))
     return found
 
 

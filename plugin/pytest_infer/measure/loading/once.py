@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 import msgspec
 
@@ -29,7 +30,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     request = process.decode(sys.stdin.buffer.read())
     try:
-        engine = lookup.create(request.engine, request.options)
+        engine = lookup.create(request.engine, replace(request.options, progress=_tell))
         answer = LoadingAnswer(round=run(engine, request.cache))
     except InferError as error:
         answer = LoadingAnswer(error=str(error))
@@ -66,6 +67,11 @@ def run(engine: Engine, cache: CacheState) -> LoadingRound:
         file_bytes=sum(path.stat().st_size for path in files) if files else None,
         problem=problem,
     )
+
+
+def _tell(line: str) -> None:
+    """Let the command say what takes long: a download."""
+    print(f"{process.TELLS}{line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _silent(_line: str) -> None:

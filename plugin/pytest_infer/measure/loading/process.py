@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import msgspec
@@ -15,6 +16,8 @@ from pytest_infer.records import CacheState, LoadingRound
 
 _MODULE = "pytest_infer.measure.loading.once"
 _SHOWN = 300
+TELLS = "pytest-infer: "
+"""What a line of the process's stderr begins with that is for people: what takes long."""
 
 
 class LoadingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,19 +47,35 @@ def decode(data: bytes) -> LoadingRequest:
     return msgspec.json.decode(data, type=LoadingRequest)
 
 
-def ask(request: LoadingRequest, program: Sequence[str] = (sys.executable, "-m", _MODULE)) -> LoadingRound:
-    """Load once in a process that ends with it; raise ModelError with the process's own reason where it fails."""
-    done = subprocess.run([*program], input=encode(request), capture_output=True, check=False)
-    try:
-        answer = msgspec.json.decode(done.stdout, type=LoadingAnswer)
-    except msgspec.DecodeError:
-        answer = LoadingAnswer()
+def ask(
+    request: LoadingRequest, tell: Callable[[str], None], program: Sequence[str] = (sys.executable, "-m", _MODULE)
+) -> LoadingRound:
+    """Load once in a process that ends with it, and tell what takes long meanwhile.
+
+    Raises ModelError with the process's own reason where it fails.
+    """
+    said: list[str] = []
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as told:
+        asked.write(encode(request))
+        asked.seek(0)
+        with subprocess.Popen([*program], stdin=asked, stdout=told, stderr=subprocess.PIPE) as child:
+            for line in child.stderr or ():
+                said.append(line.decode(errors="replace").strip())
+                if said[-1].startswith(TELLS):
+                    tell(said.pop().removeprefix(TELLS))
+        told.seek(0)
+        try:
+            answer = msgspec.json.decode(told.read(), type=LoadingAnswer)
+        except msgspec.DecodeError:
+            answer = LoadingAnswer()
     if answer.round is not None:
         return answer.round
-    raise ModelError(answer.error or f"{request.options.model}: the process that loads it {_end(done)}")
+    raise ModelError(
+        answer.error or f"{request.options.model}: the process that loads it {_end(child.returncode, said)}"
+    )
 
 
-def _end(done: subprocess.CompletedProcess[bytes]) -> str:
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-    return how + (f": {lines[-1][:_SHOWN]}" if lines else "")
+def _end(code: int, said: Sequence[str]) -> str:
+    last = next(filter(None, reversed(said)), "")
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+    return how + (f": {last[:_SHOWN]}" if last else "")
