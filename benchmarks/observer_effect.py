@@ -6,8 +6,7 @@ Both sides are timed alike, by the wall around the engine's `generate`: once cal
 and once from `timed_round`, with the clock ticking and the kernel's counters read before and after. Pairs run A B B A.
 The second ratio compares the profile round's generation (hooks on the experts, scores, the timeline's helper sampling)
 with a timed one; then follow scores alone, a round that follows given tokens, sampling alone, and a timed round beside
-the sleeping helper with one before it was started; the last lines are the helper's own CPU time and the sampler's
-self-test.
+the sleeping helper with one before it was started; the last line is the helper's own CPU time.
 
 A ratio of two noisy times cannot show a thousandth. All that a timed round adds inside the timed region is the streamer
 with its tick, so that is timed by itself as well, a hundred thousand ticks, and given as a share of the token's time.
@@ -35,7 +34,6 @@ from pytest_infer.measure.clock import TokenClock
 from pytest_infer.measure.counters.snapshot import SystemCounters
 from pytest_infer.measure.experts.recorder import ExpertRecorder
 from pytest_infer.measure.machine import description
-from pytest_infer.measure.timeline import cost
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.prompts import Prompt
 from pytest_infer.records import Limits, StopReason
@@ -219,7 +217,6 @@ def main() -> None:
     print(f"{here.cpu}, {here.usable_cores} usable cores, {here.system}, torch {torch.__version__}")
     for name in given.model or ["reference-moe", "smollm2-moe"]:
         observe(name, given.pairs, given.tokens, given.threads)
-    print(cost.self_test(given.pairs).line())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import pytest
 
 import pytest_infer
 from processes import wait_for_a_sample, wait_until
-from pytest_infer.measure.timeline import cost as timeline_cost
 from pytest_infer.measure.timeline import helper
 from pytest_infer.measure.timeline.recorder import TimelineSampler, timeline_of
 
@@ -234,12 +233,3 @@ def test_a_long_round_is_merged_and_not_cut(monkeypatch):
     assert told["interval_s"] == 0.16  # merged after samples 8, 12, 16 and 20
     assert max(rows[1::2]) == 10**6
     assert rows[-1] == 21
-
-
-@needs_proc
-def test_the_self_test_states_the_cost():
-    cost = timeline_cost.self_test(pairs=4, work_s=0.02)
-    assert len(cost.ratios) == 4
-    assert all(ratio > 0 for ratio in cost.ratios)
-    assert 0 < cost.helper_share < 0.5
-    assert "sampling" in cost.line()
