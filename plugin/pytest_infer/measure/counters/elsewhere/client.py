@@ -19,11 +19,14 @@ class Client:
 
     def __init__(self, proc: Path = Path("/proc"), *, linux: bool = True) -> None:
         self._waits = RunQueue(proc) if linux else None
+        self._missing = "only Linux tells it"
 
     def read(self) -> Sample | Unavailable:
         """Return the process clock in ns, and the nanoseconds that each thread has waited, by its id."""
-        waits = None if self._waits is None else self._waits.read()
-        return {_CPU: time.process_time_ns()} | (waits if isinstance(waits, dict) else {})
+        waits = Unavailable(self._missing) if self._waits is None else self._waits.read()
+        if isinstance(waits, Unavailable):
+            self._missing, waits = waits.reason, {}
+        return {_CPU: time.process_time_ns()} | waits
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the CPU seconds and those waited between two samples."""
@@ -31,16 +34,12 @@ class Client:
         return {"client_cpu_s": cpu, "client_wait_s": self._waited(before, after)}
 
     def _waited(self, before: Sample | Unavailable, after: Sample | Unavailable) -> Reading:
-        if self._waits is None:
-            return absent("only Linux tells it")
         threads = [
             s if isinstance(s, Unavailable) else {tid: ns for tid, ns in s.items() if tid != _CPU}
             for s in (before, after)
         ]
-        if not all(threads):
-            # Why it could not be read.
-            missing = self._waits.read()
-            return absent(missing.reason if isinstance(missing, Unavailable) else "no thread could be read")
+        if self._waits is None or not all(threads):
+            return absent(self._missing)
         found = self._waits.readings(threads[0], threads[1])["run_queue_wait_s"]
         return replace(found, source=f"{found.source} of the client")
 
