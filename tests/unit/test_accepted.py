@@ -214,7 +214,7 @@ def entry(text, **more):
         ("kl 5%", "has no change: give a bound"),
         ("mfu 5%", "moves from run to run"),
         ("decode 5", "the bound is a share"),
-        ("decode 99999%", "the bound is a share"),
+        (f"decode {'9' * 400}%", "more than a number can hold"),
         ("missing 5%", "leave out '5%'"),
     ],
 )
@@ -308,7 +308,7 @@ def test_what_the_rule_cannot_tell_is_accepted_where_the_bound_is_beyond_all_of_
     assert verdicts(judged("decode 3%", pairs=near))[0] == "inconclusive"
 
 
-@pytest.mark.parametrize("factor", [1.07, 1.29, 1.5, 2, 3, 8])
+@pytest.mark.parametrize("factor", [1.07, 1.29, 1.5, 2, 3, 8, 200])
 @pytest.mark.parametrize("before", [1000, 4096, 12288, 999_999])
 def test_the_bound_that_a_gate_suggests_accepts_a_figure_without_noise(judged, make_row, factor, before):
     sides = [make_row("story", only=(), kv_cache_bytes=size) for size in (before, before * factor)]

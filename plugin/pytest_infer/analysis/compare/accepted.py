@@ -30,7 +30,7 @@ MISSING = "missing"
 LOST = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
 _FACTS = {fact.value: fact for fact in (Fact.PREFILL, Fact.DECODE, Fact.TOTAL)}
 """Names that stand for all figures which tell the same, as headlines have them."""
-_PERCENT = re.compile(r"\d{1,4}(?:\.\d{1,6})?\s*%", re.ASCII)
+_PERCENT = re.compile(r"\d+(?:\.\d+)?\s*%", re.ASCII)
 _GOOD = (Verdict.UNCHANGED, Verdict.IMPROVED)
 
 
