@@ -161,6 +161,14 @@ def test_against_itself_the_noise_floor_is_told(repository):
         result.stdout.fnmatch_lines(["noise floor: this checkout against itself", of, "first*TTFT*%*"])
 
 
+def test_one_after_the_other_there_are_no_pairs_to_tell_noise_by(repository):
+    options = ("--infer-against=self", "--infer-against-sequential", "--infer-no-profile", "-k", "first")
+    result = repository.pytester.runpytest_subprocess(*options, "--infer-max-rounds=4", "--infer-min-pairs=4")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*one after the other there are no pairs to tell noise by*"])
+    result.stdout.no_fnmatch_line("noise floor:*")
+
+
 def test_a_detached_head_and_a_dirty_tree_are_measured_as_they_are(repository):
     repository.commit()
     repository.git("checkout", "-q", "--detach")

@@ -366,7 +366,7 @@ def _noise_of(prompt: str, pair: RowPair) -> list[NamedFloor]:
         a, b = (row.metrics[key].rounds if key in row.metrics else () for row in (pair.before, pair.after))
         if ratios is not None and len(ratios) > 1:
             floor = floors.floor_of_launches(ratios)
-        elif len(a) == len(b) > 1 and min((*a, *b)) > 0:
+        elif pair.paired and len(a) == len(b) > 1 and min((*a, *b)) > 0:
             floor = floors.floor(a, b)
         else:
             continue

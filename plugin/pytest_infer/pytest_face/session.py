@@ -29,6 +29,7 @@ from pytest_infer.pytest_face import pieces, prompt_tokens
 from pytest_infer.pytest_face.gate import Gate, both_sides
 from pytest_infer.pytest_face.model_in_use import ModelInUse
 from pytest_infer.pytest_face.observing import Observing
+from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.parametrize import Cache
 from pytest_infer.pytest_face.probing import Probing
 from pytest_infer.pytest_face.references import References
@@ -182,6 +183,10 @@ class InferSession:
         elif self.against is not None:
             judged, noise = both_sides(self.pairs, self.turns, passed, self.against, self.settings.allow_different)
             self.noise += noise
+            if self.against.rev == SELF and self.against.sequential:
+                self.note(
+                    "one after the other there are no pairs to tell noise by: leave out --infer-against-sequential"
+                )
             told = {*self.failed, *self.missing, *self.keeper.finished}
             unmeasured = [test for test in self.keeper.planned if early and test not in told]
             self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured)
