@@ -9,11 +9,13 @@ import sys
 import tempfile
 from argparse import Action
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from pytest_infer.ab import arguments, protocol
 from pytest_infer.ab.child_process import ChildProcess, Command
@@ -26,6 +28,8 @@ from pytest_infer.pytest_face.options import SELF, SWEPT
 from pytest_infer.pytest_face.selection import repeats
 from pytest_infer.pytest_face.session import InferSession
 from pytest_infer.records import AgainstInfo
+
+_SCRATCH, _LOCK = "pytest-infer-cache-", "lock"
 
 
 class OtherCommit:
@@ -54,7 +58,7 @@ class OtherCommit:
             sequential=session.settings.against_sequential,
         )
         try:
-            self._scratch = tempfile.mkdtemp(prefix="pytest-infer-cache-")
+            self._scratch, self._lock = _scratch()
         except OSError as error:
             raise AgainstError(f"--infer-against needs a folder for temporary files: {error.strerror}") from error
 
@@ -87,7 +91,7 @@ class OtherCommit:
     @property
     def scratch(self) -> Path:
         """Return a folder for files of this run, which is removed at its end."""
-        return Path(self._scratch)
+        return self._scratch
 
     def start(self, planned: tuple[str, ...], ends: tuple[int, int] | None = None) -> ChildProcess:
         """Start the other side, which then waits; raise AgainstError when it can't run any of the planned tests."""
@@ -222,4 +226,25 @@ class OtherCommit:
         if self._worktree is not None:
             self._worktree.remove()
             self._worktree = None
+        self._lock.release()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _scratch() -> tuple[Path, FileLock]:
+    """Return a folder for files of this run, and the lock that says whose it is; remove those that killed runs left.
+
+    Raises OSError where none can be made.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_LOCK}"):
+        # It is in use, another user's, or on a file system without locks.
+        with suppress(Timeout, OSError, NotImplementedError), FileLock(left, timeout=0):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    lock = FileLock(folder / _LOCK)
+    try:
+        with suppress(NotImplementedError):
+            lock.acquire()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder, lock
