@@ -61,6 +61,16 @@ OTHER = {
     "engine_args": ({"model": {}}, {"model": {"engine_args": "-ctk q8_0"}}),
     "remote_code": ({"model": {}}, {"model": {"remote_code": "owner.name.0a1b.modeling"}}),
     "weights": ({"model": {"weights_sha256": "a" * 64}}, {"model": {"weights_sha256": "b" * 64}}),
+    "served_model": tuple(
+        {
+            "model": {
+                **dict.fromkeys(("weights_sha256", "parameters", "parameter_bytes", "dtype")),
+                "generation": {"prompt_cache": "bust"},
+                "name": name,
+            }
+        }
+        for name in ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-14B")
+    ),
     "parameters": ({"model": {"parameters": 25}}, {"model": {"parameters": 26}}),
     "parameter_bytes": ({"model": {"parameter_bytes": 100}}, {"model": {"parameter_bytes": 50}}),
     "dtype": ({"model": {"dtype": "float32"}}, {"model": {"dtype": "bfloat16"}}),
@@ -72,6 +82,24 @@ OTHER = {
     "generation": ({"model": {"generation": {"seed": 0}}}, {"model": {"generation": {"seed": 1}}}),
     "output": ({"output_sha256": "a" * 64}, {"output_sha256": "b" * 64}),
 }
+
+
+@pytest.mark.parametrize("known", ["weights_sha256", "parameters"])
+def test_a_name_says_nothing_where_the_weights_do(make_row, known):
+    before, after = OTHER["served_model"]
+    told = {"weights_sha256": "a" * 64, "parameters": 25}[known]
+    rows = [make_row(model=one["model"] | {known: told}) for one in (before, after)]
+    assert fingerprint.differences(*rows) == ()
+    # Nor where one side alone tells of them.
+    assert fingerprint.differences(make_row(**before), rows[1]) == ()
+
+
+def test_the_state_of_cards_counts_where_llama_cpp_is_on_one(make_row):
+    rows = [
+        make_row(machine={"card_settings": {"power_limit": watts}}, model={"device": "CUDA0"})
+        for watts in ("700 W", "500 W")
+    ]
+    assert [str(one) for one in fingerprint.differences(*rows)] == ["power_limit 700 W → 500 W"]
 
 
 def test_every_fact_is_tested():

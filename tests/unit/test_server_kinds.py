@@ -259,6 +259,7 @@ def test_what_a_server_tells_of_itself():
     assert (told.parameters, told.parameter_bytes, told.vocabulary) == (5, 10, 7)
     assert kind.model == "folder/m.gguf"
     assert Vllm(Answers(version={"version": "0.9"}), "m").told().versions == {"vllm": "0.9"}
+    assert Vllm(Answers(), "Qwen/Qwen2.5-7B").told().name == "Qwen/Qwen2.5-7B"
 
 
 @pytest.mark.parametrize("listed", [None, {}, {"data": None}, {"data": []}, {"data": [3]}, {"data": [{"id": 3}]}])

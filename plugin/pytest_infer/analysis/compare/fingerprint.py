@@ -96,6 +96,15 @@ def _parameters(row: Row) -> object:
     return None if _stored_quantized(row) else row.model.parameters
 
 
+_OF_WEIGHTS = ("weights_sha256", "parameters", "parameter_bytes", "dtype")
+
+
+def _served(row: Row) -> object:
+    """Return the name of a model on a server that tells nothing of its weights, which alone says which it is."""
+    told = any(getattr(row.model, key) is not None for key in _OF_WEIGHTS)
+    return row.model.name if row.served and not told else None
+
+
 def _ranks(row: Row) -> object:
     if row.model == Model():
         return None
@@ -121,7 +130,12 @@ def _scheduling(name: str) -> Callable[[Row], object]:
 
 def _of_card(name: str) -> Callable[[Row], object]:
     """Read a setting of the cards where the model is on one: nothing else is faster or slower by it."""
-    return lambda row: (row.machine.card_settings or {}).get(name) if "cuda" in (row.model.device or "") else None
+    return lambda row: (row.machine.card_settings or {}).get(name) if _on_card(row) else None
+
+
+def _on_card(row: Row) -> bool:
+    """Return whether a model is on a card: `cuda:0`, and `CUDA0` as llama.cpp says."""
+    return "cuda" in (row.model.device or "").lower()
 
 
 def _instrumented(row: Row) -> object:
@@ -179,6 +193,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("engine_args", "software", _unless_none("engine_args")),
     Fact("remote_code", "software", _unless_none("remote_code")),
     Fact("weights", "model", _model("weights_sha256")),
+    Fact("served_model", "model", _served),
     Fact("parameters", "model", _parameters),
     Fact("parameter_bytes", "model", _model("parameter_bytes")),
     Fact("dtype", "model", _model("dtype")),

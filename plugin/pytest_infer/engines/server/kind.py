@@ -124,7 +124,13 @@ class Kind:
     def told(self) -> Told:
         """Return what the server tells."""
         one = next((one for one in self.models if one.get("id") == self.model), {})
-        return Told(engine=self.label, name=PurePath(self.model).name, context=number(one.get("max_model_len")))
+        # Of a folder its own name; of a hub's model its owner's, too.
+        path = PurePath(self.model)
+        return Told(
+            engine=self.label,
+            name=path.name if path.is_absolute() else self.model,
+            context=number(one.get("max_model_len")),
+        )
 
     def ids(self, prompt: Prompt) -> list[int]:  # noqa: ARG002 - of a server that tells them
         """Return the ids of a prompt, none where the server does not tell."""
