@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import rules
 from pytest_infer.analysis.compare.rules import Form, Rule
-from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict, worse_sign
+from pytest_infer.analysis.compare.verdicts import Judgement, SuiteChange, Verdict, reach, worse_sign
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.checkouts.accepted import Written
 from pytest_infer.errors import OptionError
@@ -189,7 +189,7 @@ def _beyond(j: Judgement, again: Judgement, too_much: str) -> Judgement:
     """Return a regression that is larger than what is accepted, or may be, or of which nothing tells that it is not."""
     if again.verdict is Verdict.REGRESSED:
         return replace(j, reason=too_much)
-    end = _worse_end(again)
+    end = reach(again)
     reaches = end is None or end > (again.threshold or 0.0)
     reason = f"the interval reaches {too_much}" if reaches else again.reason
     return replace(j, verdict=Verdict.INCONCLUSIVE, threshold=again.threshold, reason=reason)
@@ -245,11 +245,5 @@ def _room(judgements: Sequence[Judgement]) -> str:
 def _end(j: Judgement) -> float | None:
     if j.mid is None:
         return None
-    mid, end = worse_sign(j.metric) * j.mid, _worse_end(j)
+    mid, end = worse_sign(j.metric) * j.mid, reach(j)
     return mid + 2 * ((mid * 1.5 if end is None else end) - mid)
-
-
-def _worse_end(j: Judgement) -> float | None:
-    """Return how much worse a figure may have become, a share; None where its interval is not bounded."""
-    end = j.high if worse_sign(j.metric) > 0 else j.low
-    return None if end is None else worse_sign(j.metric) * end

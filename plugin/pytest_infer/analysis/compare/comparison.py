@@ -298,7 +298,7 @@ def _evidence(
 ) -> tuple[list[Evidence], str | None]:
     metric = want.metric
     if metric.repeatable:
-        return [Evidence(estimate=stats.Certain(math.log(b[-1] / a[-1])))], None
+        return [Evidence(estimate=stats.certain(math.log(b[-1] / a[-1])))], None
     if pair.paired and len(a) == len(b) > 1:
         return [Evidence(estimate=stats.paired(a, b))], "more pairs of rounds are needed (--infer-max-rounds)"
     within = stats.welch(a, b)

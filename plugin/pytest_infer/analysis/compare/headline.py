@@ -14,7 +14,15 @@ from pytest_infer.analysis.compare import suite
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.exact import OUTPUT
 from pytest_infer.analysis.compare.suite import Figure, Member
-from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Judgement, SuiteChange, Verdict, worse_sign
+from pytest_infer.analysis.compare.verdicts import (
+    CONFIDENCE,
+    Judgement,
+    SuiteChange,
+    Verdict,
+    reach,
+    significant,
+    worse_sign,
+)
 from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
 
 _ORDER = [metric.key for metric in METRICS]
@@ -231,7 +239,7 @@ class _Teller:
         return SuiteChange(judgement=alone, prompts=1, of=1, spread=in_launches)
 
     def _significant(self, j: Judgement) -> bool:
-        return j.p_adjusted is not None and j.p_adjusted <= (1 - self._confidence) * (1 + 1e-9)
+        return j.p_adjusted is not None and significant(j.p_adjusted, self._confidence)
 
     def _change(self, part: Figure) -> Judgement:
         """Return the change of some prompts, of a single one its own."""
@@ -283,12 +291,6 @@ def _unsure(figure: Figure) -> Unsure | None:
     ends = {j.test: reach(j) for j in open_}
     suspect = max(open_, key=lambda j: float("inf") if (end := ends[j.test]) is None else end)
     return Unsure(metric=figure.metric, suspect=suspect, below=ends[suspect.test])
-
-
-def reach(j: Judgement) -> float | None:
-    """Return how much worse a figure may have become by its interval, a share; None where nothing bounds it."""
-    end = j.high if worse_sign(j.metric) > 0 else j.low
-    return None if end is None else max(0.0, end * worse_sign(j.metric))
 
 
 def _bound(figures: Sequence[Figure]) -> float | None:

@@ -236,6 +236,11 @@ def means(launches: Sequence[Sequence[float]]) -> Array:
     return np.asarray([float(np.median(values) if len(values) > _FEW else np.mean(values)) for values in launches])
 
 
+def own_spread(values: Array) -> Spread | None:
+    """Return the variance of one test's launch means, by themselves; None below two."""
+    return Spread(variance=float(np.var(values, ddof=1)), df=len(values) - 1) if len(values) > 1 else None
+
+
 def spread(by_prompt: Sequence[ByLaunch]) -> Spread | None:
     """Return the variance of a launch's mean, pooled over prompts that were measured in the same launches.
 
@@ -246,9 +251,9 @@ def spread(by_prompt: Sequence[ByLaunch]) -> Spread | None:
     usable = [one for one in by_prompt if len(one.values) > 1]
     if not usable:
         return None
-    variances = [float(np.var(one.values, ddof=1)) for one in usable]
-    df = sum(len(one.values) - 1 for one in usable) / (1 + (len(usable) - 1) * _mean_square_correlation(usable))
-    return Spread(variance=float(np.mean(variances)), df=df)
+    own = [found for one in usable if (found := own_spread(one.values)) is not None]
+    df = sum(one.df for one in own) / (1 + (len(usable) - 1) * _mean_square_correlation(usable))
+    return Spread(variance=float(np.mean([one.variance for one in own])), df=df)
 
 
 _ODD = (0.01, 0.95)
@@ -275,12 +280,8 @@ def with_earlier(own: Spread | None, before: Spread | None) -> Spread | None:
 
 def told_by(turns: Turns) -> dict[str, tuple[float, float]]:
     """Return what a test tells later runs, by ratio: the variance of a launch's mean, and its degrees of freedom."""
-    found = {}
-    for name in turns.ratios:
-        values = means(calm(turns, name))
-        if len(values) > 1:
-            found[name] = (float(np.var(values, ddof=1)), float(len(values) - 1))
-    return found
+    own = {name: own_spread(means(calm(turns, name))) for name in turns.ratios}
+    return {name: (one.variance, one.df) for name, one in own.items() if one is not None}
 
 
 def _mean_square_correlation(prompts: Sequence[ByLaunch]) -> float:

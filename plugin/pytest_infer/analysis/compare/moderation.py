@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
-from pytest_infer.analysis.compare.launches import ByLaunch, Spread, spread
+from pytest_infer.analysis.compare.launches import ByLaunch, Spread, own_spread, spread
 
 
 def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
@@ -23,7 +23,7 @@ def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
     (tests/unit/test_error_rates.py). Of fewer than three tests the larger of the two counts.
     """
     pooled = spread(by_test)
-    own = [_own(one) for one in by_test]
+    own = [own_spread(one.values) for one in by_test]
     known = [one for one in own if one is not None]
     if pooled is None or len(known) < 2:
         return [one or pooled for one in own]
@@ -37,11 +37,6 @@ def moderated(by_test: Sequence[ByLaunch]) -> list[Spread | None]:
 
 def _not_below(own: Spread | None, others: Spread) -> Spread:
     return others if own is None or own.variance <= others.variance else replace(others, variance=own.variance)
-
-
-def _own(one: ByLaunch) -> Spread | None:
-    count = len(one.values)
-    return Spread(variance=float(np.var(one.values, ddof=1)), df=count - 1) if count > 1 else None
 
 
 def _posterior(own: Spread, prior: Spread, pooled: Spread) -> Spread:

@@ -60,7 +60,7 @@ def _at_worst(values: Sequence[Array], before: launches.Spread | None) -> Studen
 
     Their variance is then known as well as one of them tells it, and earlier runs (`before`).
     """
-    own = [float(np.var(one, ddof=1)) for one in values if len(one) > 1]
+    own = [found.variance for one in values if (found := launches.own_spread(one)) is not None]
     spread = launches.Spread(variance=float(np.mean(own)), df=min(map(len, values)) - 1) if own else None
     known = launches.with_earlier(spread if spread is None or spread.df else None, before)
     ends = [launches.estimate(one, known) for one in values]

@@ -46,27 +46,11 @@ class Estimate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Certain:
-    """A change without noise: figures that the same work always gives."""
-
-    mid: float
-
-    def interval(self, confidence: float) -> tuple[float, float]:  # noqa: ARG002 - the protocol's
-        """Return the change itself, twice."""
-        return self.mid, self.mid
-
-    def p_above(self, bound: float) -> float:
-        """Return 0 or 1: there is no chance in it."""
-        return 0.0 if self.mid > bound else 1.0
-
-    def p_below(self, bound: float) -> float:
-        """Return 0 or 1: there is no chance in it."""
-        return 0.0 if self.mid < bound else 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Student:
-    """An estimate whose error follows Student's t with `df` degrees of freedom and the standard error `se`."""
+    """An estimate whose error follows Student's t with `df` degrees of freedom and the standard error `se`.
+
+    With an error of 0 there is no chance in it.
+    """
 
     mid: float
     se: float
@@ -123,7 +107,7 @@ def logs(values: Sequence[float]) -> list[float]:
 
 
 def certain(mid: float) -> Student:
-    """Return a change without noise in the form of one with it."""
+    """Return a change without noise: of figures that the same work always gives."""
     return Student(mid, 0.0, _MANY)
 
 
@@ -132,7 +116,7 @@ def within(mid: float, bound: float, confidence: float) -> Student:
     return Student(mid, bound / t_distribution.quantile(_MANY, (1 - confidence) / 2), _MANY)
 
 
-def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain | None:
+def welch(before: Sequence[float], after: Sequence[float]) -> Student | None:
     """Return the change of the mean of logs between two independent samples; None below two values a side.
 
     Welch, B. L. (1947), with Satterthwaite's degrees of freedom. All values must be above 0. Two samples without any
@@ -144,7 +128,7 @@ def welch(before: Sequence[float], after: Sequence[float]) -> Student | Certain 
     mid = mean_after - mean_before
     va, vb = variance_before / len(before), variance_after / len(after)
     if va + vb < 1e-24:  # rounding of equal values' mean
-        return Certain(mid if abs(mid) > 1e-12 else 0.0)
+        return certain(mid if abs(mid) > 1e-12 else 0.0)
     df = (va + vb) ** 2 / (va**2 / (len(before) - 1) + vb**2 / (len(after) - 1))
     return Student(mid, math.sqrt(va + vb), df)
 
@@ -205,11 +189,11 @@ class SignedRank:
         return SignedRank(tuple(-x for x in self.log_ratios)).p_above(-bound)
 
 
-def paired(before: Sequence[float], after: Sequence[float]) -> SignedRank | Certain:
+def paired(before: Sequence[float], after: Sequence[float]) -> SignedRank | Student:
     """Return the change within pairs: `before[i]` and `after[i]` were measured next to each other; all above 0."""
     ratios = tuple(b - a for a, b in zip(logs(before), logs(after), strict=True))
     if len(ratios) > 1 and len(set(ratios)) == 1 and len(set(before)) == 1:
-        return Certain(ratios[0])
+        return certain(ratios[0])
     return SignedRank(ratios)
 
 

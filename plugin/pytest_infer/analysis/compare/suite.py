@@ -236,7 +236,7 @@ def _stored(figure: Figure) -> _Said:
     """Return what rounds that were not measured next to each other tell, with the spread from run to run."""
     metric, members = figure.metric, figure.members
     rounds = [member.rounds(metric.key) for member in members]
-    own = [_direct(member, metric) or _unpaired(*sides) for member, sides in zip(members, rounds, strict=True)]
+    own = [_direct(member, metric) or stats.welch(*sides) for member, sides in zip(members, rounds, strict=True)]
     known = [one for one in own if one is not None]
     within = stats.weighted([(1 / len(own), one) for one in known]) if len(known) == len(own) else None
     evidence = [] if within is None else [Evidence(estimate=within, beyond=limit(metric, figure.threshold))]
@@ -258,11 +258,6 @@ def _stored(figure: Figure) -> _Said:
     scatter = earlier.apart([math.log(new / old) for old, new in sides if old and new]) / math.sqrt(len(sides))
     found, doubt = earlier.spread(runs, before, after, evidence, remedy, scatter)
     return _Said(evidence=tuple(found), doubt=doubt, how=f"{len(runs)} earlier runs")
-
-
-def _unpaired(before: Sequence[float], after: Sequence[float]) -> Student | None:
-    found = stats.welch(before, after)
-    return stats.certain(found.mid) if isinstance(found, stats.Certain) else found
 
 
 def _earlier_runs(figure: Figure) -> list[float]:

@@ -185,6 +185,17 @@ def worse_sign(metric: Metric | None) -> int:
     return -1 if metric is not None and metric.direction is Direction.HIGHER else 1
 
 
+def reach(j: Judgement) -> float | None:
+    """Return how much worse a figure may have become by its interval, a share; None where nothing bounds it."""
+    end = j.high if worse_sign(j.metric) > 0 else j.low
+    return None if end is None else max(0.0, end * worse_sign(j.metric))
+
+
+def significant(p_adjusted: float, confidence: float) -> bool:
+    """Return whether a p-value that is adjusted for all rows shows a change."""
+    return p_adjusted <= (1 - confidence) * (1 + _ROUNDING)
+
+
 def limit(metric: Metric | None, threshold: float) -> float:
     """Return a threshold as a log-ratio: 5 % more of a bad thing is 1.05 of it, 5 % less of a good one 0.95."""
     return math.log1p(threshold) if worse_sign(metric) > 0 else -math.log1p(-min(threshold, _NEARLY_ALL))
@@ -206,15 +217,15 @@ def _judge(question: Question, tails: tuple[float, float], p: float, p_adjusted:
     mid = question.evidence[0].estimate.mid
     # What is no more than that is within it.
     most = limit(question.draft.metric, question.threshold) * (1 + _ROUNDING)
-    significant = p_adjusted <= (1 - confidence) * (1 + _ROUNDING)
+    shown = significant(p_adjusted, confidence)
     reason = question.undecidable or question.doubt or "the interval reaches beyond the threshold"
     conclusive = all(e.conclusive for e in question.evidence)
     verdict = Verdict.INCONCLUSIVE
     if question.undecidable is not None:
         pass
-    elif significant and worse <= better and mid * sign > most:
+    elif shown and worse <= better and mid * sign > most:
         verdict = Verdict.REGRESSED
-    elif significant and better < worse and mid * sign < -most:
+    elif shown and better < worse and mid * sign < -most:
         verdict = Verdict.IMPROVED
     elif (high if sign > 0 else -low) <= most and conclusive:
         verdict = Verdict.UNCHANGED

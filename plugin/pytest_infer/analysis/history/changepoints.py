@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pytest_infer.analysis.compare.stats import Certain, Student
+from pytest_infer.analysis.compare.stats import Student, certain
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.stats import Array
@@ -191,7 +191,7 @@ def _cuts(last: Sequence[int], end: int) -> list[int]:
     return cuts[::-1]
 
 
-def _compare(before: Array, after: Array) -> Student | Certain:
+def _compare(before: Array, after: Array) -> Student:
     """Return the change of the mean of logs, the noise taken to be the same on both sides unless it looks larger.
 
     Student's t with the pooled variance as in Hunter, not Welch's: three new runs say next to nothing of their own
@@ -206,7 +206,7 @@ def _compare(before: Array, after: Array) -> Student | Certain:
     pooled = sum((size - 1) * variance for size, variance in zip(sizes, variances, strict=True)) / freedom
     squared = sum(max(pooled, variance) / size for size, variance in zip(sizes, variances, strict=True))
     if squared < 1e-24:  # rounding of equal values' mean
-        return Certain(mid if abs(mid) > 1e-12 else 0.0)
+        return certain(mid if abs(mid) > 1e-12 else 0.0)
     return Student(mid, float(np.sqrt(squared)), freedom)
 
 
