@@ -99,6 +99,17 @@ def test_a_side_that_hangs_in_a_test_that_was_left_is_not_waited_for(side, monke
         launch.before.begin("test_b")
 
 
+def test_a_side_that_still_loads_its_model_has_longer(side, monkeypatch):
+    monkeypatch.setattr(child_process, "ABANDON_TIMEOUT_S", 0)
+    monkeypatch.setattr(child_process, "LOOK_S", 0.01)
+    process = side(f"import time; time.sleep(0.5)\n{BEGUN}channel.send(protocol.Ended(nodeid='test_a'))")
+    process.go("test_a")
+    process.abandon()
+    process.abandoned()
+    assert not process.running
+    assert not process.broken
+
+
 class Timeout:
     """A launch whose test is left by another exception than one of ours, as pytest-timeout's."""
 

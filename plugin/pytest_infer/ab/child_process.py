@@ -24,7 +24,7 @@ from pytest_infer.records import PromptRecord, Reference, Round, TokenTrace
 START_TIMEOUT_S = 600
 """Collecting imports torch, perhaps from a cold disk, and may build a bundled model."""
 ABANDON_TIMEOUT_S = 60
-"""A round that was left ends meanwhile; of a process that hangs nothing more comes."""
+"""A test that was left ends meanwhile; of a process that hangs nothing more comes."""
 LOOK_S = 1.0
 """So often a process that says nothing is looked at: one that it forked may hold its connection open after its end."""
 _SEQUENTIAL = "add --infer-against-sequential"
@@ -61,6 +61,7 @@ class ChildProcess:
         self._name = command.name
         self._broken: str | None = None
         self._open: str | None = None
+        self._begun: float | None = None
         self._ran: set[str] = set()
         try:
             ours, theirs = Pipe()
@@ -117,11 +118,13 @@ class ChildProcess:
         self.abandon()
         self.abandoned()
         self._send(protocol.Go(nodeid=nodeid))
-        self._open = nodeid
+        self._open, self._begun = nodeid, None
 
     def begun(self) -> protocol.Begun:
         """Wait until the test has come to its first round; raise SkippedError where it was skipped before that."""
-        return self._expect(protocol.Begun)
+        begun = self._expect(protocol.Begun)
+        self._begun = time.monotonic()
+        return begun
 
     def measures(self, nodeid: str) -> bool:
         """Return whether a test comes to its first round, which is all that is asked of it."""
@@ -230,12 +233,14 @@ class ChildProcess:
 
     def abandoned(self) -> None:
         """Wait until the test has ended."""
-        end = time.monotonic() + ABANDON_TIMEOUT_S
+        now = time.monotonic()
+        # What loads its model may take long, and a round no longer than the test has taken with all of its own.
+        most_s = START_TIMEOUT_S if self._begun is None else max(ABANDON_TIMEOUT_S, now - self._begun)
         while self.running:
             if self.says(LOOK_S):
                 self._open = None if isinstance(self._receive(), protocol.Ended) else self._open
-            elif time.monotonic() > end:
-                raise self._fail(f"{self._open} has not ended in {self._name} within {ABANDON_TIMEOUT_S} s")
+            elif time.monotonic() > now + most_s:
+                raise self._fail(f"{self._open} has not ended in {self._name} within {most_s:.0f} s")
 
     def check(self) -> None:
         """Raise the line that says why the child cannot go on, if it cannot."""
