@@ -110,6 +110,17 @@ def test_a_side_that_still_loads_its_model_has_longer(side, monkeypatch):
     assert not process.broken
 
 
+def test_a_side_that_dies_while_it_is_asked_for_a_test_says_why_and_its_launch_is_dropped(side):
+    dying, other = side(DYING), side("import time; time.sleep(600)", name="this checkout")
+    made = launches.Launches(SimpleNamespace(settings=SimpleNamespace(launches=2)), None)
+    spare = SimpleNamespace(broken=False)
+    made._launches = [Launch(serial=0, before=dying, after=other), spare]
+    with pytest.raises(AgainstError, match="killed by SIGKILL"):
+        made.has("test_a")
+    assert made._launches == [spare]
+    assert other.gone
+
+
 class Timeout:
     """A launch whose test is left by another exception than one of ours, as pytest-timeout's."""
 

@@ -131,6 +131,7 @@ class ChildProcess:
         try:
             self.begin(nodeid)
         except AgainstError:
+            self.check()
             return False
         return True
 

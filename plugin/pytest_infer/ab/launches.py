@@ -102,17 +102,23 @@ class Launches:
             raise
         finally:
             self._session.live.clear()
-            whole = [launch for launch in self._launches if not launch.broken]
-            # With none left every later test says why.
-            kept = whole or self._launches[:1]
-            for launch in self._launches:
-                if launch not in kept:
-                    launch.close()
-            self._launches = kept
+            self._drop_broken()
+
+    def _drop_broken(self) -> None:
+        whole = [launch for launch in self._launches if not launch.broken]
+        # With none left every later test says why.
+        kept = whole or self._launches[:1]
+        for launch in self._launches:
+            if launch not in kept:
+                launch.close()
+        self._launches = kept
 
     def has(self, nodeid: str) -> bool:
         """Return whether the other side measures a test that was not measured here."""
-        return self._launches[0].before.measures(nodeid)
+        try:
+            return self._launches[0].before.measures(nodeid)
+        finally:
+            self._drop_broken()
 
     def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]) -> PromptRecord:
         prompt = OnePrompt(self._session, self._commit, info, plan, config)

@@ -109,7 +109,11 @@ class Parent:
             return
         if nodeid in session.failed or nodeid in self._other.new or not (kept is None or kept.failed):
             return
-        there = self._sides.has(nodeid) if kept is None else nodeid not in self._other.unpassed
+        try:
+            there = self._sides.has(nodeid) if kept is None else nodeid not in self._other.unpassed
+        except AgainstError as error:
+            session.note(f"! {error}")
+            return
         if there and nodeid not in session.missing:
             session.missing = (*session.missing, nodeid)
 
