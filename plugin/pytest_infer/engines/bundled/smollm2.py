@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -81,17 +80,19 @@ def convert(data: bytes, folder: Path) -> None:
     """Write the GGUF file held in `data` into `folder` as transformers loads it: config, weights, tokenizer.
 
     Raises:
-        ValueError: it is not a GGUF file of the Llama architecture with a byte-level BPE tokenizer.
+        ValueError: it is not a GGUF file of the Llama architecture with a byte-level BPE tokenizer, or a tensor has a
+            storage type other than F32, Q4_1 and Q8_0.
+        struct.error: it is cut short.
         ModelError: the weights cannot be written.
     """
-    source = parse_gguf(data)
+    source = gguf_header.parse(data)
     metadata = source.metadata
     kind = (metadata["general.architecture"], metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"])
     if kind != ("llama", "gpt2", "smollm"):
         raise ValueError(f"architecture, tokenizer and pre-tokenizer are {kind}, not llama, gpt2 and smollm")
     _write_configs(metadata, folder)
     _write_tokenizer(metadata, folder)
-    save_weights(_state(source), folder)
+    save_weights(_state(source, data), folder)
 
 
 def _write_configs(metadata: dict[str, Any], folder: Path) -> None:
@@ -145,13 +146,16 @@ def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _state(source: GGUF) -> dict[str, Tensor]:
+def _state(source: gguf_header.Header, data: bytes) -> dict[str, Tensor]:
     heads = {
         "attn_q": source.metadata["llama.attention.head_count"],
         "attn_k": source.metadata["llama.attention.head_count_kv"],
     }
     state = {}
-    for name, stored in source.tensors():
+    for name, place in source.places.items():
+        if place.kind not in _DEQUANTISE:
+            raise ValueError(f"tensor {name} has storage type {place.kind}; known: {sorted(_DEQUANTISE)}")
+        stored = _DEQUANTISE[place.kind](data, place.start, prod(place.shape)).reshape(place.shape)
         *block, part, suffix = name.split(".")  # blk.7.attn_q.weight, or token_embd.weight
         layer = f"layers.{block[1]}." if block else ""
         tensor = _halves(stored, heads[part]) if part in heads else stored
@@ -168,36 +172,7 @@ def _halves(rows: Floats, heads: int) -> Floats:
     return np.concatenate([by_head[:, 0::2], by_head[:, 1::2]], axis=1).reshape(rows.shape)
 
 
-# the GGUF file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GGUF:
-    """The metadata of a file, and where each tensor lies in it: name → (shape, storage type, first byte)."""
-
-    metadata: dict[str, Any]
-    data: bytes = field(repr=False)
-    places: dict[str, tuple[tuple[int, ...], int, int]]
-
-    def tensors(self) -> Iterator[tuple[str, Floats]]:
-        """Every tensor in the order of the file, dequantised to float32, rows first as torch has them."""
-        for name, (shape, kind, start) in self.places.items():
-            yield name, _DEQUANTISE[kind](self.data, start, prod(shape)).reshape(shape)
-
-
-def parse_gguf(data: bytes) -> GGUF:
-    """Parse a little-endian GGUF file of version 2 or 3 that is held in memory.
-
-    Raises:
-        ValueError: it is no such file, or a tensor has a storage type other than F32, Q4_1 and Q8_0.
-        struct.error: it is cut short.
-    """
-    header = gguf_header.parse(data)
-    for name, place in header.places.items():
-        if place.kind not in _DEQUANTISE:
-            raise ValueError(f"tensor {name} has storage type {place.kind}; known: {sorted(_DEQUANTISE)}")
-    places = {name: (place.shape, place.kind, place.start) for name, place in header.places.items()}
-    return GGUF(metadata=header.metadata, data=data, places=places)
+# storage types, dequantised to float32
 
 
 def _f32(data: bytes, start: int, count: int) -> Floats:
