@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -14,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig
-from transformers.utils import logging
 
 from pytest_infer.engines.bundled import cache, smollm2
+from pytest_infer.engines.transformers.loading import explained
 
 NAME = "smollm2-moe"
 FORMAT = "1"
@@ -76,7 +75,7 @@ def ensure(cache_root: Path, progress: Callable[[str], None]) -> Path:
 def ffn_inputs(dense: Path) -> list[Tensor]:
     """What the feed-forward network of each layer of `dense` sees on the text: (tokens, hidden size), float32."""
     tokens = _text_tokens(dense)
-    with _no_progress_bar():
+    with explained(smollm2.NAME):
         model = LlamaForCausalLM.from_pretrained(dense, dtype=torch.float32)
     seen: list[Tensor] = []
 
@@ -153,17 +152,6 @@ def _config(dense: LlamaConfig) -> MixtralConfig:
         num_experts_per_tok=TOP_K,
         dtype="bfloat16",
     )
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 # routers: which tokens belong together, and a linear map that sends them to their expert
