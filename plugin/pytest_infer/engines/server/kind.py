@@ -149,8 +149,7 @@ class Kind:
             how["stream_options"]["continuous_usage_stats"] = True
         if prompt.text is not None:
             return "/v1/completions", {**how, "prompt": prompt.text}
-        messages = [{"role": one.role, "content": one.content} for one in prompt.messages]
-        return "/v1/chat/completions", {**how, "messages": messages}
+        return "/v1/chat/completions", {**how, "messages": messages(prompt.messages)}
 
     def _common(self, ask: Ask) -> dict[str, Any]:
         sampling, limits = ask.sampling, ask.limits

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import h11
 import httpx
 
+from pytest_infer.engines.server import address
+
 if TYPE_CHECKING:
     from pytest_infer.engines.base import Clock
 
@@ -29,11 +31,10 @@ class Wire:
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext | None, *, connect_s: float, timeout_s: float) -> None:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (80 if tls is None else 443)
+        host = urlsplit(url).hostname or ""
         self._timeout_s = timeout_s
         try:
-            self._socket = socket.create_connection((host, port), connect_s)
+            self._socket = socket.create_connection((host, address.port(url)), connect_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 # Closes the other where it fails.
