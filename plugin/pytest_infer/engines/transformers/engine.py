@@ -125,7 +125,7 @@ class TransformersEngine(Engine):
             self._running.release()
             self._running = None
         # What of the options decides a load has not been done to a model that was loaded elsewhere.
-        options = self.options if source != _ADOPTED else replace(self.options, quantization=None)
+        options = self.options if source != ADOPTED else replace(self.options, quantization=None)
         with explained(name):
             self._running = Running(model, self._tokenizer, options)
         self._named = (name, source, revision)
