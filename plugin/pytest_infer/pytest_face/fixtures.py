@@ -41,6 +41,12 @@ def is_ours(definition: Any) -> bool:
     return bool(definition.func.__module__ == __name__)
 
 
+def gets_ours(item: pytest.Item, name: str) -> bool:
+    """Return whether the fixture of a name that a test gets is ours itself."""
+    definitions = seen_by(item, name)
+    return bool(definitions) and is_ours(definitions[-1])
+
+
 def is_pytests(definition: Any) -> bool:
     """Return whether a fixture comes with pytest, as that does which gives a test a parameter of its own."""
     return bool(definition.func.__module__.startswith("_pytest."))

@@ -45,7 +45,7 @@ def check_fixtures(deaf_tests: Collection[str], tests: int, settings: Settings, 
         who = f"the `engine` fixture that {next(iter(deaf_tests))} overrides"
         _refuse(settings.given, who, "let that fixture take `infer_load`, which holds them")
     which = f"{len(deaf_tests)} of {tests} tests, which make their own engine"
-    note(f"! {_places(place for _, place in settings.given)}: no effect on {which}")
+    note(f"! {', '.join(place for _, place in settings.given)}: no effect on {which}")
 
 
 def check_engine(engine: Engine, settings: Settings) -> None:
@@ -55,7 +55,7 @@ def check_engine(engine: Engine, settings: Settings) -> None:
     ignored = ignored_by(engine, dict(settings.given))
     if unmoved := ignored_by(engine, swept):
         raise OptionError(
-            f"{_places(unmoved.values())}: the engine {settings.engine!r} does not follow it: sweep other axes"
+            f"{', '.join(unmoved.values())}: the engine {settings.engine!r} does not follow it: sweep other axes"
         )
     if ignored:
         _refuse(ignored.items(), f"the engine {settings.engine!r}", "name in Engine.honours() what it does follow")
@@ -67,11 +67,10 @@ def name_ignored(engine: Engine, settings: Settings, note: Callable[[str], None]
     if not given:
         return
     if engine.honours() is None:
-        note(f"{_places(given.values())}: the engine does not say whether it follows them (Engine.honours)")
+        note(f"{', '.join(given.values())}: the engine does not say whether it follows them (Engine.honours)")
     elif ignored := ignored_by(engine, given):
-        note(
-            f"! {_places(ignored.values())}: no effect: the engine, or the model that was adopted, does not follow them"
-        )
+        places = ", ".join(ignored.values())
+        note(f"! {places}: no effect: the engine, or the model that was adopted, does not follow them")
 
 
 def ignored_by(engine: Engine, given: Mapping[str, str]) -> dict[str, str]:
@@ -86,10 +85,6 @@ def _refuse(given: Iterable[tuple[str, str]], who: str, remedy: str) -> None:
     typed = [place for _, place in given if place.startswith("--")]
     if typed:
         raise OptionError(
-            f"{_places(typed)}: {who} does not follow {'it' if len(typed) == 1 else 'them'}: "
+            f"{', '.join(typed)}: {who} does not follow {'it' if len(typed) == 1 else 'them'}: "
             f"leave out what has no effect, or {remedy}"
         )
-
-
-def _places(places: Iterable[str]) -> str:
-    return ", ".join(places)

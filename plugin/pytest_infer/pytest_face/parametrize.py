@@ -81,7 +81,7 @@ def _points(
         most = 0
         if lengths.needs_context:
             load = configurations.load_of(configuration.settings, settings)
-            longest = settings.context or (context(load) if _has_our_engine(metafunc) else None)
+            longest = settings.context or (context(load) if fixtures.gets_ours(metafunc.definition, "engine") else None)
             if longest is None:
                 raise OptionError(
                     "--infer-curve: the model's context is not known; give the lengths (16..1024) or --infer-context N"
@@ -118,12 +118,4 @@ def _is_ours(metafunc: pytest.Metafunc, name: str) -> bool:
         if name in (names.replace(",", " ").split() if isinstance(names, str) else names):
             return False
     # pytest has no public way to ask which fixture a name resolves to, or what another plugin parametrized.
-    definitions = metafunc._arg2fixturedefs.get(name) or ()
-    if not definitions or not fixtures.is_ours(definitions[-1]):
-        return False
-    return not any(name in call.params for call in metafunc._calls)
-
-
-def _has_our_engine(metafunc: pytest.Metafunc) -> bool:
-    definitions = fixtures.seen_by(metafunc.definition, "engine")
-    return bool(definitions) and fixtures.is_ours(definitions[-1])
+    return fixtures.gets_ours(metafunc.definition, name) and not any(name in call.params for call in metafunc._calls)

@@ -151,7 +151,7 @@ def _level_of(item: pytest.Item) -> Level | None:
 
 def _awaits_levels(item: pytest.Item) -> bool:
     """Return whether a test skips itself, as no option says at which levels it is to send requests."""
-    return LEVEL in getattr(item, "fixturenames", ()) and _level_of(item) is None and _resolves_to_ours(item, LEVEL)
+    return LEVEL in getattr(item, "fixturenames", ()) and _level_of(item) is None and fixtures.gets_ours(item, LEVEL)
 
 
 def _check_rules(session: InferSession) -> None:
@@ -197,13 +197,13 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
     Of a sweep, what cannot be run is skipped, unless that is all of it.
     """
     loads: dict[EngineOptions, list[pytest.Item]] = {}
-    own = [item for item in items if not _resolves_to_ours(item, "engine")]
+    own = [item for item in items if not fixtures.gets_ours(item, "engine")]
     session.deaf = tuple(item.nodeid for item in own if honoured.deaf(partial(fixtures.seen_by, item)))
     honoured.check_fixtures(session.deaf, len(items), session.settings, session.note)
     sends = any(_level_of(item) is not None for item in items if item not in own)
     for item in items:
-        own_engine = not _resolves_to_ours(item, "engine")
-        own_model = own_engine or not _resolves_to_ours(item, "model")
+        own_engine = not fixtures.gets_ours(item, "engine")
+        own_model = own_engine or not fixtures.gets_ours(item, "model")
         _check_axes(item, session, own_engine=own_engine, own_model=own_model)
         load, _ = ordering.swept(item) or (session.settings.engine_options, None)
         if not own_engine:
@@ -372,8 +372,3 @@ def _prompt_of(item: pytest.Item) -> Prompt | None:
     callspec = getattr(item, "callspec", None)
     prompt = callspec.params.get("prompt") if callspec is not None else None
     return prompt if isinstance(prompt, Prompt) else None
-
-
-def _resolves_to_ours(item: pytest.Item, name: str) -> bool:
-    definitions = fixtures.seen_by(item, name)
-    return bool(definitions) and fixtures.is_ours(definitions[-1])

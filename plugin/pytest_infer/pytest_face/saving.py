@@ -81,6 +81,11 @@ class Keeper:
         self._machine: MachineInfo | None = None
 
     @property
+    def passed(self) -> dict[str, MeasuredTest]:
+        """Return the measured tests that passed, by node id."""
+        return {nodeid: f for nodeid, f in self.finished.items() if not f.failed}
+
+    @property
     def storage(self) -> Path | None:
         """Return the folder of pytest-benchmark's file storage; None for another kind of storage."""
         storage = self._bridge.storage
@@ -243,7 +248,7 @@ class Keeper:
 
     def advice(self) -> tuple[Advice, ...]:
         """Return the advice on the tests that passed."""
-        return advice.advise({t: of_block(f.block, WHOLE_BLOCK) for t, f in self.finished.items() if not f.failed})
+        return advice.advise({t: of_block(f.block, WHOLE_BLOCK) for t, f in self.passed.items()})
 
     def averages(self) -> tuple[SuiteAverages, ...]:
         """Return the averages of the suite, of all tests that were measured: those below the table at the end."""

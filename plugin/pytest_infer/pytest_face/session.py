@@ -172,7 +172,7 @@ class InferSession:
 
     def judge(self, *, early: bool = False) -> None:
         """Hold what was measured against the gate's rules; after an `early` end only tests with two sides."""
-        measured = {nodeid: f for nodeid, f in self.keeper.finished.items() if not f.failed}
+        measured = self.keeper.passed
         passed = {nodeid: f.block for nodeid, f in measured.items()}
         if self.config.option.collectonly or (early and (self.against is None or not passed)):
             return

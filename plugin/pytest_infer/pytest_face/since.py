@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def of(run: InferSession) -> Since | None:
     """Return what changed in the tests that passed; None where there is no earlier run of them, or a gate tells it."""
-    measured = {nodeid: f for nodeid, f in run.keeper.finished.items() if not f.failed}
+    measured = run.keeper.passed
     if not measured or run.bridge.disabled or run.gate.result is not None or run.noise or run.against is not None:
         return None
     storage = run.keeper.storage

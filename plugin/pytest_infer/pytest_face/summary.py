@@ -65,8 +65,8 @@ def of(run: InferSession) -> RunSummary:
     """Return what the terminal shows at the end."""
     finished = run.keeper.finished.values()
     disabled = bool(run.keeper.planned) and run.bridge.disabled
-    passed = {f.record.nodeid: f.block for f in finished if not f.failed}
-    under_load = {f.record.nodeid: f.block for f in finished if f.record.under_load is not None and not f.failed}
+    passed = {nodeid: f.block for nodeid, f in run.keeper.passed.items()}
+    under_load = {nodeid: f.block for nodeid, f in run.keeper.passed.items() if f.record.under_load is not None}
     models = configurations.models_of(run.settings)
     recommended, curves, sides = _part(run, "sweep", lambda: _swept(passed, models), _NOTHING)
     return RunSummary(
