@@ -83,6 +83,20 @@ def test_a_hub_model_is_told_by_the_commit_in_the_cache(monkeypatch):
     assert models.state("reference-moe", None) is models.state("./nowhere", None) is models.state("", None) is None
 
 
+@pytest.mark.parametrize("name", ["user/model:q4", "a/b--c", "team/llama:prod"])
+def test_a_name_that_the_hub_would_refuse_tells_nothing(name):
+    assert models.state(name, None) is None
+
+
+def test_all_parts_of_a_split_file_count(tmp_path):
+    names = [str(tmp_path / f"m-0000{n}-of-00002.gguf") for n in (1, 2)]
+    for name in names:
+        Path(name).write_bytes(b"a part")
+    first = models.state(names[0], None)
+    Path(names[1]).write_bytes(b"another part")
+    assert models.state(names[0], None) != first
+
+
 def test_a_trace_beside_a_file_of_pytest_benchmarks_own_is_named_too(keeper, measured, tmp_path):
     operators = replace(measured.breakdown.operators, trace=b"a trace")
     record = replace(measured, breakdown=replace(measured.breakdown, operators=operators))

@@ -156,7 +156,10 @@ def local_folder(source: str, revision: str | None) -> Path | None:
     # Imported late: only a model from the hub needs it.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
 
-    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    try:
+        config = try_to_load_from_cache(source, "config.json", revision=revision)
+    except ValueError:  # the name of a server, or of an engine of somebody's own, need not be one of the hub
+        return None
     return Path(config).parent if isinstance(config, str) else None
 
 
@@ -174,7 +177,9 @@ def state(name: str, revision: str | None) -> list[tuple[str, int, int]] | str |
     if not name or name in BUNDLED:
         return None
     if untrusted.exists(path):
-        files = sorted(path.iterdir()) if untrusted.is_dir(path) else [path]
+        from pytest_infer.engines.checkpoint.source import parts  # noqa: PLC0415 - which imports this module
+
+        files = sorted(path.iterdir()) if untrusted.is_dir(path) else parts(path)
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if untrusted.is_file(file)]
     return None if _looks_like_path(name) or "/" not in name else commit(local_folder(name, revision))
 
