@@ -118,7 +118,10 @@ def apart(**changes):
         ({"kl_mean": 4.1e-4, "exact": False}, "kl<=0.001", Verdict.INCONCLUSIVE),
         ({"kl_mean": 1.1e-3, "exact": False}, "kl<=0.001", Verdict.REGRESSED),
         ({"kl_mean": 9.9e-4, "exact": True}, "kl<=0.001", Verdict.UNCHANGED),
-        ({"kl_p99": 8e-4, "exact": False}, "kl_p99<=0.001", Verdict.INCONCLUSIVE),
+        # What that of a percentile found was never measured.
+        ({"kl_p99": 1e-4, "exact": False}, "kl_p99<=0.001", Verdict.INCONCLUSIVE),
+        ({"kl_p99": 2e-3, "exact": False}, "kl_p99<=0.001", Verdict.REGRESSED),
+        ({"kl_p99": 0.0, "exact": False}, "kl_p99<=0.001", Verdict.UNCHANGED),
         ({"kl_mean": 8e-4, "exact": False}, "kl>=0.001", Verdict.INCONCLUSIVE),
         ({"kl_mean": 3.9e-10, "exact": False}, "output:close", Verdict.UNCHANGED),
         ({"kl_mean": 8e-10, "exact": False}, "output:close", Verdict.INCONCLUSIVE),

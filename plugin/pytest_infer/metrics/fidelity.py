@@ -37,7 +37,8 @@ OF_ONE = frozenset(("nll", "perplexity", "entropy", "margin"))
 def span(key: str, found: Fidelity) -> tuple[float, float] | None:
     """Return the least and the most that one of these metrics can be; None where it is not known.
 
-    A lower bound of KL found at least `FOUND` of it wherever both were known. Where nothing differs up to the end of
+    A lower bound of a mean KL found at least `FOUND` of it wherever both were known, and nothing tells what one of a
+    percentile finds. Where nothing differs up to the end of
     what was compared, the first difference comes later, or never.
     """
     value = OF_BOTH[key](found)
@@ -45,7 +46,9 @@ def span(key: str, found: Fidelity) -> tuple[float, float] | None:
         return None
     if key == "first_divergence" and found.split is None:
         return (math.inf if found.positions == found.of else value), math.inf
-    return value, value / FOUND if key in _DIVERGENCES and not found.exact else value
+    if found.exact or key not in _DIVERGENCES:
+        return value, value
+    return value, value / FOUND if key == "kl" or not value else math.inf
 
 
 def reading(key: str, found: Fidelity) -> Reading:
