@@ -94,6 +94,19 @@ def test_a_name_says_nothing_where_the_weights_do(make_row, known):
     assert fingerprint.differences(make_row(**before), rows[1]) == ()
 
 
+@pytest.mark.parametrize("short", ["Qwen2.5-7B", "Qwen/Qwen2.5-7B"])
+def test_a_served_model_is_the_same_without_its_owner(make_row, short):
+    before = OTHER["served_model"][0]
+    rows = [make_row(model=before["model"] | {"name": name}) for name in (short, "Qwen/Qwen2.5-7B")]
+    assert fingerprint.differences(*rows) == fingerprint.differences(*rows[::-1]) == ()
+
+
+def test_a_served_model_of_another_owner_is_another(make_row):
+    before = OTHER["served_model"][0]
+    rows = [make_row(model=before["model"] | {"name": name}) for name in ("a/Qwen2.5-7B", "b/Qwen2.5-7B")]
+    assert [one.key for one in fingerprint.differences(*rows)] == ["served_model"]
+
+
 def test_the_state_of_cards_counts_where_llama_cpp_is_on_one(make_row):
     rows = [
         make_row(machine={"card_settings": {"power_limit": watts}}, model={"device": "CUDA0"})

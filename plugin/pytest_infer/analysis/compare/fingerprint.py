@@ -31,7 +31,7 @@ _RESERVED = 0.02
 class Fact:
     """One thing that must be equal; `kind` groups facts, and both names are accepted by --allow-different.
 
-    A number may be off by the share `tolerance` of the larger one.
+    A number may be off by the share `tolerance` of the larger one; `alike` says which other values are no difference.
     """
 
     key: str
@@ -39,10 +39,11 @@ class Fact:
     read: Callable[[Row], object]
     tolerance: float = 0.0
     show: Callable[[Any], str] | None = None
+    alike: Callable[[Any, Any], bool] | None = None
 
     def differ(self, before: object, after: object) -> bool:
         """Return whether two values are different; one that is not known is not."""
-        if before is None or after is None or before == after:
+        if before is None or after is None or before == after or (self.alike is not None and self.alike(before, after)):
             return False
         if isinstance(before, (int, float)) and isinstance(after, (int, float)):
             return abs(before - after) > self.tolerance * max(abs(before), abs(after))
@@ -103,6 +104,11 @@ def _served(row: Row) -> object:
     """Return the name of a model on a server that tells nothing of its weights, which alone says which it is."""
     told = any(getattr(row.model, key) is not None for key in _OF_WEIGHTS)
     return row.model.name if row.served and not told else None
+
+
+def _one_name(before: str, after: str) -> bool:
+    """Return whether one is the other without its owner or folder, as older versions stored all and some servers do."""
+    return any("/" not in short and long.endswith(f"/{short}") for short, long in ((before, after), (after, before)))
 
 
 def _ranks(row: Row) -> object:
@@ -193,7 +199,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("engine_args", "software", _unless_none("engine_args")),
     Fact("remote_code", "software", _unless_none("remote_code")),
     Fact("weights", "model", _model("weights_sha256")),
-    Fact("served_model", "model", _served),
+    Fact("served_model", "model", _served, alike=_one_name),
     Fact("parameters", "model", _parameters),
     Fact("parameter_bytes", "model", _model("parameter_bytes")),
     Fact("dtype", "model", _model("dtype")),
