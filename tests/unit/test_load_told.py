@@ -112,7 +112,7 @@ def test_a_clock_that_went_back_is_a_line_and_one_request_by_itself_has_failed(r
         return
     found = read(rate)
     (failed,) = [request for request in found if request.status is RequestStatus.FAILED]
-    assert (failed.error, failed.end_s) == ("its answer ended before it began", None)
+    assert (failed.error, failed.end_s) == ("its answer ended before it began", failed.sent_s)
     assert len(found) == 12
 
 

@@ -20,10 +20,9 @@ _LONGEST = 200
 _EARLY_S = 60.0
 """An arrival that was to be so long before the beginning was drawn when the beginning was not known yet."""
 _UNTIMED: dict[str, Any] = {
-    "status": RequestStatus.FAILED, "first_s": None, "last_s": None, "end_s": None,
-    "error": "its answer ended before it began",
+    "status": RequestStatus.FAILED, "first_s": None, "last_s": None, "error": "its answer ended before it began",
 }  # fmt: skip
-"""What becomes of a request whose stamps go backwards."""
+"""What becomes of a request whose stamps go backwards: it takes no time, as nobody knows how long it took."""
 VERSION = 2
 """The version of the generator's format that is understood."""
 
@@ -108,7 +107,7 @@ def read(path: Path) -> tuple[LoadRequest, ...]:
         *(_request(one, RequestStatus.CANCELLED) for one in told.incomplete),
     ]
     few = max(1, len(found) // 100)
-    found = [replace(one, **_UNTIMED) if _backwards(one) else one for one in found]
+    found = [replace(one, **_UNTIMED, end_s=one.sent_s) if _backwards(one) else one for one in found]
     if sum(one.error == _UNTIMED["error"] for one in found) > few:
         raise EngineError(
             f"the load generator's {path.name} has requests that end before they begin: was the clock set meanwhile?"
