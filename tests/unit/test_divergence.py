@@ -104,5 +104,6 @@ def test_whose_tokens_they_are():
     assert divergence.of("main", [1, 2], [1, 3], follow=True).problem is None
     assert divergence.of("main", [1, 9], [1, 3], follow=True, vocabulary=10).problem is None
     assert divergence.of("main", [1, 9], [1, 9], follow=True, vocabulary=9).problem is None
+    assert "did not tell all" in divergence.of("main", [1, -1], [1], follow=True, vocabulary=9).problem
     assert "token 9 is none of the model's 9" in divergence.of("main", [1, 9], [1], follow=True, vocabulary=9).problem
     assert divergence.of("main", [1, 2], [1, 3], follow=False).problem == following.CANNOT

@@ -21,6 +21,8 @@ def steer(engine: Engine, follow: Sequence[int] | None) -> None:
 
 def unknown(tokens: Sequence[int], vocabulary: int | None) -> str | None:
     """Return why a model cannot be given these tokens; None where it knows all of them, or does not say."""
+    if min(tokens, default=0) < 0:
+        return "an engine did not tell all of them"
     largest = max(tokens, default=0)
     return (
         None if vocabulary is None or largest < vocabulary else f"token {largest} is none of the model's {vocabulary}"
