@@ -154,7 +154,7 @@ def test_a_longer_context_is_used_and_one_can_be_given(prompted, copy_of):
 def test_no_option_makes_a_table_longer(prompted, positioned):
     result = prompted(positioned, "--infer-prompt-tokens=40", "--infer-context=64")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*do not fit the model's 32 positions, whatever --infer-context says"])
+    result.stderr.fnmatch_lines(["*do not fit the 32 positions that the engine has, whatever --infer-context says"])
 
 
 # ids

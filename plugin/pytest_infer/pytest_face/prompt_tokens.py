@@ -60,14 +60,14 @@ def _check_fits(engine: Engine, prompt: Prompt, tokens: int, new: int, settings:
     """Raise SuiteError where prompt and new tokens are too many for the model."""
     context, most = context_of(engine, settings), engine.most_positions()
     asked = f"prompt {prompt.name!r}: {tokens} tokens and {new} new ones do not fit"
+    if most is not None and tokens + new > most:
+        raise SuiteError(f"{asked} the {most} positions that the engine has, whatever --infer-context says")
     if context is not None and tokens + new > context:
         whose = "the model's" if settings.context is None else "--infer-context's"
         raise SuiteError(
             f"{asked} {whose} context of {context}; shorten it, lower max_new_tokens, take another model, "
             "or, where it does take more, give --infer-context N"
         )
-    if most is not None and tokens + new > most:
-        raise SuiteError(f"{asked} the model's {most} positions, whatever --infer-context says")
 
 
 def resized(ids: Sequence[int], tokens: int) -> list[int]:
