@@ -327,7 +327,10 @@ def test_what_takes_long_in_a_process_is_told_at_once(record, tmp_path):
     code = (
         "import os, sys, time; sys.stdin.read(); print('a warning', file=sys.stderr)\n"
         f"print({process.TELLS!r} + 'fetching 12 GB', file=sys.stderr, flush=True)\n"
-        f"while not os.path.exists({str(heard)!r}): time.sleep(0.01)\n"
+        "for _ in range(6000):\n"
+        f"    if os.path.exists({str(heard)!r}): break\n"
+        "    time.sleep(0.01)\n"
+        "else: sys.exit('nobody heard it')\n"
         f"sys.stdout.write({answer!r})"
     )
 
