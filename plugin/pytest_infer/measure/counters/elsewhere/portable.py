@@ -8,7 +8,7 @@ import psutil
 
 from pytest_infer.measure.counters.elsewhere.use import by_process
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference
-from pytest_infer.records import Quality, Reading, absent
+from pytest_infer.records import Quality, Reading
 
 _FAILURES = (psutil.Error, OSError, NotImplementedError, AttributeError)
 _DIFFERENCES = {
@@ -59,8 +59,8 @@ class PsutilTree:
         }
         for figure, name in _DIFFERENCES.items():
             grown = [one[name] - old.get(key, {}).get(name, 0) for key, one in new.items() if name in one]
-            missing = absent(f"this system does not tell {source}", source)
-            found[figure] = Reading(value=sum(grown), source=source, quality=quality) if grown else missing
+            unknown = difference({}, {}, name, source)
+            found[figure] = Reading(value=sum(grown), source=source, quality=quality) if grown else unknown
         return found
 
     def used_s(self) -> float:
