@@ -171,7 +171,7 @@ def loads(monkeypatch):
     seen = Reading(value=1, source="test")
     load = Loading(cached=seen, read_bytes=seen, rss_anon_bytes=seen, rss_file_bytes=seen, peak_rss_bytes=seen)
 
-    def ask(request):
+    def ask(request, tell):
         state: CacheState = request.cache
         return LoadingRound(
             asked=state, model="mine", load_s=1.0, load=load, first=of, again=of, whole=of.counters, file_bytes=1

@@ -13,7 +13,8 @@ STEADY = "no change points: every metric has stayed at its level"
 @pytest.fixture
 def history(storage):
     def run(*more):
-        done = CliRunner().invoke(app, ["history", "--change-points", f"--storage={storage.folder}", *more])
+        command = ["history", "--change-points", f"--storage={storage.folder}", *more]
+        done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
         return done.exit_code, done.stdout.splitlines(), done.stderr.replace("pytest-infer: ", "").splitlines()
 
     return run
