@@ -117,6 +117,8 @@ class Keeper:
             self._note(
                 f"--infer-resume: no interrupted run is left in {self.storage / journal.FOLDER}; everything is measured"
             )
+        elif self._settings.resume and self._code is None:
+            self._note("! --infer-resume: outside of git nobody knows whether what was finished is of the same code")
         elif self._left and not self._settings.resume:
             tests = {entry.nodeid for left in self._left for entry in left.entries}
             runs = "an interrupted run" if len(self._left) == 1 else f"{len(self._left)} interrupted runs"

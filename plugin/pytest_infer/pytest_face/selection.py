@@ -61,7 +61,8 @@ class Selection:
             return False
         path, *inner = row.test.split("::")
         names = {*path.split("/"), *inner, *(f"{axis}:{value}" for axis, value in row.config.items())}
-        return not given.keyword or Expression.compile(given.keyword).evaluate(KeywordMatcher(names))
+        keyword = given.keyword.strip()
+        return not keyword or Expression.compile(keyword).evaluate(KeywordMatcher(names))
 
     def _ignored(self, nodeid: str) -> bool:
         """Return whether --ignore or --ignore-glob leaves out a test's file, or a folder that this lies in."""
