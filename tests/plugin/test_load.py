@@ -159,6 +159,8 @@ def test_rules_are_about_levels_as_about_prompts(served):
     pytester.runpytest(*LEVELS, "--infer-gate=level_latency_p50[rate=2*]<=9s").assert_outcomes(passed=5)
     pytester.makeini("[pytest]\ninfer_gate =\n    level_latency_p50[rate=2*]<=9s\n    total[first]<=9s\n")
     pytester.runpytest("--infer-rounds=2").assert_outcomes(passed=2, skipped=1)
+    pytester.makeini("[pytest]\ninfer_gate = total[fisrt]<=9s\n")
+    pytester.runpytest().stderr.fnmatch_lines(["*total[[]fisrt]*is about no prompt of this run; near it: first*"])
 
 
 MARKS = ("skipif(True, reason='not here')", "xfail(run=False, reason='it hangs')")

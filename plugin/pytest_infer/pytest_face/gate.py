@@ -19,7 +19,7 @@ from pytest_infer.metrics import by_key
 from pytest_infer.pytest_face.accepted import Acceptances
 from pytest_infer.pytest_face.options import SELF
 from pytest_infer.pytest_face.settings import Settings
-from pytest_infer.records import AgainstInfo, PromptInfo, PromptRecord, Round, Turns
+from pytest_infer.records import AgainstInfo, LevelKind, PromptInfo, PromptRecord, Round, Turns
 from pytest_infer.report.compare import exports, headline
 from pytest_infer.storage import block, history
 from pytest_infer.storage.history import History
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Block = Mapping[str, Any]
 FAILED = "failed in this run"
+_ANY = ("",)
+_LEVELS = (*LevelKind, "*", "?", "[")
+"""What patterns begin with that may be about a level of load."""
 _NOISE_OF = ("ttft_s", "tpot_s", "total_s", "peak_rss_bytes")
 
 
@@ -185,19 +188,27 @@ class Gate:
 
         return gate.settled(self._settings.gate, prompt.name, before, after, config)
 
-    def check_rules(self, names: Collection[str], *, part: bool, unnamed: Collection[str]) -> None:
+    def check_rules(
+        self, names: Collection[str], *, part: bool, unnamed: Collection[str] = (), awaiting: bool = False
+    ) -> None:
         """Raise OptionError for a rule about none of the suite's prompts, whatever of them is measured.
 
         Or for one that was typed about a round that is switched off. `part` says that only some files or tests were
         collected: rules of the ini file may be about others. The tests that are `unnamed` bring prompts of their own:
-        where there are any, what was measured tells in the end.
+        where there are any, what was measured tells in the end. Where load tests are `awaiting` their levels, rules of
+        the ini file may be about these.
         """
-        asked = [rule for rule in self._settings.gate or () if not (part and rule.source is Source.INI)]
+        of_others = _ANY if part else _LEVELS if awaiting else ()
+        asked = [
+            rule
+            for rule in self._settings.gate or ()
+            if not (rule.source is Source.INI and (rule.prompt or "").startswith(of_others))
+        ]
         if not unnamed:
             check_covered(asked, names)
         self._unnamed = unnamed
         self._open = tuple(rule for rule in asked if not any(map(rule.covers, names)))
-        self._accepted.names = None if part or unnamed else names
+        self._accepted.names = None if part or unnamed or awaiting else names
         if not self._settings.profile:
             unscored = next((rule for rule in asked if rule.source is Source.TYPED and rule.needs_scores), None)
             if unscored is not None:

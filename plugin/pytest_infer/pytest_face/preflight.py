@@ -165,8 +165,9 @@ def _check_rules(session: InferSession) -> None:
         names |= {prompt.name for suite in session.suites.values() for prompt in suite}
     config, here = session.config, session.config.invocation_params.dir
     named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
-    part = awaiting or curve or named or repeats(config) or ignores_tests(config)
-    session.gate.check_rules(names, part=part, unnamed=[nodeid for nodeid, found in named_by.items() if not found])
+    part = curve or named or repeats(config) or ignores_tests(config)
+    unnamed = [nodeid for nodeid, found in named_by.items() if not found]
+    session.gate.check_rules(names, part=part, unnamed=unnamed, awaiting=awaiting)
 
 
 def _names_of(item: pytest.Item) -> tuple[str, ...]:
