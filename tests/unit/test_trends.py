@@ -4,6 +4,7 @@ import pytest
 from test_html_report import Page
 from typer.testing import CliRunner
 
+from pytest_infer.analysis.history.trends import leading_to
 from pytest_infer.cli.main import app
 from pytest_infer.report.html import page
 
@@ -48,6 +49,29 @@ def test_a_newest_run_of_another_machine_is_alone(storage, make_block, history):
     add(storage, make_block, 8)
     add(storage, make_block, 1, machine={"cpu": "another"})
     assert history("--metric=ttft")[1][1] == "not judged: 1 figure, too few runs, 1 of 6"
+
+
+@pytest.mark.parametrize(
+    ("told", "led"),
+    [
+        ("main*10 ?*1 main*20 ?*1", "main*30"),  # a detached head is no branch that left the trunk
+        ("main*3 ?*9 main*2 side*1", "main*5"),
+        ("?*4 main*2", "?*4 main*1"),
+        ("?*6", "?*5"),
+    ],
+)
+def test_a_run_without_a_branch_follows_the_one_that_most_are_of(storage, make_block, told, led):
+    def branches(told):
+        return [
+            None if name == "?" else name
+            for name, _, many in (w.partition("*") for w in told.split())
+            for _ in range(int(many))
+        ]
+
+    for branch in branches(told):
+        storage.add([make_block()], branch=branch or "(detached head)")
+    runs = storage.load().runs
+    assert [run.branch for run in leading_to(runs[-1], runs)][:-1] == branches(led)
 
 
 def test_what_has_no_ratios_is_not_judged_and_what_is_always_0_has_stayed_there(storage, make_block, history):

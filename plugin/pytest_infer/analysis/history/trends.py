@@ -93,12 +93,14 @@ def leading_to(run: Run, runs: Iterable[Run], most: int | None = None) -> list[R
     """Return the runs that led to a run, oldest first, itself the last: what another branch changed is not its own.
 
     They are those of its branch, and before the first of these those of the branch that most runs were of by then.
-    With `most` they begin where so many are of the run's machine.
+    A run without a branch (a detached head) has the latter alone, and where none has a branch all led to it. With
+    `most` they begin where so many are of the run's machine.
     """
     earlier = [one for one in runs if one.time < run.time and one.path != run.path and one.plain == run.plain]
-    first = next((one.time for one in earlier if one.branch == run.branch), run.time)
-    trunk = Counter(one.branch for one in earlier if one.time < first).most_common(1)
-    found = [one for one in earlier if one.branch == run.branch or (one.time < first and one.branch == trunk[0][0])]
+    own = [one for one in earlier if run.branch is not None and one.branch == run.branch]
+    before = [one for one in earlier if one.time < (own or [run])[0].time]
+    trunk = Counter(one.branch for one in before if one.branch is not None).most_common(1)
+    found = [*(one for one in before if one.branch == (trunk[0][0] if trunk else None)), *own]
     mine = [place for place, one in enumerate([*found, run]) if one.machine == run.machine]
     return [*found, run][mine[-most:][0] if most is not None else 0 :]
 
