@@ -283,6 +283,14 @@ def test_what_cannot_be_told_from_the_first_is_not_recommended():
     assert report.advised(first) == "use the best decode: --infer-threads 2"
 
 
+def test_what_to_keep_is_said_although_the_other_would_need_no_option():
+    on, off = ({"compile": value} for value in ("on", "off"))
+    found = recommend([row(on, decode=[10.0, 12.0, 8.0]), row(off, decode=[10.1, 12.1, 8.1])])
+    assert (found.options, report.advised(found)) == ("", "no difference found in decode: keep compile=on")
+    clear = recommend([row(on, decode=[10, 10.1]), row(off, decode=[20, 20.1])])
+    assert report.advised(clear) is None
+
+
 @pytest.mark.parametrize(
     ("figure", "title", "noun"),
     [("ttft", "best TTFT", "TTFT"), ("peak", "least memory", "memory")],
