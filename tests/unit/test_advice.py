@@ -320,6 +320,7 @@ FOLLOWED = {
     "transformers": ({"engine": "transformers"}, set(OF_ENGINES.values())),
     "adopted": ({"engine": "transformers", "source": "adopted"}, {"threads", "use_cache", "sampling", "compile"}),
     "llamacpp": ({"engine": "llamacpp"}, {"model", "dtype", "threads", "sampling", "engine_args"}),
+    "gguf": ({"engine": "llamacpp", "source": "local file"}, {"model", "threads", "sampling", "engine_args"}),
     "server": ({"engine": "llama-server"}, {"model", "sampling", "server"}),
     "own": ({"engine": "mine"}, set()),
 }

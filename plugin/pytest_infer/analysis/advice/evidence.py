@@ -22,6 +22,8 @@ _FOLLOWED = {
     "llamacpp": frozenset({"dtype", "threads"}),
 }
 """Fields of EngineOptions that are worth suggesting, by the engine; what another one follows is not known."""
+_OF_BUNDLED: dict[str | None, frozenset[str]] = {"llamacpp": frozenset({"dtype"})}
+"""Those of them that an engine follows for a bundled model alone: a GGUF file has its own types."""
 _OF_THE_PROBE = ("mbu", "mfu", "decode_ceiling")
 
 
@@ -114,7 +116,10 @@ class Facts:
         """Return whether the engine is known to follow all these options, fields of EngineOptions."""
         if self.model.source == ADOPTED:
             return OF_A_LOADED_MODEL.issuperset(options)
-        return _FOLLOWED.get(self.model.engine, frozenset()).issuperset(options)
+        followed = _FOLLOWED.get(self.model.engine, frozenset())
+        if self.model.source is not None:
+            followed -= _OF_BUNDLED.get(self.model.engine, frozenset())
+        return followed.issuperset(options)
 
     @property
     def threads(self) -> int | None:
