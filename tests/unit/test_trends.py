@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis.history.trends import leading_to
 from pytest_infer.cli.main import app
+from pytest_infer.report.compare.words import PRIMARY
 from pytest_infer.report.html import page
 
 STEADY = "no change points: every metric has stayed at its level"
@@ -105,6 +106,16 @@ def test_of_runs_that_cannot_be_read_nothing_is_told(storage, make_block, histor
         storage.add([make_block("a", ttft_s="fast")])
     code, out, err = history()
     assert (code, out, err[-1]) == (11, [], "none of the runs can be read")
+
+
+def test_a_newest_run_without_figures_says_so(storage, make_block, history):
+    add(storage, make_block, 6)
+    storage.add([], failed={"bench/t.py::t[a]": {}})
+    assert history() == (11, [], ["0007 cccccccc (main): every test measured with `infer` failed"])
+    storage.add([])
+    assert history("-kt") == (11, [], ["0008 cccccccc (main): no test was measured"])
+    storage.add([make_block("b", **dict.fromkeys(PRIMARY))])
+    assert history("-k[b]") == (11, [], ["no run has any of the figures: choose others with --metric"])
 
 
 def test_figures_are_chosen_for_change_points_alone(storage, make_block):

@@ -66,9 +66,12 @@ def list_history(
         found = trends.told(runs, _metrics(metric), keyword, limit)
     except InferError as error:
         refuse(error)
-    for one in found.absent if metric and "all" not in metric else ():
+    named = metric and "all" not in metric
+    for one in found.absent if named else ():
         say(f"no run has {one.label}")
     if not (found.judged or found.why_not):
+        if not named:
+            say("no run has any of the figures: choose others with --metric")
         raise typer.Exit(Exit.NOTHING.value)
     out(CHANGE_POINTS[Format.TERMINAL](found, screen()))
 

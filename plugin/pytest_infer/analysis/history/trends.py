@@ -83,6 +83,9 @@ def told(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = N
     if not runs:
         raise NothingStoredError("none of the runs can be read")
     newest = runs[-1]
+    if not newest.rows:
+        why = "every test measured with `infer` failed" if newest.failed else "no test was measured"
+        raise NothingStoredError(f"{newest.label}: {why}")
     if keyword is not None and not any(keyword in row.test for row in newest.rows):
         raise NothingStoredError(f"no test of {newest.label} has {keyword!r} in its name")
     runs = leading_to(newest, runs, most)
