@@ -199,7 +199,7 @@ def page_of(storage):
     """Return a function that stores levels of simulated queues and returns the run's file and its report."""
     whole = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
 
-    def make(rates):
+    def make(rates, **more):
         blocks = []
         for rate in rates:
             sent = [simulated(rate, 0.05, 200, seed, exponential=True) for seed in range(3)]
@@ -218,7 +218,7 @@ def page_of(storage):
                 under_load=of,
             )
             blocks.append(block.build(record))
-        path = storage.add(blocks)
+        path = storage.add(blocks, **more)
         out = storage.folder / "report.html"
         page.write(out, runs.read(path), storage.load().runs)
         return path, out
@@ -259,6 +259,13 @@ def test_the_page_of_levels_alone_says_so_and_names_model_and_machine(page_of):
     assert "hand-made" in machine
     assert "A CPU" in machine
     assert " · A CPU × 2 cores · 2 levels of load " in shown
+
+
+def test_the_page_of_levels_beside_prompts_that_failed_says_what_passed(page_of):
+    _, out = page_of([2], failed={"bench/t.py::t[a]": {}})
+    shown = Page(out.read_text()).shown
+    assert "no test but levels of load passed, which are under Load" in shown
+    assert "levels of load alone" not in shown
 
 
 @pytest.mark.parametrize(("high", "said"), [(1.2, "± 10.0 %"), (1e12, "± over 1000 %"), (None, "")])

@@ -80,7 +80,8 @@ class StoredRun:
     def nothing(self) -> str:
         """Return why a run without tests has none."""
         if self.levels:
-            return "the run measured levels of load alone, which are under Load"
+            alone = "no test but levels of load passed" if self.run.failed else "the run measured levels of load alone"
+            return f"{alone}, which are under Load"
         return "every test measured with `infer` failed" if self.run.failed else "no test was measured with `infer`"
 
     @property
