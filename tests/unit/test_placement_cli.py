@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 from native_rows import native
+from test_html_report import Page
 from test_sizes import write
 from typer.testing import CliRunner
 
@@ -19,9 +20,10 @@ from pytest_infer.cli.main import app
 from pytest_infer.errors import OptionError
 from pytest_infer.measure.experts import dumps
 from pytest_infer.records import ExpertSite
+from pytest_infer.report.html import page
 from pytest_infer.report.placement import exports
 from pytest_infer.report.placement import terminal as report
-from pytest_infer.storage import sidecar
+from pytest_infer.storage import runs, sidecar
 
 MIB = 2**20
 # Two layers of four experts, top 1; the first expert of the first layer and the last of the second are hot.
@@ -142,16 +144,27 @@ def test_one_prompt_cannot_be_held_out(infer, add):
     assert set(data["chosen"]["held_out"].values()) == {None}
 
 
-def test_a_sweep_of_dtypes_is_one_model_of_several_sizes(infer, storage, make_block):
-    """The counts are of one model; whose sizes to plan with is asked. A prompt went on longer in bfloat16."""
+def swept(make_block, axis, *told):
+    """Return rows of two prompts in a configuration each: a value, an expert's bytes, the second prompt's tokens."""
     blocks = []
-    for dtype, size, tokens in (("float32", 2 * MIB, 5), ("bfloat16", MIB, 10)):
+    for value, size, tokens in told:
         for name in ("a", "b"):
             usage = experts(HOT if name == "a" else [[tokens, 0, 0, 0]] * 2, site={"expert_bytes": size})
-            config = {"dtype": dtype}
-            block = make_block(name, experts=usage, model={"name": "toy", "dtype": dtype}) | {"config": config}
-            blocks.append(native(block, f"bench/t.py::t[{name}-dtype={dtype}]"))
-    storage.add(blocks)
+            block = make_block(name, experts=usage, model={"name": "toy", axis: value}) | {"config": {axis: value}}
+            blocks.append(native(block, f"bench/t.py::t[{name}-{axis}={value}]"))
+    return blocks
+
+
+def test_an_experts_unknown_size_is_another_than_a_known_one(infer, storage, make_block):
+    run = storage.add(swept(make_block, "quantization", ("none", 2 * MIB, 5), ("int4", None, 5)))
+    said = "several sizes (quantization=none, quantization=int4): choose with -k TEXT"
+    assert said in infer("--gpu-memory=5MiB", "--dense-on=cpu").stderr.splitlines()[-1]
+    assert f"No placement: the run's experts have {said}" in Page(page.render(runs.read(run), ())).shown
+
+
+def test_a_sweep_of_dtypes_is_one_model_of_several_sizes(infer, storage, make_block):
+    """The counts are of one model; whose sizes to plan with is asked. A prompt went on longer in bfloat16."""
+    storage.add(swept(make_block, "dtype", ("float32", 2 * MIB, 5), ("bfloat16", MIB, 10)))
     budget = ("--gpu-memory=5MiB", "--dense-on=cpu")
     refused = infer(*budget)
     assert refused.exit_code == 2

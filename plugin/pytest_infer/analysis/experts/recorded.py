@@ -44,12 +44,14 @@ def recorded(
 
 
 def sizes_apart(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return what tells configurations apart whose experts differ in size, as -k finds it; nothing where none do."""
+    """Return what tells configurations apart whose experts differ in size, as -k finds it; nothing where none do.
+
+    What is not known, as of some quantised weights, is another size than any that is.
+    """
     first: dict[tuple[tuple[int | None, int | None], ...], Row] = {}
     for row in rows:
         sizes = tuple((site.expert_bytes, site.shared_bytes) for site in row.experts.sites)
-        if all(one for one, _ in sizes):
-            first.setdefault(sizes, row)
+        first.setdefault(sizes, row)
     if len(first) < 2:
         return ()
     configs = [row.config for row in first.values()]

@@ -22,11 +22,15 @@ _TITLE = "Placement"
 
 def item(rows: Sequence[Row], prompts: Sequence[PromptUsage], phase: Phase) -> Item:
     """Return the curve of placements over budgets, or why there is none."""
-    from pytest_infer.analysis.placement import planning, sizes  # noqa: PLC0415 - numpy is loaded where it is needed
+    # Imported late: numpy is loaded where it is needed.
+    from pytest_infer.analysis.experts import census  # noqa: PLC0415
+    from pytest_infer.analysis.placement import planning, sizes  # noqa: PLC0415
 
     try:
         apart = recorded.sizes_apart(rows)
-        held = sizes.of_run(prompts[0].census.sites, rows[0].model.parameter_bytes, apart=apart)
+        held = sizes.of_run(
+            census.sites_of([one.census for one in prompts]), rows[0].model.parameter_bytes, apart=apart
+        )
         traces = [
             planning.Traced(traces=one.trace, prefill_tokens=one.census.prefill_tokens)
             for one in prompts
