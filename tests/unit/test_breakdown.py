@@ -293,8 +293,12 @@ def test_a_check_that_cannot_tell_says_so(record, missed, error, said):
 
 def test_of_tests_that_miss_both_ways_the_worst_is_told(record):
     both = [step(*STEP, missed=part, error=0.0001) for part in (0.0012, -0.0010, 0.0)]
-    said = "! the parts do not add up: they miss a step by 6.0 %, the worst of 2 of 3 prompts"
+    said = "! the parts do not add up: they miss a step by 6.0 %, the worst of 2 of 3 tests"
     assert check(record, *both) == said
+    # What nobody can judge did not add up either.
+    unknown = step(*STEP, missed=None, error=None)
+    assert check(record, *both, unknown) == said
+    assert check(record, both[0], unknown) == "! the parts do not add up: they miss a step by 6.0 %"
 
 
 def test_many_tests_check_better_than_one(record):

@@ -35,8 +35,8 @@ class PhaseShares:
 
     `cost` and `missed` are shares of the step: what hooks took, which the parts are without, and by how much the parts
     miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells. Where it
-    does not, in `off` of the tests, they are missed by that much in the worst of these. `doubt` is two standard errors
-    of what they miss, as a share.
+    does not, in `off` of the `judged` tests, they are missed by that much in the worst of these. `doubt` is two
+    standard errors of what they miss, as a share.
     """
 
     phase: str
@@ -48,6 +48,7 @@ class PhaseShares:
     missed: float | None
     adds_up: bool | None
     doubt: float | None = None
+    judged: int = 0
     off: int = 0
 
     @property
@@ -78,6 +79,7 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
         missed=max(off, default=missed),
         adds_up=not off if judged else None,
         doubt=2 * math.hypot(*errors) / len(errors) / step_s if judged else None,
+        judged=len(judged),
         off=len(off),
     )
 

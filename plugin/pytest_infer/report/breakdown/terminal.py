@@ -62,7 +62,7 @@ def _checked(of: PhaseShares) -> str:
     missed = percent(of.missed or 0.0)
     if of.adds_up:
         return f"the parts add up to a step within {missed}"
-    worst = f", the worst of {of.off} of {of.tests} prompts" if of.tests > 1 else ""
+    worst = f", the worst of {of.off} of {of.judged} tests" if of.judged > 1 else ""
     return f"the parts do not add up: they miss a step by {missed}{worst}"
 
 
