@@ -1,5 +1,7 @@
 """Whether texts differ in the experts they use: distances by hand, and error rates of the two nulls by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -84,9 +86,45 @@ def test_three_prompts_a_side_with_nothing_in_common_are_told_apart():
 def test_six_groups_with_nothing_in_common_are_all_told_apart(prompts, by):
     """Fifteen pairs: the clearest must reach 5 % / 15, which 199 draws do not, nor 252 ways to deal ten prompts."""
     of = suite(*(of_expert(n // prompts) for n in range(6 * prompts)))
-    six = [PromptGroup(name=str(n), members=tuple(range(n * prompts, (n + 1) * prompts))) for n in range(6)]
-    found = difference.between(of, six)
+    found = difference.between(of, in_groups(6, prompts))
     assert [(d.by, d.differs) for d in found] == [(by, True)] * 15
+
+
+def in_groups(many, prompts):
+    return [PromptGroup(name=str(n), members=tuple(range(n * prompts, (n + 1) * prompts))) for n in range(many)]
+
+
+def test_each_group_is_compared_with_all_others_where_pairs_are_too_much_work(monkeypatch):
+    monkeypatch.setattr(difference, "MOST_DRAWN", 1)
+    of = suite(*(of_expert(n // 3) for n in range(18)))
+    found = difference.between(of, in_groups(6, 3))
+    assert sorted((d.first, d.second) for d in found) == [(str(n), "all others") for n in range(6)]
+    assert {(d.by, d.differs) for d in found} == {("prompts", True)}
+    rng = np.random.default_rng(7)
+    times = 60
+    suites = (suite(*(drawn(rng, 30, SKEWED) for _ in range(18))) for _ in range(times))
+    wrong = sum(any(d.differs for d in difference.between(of, in_groups(6, 3))) for of in suites)
+    # Three standard errors above 5 % of suites with one group or more that is told apart.
+    assert wrong / times <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / times)
+
+
+@pytest.mark.parametrize("members", [1, 2, 8])
+@pytest.mark.parametrize("many", [6, 7, 8, 20])
+def test_the_work_of_all_comparisons_is_bounded(monkeypatch, many, members):
+    """Of 48 layers of 128 experts; ways to deal prompts cost a quarter of what draws of tokens do."""
+    spent = []
+
+    def null(of, first, second, draws):
+        spent.append((draws or math.comb(len(first) + len(second), len(first))) * of.bounds[-1])
+        return np.zeros(1)
+
+    for name in ("_drawn", "_dealt"):
+        monkeypatch.setattr(difference, name, null)
+    bounds = tuple(range(0, 48 * 128 + 1, 128))
+    table = np.ones((many * members, bounds[-1]), dtype=np.int64)
+    of = overlap.Suite(sites=(), table=table, bounds=bounds, tokens=(96,) * len(table))
+    difference.between(of, in_groups(many, members))
+    assert sum(spent) <= 4 * difference.MOST_DRAWN
 
 
 @pytest.mark.parametrize("members", [1, 8], ids=["tokens", "prompts"])

@@ -20,6 +20,9 @@ SEED = 20261
 DRAWS = 199
 DRAWS_A_PAIR = 20
 """So many draws for each pair there is: Holm asks the clearest of n for a p of 5 % / n, which 20 n draws just reach."""
+MOST_DRAWN = 60_000_000
+"""So many draws, times the experts of all layers, are some ten seconds: beyond, pairs are not compared one by one."""
+OTHERS = "all others"
 _CELLS = 1_000_000
 """Of a table of draws that is worked on at once."""
 
@@ -74,10 +77,16 @@ def share_changes(before: Census, after: Census, phase: Phase) -> list[list[floa
 def between(of: Suite, groups: Sequence[PromptGroup], draws: int = DRAWS) -> tuple[UsageDifference, ...]:
     """Return the difference of every pair of groups, largest excess over the null first.
 
-    Prompts that are in both groups say nothing about a difference and are left out; a pair that has no others, or no
-    selections, is left out too. There are at least `draws`, of a fixed seed, and more where there are many pairs.
+    Where all pairs would be too much work, which grows with the fourth power of the groups, it is that of each group
+    and all others together. Prompts that are in both say nothing about a difference and are left out; a pair that has
+    no others, or no selections, is left out too. There are at least `draws`, of a fixed seed, and more where there are
+    many pairs.
     """
-    pairs = [(a, b, sides) for a, b in itertools.combinations(groups, 2) if all(sides := _apart(of, a, b))]
+    both = list(itertools.combinations(groups, 2))
+    if len(both) * max(draws, DRAWS_A_PAIR * len(both)) * of.bounds[-1] > MOST_DRAWN:
+        every = {n for group in groups for n in group.members}
+        both = [(a, PromptGroup(name=OTHERS, members=tuple(sorted(every.difference(a.members))))) for a in groups]
+    pairs = [(a, b, sides) for a, b in both if all(sides := _apart(of, a, b))]
     found = [_pair(of, a, b, sides, draws, len(pairs)) for a, b, sides in pairs]
     differs = naming.holm(np.array([pair.p for pair in found])) if found else ()
     judged = [replace(pair, differs=bool(verdict)) for pair, verdict in zip(found, differs, strict=True)]
