@@ -18,8 +18,6 @@ PRIMARY = (
 )
 """What a comparison shows where nothing is asked for, beside whatever else changed."""
 
-WORTH_A_LINE = (Verdict.REGRESSED, Verdict.IMPROVED)
-
 
 def share(value: float | None, *, end: float = 1) -> str:
     """Return a relative change: `+2.4 %`, `−12 %`; an end of an interval that is not bounded as ±∞."""
@@ -56,7 +54,8 @@ def verdict(judgement: Judgement) -> str:
     said, threshold = judgement.verdict.value, judgement.threshold
     if judgement.verdict is Verdict.ACCEPTED and threshold is not None and judgement.mid is not None:
         return f"{said} (up to {100 * threshold:g} %)"
-    if judgement.verdict in WORTH_A_LINE and threshold is not None and judgement.mid is not None:
+    decided = judgement.verdict in (Verdict.REGRESSED, Verdict.IMPROVED)
+    if decided and threshold is not None and judgement.mid is not None:
         said += f" (threshold {100 * threshold:g} %)"
     return said
 
