@@ -182,6 +182,25 @@ def test_what_no_option_leaves_out_is_missing(gated):
     result.stdout.fnmatch_lines(["*1 missing*"])
 
 
+def test_of_the_same_suite_a_prompt_that_is_gone_is_missing(gated, pytester):
+    suite = pytester.path / "other.toml"
+    own = f"{TEST}\n\ndef test_own(infer):\n    infer('one')\n"
+    suite.write_text(OTHER.format("first") + OTHER.format("third"))
+    gated("--infer-prompts=other.toml", test=own)
+    suite.write_text(OTHER.format("first"))
+    result = gated("--infer-gate=output:exact", "--infer-prompts=other.toml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["2 tests missing"])
+
+
+def test_a_test_of_no_suite_is_missing_where_others_follow_a_curve(gated):
+    own = "\n\ndef test_own(infer):\n    infer('one')\n"
+    gated("--infer-curve=16,32", test=TEST + own)
+    result = gated("--infer-gate=output:exact", "--infer-curve=16")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["1 test missing", "test_own"])
+
+
 @pytest.mark.parametrize("how", ["--lf", "--ignore=test_more.py", "--ignore-glob=*_more.py"])
 def test_what_pytest_does_not_collect_is_not_missing(suite, monkeypatch, how):
     fails = f"import os\n{TEST}    assert prompt.name != os.environ.get('FAILS')\n"

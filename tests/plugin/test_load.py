@@ -144,6 +144,17 @@ def test_levels_that_are_not_asked_for_are_not_missing(served):
     result.stdout.no_fnmatch_line("*rate=2*missing*")
 
 
+@pytest.mark.parametrize("gone", ["test_load", "test_prompt"])
+def test_the_last_test_of_its_kind_that_is_gone_is_missing(served, gone):
+    pytester, options = served(), ("--infer-load=rate=4", "--infer-rounds=3")
+    pytester.makepyfile(test_load=LOAD, test_prompt="def test_own(infer):\n    infer('one')\n", test_suite="")
+    pytester.runpytest(*options, "--benchmark-autosave").assert_outcomes(passed=2)
+    pytester.path.joinpath(f"{gone}.py").unlink()
+    result = pytester.runpytest(*options, "--infer-gate=output:exact")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["1 test missing"])
+
+
 def test_without_levels_the_test_is_skipped(served):
     result = served().runpytest("-rs")
     result.assert_outcomes(skipped=1)

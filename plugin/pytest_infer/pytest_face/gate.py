@@ -94,13 +94,14 @@ class Gate:
         self,
         tests: Mapping[str, MeasuredTest],
         planned: Collection[str],
-        covers: Callable[[Row], bool],
+        covers: Callable[[Row, str | None], bool],
         failed: Collection[str] = (),
     ) -> None:
         """Judge the measured tests (by node id) against a stored run.
 
-        `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, and that was not
-        measured, is missing. Those that `failed` have no figures, whatever the baseline has of them.
+        `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, by its row and the
+        baseline's suite, and that was not measured, is missing. Those that `failed` have no figures, whatever the
+        baseline has of them.
         """
         rules = self._settings.gate
         if rules is None:
@@ -120,7 +121,7 @@ class Gate:
             return
         records = {test: found.record for test, found in tests.items()}
         pairs, gone, new = gate.stored_pairs(before, rows, self._history, records)
-        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row)]
+        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row, before.suite)]
         self._end(
             gate.judge(
                 pairs,

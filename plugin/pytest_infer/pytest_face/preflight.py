@@ -87,16 +87,24 @@ def check(collected: pytest.Session, session: InferSession) -> None:
 
 def _selection(items: list[pytest.Item], session: InferSession) -> Selection:
     """Return what these tests, and those that cannot be run, are of all that there may be."""
-    swept = [found[1].values if (found := ordering.swept(item)) else {} for item in items if _level_of(item) is None]
+    curve, configs = session.settings.curve, [one.values for one in session.configurations]
+    points = configs
+    if curve is not None:
+        # Where the model's context is the end of it, the tests that there are tell the lengths.
+        lengths = () if curve.needs_context else curve.up_to(0)
+        points = [configurations.at_length(one, n).values for one in session.configurations for n in lengths]
+        points += [found[1].values for item in items if (found := ordering.swept(item))]
     typed = "--infer-prompts" in {word.partition("=")[0] for word in command_line.words(session.config)}
     suite = None if session.settings.prompts is None or not typed else session.suites.get(session.settings.prompts)
     return Selection(
         config=session.config,
         left_out=session.deselected,
         kept=[item.nodeid for item in items],
-        configs=swept,
-        levels=[level.name for item in items if (level := _level_of(item)) is not None],
+        levels=[level.name for level in session.settings.load],
+        configs=configs,
+        points=points,
         prompts=None if suite is None else [prompt.name for prompt in suite],
+        suite=session.keeper.suite,
     )
 
 

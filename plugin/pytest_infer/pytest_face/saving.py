@@ -86,6 +86,14 @@ class Keeper:
         return {nodeid: f for nodeid, f in self.finished.items() if not f.failed}
 
     @property
+    def suite(self) -> str:
+        """Return how stored runs name the suite that was asked for: by its place in the project; empty without one."""
+        path, root = self._settings.prompts, self._code_folder
+        if path is None:
+            return ""
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+    @property
     def storage(self) -> Path | None:
         """Return the folder of pytest-benchmark's file storage; None for another kind of storage."""
         storage = self._bridge.storage
@@ -242,7 +250,7 @@ class Keeper:
             commit["branch"] = branch_of_job(os.environ, commit.get("id")) or DETACHED
         self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
-        whole = {"schema": SCHEMA, "unmeasured": self.unmeasured(), "failed": failed}
+        whole = {"schema": SCHEMA, "suite": self.suite, "unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
         whole["averages"] = block.of_suite(self.averages())
         whole["advice"] = msgspec.to_builtins(self.advice())

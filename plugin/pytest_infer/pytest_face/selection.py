@@ -20,21 +20,27 @@ from pytest_infer.storage.runs import Row
 class Selection:
     """The paths and node ids that pytest was given, and what options made of them.
 
-    `left_out` are tests that -k, -m or another plugin took out again, and `kept` the others; `configs` and `levels`
-    what these are measured with, and at; `prompts` the names in the suite that was typed, None where none was.
+    `left_out` are tests that -k, -m or another plugin took out again, and `kept` the others. `levels` and `configs` are
+    what options ask for, and `points` what of these tests of a suite are measured with: the lengths of a curve.
+    `prompts` are the names in the suite that was typed, None where none was, and `suite` is how stored runs name it.
     """
 
     config: pytest.Config
     left_out: Collection[str]
     kept: Collection[str]
-    configs: Collection[Mapping[str, str]]
     levels: Collection[str]
+    configs: Collection[Mapping[str, str]]
+    points: Collection[Mapping[str, str]]
     prompts: Collection[str] | None
+    suite: str
 
-    def covers(self, row: Row) -> bool:
-        """Return whether a test that is not there any more would have been part of this run."""
+    def covers(self, row: Row, suite: str | None) -> bool:
+        """Return whether a test that is not there any more, measured of that suite, would have been part of this run.
+
+        Where nobody knows the `suite`, it is taken for the one of this run.
+        """
         nodeid = row.test
-        if nodeid in self.left_out or repeats(self.config) or self._ignored(nodeid) or not self._measures(row):
+        if nodeid in self.left_out or repeats(self.config) or self._ignored(nodeid) or not self._measures(row, suite):
             return False
         base, root = self.config.invocation_params.dir, self.config.rootpath
         for argument in self.config.args:
@@ -45,11 +51,14 @@ class Selection:
                 return self._chosen(row)
         return False
 
-    def _measures(self, row: Row) -> bool:
-        """Return whether this run has a test's level or configuration, and its prompt, if others were asked for."""
+    def _measures(self, row: Row, suite: str | None) -> bool:
+        """Return whether this run asks for a test's level or configuration, and for its prompt or the same suite."""
         if row.under_load is not None:
             return row.name in self.levels
-        return row.config in self.configs and (self.prompts is None or row.name in self.prompts)
+        if not _of_suite(row):
+            return row.config in self.configs
+        same = self.prompts is None or suite in (None, self.suite)
+        return row.config in self.points and (same or row.name in (self.prompts or ()))
 
     def _chosen(self, row: Row) -> bool:
         """Return whether -k, -m and --deselect would have left a test in: -m as it did others of its function."""
@@ -72,6 +81,12 @@ class Selection:
         return not set(_given(self.config, "ignore")).isdisjoint(places) or any(
             fnmatch(str(place), glob) for glob in globs for place in places
         )
+
+
+def _of_suite(row: Row) -> bool:
+    """Return whether pytest gave a test its prompt, whose name then stands in its id; what is not ASCII is escaped."""
+    given = row.test.partition("[")[2]
+    return any(name in given for name in (row.name, row.name.encode("unicode_escape").decode("ascii")))
 
 
 def _function(nodeid: str) -> str:

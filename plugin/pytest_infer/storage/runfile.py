@@ -35,9 +35,13 @@ class JudgedMark(Mark, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """What our block says of the run as a whole; `failed` holds the blocks of tests that failed after measurement."""
+    """What our block says of the run as a whole; `failed` holds the blocks of tests that failed after measurement.
+
+    `suite` names the prompts' file that was asked for, empty where each test took its own; older versions tell none.
+    """
 
     schema: int = SCHEMA
+    suite: str | None = None
     gate: Mark | None = None
     failed: dict[str, msgspec.Raw] = {}
     unmeasured: tuple[str, ...] = ()

@@ -203,6 +203,7 @@ class Run:
     gate: Mark | None = None
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    suite: str | None = None
     tell: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     # Whether it is damaged is found out once; the run itself stays what it is.
     _damage: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -336,6 +337,7 @@ def read(path: Path) -> Run:
         gate=whole.gate,
         failed=tuple(whole.failed),
         unmeasured=whole.unmeasured,
+        suite=whole.suite,
     )
 
 
