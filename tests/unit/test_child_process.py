@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,8 +93,9 @@ def test_a_side_that_hangs_in_a_test_that_was_left_is_not_waited_for(side, monke
     hanging = f"{BEGUN}time.sleep(600)"
     launch = Launch(serial=0, before=side(hanging), after=side(hanging, name="this checkout"))
     launch.begin("test_a")
-    why = "test_a has not ended in HEAD within 0 s"
-    assert launch.abandon() == why
+    why = launch.abandon()
+    # As long as the test has taken until now, which is a matter of the machine.
+    assert re.fullmatch(r"test_a has not ended in HEAD within \d+ s", why)
     assert launch.broken
     with pytest.raises(AgainstError, match=f"^{why}$"):
         launch.before.begin("test_b")
