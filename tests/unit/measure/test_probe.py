@@ -156,12 +156,16 @@ def test_the_buffer(caches: dict[str, int], free: int, expected: int | None) -> 
     assert size is None or size % SLICE_BYTES == 0
 
 
-def test_what_a_container_leaves_is_the_limit_of_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("caches", "said"), [({}, "256 MiB"), ({"L3": 1152 << 20}, "4608 MiB")])
+def test_what_a_container_leaves_is_the_limit_of_the_buffer(
+    monkeypatch: pytest.MonkeyPatch, caches: dict[str, int], said: str
+) -> None:
     # 300 MiB are free, a quarter of which is less than the smallest buffer.
     monkeypatch.setattr(host, "available_bytes", lambda: 300 << 20)
+    monkeypatch.setattr(probe, "cache_sizes", lambda: caches)
     made = probe.measure(1)
     assert isinstance(made, Unavailable)
-    assert f"{probe.least_bytes(probe.cache_sizes()) >> 20} MiB" in made.reason
+    assert f"the probe's {said} are needed" in made.reason
 
 
 def test_an_accelerator_reads_its_buffer_at_once() -> None:
