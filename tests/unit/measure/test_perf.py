@@ -143,30 +143,30 @@ def test_after_close_nothing_is_counted():
 
 
 def test_many_threads_leave_half_of_the_descriptors_to_others(monkeypatch):
-    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 1024}.__getitem__)
+    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 64}.__getitem__)
     opened = []
 
     def opener(event, thread):
         opened.append(thread)
         return os.open(os.devnull, os.O_RDONLY)
 
-    few = PerfCounters(opener=opener, threads=range(128))
-    assert len(opened) == 4 * 128
+    few = PerfCounters(opener=opener, threads=range(8))
+    assert len(opened) == 4 * 8
     few.close()
     opened.clear()
-    many = PerfCounters(opener=opener, threads=range(240))
+    many = PerfCounters(opener=opener, threads=range(15))
     assert opened == [0] * 4
     found = many.readings({}, {})
     assert set(found) == set(perf.HARDWARE)
     (reason,) = {reading.reason for reading in found.values()}
-    assert reason == "240 threads take 960 file descriptors, and at most 512 are used: ulimit -n"
+    assert reason == "15 threads take 60 file descriptors, and at most 32 are used: ulimit -n"
 
 
 def test_many_threads_without_counters_are_told_so(monkeypatch):
-    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 1024}.__getitem__)
+    monkeypatch.setattr(os, "sysconf", {"SC_OPEN_MAX": 64}.__getitem__)
 
     def opener(event, thread):
         raise OSError(errno.EACCES, "denied")
 
-    found = PerfCounters(opener=opener, threads=range(240)).readings({}, {})
+    found = PerfCounters(opener=opener, threads=range(15)).readings({}, {})
     assert all(reading.reason.startswith("not permitted") for reading in found.values())
