@@ -317,7 +317,7 @@ def test_what_is_suggested_can_be_done():
 
 
 FOLLOWED = {
-    "transformers": ({"engine": "transformers"}, set(OF_ENGINES.values())),
+    "transformers": ({"engine": "transformers"}, {*OF_ENGINES.values()} - {"server", "engine_args"}),
     "adopted": ({"engine": "transformers", "source": "adopted"}, {"threads", "use_cache", "sampling", "compile"}),
     "llamacpp": ({"engine": "llamacpp"}, {"model", "dtype", "threads", "sampling", "engine_args"}),
     "gguf": ({"engine": "llamacpp", "source": "local file"}, {"model", "threads", "sampling", "engine_args"}),

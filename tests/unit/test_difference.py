@@ -56,7 +56,7 @@ def test_many_prompts_that_differ_are_told_apart():
     assert (found.first, found.second, found.by, found.differs) == ("a", "b", "prompts", True)
     assert found.distance > 2 * found.null
     # 252 ways to split, of which the one seen and its mirror are as far.
-    assert found.p <= 0.025
+    assert found.p == 2 / 252
 
 
 def test_all_splits_are_tried_where_they_are_few():

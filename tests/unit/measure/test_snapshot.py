@@ -103,7 +103,6 @@ def test_the_files_are_opened_anew_after_a_fork(proc, monkeypatch: pytest.Monkey
     system.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("shown", [True, False])
 def test_limits_and_pressure_are_of_whoever_is_observed(proc, groups, shown: bool) -> None:
     top = groups.mount("cgroup2", "", "/ours")
