@@ -5,6 +5,7 @@
 (`python tests/unit/test_load_told.py FILE` does that).
 """
 
+import copy
 import itertools
 import json
 import sys
@@ -102,18 +103,34 @@ def test_arrivals_that_were_all_to_be_before_the_beginning_are_no_measurement(ra
         read(rate)
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_clock_that_went_back_is_a_line_and_one_request_by_itself_has_failed(rate, read, number):
-    for one in rate["benchmarks"][0]["requests"]["successful"][3 : 3 + number]:
-        one["info"]["timings"]["request_end"] = one["info"]["timings"]["request_start"] - 1
-    if number > 1:
-        with pytest.raises(EngineError, match="end before they begin: was the clock set"):
-            read(rate)
-        return
+def end_early(one):
+    one["info"]["timings"]["request_end"] = one["info"]["timings"]["request_start"] - 1
+
+
+@pytest.mark.parametrize(("times", "few"), [(1, 1), (25, 3)])
+def test_a_clock_that_went_back_is_a_line_and_few_requests_by_themselves_have_failed(rate, read, times, few):
+    answered = rate["benchmarks"][0]["requests"]["successful"]
+    answered[:] = [copy.deepcopy(one) for one in answered * times]
+    for one in answered[:few]:
+        end_early(one)
     found = read(rate)
-    (failed,) = [request for request in found if request.status is RequestStatus.FAILED]
-    assert (failed.error, failed.end_s) == ("its answer ended before it began", failed.sent_s)
-    assert len(found) == 12
+    failed = [request for request in found if request.status is RequestStatus.FAILED]
+    assert [request.error for request in failed] == few * ["its answer ended before it began"]
+    assert all(request.end_s == request.sent_s for request in failed)
+    assert len(found) == 12 * times
+    end_early(answered[few])
+    with pytest.raises(EngineError, match="end before they begin: was the clock set"):
+        read(rate)
+
+
+@pytest.mark.parametrize("kind", ["errored", "incomplete"])
+def test_what_failed_or_was_given_up_keeps_its_words_where_its_clock_went_back(read, kind):
+    report = json.loads(DATA.joinpath("guidellm-failures.json").read_text())
+    told = [(request.status, request.error) for request in read(report)]
+    end_early(report["benchmarks"][0]["requests"][kind][0])
+    found = read(report)
+    assert [(request.status, request.error) for request in found] == told
+    assert all(request.end_s >= request.sent_s for request in found if request.sent_s is not None)
 
 
 def test_an_answer_without_a_token_is_no_answer(rate, read):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -19,10 +19,6 @@ _RAISED = re.compile(r"\w+\([\"'](.*)[\"']\)", re.DOTALL)
 _LONGEST = 200
 _EARLY_S = 60.0
 """An arrival that was to be so long before the beginning was drawn when the beginning was not known yet."""
-_UNTIMED: dict[str, Any] = {
-    "status": RequestStatus.FAILED, "first_s": None, "last_s": None, "error": "its answer ended before it began",
-}  # fmt: skip
-"""What becomes of a request whose stamps go backwards: it takes no time, as nobody knows how long it took."""
 VERSION = 2
 """The version of the generator's format that is understood."""
 
@@ -107,8 +103,7 @@ def read(path: Path) -> tuple[LoadRequest, ...]:
         *(_request(one, RequestStatus.CANCELLED) for one in told.incomplete),
     ]
     few = max(1, len(found) // 100)
-    found = [replace(one, **_UNTIMED, end_s=one.sent_s) if _backwards(one) else one for one in found]
-    if sum(one.error == _UNTIMED["error"] for one in found) > few:
+    if sum(map(_backwards, found)) > few:
         raise EngineError(
             f"the load generator's {path.name} has requests that end before they begin: was the clock set meanwhile?"
         )
@@ -118,6 +113,7 @@ def read(path: Path) -> tuple[LoadRequest, ...]:
             f"the load generator sent {early} of {len(found)} requests at once, as it had drawn their times before it "
             "knew when it begins: it waits too long for a core"
         )
+    found = [_untimed(one) if _backwards(one) else one for one in found]
     known = [(request.due_s or request.sent_s or 0.0, request) for request in found if request.due_s or request.sent_s]
     return tuple(request for _, request in sorted(known, key=lambda one: one[0]))
 
@@ -154,6 +150,14 @@ def _backwards(request: LoadRequest) -> bool:
     stamps = (request.sent_s, request.first_s, request.last_s, request.end_s)
     known = [stamp for stamp in stamps if stamp is not None]
     return known != sorted(known)
+
+
+def _untimed(request: LoadRequest) -> LoadRequest:
+    """Return a request whose stamps go backwards as one of no time: nobody knows how long it took."""
+    status, error = request.status, request.error
+    if status is RequestStatus.DONE:
+        status, error = RequestStatus.FAILED, "its answer ended before it began"
+    return replace(request, status=status, first_s=None, last_s=None, end_s=request.sent_s, error=error)
 
 
 def _words(error: str | None) -> str:
