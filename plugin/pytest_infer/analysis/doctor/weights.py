@@ -103,8 +103,8 @@ class Weights:
     @property
     def active(self) -> int | None:
         """Return how many a token is multiplied with, None where that is not known."""
-        parts = self._parts(self.tensors, _elements)
-        return None if parts is None else round(parts.fixed_bytes + parts.selected_bytes)
+        parts = self.parts("float32")
+        return None if parts is None else round((parts.fixed_bytes + parts.selected_bytes) / PLAIN["float32"])
 
     @property
     def dtypes(self) -> tuple[str, ...]:
