@@ -219,9 +219,8 @@ def test_a_launch_without_pipes_says_why_and_leaves_none_open(full):
 
 def test_half_a_character_is_refused_in_what_must_be_exact_and_replaced_in_what_is_read(side, tmp_path):
     process = side("import time; time.sleep(600)")
-    checkout = os.fsdecode(b"/caf\xe9")
     with pytest.raises(AgainstError, match=r"^HEAD cannot be told of '/caf\\udce9': it is not UTF-8, rename it$"):
-        process.greet(protocol.Hello(checkout=checkout))
+        process.greet(protocol.Hello(checkout="/caf\udce9"))
     sent = []
     told = child.Child(None, SimpleNamespace(send=lambda message: sent.append(msgspec.json.encode(message))))
     told.pytest_runtest_logreport(

@@ -16,6 +16,15 @@ FOLDER = Path(init.__file__).parent / "starter"
 WORKFLOW, GITLAB, SCRIPT = (FOLDER / f"{name}.txt" for name in ("inference-benchmarks.yml", "gitlab-ci.yml", "ci.sh"))
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """Leave out what whoever runs the tests asks of such a job, and has set up for git, as signed commits."""
+    for name in [name for name in os.environ if name.startswith("INFER_")]:
+        monkeypatch.delenv(name)
+    for scope in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{scope}", os.devnull)
+
+
 def tool(name):
     """Return a program of this environment, or of the PATH."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
@@ -123,7 +132,7 @@ def test_no_other_token_of_the_address_is_used_before_ours(tmp_path, token, kept
 def test_git_is_given_the_token_in_no_argument():
     asked = subprocess.run(
         ["bash", "-c", f"set -x\n{function_of('logged_in')}\nlogged_in credential fill"],
-        env={**os.environ, "INFER_TOKEN": "ghs_0123", "GIT_CONFIG_GLOBAL": os.devnull},
+        env={**os.environ, "INFER_TOKEN": "ghs_0123"},
         input="protocol=https\nhost=example.com\n\n",
         capture_output=True,
         text=True,
@@ -154,13 +163,8 @@ case $1 in undecided) echo bench/t.py::t;; history) exit "$HISTORY";; comment) e
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch):
+def job(tmp_path):
     """Return a function that runs the script in a repository, with the tools faked; and what was called."""
-    # What whoever runs the tests asks of such a job, and has set up for git, as signed commits.
-    for name in [name for name in os.environ if name.startswith("INFER_")]:
-        monkeypatch.delenv(name)
-    for scope in ("GLOBAL", "SYSTEM"):
-        monkeypatch.setenv(f"GIT_CONFIG_{scope}", os.devnull)
     fakes, root, origin = tmp_path / "fakes", tmp_path / "repository", tmp_path / "origin.git"
     fakes.mkdir()
     for name, text in FAKES.items():
