@@ -31,6 +31,17 @@ def test_the_hottest_and_coldest_beside_chance(record):
     assert chance.startswith(f"of {tokens} prompt and generated tokens; an even share is 25 %, a layer's busiest gets ")
 
 
+def test_a_text_that_two_tests_measured_counts_once(record):
+    again = dataclasses.replace(record, nodeid=f"{record.nodeid}[again]")
+    other = dataclasses.replace(record, prompt=dataclasses.replace(record.prompt, content_sha256="another"))
+    (one, two, both) = (
+        [line.plain for line in experts.lines([of_record(each) for each in of], width=100, drawn=False)]
+        for of in ([record], [record, again], [record, other])
+    )
+    assert one == two
+    assert both[0] != one[0]
+
+
 def test_layers_of_different_sizes_have_no_common_even_share(record):
     usage = record.profile.experts
     first, *others = usage.sites
