@@ -13,7 +13,8 @@ from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import by_key
-from pytest_infer.records import PromptRecord
+from pytest_infer.records import Level, LevelKind, PromptRecord
+from pytest_infer.storage.schema import StoredLoad
 
 DATA = Path(__file__).parents[1] / "data"
 TEST = "bench/t.py::t[guide]"
@@ -74,6 +75,21 @@ def test_a_bound_is_held_once_and_against_the_prompts_it_names(make_row):
     a, b = make_row("a", ttft_s=0.1), make_row("b", ttft_s=0.1)
     (found,) = judged([RowPair(before=a, after=a), RowPair(before=b, after=b)], "ttft[b]<=0.2")
     assert (found.name, found.verdict) == ("b", Verdict.UNCHANGED)
+
+
+def test_a_bound_that_names_nothing_is_about_prompts_or_about_levels(make_row):
+    level = StoredLoad(level=Level(kind=LevelKind.RATE, value=4.0))
+    tests = [make_row("a"), dataclasses.replace(make_row("rate=4", level_misses=1.0), under_load=level)]
+    found = judged([], "ttft<=9", "level_misses<=5%", "ttft[rate=4]<=9", new=tests)
+    told = {(j.rule, j.name): j.verdict for j in found}
+    assert told == {
+        ("ttft<=9", "a"): Verdict.UNCHANGED,
+        ("level_misses<=5%", "rate=4"): Verdict.UNCHANGED,
+        ("ttft[rate=4]<=9", "rate=4"): Verdict.UNCHANGED,
+    }
+    # One that nothing can keep passes nothing.
+    (found,) = judged([], "level_misses<=5%", new=tests[:1])
+    assert found.verdict is Verdict.INCOMPARABLE
 
 
 def test_missing_and_new_tests_say_what_they_are(make_row):

@@ -22,6 +22,7 @@ from pytest_infer.analysis.compare.rules import Form, Rule, Source
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit, Judgement, SuiteChange, Verdict, limit, outcome
 from pytest_infer.analysis.fidelity import stored
 from pytest_infer.metrics import Kind, Metric, read
+from pytest_infer.metrics.summary import why_not
 from pytest_infer.records import Round, Turns
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Row, Run
@@ -147,10 +148,7 @@ def judge(
     found = _without_figure(found, rules)
     unscored = {pair.after.test: pair.unscored for pair in pairs}
     found += [
-        bounds.held(row, rule, confidence, unscored.get(row.test))
-        for row in afters
-        for rule in rules
-        if _about(rule, Form.BOUND, row)
+        bounds.held(row, rule, confidence, unscored.get(row.test)) for rule in rules for row in _bounded(rule, afters)
     ]
     found += [bounds.drifted(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
     unfit = {row.test: why for row in afters if (why := _not_finite(row)) is not None} | dict(unfit or {})
@@ -211,6 +209,15 @@ def _not_finite(row: Row) -> str | None:
 
 def _about(rule: Rule, form: Form, row: Row) -> bool:
     return rule.form is form and _covers(rule, row)
+
+
+def _bounded(rule: Rule, rows: Iterable[Row]) -> list[Row]:
+    """Return what a bound is about: one that names none is about prompts or about levels, whichever have its figure."""
+    found = [row for row in rows if _about(rule, Form.BOUND, row)]
+    if rule.metric is None or rule.prompt is not None:
+        return found
+    own = [row for row in found if why_not(rule.metric, under_load=row.under_load is not None) is None]
+    return own or found
 
 
 def _missing(row: Row | str) -> Judgement:
