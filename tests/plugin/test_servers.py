@@ -389,8 +389,9 @@ def test_the_other_server_takes_nothing_of_this_ones_from_an_ini_file(bench):
 
 @pytest.mark.parametrize(("rule", "verdict"), [("tpot:50%", "improved"), ("output:exact,tpot:50%", "incomparable")])
 def test_servers_may_say_something_else_unless_a_rule_is_about_that(bench, calm, rule, verdict):
-    before = Script(kind="llama", answers=(Answer(gap_s=0.05),))
-    after = Script(kind="llama", answers=(Answer(texts=(" other",), gap_s=0.002),))
+    # Of gaps that nothing but a halt of the whole client fills.
+    before = Script(kind="llama", answers=(Answer(gap_s=0.1),))
+    after = Script(kind="llama", answers=(Answer(texts=(" other",), gap_s=0.02),))
     with scripted_server.running(before) as other, scripted_server.running(after) as mine:
         options = ("--infer-cache=off", f"--infer-gate={rule}", f"--infer-against-server={other.url}")
         bench(mine, *options, *AB, plugins=[object()])

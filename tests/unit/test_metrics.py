@@ -122,6 +122,13 @@ def test_all_tokens_in_one_tick():
     assert timing.overall_throughput(trace) == 17 / 0.2
 
 
+def test_all_ticks_in_one_read_have_no_decode():
+    trace = trace_of(200, 0, 0)
+    assert timing.generated_tokens(trace) == 3
+    assert timing.decode_s(trace) is timing.tpot_s(trace) is timing.decode_throughput(trace) is None
+    assert timing.inter_token_latencies_s(trace) == []
+
+
 def test_several_tokens_a_tick():
     trace = trace_of(100, 30, 60, sizes=(2, 3, 1))
     assert timing.generated_tokens(trace) == 6
@@ -142,7 +149,7 @@ def test_prefill_told_apart_from_the_first_token():
 def test_ticks_at_the_same_moment_give_no_rate():
     trace = trace_of(0, 0)
     assert timing.total_s(trace) == 0
-    assert timing.tpot_s(trace) == 0
+    assert timing.tpot_s(trace) is None
     assert timing.overall_throughput(trace) is None
     assert timing.prefill_throughput(trace) is None
     assert timing.decode_throughput(trace) is None

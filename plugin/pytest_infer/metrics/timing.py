@@ -41,8 +41,9 @@ def prefill_s(trace: TokenTrace) -> float | None:
 
 
 def decode_s(trace: TokenTrace) -> float | None:
-    """Return last tick minus first tick, seconds; None where there is only one tick."""
-    return (trace.stamps_ns[-1] - trace.stamps_ns[0]) / NS if len(trace.stamps_ns) > 1 else None
+    """Return last tick minus first tick, seconds; None where there is only one, or all came in one read."""
+    stamps = trace.stamps_ns
+    return (stamps[-1] - stamps[0]) / NS if stamps and stamps[-1] > stamps[0] else None
 
 
 def total_s(trace: TokenTrace) -> float | None:
@@ -56,7 +57,9 @@ def decode_tokens(trace: TokenTrace) -> int:
 
 
 def inter_token_latencies_s(trace: TokenTrace) -> list[float]:
-    """Return the gaps between ticks in order, seconds; a tick of several tokens ends one gap."""
+    """Return the gaps between ticks in order, seconds, none of one read; a tick of several tokens ends one gap."""
+    if decode_s(trace) is None:
+        return []
     return [(b - a) / NS for a, b in zip(trace.stamps_ns, trace.stamps_ns[1:], strict=False)]
 
 
