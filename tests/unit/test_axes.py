@@ -49,3 +49,19 @@ def test_what_is_asked_and_how_it_runs_are_told_apart():
     config = {"threads": "2", "prompt-tokens": "16", "max-new-tokens": "8"}
     assert axes.choices(config) == {"threads": "2"}
     assert axes.workload(config) == {"prompt-tokens": "16", "max-new-tokens": "8"}
+
+
+@pytest.mark.parametrize(
+    ("test", "rest"),
+    [
+        ("bench/t.py::t[chat-threads=2]", "bench/t.py::t[chat]"),
+        ("bench/t.py::t[threads=2-chat]", "bench/t.py::t[-chat]"),
+        ("threads=2/t.py::t[chat-threads=2]", "threads=2/t.py::t[chat]"),
+        ("bench/t.py::t[threads=2-threads=2]", "bench/t.py::t[threads=2]"),
+        ("threads=2/t.py::t[chat]", "threads=2/t.py::t[chat]"),
+        ("bench/t.py::t", "bench/t.py::t"),
+    ],
+)
+def test_a_tests_id_without_its_configuration_keeps_all_else(test, rest):
+    assert axes.without(test, {"threads": "2"}) == rest
+    assert axes.without(test, {}) == test

@@ -89,9 +89,10 @@ def names(prompt: str, config: Mapping[str, str]) -> tuple[str, ...]:
 def without(test: str, config: Mapping[str, str]) -> str:
     """Return a test's id without its configuration; pytest may have escaped there what is not ASCII."""
     part = id_of(config)
-    for written in (part, part.encode("unicode_escape").decode("ascii")):
-        if written and written in test:
-            return test.replace(f"-{written}", "").replace(written, "")
+    for written in (part, part.encode("unicode_escape").decode("ascii")) if part else ():
+        before, _, after = test.rpartition(written)
+        if "[" in before:  # a folder may be called alike
+            return before.removesuffix("-") + after
     return test
 
 
