@@ -595,7 +595,8 @@ def test_a_skip_of_ours_is_skipped_there(repository):
     result, run = repository.run("--infer-against=HEAD", *FEW)
     result.assert_outcomes(passed=1, skipped=1)
     assert list(run.pairs) == ["test_suite.py::test_prompt[second]"]
-    assert repository.turns() == "AB" + "ABBAABBA"
+    # One round of the other side tells whether it passes there.
+    assert repository.turns() == "A" + "AB" + "ABBAABBA"
 
 
 ENDS = """
@@ -624,18 +625,33 @@ def test_what_one_side_skips_itself_is_missing_or_new(repository, how):
     def written(**ends):
         repository.path.joinpath("test_suite.py").write_text(ENDS.format(ends=ends))
 
-    names = ("theirs", "ours", "both", "left", "shared")
+    names = ("theirs", "ours", "both", "left", "shared", "early", "late")
     prompts = "".join(f'[[prompt]]\nname = "{name}"\ntext = "so it goes"\nmax_new_tokens = 3\n' for name in names)
     repository.path.joinpath("prompts.toml").write_text(prompts)
-    written(theirs="skip", both="skip", shared="xfail")
+    written(theirs="skip", both="skip", shared="xfail", early="skip", late="xfail")
     repository.commit()
-    written(ours="skip", both="skip", left="xfail", shared="xfail")
+    written(ours="skip", both="skip", left="xfail", shared="xfail", early="xfail", late="skip")
     result, run = repository.run("--infer-against=HEAD", *FEW, *how)
-    result.assert_outcomes(passed=1, skipped=2, xfailed=2)
+    result.assert_outcomes(passed=1, skipped=3, xfailed=3)
     assert run.missing == tuple(f"test_suite.py::test_prompt[{name}]" for name in ("ours", "left"))
     base, ours = run.pairs["test_suite.py::test_prompt[theirs]"]
     assert base is None
     assert ours.rounds
+
+
+def test_a_skip_in_a_later_launch_of_the_other_side_makes_no_test_new(repository):
+    test, once = repository.path / "test_suite.py", repository.temporary / "began"
+    skips = f"    once = Path({str(once)!r})\n    once.exists() and pytest.skip('no')\n    once.touch()\n"
+    test.write_text(
+        f"import pytest\nfrom pathlib import Path\ndef test_prompt(infer, prompt):\n{skips}    infer(prompt)\n"
+    )
+    repository.commit()
+    test.write_text("def test_prompt(infer, prompt):\n    infer(prompt)\n")
+    few = ("--infer-turns=token", "--infer-launches=2", "--infer-time=1s", "-k", "first")
+    result, run = repository.run("--infer-against=HEAD", *FEW, *few)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*was skipped in call: no (in HEAD*"])
+    assert not run.pairs
 
 
 def test_a_base_that_dies_loses_nothing_that_was_measured(repository):

@@ -119,7 +119,8 @@ def measure(monkeypatch, tmp_path):
         prompt = OnePrompt(
             session, SimpleNamespace(name="main", scratch=tmp_path), SimpleNamespace(name="story"), plan, {}
         )
-        whole, found = prompt.measure("test", there[0], lambda begun, fitting: there[:fitting])
+        begun = prompt.begin("test", there[0])
+        whole, found = prompt.measure("test", begun, there[0], lambda begun, fitting: there[:fitting])
         assert [launch for launch in there if launch.pairs] == whole
         for launch in there:
             # Each ends once: what has whole rounds is still to finish.

@@ -127,13 +127,15 @@ class ChildProcess:
         return begun
 
     def measures(self, nodeid: str) -> bool:
-        """Return whether a test comes to its first round, which is all that is asked of it."""
+        """Return whether a test passes with a single round, which is all that is asked of it."""
         try:
             self.begin(nodeid)
+            self.time()
+            _, why = self.finish((0,))
         except AgainstError:
             self.check()
             return False
-        return True
+        return why is None
 
     @property
     def running(self) -> bool:
@@ -314,7 +316,7 @@ class ChildProcess:
             self._open = None
             why = message.why or "did not call infer(prompt)"
             advice = f": {_SEQUENTIAL}" if "out of memory" in why else ""
-            error = SkippedError if message.skipped else AgainstError
+            error = SkippedError if message.skipped and kind is protocol.Begun else AgainstError
             raise error(f"{message.nodeid} {why} (in {self._name}){advice}")
         if isinstance(message, protocol.OtherProtocol):
             raise self._fail(

@@ -85,15 +85,13 @@ class Launches:
         self, nodeid: str, prompt: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]
     ) -> PromptRecord | None:
         """Measure a test on both sides, and return this checkout's record."""
+        one = OnePrompt(self._session, self._commit, prompt, plan, config)
         try:
-            if nodeid in self._commit.new:
-                self._launches[0].after.begin(nodeid)
+            begun = self._begun(nodeid, one)
+            if begun is None:
                 return self._alone(nodeid, plan)
-            return self._record(nodeid, prompt, plan, config)
-        except SkippedError:
-            if not self._launches[0].after.running:
-                raise
-            return self._alone(nodeid, plan)
+            whole, found = one.measure(nodeid, begun, self._launches[0], self._used)
+            return self._finish(nodeid, whole, found)
         except (Exception, pytest.fail.Exception):
             # A limit on the test's time, perhaps: no later test is to wait for what hangs.
             for launch in self._launches:
@@ -120,10 +118,19 @@ class Launches:
         finally:
             self._drop_broken()
 
-    def _record(self, nodeid: str, info: PromptInfo, plan: rounds.RoundPlan, config: Mapping[str, str]) -> PromptRecord:
-        prompt = OnePrompt(self._session, self._commit, info, plan, config)
-        whole, found = prompt.measure(nodeid, self._launches[0], self._used)
-        return self._finish(nodeid, whole, found)
+    def _begun(self, nodeid: str, prompt: OnePrompt) -> tuple[protocol.Begun, protocol.Begun] | None:
+        """Let a test begin in the first launch; return None where it begins here alone, as the other side lacks it."""
+        first = self._launches[0]
+        if nodeid in self._commit.new:
+            first.after.begin(nodeid)
+            return None
+        try:
+            return prompt.begin(nodeid, first)
+        except SkippedError:
+            if not first.after.running:
+                raise
+            self._commit.new |= {nodeid}
+            return None
 
     def _alone(self, nodeid: str, plan: rounds.RoundPlan) -> PromptRecord:
         """Measure a test that has begun here and that the other side lacks."""
@@ -135,10 +142,13 @@ class Launches:
         if plan.profile:
             ours.instrument(experts=plan.experts, trace=plan.trace)
         record, why = ours.finish(tuple(range(plan.rounds)))
-        if why is not None:
-            raise AgainstError(f"{nodeid} was measured in a process of its own, but then {why}")
+        self._ended(nodeid, why)
         self._bases[nodeid] = (None, None)
         return record
+
+    def _ended(self, nodeid: str, why: str | None) -> None:
+        if why is not None:
+            self._session.note(f"! {nodeid} was measured in a process of its own, but then {why}")
 
     def _used(self, begun: Sequence[protocol.Begun], in_time: int) -> list[Launch]:
         """Return the launches for a prompt, as many as were asked for and fit the time; start what fits the memory."""
@@ -191,8 +201,7 @@ class Launches:
                 side.append(record)
             (_, theirs), (_, own) = ended
             self._commit.ended(nodeid, theirs)
-            if own is not None:
-                self._session.note(f"! {nodeid} was measured in a process of its own, but then {own}")
+            self._ended(nodeid, own)
         if found.strayed:
             self._session.note(f"! {nodeid} generated other tokens in {found.strayed} passes than in its whole rounds")
         base, ours = (_whole(records) for records in sides)

@@ -41,10 +41,18 @@ class OnePrompt:
         self._threads: int | None = None
         self._takes_turns = self._windows = False
 
-    def measure(self, nodeid: str, first: Launch, chosen: Chosen) -> tuple[Sequence[Launch], Turns]:
+    def begin(self, nodeid: str, first: Launch) -> tuple[protocol.Begun, protocol.Begun]:
+        """Begin in the first launch; raise SkippedError where a side skips it."""
+        self._say("warm-up")
+        return first.begin(nodeid)
+
+    def measure(
+        self, nodeid: str, begun: tuple[protocol.Begun, protocol.Begun], first: Launch, chosen: Chosen
+    ) -> tuple[Sequence[Launch], Turns]:
         """Measure it, and return the launches that have whole rounds of it, which are still to finish, and what turns
         say."""
-        begun, asked = self._begin(nodeid, first), self._settings.launches
+        self._first_pair(begun, first)
+        asked = self._settings.launches
         fitting = self._parts(first, asked).launches
         used = chosen(begun, fitting)
         parts = self._parts(first, len(used))
@@ -80,17 +88,14 @@ class OnePrompt:
                 self._session.note(f"! {why}")
         return whole, found
 
-    def _begin(self, nodeid: str, first: Launch) -> tuple[protocol.Begun, protocol.Begun]:
-        """Begin in the first launch, and run a pair of whole rounds, which tells what the prompt costs."""
-        self._say("warm-up")
-        begun = first.begin(nodeid)
+    def _first_pair(self, begun: tuple[protocol.Begun, protocol.Begun], first: Launch) -> None:
+        """Run a pair of whole rounds in the first launch, which tells what the prompt costs."""
         self._threads = most_threads(*(one.threads for one in begun))
         self._takes_turns = all(one.turns for one in begun)
         first.warm_up(self._plan.warmup)
         first.time(CoreSchedule(self._threads).of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
         self._windows = self._takes_turns and all(one.windows for one in begun) and first.tells_tokens
-        return begun
 
     def _begin_others(self, nodeid: str, used: Sequence[Launch], whole: int) -> None:
         """Begin in the other launches; the first `whole` of all are to have whole rounds."""

@@ -44,6 +44,7 @@ class LockStep(Here):
         try:
             begun = base.begin(task.nodeid)
         except SkippedError:
+            self._other.new |= {task.nodeid}
             return rounds.measure(task.runner, task.plan, task.watch)
         first: Round | None = None
         for number in range(task.plan.warmup):
@@ -199,8 +200,8 @@ class Sequential(Here):
         return rounds.measure(task.runner, plan, task.watch)
 
     def has(self, nodeid: str) -> bool:
-        """Return whether the other side measured a test."""
-        return nodeid in self._records
+        """Return whether the other side measured a test, which passed."""
+        return nodeid in self._records and nodeid not in self._other.unpassed
 
     def compared(self, record: PromptRecord) -> PromptRecord:
         """Return our record with what the other side's first half says of the same tokens."""
