@@ -735,7 +735,7 @@ def test_self_needs_no_commit_yet_but_a_folder_for_temporary_files(repository, m
     assert run.against.commit == ""
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
-        line = "--infer-against needs a folder for temporary files: No space left on device"
+        line = "no temporary folder: No space left on device; name another one with TMPDIR"
         refused(repository.run("--infer-against=self", *FEW)[0], line)
     gone(repository)
 

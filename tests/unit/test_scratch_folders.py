@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock
 
 from pytest_infer.ab import other_commit
+from pytest_infer.errors import AgainstError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no comparison on Windows")
 
@@ -42,6 +43,18 @@ def test_where_there_is_no_room_for_a_lock_no_folder_is_left(temporary, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(FileLock, "acquire", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(AgainstError, match=r"^no temporary folder: No space left on device; name another one with TM"):
         other_commit._scratch()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_file_system_without_locks_will_do(temporary, monkeypatch, error):
+    def fail(self, *_, **__):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    folder, _ = other_commit._scratch()
+    again, _ = other_commit._scratch()
+    # Who cannot tell whether it is in use leaves it alone.
+    assert {folder, again} == set(temporary.iterdir())

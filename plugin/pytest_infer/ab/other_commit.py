@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pytest_infer.ab import arguments, protocol
 from pytest_infer.ab.child_process import ChildProcess, Command
 from pytest_infer.checkouts import imports
-from pytest_infer.checkouts.worktree import Repository, Worktree
+from pytest_infer.checkouts.worktree import Repository, Worktree, claim, no_place
 from pytest_infer.engines import models
 from pytest_infer.errors import AgainstError, UnknownCommitError
 from pytest_infer.pytest_face import command_line
@@ -57,10 +57,7 @@ class OtherCommit:
             dirty=repository is not None and repository.dirty(),
             sequential=session.settings.against_sequential,
         )
-        try:
-            self._scratch, self._lock = _scratch()
-        except OSError as error:
-            raise AgainstError(f"--infer-against needs a folder for temporary files: {error.strerror}") from error
+        self._scratch, self._lock = _scratch()
 
     def _repository(self) -> Repository | None:
         try:
@@ -233,18 +230,20 @@ class OtherCommit:
 def _scratch() -> tuple[Path, FileLock]:
     """Return a folder for files of this run, and the lock that says whose it is; remove those that killed runs left.
 
-    Raises OSError where none can be made.
+    Raises AgainstError where none can be made.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_LOCK}"):
         # It is in use, another user's, or on a file system without locks.
         with suppress(Timeout, OSError, NotImplementedError), FileLock(left, timeout=0):
             shutil.rmtree(left.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    except OSError as error:
+        raise no_place(error) from error
     lock = FileLock(folder / _LOCK)
     try:
-        with suppress(NotImplementedError):
-            lock.acquire()
-    except OSError:
+        claim(lock)
+    except AgainstError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder, lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from pytest_infer.checkouts.git import distrust, git, last_line
 from pytest_infer.errors import AgainstError, UnknownCommitError
 
 PREFIX = "pytest-infer-"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _LOCK, _MARK, _BASE = "lock", "made-by-pytest-infer", "base"
 
 
@@ -99,7 +101,8 @@ class Worktree:
         self.path = self._folder / _BASE
         ready = False
         try:
-            self._claim()
+            claim(self._lock)
+            self._mark()
             # Hooks belong to the user's own checkouts: one of them may build for minutes, or write elsewhere.
             added = git(
                 repository.root,
@@ -114,11 +117,7 @@ class Worktree:
             if not ready:
                 self.remove()
 
-    def _claim(self) -> None:
-        # The kernel gives it up with this process, however that ends. Where a file system has no locks, nobody else
-        # can take it for abandoned.
-        with suppress(OSError, NotImplementedError):
-            self._lock.acquire()
+    def _mark(self) -> None:
         try:
             (self._folder / _MARK).write_text(str(self.path), encoding="utf-8")
         except OSError as error:
@@ -132,6 +131,21 @@ class Worktree:
         """Remove the folder and what git knows of it."""
         _remove(self._repository, self.path)
         self._lock.release()
+
+
+def claim(lock: FileLock) -> None:
+    """Take the lock of a folder that is ours; raise AgainstError where nothing can be written there.
+
+    The kernel gives it up with this process, however that ends. Where a file system has no locks, nobody else can take
+    the folder for abandoned.
+    """
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise no_place(error) from error
 
 
 def no_place(error: OSError) -> AgainstError:
