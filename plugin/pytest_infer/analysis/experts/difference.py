@@ -74,20 +74,20 @@ def share_changes(before: Census, after: Census, phase: Phase) -> list[list[floa
     return found
 
 
-def between(of: Suite, groups: Sequence[PromptGroup], draws: int = DRAWS) -> tuple[UsageDifference, ...]:
+def between(of: Suite, groups: Sequence[PromptGroup]) -> tuple[UsageDifference, ...]:
     """Return the difference of every pair of groups, largest excess over the null first.
 
     Where all pairs would be too much work, which grows with the fourth power of the groups, it is that of each group
     and all others together. Prompts that are in both say nothing about a difference and are left out; a pair that has
-    no others, or no selections, is left out too. There are at least `draws`, of a fixed seed, and more where there are
+    no others, or no selections, is left out too. There are at least DRAWS, of a fixed seed, and more where there are
     many pairs.
     """
     both = list(itertools.combinations(groups, 2))
-    if len(both) * max(draws, DRAWS_A_PAIR * len(both)) * of.bounds[-1] > MOST_DRAWN:
+    if len(both) * max(DRAWS, DRAWS_A_PAIR * len(both)) * of.bounds[-1] > MOST_DRAWN:
         every = {n for group in groups for n in group.members}
         both = [(a, PromptGroup(name=OTHERS, members=tuple(sorted(every.difference(a.members))))) for a in groups]
     pairs = [(a, b, sides) for a, b in both if all(sides := _apart(of, a, b))]
-    found = [_pair(of, a, b, sides, draws, len(pairs)) for a, b, sides in pairs]
+    found = [_pair(of, a, b, sides, len(pairs)) for a, b, sides in pairs]
     differs = naming.holm(np.array([pair.p for pair in found])) if found else ()
     judged = [replace(pair, differs=bool(verdict)) for pair, verdict in zip(found, differs, strict=True)]
     return tuple(sorted(judged, key=lambda x: (x.null - x.distance, x.first, x.second)))
@@ -101,9 +101,7 @@ def _apart(of: Suite, a: PromptGroup, b: PromptGroup) -> tuple[list[int], list[i
     return first, second
 
 
-def _pair(
-    of: Suite, a: PromptGroup, b: PromptGroup, sides: tuple[list[int], list[int]], draws: int, pairs: int
-) -> UsageDifference:
+def _pair(of: Suite, a: PromptGroup, b: PromptGroup, sides: tuple[list[int], list[int]], pairs: int) -> UsageDifference:
     first, second = sides
     seen = float(distance(of, of.table[first].sum(axis=0), of.table[second].sum(axis=0)))
     ways = math.comb(len(first) + len(second), len(first))
@@ -111,11 +109,11 @@ def _pair(
     least = (2 if len(first) == len(second) else 1) / ways
     if least <= naming.ALPHA / pairs:
         # Where there are few ways, draws hit those of the smallest p too often to reach what Holm asks for.
-        most = max(draws, 2 * DRAWS_A_PAIR * pairs)
+        most = max(DRAWS, 2 * DRAWS_A_PAIR * pairs)
         exact = ways <= 4 * most
         by, null = "prompts", _dealt(of, first, second, None if exact else most)
     else:
-        by, null, exact = "tokens", _drawn(of, first, second, max(draws, DRAWS_A_PAIR * pairs)), False
+        by, null, exact = "tokens", _drawn(of, first, second, max(DRAWS, DRAWS_A_PAIR * pairs)), False
     as_far = int((null >= seen - 1e-12).sum())
     # The split that was seen is one of the draws, unless all of them were tried (Phipson & Smyth 2010).
     p = as_far / len(null) if exact else (as_far + 1) / (len(null) + 1)
