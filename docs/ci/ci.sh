@@ -116,16 +116,15 @@ main() {
 # Each run is a file of its own, so that two jobs at once are both kept.
 push() {
   local history=$output/history
+  local ours=(-c user.name=pytest-infer -c user.email=pytest-infer@localhost -c commit.gpgsign=false)
   git -C "$history" add --all
   git -C "$history" diff --cached --quiet && return
-  git -C "$history" -c user.name=pytest-infer -c user.email=pytest-infer@localhost -c commit.gpgsign=false \
-    commit --quiet -m "Measure $(git rev-parse --short HEAD)"
+  git -C "$history" "${ours[@]}" commit --quiet -m "Measure $(git rev-parse --short HEAD)"
   for _ in 1 2 3; do
     if logged_in -C "$history" push --quiet origin "HEAD:$branch"; then
       return
     fi
-    logged_in -C "$history" -c user.name=pytest-infer -c user.email=pytest-infer@localhost \
-      pull --quiet --rebase origin "$branch"
+    logged_in -C "$history" "${ours[@]}" pull --quiet --rebase origin "$branch"
   done
   return 1
 }

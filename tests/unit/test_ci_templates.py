@@ -152,6 +152,7 @@ code=$FIRST stores=yes
 case " $* " in *" --infer-time="*) code=$SECOND stores=$STORES;; esac
 folder=$(printf '%s\\n' "$@" | sed -n 's/^--benchmark-storage=//p')/here
 mkdir -p "$folder"
+eval "${MEANWHILE:-}"
 if [ "$stores" = yes ]; then echo > "$folder/000$(ls "$folder" | wc -l)_it.json"; fi
 exit "$code"
 """,
@@ -235,6 +236,21 @@ def test_a_branch_whose_name_ends_alike_is_not_the_history(job):
     assert done.returncode == 0, done.stderr
     held = check("git", "-C", job.origin, "ls-tree", "--name-only", "inference-results").split()
     assert held == [".gitignore", "here"]
+
+
+def test_what_another_job_pushed_meanwhile_is_kept_where_commits_are_signed(job, tmp_path):
+    (tmp_path / "config").write_text("[commit]\ngpgsign = true\n[gpg]\nprogram = /bin/false\n")
+    signed = {"GIT_CONFIG_GLOBAL": str(tmp_path / "config")}
+    assert job("main", **signed).returncode == 0
+    unsigned = "git -c commit.gpgsign=false"
+    other = (
+        f"git clone -q -b inference-results {job.origin} {tmp_path}/other && cd {tmp_path}/other && echo > other && "
+        f"git add other && {unsigned} commit -qm other && git push -q && cd {job.root}"
+    )
+    done = job("main", MEANWHILE=other, **signed)
+    assert done.returncode == 0, done.stderr
+    held = check("git", "-C", job.origin, "ls-tree", "-r", "--name-only", "inference-results").split()
+    assert held == [".gitignore", "here/0000_it.json", "here/0001_it.json", "other"]
 
 
 @pytest.mark.parametrize(("first", "history", "code"), [("1", "11", 1), ("0", "11", 11), ("0", "0", 0)])
