@@ -42,18 +42,19 @@ origin() {
 
 begin() {
   mkdir -p "$output"
-  rm -rf "$output"/comment.md "$output"/report*.html "$output/runs"
+  rm -f "$output"/comment.md "$output"/report*.html
   # None of it is ever committed here.
   echo '*' > "$output/.gitignore"
 }
 
 stored() {
-  find "$output/runs" -name '[0-9]*_*.json' | wc -l
+  find "$output" -path '*/runs/*/[0-9]*_*.json' | wc -l
 }
 
 pull_request() {
-  local base=$1 code=0 before
+  local base=$1 code=0 begun before
   begin
+  begun=$(stored)
   if git rev-parse --verify --quiet "$base^{commit}" > /dev/null && ! git cat-file -e "$base:./bench" 2> /dev/null; then
     echo "$base has no bench/: this commit is measured, and compared with nothing"
     measure bench --infer-gate=off --benchmark-storage="$output/runs" --infer-report="$output/report.html"
@@ -69,6 +70,7 @@ pull_request() {
     if [ "$(stored)" -gt "$before" ]; then runs=(latest~1 latest); fi
   fi
   echo "${runs[*]}" > "$output/commented.txt"
+  [ "$(stored)" -gt "$begun" ] || return "$code"
   pytest-infer comment "${runs[@]}" --storage="$output/runs" --output="$output/comment.md" ||
     { [ $? -ne 11 ] || echo "no comment: nothing was gated"; }
   return "$code"

@@ -148,7 +148,7 @@ FAKES = {
     "pytest": """#!/bin/sh
 env > "$FAKES/environment"
 echo "$@" >> "$FAKES/calls"
-code=$FIRST stores=yes
+code=$FIRST stores=${STORES_FIRST:-yes}
 case " $* " in *" --infer-time="*) code=$SECOND stores=$STORES;; esac
 folder=$(printf '%s\\n' "$@" | sed -n 's/^--benchmark-storage=//p')/here
 mkdir -p "$folder"
@@ -216,6 +216,14 @@ def test_a_run_that_measured_nothing_again_takes_no_ones_place(job):
     assert job("pull-request", "HEAD", FIRST="10").returncode == 0
     (line,) = [line for line in job.calls() if " comment " in line]
     assert line.split()[2:4] == ["latest~1", "latest"]
+
+
+def test_a_measurement_that_stores_nothing_loses_no_earlier_run_and_comments_on_none(job):
+    assert job("pull-request", "HEAD").returncode == 0
+    (job.fakes / "calls").unlink()
+    assert job("pull-request", "HEAD", FIRST="2", STORES_FIRST="no").returncode == 2
+    assert not [line for line in job.calls() if " comment " in line]
+    assert [path.name for path in (job.root / "inference-output" / "runs" / "here").iterdir()] == ["0000_it.json"]
 
 
 def test_only_where_nothing_was_gated_it_says_so(job):
