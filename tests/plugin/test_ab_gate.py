@@ -112,6 +112,32 @@ def test_what_was_measured_before_an_early_end_is_kept_with_its_other_side_and_j
     assert all(len(block["against"]["metrics"]["tpot_s"]["rounds"]) > 1 for block in blocks.values())
 
 
+SKIPS = """
+import pytest
+
+def test_prompt(infer, prompt):
+    if prompt.name == "second":
+        pytest.skip("no")
+    infer(prompt)
+    assert {passes} or prompt.name != "third"
+"""
+
+
+def test_an_early_end_tells_a_test_that_failed_as_such_and_of_one_that_skipped_itself_nothing(repository):
+    test = repository.path / "test_suite.py"
+    test.write_text(SKIPS.format(passes=True))
+    repository.commit(prompts=f'{PROMPTS}\n[[prompt]]\nname = "third"\ntext = "so it goes"\n')
+    test.write_text(SKIPS.format(passes=False))
+    repository.commit()
+    result = repository.run(RULES, "--benchmark-autosave", "-x")
+    result.assert_outcomes(passed=1, skipped=1, failed=1)
+    (run,) = repository.path.glob(".benchmarks/*/*.json")
+    gate = json.loads(run.read_text())["pytest_infer"]["gate"]
+    assert gate["result"] == "regressed"
+    told = {j["prompt"]: (j["verdict"], j["reason"]) for j in gate["judgements"] if j["rule"] is None}
+    assert told == {"test_suite.py::test_prompt[third]": ("missing", "failed in this run")}
+
+
 TOKEN = ("--infer-turns=token", "--infer-launches=3", "--infer-time=5s")
 
 

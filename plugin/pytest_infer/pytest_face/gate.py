@@ -142,10 +142,12 @@ class Gate:
         missing: Sequence[str],
         info: AgainstInfo,
         unmeasured: Sequence[str] = (),
+        failed: Collection[str] = (),
     ) -> None:
         """Judge tests that were measured on both sides in this run: the blocks of each, the other side's first.
 
-        `turns` are what turns of a token said of them, by node id; `unmeasured` are tests before which the run ended.
+        `turns` are what turns of a token said of them, by node id; `unmeasured` are tests before which the run ended,
+        and those that `failed` have no figures.
         """
         rules = self._settings.gate
         if rules is None:
@@ -153,7 +155,7 @@ class Gate:
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
         pairs, new = [], []
-        unfit: dict[str, str] = {}
+        unfit = dict.fromkeys(failed, FAILED)
         for test, (base, ours) in sides.items():
             rows = [row_of(test, test, block) for block in (base, ours) if block is not None]
             wrong = _impossible(rows)

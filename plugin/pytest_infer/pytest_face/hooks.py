@@ -164,6 +164,8 @@ class Hooks:
         # In whatever phase, as a fixture may measure or check; xfail and a skip after the measurement are "skipped".
         if not report.passed:
             self._run.fail(item, report)
+        if report.when == "teardown":
+            self._run.over.add(item.nodeid)
         if report.failed and not self._run.world.place.leads:
             followers.tell_failure(self._run.world.place, report)
         return report

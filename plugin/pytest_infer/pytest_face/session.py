@@ -65,7 +65,8 @@ class InferSession:
     With `--infer-against`: `pairs` holds, per test, the base's record (None where it has no such test) and ours, of
     equally many rounds; `missing` are the tests that only the base has. `one_sided`: this is no side of a comparison;
     `started_by_other`: it is one that another run started.
-    `impossible` are tests of a sweep that are skipped, as they cannot be run; `failed` are those that pytest reported.
+    `impossible` are tests of a sweep that are skipped, as they cannot be run; `failed` are those that pytest reported,
+    and `over` all whose last report it made.
     """
 
     def __init__(self, config: pytest.Config, *, base: bool = False) -> None:
@@ -89,6 +90,7 @@ class InferSession:
         self.deselected: set[str] = set()
         self.impossible: set[str] = set()
         self.failed: set[str] = set()
+        self.over: set[str] = set()
         self.selection: Selection | None = None
         self.collected: list[pytest.Item] = []
         # Whether somebody wants pytest-benchmark's own tables.
@@ -176,6 +178,8 @@ class InferSession:
         passed = {nodeid: f.block for nodeid, f in measured.items()}
         if self.config.option.collectonly or (early and (self.against is None or not passed)):
             return
+        # One that was run anew may have passed then.
+        failed = (self.failed - measured.keys()).intersection(self.keeper.planned)
         records = {nodeid: f.record for nodeid, f in measured.items()}
         self.gate.measured({nodeid: axes.names(r.prompt.name, r.config) for nodeid, r in records.items()})
         if not self.keeper.planned or not passed or self.selection is None:
@@ -187,12 +191,10 @@ class InferSession:
                 self.note(
                     "one after the other there are no pairs to tell noise by: leave out --infer-against-sequential"
                 )
-            told = {*self.failed, *self.missing, *self.keeper.finished}
+            told = {*self.failed, *self.over, *self.keeper.finished}
             unmeasured = [test for test in self.keeper.planned if early and test not in told]
-            self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured)
+            self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured, failed)
         else:
-            # One that was run anew may have passed then.
-            failed = (self.failed - measured.keys()).intersection(self.keeper.planned)
             self.gate.judge(measured, self.keeper.planned, self.selection.covers, failed)
 
     def _closing_model(self) -> None:
