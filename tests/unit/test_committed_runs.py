@@ -1,5 +1,6 @@
 """The runs of releases, committed in results/: every later version reads them, with its own commands and natively."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_a_release_is_read(path, tmp_path):
     assert len(run.rows) > 5
     assert all(row.metrics["ttft_s"].value > 0 and row.metrics["output_sha256"].value for row in run.rows)
     assert not run.gate
-    for command in (["show", str(path)], ["compare", str(path), str(path)], ["experts", str(path)]):
+    later = tmp_path / "later.json"
+    later.write_text(json.dumps(json.loads(path.read_text()) | {"datetime": "2100-01-01T00:00:00+00:00"}))
+    for command in (["show", str(path)], ["compare", str(path), str(later)], ["experts", str(path)]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
     report = tmp_path / "report.html"

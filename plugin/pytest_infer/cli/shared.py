@@ -131,8 +131,9 @@ def chosen_runs(history: History, names: Sequence[str]) -> list[Run]:
     chosen = []
     for name in names:
         run = history.select(name)
-        if (other := found.setdefault(run.identity, name)) != name:
-            raise OptionError(f"{other} and {name} are both {run.label}: name two runs")
+        if run.identity in found:
+            raise OptionError(f"{found[run.identity]} and {name} are both {run.label}: name two runs")
+        found[run.identity] = name
         chosen.append(run)
     return chosen
 
