@@ -146,23 +146,24 @@ def test_a_workflow_below_the_top_of_a_repository_is_told(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("host", "name"), [("github", WORKFLOW), ("gitlab", GITLAB)])
-def test_what_is_moved_to_the_top_runs_what_is_there(tmp_path, monkeypatch, host, name):
+@pytest.mark.parametrize("inner", ["inner", "tools/bench/llm", "bench/inference-output/x"])
+def test_what_is_moved_to_the_top_runs_what_is_there(tmp_path, monkeypatch, inner, host, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".git").mkdir()
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "pyproject.toml").write_text("")
-    init("inner", f"--ci={host}")
+    (tmp_path / inner).mkdir(parents=True)
+    (tmp_path / inner / "pyproject.toml").write_text("")
+    init(inner, f"--ci={host}")
     (tmp_path / name).parent.mkdir(parents=True)
-    text = (tmp_path / "inner" / name).rename(tmp_path / name).read_text()
+    text = (tmp_path / inner / name).rename(tmp_path / name).read_text()
     scripts = re.findall(r"(?<=bash )\S+", text)
     assert len(scripts) == 3
     assert all((tmp_path / script).is_file() for script in scripts)
-    assert "pip install -e ./inner pytest-infer\n" in text
+    assert f"pip install -e ./{inner} pytest-infer\n" in text
     # The script works in its own folder.
-    assert re.findall(r"\S*inference-output", text) == (
-        2 * ["inner/inference-output"] if host == "github" else ["[inner/inference-output"]
+    assert re.findall(r"(?m)\S*inference-output(?=$|[],])", text) == (
+        2 * [f"{inner}/inference-output"] if host == "github" else [f"[{inner}/inference-output"]
     )
-    assert "inner/bench/" in text.partition("files:" if host == "gitlab" else "hashFiles")[2].partition("\n")[0]
+    assert f"{inner}/bench/" in text.partition("files:" if host == "gitlab" else "hashFiles")[2].partition("\n")[0]
 
 
 def test_a_folder_that_a_workflow_cannot_name_is_one_line(tmp_path, monkeypatch):

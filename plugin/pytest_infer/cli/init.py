@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,9 +74,9 @@ def files(folder: Path, *, ini: bool, ci: str | None) -> Iterator[tuple[str, str
     yield _SCRIPT, _starter("ci.sh")
     if place is not None:
         own = f"-e {f'./{inner}'.rstrip('/')} " if any((folder / name).is_file() for name in _PROJECT) else ""
-        text = _starter(place[1]).replace("{packages}", f"{own}pytest-infer")
-        # It runs at the top of the repository.
-        yield place[0], text.replace("bench/", f"{inner}bench/").replace("inference-output", f"{inner}inference-output")
+        # It runs at the top of the repository. The packages come last: their folder may hold any of these words.
+        text = re.sub("bench/|inference-output", rf"{inner}\g<0>", _starter(place[1]))
+        yield place[0], text.replace("{packages}", f"{own}pytest-infer")
 
 
 def _repository(folder: Path) -> Path | None:
