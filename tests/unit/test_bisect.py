@@ -694,6 +694,14 @@ def test_what_a_step_decides_itself_is_refused_wherever_it_is_set(
         runs.collected(["test_it.py"], tmp_path)
 
 
+def test_rules_that_are_switched_off_again_are_none(checkout, tmp_path, monkeypatch):
+    commit(checkout, "tests", test_it_dot_py="def test_it(infer):\n    infer('one')\n")
+    (checkout / "pytest.ini").write_text("[pytest]\naddopts = --infer-gate=ttft:5%\n")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-gate=off")
+    monkeypatch.chdir(checkout)
+    assert runs.collected(["test_it.py"], tmp_path).tests
+
+
 @pytest.mark.parametrize(
     ("text", "change", "asked"),
     [

@@ -12,7 +12,8 @@ from pytest_infer.ab import arguments
 from pytest_infer.checkouts.imports import BENCH, CHECKOUT, TOLD, imported_from
 from pytest_infer.pytest_face import command_line
 from pytest_infer.pytest_face import session as sessions
-from pytest_infer.pytest_face.options import BARE, CHILD, OFF
+from pytest_infer.pytest_face.option_reader import OptionReader
+from pytest_infer.pytest_face.options import CHILD
 from pytest_infer.pytest_face.preflight import measuring
 from pytest_infer.pytest_face.settings import Settings
 
@@ -49,9 +50,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _refused(config: pytest.Config, settings: Settings) -> list[str]:
     """Return the options that each step would follow beside its own, wherever they are set."""
-    rules = [line for line in config.getoption("infer_gate") or () if line not in (BARE, OFF)]
     found = {
-        "--infer-gate": rules,
+        "--infer-gate": OptionReader(config).typed("gate"),
         "--infer-against-python": settings.against_python,
         "--infer-resume": settings.resume,
         "--benchmark-disable": config.getoption("benchmark_disable", False),

@@ -57,8 +57,11 @@ class OptionReader:
         return self._raw(name)[1]
 
     def typed(self, name: str) -> bool:
-        """Return whether lines of an option stand on the command line: alone, it takes those of the ini file."""
-        return bool(self._typed(name))
+        """Return whether lines of an option stand on the command line, and behind them no `off`.
+
+        Alone, it takes those of the ini file.
+        """
+        return (self._typed(name) or [OFF])[-1] != OFF
 
     def _typed(self, name: str) -> list[str] | None:
         """Return the lines on the command line; an `off` takes back those before it, which may stand in `addopts`."""
