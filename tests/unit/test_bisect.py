@@ -729,6 +729,7 @@ def test_a_large_change_is_followed_by_a_rule_halfway(checkout, thirty):
     bisection = Bisection(checkout, thirty[0], thirty[-1], kept)
     assert bisection.run() == [thirty[5]]
     assert {rule.text for _, plan, _ in bisection.runs.asked[1:] for rule in plan.rules} == {"tpot:41.42%"}
+    assert {step.why for step in bisection.search.steps.values()} == {None}
     first, now = bisection.search.steps[thirty[-1]].judgement, bisection.search.followed
     also, broken = judged(Verdict.REGRESSED, name="chat"), judged(Verdict.INCOMPARABLE, rule="tpot<=1ms")
     assert lines.following(first, now, [also], [broken], commits=29, steps=5) == [

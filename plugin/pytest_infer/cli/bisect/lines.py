@@ -40,10 +40,7 @@ def step(of: Step, commit: Commit, left: int | None, width: int) -> str:
         said += f", {left} {'step' if left == 1 else 'steps'} left"
     room = max(_LEAST_SUBJECT, width - cell_len(commit.short) - cell_len(said) - 3)
     line = f"{commit.short} {_cut(printable(commit.subject), room)}  {said}"
-    reason = (
-        f"\n  {'measured twice; ' if of.again else ''}{printable(of.why)}" if of.why and of.mark is Mark.SKIP else ""
-    )
-    return line + reason
+    return line + (f"\n  {'measured twice; ' if of.again else ''}{printable(of.why)}" if of.why else "")
 
 
 def _cut(text: str, room: int) -> str:

@@ -88,7 +88,7 @@ class Search:
         judgement = decisive([j for j in measured.judgements if j.rule in asked])
         bad = judgement is not None and judgement.verdict is Verdict.REGRESSED
         mark = Mark.BAD if bad else Mark.GOOD if measured.code == Exit.PASSED.value else Mark.SKIP
-        step = Step(commit=self.bad, mark=mark, judgement=judgement, why=_why(measured), again=again)
+        step = Step(commit=self.bad, mark=mark, judgement=judgement, why=_why(mark, measured), again=again)
         self.steps[self.bad] = step
         if judgement is not None and bad:
             self.plan = self.plan.only(judgement)
@@ -113,7 +113,7 @@ class Search:
         measured, again = self._measured(commit)
         judgement = self._of_followed(measured)
         mark = _MARKS.get(judgement.verdict, Mark.SKIP) if judgement is not None else Mark.SKIP
-        return Step(commit=commit, mark=mark, judgement=judgement, why=_why(measured, judgement), again=again)
+        return Step(commit=commit, mark=mark, judgement=judgement, why=_why(mark, measured, judgement), again=again)
 
     def _of_followed(self, measured: Measured) -> Judgement | None:
         asked = self.followed and (self.followed.test, self.followed.rule)
@@ -132,8 +132,10 @@ class Search:
         return measured
 
 
-def _why(measured: Measured, judgement: Judgement | None = None) -> str:
-    """Return why a run cannot be judged: by one of its judgements, by any, else what pytest said."""
+def _why(mark: Mark, measured: Measured, judgement: Judgement | None = None) -> str | None:
+    """Return why a run that is skipped cannot be judged: by one of its judgements, by any, else what pytest said."""
+    if mark is not Mark.SKIP:
+        return None
     given = [judgement] if judgement is not None else measured.judgements
     return measured.why or next((j.reason for j in given if j.reason), None) or "tests failed"
 
