@@ -128,7 +128,7 @@ def test_what_is_stored_is_shown_compared_gated_and_reported(served, monkeypatch
     text = json.dumps(judged)
     assert "level_latency_p50_s" in text
     assert "rate=8:poisson" in run("gate", "--rule=level_latency_p50:5%", "--against=latest~1", ends=1)
-    run("history", "--metric=level_throughput")
+    run("history", "--change-points", "--metric=level_throughput")
     run("report", "latest", "--output=report.html")
     page = pytester.path.joinpath("report.html").read_text()
     assert '<section id="load"' in page
