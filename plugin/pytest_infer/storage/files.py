@@ -71,8 +71,8 @@ def _synced(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; at the end it is fsynced and takes that name, or nothing changes."""
-    # The name itself is not part of it: it may be as long as names can be.
-    with _temporary(path.parent, ".new-") as temporary:
+    # Not all of the name, which may be as long as names can be.
+    with _temporary(path.parent, f".{path.name[:32]}.") as temporary:
         with _synced(temporary) as file:
             yield file
         temporary.replace(path)
