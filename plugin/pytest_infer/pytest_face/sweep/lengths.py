@@ -11,11 +11,11 @@ from pytest_infer.pytest_face.options import BARE
 SHORTEST = 16
 CONTEXT = "context"
 _RANGE = re.compile(rf"(\d+)\.\.(\d+|{CONTEXT})", re.ASCII)
-_WHOLE = re.compile(r"0*([1-9][0-9]{0,8})")
+_WHOLE = re.compile(r"0*([1-9][0-9]{0,9})")
 
 
 def whole(text: str) -> int | None:
-    """Return a whole number of 1 or more and up to nine digits; None for other text: nothing counted here is longer."""
+    """Return a whole number of 1 or more and up to ten digits; None for other text: nothing counted here is longer."""
     found = _WHOLE.fullmatch(text)
     return None if found is None else int(found[1])
 
