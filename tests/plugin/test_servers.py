@@ -336,7 +336,8 @@ def test_two_running_servers_are_measured_in_turns_and_judged(bench, calm):
 
 
 def test_two_servers_are_started_and_both_end(bench):
-    mine, other = (serve(bench.path, Script(kind="llama"), *more) for more in ((), ("--model", "other")))
+    paced = Script(kind="llama", answers=(Answer(gap_s=0.02),))
+    mine, other = (serve(bench.path, paced, *more) for more in ((), ("--model", "other")))
     done = bench(None, f"--infer-serve={mine}", f"--infer-against-serve={other}", "--infer-gate=off", *AB)
     done.assert_outcomes(passed=1)
     (row,) = stored(bench.path)[0].values()
