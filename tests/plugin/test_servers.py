@@ -321,8 +321,8 @@ def calm(monkeypatch):
 
 
 def test_two_running_servers_are_measured_in_turns_and_judged(bench, calm):
-    slow = Script(kind="llama", answers=(Answer(gap_s=0.05),))
-    quick = Script(kind="llama", answers=(Answer(gap_s=0.002),))
+    slow = Script(kind="llama", answers=(Answer(gap_s=0.1),))
+    quick = Script(kind="llama", answers=(Answer(gap_s=0.02),))
     with scripted_server.running(quick) as fast, scripted_server.running(slow) as server:
         done = bench(server, f"--infer-against-server={fast.url}", "--infer-gate=tpot:50%", *AB, plugins=[object()])
     done.assert_outcomes(failed=1)
