@@ -244,7 +244,7 @@ def alone(storage, make_block, tmp_path, monkeypatch):
         ("report", "run.json"),
         ("export", "run.json"),
         ("advice", "run.json"),
-        ("compare", "run.json", "run.json"),
+        ("compare", "earlier.json", "run.json"),
         ("gate", "run.json", "--rule=tpot<=100s"),
         ("gate", "run.json", "--against=earlier.json", "--rule=output:exact"),
     ],

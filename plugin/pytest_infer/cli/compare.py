@@ -62,10 +62,10 @@ def compare(
         if not runs and len(history.runs) < 2:
             say(f"fewer than two runs in {history.folder}: nothing to compare")
             raise typer.Exit(Exit.NOTHING.value)
-        chosen = chosen_runs(history, runs or ["latest~1", "latest"])
-        only = _metrics(metric)
-        if len(chosen) < 2 or len(chosen) > _MOST_RUNS:
-            refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(chosen)}")
+        names = runs or ["latest~1", "latest"]
+        if len(names) < 2 or len(names) > _MOST_RUNS:
+            refuse(f"compare takes 2 to {_MOST_RUNS} runs, not {len(names)}")
+        chosen, only = chosen_runs(history, names), _metrics(metric)
         compared = [
             two_runs.judged(
                 history,
