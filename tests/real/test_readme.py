@@ -111,6 +111,9 @@ def test_command(command, clone, shell):
         # The newest run may be one that its gate failed, rightly or by noise: no baseline. Or it may be the baseline,
         # which no gate holds against itself.
         assert shell.run("pytest bench --benchmark-autosave", clone).returncode == 0
+    if "compare main " in command:
+        # Another command may have named its newest run so, which is that of the branch.
+        assert shell.run("pytest-infer baseline set main 1", clone).returncode == 0
     result = shell.run(command, clone)
     assert "Traceback" not in result.stderr or "PerformanceRegression" in result.stderr, result.stderr
     # A gate may find noise, or too little history; everything else must pass.
