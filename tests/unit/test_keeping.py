@@ -8,6 +8,7 @@ import scored
 
 from pytest_infer.engines import models
 from pytest_infer.engines.base import EngineOptions
+from pytest_infer.engines.checkpoint import source
 from pytest_infer.measure.machine import description
 from pytest_infer.metrics import summarize
 from pytest_infer.pytest_face import saving
@@ -79,22 +80,22 @@ def test_a_record_of_a_model_that_was_written_anew_is_not_taken_up(measured, tmp
 
 def test_a_hub_model_is_told_by_the_commit_in_the_cache(monkeypatch):
     monkeypatch.setattr(models, "local_folder", lambda name, revision: Path("cache/snapshots/abc"))
-    assert models.state("owner/name", None) == "abc"
-    assert models.state("reference-moe", None) is models.state("./nowhere", None) is models.state("", None) is None
+    assert source.state("owner/name", None) == "abc"
+    assert source.state("reference-moe", None) is source.state("", None) is None
 
 
-@pytest.mark.parametrize("name", ["user/model:q4", "a/b--c", "team/llama:prod"])
+@pytest.mark.parametrize("name", ["user/model:q4", "a/b--c", "team/llama:prod", "./nowhere", "nowhere"])
 def test_a_name_that_the_hub_would_refuse_tells_nothing(name):
-    assert models.state(name, None) is None
+    assert source.state(name, None) is None
 
 
 def test_all_parts_of_a_split_file_count(tmp_path):
     names = [str(tmp_path / f"m-0000{n}-of-00002.gguf") for n in (1, 2)]
     for name in names:
         Path(name).write_bytes(b"a part")
-    first = models.state(names[0], None)
+    first = source.state(names[0], None)
     Path(names[1]).write_bytes(b"another part")
-    assert models.state(names[0], None) != first
+    assert source.state(names[0], None) != first
 
 
 def test_a_trace_beside_a_file_of_pytest_benchmarks_own_is_named_too(keeper, measured, tmp_path):

@@ -168,22 +168,6 @@ def commit(folder: Path | None) -> str | None:
     return folder.name if folder is not None and folder.parent.name == "snapshots" else None
 
 
-def state(name: str, revision: str | None) -> list[tuple[str, int, int]] | str | None:
-    """Return what differs where a name stands for other weights than before: of local files their sizes and times.
-
-    Of a hub id the commit in the hub's cache; None for bundled models and what is not here.
-    """
-    path = expanded(name)
-    if not name or name in BUNDLED:
-        return None
-    if untrusted.exists(path):
-        from pytest_infer.engines.checkpoint.source import parts  # noqa: PLC0415 - which imports this module
-
-        files = sorted(path.iterdir()) if untrusted.is_dir(path) else parts(path)
-        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if untrusted.is_file(file)]
-    return None if _looks_like_path(name) or "/" not in name else commit(local_folder(name, revision))
-
-
 def display_name(name: str) -> str:
     """Return how results name a model: a hub id as it is, a folder or a file without its path, which is private."""
     if _folder(name) is None and not is_gguf(name) and not _looks_like_path(name):

@@ -19,7 +19,7 @@ from pytest_infer.analysis.advice import advice
 from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
 from pytest_infer.checkouts.git import why_not_in
-from pytest_infer.engines import models
+from pytest_infer.engines.checkpoint import source
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import Summary, load, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
@@ -176,7 +176,7 @@ class Keeper:
         if own.text is not None:
             settings["text"] = hashlib.sha256(own.text.read_bytes()).hexdigest()
         options = {k: v for k, v in _fields(own.engine_options).items() if k != "progress"}
-        model = models.state(own.engine_options.model, own.engine_options.revision)
+        model = source.state(own.engine_options.model, own.engine_options.revision)
         basis = [content_sha256, _fields(limits), settings, options, model, self._code, *self._here]
         return hashlib.sha256(msgspec.json.encode(basis, enc_hook=str)).hexdigest()
 

@@ -177,6 +177,20 @@ def parts(path: Path) -> list[Path]:
     return [path.with_name(f"{found[1]}{n:05}-of-{found[2]}.gguf") for n in range(1, int(found[2]) + 1)]
 
 
+def state(name: str, revision: str | None) -> list[tuple[str, int, int]] | str | None:
+    """Return what differs where a name stands for other weights than before: of local files their sizes and times.
+
+    Of a hub id the commit in the hub's cache; None for bundled models and what is not here.
+    """
+    path = models.expanded(name)
+    if not name or name in models.BUNDLED:
+        return None
+    if not untrusted.exists(path):
+        return models.commit(models.local_folder(name, revision))
+    files = sorted(path.iterdir()) if untrusted.is_dir(path) else parts(path)
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if untrusted.is_file(file)]
+
+
 def _on_hub(name: str, revision: str | None) -> Checkpoint:
     """Return what the hub says about a model: its config, and its safetensors headers through range requests."""
     if hub.only_cached(name, revision):
