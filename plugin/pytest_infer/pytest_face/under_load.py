@@ -257,16 +257,17 @@ def _tokenizer(session: InferSession, given: str | None) -> tuple[Path, str]:
     bundled = given is None and options.server is not None and options.model in models.BUNDLED
     name = models.resolve(options.model, options.progress) if bundled else given or options.model
     folder = models.expanded(name).absolute()
+    refusal = OptionError(
+        "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
+        f"tokenizer.json{f'; {Path(given).name} does not' if given else ''}"
+    )
+    if not name:
+        raise refusal
     try:
-        if not name:
-            raise FileNotFoundError("no model is named")
         with untrusted.opened(folder / "tokenizer.json") as file:
             return folder, hashlib.sha256(file.read()).hexdigest()
     except (OSError, untrusted.Damaged) as error:
-        raise OptionError(
-            "--infer-load-data makes prompts with the model's tokenizer: add tokenizer=FOLDER, which holds its "
-            f"tokenizer.json{f'; {Path(given).name} does not' if given else ''}"
-        ) from error
+        raise refusal from error
 
 
 def _number(level: Level, work: Workload, wanted: int) -> int:
