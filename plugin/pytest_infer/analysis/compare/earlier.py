@@ -134,13 +134,12 @@ def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None
     """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
 
     Runs that failed their gate or that test are left out, and so is what cannot be read or cannot have been measured.
-    Copies of a run's file count once.
     Of the rows that are returned only the numbers of their figures are known.
     """
     known = Known() if known is None else known
     facts = None if row.plain else fingerprint.facts(row)
     found: list[Row] = []
-    for run in reversed(list({run.identity: run for run in runs}.values())[-SEARCHED:]):
+    for run in reversed(runs[-SEARCHED:]):
         if len(found) == HISTORY:
             break
         digest = _Digest() if run.regressed else known.of(run)
