@@ -383,13 +383,19 @@ def test_what_did_not_fail_the_last_time_is_left_out_and_not_missing(repository,
     assert run.missing == ()
 
 
-def test_from_a_subfolder(repository):
+def in_a_subfolder(repository):
+    """Commit the suite in a folder below the ini file's, and return that folder."""
     folder = repository.path / "sub"
     folder.mkdir()
     for name in ("test_suite.py", "prompts.toml"):
         repository.path.joinpath(name).rename(folder / name)
     repository.path.joinpath("pytest.ini").write_text("[pytest]\n")
     repository.commit()
+    return folder
+
+
+def test_from_a_subfolder(repository):
+    folder = in_a_subfolder(repository)
     repository.pytester.chdir()
     os.chdir(folder)
     result, run = repository.run("--infer-against=HEAD", *FEW, str(folder / "test_suite.py"))
@@ -398,12 +404,7 @@ def test_from_a_subfolder(repository):
 
 
 def test_an_ini_file_that_one_side_lacks_moves_no_test(repository):
-    folder = repository.path / "sub"
-    folder.mkdir()
-    for name in ("test_suite.py", "prompts.toml"):
-        repository.path.joinpath(name).rename(folder / name)
-    repository.path.joinpath("pytest.ini").write_text("[pytest]\n")
-    repository.commit()
+    folder = in_a_subfolder(repository)
     (folder / "pytest.ini").write_text("[pytest]\n")
     result, run = repository.run("--infer-against=HEAD", *FEW, "sub")
     result.assert_outcomes(passed=2)
