@@ -3,6 +3,7 @@
 import functools
 import importlib
 import pkgutil
+import sys
 import textwrap
 
 import cpuinfo
@@ -140,6 +141,26 @@ def _one_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpuinfo, "get_cpu_info", functools.cache(cpuinfo.get_cpu_info))
         yield
+
+
+class _TorchRefused:
+    """Finds no torch: a run in this process forgets what it is the first to import, and torch is not loaded twice."""
+
+    def __init__(self):
+        self.asked = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            self.asked = True
+            raise ImportError("no test of the plugin loads torch in this process: is its own engine found?")
+
+
+@pytest.fixture(autouse=True)
+def _no_torch(monkeypatch):
+    refused = _TorchRefused()
+    monkeypatch.setattr(sys, "meta_path", [refused, *sys.meta_path])
+    yield
+    assert not refused.asked, "a run in this process would have loaded torch"
 
 
 @pytest.fixture(scope="session")

@@ -387,7 +387,7 @@ def in_a_subfolder(repository):
     """Commit the suite in a folder below the ini file's, and return that folder."""
     folder = repository.path / "sub"
     folder.mkdir()
-    for name in ("test_suite.py", "prompts.toml"):
+    for name in ("conftest.py", "speed.py", "test_suite.py", "prompts.toml"):
         repository.path.joinpath(name).rename(folder / name)
     repository.path.joinpath("pytest.ini").write_text("[pytest]\n")
     repository.commit()
