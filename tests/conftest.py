@@ -16,6 +16,12 @@ def place_of(path):
     return room, LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST)
 
 
+def pytest_configure(config):
+    """Let a worker that dies end the run: xdist gives its successor files that are done, and waits for ever."""
+    if hasattr(config.option, "maxworkerrestart"):
+        config.option.maxworkerrestart = "0"
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place_of(item.path))
 
