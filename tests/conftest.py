@@ -8,6 +8,8 @@ import pytest
 ROOMS = ("unit", "plugin", "real")
 """Last what loads torch: a full collection of garbage then takes 0.3 s, and every inner run makes some."""
 LONGEST = ("test_readme.py", "test_expert_matrix.py", "test_against.py", "test_safety.py", "test_sweeps.py")
+HANGS_S = 1200.0
+"""No test takes so long on any machine; one that does waits for what never comes."""
 
 
 def place_of(path):
@@ -18,12 +20,17 @@ def place_of(path):
 
 def pytest_configure(config):
     """Let a worker that dies end the run: xdist gives its successor files that are done, and waits for ever."""
-    if hasattr(config.option, "maxworkerrestart"):
+    if getattr(config.option, "maxworkerrestart", "") is None:
         config.option.maxworkerrestart = "0"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: place_of(item.path))
+    # Against a hang alone. As no ini key: the plugin's own users install no pytest-timeout.
+    if config.pluginmanager.hasplugin("timeout") and not config.option.timeout:
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(HANGS_S))
 
 
 def pytest_collection_finish(session):

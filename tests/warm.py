@@ -1,5 +1,6 @@
 """A process that has loaded what runs load, and starts each command as a child of its own in no time."""
 
+import contextlib
 import json
 import os
 import select
@@ -18,10 +19,9 @@ class Warm:
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
+            bufsize=0,  # what was read ahead would be none to `select`
         )
-        if self._zygote.stdout.readline() != "ready\n":
+        if self._zygote.stdout.readline() != b"ready\n":
             raise RuntimeError(f"the warm process ended with {self._zygote.wait()}")
 
     def start(self, program, arguments, *, folder, environment, out, err) -> "Started":
@@ -29,8 +29,7 @@ class Warm:
             "program": program, "arguments": arguments, "folder": str(folder), "environment": environment,
             "out": str(out), "err": str(err),
         }  # fmt: skip
-        self._zygote.stdin.write(json.dumps(order) + "\n")
-        self._zygote.stdin.flush()
+        self._zygote.stdin.write(json.dumps(order).encode() + b"\n")
         return Started(int(self._zygote.stdout.readline()), self._zygote.stdout)
 
     def close(self) -> None:
@@ -50,10 +49,17 @@ class Started:
     def wait(self, timeout=None) -> int:
         if timeout is not None and not select.select([self._answers], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired("", timeout)
-        return int(self._answers.readline())
+        try:
+            return int(self._answers.readline())
+        except BaseException:
+            # How it ended is no answer to the next order.
+            self.kill()
+            self._answers.readline()
+            raise
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def forking(pytester, warm, monkeypatch):
