@@ -132,5 +132,13 @@ def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=120_000)
+        plain = browser.new_context
+
+        def patient(**how):
+            context = plain(**how)
+            context.set_default_timeout(120_000)
+            return context
+
+        browser.new_context = patient
         yield browser
         browser.close()

@@ -97,7 +97,7 @@ def test_it_is_said_how_far_it_is(snapshot, hub):
     def meanwhile(wanted):
         if wanted == ["model.safetensors"]:
             (snapshot.parent.parent / "blobs" / "ab.incomplete").write_bytes(os.urandom(4096))
-            assert seen.wait(30)
+            assert seen.wait(120)
 
     told = Told()
     hub({**SMALL, "model.safetensors": "x" * 16384}, meanwhile)

@@ -61,7 +61,6 @@ def report(kept_storage, make_block):
 @pytest.fixture(scope="module")
 def shared(chromium, report):
     with chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, offline=True) as context:
-        context.set_default_timeout(120_000)
         yield context.new_page()
 
 
