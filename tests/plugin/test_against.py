@@ -126,7 +126,7 @@ def scratch(suite, tmp_path_factory, monkeypatch):
         monkeypatch.setenv("TMPDIR", str(folder))
         monkeypatch.setattr("tempfile.tempdir", None)
         # Most tests here are about turns of rounds; those about turns of a token say so.
-        monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round")
+        monkeypatch.setenv("PYTEST_ADDOPTS", f"{os.environ['PYTEST_ADDOPTS']} --infer-turns=round")
         pytester.path.joinpath(".gitignore").write_text("__pycache__\n.pytest_cache\n.benchmarks\n.cache\n")
         made = Repository(pytester, log)
         made.temporary = folder

@@ -116,6 +116,7 @@ def test_command(command, clone, shell):
         assert shell.run("pytest-infer baseline set main 1", clone).returncode == 0
     result = shell.run(command, clone)
     assert "Traceback" not in result.stderr or "PerformanceRegression" in result.stderr, result.stderr
+    assert "INTERNALERROR" not in result.stdout + result.stderr, result.stdout[-3000:]
     # A gate may find noise, or too little history; everything else must pass.
     native = "--benchmark-compare-fail" in command and "Performance has regressed" in result.stderr + result.stdout
     judged = any(word in command for word in ("gate", "--infer-against")) and "gate" in result.stdout
