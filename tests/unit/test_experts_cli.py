@@ -12,7 +12,9 @@ import pytest
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
+from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli.main import app
+from pytest_infer.storage import history
 
 DATA = Path(__file__).parents[1] / "data"
 KEPT = ("prompt_tokens", "output_sha256")
@@ -322,6 +324,17 @@ def test_a_prompt_that_several_tests_measured_counts_once(storage, make_block, i
         assert copied.stderr == "pytest-infer: left out: 2 tests of a prompt that another test measured as well\n"
     census = infer("export", "2", str(storage.folder / "census.json"))
     assert "2 prompts, 8 + 80 tokens" in census.stdout
+
+
+def test_a_batch_of_copies_is_no_more_than_one_of_them(storage, make_block):
+    def block(batch, times, *tags, **more):
+        prompt = {"limits": {"max_new_tokens": 64, "batch": batch}, "tags": tags}
+        return make_block("code", prompt=prompt, only=KEPT, experts=usage(times * 4, times * 30, **more))
+
+    storage.add(rows_of(block(8, 8), block(2, 2), block(None, 1), block(None, 1, "traced", trace=True)))
+    (found,) = recorded.prompts_of(run := history.load(storage.folder).select("1"), run.rows)
+    assert found.tags == ("traced",)
+    assert found.census.decode_tokens == 30
 
 
 def test_a_run_of_pytest_benchmark_alone_says_so(storage, infer):

@@ -162,6 +162,13 @@ def test_an_experts_unknown_size_is_another_than_a_known_one(infer, storage, mak
     assert f"No placement: the run's experts have {said}" in Page(page.render(runs.read(run), ())).shown
 
 
+def test_sizes_that_nothing_else_tells_apart_go_by_their_tests(infer, storage, make_block):
+    sizes = {"a": 2 * MIB, "b": None}
+    storage.add([make_block(n, experts=experts(site={"expert_bytes": size})) for n, size in sizes.items()])
+    refused = infer("--gpu-memory=5MiB", "--dense-on=cpu").stderr.splitlines()[-1]
+    assert "several sizes (bench/t.py::t[a], bench/t.py::t[b]): choose with -k TEXT" in refused
+
+
 def test_a_sweep_of_dtypes_is_one_model_of_several_sizes(infer, storage, make_block):
     """The counts are of one model; whose sizes to plan with is asked. A prompt went on longer in bfloat16."""
     storage.add(swept(make_block, "dtype", ("float32", 2 * MIB, 5), ("bfloat16", MIB, 10)))

@@ -42,6 +42,29 @@ def test_a_text_that_two_tests_measured_counts_once(record):
     assert both[0] != one[0]
 
 
+def test_a_batch_of_copies_counts_as_one_of_them(record):
+    def of(batch, times):
+        usage = record.profile.experts
+        more = {name: times * getattr(usage, name) for name in ("prefill_tokens", "decode_tokens")}
+        prompt = dataclasses.replace(record.prompt, limits=dataclasses.replace(record.prompt.limits, batch=batch))
+        profile = dataclasses.replace(record.profile, experts=dataclasses.replace(usage, **more))
+        return of_record(dataclasses.replace(record, prompt=prompt, profile=profile))
+
+    shown = [line.plain for line in experts.lines([of(None, 1), of(8, 8)], width=100)]
+    assert shown == lines(record)
+
+
+def test_prompts_of_a_sweep_of_dtypes_have_one_list(record):
+    """Their experts differ in size and in nothing else."""
+    usage = record.profile.experts
+    halved = tuple(dataclasses.replace(site, expert_bytes=2**20) for site in usage.sites)
+    profile = dataclasses.replace(record.profile, experts=dataclasses.replace(usage, sites=halved))
+    prompt = dataclasses.replace(record.prompt, content_sha256="another")
+    other = dataclasses.replace(record, profile=profile, prompt=prompt)
+    shown = [line.plain for line in experts.lines([of_record(record), of_record(other)], width=100)]
+    assert f"of {2 * (usage.prefill_tokens + usage.decode_tokens)} prompt and generated tokens" in shown[-1]
+
+
 def test_layers_of_different_sizes_have_no_common_even_share(record):
     usage = record.profile.experts
     first, *others = usage.sites

@@ -92,9 +92,28 @@ def coldest(usage: ExpertUsage, most: int) -> list[ExpertShare]:
     return sorted(shares, key=lambda s: (s.share, s.site.layer, s.expert))[:most]
 
 
+def worth(tokens: int, sequences: int, *, trace: bool) -> tuple[float, int, bool]:
+    """Return what a test is worth among those of one text: tokens of a sequence, then few sequences, then a trace."""
+    return tokens / sequences, -sequences, trace
+
+
+def one_each(contents: Sequence[str], worths: Sequence[tuple[float, int, bool]]) -> list[int]:
+    """Return the numbers of one of each content, in order: that of most worth, the first of equals.
+
+    To count a text again is no further evidence.
+    """
+    best: dict[str, int] = {}
+    for number in sorted(range(len(contents)), key=worths.__getitem__, reverse=True):
+        best.setdefault(contents[number], number)
+    return sorted(best.values())
+
+
 def merged(usages: Sequence[ExpertUsage]) -> ExpertUsage | None:
-    """Return the selections of several prompts together, without weights or traces; None where their sites differ."""
-    if not usages or any(usage.sites != usages[0].sites for usage in usages):
+    """Return the selections of several prompts together, without weights or traces; None where sites differ.
+
+    Experts may differ in size, as by dtype: those of the first prompt's sites are kept.
+    """
+    if not usages or len({tuple(site.routing for site in usage.sites) for usage in usages}) > 1:
         return None
 
     def total(parts: Iterable[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_infer.analysis import alike
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics import experts
 from pytest_infer.storage import sidecar
 from pytest_infer.storage.runs import Row, Run
-from pytest_infer.storage.schema import Tokens
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.experts.suite import PromptUsage
@@ -59,13 +59,14 @@ def sizes_apart(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(
         axes.id_of({axis: value for axis, value in config.items() if any(of.get(axis) != value for of in configs)})
         or " ".join(said)
-        for config, said in zip(configs, words, strict=True)
+        or row.test
+        for row, config, said in zip(first.values(), configs, words, strict=True)
     )
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """Return a test of each prompt, that with most tokens: to count a text again is no further evidence."""
-    return [rows[n] for n in one_each(list(map(content, rows)), [row.experts.tokens for row in rows])]
+    """Return a test of each prompt, as `one_each` chooses it."""
+    return [rows[n] for n in experts.one_each(list(map(content, rows)), list(map(_worth, rows)))]
 
 
 def content(row: Row) -> str:
@@ -73,17 +74,10 @@ def content(row: Row) -> str:
     return row.prompt.content_sha256 or row.name
 
 
-def one_each(contents: Sequence[str], tokens: Sequence[Tokens | None]) -> list[int]:
-    """Return the numbers of one of each content, in order: that with most tokens, the first of equals."""
-
-    def measured(number: int) -> int:
-        found = tokens[number]
-        return 0 if found is None else found.prefill + found.decode
-
-    best: dict[str, int] = {}
-    for number in sorted(range(len(contents)), key=measured, reverse=True):
-        best.setdefault(contents[number], number)
-    return sorted(best.values())
+def _worth(row: Row) -> tuple[float, int, bool]:
+    tokens, limits = row.experts.tokens, row.prompt.limits
+    batch = None if limits is None else limits.batch
+    return experts.worth(0 if tokens is None else tokens.prefill + tokens.decode, batch or 1, trace=row.experts.trace)
 
 
 def why_nothing(run: Run, keyword: str | None = None) -> str:

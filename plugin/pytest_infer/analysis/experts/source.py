@@ -14,6 +14,7 @@ from pytest_infer import untrusted
 from pytest_infer.analysis import alike
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import StorageError
+from pytest_infer.metrics import experts
 from pytest_infer.records import ExpertSite
 from pytest_infer.storage.runs import Row, Run
 from pytest_infer.storage.schema import Counts, Tokens, Usage
@@ -121,6 +122,7 @@ def of_census(held: CensusFile, path: Path, keyword: str | None = None) -> Usage
     if not chosen:
         raise StorageError(f"{path}: no prompt in this census" + (f" whose name holds {keyword!r}" if keyword else ""))
     contents = [one.content or one.name for one in chosen]
+    worths = [experts.worth(one.tokens.prefill + one.tokens.decode, 1, trace=False) for one in chosen]
     try:
         prompts = [
             PromptUsage(
@@ -130,7 +132,7 @@ def of_census(held: CensusFile, path: Path, keyword: str | None = None) -> Usage
                 tags=chosen[n].tags,
                 group=chosen[n].group,
             )
-            for n in recorded.one_each(contents, [one.tokens for one in chosen])
+            for n in experts.one_each(contents, worths)
         ]
     except StorageError as error:
         raise StorageError(f"{path}: {error}") from None

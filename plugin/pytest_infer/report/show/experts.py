@@ -20,12 +20,14 @@ _MOST_LAYERS, _MOST_EXPERTS = 8, 8
 def lines(results: Sequence[Result], *, width: int, drawn: bool = False) -> Iterator[Text]:
     """Yield the list, and with `drawn` a map where the model is small; nothing where usage was not recorded.
 
-    Prompts whose selections do not add up are left out, and so are copies: to count a text again is no further
-    evidence, that with most tokens counts. Several models have no list in common.
+    Prompts whose selections do not add up are left out, and so are copies of a text, as `one_each` chooses them.
+    Several models have no list in common.
     """
     adds_up = [(r.prompt, r.experts) for r in results if r.experts is not None and r.experts.check == experts.PASSED]
-    adds_up.sort(key=lambda one: one[1].prefill_tokens + one[1].decode_tokens)
-    usage = experts.merged(list({prompt.content_sha256 or prompt.name: usage for prompt, usage in adds_up}.values()))
+    contents = [prompt.content_sha256 or prompt.name for prompt, _ in adds_up]
+    # All of a run keep traces, or none does.
+    worths = [experts.worth(u.prefill_tokens + u.decode_tokens, p.limits.sequences, trace=False) for p, u in adds_up]
+    usage = experts.merged([adds_up[n][1] for n in experts.one_each(contents, worths)])
     if usage is None or len({result.model.name for result in results}) > 1 or not experts.selections(usage):
         return
     yield _list("hottest", experts.hottest(usage, HOTTEST), width)
