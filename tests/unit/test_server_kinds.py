@@ -259,7 +259,20 @@ def test_what_a_server_tells_of_itself():
     assert (told.parameters, told.parameter_bytes, told.vocabulary) == (5, 10, 7)
     assert kind.model == "folder/m.gguf"
     assert Vllm(Answers(version={"version": "0.9"}), "m").told().versions == {"vllm": "0.9"}
-    assert Vllm(Answers(), "Qwen/Qwen2.5-7B").told().name == "Qwen/Qwen2.5-7B"
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS.values())
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("unsloth/Qwen3-0.6B-GGUF:Q4_K_M", "unsloth/Qwen3-0.6B-GGUF:Q4_K_M"),
+        ("models/m.gguf", "m.gguf"),
+        ("/models/mine", "mine"),
+    ],
+)
+def test_a_model_of_the_hub_keeps_its_owner(kind, model, shown):
+    assert kind(Answers(), model).told().name == shown
 
 
 @pytest.mark.parametrize("listed", [None, {}, {"data": None}, {"data": []}, {"data": [3]}, {"data": [{"id": 3}]}])

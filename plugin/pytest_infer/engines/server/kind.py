@@ -115,6 +115,12 @@ class Kind:
             self._model = found
         return self._model
 
+    @property
+    def shown(self) -> str:
+        """Return what the model is called in results: a folder or file its own name, a hub's model its owner's too."""
+        path = PurePath(self.model)
+        return path.name if path.is_absolute() or path.suffix == ".gguf" else self.model
+
     def check(self) -> None:
         """Raise ModelError where the server has no such model, as far as it tells."""
         names = [str(one.get("id")) for one in self.models]
@@ -124,11 +130,9 @@ class Kind:
     def told(self) -> Told:
         """Return what the server tells."""
         one = next((one for one in self.models if one.get("id") == self.model), {})
-        # Of a folder its own name; of a hub's model its owner's, too.
-        path = PurePath(self.model)
         return Told(
             engine=self.label,
-            name=path.name if path.is_absolute() else self.model,
+            name=self.shown,
             context=number(one.get("max_model_len")),
         )
 

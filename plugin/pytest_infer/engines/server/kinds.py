@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from pytest_infer.engines.base import LLAMA_SEED
@@ -75,7 +74,7 @@ class Llama(Kind):
         build, settings = self._props.get("build_info"), self._props.get("default_generation_settings") or {}
         return Told(
             engine=self.label,
-            name=PurePath(self.model).name,
+            name=self.shown,
             versions={"llama.cpp": str(build)} if build else {},
             context=number(settings.get("n_ctx")),
             parameters=number(meta.get("n_params")),
