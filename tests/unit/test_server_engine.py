@@ -13,6 +13,7 @@ import pytest
 
 import scripted_server
 from pytest_infer.engines.base import EngineOptions, Sampling, ServerOptions
+from pytest_infer.engines.server import address
 from pytest_infer.engines.server.engine import ServerEngine
 from pytest_infer.errors import EngineError, OptionError
 from pytest_infer.measure.asking import Asking
@@ -303,3 +304,12 @@ def test_load_tests_learn_where_it_is_and_its_key(monkeypatch):
         engine.close()
     assert (found.url, found.model, found.key) == (server.url, "mine", "secret-of-mine")
     assert "secret" not in repr(found)
+
+
+def test_where_a_server_is_is_looked_up_until_it_is_known(monkeypatch):
+    answers = [None, False]
+    monkeypatch.setattr(address, "is_here", lambda url: answers.pop(0))
+    engine = ServerEngine(EngineOptions(model="", server=ServerOptions(url="http://far.example.org")))
+    assert engine.observed().absent == "the server's name cannot be looked up"
+    assert engine.observed().absent == engine.observed().absent == "the server is on another machine"
+    assert answers == []

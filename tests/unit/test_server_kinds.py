@@ -411,8 +411,8 @@ def test_a_command_holds_no_key(command, refused):
         ("http://[fe80::1]", True),
         ("http://mine.example.org", True),
         ("http://192.0.2.1", False),
-        ("http://127.0.0.1.example.org", False),
-        (f"http://{'a' * 70}", False),
+        ("http://127.0.0.1.example.org", None),
+        (f"http://{'a' * 70}", None),
     ],
 )
 def test_which_addresses_are_this_machines(monkeypatch, url, here):

@@ -50,14 +50,17 @@ def check_command(command: str, where: str) -> None:
         )
 
 
-def is_here(url: str) -> bool:
-    """Return whether an address is this machine's own: a loopback, one of an interface, or that of all (0.0.0.0)."""
+def is_here(url: str) -> bool | None:
+    """Return whether an address is this machine's own: a loopback, one of an interface, or that of all (0.0.0.0).
+
+    None where its name cannot be looked up.
+    """
     import psutil  # noqa: PLC0415 - takes long to import, and addresses are checked where nothing is measured
 
     try:
         found = socket.getaddrinfo(urlsplit(url).hostname or "", None)
     except (OSError, UnicodeError):
-        return False
+        return None
     own = {_ip(one.address) for held in psutil.net_if_addrs().values() for one in held if one.family in _IP}
     ips = [_ip(str(where[0])) for *_, where in found]
     return any(ip.is_loopback or ip.is_unspecified or ip in own for ip in ips)

@@ -48,6 +48,7 @@ class ServerEngine(Engine):
         self._client: Client | None = None
         self._aside: Client | None = None
         self._kind: Kind | None = None
+        self._here: bool | None = None
         self._encoded: dict[Prompt, _Encoded] = {}
         self._heard: Heard | None = None
         self._allowed: int | None = None
@@ -171,8 +172,11 @@ class ServerEngine(Engine):
         if self._started is not None:
             return Observed(pids=(self._started.pid,), source="started with --infer-serve", started=True)
         url = self._server.url or ""
-        if not self._server.pids and not address.is_here(url):
-            return Observed(absent="the server is on another machine", source=url)
+        if self._here is None:  # kept: each test asks several times, and a look-up takes its time, or fails
+            self._here = bool(self._server.pids) or address.is_here(url)
+        if not self._here:
+            why = "the server's name cannot be looked up" if self._here is None else "the server is on another machine"
+            return Observed(absent=why, source=url)
         return listening.observed(address.port(url), self._server.pids)
 
     def served(self) -> Served | None:
