@@ -77,6 +77,7 @@ def test_a_card(monkeypatch):
     held, limited = pitfalls.of_cards([WHOLE])
     assert "of NVIDIA H200 are held by others" in held.evidence
     assert "may take 500 W, and 700 W" in limited.evidence
+    assert limited.suggestion == "keep to one limit: runs under another are not compared with these"
 
 
 def test_what_a_card_does_not_tell_is_unknown(monkeypatch):

@@ -49,7 +49,7 @@ def _of_card(card: Card) -> Iterator[Pitfall]:
     if card.power_limit_w and card.power_default_w and card.power_limit_w < card.power_default_w:
         yield Pitfall(
             evidence=f"{card.name} may take {card.power_limit_w:g} W, and {card.power_default_w:g} W by its maker",
-            suggestion="compare runs under the same limit only: it is not stored with them",
+            suggestion="keep to one limit: runs under another are not compared with these",
         )
 
 
