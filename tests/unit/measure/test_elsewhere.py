@@ -415,6 +415,8 @@ def test_where_a_worker_ends_psutil_tells_what_those_that_live_used(worker) -> N
     counters = system.end(before)
     assert counters.cpu_s.value == pytest.approx(sum(a["cpu"] for a in told), abs=5 * TICK_S)
     assert counters.cpu_s.quality is Quality.BOUND
+    assert (counters.rss_before_bytes.quality, counters.rss_bytes.quality) == (Quality.ESTIMATED, Quality.EXACT)
+    assert counters.rss_before_bytes.source.endswith("pages that they share counted in each")
     assert counters.read_calls.value >= 0
     assert tree.used_s() >= used + 0.1 - 5 * TICK_S
     system.close()

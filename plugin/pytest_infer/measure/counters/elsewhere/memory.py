@@ -11,7 +11,7 @@ from pytest_infer.measure.counters.memory import SIZES, parse_smaps_rollup, pars
 from pytest_infer.measure.counters.peak import RESET, HelperPeak, Peak, interval_s, known_problem
 from pytest_infer.records import Quality, Reading, absent
 
-_SUMMED = ", pages that they share counted in each"
+SUMMED = ", pages that they share counted in each"
 
 
 class TreeMemory:
@@ -34,7 +34,7 @@ class TreeMemory:
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
         """Return the sizes at the end of the window, and the resident and anonymous sizes before it."""
-        shared, quality = ("", Quality.EXACT) if self._tree.size == 1 else (_SUMMED, Quality.ESTIMATED)
+        shared, quality = ("", Quality.EXACT) if self._tree.size == 1 else (SUMMED, Quality.ESTIMATED)
         return {
             name: now(after if at_end else before, key, self._tree.source(f"status {what}{shared}"), quality)
             for name, (key, what, at_end) in SIZES.items()
@@ -58,7 +58,7 @@ class TreePeak:
     @property
     def source(self) -> str:
         """Name the source of the value."""
-        several = f", sum of marks that each reached at its own time{_SUMMED}" if self._several else ""
+        several = f", sum of marks that each reached at its own time{SUMMED}" if self._several else ""
         return self._tree.source(f"status VmHWM, reset before{several}") + (
             ", without children that ended" if self._ended else ""
         )

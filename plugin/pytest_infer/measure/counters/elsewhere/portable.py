@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 
+from pytest_infer.measure.counters.elsewhere.memory import SUMMED
 from pytest_infer.measure.counters.elsewhere.use import by_process
 from pytest_infer.measure.counters.kernel_files import Sample, Unavailable, difference
 from pytest_infer.records import Quality, Reading
@@ -46,17 +47,14 @@ class PsutilTree:
         return sample
 
     def readings(self, before: Sample | Unavailable, after: Sample | Unavailable) -> dict[str, Reading]:
-        """Return the growth of those that live, and sizes; a lower bound where processes came or went."""
+        """Return the growth of those that live, and sizes; of more than one process lower bounds, and estimates."""
         source = f"psutil, process {', '.join(map(str, self._roots))} with children"
         if isinstance(before, Unavailable) or isinstance(after, Unavailable):
             names = (*_DIFFERENCES, "rss_before_bytes", "rss_bytes")
             return {name: difference(before, after, name, source) for name in names}
         old, new = by_process(before), by_process(after)
         quality = Quality.EXACT if len(old) == len(new) == 1 else Quality.BOUND
-        found = {
-            "rss_before_bytes": Reading(value=sum(one["rss"] for one in old.values()), source=source),
-            "rss_bytes": Reading(value=sum(one["rss"] for one in new.values()), source=source),
-        }
+        found = {"rss_before_bytes": _resident(old, source), "rss_bytes": _resident(new, source)}
         for figure, name in _DIFFERENCES.items():
             grown = [one[name] - old.get(key, {}).get(name, 0) for key, one in new.items() if name in one]
             unknown = difference({}, {}, name, source)
@@ -78,6 +76,11 @@ class PsutilTree:
             root = psutil.Process(pid)
             yield root
             yield from root.children(recursive=True)
+
+
+def _resident(processes: Mapping[str, Sample], source: str) -> Reading:
+    shared, quality = ("", Quality.EXACT) if len(processes) == 1 else (SUMMED, Quality.ESTIMATED)
+    return Reading(value=sum(one["rss"] for one in processes.values()), source=source + shared, quality=quality)
 
 
 def _of(process: psutil.Process) -> Sample:
