@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from pytest_infer.analysis.doctor import requirements, split
 from pytest_infer.analysis.doctor.requirements import RUNTIME_BYTES, Fit, Need, Parts
 from pytest_infer.analysis.doctor.split import Described
+from pytest_infer.analysis.doctor.weights import STORED, Weights
 from pytest_infer.cli.main import app
 from pytest_infer.engines.checkpoint import source
 from pytest_infer.engines.checkpoint.tensors import Tensor
@@ -122,6 +123,17 @@ def test_a_token_reads_the_bytes_of_its_weights_not_their_share_of_all(tmp_path)
     # Without a GPU both ways to the limit are one.
     alone = split.of(need, Described(ram_bytes=GIB, bandwidth=1e9))
     assert alone.ceiling == pytest.approx(roofline.ceiling(1e9, need.step_bytes), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("head", "looked_up"),
+    [(["lm_head.qweight", "lm_head.scales"], 100), (["lm_head.weight_packed"], 100), (["lm_head.bias"], 0), ([], 0)],
+)
+def test_an_embedding_is_looked_up_beside_a_packed_head_of_its_own(head, looked_up):
+    names = ["model.embed_tokens.weight", "model.layers.0.output.dense.weight", *head]
+    files = tuple(Tensor(name=name, dtype="I32", shape=(5, 5), bytes=100) for name in names)
+    parts = Weights(tensors=(), own=STORED, files=files, stored=100 * len(files)).parts(STORED)
+    assert parts.fixed_bytes == 100 * (1 + len(head)) - looked_up
 
 
 def test_the_parts_of_a_dense_model_are_its_layers(tmp_path):

@@ -25,8 +25,9 @@ DTYPES = (*PLAIN, *_BLOCKS)
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
-_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|token_embd)\.weight$")
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.weight$")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|token_embd)\.[^.]+$")
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.(?!bias$)[^.]+$")
+"""Packed weights are called otherwise (`qweight`, `scales`, `weight_packed`); a tied head has at most a bias."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blk|h|blocks)\.(\d+)\.")
 EXPERTS_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 TOP_K_KEYS = (
