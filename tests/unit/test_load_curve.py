@@ -86,6 +86,10 @@ def test_levels_are_in_order_and_the_knee_is_where_power_is_greatest():
         ("t.py::t[no-throughput]", "t.py::t[no]"),
         ("t.py::t[max_throughput-throughput-x]", "t.py::t[max_throughput-x]"),
         ("t.py::throughput", "t.py::throughput"),
+        ("a[0]/t.py::T::t[a[0]-throughput]", "a[0]/t.py::T::t[a[0]]"),
+        ("t.py::t[throughput-a::b[0]]", "t.py::t[a::b[0]]"),
+        ("a[0]/t.py::t", "a[0]/t.py::t"),
+        ("t.py::t[-1-throughput]", "t.py::t[-1]"),
     ],
 )
 def test_the_level_is_taken_from_a_tests_parameters_alone(test, named):

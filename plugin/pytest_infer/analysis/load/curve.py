@@ -91,9 +91,10 @@ def curves(rows: Iterable[Row]) -> tuple[LoadCurve, ...]:
 
 def _without(test: str, level: str) -> str:
     """Return a test's id without its level: what else it is parametrized by makes another curve."""
-    name, _, given = test.removesuffix("]").rpartition("[")
-    others = f"-{given}-".replace(f"-{level}-", "-", 1).strip("-")
-    return test if not name else f"{name}[{others}]" if others else name
+    file, colons, own = test.partition("::")  # both a folder's name and a parameter may hold brackets
+    name, bracket, given = own.removesuffix("]").partition("[")
+    others = f"-{given}-".replace(f"-{level}-", "-", 1)[1:-1]
+    return test if not bracket else f"{file}{colons}{name}" + (f"[{others}]" if others else "")
 
 
 def _curve(test: str, points: Sequence[Point]) -> LoadCurve:
