@@ -37,9 +37,9 @@ OF_ONE = frozenset(("nll", "perplexity", "entropy", "margin"))
 def span(key: str, found: Fidelity) -> tuple[float, float] | None:
     """Return the least and the most that one of these metrics can be; None where it is not known.
 
-    A lower bound of a mean KL found at least `FOUND` of it wherever both were known, and nothing tells what one of a
-    percentile finds. Where nothing differs up to the end of
-    what was compared, the first difference comes later, or never.
+    A lower bound of a mean KL found at least `FOUND` of it wherever both were known. Nothing tells what one of a
+    percentile finds, so the most is not known; but a bound of 0, where all that is known of both is equal, counts as 0.
+    Where nothing differs up to the end of what was compared, the first difference comes later, or never.
     """
     value = OF_BOTH[key](found)
     if value is None:

@@ -12,7 +12,7 @@ BUSY_THREAD = 0.9
 ONE_CORE = (0.85, 1.2)
 """Cores used by one thread at work, and others that hardly are."""
 WAITED = 0.05
-"""Share of its time waiting for a core beyond which a round is worth repeating."""
+"""Share of its time waiting for a core beyond which threads are in each other's way (own choice)."""
 SLOWER = 0.8
 """A dtype below this share of another's GEMM rate is slower beyond the probe's spread."""
 READ_BYTES = 2**20
@@ -217,7 +217,7 @@ RULES = (
     AdviceRule(
         key="threads_over_cores",
         needs="`model.threads`, `machine.usable_cores`; `run_queue_wait_s` for the severity",
-        threshold="more threads than usable cores; critical when they waited > 5 % (system counters, repeat limit)",
+        threshold="more threads than usable cores; critical when they waited > 5 % (own choice)",
         what_to_try="as many threads as cores",
         find=threads_over_cores,
     ),

@@ -254,8 +254,8 @@ RULES = (
     ),
     AdviceRule(
         key="memory_room",
-        needs="`memory_percent`",
-        threshold="< 80 % (the guide)",
+        needs="`memory_percent`; `system_memory_percent` where known",
+        threshold="each < 80 % (the guide)",
         what_to_try="nothing: a good sign",
         find=memory_room,
         sign="memory_percent",
