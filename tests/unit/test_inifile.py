@@ -27,6 +27,12 @@ def test_rules_are_read_as_pytest_reads_them(tmp_path, name, text):
     assert [line for line in gate_rules(inner) if line] == ["ttft:5%", "output:exact"]
 
 
+@pytest.mark.parametrize(("lines", "rules"), [("off", []), ("ttft:5%\n    off", ["ttft:5%"])])
+def test_a_command_that_asks_for_a_gate_is_not_told_that_it_is_off(tmp_path, lines, rules):
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\ninfer_gate =\n    {lines}\n")
+    assert [line for line in gate_rules(tmp_path) if line] == rules
+
+
 def test_a_configuration_without_rules_gives_none(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q\n")
     assert gate_rules(tmp_path) == []

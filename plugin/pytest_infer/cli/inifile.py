@@ -72,9 +72,12 @@ def nearest(folder: Path) -> IniFile | None:
 
 
 def gate_rules(folder: Path) -> list[str]:
-    """Return the lines of `infer_gate` in the nearest configuration of pytest; [] for none."""
+    """Return the lines of `infer_gate` in the nearest configuration of pytest; [] for none.
+
+    An `off` among them is for runs that ask for no gate, as it is beside a typed `--infer-gate`.
+    """
     found = nearest(folder)
-    return [] if found is None else found.lines(GATE)
+    return [] if found is None else [line for line in found.lines(GATE) if line.strip() != OFF]
 
 
 def doubt(folder: Path) -> str | None:
