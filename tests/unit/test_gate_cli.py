@@ -257,8 +257,9 @@ def test_a_path_names_a_run_where_none_is_stored(alone, arguments):
 
 
 def test_other_names_say_that_no_run_is_stored(alone):
-    for command in ("show", "export", "advice", "experts"):
-        result = CliRunner().invoke(app, [command, "latest"])
+    for command in ("show", "export", "advice", "experts", "experts export"):
+        file = ["census.json"] if " " in command else []
+        result = CliRunner().invoke(app, [*command.split(), "latest", *file])
         assert (result.exit_code, result.stdout) == (11, "")
         assert result.stderr == (
             "pytest-infer: no run 'latest': none is stored in results; `pytest bench --benchmark-autosave` makes one, "

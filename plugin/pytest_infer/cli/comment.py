@@ -67,7 +67,7 @@ def comment(
         if host is not None:
             typer.echo(printable(posting.post(host, marker(name), text, anew=not found.quiet)))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 def undecided(run: _RUN = "latest", *, storage: Storage = None) -> None:
@@ -78,7 +78,7 @@ def undecided(run: _RUN = "latest", *, storage: Storage = None) -> None:
     try:
         found = _gated(run, "", storage)
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
     never = [j for j in found.judgements if j.verdict is Verdict.INCOMPARABLE]
     if never:
         say(f"{len(never)} incomparable, which no further measurement decides: {never[0].reason}")

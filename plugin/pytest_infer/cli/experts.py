@@ -96,7 +96,7 @@ def export_experts(
         write(file, found, [site.expert_bytes for site in found.sites])
         typer.echo(printable(f"wrote {file}: {_told(found)}"))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 @experts.command("import", cls=Command)
@@ -124,7 +124,7 @@ def import_experts(
         write(output, found, [None] * len(sites))
         typer.echo(printable(f"wrote {output}: {_told(found)}"))
     except InferError as error:
-        refuse(str(error))
+        refuse(error)
 
 
 def usage_of(run: str, storage: Path | None, keyword: str | None) -> UsageSource | None:
