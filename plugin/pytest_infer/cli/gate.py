@@ -48,7 +48,11 @@ def run_gate(
     *,
     against: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="What it is held against; default: the newest run that fits and passed."),
+        typer.Option(
+            metavar="RUN",
+            help="What it is held against; default: the newest comparable run of committed code, in which no test "
+            "failed or was left unmeasured, and which its gate did not call regressed.",
+        ),
     ] = None,
     rule: Annotated[
         list[str] | None,

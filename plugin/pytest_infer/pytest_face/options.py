@@ -263,7 +263,8 @@ OPTIONS = (
         name="baseline",
         metavar="RUN",
         help="the stored run that the gate compares with (number, commit, branch, tag, path, baseline:NAME); "
-        "default: the newest that fits and passed",
+        "default: the newest comparable one of committed code, in which no test failed or was left unmeasured, and "
+        "which its gate did not call regressed",
     ),
     Option(
         name="allow-different",
