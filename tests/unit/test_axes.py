@@ -1,5 +1,8 @@
 """The axes of sweeps: how a configuration is written in ids, for people, and as options."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pytest_infer.analysis.sweep import axes
@@ -8,12 +11,22 @@ from pytest_infer.engines import models
 from pytest_infer.pytest_face import options
 from pytest_infer.pytest_face.options import OPTIONS
 
+PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
+
 
 def test_each_axis_stands_for_an_option_that_exists():
     known = {option.command_line: option for option in OPTIONS}
     for axis in AXES.values():
         assert axis.option in known
         assert known[axis.option].flag is (axis.flag is not None)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
+def test_the_page_names_each_axis_and_its_option_for_one_run():
+    rows = re.findall(
+        r"^\| `([\w-]+)` \|.*\| (yes|no) \| `(--infer-[\w-]+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert rows == [(axis.name, "yes" if axis.reload else "no", axis.option) for axis in AXES.values()]
 
 
 def test_the_help_names_the_axes_and_models_that_there_are():
