@@ -230,7 +230,8 @@ OPTIONS = (
     Option(
         name="no-profile",
         flag=True,
-        help="leave out the profile round: no expert usage, no memory growth, no KV-cache size",
+        help="leave out the profile round: no expert usage, scores, distances of outputs, memory growth, PSS, KV-cache "
+        "size, timeline or breakdown of steps, no bytes of a step and MBU, no check for logits that are not finite",
     ),
     Option(name="no-probe", flag=True, help="do not probe the machine's bandwidth and GEMM rate: no MBU, no MFU"),
     Option(
