@@ -1,5 +1,7 @@
 """What two measurements must share to be comparable."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_infer.analysis.compare import fingerprint
@@ -7,6 +9,7 @@ from pytest_infer.errors import OptionError
 from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import Machine, Values
 
+PAGE = Path(__file__).parents[2] / "docs" / "comparing.md"
 OTHER = {
     "cpu": ({"machine": {"cpu": "Xeon"}}, {"machine": {"cpu": "EPYC"}}),
     "usable_cores": ({"machine": {"usable_cores": 2.0}}, {"machine": {"usable_cores": 1.5}}),
@@ -192,6 +195,14 @@ def test_names_to_allow():
     fingerprint.check_allowed(["cpu", "machine", "software", "model", "workload", "output"])
     with pytest.raises(OptionError, match=r"--allow-different: unknown key 'colour'; known: .*cpu.*machine"):
         fingerprint.check_allowed(["cpu", "colour"])
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
+def test_the_page_lists_all_names_to_allow():
+    keys = {kind: [fact.key for fact in fingerprint.FACTS if fact.kind == kind] for kind in fingerprint.KINDS}
+    rows = "".join(f"| `{kind}` | {', '.join(f'`{key}`' for key in keys[kind])} |\n" for kind in keys)
+    shown = PAGE.read_text(encoding="utf-8").partition("<!-- facts:begin -->\n")[2].partition("<!-- facts:end -->")[0]
+    assert shown == f"| all of | single keys |\n|---|---|\n{rows}"
 
 
 def test_what_the_system_grants_must_be_equal_as_far_as_both_know_it(make_row):

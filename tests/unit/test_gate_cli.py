@@ -393,7 +393,7 @@ def test_nothing_to_compare(infer, add):
     expected = {"result": "nothing to compare", "rules": ["tpot:5%"], "against": None}
     assert expected.items() <= mark(path).items()
     assert mark(path)["headline"] == "nothing to compare: no earlier figure"
-    allowed = infer("gate", "--rule=output:exact", "--allow-different=cpu")
+    allowed = infer("gate", "--rule=output:exact", "--allow-different=torch, cpu")
     assert allowed.exit_code == 0
     assert "against 0001" in allowed.stdout
 

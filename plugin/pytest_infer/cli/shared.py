@@ -48,8 +48,9 @@ AllowDifferent = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-different",
-        metavar="KEY",
-        help="Compare although this differs (torch, threads, cpu, output, …, or all of machine, software, model).",
+        metavar="KEYS",
+        callback=lambda given: [key.strip() for keys in given or () for key in keys.split(",")],
+        help="Compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model.",
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")]
