@@ -20,6 +20,7 @@ from pytest_infer.cli.bisect.suite import Suite, shared
 from pytest_infer.cli.main import app
 from pytest_infer.errors import AgainstError, OptionError, UnknownCommitError
 
+PAGE = Path(__file__).parents[2] / "docs" / "bisect.md"
 RULE = "tpot:1%"
 INTERVALS = {
     Verdict.REGRESSED: (0.018, 0.02, 0.022),
@@ -692,6 +693,23 @@ def test_what_a_step_decides_itself_is_refused_wherever_it_is_set(
     monkeypatch.chdir(checkout)
     with pytest.raises(OptionError, match=said):
         runs.collected(["test_it.py"], tmp_path)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the wheel is tested without docs/")
+def test_the_page_lists_what_is_refused():
+    rows = "".join(f"| `{option}` | {why} |\n" for option, why in runs._NOT_HERE.items())
+    shown = (
+        PAGE.read_text(encoding="utf-8").partition("<!-- refused:begin -->\n")[2].partition("<!-- refused:end -->")[0]
+    )
+    assert shown == f"| refused | why |\n|---|---|\n{rows}"
+
+
+def test_a_run_that_would_be_saved_is_not_refused_where_addopts_asks_for_it(checkout, tmp_path, monkeypatch):
+    commit(checkout, "tests", test_it_dot_py="def test_it(infer):\n    infer('one')\n")
+    (checkout / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-autosave --benchmark-save=x\n")
+    monkeypatch.chdir(checkout)
+    assert runs.collected(["test_it.py"], tmp_path).tests
+    assert [path for path in checkout.rglob("*") if "benchmark" in path.name] == []
 
 
 def test_rules_that_are_switched_off_again_are_none(checkout, tmp_path, monkeypatch):
