@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -547,6 +548,16 @@ def test_a_name_is_shown_beside_its_own_file_only(infer, add):
     add(name="two/0001_x.json", branch="topic")
     infer("baseline", "set", "mine", "branch:topic")
     assert [line.endswith("mine") for line in infer("history").stdout.splitlines()] == [False, False, True]
+
+
+def test_a_name_of_a_copy_is_shown_beside_the_run(infer, add):
+    path = add(name="one/0001_x.json")
+    copy = path.with_name("0002_x.json")
+    shutil.copy(path, copy)
+    infer("baseline", "set", "mine", str(copy))
+    (_, line) = infer("history").stdout.splitlines()
+    assert line.startswith("0001")
+    assert line.endswith("mine")
 
 
 def test_history_shows_hostile_names_as_they_are(infer, add):

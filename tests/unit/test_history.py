@@ -224,6 +224,29 @@ def test_copies_of_a_run_count_once_and_with_what_a_gate_said(storage, make_bloc
     assert by_path.path == copy
 
 
+@pytest.mark.parametrize("gate", [{}, {"gate": {"result": "passed"}}])
+def test_of_copies_one_with_a_number_counts(storage, make_block, gate):
+    """The file of --benchmark-json is a copy which the next run replaces."""
+    numbered = storage.add([make_block()], **gate)
+    shutil.copy(numbered, storage.folder / "latest.json")
+    assert [run.path for run in storage.load().runs] == [numbered]
+
+
+def test_a_copy_is_named_by_its_number(storage, make_block):
+    path = storage.add([make_block()], name="a/0003_x.json")
+    shutil.copy(path, path.with_name("0009_x.json"))
+    storage.add([make_block()], name="b/0009_y.json", at="2025-01-01T00:00:00+00:00")
+    found = storage.load()
+    assert found.select("9").path == found.select("3").path == path
+    (run,) = found.other_than(found.runs[-1]).runs
+    assert found.other_than(found.runs[-1]).select("9") == run
+    path.with_name("0010_x.json").write_text("")
+    assert storage.load().select("9", strict=True).path == path
+    path.with_name("00009_x.json").write_text("")
+    with pytest.raises(StorageError, match=r"00009_x\.json is newer than 0003"):
+        storage.load().select("9", strict=True)
+
+
 @pytest.fixture
 def four(storage, make_block):
     """Runs 1 to 4: of aaaa on main, of bbbb on topic, of aaaa on main again, and the newest of 0007… on 7."""

@@ -122,6 +122,14 @@ def test_a_page_is_written_anew_only_if_asked(storage, make_block, made):
     assert "<h1>old " not in path.read_text(encoding="utf-8")
 
 
+def test_a_run_that_was_moved_keeps_its_page(storage, make_block, made):
+    path = add(storage, make_block)
+    made()
+    path.rename(storage.folder / "0001_x.json")
+    assert made().stdout.endswith("1 run, 0 added\n")
+    assert made("--again").stdout.endswith("1 run, 1 added\n")
+
+
 def test_pages_share_the_library_and_allow_only_what_lies_beside_them(storage, make_block, made):
     add(storage, make_block)
     made()

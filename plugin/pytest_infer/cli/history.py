@@ -91,7 +91,7 @@ def _metrics(names: Sequence[str] | None) -> list[Metric]:
 
 def _names(history: History) -> dict[Path, list[str]]:
     # Unlike Path.resolve, this raises nothing for links that lead in a circle.
-    files = {os.path.realpath(run.path): run.path for run in history.runs}
+    files = {os.path.realpath(path): run.path for run in history.runs for path in history.files_of(run)}
     found: dict[Path, list[str]] = {}
     for name, path in baselines.names(history.folder).items():
         file = files.get(os.path.realpath(history.folder / path))

@@ -45,7 +45,7 @@ def site(
     try:
         where = repository(repo_url)
         history = open_history(storage)
-        there = _pages(folder / index.RUNS)
+        there = {(entry.at, entry.commit): name for name, entry in _pages(folder / index.RUNS).items()}
         runs = [run for run in reversed(history.runs) if not run.plain]
         if not (there or runs):
             say(f"no run in {history.folder}, and no page in {folder}: pytest bench --benchmark-autosave makes a run")
@@ -55,10 +55,10 @@ def site(
         for run in runs:
             if kept == keep:
                 break
-            if (name := _name(run)) in there and not again:
+            if run.identity in there and not again:
                 kept += 1
             elif (text := _page(history, run, where, library)) is not None:
-                page.publish(folder / index.RUNS / name, text)
+                page.publish(folder / index.RUNS / there.get(run.identity, _name(run)), text)
                 added, kept = added + 1, kept + 1
         pages = _pages(folder / index.RUNS, say)
         removed = _older(pages, keep)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -26,12 +26,20 @@ _SAVED = re.compile(r"_\d{8}_\d{6}(?!\d)")
 
 @dataclass(frozen=True)
 class History:
-    """All runs of a storage folder, oldest first, and the files that could not be read, with a line each."""
+    """All runs of a storage folder, oldest first, and the files that could not be read, with a line each.
+
+    `copies` are the files of each run, by its identity.
+    """
 
     folder: Path
     runs: tuple[Run, ...]
     warnings: tuple[str, ...] = ()
     unread: tuple[Path, ...] = ()
+    copies: Mapping[tuple[datetime, str | None], Sequence[Path]] = field(default_factory=dict)
+
+    def files_of(self, run: Run) -> Sequence[Path]:
+        """Return the file of a run, and the copies of it."""
+        return self.copies.get(run.identity, (run.path,))
 
     def newer_unread(self, run: Run) -> list[Path]:
         """Return the run files that could not be read and are newer than a run."""
@@ -61,7 +69,7 @@ class History:
         how, found = self._named(selector)
         _ = found.rows  # whoever names a run is told at once what is wrong with it
         for path in self.newer_unread(found) if strict and how not in ("path", "baseline") else ():
-            if how != "number" or number_of(path) == found.number:
+            if how != "number" or _has_number(path, selector.rpartition(":")[2]):
                 why = f"{path.name} is newer than {found.label} and cannot be read"
                 raise StorageError(f"{why}: mend it, or name a run by its file")
         return found
@@ -114,8 +122,9 @@ def _is_newer(unread: Path, run: Run) -> bool:
 def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     """Read all runs under a storage folder; damaged files are left out with one warning each.
 
-    Of copies of a run's file one counts, that which a gate has marked if there is any. `tell` takes the warnings of
-    those whose damage shows only when their tests are read.
+    Of copies of a run's file one counts: one that a gate has marked if there is any, before others one with a number,
+    as those without may be written again. `tell` takes the warnings of those whose damage shows only when their tests
+    are read.
     """
     if not untrusted.is_dir(folder):
         raise StorageError(f"{folder}: no such folder; name the storage with --storage")
@@ -143,12 +152,14 @@ def load(folder: Path, tell: Callable[[str], None] | None = None) -> History:
     index.save()
     every = [one for one in found.values() if isinstance(one, Run)]
     once: dict[tuple[datetime, str | None], Run] = {}
-    for run in sorted(every, key=lambda run: (run.time, run.path.name)):
-        if run.gate is not None or run.identity not in once:
+    copies: dict[tuple[datetime, str | None], list[Path]] = {}
+    for run in sorted(every, key=lambda run: (run.time, run.number is None, run.path.name)):
+        copies.setdefault(run.identity, []).append(run.path)
+        if run.identity not in once or (run.gate is not None and once[run.identity].gate is None):
             once[run.identity] = run
     unread = {path: error for path, error in found.items() if isinstance(error, StorageError)}
     warnings = tuple(f"left out: {error}" for error in unread.values())
-    return History(folder=folder, runs=tuple(once.values()), warnings=warnings, unread=tuple(unread))
+    return History(folder=folder, runs=tuple(once.values()), warnings=warnings, unread=tuple(unread), copies=copies)
 
 
 def _read_all(paths: Sequence[Path]) -> list[Run | StorageError]:
@@ -182,7 +193,12 @@ def _sound(runs: Sequence[Run], number: int) -> Run | None:
 def _by_number(history: History, name: str) -> Run | None:
     if not _DIGITS.fullmatch(name):
         return None
-    return _newest(r for r in history.runs if r.number is not None and int(r.number) == int(name))
+    return _newest(r for r in history.runs if any(_has_number(path, name) for path in history.files_of(r)))
+
+
+def _has_number(path: Path, name: str) -> bool:
+    number = number_of(path)
+    return number is not None and int(number) == int(name)
 
 
 def _by_age(history: History, name: str) -> Run | None:
