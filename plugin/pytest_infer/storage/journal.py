@@ -53,6 +53,7 @@ class Journal:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
         self.path = storage / FOLDER / name
         self.entries = 0
+        self._whole = 0
         self._lock = FileLock(_lock_of(self.path))
 
     def append(self, entry: Entry) -> None:
@@ -63,9 +64,12 @@ class Journal:
             with suppress(OSError, NotImplementedError):
                 self._lock.acquire(timeout=0)
         with self.path.open("ab") as file:
+            # A line that a full disk cut short would take this one with it.
+            file.truncate(min(self._whole, file.tell()))
             file.write(msgspec.json.encode(entry) + b"\n")
             file.flush()
             os.fsync(file.fileno())
+            self._whole = file.tell()
         self.entries += 1
 
     def close(self) -> None:
