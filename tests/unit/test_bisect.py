@@ -175,6 +175,21 @@ def test_what_is_inconclusive_is_measured_once_more_and_then_skipped(checkout, t
     assert line.endswith("\n  measured twice; the interval reaches beyond")
 
 
+def test_an_undecided_figure_is_measured_again_whatever_else_ends_the_run(checkout, thirty):
+    """The run itself takes a bound that GOOD breaks as well, and rules of the commit's settings, for regressions."""
+    broken = judged(Verdict.INCOMPARABLE, rule="ttft:3%", reason=runs.NOT_OF_GOOD)
+    own = judged(Verdict.REGRESSED, rule="peak_rss:2%")
+    (unsure,), (bad,), (good,) = (one.judgements for one in (UNSURE, BAD, GOOD))
+
+    def answers(made):
+        first, then = (broken, bad) if made == thirty[-1] else (own, bad if thirty.index(made) >= 20 else good)
+        return [Measured(code=1, judgements=(first, unsure)), Measured(code=1, judgements=(first, then))]
+
+    bisection = Bisection(checkout, thirty[0], thirty[-1], {made: answers(made) for made in thirty})
+    assert bisection.run() == [thirty[20]]
+    assert [more for _, _, more in bisection.runs.asked] == [False, True] * len(bisection.search.steps)
+
+
 def test_what_cannot_be_measured_is_not_measured_twice(checkout, thirty):
     def answers(made):
         number = thirty.index(made)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from pytest_infer.analysis.compare.ending import INTERRUPTED, SKIP, STOP
+from pytest_infer.analysis.compare.ending import INTERRUPTED, STOP
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.cli.bisect.halving import Mark
 from pytest_infer.cli.bisect.runs import Measured, Plan
@@ -122,7 +122,10 @@ class Search:
     def _measured(self, commit: str) -> tuple[Measured, bool]:
         """Measure a commit, once more if it stays undecided; return whether it was."""
         measured = self._run(commit, more=False)
-        again = measured.code == SKIP and Verdict.INCONCLUSIVE in {j.verdict for j in measured.judgements}
+        # Not by its exit code: a bound that GOOD breaks as well, or a rule of the commit's own, ends it as bad.
+        asked = {rule.text for rule in self.plan.rules}
+        verdicts = {judgement.verdict for judgement in measured.judgements if judgement.rule in asked}
+        again = Verdict.INCONCLUSIVE in verdicts and Verdict.REGRESSED not in verdicts
         return (self._run(commit, more=True) if again else measured), again
 
     def _run(self, commit: str, *, more: bool) -> Measured:
