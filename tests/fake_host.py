@@ -8,11 +8,12 @@ TOKEN = "ghs_neverShown0123"
 
 
 class Server(ThreadingHTTPServer):
-    """Comments of one pull request, oldest first; `asked` are the requests, `refuse` the answer to all of them."""
+    """Comments of one pull request, oldest first; `asked` are the requests, `refuse` the answer to all
+    of them, and `broken` one as bytes."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.comments, self.asked, self.refuse = [], [], None
+        self.comments, self.asked, self.refuse, self.broken = [], [], None, None
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.variables = {
             "GITHUB_API_URL": self.url,
@@ -45,6 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
         token = self.headers.get("Authorization") or self.headers.get("PRIVATE-TOKEN")
         server.asked.append((self.command, path, token))
+        if server.broken is not None:
+            self.wfile.write(server.broken)
+            return
         code, found = 200, None
         if server.refuse is not None:
             code, found = server.refuse, {"message": f"not with {TOKEN[:3]}…"}

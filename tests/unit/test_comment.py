@@ -210,6 +210,23 @@ def test_a_server_that_is_gone_is_one_line(run, storage, server, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", "BadStatusLine: SSH-2.0-OpenSSH"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n[{", "IncompleteRead"),
+        (b"HTTP/1.1 502 Gone\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", "502 Gone"),
+    ],
+)
+def test_a_broken_answer_is_one_line(run, storage, server, answer, line):
+    run()
+    server.broken = answer
+    result = infer(storage, "comment", "--post=github")
+    assert result.exit_code == 2
+    assert f"comments: {line}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("host", "changes", "line"),
     [
         ("github", {"GITHUB_TOKEN": ""}, "--post needs GITHUB_TOKEN, which is not set"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import urllib.error
@@ -153,8 +154,8 @@ def _call(host: Host, method: str, url: str, kind: Any, body: Mapping[str, str] 
         raise OptionError(f"{what}: {error.code} {_said(error)}{advice}") from None
     except urllib.error.URLError as error:
         raise OptionError(f"{what}: {error.reason}") from None
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{what}: {untrusted.reason(error)}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OptionError(f"{what}: {untrusted.failure(error)}") from None
 
 
 def _said(error: urllib.error.HTTPError) -> str:
@@ -162,7 +163,7 @@ def _said(error: urllib.error.HTTPError) -> str:
     try:
         with error:
             found = untrusted.decode(msgspec.json.Decoder(_Refusal), error.read(_MOST_BYTES)).message
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         found = None
     return " ".join(str(found or error.reason).split())[:200]
 
