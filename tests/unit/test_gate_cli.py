@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -558,6 +560,22 @@ def test_a_name_of_a_copy_is_shown_beside_the_run(infer, add):
     (_, line) = infer("history").stdout.splitlines()
     assert line.startswith("0001")
     assert line.endswith("mine")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_a_storage_whose_name_is_not_utf8_is_one_as_any(infer, storage, add, steady):
+    folder = storage.folder.with_name(os.fsdecode(b"caf\xe9"))
+    storage.folder.rename(folder)
+    shutil.copy(folder / "Linux-CPython-3.12-64bit" / "0001_cccccccc_x.json", folder / os.fsdecode(b"0001_\xe9.json"))
+    for _ in range(2):  # read, and known
+        assert infer("gate", "--rule=tpot:5%", folder=folder).exit_code == 0
+    refused = infer("baseline", "set", "mine", str(folder / os.fsdecode(b"0001_\xe9.json")), folder=folder)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    assert refused.stderr.endswith("baselines.ini cannot name a file whose own name is not UTF-8; rename it\n")
+    infer("baseline", "set", "mine", str(folder / "Linux-CPython-3.12-64bit" / "0003_cccccccc_x.json"), folder=folder)
+    assert infer("history", folder=folder).stdout.splitlines()[3].endswith("mine")
+    assert infer("compare", "baseline:mine", "2", folder=folder).exit_code == 0
+    assert "caf\\udce9" in json.loads(infer("show", "--format=json", folder=folder).stdout)["run"]
 
 
 def test_history_shows_hostile_names_as_they_are(infer, add):

@@ -72,6 +72,8 @@ def _write(folder: Path, known: dict[str, str]) -> None:
         with replacing(folder / FILE) as file:
             file.write(text.getvalue().encode())
         (folder / FILE).chmod(0o644)
+    except UnicodeEncodeError:
+        raise StorageError(f"{folder / FILE} cannot name a file whose own name is not UTF-8; rename it") from None
     except OSError as error:
         raise StorageError(f"{folder / FILE} cannot be written: {error.strerror}") from error
 

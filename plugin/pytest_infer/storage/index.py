@@ -71,16 +71,16 @@ class Index:
 
     def get(self, path: Path, state: State, tell: Callable[[str], None] | None) -> Run | None:
         """Return the run of a file that has not changed since it was read, which tells what is wrong with it."""
-        known = self._kept.runs.get(str(path))
+        known = self._kept.runs.get(_key(path))
         if known is None or known.state != state:
             return None
-        self._seen[str(path)] = known
+        self._seen[_key(path)] = known
         return Run(path=path, tell=tell, **msgspec.structs.asdict(known.run))
 
     def put(self, run: Run, state: State) -> None:
         """Keep a run that was read."""
         told = _Told(**{name: getattr(run, name) for name in _FIELDS})
-        self._seen[str(run.path)] = _KnownRun(state, told)
+        self._seen[_key(run.path)] = _KnownRun(state, told)
         self._new = True
 
     def save(self) -> None:
@@ -124,7 +124,7 @@ class Digests(Generic[Digest]):
         """Return the digest of a file that has not changed since it was worked out."""
         try:
             self._states[path] = state = state_of(path.stat())
-            known = self._kept.get(str(path))
+            known = self._kept.get(_key(path))
             if known is None or known.state != state:
                 return None
             return untrusted.decode_binary(self._decoder, bytes(known.digest))
@@ -136,7 +136,7 @@ class Digests(Generic[Digest]):
         # A number that is too large for msgpack is not kept.
         with suppress(KeyError, OverflowError, TypeError, ValueError):
             content = msgspec.Raw(msgspec.msgpack.encode(digest))
-            self._new[str(path)] = _KnownDigest(self._states[path], content)
+            self._new[_key(path)] = _KnownDigest(self._states[path], content)
 
     def save(self) -> None:
         """Write what is known, if there is anything new."""
@@ -152,7 +152,12 @@ _Kind = TypeVar("_Kind")
 
 def _place(name: str, folder: Path) -> Path | None:
     """Return where what is known of a storage folder is kept; None where there is no cache."""
-    return cache_file.path(f"{name}/{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.msgpack")
+    return cache_file.path(f"{name}/{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}.msgpack")
+
+
+def _key(path: Path) -> str:
+    """Return a path as text that msgpack can hold: names of files need not be UTF-8."""
+    return os.fsencode(path).decode("latin-1")
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[_Kind], path: Path | None) -> _Kind | None:

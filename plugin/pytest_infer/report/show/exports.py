@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def as_json(of: RunSummary, *, run: str) -> str:
     """Return the tests with all figures, the suite's averages, and what a sweep says of one side or of both."""
     shown: dict[str, Any] = {
-        "run": run,
+        "run": _name(run),
         "tests": [_test(result, failed=result.nodeid in of.failed) for result in of.results],
         "averages": of.averages,
         "unmeasured": of.unmeasured,
@@ -43,9 +43,14 @@ def as_json(of: RunSummary, *, run: str) -> str:
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n"
 
 
+def _name(path: str) -> str:
+    """Return a path as JSON can hold it: names of files need not be UTF-8."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def _since(since: Since) -> dict[str, Any]:
     return {
-        "run": str(since.before.path),
+        "run": _name(str(since.before.path)),
         "headline": headline.in_words(since.headline, since.judgements),
         "judgements": [flat(judgement) for judgement in since.judgements],
     }
