@@ -101,6 +101,18 @@ def test_a_run_is_compared_with_the_newest_of_its_machine(storage, make_block, m
     assert "differ: cpu CPU 0 → CPU 1, against 0001 cccccccc (main)" in said
 
 
+def test_the_first_run_of_a_machine_has_its_message_and_says_that_there_are_others(
+    storage, make_block, made, monkeypatch
+):
+    monkeypatch.setattr("pytest_infer.report.html.history.subjects", lambda commits: dict.fromkeys(commits, "Mend it"))
+    for cpu in (0, 0, 1):
+        add(storage, make_block, machine={"cpu": f"CPU {cpu}"})
+    made()
+    assert made.index().shown.partition("All runs")[2].count("Mend it") == 3
+    first = next(made.folder.glob("runs/20260101T0003*")).read_text(encoding="utf-8")
+    assert "the storage holds no earlier run of this machine that led to it, and 2 others: a trend" in first
+
+
 def test_the_newest_are_kept_where_so_many_are_asked_for(storage, make_block, made):
     for _ in range(4):
         add(storage, make_block)

@@ -60,21 +60,25 @@ def known(run: Run, runs: Sequence[Run]) -> Known:
     )
 
     shown = trends.leading_to(run, runs, MOST_RUNS)
+    messages = subjects({one.commit for one in shown if one.commit})
     if len(shown) < 2:
-        return Known(absent="the storage holds no earlier run: a trend needs two, and change points six")
+        others = sum(one.time < run.time for one in runs)
+        of = f" of this machine that led to it, and {others} others" if others else ""
+        why = f"the storage holds no earlier run{of}: a trend needs two, and change points six"
+        return Known(messages=messages, absent=why)
     try:
         series = trends.series(shown, METRICS)
         told = trends.of_series(shown, series, METRICS)
         compared = trends.with_figures(shown, series)
     except StorageError as error:
-        return Known(absent=str(error))
+        return Known(messages=messages, absent=str(error))
     return Known(
         runs=shown,
         compared=compared,
         series=series,
         told=told,
         events=events.events(told.shifts, series, compared),
-        messages=subjects({run.commit for run in shown if run.commit}),
+        messages=messages,
     )
 
 
