@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from pytest_infer.analysis.compare import gate
-from pytest_infer.storage import files, history, runfile, runs
+from pytest_infer.storage import files, history, runfile, runs, shared_work
 
 
 @pytest.fixture
@@ -262,6 +263,20 @@ def test_processes_that_share_files_find_what_one_does(storage, make_block, tmp_
     assert "0004" in said[0]
     assert "left out" in said[0]
     assert "tpot_s" in said[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are shared among processes on Linux only")
+@pytest.mark.parametrize("lacking", ["fork", "pipe"])
+def test_without_another_process_one_does_all_of_it(monkeypatch, lacking):
+    def none():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(shared_work, "_cores", lambda: 4)
+    monkeypatch.setattr(shared_work.os, lacking, none)
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    found = shared_work.by_all_cores(lambda part: [n * n for n in part], range(8), shared_work.WORTH_BYTES)
+    assert found == [0, 1, 4, 9, 16, 25, 36, 49]
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files are shared among processes on Linux only")

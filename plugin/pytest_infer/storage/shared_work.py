@@ -30,7 +30,7 @@ def by_all_cores(work: Callable[[Sequence[_Item]], list[_Found]], items: Sequenc
     started = [_started(work, part) for part in parts[1:]]
     found = work(parts[0])
     for part, child in zip(parts[1:], started, strict=True):
-        answer: list[_Found] | None = _answer(*child)
+        answer: list[_Found] | None = None if child is None else _answer(*child)
         found += work(part) if answer is None else answer
     return found
 
@@ -51,12 +51,20 @@ def _cores() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def _started(work: Callable[[Sequence[_Item]], list[_Found]], part: Sequence[_Item]) -> tuple[int, int]:
-    """Return a child that works on a part, and the pipe on which it will answer."""
+def _started(work: Callable[[Sequence[_Item]], list[_Found]], part: Sequence[_Item]) -> tuple[int, int] | None:
+    """Return a child that works on a part, and the pipe on which it will answer; None where there can be none."""
     import pickle  # noqa: PLC0415 - where there is little to read nobody needs it
 
-    answer, own = os.pipe()
-    child = os.fork()
+    try:
+        answer, own = os.pipe()
+    except OSError:
+        return None
+    try:
+        child = os.fork()
+    except OSError:  # as many processes, or as much memory, as there may be
+        os.close(answer)
+        os.close(own)
+        return None
     if child:
         os.close(own)
         return child, answer
