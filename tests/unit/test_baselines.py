@@ -1,9 +1,11 @@
 """Names for runs in baselines.ini."""
 
+import threading
+
 import pytest
 
 from pytest_infer.errors import StorageError
-from pytest_infer.storage import baselines
+from pytest_infer.storage import baselines, files, runfile, runs
 
 
 @pytest.fixture
@@ -88,6 +90,42 @@ def test_a_run_outside_the_storage_can_be_named(tmp_path):
     outside.touch()
     baselines.name(folder, "a", outside)
     assert baselines.path_of(folder, "a").resolve() == outside
+
+
+def test_names_that_are_given_at_once_are_all_kept(tmp_path, run_file):
+    given = [threading.Thread(target=baselines.name, args=(tmp_path, f"n{number}", run_file)) for number in range(8)]
+    for one in given:
+        one.start()
+    for one in given:
+        one.join()
+    assert sorted(baselines.names(tmp_path)) == [f"n{number}" for number in range(8)]
+
+
+def test_without_locks_a_name_is_given_all_the_same(tmp_path, run_file, monkeypatch):
+    def none(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", none)
+    baselines.name(tmp_path, "a", run_file)
+    baselines.forget(tmp_path, "a")
+    assert baselines.names(tmp_path) == {}
+
+
+def test_a_run_that_is_a_link_is_the_one_that_a_gate_marks(storage, make_block, tmp_path):
+    target = storage.add([make_block()]).rename(tmp_path / "object")
+    link = storage.folder / "0001_x.json"
+    link.symlink_to(target)
+    baselines.name(storage.folder, "a", link)
+    files.mark(link, runfile.Mark(result="regressed"))
+    assert runs.read(baselines.path_of(storage.folder, "a")).regressed
+
+
+def test_a_linked_file_of_names_stays_a_link(tmp_path, run_file):
+    target = tmp_path / "shared.ini"
+    (tmp_path / "baselines.ini").symlink_to(target)
+    baselines.name(tmp_path, "a", run_file)
+    assert (tmp_path / "baselines.ini").is_symlink()
+    assert "a = Linux/0001_x.json" in target.read_text()
 
 
 def test_a_file_that_is_gone_is_named(tmp_path, run_file):

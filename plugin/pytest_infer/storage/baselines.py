@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytest_infer import untrusted
@@ -13,6 +15,7 @@ from pytest_infer.storage.files import replacing
 
 FILE = "baselines.ini"
 _SECTION = "baselines"
+_PATIENCE_S = 10
 
 
 def names(folder: Path) -> dict[str, str]:
@@ -51,16 +54,39 @@ def name(folder: Path, name: str, run_file: Path) -> None:
     """Let a name stand for a run file; raise StorageError for a name that cannot be written."""
     if not name or not name.isprintable() or any(c in name for c in "=:[]#; "):
         raise StorageError(f"a baseline's name is one word without = : [ ] # ;, not {name!r}")
-    _write(folder, {**names(folder), name: os.path.relpath(run_file.resolve(), folder.resolve())})
+    # The file itself where it is a link: a gate's mark takes its place, and what it leads to has none.
+    place = run_file.parent.resolve() / run_file.name
+    with _alone(folder):
+        _write(folder, {**names(folder), name: os.path.relpath(place, folder.resolve())})
 
 
 def forget(folder: Path, name: str) -> None:
     """Remove a name; raise StorageError when there is none."""
-    known = names(folder)
-    if name not in known:
-        raise StorageError(f"no baseline {name!r}; known: {', '.join(sorted(known)) or 'none'}")
-    del known[name]
-    _write(folder, known)
+    with _alone(folder):
+        known = names(folder)
+        if name not in known:
+            raise StorageError(f"no baseline {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+        del known[name]
+        _write(folder, known)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep another process from changing the names meanwhile, where the file system has locks."""
+    # Imported late: most commands only read names.
+    from filelock import FileLock  # noqa: PLC0415
+
+    from pytest_infer.storage import journal  # noqa: PLC0415
+
+    # Beside the journals, which nobody commits.
+    lock = FileLock(folder / journal.FOLDER / "baselines.lock")
+    with suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(exist_ok=True)
+        lock.acquire(timeout=_PATIENCE_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(folder: Path, known: dict[str, str]) -> None:
@@ -69,7 +95,7 @@ def _write(folder: Path, known: dict[str, str]) -> None:
     text = io.StringIO()
     parser.write(text)
     try:
-        with replacing(folder / FILE) as file:
+        with replacing(Path(os.path.realpath(folder / FILE))) as file:
             file.write(text.getvalue().encode())
         (folder / FILE).chmod(0o644)
     except UnicodeEncodeError:
