@@ -58,7 +58,7 @@ def test_what_sglang_recorded_is_summed_over_its_passes(tmp_path):
 
 def test_ktransformers_reads_what_is_written(tmp_path):
     path = tmp_path / "counts.pt"
-    imported.write_counts(path, source.of_census(census(), tmp_path / "census.json"))
+    path.write_bytes(imported.file_of_counts(source.of_census(census(), tmp_path / "census.json")))
     assert masks(path, 2 / 12).tolist() == [[False] * 4, [True, False, False, False], [False, False, False, True]]
     # And SGLang's own --init-expert-location, which also takes JSON: compute_initial_expert_location_metadata.
     held = torch.load(path, weights_only=True)
@@ -70,9 +70,7 @@ def test_ktransformers_reads_what_is_written(tmp_path):
 def test_layers_of_several_sets_have_no_such_file(tmp_path):
     for held in (census(slots=(4, 3)), census(layers=(1, 1))):
         with pytest.raises(OptionError, match=r"take \.json"):
-            imported.write_counts(tmp_path / "counts.pt", source.of_census(held, tmp_path))
-    with pytest.raises(OptionError, match="No such file"):
-        imported.write_counts(tmp_path / "no" / "counts.pt", source.of_census(census(), tmp_path))
+            imported.file_of_counts(source.of_census(held, tmp_path))
 
 
 class Evil:

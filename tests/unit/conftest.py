@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def kept_storage(tmp_path_factory):
         patched.setenv(cache.ENV, str(folder / "cache"))
         (folder / "results").mkdir()
         yield Storage(folder / "results")
+
+
+@pytest.fixture
+def full_disk():
+    """Return a context in which no file grows beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="there are no limits of a process here")
+
+    @contextmanager
+    def full(most=10):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture(scope="session")

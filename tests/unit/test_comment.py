@@ -58,6 +58,18 @@ def test_its_text(run, storage):
     assert Path("comment.md").read_text(encoding="utf-8") == result.stdout
 
 
+def test_a_full_disk_keeps_the_earlier_file(run, storage, full_disk):
+    run()
+    Path("comment.md").write_text("the earlier one")
+    with full_disk():
+        result = infer(storage, "comment", "--output=comment.md")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "pytest-infer: --output comment.md: File too large; choose another file\n",
+    )
+    assert Path("comment.md").read_text() == "the earlier one"
+
+
 def test_a_long_one_is_cut_with_what_is_folded_closed(run, storage):
     pairs = [
         Judgement(test=f"t[{n}]" + "a" * 60, name="x", rule="tpot:3%", verdict=Verdict.UNCHANGED) for n in range(900)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pytest_infer.analysis.experts import recorded
 from pytest_infer.cli.main import app
+from pytest_infer.measure.experts import dumps
 from pytest_infer.storage import history
 
 DATA = Path(__file__).parents[1] / "data"
@@ -94,6 +95,25 @@ def infer(storage, monkeypatch):
         return result
 
     return run
+
+
+def test_a_full_disk_keeps_the_earlier_census(add, infer, tmp_path, full_disk):
+    add()
+    census = tmp_path / "census.json"
+    census.write_text("the earlier one")
+    with full_disk():
+        result = infer("export", "latest", str(census))
+    assert (result.exit_code, result.stderr) == (2, f"pytest-infer: {census}: File too large\n")
+    assert census.read_text() == "the earlier one"
+
+
+@pytest.mark.parametrize("name", ["census.json", "counts.pt"])
+def test_a_census_that_cannot_be_written_is_one_line(add, infer, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(dumps, "content", lambda counts: counts.tobytes())
+    add()
+    result = infer("export", "latest", str(tmp_path / "no" / name))
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"{name}: No such file or directory\n")
 
 
 GOLDENS = {

@@ -77,17 +77,11 @@ def test_a_line_cut_short_is_left_out(tmp_path, record):
         assert journal.read(path) == journal.Left(path=path, entries=tuple(whole))
 
 
-def test_a_disk_that_was_full_costs_no_later_prompt(tmp_path, record):
-    resource = pytest.importorskip("resource")
+def test_a_disk_that_was_full_costs_no_later_prompt(tmp_path, record, full_disk):
     book, entries = Journal(tmp_path), [entry(record, f"t.py::t[{name}]") for name in "abc"]
     book.append(entries[0])
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (book.path.stat().st_size + 10, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            book.append(entries[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(book.path.stat().st_size + 10), pytest.raises(OSError, match="File too large"):
+        book.append(entries[1])
     assert not book.path.read_bytes().endswith(b"\n"), "a part of the line was written"
     book.append(entries[2])
     assert journal.read(book.path) == journal.Left(path=book.path, entries=(entries[0], entries[2]))

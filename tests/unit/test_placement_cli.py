@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
@@ -488,23 +489,23 @@ def test_llama_cpp_keeps_on_the_cpu_what_the_plan_does(infer, add, memory, layer
     assert [n for n in LlamaCppArguments().on_cpu(line, 5) if n >= 2] == layers
 
 
-def test_ktransformers_gets_its_options_and_a_file(infer, add, monkeypatch):
+def test_ktransformers_gets_its_options_and_a_file(infer, add, monkeypatch, tmp_path):
     """`int(total * ratio)` experts are the most activated ones: experts-sched-Tutorial.md of ktransformers."""
-    written = {}
-    monkeypatch.setattr(dumps, "write", lambda path, counts: written.update({path.name: counts.tolist()}))
+    monkeypatch.setattr(dumps, "content", lambda counts: json.dumps(counts.tolist()).encode())
     add(*[experts(prefill=([0, 3, 0, 0], [0, 0, 3, 0]))] * 2)
     budget = ("--gpu-memory", "5.5MiB", "--format", "ktransformers", "--export")
     result = infer(*budget, "counts.pt")
     words = shlex.split(result.stdout)
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--kt-expert-placement-strategy"] == "frequency"
-    assert written == {given["--init-expert-location"]: [[14, 2, 2, 2], [2, 2, 2, 14]]}
+    assert [path.name for path in tmp_path.glob("*.pt")] == [given["--init-expert-location"]]
+    assert json.loads(Path("counts.pt").read_bytes()) == [[14, 2, 2, 2], [2, 2, 2, 14]]
     assert int(8 * float(given["--kt-gpu-experts-ratio"])) == 3
     assert "3 of 8 experts on the GPU" in result.stderr
     # What a plan of another phase places by.
     for phase, counts in (("prefill", [[0, 6, 0, 0], [0, 0, 6, 0]]), ("both", [[14, 8, 2, 2], [2, 2, 8, 14]])):
         assert infer(*budget, "other.pt", "--phase", phase).exit_code == 0
-        assert written["other.pt"] == counts
+        assert json.loads(Path("other.pt").read_bytes()) == counts
     assert "give --export NAME.pt" in infer("--gpu-memory", "5.5MiB", "--format", "ktransformers").stderr
 
 

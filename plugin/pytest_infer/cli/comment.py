@@ -19,6 +19,7 @@ from pytest_infer.report.compare.comment import CommentedRun, again, marker
 from pytest_infer.report.formats import COMMENT, Format
 from pytest_infer.report.text import printable
 from pytest_infer.storage import runfile
+from pytest_infer.storage.files import publishing
 
 _NAME = re.compile(r"[\w .:/-]{1,80}")
 _RUN = Annotated[str, typer.Argument(metavar="RUN", help="Number, commit, branch, tag, path, baseline:NAME, latest~1.")]
@@ -116,6 +117,7 @@ def _gated(selector: str, name: str, storage: Path | None) -> CommentedRun:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with publishing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise OptionError(f"--output {path}: {error.strerror}; choose another file") from error

@@ -18,6 +18,7 @@ from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report.formats import EXPERTS, Format
 from pytest_infer.report.text import printable
 from pytest_infer.report.views import UsedExperts
+from pytest_infer.storage.files import publishing
 
 _SHOW = "show"
 _RUN = "Number, commit, branch, tag, path, baseline:NAME, latest~1; or a census file."
@@ -157,10 +158,12 @@ def write(path: Path, found: UsageSource, expert_bytes: list[int | None], phase:
         from pytest_infer.analysis.experts import imported  # noqa: PLC0415
         from pytest_infer.analysis.experts.census import Phase  # noqa: PLC0415
 
-        imported.write_counts(path, found, Phase(phase))
-        return
+        content = imported.file_of_counts(found, Phase(phase))
+    else:
+        content = exports.census(found, expert_bytes).encode()
     try:
-        path.write_text(exports.census(found, expert_bytes), encoding="utf-8", newline="\n")
+        with publishing(path) as file:
+            file.write(content)
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}") from error
 

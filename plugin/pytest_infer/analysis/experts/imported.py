@@ -80,20 +80,20 @@ def _of_sglang(path: Path, sites: tuple[ExpertSite, ...]) -> CarriedPrompt:
     )
 
 
-def write_counts(path: Path, source: UsageSource, phase: Phase = Phase.DECODE) -> None:
-    """Write the selections of a phase as SGLang's recorder does: a row a layer of the model, 0 without experts.
+def file_of_counts(source: UsageSource, phase: Phase = Phase.DECODE) -> bytes:
+    """Return the selections of a phase as SGLang's recorder writes them: a row a layer of the model, 0 without experts.
 
     Raises:
-        OptionError: it cannot be written, or a layer has several sets of experts.
+        OptionError: a layer has several sets of experts.
         StorageError: the prompts are of several models.
     """
     of = merged([one.census for one in source.prompts])
     layers = [site.layer for site in of.sites]
     if len(set(layers)) < len(layers) or len({site.slots for site in of.sites}) > 1:
-        raise OptionError(f"{path}: counts by layer and expert cannot name several sets of experts: take .json")
+        raise OptionError("counts by layer and expert cannot name several sets of experts: take .json")
     found = np.zeros((max(layers) + 1, of.sites[0].slots), dtype=np.int64)
     found[layers] = np.stack(counts(of, phase))
-    dumps.write(path, found)
+    return dumps.content(found)
 
 
 def _of_vllm(path: Path, sites: tuple[ExpertSite, ...]) -> Iterator[CarriedPrompt]:

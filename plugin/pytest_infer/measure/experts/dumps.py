@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_infer import untrusted
-from pytest_infer.errors import OptionError, StorageError
+from pytest_infer.errors import StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +46,10 @@ def read(path: Path) -> np.ndarray:
     return found
 
 
-def write(path: Path, counts: np.ndarray) -> None:
-    """Write counts of shape (layers, experts) as such a file, with one pass; raise OptionError where it cannot be."""
+def content(counts: np.ndarray) -> bytes:
+    """Return what such a file holds of counts of shape (layers, experts), with one pass."""
     import torch  # noqa: PLC0415
 
-    try:
-        with path.open("wb") as file:
-            torch.save({KEY: torch.from_numpy(counts)[None]}, file)
-    except OSError as error:
-        raise OptionError(f"{path}: {error.strerror}") from error
+    file = io.BytesIO()
+    torch.save({KEY: torch.from_numpy(counts)[None]}, file)
+    return file.getvalue()
