@@ -107,6 +107,15 @@ def test_a_full_disk_keeps_the_earlier_census(add, infer, tmp_path, full_disk):
     assert census.read_text() == "the earlier one"
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no names of open files here")
+def test_a_census_on_stdout_is_alone_there(add, infer, capfd):
+    add()
+    result = infer("export", "latest", "/dev/stdout")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("wrote /dev/stdout: 4 prompts")
+    assert [one["name"] for one in json.loads(capfd.readouterr().out)["prompts"]] == [*PROMPTS]
+
+
 @pytest.mark.parametrize("name", ["census.json", "counts.pt"])
 def test_a_census_that_cannot_be_written_is_one_line(add, infer, tmp_path, monkeypatch, name):
     monkeypatch.setattr(dumps, "content", lambda counts: counts.tobytes())

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -565,6 +566,14 @@ def test_the_library_is_the_published_one():
 
 def run(*arguments):
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no names of open files here")
+def test_a_page_on_stdout_is_alone_there(storage, make_block, capfd):
+    storage.add([make_block("a")])
+    result = run("--storage", storage.folder, "-o", "/dev/stdout")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "/dev/stdout: 0001 cccccccc (main)\n")
+    assert capfd.readouterr().out.endswith("</html>")
 
 
 def test_the_command_writes_the_newest_run(storage, make_block, tmp_path):

@@ -13,10 +13,9 @@ from pytest_infer.analysis.experts import recorded
 from pytest_infer.analysis.experts import source as usage
 from pytest_infer.analysis.experts.source import UsageSource
 from pytest_infer.cli.plain import Command, Group
-from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen
+from pytest_infer.cli.shared import Storage, offered, open_history, out, refuse, say, screen, wrote
 from pytest_infer.errors import InferError, OptionError, StorageError
 from pytest_infer.report.formats import EXPERTS, Format
-from pytest_infer.report.text import printable
 from pytest_infer.report.views import UsedExperts
 from pytest_infer.storage.files import publishing
 
@@ -95,7 +94,7 @@ def export_experts(
         if found is None:
             raise typer.Exit(Exit.NOTHING.value)
         write(file, found, [site.expert_bytes for site in found.sites])
-        typer.echo(printable(f"wrote {file}: {_told(found)}"))
+        wrote(file, f"wrote {file}: {_told(found)}")
     except InferError as error:
         refuse(error)
 
@@ -123,7 +122,7 @@ def import_experts(
         sites = layout.sites(held, weights.tensors_of(held))
         found = usage.of_census(imported.census(dumps, sites, held.name), output)
         write(output, found, [None] * len(sites))
-        typer.echo(printable(f"wrote {output}: {_told(found)}"))
+        wrote(output, f"wrote {output}: {_told(found)}")
     except InferError as error:
         refuse(error)
 

@@ -17,17 +17,17 @@ from pytest_infer.cli.shared import (
     Storage,
     chosen_runs,
     open_history,
-    out,
     refuse,
     repository,
     say,
     screen,
+    wrote,
 )
 from pytest_infer.errors import InferError
 from pytest_infer.report.compare import headline
 from pytest_infer.report.formats import REPORT, Format
-from pytest_infer.report.text import printable
 from pytest_infer.report.views import ReportedRun
+from pytest_infer.storage.files import is_stream
 
 if TYPE_CHECKING:
     from pytest_infer.report.html.compare import Compared
@@ -71,7 +71,8 @@ def report(
         page.publish(output, REPORT[Format.HTML](found, screen()))
     except InferError as error:
         refuse(error)
-    out(f"{printable(f'{output}: {chosen[-1].label}')}, {output.stat().st_size / 2**20:.1f} MiB\n")
+    size = "" if is_stream(output) else f", {output.stat().st_size / 2**20:.1f} MiB"
+    wrote(output, f"{output}: {chosen[-1].label}{size}")
 
 
 def compared(history: History, before: Run, after: Run, allowed: Sequence[str], confidence: float) -> Compared:

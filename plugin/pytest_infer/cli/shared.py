@@ -20,6 +20,7 @@ from pytest_infer.errors import InferError, NothingStoredError, OptionError
 from pytest_infer.report.formats import Format, Screen
 from pytest_infer.report.text import printable
 from pytest_infer.storage import code, history
+from pytest_infer.storage.files import is_stream
 from pytest_infer.storage.history import History
 from pytest_infer.storage.runs import Run
 
@@ -108,6 +109,11 @@ def refuse(why: str | InferError) -> NoReturn:
 def say(line: str) -> None:
     """Write a line to stderr; names of files and runs in it are not to be trusted."""
     typer.echo(printable(f"pytest-infer: {line}"), err=True)
+
+
+def wrote(path: Path, line: str) -> None:
+    """Tell what was written to a file; on stderr where that is a pipe, or stdout, which then holds nothing else."""
+    typer.echo(printable(line), err=is_stream(path))
 
 
 def open_history(storage: Path | None) -> History:

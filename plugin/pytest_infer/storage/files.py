@@ -86,7 +86,7 @@ def publishing(path: Path) -> Iterator[IO[bytes]]:
     A link stays one, and its target is replaced. What is no regular file (a pipe, a device, this process's own
     output) is written into.
     """
-    if _is_stream(path):
+    if is_stream(path):
         with path.open("ab") as file:
             yield file
         return
@@ -100,7 +100,7 @@ def publishing(path: Path) -> Iterator[IO[bytes]]:
 def check_publishing(path: Path) -> None:
     """Raise StorageError, which begins with the path, where `publishing` could not write there now."""
     try:
-        if _is_stream(path):
+        if is_stream(path):
             return
         place = Path(os.path.realpath(path))
         if place.exists():
@@ -114,7 +114,8 @@ def check_publishing(path: Path) -> None:
         raise StorageError(f"{path}: nothing can be written there; choose another file") from error
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
+    """Return whether `publishing` writes into what is there: a pipe, a device, this process's own output."""
     try:
         found = path.stat()
     except FileNotFoundError:
