@@ -172,6 +172,11 @@ def test_a_folder_that_a_workflow_cannot_name_is_one_line(tmp_path, monkeypatch)
     code, lines = init("a b", "--ci=github")
     assert code == 2
     assert lines[-1].startswith("pytest-infer: --ci: a workflow cannot name a b/: ")
+    # A shell takes these as they are, YAML for two entries, a reserved sign, a directive; bash the last for options.
+    for folder in ("a,b", "@scope", "%a", "-x"):
+        code, lines = init("--ci=gitlab", "--", folder)
+        assert (code, (tmp_path / folder / ".gitlab").exists()) == (2, False)
+        assert lines[-1].startswith(f"pytest-infer: --ci: a workflow cannot name {folder}/: ")
     assert below(tmp_path) == []
 
 

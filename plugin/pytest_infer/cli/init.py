@@ -26,6 +26,8 @@ _CI: dict[str, tuple[str, str] | None] = {
 """What runs the script, by host: where it belongs, and its starter; a plain shell needs nothing else."""
 _STORAGE = "results"
 _INI = "pytest.ini"
+_SAFE = re.compile(r"(?!-)[A-Za-z0-9._/-]+")
+"""A path that is itself unquoted in a shell, as an option's value, and in a list of YAML's."""
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 """What pip can install, where one of these lies."""
 
@@ -90,7 +92,7 @@ def _inner(folder: Path) -> str:
     """
     root = _repository(folder)
     inner = "" if root in (None, folder.resolve()) else f"{folder.resolve().relative_to(root)}/"
-    if inner != shlex.quote(inner) and inner:
+    if _SAFE.fullmatch(inner) is None and inner:
         raise OptionError(f"--ci: a workflow cannot name {inner}: use a folder without spaces and special characters")
     return inner
 
