@@ -142,6 +142,14 @@ def test_what_was_measured_again_takes_the_place_of_what_was_said_of_it(run, sto
     assert "**gate against main (1a2b3c4d): inconclusive**" in text
 
 
+def test_a_damaged_file_is_named_once_beside_several_runs(run, storage):
+    run(1.0)
+    run(1.0)
+    storage.folder.joinpath("0009_x.json").write_text("")
+    result = infer(storage, "comment", "latest~1", "latest")
+    assert (result.exit_code, result.stderr.count("0009_x.json")) == (0, 1)
+
+
 def test_the_headline_is_about_all_prompts_whichever_were_measured_again(run, storage):
     def one(j):
         return msgspec.structs.replace(j, test="bench/t.py::t[code]", name="code")

@@ -20,6 +20,7 @@ from pytest_infer.report.formats import COMMENT, Format
 from pytest_infer.report.text import printable
 from pytest_infer.storage import runfile
 from pytest_infer.storage.files import publishing
+from pytest_infer.storage.history import History
 
 _NAME = re.compile(r"[\w .:/-]{1,80}")
 _RUN = Annotated[str, typer.Argument(metavar="RUN", help="Number, commit, branch, tag, path, baseline:NAME, latest~1.")]
@@ -59,7 +60,8 @@ def comment(
         if post is not None and post not in posting.HOSTS:
             raise OptionError(f"--post: {alternatives('host', post, posting.HOSTS)}")
         host = None if post is None else posting.HOSTS[post](os.environ, author)
-        found = again([_gated(run, name, storage) for run in runs or ("latest",)])
+        history = open_history(storage)
+        found = again([_gated(history, run, name) for run in runs or ("latest",)])
         text = COMMENT[Format.MARKDOWN](found, screen())
         if output is not None:
             _write(output, text)
@@ -77,7 +79,7 @@ def undecided(run: _RUN = "latest", *, storage: Storage = None) -> None:
     As pytest takes them in this folder.
     """
     try:
-        found = _gated(run, "", storage)
+        found = _gated(open_history(storage), run, "")
     except InferError as error:
         refuse(error)
     never = [j for j in found.judgements if j.verdict is Verdict.INCOMPARABLE]
@@ -99,9 +101,8 @@ def _from_here(test: str) -> str:
     return f"{os.path.relpath(root / file)}{colons}{name}"
 
 
-def _gated(selector: str, name: str, storage: Path | None) -> CommentedRun:
+def _gated(history: History, selector: str, name: str) -> CommentedRun:
     """Return a run with what its gate found; end with exit code 11 where it had none."""
-    history = open_history(storage)
     if not history.runs:
         say(f"no run in {history.folder}")
         raise typer.Exit(Exit.NOTHING.value)
