@@ -80,6 +80,17 @@ def test_a_branch_shows_its_newest_run_and_what_changed(storage, make_block, mad
     assert runs.count("regressed") == 1
 
 
+def test_a_gate_of_bounds_alone_is_against_nothing(storage, make_block, made):
+    judged = {"test": "t", "prompt": "a", "metric": "ttft_s", "after": 0.13, "verdict": "regressed"}
+    kept = {"result": "regressed", "judgements": [judged], "headline": "TTFT of a beyond its bound"}
+    add(storage, make_block, gate=kept)
+    add(storage, make_block, gate={**kept, "against": "main (1a2b)"})
+    made()
+    said = made.index().shown
+    assert said.count("beyond its bound, against main (1a2b)") == 2, "as the branch's newest, and in its row"
+    assert "bounds only" not in said
+
+
 def test_a_lasting_change_that_the_gate_found_is_one_too(storage, make_block, made):
     """The comparison explains it, and so it has no card of its own."""
     for number in range(14):

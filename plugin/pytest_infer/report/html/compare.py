@@ -28,6 +28,8 @@ _WIDTH = 120.0
 """Of the drawing of an interval."""
 _WIDEST = 1.0
 """Intervals are drawn to ± 100 % at most; the numbers beside them say the rest."""
+BOUNDS_ONLY = "bounds only"
+"""What a gate without a baseline held a run against."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     if mark is None or not found:
         return None
     return Compared(
-        before=mark.against or "bounds only",
+        before=mark.against or BOUNDS_ONLY,
         after=after,
         judgements=found,
         suite=verdicts.restored_suite(mark.suite),

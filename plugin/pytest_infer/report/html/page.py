@@ -106,7 +106,7 @@ def render(
     mark = None
     if library is not None:
         against = compare.card(every[-1], len(every)) if every else None
-        if against is not None:
+        if against is not None and every[-1].before != compare.BOUNDS_ONLY:
             against["says"] += f", against {every[-1].before}"
         message = told.messages.get(run.commit or "")
         mark = entry.element(entry.of(run, found.tests, message, against, cards.lasting(told)))
