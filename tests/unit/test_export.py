@@ -346,6 +346,15 @@ def test_a_row_a_part_of_a_step(apart):
     assert table(apart, "--breakdown", "-k", "[b]") == []
 
 
+def test_parts_without_a_time_have_no_share(storage, make_block):
+    made = make_block("a")
+    step = {"observed": 4, "bare": 4, "step_s": 0.0, "cost_s": 0.0, "parts": [{"role": "head", "seconds": 0.0}]}
+    made["breakdown"] = {"clock": "host", "decode": step}
+    storage.add([made])
+    (head,) = table(storage, "--breakdown")
+    assert (head["role"], head["share"]) == ("head", "")
+
+
 @pytest.mark.parametrize(
     "shape", [(), ("--rounds",), ("--wide",), ("--wide", "--rounds"), ("--suite",), ("--breakdown",)]
 )

@@ -189,7 +189,8 @@ def parts_table(run: Run, shape: Shape, taken: Mapping[str, Mapping[str, PhasePa
             whole = sum(part.seconds for part in found.parts)
             for part in found.parts:
                 cells = {name: getattr(part, name) for name in PART if hasattr(part, name)}
-                yield {**_of_run(run), **_of_test(row), "phase": phase, "share": part.seconds / whole, **cells}
+                share = part.seconds / whole if whole else None
+                yield {**_of_run(run), **_of_test(row), "phase": phase, "share": share, **cells}
 
 
 def is_text(column: str) -> bool:
