@@ -165,6 +165,8 @@ def test_only_a_side_that_waited_and_is_worse_is_explained_by_it(judge, key, slo
     # A change may be hidden where nothing is seen of it.
     same = judge((5, 0) if waits[0] else (0, 5), before, before, key, waits=waits, paired=True)
     assert same.verdict is Verdict.INCONCLUSIVE
+    assert "disturbed, which may hide a change: end" in same.reason
+    assert not explained or "disturbed, which explains the change: end" in found.reason
 
 
 def test_blocks_of_rounds_share_nothing(judge):

@@ -338,6 +338,20 @@ def test_prompts_whose_rounds_were_disturbed_are_not_in_it(suites):
     assert calm["tpot_s"].left_out == {}
 
 
+def test_what_fails_its_own_rule_in_spite_of_disturbed_rounds_is_in_it(suites):
+    pairs = suites.rounds(decode=1.015)
+    one, waited = pairs[0], suites.row(NAMES[0], run_queue_wait_s=[0.4] * 6, cpu_s=[1.0] * 6)
+    names = ("run_queue_wait_s", "cpu_s")
+    metrics = {**one.before.metrics, **{name: waited.metrics[name] for name in names}}
+    before = dataclasses.replace(one.before, metrics=metrics, disturbed=(0, 1, 2, 3, 4, 5), timed=6)
+    after = dataclasses.replace(one.after, disturbed=(), timed=6)
+    pairs[0] = dataclasses.replace(one, before=before, after=after)
+    gated = gate.judge(pairs, rules.parse(["tpot:1%"]))
+    assert {j.verdict for j in gated.judgements} == {Verdict.REGRESSED}
+    (found,) = gated.suite
+    assert (found.prompts, found.of, found.left_out) == (9, 9, {})
+
+
 def test_what_is_not_the_codes_is_no_figure_of_the_suite(make_row):
     pairs = [
         RowPair(before=make_row(name, steal_s=[1.0] * 3, mbu=[0.2] * 3), after=make_row(name, steal_s=[9.0] * 3))

@@ -22,6 +22,8 @@ CLIENT = 0.1
 INDIRECT = 1.5
 """A disturbance costs so many times the wait that is counted: caches are cold after it."""
 
+_EXPLAINS, _HIDES = "explains the change", "may hide a change"
+
 
 def mostly(row: Row) -> bool:
     """Return whether most rounds of a test were disturbed."""
@@ -41,10 +43,11 @@ def doubt(metric: Metric, before: Row, after: Row, *, side_by_side: bool, thresh
     if not (sides or side_by_side) or not _moved(metric, before, after):
         return None
     if side_by_side:
-        if abs(_share(before) - _share(after)) < APART or not _explains(metric, before, after, threshold):
+        what = None if abs(_share(before) - _share(after)) < APART else _does(metric, before, after, threshold)
+        if what is None:
             return None
         told = f"{_count(before)} rounds of the other side and {_count(after)} of this one were disturbed"
-        return f"{told}, which explains the change: end what else runs, and measure again"
+        return f"{told}, which {what}: end what else runs, and measure again"
     counts = " and ".join(
         f"{_count(row)} {'' if number else 'rounds '}of {which}" for number, (row, which) in enumerate(sides)
     )
@@ -58,20 +61,20 @@ def _client_waited(row: Row) -> float:
     return wait / total if wait and total else 0.0
 
 
-def _explains(metric: Metric, before: Row, after: Row, threshold: float) -> bool:
-    """Return whether what the sides waited for cores makes up for a change: code that is slower is disturbed longer.
+def _does(metric: Metric, before: Row, after: Row, threshold: float) -> str | None:
+    """Return what the sides' waiting for cores may do to a change, None for nothing: slower code is disturbed longer.
 
     Where the side that is better waited longer, it hides some of the change; what is seen of it was not caused by it.
     """
     values = [row.metrics[metric.key].value for row in (before, after)]
     a, b = (0.0 if isinstance(value, str) else float(value) for value in values)
-    if min(a, b) <= 0:
-        return True
     waited = [_waited(row) for row in (before, after)]
-    if math.inf in waited:
-        return True
+    if min(a, b) <= 0 or math.inf in waited:
+        return _EXPLAINS
     worse, longer = worse_sign(metric) * math.log(b / a), waited[1] - waited[0]
-    return abs(worse) <= (limit(metric, threshold) if worse * longer < 0 else INDIRECT * abs(longer))
+    if abs(worse) > (limit(metric, threshold) if worse * longer < 0 else INDIRECT * abs(longer)):
+        return None
+    return _EXPLAINS if worse * longer > 0 else _HIDES
 
 
 def _waited(row: Row) -> float:

@@ -149,7 +149,7 @@ def _why_not(member: Member, metric: Metric) -> str | None:
     verdict = member.judgement.verdict
     if verdict not in JUDGED:
         return "not measured" if verdict is None else verdict.value
-    if member.pair.disturbed(metric) is not None:
+    if member.pair.disturbed(metric, member.judgement.threshold) is not None:
         return DISTURBED
     before, after = member.rounds(metric.key)
     constant = len({*before, *after}) == 1
