@@ -338,6 +338,7 @@ def test_a_test_that_fails_itself_is_failed_once(gated, pytester, measured):
     assert result.ret == 1
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*missing: failed in this run*"])
+    result.stdout.fnmatch_lines(["1 test failed; *"])
     assert "restore it" not in result.stdout.str()
     assert "infer-accept: missing" not in result.stdout.str()
     tree = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - our own file

@@ -280,6 +280,12 @@ def test_bounds_and_missing_tests(suites):
     assert said(pairs, "decode_throughput>=3") == "nothing got worse"
     text = said(pairs, "tpot:2%", missing=["t::gone"])
     assert text == "1 test missing"
+    unfit = {
+        "t::one": "failed in this run",
+        "t::two": "not measured in this run",
+        pairs[0].after.test: "cannot be judged",
+    }
+    assert said(pairs[1:], "tpot:2%", missing=["t::gone"], unfit=unfit) == "2 tests missing; 2 tests failed"
     assert said([], "tpot:2%") == ""
 
 

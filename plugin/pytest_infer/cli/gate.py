@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from pytest_infer.analysis.compare import ending, fingerprint, rules
-from pytest_infer.analysis.compare.accepted import Accepted, check_covered, parse
+from pytest_infer.analysis.compare.accepted import UNMEASURED, Accepted, check_covered, parse
 from pytest_infer.analysis.compare.ending import Ending
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.analysis.sweep import axes
@@ -204,9 +204,7 @@ def _against(history: History, candidate: Run, against: str) -> Run:
 
 def _unfit(candidate: Run, accepted: Sequence[str]) -> dict[str, str]:
     """Return the tests of a run that failed or were not measured, with the reason, but for those accepted by name."""
-    found = dict.fromkeys(candidate.unmeasured, "not measured in this run") | dict.fromkeys(
-        candidate.failed, "failed in this run"
-    )
+    found = dict.fromkeys(candidate.unmeasured, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
     return {test: why for test, why in found.items() if not any(fnmatch.fnmatchcase(test, name) for name in accepted)}
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MISSING = "missing"
 """In place of a metric: that a test of the baseline is gone."""
 LOST = "the baseline has this test and this run did not measure it: restore it, or set a new baseline"
+UNMEASURED = "not measured in this run"
+"""Of a test that was to be run."""
 _FACTS = {fact.value: fact for fact in (Fact.PREFILL, Fact.DECODE, Fact.TOTAL)}
 """Names that stand for all figures which tell the same, as headlines have them."""
 _PERCENT = re.compile(r"\d+(?:\.\d+)?\s*%", re.ASCII)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from pytest_infer.analysis.breakdown import carried
 from pytest_infer.analysis.breakdown.outcome import PhaseChange
-from pytest_infer.analysis.compare import suite
+from pytest_infer.analysis.compare import accepted, suite
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.exact import OUTPUT
 from pytest_infer.analysis.compare.suite import Figure, Member
@@ -28,6 +28,8 @@ from pytest_infer.metrics import METRICS, Direction, Fact, Kind, Metric
 _ORDER = [metric.key for metric in METRICS]
 _SMALLEST = 0.001
 """A change within the threshold is told from a tenth of a percent on (own choice): nobody acts on less."""
+_GONE = (None, accepted.LOST, accepted.UNMEASURED)
+"""Why a test has no figures that did not fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +88,17 @@ class Differs:
 class Headline:
     """The answer to "did it get slower?".
 
-    `told` moved; `differs` and `lost` are no matter of noise; `others` are figures that got worse beside those that a
-    headline is about. `unsure` is what cannot be told. Where nothing moved, all intervals lie within `bound` (a share)
-    in the prompts `counted`. `judged`: there is a verdict; `reason` is the most frequent one why something has none.
-    `tokeniser` changed beside the steps, which is in no other figure.
+    `told` moved; `differs`, `lost` and `failed` (tests that are gone, and that have no figures) are no matter of noise;
+    `others` are figures that got worse beside those that a headline is about. `unsure` is what cannot be told. Where
+    nothing moved, all intervals lie within `bound` (a share) in the prompts `counted`. `judged`: there is a verdict;
+    `reason` is the most frequent one why something has none. `tokeniser` changed beside the steps, which is in no
+    other figure.
     """
 
     told: tuple[Told, ...] = ()
     differs: tuple[Differs, ...] = ()
     lost: int = 0
+    failed: int = 0
     others: tuple[Metric, ...] = ()
     unsure: tuple[Unsure, ...] = ()
     bound: float | None = None
@@ -132,11 +136,14 @@ def of(
     timed = [figure for figure in quiet if figure.metric.kind is Kind.TIMED] or quiet
     judged = any(j.verdict in suite.JUDGED for j in judgements)
     why = (Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE) if judged else tuple(Verdict)
+    unfit = {j.test: j.reason for j in judgements if j.verdict is Verdict.MISSING and j.metric is None}
+    failed = [test for test, reason in unfit.items() if reason not in _GONE]
     reasons = Counter(j.reason for j in judgements if j.verdict in why and j.reason)
     return Headline(
         told=tuple(_with_parts(one, pairs, groups) for one in told),
         differs=tuple(_differs(pairs, judgements)),
-        lost=len({j.test for j in judgements if j.verdict is Verdict.MISSING and j.metric is None}),
+        lost=len(unfit) - len(failed),
+        failed=len(failed),
         others=_others(figures, groups, teller, told),
         unsure=tuple(unsure for figure in quiet if (unsure := _unsure(figure)) is not None),
         bound=_bound(timed),

@@ -41,11 +41,13 @@ def in_words(headline: Headline | None, judgements: Iterable[Judgement]) -> str:
     parts += map(_differs, headline.differs)
     if headline.lost:
         parts.append(f"{plural(headline.lost, 'test')} missing")
+    if headline.failed:
+        parts.append(f"{plural(headline.failed, 'test')} failed")
     if headline.others:
         parts.append(f"also worse: {', '.join(metric.label for metric in headline.others)}")
     if headline.tokeniser is not None:
         parts.append(f"outside the steps: tokeniser {signed(headline.tokeniser.change_s)} a prompt")
-    if headline.told or headline.differs or headline.lost:
+    if headline.told or headline.differs or headline.lost or headline.failed:
         parts += [_unsure(one, title, short=True) for one in headline.unsure]
     else:
         parts.insert(0, _quiet(headline, title))
