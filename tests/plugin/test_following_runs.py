@@ -418,6 +418,12 @@ def test_a_wrong_text_is_refused_in_one_line(suite_of):
     refused(suite_of.run("--infer-text=."), "--infer-text", "a folder")
 
 
+def test_a_text_of_the_ini_file_is_for_runs_with_a_profile_round(suite_of):
+    suite_of.path.joinpath("pytest.ini").write_text("[pytest]\ninfer_text = none.txt\n")
+    suite_of.run("--infer-no-profile").assert_outcomes(passed=2)
+    refused(suite_of.run(), "none.txt", "No such file")
+
+
 def test_both_sides_score_the_text(commits):
     suite_of = commits()
     (suite_of.path / "some.txt").write_text("a b c d e")

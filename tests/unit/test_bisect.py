@@ -642,6 +642,21 @@ def test_tests_are_named_as_they_are(checkout, thirty, tmp_path):
     assert asked == f"{worktree.path}/sub/t.py::t[https://a/b//..]"
 
 
+@pytest.mark.parametrize(
+    ("rule", "text", "left_out"),
+    [("tpot:1%", False, True), ("tpot:1%", True, False), ("peak_rss:1%", False, False)],
+)
+def test_times_alone_need_no_profile_round_unless_a_text_does(checkout, thirty, tmp_path, rule, text, left_out):
+    repository = Repository.of(checkout)
+    worktree = Worktree(repository, thirty[0])
+    suite = Suite(repository=repository, index=tmp_path / "index", ours={}, spare={})
+    made = runs.Runs(repository, worktree, suite, thirty[0], tmp_path)
+    plan = Plan(**{**plan_fields(), "rules": rules.parse([rule]), "text": text})
+    command = made._command(plan, tmp_path / "run.json", more=False)
+    worktree.remove()
+    assert ("--infer-no-profile" in command) is left_out
+
+
 def plan_fields():
     return {name: getattr(PLAN, name) for name in Plan.__dataclass_fields__}
 
@@ -671,7 +686,7 @@ def test_what_is_measured_and_how_long_is_what_pytest_says(checkout, tmp_path, m
     given = ["--infer-max-new-tokens", "3", "-k", "bench or it", "--ignore", "mine.toml"]
     found = runs.collected(given, tmp_path)
     assert (found.tests, found.options) == (("bench/test_it.py::test_it",), tuple(given))
-    assert found.amounts == (300.0, 8, 30)
+    assert (found.amounts, found.text) == ((300.0, 8, 30), False)
     named = runs.collected([*given, "test_other.py", "-k", "other"], tmp_path)
     assert (named.tests, named.options) == (("test_other.py::test_other",), (*given, "-k", "other"))
 
@@ -689,6 +704,10 @@ def test_files_that_options_name_are_known_wherever_these_are_set(checkout, tmp_
     (checkout / "p.toml").write_text('[[prompt]]\nname = "one"\ntext = "x"\n')
     found = runs.collected(["test_it.py"], tmp_path)
     assert found.data == {"model": here / "mine", "prompts": here.parent / "p.toml", "text": here / "my.txt"}
+    assert found.text
+    monkeypatch.setenv("PYTEST_ADDOPTS", "")
+    bundled = runs.collected(["test_it.py"], tmp_path)
+    assert (bundled.data.keys(), bundled.text) == ({"model", "prompts"}, True)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         tests=[item.nodeid for item in items],
         files=sorted({str(item.path) for item in items}),
         amounts=[settings.time_s, settings.launches, settings.max_rounds],
+        text=settings.text is not None,
         data={name: str(path) for name, path in arguments.data(config).items()},
         refused=_refused(config, settings),
     )

@@ -282,7 +282,10 @@ def _text(read: OptionReader) -> Path | None:
     if read.text("text") is None:
         return None
     if read.flag("no-profile"):
-        raise OptionError(f"{read.place('text')} is measured after the profile round: leave out --infer-no-profile")
+        where, without = read.place("text"), read.place("no-profile")
+        if where.startswith("--"):
+            raise OptionError(f"{where} is measured after the profile round: leave out {without}")
+        return None
     return BUNDLED if read.text("text") == BARE else read.path("text")
 
 

@@ -95,6 +95,7 @@ def _plan(repository: Repository, found: Collected, parsed: Sequence[Rule]) -> P
         longer=longer(found.amounts),
         selected=found.tests,
         rules=tuple(parsed),
+        text=found.text,
         here=here.relative_to(repository.root),
         root=found.root.relative_to(repository.root),
     )

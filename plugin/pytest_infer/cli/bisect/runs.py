@@ -62,7 +62,7 @@ class Plan:
     """What is measured at each step: pytest's arguments without the tests, and the node ids of these.
 
     `longer` are the arguments that let an undecided step measure longer. `here` is the folder that pytest is started in
-    and `root` its rootdir, both relative to the repository's top.
+    and `root` its rootdir, both relative to the repository's top. With a `text` its perplexity is measured.
     """
 
     arguments: tuple[str, ...]
@@ -71,6 +71,7 @@ class Plan:
     rules: tuple[Rule, ...]
     here: Path
     root: Path
+    text: bool = False
 
     def only(self, judgement: Judgement) -> Plan:
         """Return the plan for one figure of one test, with `midway` as its rule."""
@@ -107,7 +108,7 @@ class Collected:
     """What pytest would run in the user's checkout: `options` are the arguments that name no tests.
 
     `data` are the files that options name, wherever these are set, by the names of the options. `amounts` are what a
-    prompt is measured with at most: seconds, launches, and rounds.
+    prompt is measured with at most: seconds, launches, and rounds. `text` is whether that of one is measured too.
     """
 
     root: Path
@@ -116,6 +117,7 @@ class Collected:
     tests: tuple[str, ...]
     files: tuple[Path, ...]
     data: Mapping[str, Path]
+    text: bool = False
 
 
 def refuse_arguments(arguments: Sequence[str]) -> None:
@@ -158,6 +160,7 @@ def collected(arguments: Sequence[str], scratch: Path) -> Collected:
         tests=tuple(what["tests"]),
         files=tuple(Path(file).resolve() for file in what["files"]),
         data={name: Path(path) for name, path in what["data"].items()},
+        text=what["text"],
     )
 
 
@@ -218,7 +221,8 @@ class Runs:
         timed = all(rule.metric is not None and rule.metric.kind is Kind.TIMED for rule in plan.rules)
         return [
             *(sys.executable, "-m", "pytest", *PLUGIN, *plan.arguments, f"--rootdir={root}"),
-            *(["--infer-no-profile"] if timed else []),
+            # A text that is asked for is measured after the profile round.
+            *(["--infer-no-profile"] if timed and not plan.text else []),
             *(plan.longer if more else ()),
             *(f"--infer-gate={rule.text}" for rule in plan.rules),
             *("--infer-exit=bisect", f"--infer-against={self._base}"),
