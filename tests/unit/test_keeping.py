@@ -51,9 +51,9 @@ class NotSaving:
     saving = False
 
 
-def key_of(record, *, machine=None, model="reference-moe"):
+def key_of(record, *, machine=None, model="reference-moe", **more):
     settings = Options(model=model)
-    settings.resume = False
+    vars(settings).update(more, resume=False)
     keeper = Keeper(settings, NotSaving(), Path(), lambda line: None)
     keeper.prepare(machine or description.describe())
     return keeper._key(record.prompt.content_sha256, record.prompt.limits, settings)
@@ -68,6 +68,11 @@ def test_a_record_is_taken_up_on_the_same_machine_with_the_same_packages(measure
     assert key_of(measured) == first
     (tmp_path / "torch-99.0.dist-info").mkdir()
     assert key_of(measured) != first
+
+
+@pytest.mark.parametrize("other", [{"against": "main"}, {"cold_load": True}])
+def test_a_record_of_two_sides_or_of_another_load_is_not_taken_up(measured, other):
+    assert key_of(measured, **other) != key_of(measured)
 
 
 def test_a_record_of_a_model_that_was_written_anew_is_not_taken_up(measured, tmp_path):

@@ -42,6 +42,8 @@ _MATTER = (
     "prompt_tokens",
     "replay",
     "text",
+    "against",
+    "cold_load",
 )
 """The settings on which figures depend, beside the engine's options and the prompt's limits."""
 _OF_THE_MACHINE = (
