@@ -174,6 +174,20 @@ def test_rules_are_about_levels_as_about_prompts(served):
     pytester.runpytest().stderr.fnmatch_lines(["*total[[]fisrt]*is about no prompt of this run; near it: first*"])
 
 
+def test_rules_of_the_ini_file_about_levels_wait_for_them_and_so_do_those_about_prompts(served):
+    pytester = served(test=f"{LOAD}\ndef test_prompt(infer, prompt):\n    infer(prompt)\n")
+    pytester.makeini("[pytest]\ninfer_gate =\n    total>=0\n    level_latency_p50>=0\n")
+    for options, judged in ((("--infer-rounds=2",), 2), ((*LEVELS, "-k", "test_load"), 3), (LEVELS, 5)):
+        result = pytester.runpytest("--benchmark-autosave", *options)
+        assert result.ret == 0
+        result.stdout.fnmatch_lines([f"{judged} unchanged"])
+        assert CliRunner().invoke(app, ["gate", "latest", f"--storage={pytester.path / '.benchmarks'}"]).exit_code == 0
+    # One that was typed passes nothing, and nor do those that are all about others.
+    assert pytester.runpytest("--infer-gate=total>=0,level_latency_p50>=0", "--infer-rounds=2").ret == 10
+    pytester.makeini("[pytest]\ninfer_gate = level_latency_p50>=0\n")
+    assert pytester.runpytest("--infer-rounds=2").ret == 11
+
+
 MARKS = ("skipif(True, reason='not here')", "xfail(run=False, reason='it hangs')")
 
 

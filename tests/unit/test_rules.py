@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_infer.analysis.compare import rules
-from pytest_infer.analysis.compare.rules import Form, parse
+from pytest_infer.analysis.compare.rules import Form, Source, parse
 from pytest_infer.errors import OptionError
 from pytest_infer.metrics import METRICS, by_key, scope
 from pytest_infer.metrics.metric import Direction
@@ -244,3 +244,25 @@ def test_a_pattern_selects_configurations_too(pattern, covers):
 def test_a_prompt_that_is_not_swept_goes_by_its_name_alone():
     assert not one("tpot[story-*]:2%").covers("story")
     assert one("tpot[story-*]:2%").covers("story-two")
+
+
+INI = ["tpot:3%", "output:exact", "experts:drift<0.02", "level_misses<=5%", "peak_rss:2%", "level_ttft_p50[rate=2]:5%"]
+
+
+@pytest.mark.parametrize(
+    ("under_load", "left"),
+    [
+        ([False], ["tpot:3%", "output:exact", "experts:drift<0.02", "peak_rss:2%", "level_ttft_p50[rate=2]:5%"]),
+        ([True], ["level_misses<=5%", "peak_rss:2%", "level_ttft_p50[rate=2]:5%"]),
+        ([True, False], INI),
+        ([], INI),
+    ],
+)
+def test_rules_of_the_ini_file_may_be_about_what_other_runs_measure(under_load, left):
+    assert [rule.text for rule in rules.of_kinds(parse(INI, source=Source.INI), under_load)] == left
+    assert [rule.text for rule in rules.of_kinds(parse(INI), under_load)] == INI
+
+
+def test_of_rules_that_are_all_about_what_other_runs_measure_each_stays():
+    asked = parse(["level_misses<=5%", "level_ttft_p50:5%"], source=Source.INI)
+    assert rules.of_kinds(asked, [False]) == asked

@@ -109,6 +109,7 @@ def run_gate(
         candidate = history.select(run, strict=True)
         allowed = tuple(allow_different or ())
         before = _against(history, candidate, against) if against else _baseline(history, candidate, allowed)
+        parsed = rules.of_kinds(parsed, {row.under_load is not None for row in candidate.rows})
         _check(candidate, before, parsed)
         accepting = () if end.bisect else _accepted(accepted, before, candidate)
         unfit = _unfit(candidate, allow_failed or ())

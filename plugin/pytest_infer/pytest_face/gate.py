@@ -12,7 +12,7 @@ import msgspec
 from pytest_infer import untrusted
 from pytest_infer.analysis import alike
 from pytest_infer.analysis.compare import fingerprint
-from pytest_infer.analysis.compare.rules import Rule, Source, check_covered
+from pytest_infer.analysis.compare.rules import Rule, Source, check_covered, of_kinds
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict
 from pytest_infer.errors import OptionError, StorageError
 from pytest_infer.metrics import by_key
@@ -54,6 +54,8 @@ class Gate:
         self._open: tuple[Rule, ...] = ()
         """Rules that are about none of the prompts that were known before any was measured."""
         self._unnamed: Collection[str] = ()
+        self._judged = settings.gate
+        """The rules, without those that are for runs that measure something else."""
         self._expected = settings.gate_asked
 
     @property
@@ -103,7 +105,7 @@ class Gate:
         baseline's suite, and that was not measured, is missing. Those that `failed` have no figures, whatever the
         baseline has of them.
         """
-        rules = self._settings.gate
+        rules = self._judged
         if rules is None:
             return
         # Imported late, here and below: loading the plugin must not load numpy and scipy.
@@ -149,7 +151,7 @@ class Gate:
         `turns` are what turns of a token said of them, by node id; `unmeasured` are tests before which the run ended,
         and those that `failed` have no figures.
         """
-        rules = self._settings.gate
+        rules = self._judged
         if rules is None:
             return
         from pytest_infer.analysis.compare import gate  # noqa: PLC0415
@@ -192,15 +194,22 @@ class Gate:
         return gate.settled(self._settings.gate, prompt.name, before, after, config)
 
     def check_rules(
-        self, names: Collection[str], *, part: bool, unnamed: Collection[str] = (), awaiting: bool = False
+        self,
+        names: Collection[str],
+        *,
+        part: bool,
+        unnamed: Collection[str] = (),
+        awaiting: bool = False,
+        under_load: Collection[bool] = (),
     ) -> None:
         """Raise OptionError for a rule about none of the suite's prompts, whatever of them is measured.
 
         Or for one that was typed about a round that is switched off. `part` says that only some files or tests were
         collected: rules of the ini file may be about others. The tests that are `unnamed` bring prompts of their own:
         where there are any, what was measured tells in the end. Where load tests are `awaiting` their levels, rules of
-        the ini file may be about these.
+        the ini file may be about these. `under_load` tells of what is to be measured whether it is a level.
         """
+        self._judged = self._settings.gate and of_kinds(self._settings.gate, under_load)
         of_others = _ANY if part else _LEVELS if awaiting else ()
         asked = [
             rule

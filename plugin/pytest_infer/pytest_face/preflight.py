@@ -64,7 +64,7 @@ def check(collected: pytest.Session, session: InferSession) -> None:
     for item in items:
         _check_benchmark(item)
     try:
-        _check_rules(session)
+        _check_rules(items, session)
         if not session.bridge.disabled:
             _check_recording(items, session)
         _check_load_tests(items, session)
@@ -162,7 +162,7 @@ def _awaits_levels(item: pytest.Item) -> bool:
     return LEVEL in getattr(item, "fixturenames", ()) and _level_of(item) is None and fixtures.gets_ours(item, LEVEL)
 
 
-def _check_rules(session: InferSession) -> None:
+def _check_rules(items: list[pytest.Item], session: InferSession) -> None:
     """Refuse a rule about no prompt of the suite, which is all that was collected before -k and -m left some out."""
     tests = [item for item in session.collected if fixtures.measures(item)]
     session.collected.clear()
@@ -175,7 +175,9 @@ def _check_rules(session: InferSession) -> None:
     named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
     part = curve or named or repeats(config) or ignores_tests(config)
     unnamed = [nodeid for nodeid, found in named_by.items() if not found]
-    session.gate.check_rules(names, part=part, unnamed=unnamed, awaiting=awaiting)
+    measuring = {name for item in items for name in fixtures.MEASURING.intersection(item.fixturenames)}  # type: ignore[attr-defined]
+    loads = {name == under_load.FIXTURE for name in measuring}
+    session.gate.check_rules(names, part=part, unnamed=unnamed, awaiting=awaiting, under_load=loads)
 
 
 def _names_of(item: pytest.Item) -> tuple[str, ...]:

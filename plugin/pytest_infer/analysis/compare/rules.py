@@ -15,6 +15,7 @@ from pytest_infer.errors import OptionError, alternatives
 from pytest_infer.metrics import METRICS, Metric, by_key, fidelity
 from pytest_infer.metrics.metric import Direction, Kind
 from pytest_infer.metrics.scope import OTHERS, Scope
+from pytest_infer.metrics.summary import why_not
 from pytest_infer.units import Unit
 
 DEFAULT = ("output:exact", "ttft:5%", "tpot:5%", "peak_rss:5%")
@@ -129,6 +130,22 @@ def parse(lines: Iterable[str], default: Sequence[str] = DEFAULT, source: Source
     texts = [text for text in texts if text and not text.startswith("#")]
     source = source if texts else Source.DEFAULT
     return tuple(replace(_rule(text), source=source) for text in texts or default)
+
+
+def of_kinds(rules: Sequence[Rule], under_load: Collection[bool]) -> tuple[Rule, ...]:
+    """Return the rules but for those of the ini file about every prompt or level where only the other is measured.
+
+    `under_load` tells of what is measured which it is. Where no rule would be left, or nobody knows, all stay.
+    """
+
+    def of_other(rule: Rule) -> bool:
+        if rule.source is not Source.INI or rule.prompt is not None or not under_load:
+            return False
+        if rule.metric is None:
+            return all(under_load)
+        return all(why_not(rule.metric, under_load=level) is not None for level in under_load)
+
+    return tuple(rule for rule in rules if not of_other(rule)) or tuple(rules)
 
 
 def check_covered(rules: Iterable[Rule], names: Collection[str]) -> None:

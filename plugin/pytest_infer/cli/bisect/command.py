@@ -59,7 +59,10 @@ def bisect(
             raise AgainstError("pytest-infer bisect does not work on Windows; use WSL")
         repository = Repository.of(Path.cwd(), "pytest-infer bisect")
         ends = Ends.of(repository, good, bad)
-        parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()), rules.DEFAULT_PAIRED)
+        source = rules.Source.TYPED if rule else rules.Source.INI
+        parsed = rules.parse(rule or inifile.gate_rules(Path.cwd()), rules.DEFAULT_PAIRED, source)
+        # Levels of load are none of an A/B run's.
+        parsed = rules.of_kinds(parsed, [False])
         refuse_arguments(given)
         with _scratch() as scratch:
             found = collected(given, scratch)
