@@ -193,6 +193,39 @@ def test_of_the_same_suite_a_prompt_that_is_gone_is_missing(gated, pytester):
     result.stdout.fnmatch_lines(["2 tests missing"])
 
 
+def test_of_a_suite_that_was_typed_for_the_baseline_alone_nothing_is_missing(gated, pytester):
+    first, third = OTHER.format("first"), OTHER.format("third")
+    pytester.path.joinpath("other.toml").write_text(first + third)
+    gated("--infer-prompts=other.toml")
+    assert gated("--infer-gate=output:exact", prompts=first).ret == 0
+    # Its own file may be typed as well.
+    gated("--infer-prompts=prompts.toml", prompts=first + third)
+    result = gated("--infer-gate=output:exact", prompts=first)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*third*missing*"])
+    # A prompt of a test's own is in no file.
+    marked = "@pytest.mark.infer_prompts([{'name': 'own', 'text': 'x'}])"
+    own = f"import pytest\n{TEST}\n\n{marked}{TEST.replace('test_prompt', 'test_own')}"
+    gated("--infer-prompts=other.toml", test=own)
+    result = gated("--infer-gate=output:exact", prompts=first)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["1 test missing"])
+    # What the ini file names is no matter of one run.
+    pytester.makeini("[pytest]\ninfer_prompts = other.toml\n")
+    gated()
+    pytester.makeini("")
+    assert gated("--infer-gate=output:exact", prompts=first).ret == 1
+
+
+def test_a_suite_is_the_same_however_it_is_typed(gated, pytester):
+    suite = pytester.mkdir("suites") / "a.toml"
+    pytester.mkdir("bench")
+    suite.write_text(OTHER.format("first") + OTHER.format("third"))
+    gated("--infer-prompts=suites/a.toml")
+    suite.write_text(OTHER.format("first"))
+    assert gated("--infer-gate=output:exact", "--infer-prompts=bench/../suites/a.toml").ret == 1
+
+
 def test_a_test_of_no_suite_is_missing_where_others_follow_a_curve(gated):
     own = "\n\ndef test_own(infer):\n    infer('one')\n"
     gated("--infer-curve=16,32", test=TEST + own)

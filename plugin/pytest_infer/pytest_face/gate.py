@@ -96,14 +96,14 @@ class Gate:
         self,
         tests: Mapping[str, MeasuredTest],
         planned: Collection[str],
-        covers: Callable[[Row, str | None], bool],
+        covers: Callable[[Row, Run], bool],
         failed: Collection[str] = (),
     ) -> None:
         """Judge the measured tests (by node id) against a stored run.
 
         `planned` were to be measured; a test of the baseline that `covers` says belongs to this run, by its row and the
-        baseline's suite, and that was not measured, is missing. Those that `failed` have no figures, whatever the
-        baseline has of them.
+        baseline, and that was not measured, is missing. Those that `failed` have no figures, whatever the baseline has
+        of them.
         """
         rules = self._judged
         if rules is None:
@@ -123,7 +123,7 @@ class Gate:
             return
         records = {test: found.record for test, found in tests.items()}
         pairs, gone, new = gate.stored_pairs(before, rows, self._history, records)
-        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row, before.suite)]
+        missing: list[Row | str] = [row for row in gone if row.test in planned or covers(row, before)]
         self._end(
             gate.judge(
                 pairs,

@@ -94,8 +94,10 @@ def _selection(items: list[pytest.Item], session: InferSession) -> Selection:
         lengths = () if curve.needs_context else curve.up_to(0)
         points = [configurations.at_length(one, n).values for one in session.configurations for n in lengths]
         points += [found[1].values for item in items if (found := ordering.swept(item))]
+    prompts = tuple({prompt.name: None for suite in session.suites.values() for prompt in suite})
     typed = "--infer-prompts" in {word.partition("=")[0] for word in command_line.words(session.config)}
-    suite = None if session.settings.prompts is None or not typed else session.suites.get(session.settings.prompts)
+    typed = typed and session.settings.prompts in session.suites
+    session.keeper.typed_prompts = prompts if typed else ()
     return Selection(
         config=session.config,
         left_out=session.deselected,
@@ -103,8 +105,9 @@ def _selection(items: list[pytest.Item], session: InferSession) -> Selection:
         levels=[level.name for level in session.settings.load],
         configs=configs,
         points=points,
-        prompts=None if suite is None else [prompt.name for prompt in suite],
-        suite=session.keeper.suite,
+        prompts=prompts,
+        suites={session.keeper.suite, *map(session.keeper.suite_name, session.suites)},
+        typed=typed,
     )
 
 

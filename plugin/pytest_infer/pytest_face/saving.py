@@ -67,6 +67,7 @@ class Keeper:
 
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()
+        self.typed_prompts: tuple[str, ...] = ()
         self.finished: dict[str, MeasuredTest] = {}
         self.other_side: Callable[[], Mapping[str, PromptRecord]] = dict
         self.save_failed = False
@@ -90,9 +91,11 @@ class Keeper:
     @property
     def suite(self) -> str:
         """Return how stored runs name the suite that was asked for: by its place in the project; empty without one."""
-        path, root = self._settings.prompts, self._code_folder
-        if path is None:
-            return ""
+        return "" if self._settings.prompts is None else self.suite_name(self._settings.prompts)
+
+    def suite_name(self, path: Path) -> str:
+        """Return how stored runs name a suite's file, however its path was typed."""
+        path, root = Path(os.path.normpath(path)), self._code_folder
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
     @property
@@ -252,7 +255,8 @@ class Keeper:
             commit["branch"] = branch_of_job(os.environ, commit.get("id")) or DETACHED
         self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
-        whole = {"schema": SCHEMA, "suite": self.suite, "unmeasured": self.unmeasured(), "failed": failed}
+        whole = {"schema": SCHEMA, "suite": self.suite, "typed_prompts": self.typed_prompts}
+        whole |= {"unmeasured": self.unmeasured(), "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
         whole["averages"] = block.of_suite(self.averages())
         whole["advice"] = msgspec.to_builtins(self.advice())

@@ -13,7 +13,7 @@ from _pytest.mark import KeywordMatcher
 from _pytest.mark.expression import Expression
 
 from pytest_infer import untrusted
-from pytest_infer.storage.runs import Row
+from pytest_infer.storage.runs import Row, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class Selection:
 
     `left_out` are tests that -k, -m or another plugin took out again, and `kept` the others. `levels` and `configs` are
     what options ask for, and `points` what of these tests of a suite are measured with: the lengths of a curve.
-    `prompts` are the names in the suite that was typed, None where none was, and `suite` is how stored runs name it.
+    `prompts` are the names in the suites of these tests, `suites` is how stored runs name them, and `typed` says that
+    one was typed for all.
     """
 
     config: pytest.Config
@@ -31,16 +32,17 @@ class Selection:
     levels: Collection[str]
     configs: Collection[Mapping[str, str]]
     points: Collection[Mapping[str, str]]
-    prompts: Collection[str] | None
-    suite: str
+    prompts: Collection[str]
+    suites: Collection[str]
+    typed: bool
 
-    def covers(self, row: Row, suite: str | None) -> bool:
-        """Return whether a test that is not there any more, measured of that suite, would have been part of this run.
+    def covers(self, row: Row, before: Run) -> bool:
+        """Return whether a test of an earlier run that is not there any more would have been part of this run.
 
-        Where nobody knows the `suite`, it is taken for the one of this run.
+        Where nobody knows which suite that run had, it is taken for the one of this run.
         """
         nodeid = row.test
-        if nodeid in self.left_out or repeats(self.config) or self._ignored(nodeid) or not self._measures(row, suite):
+        if nodeid in self.left_out or repeats(self.config) or self._ignored(nodeid) or not self._measures(row, before):
             return False
         base, root = self.config.invocation_params.dir, self.config.rootpath
         for argument in self.config.args:
@@ -51,14 +53,18 @@ class Selection:
                 return self._chosen(row)
         return False
 
-    def _measures(self, row: Row, suite: str | None) -> bool:
-        """Return whether this run asks for a test's level or configuration, and for its prompt or the same suite."""
+    def _measures(self, row: Row, before: Run) -> bool:
+        """Return whether this run asks for a test's level or configuration, and for its prompt or the same suite.
+
+        Only a suite that was typed, for either run, is another on purpose.
+        """
         if row.under_load is not None:
             return row.name in self.levels
         if not _of_suite(row):
             return row.config in self.configs
-        same = self.prompts is None or suite in (None, self.suite)
-        return row.config in self.points and (same or row.name in (self.prompts or ()))
+        same = before.suite is None or before.suite in self.suites
+        other = not same and (self.typed or row.name in before.typed_prompts)
+        return row.config in self.points and (not other or row.name in self.prompts)
 
     def _chosen(self, row: Row) -> bool:
         """Return whether -k, -m and --deselect would have left a test in: -m as it did others of its function."""

@@ -38,10 +38,12 @@ class Whole(msgspec.Struct, frozen=True):
     """What our block says of the run as a whole; `failed` holds the blocks of tests that failed after measurement.
 
     `suite` names the prompts' file that was asked for, empty where each test took its own; older versions tell none.
+    `typed_prompts` are the names in one that was typed, for this run alone.
     """
 
     schema: int = SCHEMA
     suite: str | None = None
+    typed_prompts: tuple[str, ...] = ()
     gate: Mark | None = None
     failed: dict[str, msgspec.Raw] = {}
     unmeasured: tuple[str, ...] = ()

@@ -204,6 +204,7 @@ class Run:
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
     suite: str | None = None
+    typed_prompts: tuple[str, ...] = ()
     tell: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     # Whether it is damaged is found out once; the run itself stays what it is.
     _damage: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -338,6 +339,7 @@ def read(path: Path) -> Run:
         failed=tuple(whole.failed),
         unmeasured=whole.unmeasured,
         suite=whole.suite,
+        typed_prompts=whole.typed_prompts,
     )
 
 
