@@ -873,3 +873,11 @@ def test_each_engine_is_compared_with_itself(suite):
     result.assert_outcomes(passed=4)
     floors = result.stdout.str().partition("noise floor")[2]
     assert all(f"test_prompt[{name}" in floors for name in IDS)
+
+
+@pytest.mark.parametrize("mark", ["skip(True, reason='slow')", "skip('a', 'b')"])
+def test_what_is_wrong_with_a_mark_pytest_says_of_the_test(suite, mark):
+    test = f"import pytest\n\n@pytest.mark.{mark}\ndef test_prompt(infer, prompt):\n    infer(prompt)\n"
+    result = suite(test=test).runpytest("--infer-rounds=2")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*TypeError: * maybe you meant pytest.mark.skipif?"])

@@ -233,8 +233,8 @@ def _check_engine(items: list[pytest.Item], session: InferSession) -> None:
             _check_adapts(engine, load, items)
             if own:
                 _check_load(engine, load, own, session)
-    marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
-    if marks and len(marks) == len(items):
+    if session.impossible.issuperset(item.nodeid for item in items):
+        marks = [mark for item in items if (mark := item.get_closest_marker("skip")) is not None]
         reasons = dict.fromkeys(str(mark.kwargs["reason"]) for mark in marks)
         raise ModelError(f"nothing of the sweep can be run: {'; '.join(reasons)}")
 
@@ -283,7 +283,7 @@ def _check_adapts(engine: Engine, load: EngineOptions, items: list[pytest.Item])
 
 def _check_load(engine: Engine, load: EngineOptions, items: list[pytest.Item], session: InferSession) -> None:
     """Check one model with all that it is to run."""
-    items = [item for item in items if item.get_closest_marker("skip") is None]
+    items = [item for item in items if item.nodeid not in session.impossible]
     try:
         engine.check()
         held = {item: _check_item(engine, item, session) for item in items}
@@ -320,7 +320,8 @@ def _check_item(engine: Engine, item: pytest.Item, session: InferSession) -> int
 def _skip(item: pytest.Item, reason: str, session: InferSession) -> None:
     found = ordering.swept(item)
     if found is not None:
-        item.add_marker(pytest.mark.skip(reason=reason))
+        # Before any mark of its own that pytest cannot evaluate.
+        item.add_marker(pytest.mark.skip(reason=reason), append=False)
         session.impossible.add(item.nodeid)
         session.note(f"not run: {printable(found[1].label)}: {printable(reason)}")
 
