@@ -112,4 +112,4 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if fixtures.of_ours(item):
         from pytest_infer.pytest_face import hooks
 
-        hooks.start(item.config)
+        hooks.collected(item)

@@ -420,6 +420,26 @@ def test_prompts_that_a_test_brings_itself_are_not_known_before(gated, pytester)
     assert gated("-k", "not test_it", test=OWN + TEST).ret == 0
 
 
+def test_a_rule_may_be_about_a_method_of_a_unittest_class_alone(suite):
+    test = """
+        import unittest
+        import pytest
+
+        class TestIt(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def measured(self, infer):
+                self.infer = infer
+
+            def test_it(self):
+                self.infer("one")
+    """
+    pytester = suite(test=test, prompts=None)
+    pytester.makeini("[pytest]\ninfer_gate = total[test_it]<=10s\n")
+    result = pytester.runpytest()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["1 unchanged"])
+
+
 def test_a_test_that_brings_its_prompt_switches_no_other_check_off(gated):
     result = gated("--infer-gate=kl<=1", "--infer-no-profile", test=OWN)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

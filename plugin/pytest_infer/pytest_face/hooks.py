@@ -83,6 +83,14 @@ def generate_tests(metafunc: pytest.Metafunc) -> None:
         parametrize.parametrize(metafunc, run.settings, run.configurations, run.suites, run.model_in_use.context)
 
 
+def collected(item: pytest.Item) -> None:
+    """Start for a test that pytest does not generate, if it is the first: hooks registered now are not told of it."""
+    first = KEY not in item.config.stash
+    run = start(item.config)
+    if first and run is not None:
+        run.collected.append(item)
+
+
 class RefusedRun:
     """Ends a run with wrong options."""
 
