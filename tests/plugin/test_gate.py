@@ -379,11 +379,29 @@ def test_a_test_that_fails_itself_is_failed_once(gated, pytester, measured):
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_a_test_that_now_fails_as_expected_is_missing(gated, measured):
+def test_a_test_that_now_fails_as_expected_is_missing(gated, pytester, measured):
     gated()
-    result = gated("--infer-gate=output:exact", test=FAILS.format(mark="@pytest.mark.xfail", measured=measured))
+    test = FAILS.format(mark="@pytest.mark.xfail", measured=measured)
+    result = gated("--infer-gate=output:exact", "--junitxml=junit.xml", test=test)
     result.stdout.fnmatch_lines(["FAILED *second*gate: missing*"])
     assert result.ret == 1
+    result.assert_outcomes(failed=1, xpassed=1)
+    assert counted(pytester) == {"tests": 2, "failures": 1, "skipped": 0}
+
+
+def test_a_test_that_skips_itself_now_is_missing_and_counted_once(gated, pytester):
+    gated()
+    skips = "if prompt.name == 'second':\n        pytest.skip('not here')\n    infer(prompt)"
+    test = f"import pytest\n{TEST.replace('infer(prompt)', skips)}"
+    result = gated("--infer-gate=output:exact", "--junitxml=junit.xml", test=test)
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, passed=1)
+    assert counted(pytester) == {"tests": 2, "failures": 1, "skipped": 0}
+
+
+def counted(pytester):
+    tree = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - our own file
+    return {name: int(tree.get(name)) for name in ("tests", "failures", "skipped")}
 
 
 @pytest.mark.parametrize(

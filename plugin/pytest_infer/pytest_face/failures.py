@@ -129,14 +129,15 @@ def report_gated(session: pytest.Session, gating: Gate) -> None:
 
 
 def _withdraw(session: pytest.Session, nodeid: str) -> None:
-    """Take back that the test passed, where it was counted: in the terminal's line and in JUnit's XML.
+    """Take back how a test ended that did not fail, where it was counted: in the terminal's line and in JUnit's XML.
 
-    pytest has no public way to. Where these names are gone the test is counted twice, as passed and as failed.
+    pytest has no public way to. Where these names are gone the test is counted twice, so and as failed.
     """
     plugins = session.config.pluginmanager
     reporter = plugins.get_plugin("terminalreporter")
-    passed = getattr(reporter, "stats", {}).get("passed", [])
-    passed[:] = [report for report in passed if report.nodeid != nodeid]
+    for ended in ("passed", "skipped", "xfailed", "xpassed"):
+        reports = getattr(reporter, "stats", {}).get(ended, [])
+        reports[:] = [report for report in reports if report.nodeid != nodeid]
     for xml in plugins.get_plugins():
         ordered = getattr(xml, "node_reporters_ordered", None)
         stats = getattr(xml, "stats", None)
@@ -144,6 +145,7 @@ def _withdraw(session: pytest.Session, nodeid: str) -> None:
             *owners, name = mangle_test_address(nodeid)
             prefix = [xml.prefix] if getattr(xml, "prefix", None) else []
             entry = (".".join([*prefix, *owners]), bin_xml_escape(name))
-            kept = [r for r in ordered if tuple(map(r.to_xml().get, ("classname", "name"))) != entry]
-            stats["passed"] = stats.get("passed", 0) - (len(ordered) - len(kept))
-            ordered[:] = kept
+            for made in [r for r in ordered if tuple(map(r.to_xml().get, ("classname", "name"))) == entry]:
+                kind = "passed" if made.to_xml().find("skipped") is None else "skipped"
+                stats[kind] = stats.get(kind, 0) - 1
+                ordered.remove(made)
