@@ -65,13 +65,13 @@ def write(console: Console, found: Recommendation) -> None:
 
 
 def advised(found: Recommendation) -> str | None:
-    """Return the options to use, or what to keep; None where nothing was found, or what is best needs no option."""
+    """Return the options to use, or what to keep; None where nothing was found."""
     if not found.goals:
         return None
-    metric = found.goals[0].metric
+    metric, best = found.goals[0].metric, found.configurations[found.goals[0].best]
     if found.undecided:
         return f"no difference found in {_NOUNS[metric]}: keep {found.configurations[0].label}"
-    return f"use the {_TITLES[metric]}: {found.options}" if found.options else None
+    return f"use the {_TITLES[metric]}: {found.options or f'{best.label}, which needs no option'}"
 
 
 def fidelity(found: Recommendation) -> list[tuple[str, str]] | None:
