@@ -58,6 +58,13 @@ def test_its_text(run, storage):
     assert Path("comment.md").read_text(encoding="utf-8") == result.stdout
 
 
+def test_a_file_of_its_own_needs_no_stored_run(run, storage, tmp_path):
+    file = run().rename(tmp_path / "artifact.json")
+    result = infer(storage, "comment", str(file))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "story and chat 9.9 % slower" in result.stdout
+
+
 def test_a_full_disk_keeps_the_earlier_file(run, storage, full_disk):
     run()
     Path("comment.md").write_text("the earlier one")
