@@ -128,6 +128,7 @@ def test_what_an_interrupted_comparison_measured_is_no_plain_measurement(reposit
     repository.commit(SLOW_DECODE)
     monkeypatch.setenv("STOP", "1")
     assert repository.run("--benchmark-autosave").ret == 2
+    assert not [*repository.path.glob(".benchmarks/.journal/*.jsonl")]
     monkeypatch.delenv("STOP")
     options = ("--infer-no-profile", "--infer-repeat-disturbed=0", "--benchmark-autosave", "--infer-resume")
     repository.pytester.runpytest_subprocess(*options).assert_outcomes(passed=2)

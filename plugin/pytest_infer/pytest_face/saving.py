@@ -42,7 +42,6 @@ _MATTER = (
     "prompt_tokens",
     "replay",
     "text",
-    "against",
     "cold_load",
 )
 """The settings on which figures depend, beside the engine's options and the prompt's limits."""
@@ -120,15 +119,21 @@ class Keeper:
         self._code = code_state(self._code_folder)
         if self._code is None and (why := why_not_in(self._code_folder)) is not None:
             self._note(f"! this run is stored without its commit: {why}")
-        found = journal.interrupted(self.storage)
+        self._look_for_left(self.storage)
+        if self._settings.against is None:
+            # Of two sides a record is half of what was measured, which no run can go on with.
+            self._journal = journal.Journal(self.storage)
+
+    def _look_for_left(self, storage: Path) -> None:
+        """Find what interrupted runs left, and say what becomes of it."""
+        found = journal.interrupted(storage)
         for left in found:
             if left.damage is not None:
                 self._note(f"left out: {left.path}: {left.damage}")
         self._left = tuple(left for left in found if left.entries)
-        self._journal = journal.Journal(self.storage)
         if self._settings.resume and not self._left:
             self._note(
-                f"--infer-resume: no interrupted run is left in {self.storage / journal.FOLDER}; everything is measured"
+                f"--infer-resume: no interrupted run is left in {storage / journal.FOLDER}; everything is measured"
             )
         elif self._settings.resume and self._code is None:
             self._note("! --infer-resume: outside of git nobody knows whether what was finished is of the same code")
