@@ -213,13 +213,14 @@ def test_copies_of_a_run_count_once_and_with_what_a_gate_said(storage, make_bloc
         copy = storage.folder / "restored" / path.name
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
+    baselines.name(storage.folder, "named", storage.folder / "restored" / paths[1].name)
     if marked is not None:
         files.mark(storage.folder / marked / paths[1].name, runfile.Mark(result="regressed"))
     for _ in range(2):  # read, and known
         found = storage.load()
         assert [run.number for run in found.runs] == ["0001", "0002", "0003"]
         assert [run.regressed for run in found.runs] == [False, marked is not None, False]
-    assert found.select("latest~1").number == "0002"
+    assert found.select("latest~1") == found.select("baseline:named") == found.runs[1]
     by_path = found.select(str(copy))
     assert by_path.path == copy
 
@@ -228,7 +229,8 @@ def test_copies_of_a_run_count_once_and_with_what_a_gate_said(storage, make_bloc
 def test_of_copies_one_with_a_number_counts(storage, make_block, gate):
     """The file of --benchmark-json is a copy which the next run replaces."""
     numbered = storage.add([make_block()], **gate)
-    shutil.copy(numbered, storage.folder / "latest.json")
+    for name in ("+latest.json", "latest.json"):  # before and behind a number
+        shutil.copy(numbered, storage.folder / name)
     assert [run.path for run in storage.load().runs] == [numbered]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -225,7 +226,12 @@ def _by_revision(history: History, name: str) -> Run | None:
 
 def _by_baseline(history: History, name: str) -> Run | None:
     path = baselines.path_of(history.folder, name)
-    return None if path is None else read(path)
+    if path is None:
+        return None
+    # Of a copy the run counts, whose gate alone is marked.
+    real = os.path.realpath(path)
+    copied = (run for run in history.runs if any(os.path.realpath(file) == real for file in history.files_of(run)))
+    return next(copied, None) or read(path)
 
 
 _SELECTORS = {
