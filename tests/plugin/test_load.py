@@ -177,10 +177,17 @@ def test_rules_are_about_levels_as_about_prompts(served):
 def test_rules_of_the_ini_file_about_levels_wait_for_them_and_so_do_those_about_prompts(served):
     pytester = served(test=f"{LOAD}\ndef test_prompt(infer, prompt):\n    infer(prompt)\n")
     pytester.makeini("[pytest]\ninfer_gate =\n    total>=0\n    level_latency_p50>=0\n")
-    for options, judged in ((("--infer-rounds=2",), 2), ((*LEVELS, "-k", "test_load"), 3), (LEVELS, 5)):
+    total, level = "total>=0", "level_latency_p50>=0"
+    for options, judged, by in (
+        (("--infer-rounds=2",), 2, [total]),
+        ((*LEVELS, "-k", "test_load"), 3, [level]),
+        (LEVELS, 5, [total, level]),
+    ):
         result = pytester.runpytest("--benchmark-autosave", *options)
         assert result.ret == 0
         result.stdout.fnmatch_lines([f"{judged} unchanged"])
+        newest = json.loads(max(pytester.path.glob(".benchmarks/*/*.json")).read_text())
+        assert newest["pytest_infer"]["gate"]["rules"] == by
         assert CliRunner().invoke(app, ["gate", "latest", f"--storage={pytester.path / '.benchmarks'}"]).exit_code == 0
     # One that was typed passes nothing, and nor do those that are all about others.
     assert pytester.runpytest("--infer-gate=total>=0,level_latency_p50>=0", "--infer-rounds=2").ret == 10

@@ -284,7 +284,7 @@ class Gate:
         if self.exit is None:
             return None
         against = self.result.against if self.result is not None else None
-        rules = tuple(rule.text for rule in self._settings.gate or ())
+        rules = tuple(rule.text for rule in self._judged or ())
         judgements = self.result.judgements if self.result is not None else ()
         said = headline.in_words(self.result.headline, judgements) if self.result is not None else ""
         made = Mark(result=self.exit.word, against=against, rules=rules, headline=said or None)

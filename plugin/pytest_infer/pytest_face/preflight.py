@@ -178,8 +178,8 @@ def _check_rules(items: list[pytest.Item], session: InferSession) -> None:
     named = any("::" in argument or untrusted.is_file(here / argument) for argument in config.args)
     part = curve or named or repeats(config) or ignores_tests(config)
     unnamed = [nodeid for nodeid, found in named_by.items() if not found]
-    measuring = {name for item in items for name in fixtures.MEASURING.intersection(item.fixturenames)}  # type: ignore[attr-defined]
-    loads = {name == under_load.FIXTURE for name in measuring}
+    asked = {name for item in items for name in fixtures.MEASURING.intersection(item.fixturenames)}  # type: ignore[attr-defined]
+    loads = {name == under_load.FIXTURE for name in asked}
     session.gate.check_rules(names, part=part, unnamed=unnamed, awaiting=awaiting, under_load=loads)
 
 
