@@ -27,7 +27,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: place_of(item.path))
     # Against a hang alone. As no ini key: the plugin's own users install no pytest-timeout.
-    if config.pluginmanager.hasplugin("timeout") and not config.option.timeout:
+    asked = config.getoption("timeout", None) is not None or "PYTEST_TIMEOUT" in os.environ
+    if config.pluginmanager.hasplugin("timeout") and not asked:
         for item in items:
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(HANGS_S))

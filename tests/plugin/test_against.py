@@ -416,7 +416,7 @@ def test_an_ini_file_that_one_side_lacks_moves_no_test(repository):
 def test_a_file_of_arguments_is_for_both_sides(repository, monkeypatch, how):
     (repository.path / "args.txt").write_text("\n".join(["--infer-against=HEAD", "--infer-max-new-tokens=2", *FEW]))
     if how == "variable":
-        monkeypatch.setenv("PYTEST_ADDOPTS", "--infer-turns=round @args.txt")
+        monkeypatch.setenv("PYTEST_ADDOPTS", f"{os.environ['PYTEST_ADDOPTS']} @args.txt")
     repository.commit()
     # The other side is told what was read here, whatever its own file says.
     (repository.path / "args.txt").write_text("\n".join(["--infer-against=HEAD", "--infer-max-new-tokens=1", *FEW]))

@@ -223,7 +223,9 @@ def test_a_suite_is_the_same_however_it_is_typed(gated, pytester):
     suite.write_text(OTHER.format("first") + OTHER.format("third"))
     gated("--infer-prompts=suites/a.toml")
     suite.write_text(OTHER.format("first"))
-    assert gated("--infer-gate=output:exact", "--infer-prompts=bench/../suites/a.toml").ret == 1
+    result = gated("--infer-gate=output:exact", "--infer-prompts=bench/../suites/a.toml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["1 test missing", "*third*"])
 
 
 def test_a_test_of_no_suite_is_missing_where_others_follow_a_curve(gated):

@@ -565,7 +565,10 @@ def test_a_name_of_a_copy_is_shown_beside_the_run(infer, add):
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
 def test_a_storage_whose_name_is_not_utf8_is_one_as_any(infer, storage, add, steady):
     folder = storage.folder.with_name(os.fsdecode(b"caf\xe9"))
-    storage.folder.rename(folder)
+    try:
+        storage.folder.rename(folder)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
     shutil.copy(folder / "Linux-CPython-3.12-64bit" / "0001_cccccccc_x.json", folder / os.fsdecode(b"0001_\xe9.json"))
     for _ in range(2):  # read, and known
         assert infer("gate", "--rule=tpot:5%", folder=folder).exit_code == 0

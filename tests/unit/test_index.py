@@ -276,7 +276,7 @@ def test_without_another_process_one_does_all_of_it(monkeypatch, lacking):
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     found = shared_work.by_all_cores(lambda part: [n * n for n in part], range(8), shared_work.WORTH_BYTES)
     assert found == [0, 1, 4, 9, 16, 25, 36, 49]
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files are shared among processes on Linux only")
