@@ -28,6 +28,7 @@ from pytest_infer.storage import block, files, journal, sidecar, traces
 from pytest_infer.storage.bridge import Bridge
 from pytest_infer.storage.code import DETACHED, branch_of_job, code_state
 from pytest_infer.storage.schema import BLOCK, KEY, SCHEMA, WHOLE_BLOCK, StoredAgainst, of_block
+from pytest_infer.units import plural
 
 _MATTER = (
     "engine",
@@ -62,7 +63,7 @@ class MeasuredTest:
 
 
 class Keeper:
-    """Keeps what a run measured, so that nothing finished is lost, whatever ends the run."""
+    """Keeps what a run measured, so that nothing finished is lost, whatever ends the run (but a kill, of two sides)."""
 
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()
@@ -140,7 +141,8 @@ class Keeper:
         elif self._left and not self._settings.resume:
             tests = {entry.nodeid for left in self._left for entry in left.entries}
             runs = "an interrupted run" if len(self._left) == 1 else f"{len(self._left)} interrupted runs"
-            self._note(f"{runs} left {len(tests)} prompts; --infer-resume takes the valid ones")
+            how = "a run of one side with --infer-resume" if self._settings.against is not None else "--infer-resume"
+            self._note(f"{runs} left {plural(len(tests), 'prompt')}; {how} takes the valid ones")
 
     def _prepare_json(self) -> None:
         """The same of the file of --benchmark-json, which pytest-benchmark writes first."""

@@ -27,7 +27,7 @@ from pytest_infer.report.html.parts import (
 )
 from pytest_infer.storage.code import commit_address, subjects
 from pytest_infer.storage.runs import Run
-from pytest_infer.units import NONE, Unit, scale_of, show
+from pytest_infer.units import NONE, Unit, plural, scale_of, show
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.history.events import Event
@@ -62,8 +62,8 @@ def known(run: Run, runs: Sequence[Run]) -> Known:
     shown = trends.leading_to(run, runs, MOST_RUNS)
     messages = subjects({one.commit for one in shown if one.commit})
     if len(shown) < 2:
-        others = sum(one.time < run.time for one in runs)
-        of = f" of this machine that led to it, and {others} others" if others else ""
+        others = sum(one.time < run.time and not one.plain for one in runs)
+        of = f" of this machine that led to it, and {plural(others, 'other')}" if others else ""
         why = f"the storage holds no earlier run{of}: a trend needs two, and change points six"
         return Known(messages=messages, absent=why)
     try:
