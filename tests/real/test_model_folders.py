@@ -264,6 +264,20 @@ def test_missing_files_of_the_weights(copy_of, lost):
     assert f"{lost} of {len(shards)} files of the weights are missing, the first is {shards[0].name}" in line
 
 
+def test_a_tokenizer_of_a_later_version(copy_of):
+    folder = copy_of()
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"type": "Later"}}))
+    assert "cannot be loaded: " in refusal(engine_for(folder).check)
+
+
+def test_an_empty_file_of_the_weights(copy_of):
+    folder = copy_of()
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").touch()
+    assert refusal(engine_for(folder).load).endswith("a file of it ends early; copy or download it again")
+
+
 def test_no_weights_at_all(copy_of):
     folder = copy_of()
     (folder / "model.safetensors").unlink()

@@ -27,6 +27,7 @@ _UNLOADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    EOFError,
     ImportError,
     IndexError,
     KeyError,
@@ -128,7 +129,10 @@ def explained(source: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except _UNLOADABLE as error:
+    except Exception as error:
+        # tokenizers raises a bare one for a file that it cannot read, as of a later version.
+        if not isinstance(error, _UNLOADABLE) and type(error) is not Exception:
+            raise
         raise ModelError(f"{source}: {_reason(error)}") from error
     finally:
         if bars:
@@ -142,5 +146,7 @@ def _reason(error: BaseException) -> str:
     if text.startswith("Unrecognized configuration class"):
         return "is no causal language model that transformers knows"
     # The text of these is only a name or a number, meaningless without their type.
+    if isinstance(error, EOFError):
+        return "cannot be loaded: a file of it ends early; copy or download it again"
     kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, ArithmeticError, AttributeError)) else ""
     return f"cannot be loaded: {kind}{text[:400]}"
