@@ -23,8 +23,9 @@ from pytest_infer.measure.counters.elsewhere.portable import PsutilTree
 from pytest_infer.measure.counters.elsewhere.tree import Tree
 from pytest_infer.measure.counters.elsewhere.use import TreeUse, process_clock_ns
 from pytest_infer.measure.counters.kernel_files import Unavailable
-from pytest_infer.measure.counters.peak_helper import tree_reader
+from pytest_infer.measure.counters.peak_helper import _with_children, tree_reader
 from pytest_infer.measure.counters.snapshot import SystemCounters
+from pytest_infer.measure.timeline import helper
 from pytest_infer.measure.timeline.recorder import TimelineSampler
 from pytest_infer.records import Counters, Observed, Quality, Reading, absent
 from pytest_infer.records.reading import NOT_READ
@@ -366,6 +367,23 @@ def test_the_helper_ends_with_what_it_watches(worker) -> None:
     worker.end()
     with pytest.raises(ProcessLookupError):
         [read() for _ in range(100)]
+
+
+@pytest.mark.parametrize("of", [helper.with_children, lambda proc, roots: [*_with_children(roots, proc)]])
+def test_processes_that_may_not_be_read_are_no_children(tmp_path, monkeypatch, of) -> None:
+    # As of other users where /proc is mounted with hidepid=1.
+    for pid, parent in ((10, 1), (11, 10), (12, 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S {parent} 0 0")
+    read = Path.read_bytes
+
+    def denied(path):
+        if path.parent.name == "12":
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert of(str(tmp_path), [10]) == [10, 11]
 
 
 def test_the_timeline_is_that_of_the_tree(worker) -> None:

@@ -68,7 +68,7 @@ def tree_reader(roots: Sequence[int], proc: str = "/proc") -> Callable[[], int]:
 def _with_children(roots: Sequence[int], proc: str) -> Iterator[int]:
     parents: dict[int, list[int]] = {}
     for folder in Path(proc).glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
+        with suppress(FileNotFoundError, PermissionError, ProcessLookupError):  # with hidepid, of other users
             parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[1]
             parents.setdefault(int(parent), []).append(int(folder.name))
     living = {child for children in parents.values() for child in children}

@@ -86,7 +86,7 @@ def with_children(proc: str, roots: Sequence[int]) -> list[int]:
     """Return the ids of processes that live and of all their children (proc(5))."""
     parents: dict[int, int] = {}
     for folder in Path(proc).glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+        with suppress(FileNotFoundError, PermissionError, ProcessLookupError, IndexError):  # with hidepid, of others
             parents[int(folder.name)] = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
     found: list[int] = []
     left = [pid for pid in roots if pid in parents]
