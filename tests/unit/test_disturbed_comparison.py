@@ -96,7 +96,9 @@ def test_a_few_disturbed_rounds_do_not_matter(judge, factor, verdict):
     assert judge((2, 2), CALM, [factor * value for value in CALM]).verdict is verdict
 
 
-@pytest.mark.parametrize("key", ["ttft_s", "load_s", "decode_throughput", "cpu_s", "major_faults", "cycles"])
+@pytest.mark.parametrize(
+    "key", ["ttft_s", "load_s", "decode_throughput", "cpu_s", "major_faults", "swap_bytes", "cycles"]
+)
 def test_what_a_disturbance_moves(judge, key):
     assert judge((5, 0), CALM, [3 * value for value in CALM], key).verdict is Verdict.INCONCLUSIVE
     assert judge((5, 0), [0.1] * 5, [0.1] * 5, key).verdict is Verdict.INCONCLUSIVE
