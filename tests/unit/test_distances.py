@@ -8,7 +8,7 @@ from test_recommend import row
 
 from pytest_infer.analysis.fidelity import closeness
 from pytest_infer.analysis.sweep import distances
-from pytest_infer.analysis.sweep.recommend import recommend
+from pytest_infer.analysis.sweep.recommend import DECODE, recommend
 from pytest_infer.records import Fidelity
 from pytest_infer.report.html import sweep as html
 from pytest_infer.report.sweep import terminal as report
@@ -126,3 +126,12 @@ def test_the_report_draws_speed_by_fidelity():
     assert not any(
         one.key == "fidelity" for item in html._items(recommend([swept("a"), swept("b", 0.0)])) for one in item.charts
     )
+
+
+def test_where_nothing_was_decoded_no_chart_says_that_up_is_better():
+    rows = [swept("float32"), swept("bfloat16", 0.002, speed=1.9, memory=50)]
+    assert [one.key for item in html._items(recommend(rows)) for one in item.charts] == ["pareto", "fidelity"]
+    for one in rows:
+        one.metrics.pop(DECODE)
+    (item,) = html._items(recommend(rows))
+    assert item.charts == ()

@@ -48,8 +48,13 @@ def _items(found: Recommendation) -> list[Item]:
     if found.left_out:
         names = ", ".join(found.left_out)
         text.append(f"not compared, no measured prompt in common with {found.configurations[0].label}: {names}")
-    charts = [_pareto(found)] if all(len(c.figures) > 1 for c in found.configurations) else []
-    charts += [_fidelity(found)] if any(c.distance is not None and c.distance.kl for c in found.configurations) else []
+    charts = []
+    # Where nothing was decoded, up is not better.
+    if found.goals and _metrics(found)[0].unit is Unit.TOKENS_PER_SECOND:
+        if all(len(c.figures) > 1 for c in found.configurations):
+            charts.append(_pareto(found))
+        if any(c.distance is not None and c.distance.kl for c in found.configurations):
+            charts.append(_fidelity(found))
     return [
         Item(title=_TITLE, text=tuple(text), charts=tuple(charts), tables=(_table(found),)),
     ]
@@ -103,7 +108,7 @@ def _table(found: Recommendation) -> Table:
 def _pareto(found: Recommendation) -> Chart:
     metrics = {metric.unit: metric for metric in _metrics(found)}
     ttft = next(metric for metric in _metrics(found) if metric.unit is not Unit.TOKENS_PER_SECOND)
-    decode = metrics.get(Unit.TOKENS_PER_SECOND, _metrics(found)[0])
+    decode = metrics[Unit.TOKENS_PER_SECOND]
     xs, ys = ([_figure(c, metric) for c in found.configurations] for metric in (ttft, decode))
     (x_unit, x_scale), (y_unit, y_scale) = scale_of(xs, ttft.unit), scale_of(ys, decode.unit)
     peak = metrics.get(Unit.BYTES)
