@@ -309,6 +309,16 @@ def test_many_tests_check_better_than_one(record):
     assert check(record, one, one, one, step(*STEP, missed=None, error=None)).startswith("the parts add up")
 
 
+def test_what_the_parts_miss_is_a_share_of_the_steps_that_are_judged(record):
+    short = step((Role.EXPERTS, 0.03, None), step_s=0.03, missed=0.0006, error=0.0001)
+    long = step((Role.EXPERTS, 2.0, None), step_s=2.0, missed=0.1, error=None)
+    assert check(record, short, long) == "the parts add up to a step within 2.0 %"
+    noisy = step((Role.EXPERTS, 0.03, None), step_s=0.03, missed=0.0006, error=0.001)
+    assert check(record, noisy, long) == SCATTERED
+    # A step of a damaged file that took no time cannot be missed by a share of it.
+    assert check(record, step(step_s=0.0), short) == "the parts add up to a step within 2.0 %"
+
+
 def test_no_breakdown_says_nothing(record):
     bare = dataclasses.replace(record, breakdown=None, breakdown_absent="switched off")
     assert not list(terminal.lines([of_record(bare)], width=80))

@@ -34,9 +34,9 @@ class PhaseShares:
     """The mean step of a phase, seconds, and its parts, the largest first: those of the model, and those outside it.
 
     `cost` and `missed` are shares of the step: what hooks took, which the parts are without, and by how much the parts
-    miss the step; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare step tells. Where it
-    does not, in `off` of the `judged` tests, they are missed by that much in the worst of these. `doubt` is two
-    standard errors of what they miss, as a share.
+    miss that of the `judged` tests; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare
+    step tells. Where it does not, in `off` of these tests, they are missed by that much in the worst of them. `doubt`
+    is two standard errors of what they miss, as a share.
     """
 
     phase: str
@@ -65,9 +65,11 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
     steps = [parts for _, parts in found]
     step_s = fmean(parts.step_s for parts in steps)
     every = _roles(found, phase)
-    judged = [parts for parts in steps if parts.adds_up is not None and step_s]
-    off = [abs(parts.remainder_s or 0.0) / (parts.step_s or step_s) for parts in judged if not parts.adds_up]
-    missed = abs(fmean(parts.remainder_s or 0.0 for parts in judged)) / step_s if judged else None
+    judged = [parts for parts in steps if parts.adds_up is not None and parts.step_s > 0]
+    off = [abs(parts.remainder_s or 0.0) / parts.step_s for parts in judged if not parts.adds_up]
+    # Of their own mean step: those that are not judged may be far longer.
+    judged_s = fmean(parts.step_s for parts in judged) if judged else 0.0
+    missed = abs(fmean(parts.remainder_s or 0.0 for parts in judged)) / judged_s if judged else None
     errors = [parts.remainder_error_s or 0.0 for parts in judged]
     return PhaseShares(
         phase=phase,
@@ -78,7 +80,7 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
         cost=fmean(parts.cost_s for parts in steps) / step_s if step_s else 0.0,
         missed=max(off, default=missed),
         adds_up=not off if judged else None,
-        doubt=2 * math.hypot(*errors) / len(errors) / step_s if judged else None,
+        doubt=2 * math.hypot(*errors) / len(errors) / judged_s if judged else None,
         judged=len(judged),
         off=len(off),
     )
