@@ -29,7 +29,10 @@ CHEAP_S = 10.0
 MOST_STEPS = 64
 """So many decode steps are observed at most, spread over the whole generation, and as many bare ones beside them."""
 _MOST_PREFILLS, _PREFILLS_S = 16, 1.0
-"""Prefills, half of them bare, fill about this time, but are no more than this, and no fewer than 4 that are short."""
+"""Prefills, half of them bare, fill about this time, but are no more than this."""
+_FEWEST_PREFILLS = 6
+"""Nor fewer, while they take no longer than a cheap round: of two observed ones the interval is eight times as wide as
+of three, so that they tell only a role that doubles the step."""
 
 
 def take(
@@ -195,9 +198,10 @@ def _devices(module: Any) -> set[Any]:
 
 
 def _prefills(like: TokenTrace) -> int:
-    """Return how many prefills to run, half of them observed: a multiple of 4 where they are short, else 2."""
-    each = timing.ttft_s(like) or 0.0
-    return min(_MOST_PREFILLS, max(2 if each > _PREFILLS_S / 4 else 4, 4 * int(_PREFILLS_S / max(each, 1e-9) / 4)))
+    """Return how many prefills to run, half of them observed: two at least."""
+    each = max(timing.ttft_s(like) or 0.0, 1e-9)
+    fewest = min(_FEWEST_PREFILLS, 2 * int(CHEAP_S / each / 2))
+    return min(_MOST_PREFILLS, max(2, fewest, 4 * int(_PREFILLS_S / each / 4)))
 
 
 def spread(steps: int) -> dict[int, bool]:

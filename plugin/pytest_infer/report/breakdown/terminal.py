@@ -51,7 +51,7 @@ def around(of: PhaseShares) -> str:
     """Return what happened outside the model, what the hooks took, and whether the parts add up to the step."""
     line = f"{outside(of)}; hooks took {percent(of.cost)}, not counted"
     if of.missed is None:
-        return line
+        return f"{line}; the parts are not checked"
     if not of.checked:
         return f"{line}; steps scattered too much to check the parts"
     return f"{line}; {'' if of.adds_up else '! '}{_checked(of)}"
