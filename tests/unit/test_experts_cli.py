@@ -107,6 +107,18 @@ def test_a_full_disk_keeps_the_earlier_census(add, infer, tmp_path, full_disk):
     assert census.read_text() == "the earlier one"
 
 
+def test_a_layer_with_several_sets_of_experts_is_one_layer(storage, make_block, infer, tmp_path):
+    used = usage(4, 4)
+    for n, site in enumerate(used["sites"]):
+        site.update(layer=n // 2)
+    storage.add([make_block("a", only=KEPT, experts=used)])
+    said = infer().stdout
+    assert "4 MoE sites (2 layers) × 8 experts, top 2" in said
+    assert "too few tokens to name hot experts in 4 of 4 MoE sites (2 layers)" in said
+    wrote = infer("export", "latest", str(tmp_path / "census.json")).stdout
+    assert ", 4 MoE sites (2 layers) of 8 experts, " in wrote
+
+
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no names of open files here")
 def test_a_census_on_stdout_is_alone_there(add, infer, capfd):
     add()

@@ -106,6 +106,14 @@ def test_a_budget_in_full(infer, add):
     assert len([line for line in lines if line[-1:] and line[-1] in "█▉▊▋▌▍▎▏"]) == 9  # a tenth holds no expert
 
 
+def test_a_layer_with_several_sets_of_experts_is_one_layer(infer, add):
+    usage = experts(HOT * 2, ([0] * 4,) * 4)
+    for n, site in enumerate(usage["sites"]):
+        site.update(layer=n // 2)
+    add(usage, usage, model={"parameter_bytes": 18 * MIB})
+    assert "16 experts of 1.00 MiB in 4 MoE sites (2 layers): " in infer("--gpu-memory", "5MiB").stdout
+
+
 def test_the_bandwidth_that_the_run_probed_stands_for_its_side(infer, add):
     add(*[experts()] * 4, machine={"probe": {"device": "cpu", "read_bandwidth": 10 * MIB}})
     budget = ("--gpu-memory", "5MiB")

@@ -168,11 +168,13 @@ def write(path: Path, found: UsageSource, expert_bytes: list[int | None], phase:
 
 
 def _told(found: UsageSource) -> str:
+    from pytest_infer.report.experts.terminal import how_many  # noqa: PLC0415
+
     prompts = "1 prompt" if len(found.prompts) == 1 else f"{len(found.prompts)} prompts"
     prefill, decode = (
         sum(getattr(one.census, f"{phase}_tokens") for one in found.prompts) for phase in ("prefill", "decode")
     )
-    experts_ = f"{len(found.sites)} layers of {found.sites[0].experts} experts"
+    experts_ = f"{how_many(found.sites)} of {found.sites[0].experts} experts"
     return f"{prompts}, {prefill} + {decode} tokens, {experts_}, {found.model or 'unknown model'}"
 
 

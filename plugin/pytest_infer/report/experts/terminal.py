@@ -35,6 +35,12 @@ def site_titles(sites: Sequence[ExpertSite]) -> list[str]:
     return [f"L{s.layer}" if times[s.layer] == 1 else f"L{s.layer} {printable(s.name)} " for s in sites]
 
 
+def how_many(sites: Sequence[ExpertSite]) -> str:
+    """Return how many layers these are, or sites where a layer has several."""
+    layers = len({site.layer for site in sites})
+    return f"{layers} layers" if layers == len(sites) else f"{len(sites)} MoE sites ({layers} layers)"
+
+
 def labels(sites: Sequence[ExpertSite]) -> dict[str, str]:
     """Return the title of each site by its name."""
     return {site.name: title for site, title in zip(sites, site_titles(sites), strict=True)}
@@ -68,7 +74,7 @@ def about(view: View) -> str:
     sites, census = view.census.sites, view.census
     shapes = {(site.experts, site.k) for site in sites}
     shape = (
-        f"{len(sites)} layers × {sites[0].experts} experts, top {sites[0].k}"
+        f"{how_many(sites)} × {sites[0].experts} experts, top {sites[0].k}"
         if len(shapes) == 1
         else f"{len(sites)} MoE sites of different sizes"
     )
@@ -193,7 +199,7 @@ def remarks(view: View) -> Iterable[str]:
     if view.sample.small:
         more = view.sample.more_tokens
         yield (
-            f"! too few tokens to name hot experts in {view.sample.unnamed} of {view.sample.layers} layers"
+            f"! too few tokens to name hot experts in {view.sample.unnamed} of {how_many(view.census.sites)}"
             + (f"; at least {count(more)} more would do if the hottest stay as hot" if more is not None else "")
         )
     if view.across is not None:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pytest_infer.report import reached as reached_as
 from pytest_infer.report import text
+from pytest_infer.report.experts.terminal import how_many
 from pytest_infer.units import NONE, Unit, bandwidth, column, count, rate, show, significant, size
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _heading(plan: PlacementPlan, label: str) -> Iterator[str]:
     one = size(sizes[0]) if len(sizes) == 1 else f"{size(sizes[0])} to {size(sizes[-1])}"
     dense = "" if plan.sizes.dense is None else f", {size(plan.sizes.dense)} of other weights"
     yield (
-        f"{count(len(plan.experts.bytes))} experts of {one} in {len(plan.census.sites)} layers: "
+        f"{count(len(plan.experts.bytes))} experts of {one} in {how_many(plan.census.sites)}: "
         f"{size(plan.experts.total)}{dense}; {text.printable(plan.sizes.source)}"
     )
     if plan.memory is None or plan.chosen is None:
