@@ -73,7 +73,7 @@ def first_after(each_s):
     ("each_s", "count"),
     [(0.001, 16), (0.06, 16), (0.07, 12), (0.12, 8), (0.13, 6), (1.6, 6), (1.7, 4), (2.5, 4), (2.6, 2), (9.0, 2)],
 )
-def test_prefills_take_a_second_or_are_six_of_ten_or_two(each_s, count):
+def test_how_many_prefills_are_run(each_s, count):
     assert taken._prefills(first_after(each_s)) == count
     assert count == 2 or count * each_s <= (10 if count <= 6 else 1)
 
@@ -362,3 +362,11 @@ def test_the_sidecar_has_the_layers(record, tmp_path):
     layers = found[sidecar.layers_key(record.nodeid, DECODE, "experts")]
     assert layers.tolist() == [[0, 1], [0.004, 0.0083]]
     assert sidecar.layers_key(record.nodeid, DECODE, "generation loop") not in found
+
+
+@pytest.mark.parametrize(("steps", "adds_up"), [(2, True), (3, True), (6, False), (64, False)])
+def test_of_a_few_steps_chance_misses_by_more(steps, adds_up):
+    found = breakdown.PhaseParts(
+        observed=steps, bare=steps, step_s=1.0, cost_s=0.0, remainder_s=0.0475, remainder_error_s=0.01
+    )
+    assert found.adds_up is adds_up

@@ -19,6 +19,8 @@ TOKENISE = "tokenise"
 """What comes before the prefill, in a comparison of two commits."""
 _CLOSE = 0.02
 """The parts add up if they miss the step by no more than this share of it, beyond what chance does."""
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""How many standard errors chance misses by in a case of twenty: Student's, for 1, 2, … degrees of freedom; then 2."""
 
 
 def typical(totals: Sequence[float]) -> list[int]:
@@ -83,7 +85,9 @@ class PhaseParts:
         """Return whether the parts are the step within 2 %, as far as chance lets one tell; None if nothing tells."""
         if self.remainder_s is None or self.remainder_error_s is None:
             return None
-        return abs(self.remainder_s) <= _CLOSE * self.step_s + 2 * self.remainder_error_s
+        freedom = self.observed + self.bare - 2
+        errors = _STUDENT[freedom - 1] if 1 <= freedom <= len(_STUDENT) else 2.0
+        return abs(self.remainder_s) <= _CLOSE * self.step_s + errors * self.remainder_error_s
 
 
 def phases(record: PromptRecord) -> dict[str, PhaseParts]:

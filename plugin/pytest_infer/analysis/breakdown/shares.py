@@ -34,9 +34,9 @@ class PhaseShares:
     """The mean step of a phase, seconds, and its parts, the largest first: those of the model, and those outside it.
 
     `cost` and `missed` are shares of the step: what hooks took, which the parts are without, and by how much the parts
-    miss that of the `judged` tests; `adds_up` says whether chance explains what goes beyond 2 %. None where no bare
-    step tells. Where it does not, in `off` of these tests, they are missed by that much in the worst of them. `doubt`
-    is two standard errors of what they miss, as a share.
+    miss that of the `judged` tests; `adds_up` says whether chance explains what goes beyond 2 %. Where it does not, in
+    `off` of these tests, they are missed by that much in the worst of them. `doubt` is two standard errors of what they
+    miss, as a share. All are None where no bare step tells.
     """
 
     phase: str

@@ -198,7 +198,7 @@ def _devices(module: Any) -> set[Any]:
 
 
 def _prefills(like: TokenTrace) -> int:
-    """Return how many prefills to run, half of them observed: two at least."""
+    """Return how many prefills to run, half of them observed: two in all at least."""
     each = max(timing.ttft_s(like) or 0.0, 1e-9)
     fewest = min(_FEWEST_PREFILLS, 2 * int(CHEAP_S / each / 2))
     return min(_MOST_PREFILLS, max(2, fewest, 4 * int(_PREFILLS_S / each / 4)))
