@@ -234,6 +234,18 @@ def test_of_copies_one_with_a_number_counts(storage, make_block, gate):
     assert [run.path for run in storage.load().runs] == [numbered]
 
 
+def test_a_baseline_that_names_a_copy_which_a_gate_failed_is_that_copy(storage, make_block):
+    from pytest_infer.storage import files
+
+    numbered = storage.add([make_block()])
+    copy = storage.folder / "restored.json"
+    shutil.copy(numbered, copy)
+    baselines.name(storage.folder, "named", copy)
+    files.mark(numbered, runfile.Mark(result="passed"))
+    files.mark(copy, runfile.Mark(result="regressed"))
+    assert storage.load().select("baseline:named").path == copy
+
+
 def test_a_copy_is_named_by_its_number(storage, make_block):
     path = storage.add([make_block()], name="a/0003_x.json")
     shutil.copy(path, path.with_name("0009_x.json"))

@@ -228,10 +228,11 @@ def _by_baseline(history: History, name: str) -> Run | None:
     path = baselines.path_of(history.folder, name)
     if path is None:
         return None
-    # Of a copy the run counts, whose gate alone is marked.
-    real = os.path.realpath(path)
+    # A copy stands for the run that counts, whose file has the gate's mark.
+    named, real = read(path), os.path.realpath(path)
     copied = (run for run in history.runs if any(os.path.realpath(file) == real for file in history.files_of(run)))
-    return next(copied, None) or read(path)
+    counts = next(copied, None)
+    return named if counts is None or named.regressed else counts
 
 
 _SELECTORS = {
