@@ -50,7 +50,7 @@ COUNTS_MOVED_BY_LOAD = frozenset(
         *("cpu_s", "cpu_user_s", "cpu_system_s", "cpu_children_s", "cores_used", "cpu_utilization"),
         *("instructions", "cycles", "cache_misses", "branch_misses"),
         *("run_queue_wait_s", "client_wait_s", "involuntary_switches", "voluntary_switches"),
-        # Memory that others need is taken from the page cache, and written to swap.
+        # Others' need of memory empties the page cache and moves pages to swap.
         *("read_bytes", "load_read_bytes", "first_run_read_bytes", "major_faults", "swap_bytes"),
     )
 )

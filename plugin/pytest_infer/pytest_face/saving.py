@@ -63,7 +63,10 @@ class MeasuredTest:
 
 
 class Keeper:
-    """Keeps what a run measured, so that nothing finished is lost, whatever ends the run (but a kill, of two sides)."""
+    """Keeps what a run measured, so that nothing finished is lost, whatever ends the run.
+
+    Of two sides only what can be saved when it ends: a record of one is half of what was measured.
+    """
 
     def __init__(self, settings: Settings, bridge: Bridge, code_folder: Path, note: Callable[[str], None]) -> None:
         self.planned: tuple[str, ...] = ()

@@ -145,8 +145,8 @@ def _reason(error: BaseException) -> str:
         return "needs code that comes with the model: read that code, then add --infer-trust-remote-code"
     if text.startswith("Unrecognized configuration class"):
         return "is no causal language model that transformers knows"
-    # The text of these is only a name or a number, meaningless without their type.
     if isinstance(error, EOFError):
         return "cannot be loaded: a file of it ends early; copy or download it again"
+    # The text of these is only a name or a number, meaningless without their type.
     kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, ArithmeticError, AttributeError)) else ""
     return f"cannot be loaded: {kind}{text[:400]}"
