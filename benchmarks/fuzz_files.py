@@ -207,7 +207,7 @@ def make_good(folder: Path) -> None:
         last = _run(storage, number)
     baselines.name(storage, "main", last)
     book = storage / journal.FOLDER / "old.jsonl"
-    book.parent.mkdir()
+    book.parent.mkdir(exist_ok=True)  # a lock of baselines lies there
     entries = [journal.Entry(nodeid=record.nodeid, key="k", record=record) for record in _records()]
     book.write_bytes(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
     suite = folder / "suite"
