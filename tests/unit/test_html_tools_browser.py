@@ -183,7 +183,7 @@ def test_a_table_is_copied_as_markdown(tab, suite):
 
 def saved(tab, name):
     with tab.expect_download() as download:
-        # By its key: on a busy machine tables and charts that come into sight may still move what a mouse is pressed on.
+        # By its key: on a busy machine what comes into sight may still move what a mouse is pressed on.
         tab.get_by_role("button", name=name).press("Enter")
     return download.value.suggested_filename, download.value.path().read_bytes()
 
