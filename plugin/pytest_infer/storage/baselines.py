@@ -72,7 +72,7 @@ def forget(folder: Path, name: str) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep another process from changing the names meanwhile, where the file system has locks."""
+    """Keep others from changing the names meanwhile; without locks, or after ten seconds of waiting, go on anyway."""
     # Imported late: most commands only read names.
     from filelock import FileLock  # noqa: PLC0415
 
