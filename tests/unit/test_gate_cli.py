@@ -448,6 +448,14 @@ def test_a_missing_test_fails_the_gate(infer, add, steady):
     assert mark(path)["result"] == "regressed"
 
 
+def test_a_run_of_part_of_the_suite_hides_no_regression(infer, add, steady):
+    add(prompts=("chat",))
+    add(1.3)
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 1
+    assert "gate 0008 cccccccc (main) against 0006 " in result.stdout
+
+
 def test_bounds_need_no_other_run(infer, add):
     add()
     assert infer("gate", "--rule=tpot<=60ms").exit_code == 0

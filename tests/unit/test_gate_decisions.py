@@ -14,6 +14,7 @@ from pytest_infer.analysis.compare.rules import Form, Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
 from pytest_infer.metrics import by_key
 from pytest_infer.records import Level, LevelKind, PromptRecord
+from pytest_infer.storage.runs import Row
 from pytest_infer.storage.schema import StoredLoad
 
 DATA = Path(__file__).parents[1] / "data"
@@ -58,6 +59,23 @@ def test_a_run_that_fits_in_one_test_is_the_baseline(storage, make_block, make_r
     storage.add([make_block("a"), make_block("b")])
     expected = storage.add([make_block("a", model={"threads": 64}), make_block("b")])
     rows = [make_row("a"), make_row("b")]
+    assert gate.baseline_for(rows, storage.load().runs, ()).path == expected
+
+
+def test_of_the_runs_that_measured_most_of_the_tests_the_newest_is_the_baseline(storage, make_block, make_row):
+    storage.add([make_block("a"), make_block("b")])
+    expected = storage.add([make_block("b"), make_block("a")])
+    storage.add([make_block("a")])
+    storage.add([make_block("another"), make_block("a"), make_block("gone")])
+    rows = [*map(make_row, "abc")]
+    assert gate.baseline_for(rows, storage.load().runs, ()).path == expected
+
+
+def test_a_plain_benchmark_makes_no_run_comparable(storage, make_block, make_row):
+    expected = storage.add([make_block()])
+    plain = {"name": "t_plain", "fullname": "t.py::t_plain", "stats": {"median": 0.3, "data": [0.3]}}
+    storage.add([make_block(machine={"cpu": "other"}), plain])
+    rows = [make_row(), Row(test="t.py::t_plain", name="t_plain", metrics={}, plain=True)]
     assert gate.baseline_for(rows, storage.load().runs, ()).path == expected
 
 

@@ -51,7 +51,8 @@ def run_gate(
         typer.Option(
             metavar="RUN",
             help="What it is held against; default: the newest comparable run of committed code, in which no test "
-            "failed or was left unmeasured, and which its gate did not call regressed.",
+            "failed or was left unmeasured, and which its gate did not call regressed; of these one that measured most "
+            "of the tests.",
         ),
     ] = None,
     rule: Annotated[

@@ -75,20 +75,27 @@ def needs_baseline(rules: Iterable[Rule]) -> bool:
 
 
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
-    """Return the newest earlier run that may be a baseline, None for none.
+    """Return the earlier run that may be a baseline, None for none: of those that share most tests the newest.
 
-    It is whole, of clean code, did not fail its gate, holds nothing impossible, and is comparable in some test.
+    It is whole, of clean code, did not fail its gate, holds nothing impossible, and is comparable in some test. One of
+    part of the tests leaves the others without an earlier figure, however new it is.
     """
-    news = {row.test: row for row in run_rows}
+    news = {row.test: row for row in run_rows if not row.plain}
+    found, most = None, 0
     for run in reversed(candidates[-earlier.SEARCHED :]):
-        if run.plain or run.dirty or run.unmeasured or run.failed or run.regressed or not run.readable:
+        # First what is known without reading its tests.
+        if run.tests <= most or run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
             continue
-        both = [(row, news[row.test]) for row in run.rows if row.test in news]
-        if any(possible.impossible(old) is not None for old, _ in both):
+        if not run.readable:
+            continue
+        both = [(row, news[row.test]) for row in run.rows if row.test in news and not row.plain]
+        if len(both) <= most or any(possible.impossible(old) is not None for old, _ in both):
             continue
         if any(not _other_setting(old, new, allowed) for old, new in both):
-            return run
-    return None
+            found, most = run, len(both)
+        if most == len(news):
+            break
+    return found
 
 
 def _other_setting(old: Row, new: Row, allowed: Collection[str]) -> bool:
