@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from pytest_infer.analysis.compare import comparison, gate, rules, stats, suite
+from pytest_infer.analysis.compare import comparison, gate, rules, stats, suite, two_runs
 from pytest_infer.analysis.compare import earlier as earlier_runs
 from pytest_infer.analysis.compare.comparison import RowPair, Wanted
 from pytest_infer.analysis.compare.verdicts import Exit, Judgement, Verdict, outcome
@@ -550,6 +550,38 @@ def test_copies_of_a_run_count_once_in_its_history(storage, make_block, make_row
     shutil.copytree(path.parent, storage.folder / "backup")
     found = earlier_runs.comparable_history(make_row(), storage.load().runs)
     assert [row.metrics["tpot_s"].value for row in found] == [value / 1000 for value in range(1, 4)]
+
+
+def test_what_was_taken_from_an_interrupted_run_counts_once(storage, make_block, make_row):
+    def add(total, *, resumed=False):
+        block = make_block(total_s=[total] * 4)
+        block["rounds"]["resumed"] = resumed
+        storage.add([block])
+
+    add(2.1)
+    add(2.2)
+    for total in (2.2, 2.2, 2.3):
+        add(total, resumed=True)
+    # The same figure is no copy where nobody took it.
+    add(2.1)
+    runs = storage.load().runs
+    found = earlier_runs.comparable_history(make_row(), runs)
+    told = [(row.run.name[:4], row.metrics["total_s"].value) for row in found]
+    assert told == [("0001", 2.1), ("0004", 2.2), ("0005", 2.3), ("0006", 2.1)]
+    after = dataclasses.replace(make_row(total_s=2.1), resumed=True)
+    found = earlier_runs.comparable_history(make_row(), runs, after=after)
+    assert [row.metrics["total_s"].value for row in found] == [2.2, 2.3]
+
+
+def test_a_run_is_not_held_against_the_one_that_its_tests_were_taken_from(storage, make_block, make_row):
+    storage.add([make_block(total_s=2.1)])
+    storage.add([make_block(total_s=2.2)], unmeasured=["bench/t.py::t[b]"])
+    rows = [dataclasses.replace(make_row(total_s=2.2), resumed=True)]
+    assert two_runs.since(storage.load(), rows).before.number == "0001"
+    storage.add([make_block(total_s=2.3)], unmeasured=["bench/t.py::t[b]"])
+    (_, *cut) = storage.load().runs
+    assert two_runs.since(dataclasses.replace(storage.load(), runs=tuple(cut)), rows).before.number == "0003"
+    assert two_runs.since(dataclasses.replace(storage.load(), runs=tuple(cut[:1])), rows) is None
 
 
 def test_the_baseline_is_the_newest_that_fits(storage, make_block, make_row):

@@ -46,6 +46,14 @@ def test_too_few_runs_say_how_many_there_are(storage, make_block, history, many)
         assert "stayed at its level" not in shown
 
 
+def test_one_measurement_that_runs_took_from_each_other_is_one_run(storage, make_block, history):
+    for number in range(6):
+        block = make_block("a")
+        block["rounds"]["resumed"] = bool(number)
+        storage.add([block])
+    assert history("--metric=ttft")[1][1] == "not judged: 1 figure, too few runs, 1 of 6"
+
+
 def test_a_newest_run_of_another_machine_is_alone(storage, make_block, history):
     add(storage, make_block, 8)
     add(storage, make_block, 1, machine={"cpu": "another"})

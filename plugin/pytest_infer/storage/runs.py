@@ -46,6 +46,8 @@ _NO_COMMIT = ("unversioned", "unknown")
 """What pytest-benchmark calls the commit where there is no git, and where git fails."""
 _NO_BRANCH = ("(unknown)", DETACHED)
 _IS_TEXT = {metric.key: metric.unit is Unit.TEXT for metric in METRICS}
+TELLS_APART = ("total_s", "level_ttft_p50_s")
+"""Figures of which every test has one, and which are the same in no two measurements."""
 _NAMED = 2
 """So many models of a run are named where it is listed."""
 _Found = TypeVar("_Found")
@@ -61,7 +63,7 @@ class Row:
     `disturbed` are the numbers of the rounds that were, counted from 0, of the `timed` ones. `run` is the file that the
     row was read from, None for one that is not stored yet. `against` is the other side's, where the run compared two
     commits. `under_load` is the level of a load test. `scores` says what the sidecar holds of them, and `reference`
-    whose tokens were followed.
+    whose tokens were followed. `resumed`: an interrupted run measured it, which may be stored as well.
     """
 
     test: str
@@ -84,6 +86,16 @@ class Row:
     under_load: StoredLoad | None = None
     scores: StoredScores = StoredScores()  # noqa: RUF009
     reference: StoredReference | None = None
+    resumed: bool = False
+
+    @property
+    def measured(self) -> float | str | None:
+        """Return the figure that is the same in no other measurement of the test; None where it is not known."""
+        return next((self.metrics[key].value for key in TELLS_APART if key in self.metrics), None)
+
+    def again(self, other: Row) -> bool:
+        """Return whether it is a measurement of another row of the same test, taken from the run that made it."""
+        return (self.resumed or other.resumed) and self.measured is not None and self.measured == other.measured
 
     @property
     def title(self) -> str:
@@ -135,6 +147,7 @@ def _row(test: str, name: str, block: Block, run: Path | None = None) -> Row:
         reference=block.reference,
         under_load=block.under_load,
         run=run,
+        resumed=rounds.resumed,
     )
 
 

@@ -233,12 +233,13 @@ class Usage(msgspec.Struct, frozen=True):
 class Rounds(msgspec.Struct, frozen=True):
     """How many rounds there were of each kind; `disturbed` holds the reasons by the number of a timed round, from 0.
 
-    `reported` is what a server counted of each timed round.
+    `reported` is what a server counted of each timed round. `resumed`: an interrupted run had measured them.
     """
 
     warmup: int | None = None
     timed: int | None = None
     profile: bool = True
+    resumed: bool = False
     disturbed: dict[str, tuple[str, ...]] = {}
     reported: tuple[Reported, ...] = ()
 

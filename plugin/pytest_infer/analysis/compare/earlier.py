@@ -39,11 +39,13 @@ class _Test(msgspec.Struct, array_like=True, frozen=True):
     """As much of a test as later comparisons need.
 
     `facts` is the number of its facts among those of its run, None of a plain row, which is comparable with any other.
-    `numbers` are its figures in the order of METRICS, whose table has no figure of another name.
+    `numbers` are its figures in the order of METRICS, whose table has no figure of another name. `resumed`: an
+    interrupted run measured them.
     """
 
     name: str
     possible: bool
+    resumed: bool
     facts: int | None
     numbers: list[float | None]
 
@@ -124,17 +126,21 @@ def _digest(rows: Sequence[Row]) -> _Digest:
         tests[row.test] = _Test(
             name=row.name,
             possible=possible.impossible(row) is None,
+            resumed=row.resumed,
             facts=None if own is None else facts.index(own),
             numbers=[None if one is None or isinstance(one.value, str) else float(one.value) for one in values],
         )
     return _Digest(facts=facts, tests=tests)
 
 
-def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None) -> tuple[Row, ...]:
+def comparable_history(
+    row: Row, runs: Sequence[Run], known: Known | None = None, after: Row | None = None
+) -> tuple[Row, ...]:
     """Return the newest rows of the same test that do not differ from `row` in what matters, oldest first.
 
-    Runs that failed their gate or that test are left out, and so is what cannot be read or cannot have been measured.
-    Of the rows that are returned only the numbers of their figures are known.
+    Runs that failed their gate or that test are left out, and so is what cannot be read or cannot have been measured,
+    and what a later run took from an interrupted one, as `after` may have been. Of the rows that are returned only the
+    numbers of their figures are known.
     """
     known = Known() if known is None else known
     facts = None if row.plain else fingerprint.facts(row)
@@ -147,7 +153,10 @@ def comparable_history(row: Row, runs: Sequence[Run], known: Known | None = None
         if other is None or not other.possible:
             continue
         if facts is None or other.facts is None or fingerprint.alike(digest.facts[other.facts], facts):
-            found.append(Row(test=row.test, name=other.name, metrics=_Numbers(other.numbers), run=run.path))
+            numbers = _Numbers(other.numbers)
+            one = Row(test=row.test, name=other.name, metrics=numbers, run=run.path, resumed=other.resumed)
+            if not any(map(one.again, found if after is None else [after, *found])):
+                found.append(one)
     return tuple(reversed(found))
 
 

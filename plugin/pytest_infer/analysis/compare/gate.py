@@ -119,7 +119,7 @@ def stored_pairs(
         found = stored.between(a, b, scored, before.label)
         known, unscored = (None, found) if isinstance(found, str) else (found, None)
         row = stored.with_figures(b, known)
-        comparable = earlier.comparable_history(a, runs, digests)
+        comparable = earlier.comparable_history(a, runs, digests, b)
         steps = partial(apart.both, a, b)
         pairs.append(RowPair(before=a, after=row, history=comparable, unscored=unscored, taken_apart=steps))
     digests.save()

@@ -98,7 +98,7 @@ def since(
 
     Where none is comparable it is the newest that has one of the tests: each judgement says why it is none.
     """
-    before = gate.baseline_for(rows, history.runs, allowed) or _newest(history, {row.test for row in rows})
+    before = gate.baseline_for(rows, history.runs, allowed) or _newest(history, {row.test: row for row in rows})
     if before is None:
         return None
     only = [by_key(key) for key in _BRIEF]
@@ -107,6 +107,12 @@ def since(
     return Since(before=before, judgements=found.judgements, headline=found.headline)
 
 
-def _newest(history: History, tests: Collection[str]) -> Run | None:
-    fits = (run for run in reversed(history.runs) if not run.plain and run.readable)
-    return next((run for run in fits if any(row.test in tests for row in run.rows)), None)
+def _newest(history: History, tests: Mapping[str, Row]) -> Run | None:
+    """Return the newest run that has one of the tests, and not one from which these were taken."""
+    for run in reversed(history.runs):
+        if run.plain or not run.readable:
+            continue
+        both = [(row, tests[row.test]) for row in run.rows if row.test in tests]
+        if both and not any(old.again(new) for old, new in both):
+            return run
+    return None

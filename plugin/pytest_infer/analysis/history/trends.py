@@ -110,11 +110,15 @@ def leading_to(run: Run, runs: Iterable[Run], most: int | None = None) -> list[R
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A figure of one run; `disturbed`: most of the rounds were that it is the median of."""
+    """A figure of one run; `disturbed`: most of the rounds were that it is the median of.
+
+    `measured` tells the measurement from others of the test (`Row.measured`).
+    """
 
     run: Run
     value: float | str
     disturbed: bool
+    measured: float | str | None
 
 
 Series = Mapping[tuple[str, str], Sequence[Point]]
@@ -162,12 +166,13 @@ def levels(values: Sequence[float | None], starts: Sequence[int]) -> list[tuple[
 def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None = None) -> Series:
     """Return the figures of each test of the newest run by (test, metric's key), oldest first, with their runs.
 
-    Only runs of the newest one's machine and of the same prompts and limits count.
+    Only runs of the newest one's machine and of the same prompts and limits count, and a measurement that a run took
+    from an interrupted one only there.
     """
     if not runs:
         return {}
     newest = {row.test: row for row in runs[-1].rows if keyword is None or keyword in row.test}
-    wanted = frozenset((_TOKENS, *(metric.key for metric in metrics)))
+    wanted = frozenset((_TOKENS, *stored.TELLS_APART, *(metric.key for metric in metrics)))
 
     def read(run: Run) -> _Figures:
         return run.known_damage or _figures(run, newest, metrics, wanted)
@@ -177,8 +182,11 @@ def series(runs: Sequence[Run], metrics: Sequence[Metric], keyword: str | None =
         if isinstance(told, str):
             run.leave_out(told)
             continue
-        for test, key, value, disturbed in told:
-            found.setdefault((test, key), []).append(Point(run, value, disturbed))
+        for test, key, value, disturbed, measured, resumed in told:
+            points = found.setdefault((test, key), [])
+            if resumed and measured is not None:
+                points[:] = [point for point in points if point.measured != measured]
+            points.append(Point(run, value, disturbed, measured))
     return found
 
 
@@ -188,8 +196,9 @@ def with_figures(runs: Sequence[Run], found: Series) -> list[Run]:
     return [run for run in runs if run.path in own]
 
 
-_Figures = list[tuple[str, str, float | str, bool]] | str
-"""Of one run: test, metric, value, and whether most of the rounds were disturbed; or why the run is left out."""
+_Figures = list[tuple[str, str, float | str, bool, float | str | None, bool]] | str
+"""Of one run: test, metric, value, whether most of the rounds were disturbed, what tells the measurement from others,
+and whether an interrupted run made it; or why the run is left out."""
 
 
 def _figures(run: Run, newest: Mapping[str, Row], metrics: Sequence[Metric], wanted: frozenset[str]) -> _Figures:
@@ -204,7 +213,8 @@ def _figures(run: Run, newest: Mapping[str, Row], metrics: Sequence[Metric], wan
             for metric in metrics:
                 if metric.key in row.metrics:
                     value = row.metrics[metric.key].value
-                    found.append((row.test, metric.key, value, mostly and metric.moved_by_load))
+                    disturbed = mostly and metric.moved_by_load
+                    found.append((row.test, metric.key, value, disturbed, row.measured, row.resumed))
     return found
 
 
