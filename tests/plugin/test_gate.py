@@ -4,6 +4,9 @@ import json
 from xml.etree import ElementTree as ET
 
 import pytest
+from typer.testing import CliRunner
+
+from pytest_infer.cli.main import app
 
 TEST = """
 def test_prompt(infer, prompt):
@@ -389,6 +392,21 @@ def test_a_test_that_now_fails_as_expected_is_missing(gated, pytester, measured)
     assert result.ret == 1
     result.assert_outcomes(failed=1, xpassed=1)
     assert counted(pytester) == {"tests": 2, "failures": 1, "skipped": 0}
+
+
+def test_a_test_that_skips_itself_in_every_run_spoils_no_baseline(gated, pytester):
+    skips = "import pytest\n\n@pytest.fixture\ndef card():\n    pytest.skip('no card here')\n\n"
+    test = f"{skips}{TEST}\ndef test_card(card, infer):\n    infer('one')\n"
+    gated(test=test)
+    result = gated("--infer-gate=total:20%", test=test)
+    result.stdout.fnmatch_lines(["not measured: test_suite.py::test_card", "gate against 0001: inconclusive"])
+    command = ["gate", "--rule=total:20%", f"--storage={pytester.path / '.benchmarks'}"]
+    assert CliRunner().invoke(app, command).exit_code == result.ret == 10
+    # Once it has been measured it is missing.
+    gated(test=test.replace("    pytest.skip('no card here')", "    pass"))
+    gated(test=test)
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, "1 missing" in done.stdout) == (1, True)
 
 
 def test_a_test_that_skips_itself_now_is_missing_and_counted_once(gated, pytester):

@@ -206,7 +206,7 @@ def _against(history: History, candidate: Run, against: str) -> Run:
 
 def _unfit(candidate: Run, accepted: Sequence[str]) -> dict[str, str]:
     """Return the tests of a run that failed or were not measured, with the reason, but for those accepted by name."""
-    found = dict.fromkeys(candidate.unmeasured, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
+    found = dict.fromkeys(candidate.lost, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
     return {test: why for test, why in found.items() if not any(fnmatch.fnmatchcase(test, name) for name in accepted)}
 
 
@@ -232,7 +232,7 @@ def _gated(
         return gate.judge([], parsed, unfit=unfit, new=candidate.rows, allowed=allowed, confidence=confidence)
     pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
     # What failed has no row and is no test that is gone: `unfit` tells of it, or it was accepted by name.
-    failed = {*candidate.failed, *candidate.unmeasured}
+    failed = {*candidate.failed, *candidate.lost}
     gone = [row for row in gone if row.test not in failed]
     return gate.judge(
         pairs,

@@ -72,6 +72,7 @@ class Keeper:
         self.planned: tuple[str, ...] = ()
         self.typed_prompts: tuple[str, ...] = ()
         self.finished: dict[str, MeasuredTest] = {}
+        self.skipped: set[str] = set()
         self.other_side: Callable[[], Mapping[str, PromptRecord]] = dict
         self.save_failed = False
         self._run_files: list[Path] = []
@@ -266,7 +267,9 @@ class Keeper:
         self._tell_left()
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "suite": self.suite, "typed_prompts": self.typed_prompts}
-        whole |= {"unmeasured": self.unmeasured(), "failed": failed}
+        unmeasured = self.unmeasured()
+        skipped = [nodeid for nodeid in unmeasured if nodeid in self.skipped]
+        whole |= {"unmeasured": unmeasured, "skipped": skipped, "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
         whole["averages"] = block.of_suite(self.averages())
         whole["advice"] = msgspec.to_builtins(self.advice())

@@ -38,7 +38,8 @@ class Whole(msgspec.Struct, frozen=True):
     """What our block says of the run as a whole; `failed` holds the blocks of tests that failed after measurement.
 
     `suite` names the prompts' file that was asked for, empty where each test took its own; older versions tell none.
-    `typed_prompts` are the names in one that was typed, for this run alone.
+    `typed_prompts` are the names in one that was typed, for this run alone. Of the tests that were `unmeasured`
+    those `skipped` left themselves out.
     """
 
     schema: int = SCHEMA
@@ -47,6 +48,7 @@ class Whole(msgspec.Struct, frozen=True):
     gate: Mark | None = None
     failed: dict[str, msgspec.Raw] = {}
     unmeasured: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class AllOfWhole(Whole, frozen=True):

@@ -216,6 +216,7 @@ class Run:
     gate: Mark | None = None
     failed: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     suite: str | None = None
     typed_prompts: tuple[str, ...] = ()
     tell: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
@@ -244,6 +245,11 @@ class Run:
     def regressed(self) -> bool:
         """Return whether its gate failed: then it is no baseline. One that was inconclusive, or the first, may be."""
         return self.gate is not None and self.gate.result == "regressed"
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Return the tests that were to be measured and were not; one that skipped itself was not to be."""
+        return tuple(test for test in self.unmeasured if test not in self.skipped)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -351,6 +357,7 @@ def read(path: Path) -> Run:
         gate=whole.gate,
         failed=tuple(whole.failed),
         unmeasured=whole.unmeasured,
+        skipped=whole.skipped,
         suite=whole.suite,
         typed_prompts=whole.typed_prompts,
     )

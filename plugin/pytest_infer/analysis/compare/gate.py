@@ -84,7 +84,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     found, most = None, 0
     for run in reversed(candidates[-earlier.SEARCHED :]):
         # First what is known without reading its tests.
-        if run.tests <= most or run.plain or run.dirty or run.unmeasured or run.failed or run.regressed:
+        if run.tests <= most or run.plain or run.dirty or run.lost or run.failed or run.regressed:
             continue
         if not run.readable:
             continue
