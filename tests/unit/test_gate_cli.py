@@ -401,6 +401,15 @@ def test_nothing_to_compare(infer, add):
     assert "against 0001" in allowed.stdout
 
 
+def test_a_gate_that_judged_nothing_leaves_what_another_said(infer, add):
+    path = add(gate={"result": "regressed", "against": "main", "rules": ["tpot:3%"]})
+    before = mark(path)
+    result = infer("gate", "--rule=tpot:5%")
+    assert result.exit_code == 11
+    assert "the run keeps what a gate that judged it said: regressed" in result.stderr
+    assert mark(path) == before
+
+
 def test_a_regression_is_accepted_by_the_file_but_not_in_a_bisection(infer, add, steady, tmp_path):
     # Outside git no run has a commit.
     add(commit="unversioned")

@@ -129,7 +129,9 @@ def run_gate(
         say("no stored run to compare with (same machine and software, clean code, not failed)")
     if github:
         _write_github(shown, form)
-    if mark:
+    if mark and gated.exit is Exit.NOTHING and candidate.gate is not None and candidate.gate.result != gated.exit.word:
+        say(f"the run keeps what a gate that judged it said: {candidate.gate.result}")
+    elif mark:
         _mark(candidate, shown)
     raise typer.Exit(gated.code)
 
