@@ -47,6 +47,14 @@ def test_a_planted_slow_down_fails_the_test_itself(gated, pytester):
     assert "total:20%" in tree.find("testcase/failure").text
 
 
+@pytest.mark.parametrize("option", ["-x", "--maxfail=2"])
+def test_the_gate_stops_nothing_as_all_has_run(gated, option):
+    result = gated("--infer-gate=total<=1us", option)
+    result.assert_outcomes(failed=2)
+    assert result.ret == 1
+    result.stdout.no_fnmatch_line("*stopping after*")
+
+
 @pytest.mark.parametrize("options", [(), ("--junit-prefix=ci",), ("-o", "junit_family=xunit1")])
 def test_a_gated_test_is_one_entry_of_junits_file(gated, pytester, options):
     named = "import pytest\n\nclass TestIt:\n    @pytest.mark.parametrize('how', ['a::b[c]/d', 'plain'])\n"
