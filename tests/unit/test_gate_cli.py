@@ -490,6 +490,19 @@ def test_rules_of_the_ini_file(infer, add, steady, tmp_path):
     assert infer("gate", "--rule=tpot:5%").exit_code == 1
 
 
+def test_what_may_differ_by_the_ini_file(infer, add, tmp_path):
+    add(changes={"machine": {"cpu": "another"}, "model": {"threads": 64}})
+    add()
+    assert infer("compare", "--metric=tpot").exit_code == 11
+    ini = tmp_path / "outside" / "pytest.ini"
+    ini.write_text("[pytest]\ninfer_allow_different = cpu, threads\n")
+    assert infer("compare", "--metric=tpot").exit_code == 0
+    assert "against 0001" in infer("gate", "--rule=tpot:5%").stdout
+    assert "against no stored run" in infer("gate", "--rule=tpot:5%", "--allow-different=cpu").stdout
+    ini.write_text("[pytest\n")
+    assert infer("compare").exit_code == 2
+
+
 @pytest.mark.parametrize("form", ["terminal", "markdown", "json", "csv"])
 def test_formats_of_a_gate(infer, add, steady, form):
     add(1.3)

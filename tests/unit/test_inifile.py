@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_infer.cli.inifile import gate_rules, nearest, storage
+from pytest_infer.cli.inifile import accepted, gate_rules, nearest, storage
 from pytest_infer.cli.shared import open_history
 from pytest_infer.engines.bundled import cache
 from pytest_infer.errors import OptionError
@@ -42,6 +42,13 @@ def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool\n")
     with pytest.raises(OptionError, match="cannot be read"):
         gate_rules(tmp_path)
+
+
+@pytest.mark.parametrize(("given", "path"), [("a.toml", "{here}/a.toml"), ("~/a", "{home}/a"), ("off", "off")])
+def test_the_file_of_what_is_accepted_is_where_pytest_finds_it(tmp_path, monkeypatch, given, path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\ninfer_accepted = {given}\n")
+    assert accepted(tmp_path) == path.format(here=tmp_path, home=tmp_path / "home")
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ import iniconfig
 
 from pytest_infer import untrusted
 from pytest_infer.checkouts.accepted import OFF
+from pytest_infer.engines.models import expanded
 from pytest_infer.errors import OptionError
 
 GATE, DOUBT, ACCEPTED, ADDOPTS = "infer_gate", "infer_inconclusive", "infer_accepted", "addopts"
+ALLOWED = "infer_allow_different"
 STORAGE_OPTION = "--benchmark-storage"
 _NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """In pytest's own order."""
@@ -90,7 +92,13 @@ def accepted(folder: Path) -> str | None:
     """Return `infer_accepted` in the nearest configuration of pytest, a path beside that; None where it is not set."""
     found = nearest(folder)
     given = "" if found is None else " ".join(found.lines(ACCEPTED)).strip()
-    return None if found is None or not given else given if given == OFF else str(found.path.parent / given)
+    return None if found is None or not given else given if given == OFF else str(found.path.parent / expanded(given))
+
+
+def allowed(folder: Path) -> list[str]:
+    """Return the lines of `infer_allow_different` in the nearest configuration of pytest; [] for none."""
+    found = nearest(folder)
+    return [] if found is None else found.lines(ALLOWED)
 
 
 def storage(folder: Path) -> Path | None:

@@ -45,13 +45,24 @@ Storage = Annotated[
         help="pytest-benchmark's storage; default: what addopts names with --benchmark-storage, results, .benchmarks.",
     ),
 ]
+
+
+def _allowed(given: list[str] | None) -> list[str]:
+    try:
+        lines = given or inifile.allowed(Path.cwd())
+    except InferError as error:
+        refuse(error)
+    return [key.strip() for keys in lines for key in keys.split(",")]
+
+
 AllowDifferent = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-different",
         metavar="KEYS",
-        callback=lambda given: [key.strip() for keys in given or () for key in keys.split(",")],
-        help="Compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model.",
+        callback=_allowed,
+        help="Compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model; "
+        "default: infer_allow_different of the ini file.",
     ),
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")]
