@@ -465,6 +465,17 @@ def test_a_run_of_part_of_the_suite_hides_no_regression(infer, add, steady):
     assert "gate 0008 cccccccc (main) against 0006 " in result.stdout
 
 
+def test_what_was_taken_from_a_run_is_not_held_against_it(infer, storage, make_block):
+    for total in (2.1, 2.2):
+        storage.add([make_block(total_s=[total] * 4)])
+    taken = make_block(total_s=[2.2] * 4)
+    taken["rounds"]["resumed"] = True
+    storage.add([taken])
+    assert "gate 0003 cccccccc (main) against 0001 " in infer("gate", "--rule=total:5%").stdout
+    result = infer("gate", "--rule=total:5%", "--against=2")
+    assert (result.exit_code, "1 new" in result.stdout) == (11, True)
+
+
 def test_bounds_need_no_other_run(infer, add):
     add()
     assert infer("gate", "--rule=tpot<=60ms").exit_code == 0

@@ -77,8 +77,8 @@ def needs_baseline(rules: Iterable[Rule]) -> bool:
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
     """Return the earlier run that may be a baseline, None for none: of those that share most tests the newest.
 
-    It is whole, of clean code, did not fail its gate, holds nothing impossible, and is comparable in some test. One of
-    part of the tests leaves the others without an earlier figure, however new it is.
+    It is whole, of clean code, did not fail its gate, holds nothing impossible, none of these tests was taken from it,
+    and it is comparable in some. One of part of the tests leaves the others without an earlier figure, however new.
     """
     news = {row.test: row for row in run_rows if not row.plain}
     found, most = None, 0
@@ -89,7 +89,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
         if not run.readable:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news and not row.plain]
-        if len(both) <= most or any(possible.impossible(old) is not None for old, _ in both):
+        if len(both) <= most or any(old.again(new) or possible.impossible(old) is not None for old, new in both):
             continue
         if any(not _other_setting(old, new, allowed) for old, new in both):
             found, most = run, len(both)
@@ -109,10 +109,13 @@ def stored_pairs(
 ) -> tuple[list[RowPair], list[Row], list[Row]]:
     """Return the tests of a run beside those of its baseline with their history, those missing, and those new.
 
-    `fresh` are the records of `after`, by test, where that run is not stored yet.
+    What was taken from the baseline has no earlier figure in it, and is new. `fresh` are the records of `after`, by
+    test, where that run is not stored yet.
     """
     runs = [*history.before(before), before]
     both, gone, new = comparison.match(before.rows, after)
+    new += [b for a, b in both if a.again(b)]
+    both = [(a, b) for a, b in both if not a.again(b)]
     scored, apart, digests = stored.Scored(fresh or {}), Taken(fresh or {}), earlier.Known(history)
     pairs = []
     for a, b in both:
