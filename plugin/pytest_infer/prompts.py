@@ -65,7 +65,7 @@ _DEFAULT_KEYS = ("max_new_tokens", "stop", "group", "tags")
 def load(path: Path) -> tuple[Prompt, ...]:
     """Return the prompts of a suite file in their order; raise SuiteError with one line that names file and place."""
     try:
-        text = _decoded(path)
+        text = decoded(path)
     except FileNotFoundError:
         raise SuiteError(
             f"{path}: no such prompt suite; write one (docs/writing-a-suite.md) or name it with --infer-prompts FILE"
@@ -212,14 +212,14 @@ def _check_text(entry: _PromptTable, where: str) -> None:
 
 def _text_of(path: Path, where: str) -> str:
     try:
-        return _decoded(path)
+        return decoded(path)
     except (OSError, ValueError) as error:
         # A ValueError: not UTF-8, or a NUL in the name. What cannot be printed must not break the line.
         shown = str(path) if str(path).isprintable() else repr(str(path))
         raise SuiteError(f"{where}: cannot read {shown}: {untrusted.reason(error)}") from error
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
     """Return a file's text: UTF-8, lines that end with a line feed, whatever system wrote it.
 
     A byte order mark says how a file is written and is no part of its text.

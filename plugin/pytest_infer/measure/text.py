@@ -11,7 +11,7 @@ from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine, known_context
 from pytest_infer.errors import OptionError
 from pytest_infer.measure.counters import memory
-from pytest_infer.prompts import Prompt
+from pytest_infer.prompts import Prompt, decoded
 from pytest_infer.records import TextScore
 
 WINDOW = 512
@@ -27,14 +27,13 @@ class TextScorer:
         """Read the text; raise OptionError where it cannot be."""
         self._show = show
         try:
-            content = untrusted.read(path, untrusted.TEXT_BYTES)
-            self._text = untrusted.text(content)
-        except (OSError, untrusted.Damaged) as error:
+            self._text = decoded(path)
+        except (OSError, ValueError) as error:
             raise OptionError(f"--infer-text {path}: {untrusted.reason(error)}") from error
         if not self._text.strip():
             raise OptionError(f"--infer-text {path}: there is no text in it")
         self.name = path.name
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.sha256 = hashlib.sha256(self._text.encode()).hexdigest()
         self._known: list[tuple[Engine, object, tuple[TextScore | None, str | None]]] = []
 
     def score(self, engine: Engine, model: object) -> tuple[TextScore | None, str | None]:

@@ -75,7 +75,7 @@ class TextScore:
 
     The text is cut into windows of `window` tokens, each beginning `stride` after the one before; of each window the
     tokens are counted that the one before had not reached. The very first token of the text is predicted by none.
-    `name` is the file's, `sha256` that of its bytes.
+    `name` is the file's, `sha256` that of its text in UTF-8, with line feeds, whatever system wrote it.
     """
 
     name: str

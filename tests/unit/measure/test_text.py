@@ -69,6 +69,18 @@ def test_as_a_plain_sliding_window(tmp_path, words, context):
     assert (score.tokens, score.window, score.stride, score.name) == (words - 1, window, window // 2, "text.txt")
 
 
+def test_what_system_wrote_the_text_changes_nothing(tmp_path):
+    class Spelling(Counting):
+        def encode(self, prompt):
+            return list(prompt.text.encode())
+
+    found = []
+    for written in (b"one two\nthree\n", b"\xef\xbb\xbfone two\nthree\n", b"one two\r\nthree\r\n"):
+        (tmp_path / "text.txt").write_bytes(written)
+        found.append(TextScorer(tmp_path / "text.txt").score(Spelling(), "model"))
+    assert found[1:] == found[:1] * 2
+
+
 def test_each_model_is_scored_once(tmp_path):
     (tmp_path / "a").write_text("one two three")
     scorer, engine = TextScorer(tmp_path / "a"), Counting()
@@ -112,7 +124,13 @@ def test_why_there_is_none(tmp_path, engine, content, says):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "No such file"), (b"\xff\xfe a", "not UTF-8"), (b" \n", "there is no text in it"), ("folder", "a folder")],
+    [
+        (None, "No such file"),
+        (b"\xff a", "not UTF-8"),
+        ("one two".encode("utf-16"), "save it as UTF-8"),
+        (b"\xef\xbb\xbf \n", "there is no text in it"),
+        ("folder", "a folder"),
+    ],
 )
 def test_a_file_that_is_no_text(tmp_path, content, says):
     path = tmp_path / "a"
