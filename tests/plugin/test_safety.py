@@ -225,6 +225,19 @@ def test_resume_takes_exactly_the_finished_prompts(killed):
     assert run["pytest_infer"]["unmeasured"] == []
 
 
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+def test_a_run_that_a_failure_ends_leaves_what_was_finished(suite, option):
+    run = ("--benchmark-autosave", "--infer-rounds=2")
+    pytester = suite(engine=COUNTED + "def trouble(tokens, number):\n    assert tokens != 3\n", prompts=FOUR)
+    pytester.runpytest_subprocess(*run, option).assert_outcomes(passed=2, failed=1)
+    pytester.runpytest_subprocess(*run, option, "--infer-resume").assert_outcomes(passed=2, failed=1)
+    assert calls(pytester) == {1: 4, 2: 4, 3: 2}
+    suite(engine=HARMLESS, prompts=FOUR)
+    pytester.runpytest_subprocess(*run, "--infer-resume").assert_outcomes(passed=4)
+    assert calls(pytester) == {3: 4, 4: 4}
+    assert journals(pytester) == []
+
+
 def test_resume_loads_no_model_when_everything_is_there(killed, suite):
     killed.runpytest_subprocess("--benchmark-autosave", "--infer-rounds=2", "-k", "not four", "--infer-resume")
     assert calls(killed) == {}

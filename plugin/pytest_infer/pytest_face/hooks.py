@@ -202,7 +202,9 @@ class Hooks:
         """After pytest-benchmark has saved the run, finish what lies beside it."""
         if exitstatus == pytest.ExitCode.OK and self._run.gate.exit is None and not session.config.option.collectonly:
             self._run.gate.nothing("the run ended early")
-        complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        # With -x or --maxfail a failure ends the run before all is measured, and pytest calls that failed tests too.
+        stopped = bool(session.shouldfail) and bool(self._run.keeper.unmeasured())
+        complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} and not stopped
         try:
             yield
         except BaseException:
