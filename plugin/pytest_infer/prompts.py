@@ -227,7 +227,7 @@ def decoded(path: Path) -> str:
     content = untrusted.read(path, untrusted.TEXT_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("it is written as UTF-16: save it as UTF-8")
-    text = untrusted.text(content.removeprefix(codecs.BOM_UTF8))
+    text = untrusted.text(content)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -118,9 +118,9 @@ def read(path: Path, most: int) -> bytes:
 
 
 def text(content: bytes) -> str:
-    """Return bytes as text; raise Damaged unless they are UTF-8."""
+    """Return bytes as text, without a byte order mark; raise Damaged unless they are UTF-8."""
     try:
-        return content.decode("utf-8")
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Damaged(f"not UTF-8: {error.reason} at byte {error.start}") from None
 
@@ -137,7 +137,7 @@ def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def decode(decoder: Decoder[T_co], content: bytes) -> T_co:
-    """Return what a decoder makes of bytes of JSON.
+    """Return what a decoder makes of bytes of JSON, with a byte order mark or without.
 
     Raises:
         Damaged: they are not UTF-8, no JSON, nested too deeply, or not of the decoder's type.
@@ -145,7 +145,7 @@ def decode(decoder: Decoder[T_co], content: bytes) -> T_co:
     # A decoder passes over what its type does not ask for, and does not look at the bytes of it.
     if not content.isascii():
         text(content)
-    return decode_binary(decoder, content)
+    return decode_binary(decoder, content.removeprefix(codecs.BOM_UTF8))
 
 
 def decode_binary(decoder: Decoder[T_co], content: bytes) -> T_co:

@@ -125,6 +125,13 @@ def test_an_entry_of_the_file_counts_until_the_base_has_it(checkout):
     assert len(texts(checkout.read(head))) == 1
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file_nor_of_the_bases(checkout):
+    base = checkout.commit()
+    head = checkout.commit(text="\ufeff" + TOML.format(more=""))
+    assert len(texts(checkout.read(base))) == 1
+    assert [one.expired for one in checkout.read(head).written] == ["the base has this entry already: remove it"]
+
+
 def test_an_entry_counts_until_its_commit_is_reached(checkout):
     base = checkout.commit()
     head = checkout.commit(text=TOML.format(more='until = "v2"'))

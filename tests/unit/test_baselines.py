@@ -1,5 +1,6 @@
 """Names for runs in baselines.ini."""
 
+import codecs
 import threading
 
 import pytest
@@ -160,6 +161,14 @@ def test_a_damaged_file_is_one_line_and_kept(tmp_path, run_file, content):
             ask()
         assert "\n" not in str(raised.value)
     assert path.read_bytes() == content
+
+
+def test_a_byte_order_mark_hides_no_name(tmp_path, run_file):
+    baselines.name(tmp_path, "a", run_file)
+    path = tmp_path / "baselines.ini"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    baselines.name(tmp_path, "b", run_file)
+    assert list(baselines.names(tmp_path)) == ["a", "b"]
 
 
 def test_other_sections_are_not_names(tmp_path):

@@ -1,5 +1,6 @@
 """Stored runs: their order, what names them, and files that are none."""
 
+import codecs
 import json
 import shutil
 import subprocess
@@ -380,6 +381,18 @@ def test_a_mark_is_written_into_the_file_and_read_again(storage, make_block):
     assert after["pytest_infer"].pop("gate")["result"] == "regressed"
     assert after == before
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_run_that_an_editor_gave_a_byte_order_mark_is_one(storage, make_block):
+    from pytest_infer.storage import files
+
+    path = storage.add([make_block()])
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    files.mark(path, runfile.Mark(result="passed"))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    (run,) = storage.load().runs
+    assert len(run.rows) == 1
+    assert run.gate.result == "passed"
 
 
 def test_a_plain_run_can_be_marked_too(storage):

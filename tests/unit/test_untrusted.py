@@ -1,5 +1,6 @@
 """The border: regular files only, bounded, and one error for whatever they hold."""
 
+import codecs
 import os
 from pathlib import Path
 
@@ -100,6 +101,11 @@ def test_whatever_it_holds_is_one_error_in_one_line(content, why):
 
 def test_what_is_sound_is_decoded():
     assert untrusted.decode(HELD, '{"known": 3, "other": "ü", "more": [[[]]]}'.encode()).known == 3
+
+
+def test_a_byte_order_mark_is_no_part_of_it():
+    assert untrusted.decode(HELD, codecs.BOM_UTF8 + b'{"known": 3}').known == 3
+    assert untrusted.text(codecs.BOM_UTF8 + b"a") == "a"
 
 
 @pytest.mark.parametrize(

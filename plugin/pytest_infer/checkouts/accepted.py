@@ -183,7 +183,7 @@ def _of_base(root: Path | None, base: str | None, path: Path) -> tuple[_Entry, .
     if done.returncode:
         return ()
     try:
-        return _decoded(done.stdout)
+        return _decoded(done.stdout.removeprefix("\ufeff"))  # as untrusted.text does to the file
     except (ValueError, RecursionError):
         return ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import codecs
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,7 +118,7 @@ def _responses(path: Path) -> Sequence[_Response]:
         content = untrusted.read(path, untrusted.RUN_BYTES)
         if path.suffix == ".jsonl":
             return [untrusted.decode(_ONE, line) for _, line in untrusted.lines(content)]
-        found = untrusted.decode(_ONE_OR_MORE, content.removeprefix(codecs.BOM_UTF8))
+        found = untrusted.decode(_ONE_OR_MORE, content)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     except untrusted.Damaged as error:

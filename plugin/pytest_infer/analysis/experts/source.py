@@ -165,7 +165,7 @@ def carried(one: PromptUsage) -> CarriedPrompt:
 
 def _read(path: Path) -> CensusFile:
     try:
-        content = untrusted.read(path, untrusted.RUN_BYTES).removeprefix(codecs.BOM_UTF8)
+        content = untrusted.read(path, untrusted.RUN_BYTES)
         held = untrusted.decode(msgspec.json.Decoder(CensusFile), content)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
