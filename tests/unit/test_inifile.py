@@ -69,6 +69,38 @@ def test_the_storage_is_where_addopts_say(tmp_path, name, text, folder):
     assert storage(tmp_path) == (None if folder is None else Path(folder))
 
 
+def test_the_storage_is_where_files_of_options_and_the_environment_say(tmp_path, monkeypatch):
+    """As pytest takes them: `@FILE` from the working directory, a word a line, and PYTEST_ADDOPTS before addopts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q @outer.txt\n")
+    (tmp_path / "outer.txt").write_text("--benchmark-autosave\n@inner.txt\n")
+    (tmp_path / "inner.txt").write_text("--benchmark-storage\nmy runs\n")
+    assert storage(tmp_path) == Path("my runs")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-q --benchmark-storage=others")
+    assert storage(tmp_path) == Path("others")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("@gone", "addopts: gone: No such file"),
+        ("@.", "addopts: a folder"),
+        ("@self", "nested too deeply"),
+        ("'", "No closing"),
+    ],
+)
+def test_options_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "self").write_text("@self\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {words}\n")
+    with pytest.raises(OptionError, match=said):
+        storage(tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", words)
+    with pytest.raises(OptionError, match=said.replace("addopts", "PYTEST_ADDOPTS")):
+        storage(tmp_path)
+
+
 def test_of_several_files_it_is_the_one_that_pytest_reads(tmp_path):
     (tmp_path / "pytest.ini").write_text("")
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\ninfer_gate = ["ttft:5%"]\n')

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from pytest_infer.errors import OptionError
 GATE, DOUBT, ACCEPTED, ADDOPTS = "infer_gate", "infer_inconclusive", "infer_accepted", "addopts"
 ALLOWED = "infer_allow_different"
 STORAGE_OPTION = "--benchmark-storage"
+_ENV = "PYTEST_ADDOPTS"
 _NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """In pytest's own order."""
 
@@ -45,17 +47,8 @@ class IniFile:
     def storage(self) -> str | None:
         """Return what `--benchmark-storage` in `addopts` names, the last one; None where it is not there."""
         value = self.keys.get(ADDOPTS, [])
-        try:
-            words = shlex.split(value) if isinstance(value, str) else [str(word) for word in self._list(ADDOPTS, value)]
-        except ValueError as error:
-            raise OptionError(f"{self.path}: addopts: {error}") from error
-        found = None
-        for word, following in pairwise([*words, ""]):
-            if word == STORAGE_OPTION:
-                found = following
-            elif word.startswith(f"{STORAGE_OPTION}="):
-                found = word.partition("=")[2]
-        return found or None
+        options = value if isinstance(value, str) else [str(word) for word in self._list(ADDOPTS, value)]
+        return _storage_in(options, f"{self.path}: {ADDOPTS}")
 
 
 def nearest(folder: Path) -> IniFile | None:
@@ -102,10 +95,35 @@ def allowed(folder: Path) -> list[str]:
 
 
 def storage(folder: Path) -> Path | None:
-    """Return the folder that pytest stores runs in by its nearest configuration; None where that names none."""
+    """Return the folder that pytest stores runs in by PYTEST_ADDOPTS or its nearest configuration; None for none."""
     found = nearest(folder)
-    named = None if found is None else found.storage
+    named = _storage_in(os.environ.get(_ENV, ""), _ENV) or (None if found is None else found.storage)
     return None if named is None else folder_of(named)
+
+
+def _storage_in(options: str | Sequence[str], where: str) -> str | None:
+    """Return what the last `--benchmark-storage` among options names; None where it is not there."""
+    try:
+        words = list(_read_in(shlex.split(options) if isinstance(options, str) else options))
+    except (OSError, ValueError, RecursionError) as error:
+        named = f"{error.filename}: " if isinstance(error, OSError) else ""
+        raise OptionError(f"{where}: {named}{untrusted.reason(error)}") from error
+    found = None
+    for word, following in pairwise([*words, ""]):
+        if word == STORAGE_OPTION:
+            found = following
+        elif word.startswith(f"{STORAGE_OPTION}="):
+            found = word.partition("=")[2]
+    return found or None
+
+
+def _read_in(words: Iterable[str]) -> Iterator[str]:
+    """Yield words with the lines of a file in place of `@FILE`, as pytest reads them."""
+    for word in words:
+        if word.startswith("@"):
+            yield from _read_in(untrusted.text(untrusted.read(Path(word[1:]), untrusted.TEXT_BYTES)).splitlines())
+        else:
+            yield word
 
 
 def folder_of(storage: str) -> Path | None:
