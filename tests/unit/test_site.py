@@ -153,6 +153,21 @@ def test_a_run_that_was_moved_keeps_its_page(storage, make_block, made):
     assert made("--again").stdout.endswith("1 run, 1 added\n")
 
 
+def test_a_run_with_two_pages_is_listed_once(storage, make_block, made):
+    """As an earlier version left it, whose pages had other names."""
+    for _ in range(2):
+        add(storage, make_block)
+    made()
+    old = [(made.folder / "runs" / name).rename(made.folder / "runs" / f"0-{name}") for name in made.pages()]
+    first, second = (path.name for path in old)
+    (made.folder / "runs" / second[2:]).write_bytes(old[1].read_bytes())
+    assert made().stdout.endswith("2 runs, 0 added\n")
+    links = {given["href"] for tag, given in made.index().attributes if tag == "a"}
+    assert {f"runs/{first}", f"runs/{second[2:]}"} == {link for link in links if link.startswith("runs/")}
+    assert made("--keep=1").stdout.endswith("1 run, 0 added, 1 removed\n")
+    assert made.pages() == [second, second[2:]]
+
+
 def test_pages_share_the_library_and_allow_only_what_lies_beside_them(storage, make_block, made):
     add(storage, make_block)
     made()

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from pytest_infer.cli.report import compared
 from pytest_infer.cli.shared import RepoUrl, Storage, open_history, out, refuse, repository, say
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.text import printable
+from pytest_infer.units import plural
 
 if TYPE_CHECKING:
     from pytest_infer.report.site.entry import Entry
@@ -45,7 +47,7 @@ def site(
     try:
         where = repository(repo_url)
         history = open_history(storage)
-        there = {(entry.at, entry.commit): name for name, entry in _pages(folder / index.RUNS).items()}
+        there = _of_runs(_pages(folder / index.RUNS))
         runs = [run for run in reversed(history.runs) if not run.plain]
         if not (there or runs):
             say(f"no run in {history.folder}, and no page in {folder}: pytest bench --benchmark-autosave makes a run")
@@ -65,16 +67,15 @@ def site(
         for name in removed:
             (folder / index.RUNS / name).unlink(missing_ok=True)
             del pages[name]
-        page.publish(folder / "index.html", index.render(pages, where))
+        # An earlier version named pages otherwise: a run may have two, and who has the address of one finds it there.
+        listed = {name: pages[name] for name in _of_runs(pages).values()}
+        page.publish(folder / "index.html", index.render(listed, where))
     except InferError as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename or folder}: {error.strerror}")
     gone = f", {len(removed)} removed" if removed else ""
-    out(
-        printable(f"{folder / 'index.html'}: {len(pages)} run{'' if len(pages) == 1 else 's'}, {added} added{gone}")
-        + "\n"
-    )
+    out(printable(f"{folder / 'index.html'}: {plural(len(listed), 'run')}, {added} added{gone}") + "\n")
 
 
 def _pages(folder: Path, tell: Callable[[str], None] | None = None) -> dict[str, Entry]:
@@ -149,6 +150,12 @@ def _before(history: History, run: Run) -> Run | None:
     return None
 
 
+def _of_runs(pages: Mapping[str, Entry]) -> dict[tuple[datetime, str | None], str]:
+    """Return the page of each run; of several the last one by name."""
+    return {entry.identity: name for name, entry in pages.items()}
+
+
 def _older(pages: Mapping[str, Entry], keep: int | None) -> list[str]:
-    newest = sorted(pages, key=lambda name: (pages[name].at, name), reverse=True)
-    return [] if keep is None else newest[keep:]
+    newest = sorted(_of_runs(pages).items(), key=lambda one: (one[0][0], one[1]), reverse=True)
+    kept = {identity for identity, _ in newest[:keep]}
+    return [name for name, entry in pages.items() if entry.identity not in kept]

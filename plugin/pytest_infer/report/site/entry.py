@@ -66,6 +66,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             return datetime.min.replace(tzinfo=UTC)
         return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
+    @property
+    def identity(self) -> tuple[datetime, str | None]:
+        """Return what the pages of one run have in common, as the copies of its file have."""
+        return self.at, self.commit
+
 
 _ENTRY = msgspec.json.Decoder(Entry)
 
