@@ -69,7 +69,7 @@ class _Known:
         self._moved = {} if gated is None else steps.moved(gated.judgements, gated.suite)
         self._sides: tuple[str, str] | None = None
         if compared is not None and earlier is not None and self._earlier:
-            self._sides = earlier.number or compared.before, run.run.number or compared.after
+            self._sides = earlier.number or earlier.label, run.run.number or compared.after
         for one in self._turns:
             self._sides = told[one].rev or "the other side", "this checkout"
         self.shown: set[str] = set()

@@ -28,18 +28,16 @@ _WIDTH = 120.0
 """Of the drawing of an interval."""
 _WIDEST = 1.0
 """Intervals are drawn to ± 100 % at most; the numbers beside them say the rest."""
-BOUNDS_ONLY = "bounds only"
-"""What a gate without a baseline held a run against."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """Judgements of one run against another (or against what a gate found), to be shown.
 
-    `earlier` and `later` are the runs, where both are stored.
+    `before` is None for a gate of bounds alone. `earlier` and `later` are the runs, where both are stored.
     """
 
-    before: str
+    before: str | None
     after: str
     judgements: tuple[Judgement, ...]
     confidence: float = CONFIDENCE
@@ -48,6 +46,11 @@ class Compared:
     earlier: Run | None = None
     later: Run | None = None
 
+    @property
+    def sides(self) -> str:
+        """Return what was compared, in words."""
+        return f"{self.before or 'bounds only'} → {self.after}"
+
 
 def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     """Return what a gate kept in the run's file; None where it kept no judgements, or none that can be read."""
@@ -55,7 +58,7 @@ def of_gate(mark: JudgedMark | None, after: str) -> Compared | None:
     if mark is None or not found:
         return None
     return Compared(
-        before=mark.against or BOUNDS_ONLY,
+        before=mark.against,
         after=after,
         judgements=found,
         suite=verdicts.restored_suite(mark.suite),
@@ -83,7 +86,7 @@ def _items(one: Compared, number: int) -> list[Item]:
     )
     items = [
         Item(
-            title=f"{one.before} → {one.after}",
+            title=one.sides,
             key=f"comparison-{number}",
             text=(one.headline, lead) if one.headline else (lead,),
             tables=tuple(_tables(one, shown, title)),
@@ -128,7 +131,7 @@ def card(one: Compared, number: int, since: Sequence[Answer] = ()) -> dict[str, 
             *([Answer(name="why", text=why)] if why else []),
             *since,
             *(Answer(name="also", text=line) for line in also),
-            Answer(name="compared", text=f"{one.before} → {one.after}", link=f"comparison-{number}"),
+            Answer(name="compared", text=one.sides, link=f"comparison-{number}"),
         ],
         "counts": [(kind.value, counts[kind]) for kind in Verdict if counts[kind]],
         "look": (worst or Verdict.INCOMPARABLE).value,

@@ -85,7 +85,7 @@ def render(
     earlier = None if mine is None or mine.earlier is None else stored.read(mine.earlier)
     names = "", ""
     if mine is not None and mine.earlier is not None:
-        names = mine.earlier.number or mine.before, run.number or mine.after
+        names = mine.earlier.number or mine.earlier.label, run.number or mine.after
     swept, loaded = sweep.section(found), load.section(found)
     told = history.known(run, runs)
     sections = anchors.anchored(
@@ -106,7 +106,7 @@ def render(
     mark = None
     if library is not None:
         against = compare.card(every[-1], len(every)) if every else None
-        if against is not None and every[-1].before != compare.BOUNDS_ONLY:
+        if against is not None and every[-1].before is not None:
             against["says"] += f", against {every[-1].before}"
         message = told.messages.get(run.commit or "")
         mark = entry.element(entry.of(run, found.tests, message, against, cards.lasting(told)))
