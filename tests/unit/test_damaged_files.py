@@ -281,6 +281,18 @@ def test_arrays_that_belong_together_are_of_one_length(run_file):
         sidecar.read(run_file)
 
 
+@pytest.mark.parametrize("part", ["experts", "gates", "breakdown"])
+def test_a_prompt_may_be_called_like_a_part_of_a_key(run_file, part):
+    key = f"t.py::test[a|{part}|b]"
+    made = {f"{key}|0|stamps_ns": np.arange(3), sidecar.expert_key(key, "l"): np.zeros((3, 2), dtype=np.uint8)}
+    members(run_file, **made)
+    assert list(sidecar.read(run_file)) == list(made)
+    wrong = {"experts": "l", "gates": "l", "breakdown": "decode|norms"}[part]
+    members(run_file, **{f"{key}|{part}|{wrong}": np.zeros(3)})
+    with pytest.raises(StorageError, match="an array of "):
+        sidecar.read(run_file)
+
+
 def test_what_no_run_of_today_writes_may_be_there(run_file):
     members(run_file, **{"t|0|stamps_ns": np.arange(3), "more": np.array(["x"]), "t|0|other": np.ones(3)})
     assert list(sidecar.read(run_file)) == ["t|0|stamps_ns", "more", "t|0|other"]

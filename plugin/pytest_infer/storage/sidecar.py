@@ -41,8 +41,8 @@ _KINDS = {
 """The kind of numbers and how many dimensions, by what is kept."""
 _SCORES = {"tokens": "<i4", "chosen": "<f4", "top_ids": "<i4", "top": "<f4", "rest": "<f4"}
 _PIECES: msgspec.json.Decoder[dict[int, str]] = msgspec.json.Decoder(dict[int, str])
-_OF_A_PART = {"|experts|": ("u", 2), "|gates|": ("f", 2), "|breakdown|": ("f", 2)}
-"""The same of what has the name of a layer or a role at the end of its key."""
+_OF_A_PART = {(-2, "experts"): ("u", 2), (-2, "gates"): ("f", 2), (-3, "breakdown"): ("f", 2)}
+"""The same of what has the name of a layer or a role at the end of its key, by what stands before that, and where."""
 _AS_LONG_AS = {
     **dict.fromkeys(("tick_sizes", "text_sizes"), "stamps_ns"),
     **dict.fromkeys(("rss_bytes", "read_bytes", "write_bytes", "core_busy_s"), "at_ns"),
@@ -278,10 +278,10 @@ def _arrays(archive: zipfile.ZipFile, most: int) -> dict[str, Any]:
     found = {}
     for member in members:
         key = member.filename.removesuffix(".npy")
-        kind = next((kind for part, kind in _OF_A_PART.items() if part in key), None) or _KINDS.get(
-            key.rpartition("|")[2]
-        )
-        found[key] = _array(archive.read(member), *(kind or (None, None)))
+        # From its end, as a test's id may hold any of this.
+        parts = ["", "", *key.split("|")]
+        told = (kind for (place, part), kind in _OF_A_PART.items() if parts[place] == part)
+        found[key] = _array(archive.read(member), *next(told, _KINDS.get(parts[-1], (None, None))))
     _check_together(found)
     return found
 
