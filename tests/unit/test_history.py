@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 import shutil
 import subprocess
 
@@ -393,6 +394,26 @@ def test_a_run_that_an_editor_gave_a_byte_order_mark_is_one(storage, make_block)
     (run,) = storage.load().runs
     assert len(run.rows) == 1
     assert run.gate.result == "passed"
+
+
+def test_what_is_no_number_in_a_tests_own_information_hides_no_run(storage, make_block):
+    """Python writes NaN, which JSON has not, and pytest-benchmark reads it."""
+    from pytest_infer.storage import files
+
+    loss = {**PLAIN, "extra_info": {"loss": float("nan"), "least": -float("inf")}}
+    path = storage.add([make_block(), loss])
+    assert "NaN" in path.read_text()
+    files.mark(path, runfile.Mark(result="passed"))
+    (run,) = storage.load().runs
+    assert (len(run.rows), run.gate.result) == (2, "passed")
+    newer = storage.add([make_block(), loss], gate=[], failed={"t": float("nan")})
+    newer.write_text(newer.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(StorageError, match="schema 99 is newer"):
+        runfile.read(newer, runfile.ALL)
+    # A figure of ours has no such value.
+    path.write_text(re.sub('"value": ?[0-9]+', '"value": NaN', path.read_text(), count=1))
+    with pytest.raises(StorageError, match="not a run of pytest-benchmark"):
+        runfile.read(path, runfile.ROWS)
 
 
 def test_a_plain_run_can_be_marked_too(storage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -174,6 +175,7 @@ def rows_with(metrics: frozenset[str]) -> msgspec.json.Decoder[RunFile[Block]]:
     return msgspec.json.Decoder(RunFile[block])  # type: ignore[valid-type]
 
 
+T = TypeVar("T")
 F = TypeVar("F", RunFile[HeadBlock], RunFile[PartsBlock], RunFile[Block], WholeFile)
 
 
@@ -185,7 +187,7 @@ def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
     content = b""
     try:
         content = untrusted.read(path, untrusted.RUN_BYTES)
-        file = untrusted.decode(depth, content)
+        file = _decoded(depth, content)
     except (OSError, ValueError) as error:
         refuse_newer(path, _newest_schema(content))
         raise damaged(path, error) from error
@@ -195,6 +197,23 @@ def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
             newest = max(newest, native.block.schema)
     refuse_newer(path, newest)
     return file
+
+
+def _decoded(depth: untrusted.Decoder[T], content: bytes) -> T:
+    """Return what a decoder makes of a run; NaN and infinities, which Python writes and JSON has not, count as null.
+
+    Any test may have them in its `extra_info`.
+    """
+    try:
+        return untrusted.decode(depth, content)
+    except untrusted.Damaged:
+        if b"NaN" not in content and b"Infinity" not in content:
+            raise
+    try:
+        run = json.loads(untrusted.text(content), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise untrusted.Damaged(untrusted.reason(error)) from None
+    return untrusted.decode(depth, json.dumps(run).encode())
 
 
 def damaged(path: Path, error: Exception) -> StorageError:
@@ -211,7 +230,7 @@ def refuse_newer(path: Path, schema: int) -> None:
 def _newest_schema(content: bytes) -> int:
     """Return the highest schema in a file whose shape is not ours; 0 for none."""
     try:
-        found = untrusted.decode(_SCHEMAS, content)
+        found = _decoded(_SCHEMAS, content)
     except untrusted.Damaged:
         return 0
     blocks = [found.pytest_infer, *(row.extra_info.pytest_infer for row in found.benchmarks)]
