@@ -396,17 +396,17 @@ def test_a_run_that_an_editor_gave_a_byte_order_mark_is_one(storage, make_block)
     assert run.gate.result == "passed"
 
 
-def test_what_is_no_number_in_a_tests_own_information_hides_no_run(storage, make_block):
-    """Python writes NaN, which JSON has not, and pytest-benchmark reads it."""
+@pytest.mark.parametrize("odd", [float("nan"), -float("inf"), "\ud800", {"\udfff": ["ü\U0001f600"]}])
+def test_what_python_alone_writes_into_a_tests_own_information_hides_no_run(storage, make_block, odd):
+    """It is no JSON, and pytest-benchmark reads it."""
     from pytest_infer.storage import files
 
-    loss = {**PLAIN, "extra_info": {"loss": float("nan"), "least": -float("inf")}}
-    path = storage.add([make_block(), loss])
-    assert "NaN" in path.read_text()
+    own = {**PLAIN, "extra_info": {"loss": odd}}
+    path = storage.add([make_block(), own])
     files.mark(path, runfile.Mark(result="passed"))
     (run,) = storage.load().runs
     assert (len(run.rows), run.gate.result) == (2, "passed")
-    newer = storage.add([make_block(), loss], gate=[], failed={"t": float("nan")})
+    newer = storage.add([make_block(), own], gate=[], failed={"t": float("nan")})
     newer.write_text(newer.read_text().replace('"schema": 1', '"schema": 99'))
     with pytest.raises(StorageError, match="schema 99 is newer"):
         runfile.read(newer, runfile.ALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -175,6 +176,8 @@ def rows_with(metrics: frozenset[str]) -> msgspec.json.Decoder[RunFile[Block]]:
     return msgspec.json.Decoder(RunFile[block])  # type: ignore[valid-type]
 
 
+_OF_PYTHON = re.compile(rb"NaN|Infinity|\\u[dD]")
+"""What stands in JSON that Python writes and others refuse: no numbers, and halves of surrogate pairs."""
 T = TypeVar("T")
 F = TypeVar("F", RunFile[HeadBlock], RunFile[PartsBlock], RunFile[Block], WholeFile)
 
@@ -200,20 +203,20 @@ def read(path: Path, depth: msgspec.json.Decoder[F]) -> F:
 
 
 def _decoded(depth: untrusted.Decoder[T], content: bytes) -> T:
-    """Return what a decoder makes of a run; NaN and infinities, which Python writes and JSON has not, count as null.
+    """Return what a decoder makes of a run; of what Python alone writes NaN and infinities count as null.
 
-    Any test may have them in its `extra_info`.
+    These, and half a character, any test may have in its `extra_info`.
     """
     try:
         return untrusted.decode(depth, content)
     except untrusted.Damaged:
-        if b"NaN" not in content and b"Infinity" not in content:
+        if not _OF_PYTHON.search(content):
             raise
     try:
         run = json.loads(untrusted.text(content), parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise untrusted.Damaged(untrusted.reason(error)) from None
-    return untrusted.decode(depth, json.dumps(run).encode())
+    return untrusted.decode(depth, json.dumps(run, ensure_ascii=False).encode(errors="replace"))
 
 
 def damaged(path: Path, error: Exception) -> StorageError:
