@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from pytest_infer.storage import runs
+
 
 def saved(pytester, number=-1):
     """Return the run files that were saved, the chosen one parsed."""
@@ -46,6 +48,14 @@ def test_replayed_durations_are_the_measured_ones_to_the_last_bit(suite):
         assert total["stats"]["data"] == metrics["total_s"]["rounds"]
         ttft = rows(run)[f"test_suite.py::test_prompt[{name}]:ttft"]
         assert ttft["stats"]["data"] == metrics["ttft_s"]["rounds"]
+
+
+def test_the_json_file_beside_a_run_is_a_copy_of_it(suite):
+    """Counted as another run it would be the baseline of the very run that it is."""
+    pytester = suite()
+    pytester.runpytest("--benchmark-json=run.json", "--benchmark-autosave").assert_outcomes(passed=2)
+    (numbered,) = pytester.path.glob(".benchmarks/*/*.json")
+    assert runs.read(pytester.path / "run.json").identity == runs.read(numbered).identity
 
 
 def test_the_block_names_what_is_absent_and_why(suite):

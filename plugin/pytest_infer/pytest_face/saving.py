@@ -77,6 +77,7 @@ class Keeper:
         self.save_failed = False
         self._run_files: list[Path] = []
         self._json_file: Path | None = None
+        self._saved_at: str | None = None
         self._settings = settings
         self._bridge = bridge
         self._code_folder = code_folder
@@ -258,6 +259,8 @@ class Keeper:
         self, output_json: dict[str, Any], gate: dict[str, Any] | None, probe: dict[str, Any] | None = None
     ) -> None:
         """Add to a run file what concerns the run as a whole, the mark of its gate, and the machine's probes."""
+        # pytest-benchmark takes it anew for the file of --benchmark-json, by whose time and commit a copy is known.
+        self._saved_at = output_json["datetime"] = self._saved_at or output_json["datetime"]
         if not self.finished:
             return
         self._bridge.complete(output_json)
