@@ -11,12 +11,13 @@ from pytest_infer.analysis.compare import gate, headline, rules
 from pytest_infer.analysis.compare.comparison import RowPair, all_metrics, judge
 from pytest_infer.analysis.compare.verdicts import Exit, Verdict
 from pytest_infer.analysis.fidelity import measured, stored
+from pytest_infer.analysis.fidelity.measured import Told
 from pytest_infer.cli.main import app
 from pytest_infer.records import Quality
 from pytest_infer.report.compare import headline as headlines
 from pytest_infer.storage import block, runs, sidecar
 from pytest_infer.storage.runs import row_of
-from pytest_infer.storage.schema import Values
+from pytest_infer.storage.schema import StoredReference, Values
 
 LOGITS = scored.logits()
 TEST = "bench/t.py::t[guide]"
@@ -167,6 +168,25 @@ def test_the_same_tokens_by_another_distribution_are_told():
     assert found["output:exact"].note.startswith("has the same tokens, but KL ")
     assert found["output:close"].verdict is Verdict.REGRESSED
     assert "output has the same tokens, but" in headlines.in_words(gated.headline, gated.judgements)
+
+
+@pytest.mark.parametrize(("long", "short"), [(30, 12), (12, 30), (30, 1)])
+def test_an_output_that_only_ends_elsewhere_is_not_told_as_another(long, short):
+    before, after = (ended(tokens) for tokens in (long, short))
+    ours, theirs = (Told(scores=scored.record(LOGITS[:, :n]).profile.scores, pieces={}) for n in (long, short))
+    found = measured.between(ours, theirs, "the other")
+    pair = RowPair(before=before, after=replace(after, fidelity=found))
+    told = f"has {short} token{'s' if short > 1 else ''}, not {long}, the same as far as both go: KL ≥ 0, top-1 100 %"
+    assert pair.told == f"{told}: arithmetic"
+    # What it was scored on is not what it generated: nothing tells how that begins.
+    followed = StoredReference(name="1", tokens=short, sha256="another")
+    assert RowPair(before=before, after=replace(pair.after, reference=followed)).told.startswith("differs: ")
+
+
+def ended(tokens):
+    """Return a row that generated so many tokens."""
+    row = row_of(TEST, TEST, block.build(scored.record(LOGITS[:, :tokens], test=TEST)))
+    return replace(row, metrics=row.metrics | {"generated_tokens": Values(value=tokens)})
 
 
 def test_a_gate_without_a_rule_about_output_says_that_it_differs():

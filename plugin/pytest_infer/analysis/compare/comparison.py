@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pytest_infer.analysis.compare import disturbance, earlier, exact, fingerprint, stats
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Evidence, Judgement, Question, Verdict, decide, limit
-from pytest_infer.analysis.fidelity import closeness
+from pytest_infer.analysis.fidelity import closeness, stored
 from pytest_infer.metrics import METRICS, Direction, Kind, Metric
 from pytest_infer.metrics.breakdown import PhaseParts
 from pytest_infer.metrics.scope import Scope
@@ -96,7 +96,8 @@ class RowPair:
         if self.after.fidelity is None:
             return None
         most = closeness.bound(self.before.model, self.after.model)
-        return closeness.told(self.after.fidelity, most, same=self._same)
+        lengths = stored.lengths(self.before, self.after)
+        return closeness.told(self.after.fidelity, most, same=self._same, lengths=lengths)
 
     @property
     def _same(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pytest_infer.metrics.fidelity import FOUND
 from pytest_infer.records import Fidelity, Picked
-from pytest_infer.units import NONE, nats, significant
+from pytest_infer.units import NONE, nats, plural, significant
 
 BOUNDS = {"float64": 1e-9, "float32": 1e-9, "float16": 5e-4, "bfloat16": 5e-3}
 """Up to which mean KL, nats, another order of the same sums explains a difference, by the dtype of the weights.
@@ -49,16 +49,21 @@ def close(found: Apart, most: float) -> bool | None:
     return True if found.kl_mean / FOUND <= most else None
 
 
-def told(found: Fidelity, most: float, *, same: bool) -> str:
+def told(found: Fidelity, most: float, *, same: bool, lengths: tuple[int, int] | None = None) -> str:
     """Return a difference for people, to be read after "output"; `same`: both sides generated the same tokens.
+
+    `lengths` are the numbers of tokens of both sides, where these are their own and not the same.
 
     `differs from token 37 (' the' 0.41 → ' a' 0.40): KL 2.0e-6, top-1 99.8 %: arithmetic`
     """
     where = "has the same tokens" if same else "differs"
+    part = "" if found.positions == found.of else f" over {found.positions} of {found.of} tokens"
     if found.split is not None and not same:
         split = found.split
         where = f"differs from token {split.position + 1} ({_picked(split.reference)} → {_picked(split.candidate)})"
-    part = "" if found.positions == found.of else f" over {found.positions} of {found.of} tokens"
+    elif lengths is not None and found.length == min(lengths) and found.positions <= found.length:
+        # Of several sequences only the first is known to be the same.
+        where, part = f"has {plural(lengths[1], 'token')}, not {lengths[0]}, the same as far as both go", ""
     return f"{where}{', but' if same else ':'} {size(found)}{part}: {kind(found, most)}"
 
 

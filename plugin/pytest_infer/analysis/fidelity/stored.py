@@ -95,7 +95,7 @@ class Scored:
         hashes = [one.metrics.get("output_sha256") for one in (row, earlier) if one is not None]
         same = known.split is None if len(hashes) < 2 else None not in hashes and hashes[0] == hashes[1]
         most = closeness.bound(row.model, known if earlier is None else earlier.model)
-        told = closeness.told(known, most, same=same)
+        told = closeness.told(known, most, same=same, lengths=None if earlier is None else lengths(earlier, row))
         return Beside(fidelity=known, tokens=tokens.of(ours, theirs, exact), told=told)
 
     def _arrays(self, run: Path) -> Mapping[str, Any]:
@@ -151,6 +151,17 @@ def between(before: Row, after: Row, scored: Scored, name: str) -> Fidelity | st
 def _follows(after: Row, before: Row) -> bool:
     output = before.metrics.get("output_sha256")
     return after.reference is not None and output is not None and after.reference.sha256 == output.value
+
+
+def lengths(before: Row, after: Row) -> tuple[int, int] | None:
+    """Return how many tokens both sides generated, if these are not as many, and are those that they were scored on."""
+    found = []
+    for row in (before, after):
+        count, output = row.metrics.get("generated_tokens"), row.metrics.get("output_sha256")
+        given = row.reference is not None and (output is None or row.reference.sha256 != output.value)
+        found.append(None if given or count is None or isinstance(count.value, str) else int(count.value or 0))
+    ours, theirs = found
+    return None if ours is None or theirs is None or ours == theirs else (ours, theirs)
 
 
 def with_figures(row: Row, found: Fidelity | None) -> Row:
