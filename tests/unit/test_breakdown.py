@@ -203,9 +203,15 @@ def test_work_that_is_not_told_is_unknown(record, work):
 
 
 def result_with(record, name="guide", **phases):
+    """Return a result whose timed rounds took what its steps do."""
     found = of_record(record)
+    took = {{DECODE: "tpot_s", PREFILL: "ttft_s"}[phase]: parts.step_s for phase, parts in phases.items()}
+    timed = {key: dataclasses.replace(found.figures[key], value=step_s) for key, step_s in took.items()}
     return dataclasses.replace(
-        found, prompt=dataclasses.replace(found.prompt, name=name), breakdown={**found.breakdown, **phases}
+        found,
+        prompt=dataclasses.replace(found.prompt, name=name),
+        breakdown={**found.breakdown, **phases},
+        figures={**found.figures, **timed},
     )
 
 
@@ -291,6 +297,27 @@ def test_in_brief_a_line_is_left_that_parts_do_not_add_up(record):
 
     assert brief(-0.002)[1:] == ["! the parts do not add up: they miss a step by 10 %"]
     assert brief(0.0001)[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("timed_s", "said"),
+    [
+        (0.039, None),
+        (0.0101, None),
+        (0.002, "! a step took 20.0 ms where it was taken apart, 2.00 ms in timed rounds{}: "),
+        (0.2, "! a step took 20.0 ms where it was taken apart, 200 ms in timed rounds{}: "),
+    ],
+)
+def test_steps_that_are_not_those_of_the_timed_rounds_are_said_to_be_others(record, timed_s, said):
+    one, other = result_with(record, decode=step(*STEP)), result_with(record, "other", decode=step(*STEP))
+    tpot = dataclasses.replace(one.figures["tpot_s"], value=timed_s)
+    one = dataclasses.replace(one, figures={**one.figures, "tpot_s": tpot})
+    for results, worst in (([one], ""), ([other, one], " (the worst of 1 of 2 tests)")):
+        for brief in (True, False):
+            found = [line.plain for line in terminal.lines(results, width=80, brief=brief)]
+            assert [line for line in found if line.startswith("! ")] == (
+                [] if said is None else [f"{said.format(worst)}the parts are not theirs"]
+            )
 
 
 def check(record, *steps):

@@ -64,7 +64,16 @@ def phase(times, *, scale=1.0, layers=(0.25, 0.75), off=0.0):
     )
 
 
-def record(name="guide", decode=ROLES, *, prefill=None, work=WORK, config=None, breakdown=True, **changes):
+def _timed(measured, step_ms):
+    """Return a round whose decode steps took so long."""
+    first = measured.trace.stamps_ns[0]
+    stamps = tuple(first + round(n * step_ms * MS) for n in range(len(measured.trace.stamps_ns)))
+    return dataclasses.replace(measured, trace=dataclasses.replace(measured.trace, stamps_ns=stamps))
+
+
+def record(
+    name="guide", decode=ROLES, *, prefill=None, work=WORK, config=None, breakdown=True, step_ms=20.0, **changes
+):
     prompt = dataclasses.replace(GOLDEN.prompt, name=name)
     sites = tuple(dataclasses.replace(site, expert_bytes=2048) for site in GOLDEN.profile.experts.sites)
     usage = dataclasses.replace(GOLDEN.profile.experts, sites=sites)
@@ -77,6 +86,7 @@ def record(name="guide", decode=ROLES, *, prefill=None, work=WORK, config=None, 
         machine=dataclasses.replace(GOLDEN.machine, probe=PROBE),
         breakdown=None,
         config=config or {},
+        rounds=tuple(_timed(one, step_ms) for one in GOLDEN.rounds),
     )
     if breakdown:
         taken = Breakdown(clock="host", decode=phase(decode, **changes), prefill=phase(prefill) if prefill else None)
@@ -283,6 +293,12 @@ def test_parts_that_do_not_add_up_ask_for_a_second_look(add):
     assert "The parts do not add up to the step" not in good
     assert "the parts add up to a step within 0 %" in good
     assert re.search(r"The parts do not add up to the step[^→]*measure againguide A decode", bad)
+
+
+def test_steps_far_from_those_of_timed_rounds_ask_for_a_second_look(add):
+    good, bad = (shown(add(record(step_ms=ms), record("fine"))).section for ms in (35, 45))
+    assert "where they were taken apart" not in good
+    assert re.search(r"than twice as long where they were taken apart[^→]*measure againguide A decode", bad)
 
 
 def test_the_cost_of_the_hooks_is_said(add):

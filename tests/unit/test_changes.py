@@ -7,7 +7,9 @@ import pytest
 
 from pytest_infer.analysis.breakdown import carried, changes, paired
 from pytest_infer.analysis.breakdown.outcome import PhaseChange, RoleChange
+from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.verdicts import Judgement
+from pytest_infer.metrics import by_key
 from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.records import PassParts, RoleTurns, Turns
 from pytest_infer.report.breakdown import words
@@ -189,6 +191,17 @@ def test_between_stored_runs_a_role_is_named_and_a_slower_machine_is_not():
     assert changes.of_stored(DECODE, parts(), parts(error=0.0), 0.0) is not None
     unknown = PhaseParts(observed=1, bare=0, step_s=1.0, cost_s=0.0, parts=(RolePart(role="head", seconds=1.0),))
     assert changes.of_stored(DECODE, unknown, parts(), 0.01) is None
+
+
+@pytest.mark.parametrize(("experts", "names"), [(0.5, ["experts"]), (0.9, ["experts"]), (60.0, [])])
+def test_steps_that_changed_by_far_more_than_the_figure_were_disturbed(experts, names):
+    """Of stored runs: rounds that took 5 % more are not explained by steps that took seven times as long."""
+    figure = Judgement(test="t", name="first", metric_key="tpot_s", low=0.045, mid=0.05, high=0.055)
+    both = {DECODE: parts()}, {DECODE: parts({"experts": experts})}
+    pair = RowPair(before=None, after=None, taken_apart=lambda: both)
+    found = carried.of(by_key("tpot_s"), [pair], figure, slower=True)
+    assert (found is None) is (not names)
+    assert found is None or named(found) == names
 
 
 def half(steps, more=0, loop=5):

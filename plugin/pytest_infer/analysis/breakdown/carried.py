@@ -19,7 +19,7 @@ from pytest_infer.records import Turns
 
 _WORTH = 0.01
 _SEEN = 0.5
-"""Steps that were taken apart saw a figure's change if theirs may be this share of it."""
+"""Steps that were taken apart saw a figure's change if theirs may be this share of it, or between runs its inverse."""
 
 
 def told(pairs: Sequence[RowPair], judgements: Iterable[Judgement]) -> list[Judgement]:
@@ -48,7 +48,8 @@ def of(metric: Metric | None, pairs: Sequence[RowPair], change: Judgement, *, sl
         found = in_turns([pair.turns for pair in pairs if pair.turns is not None], phase, change, slower=slower)
     else:
         found = _stored(phase, pairs, change)
-        found = found if found is not None and _saw(found, change, slower=slower) else None
+        saw = found is not None and _saw(found, change, slower=slower) and not _exceeds(found, change, slower=slower)
+        found = found if saw else None
     return found if found is not None and (found.moved or found.named or found.everywhere) else None
 
 
@@ -67,6 +68,15 @@ def _saw(found: PhaseChange, change: Judgement, *, slower: bool) -> bool:
         return False
     far = found.high_s if slower else -found.low_s
     return change.mid is None or far >= _SEEN * abs(change.mid) * found.before_s
+
+
+def _exceeds(found: PhaseChange, change: Judgement, *, slower: bool) -> bool:
+    """Return whether steps changed by far more than the figure, whatever their interval says: they were disturbed.
+
+    Those of stored runs were taken apart at another time than the rounds of the figure.
+    """
+    near = found.low_s if slower else -found.high_s
+    return change.mid is not None and near > abs(change.mid) * found.before_s / _SEEN
 
 
 def tokeniser(pairs: Sequence[RowPair]) -> PhaseChange | None:

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pytest_infer.metrics.breakdown import DECODE, PhaseParts, RolePart
+from pytest_infer.metrics.breakdown import DECODE, PREFILL, PhaseParts, RolePart
 from pytest_infer.metrics.result import Result
 from pytest_infer.records import OUTSIDE
 
 MOST_DOUBT = 0.05
 """Where steps scatter so that two standard errors of what the parts miss are more than this share, nothing is shown."""
+
+_TIMED = {DECODE: "tpot_s", PREFILL: "ttft_s"}
+_FAR = 2.0
+"""Steps so many times as long as those of the timed rounds, or as short, are others: the machine did something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,15 @@ class RoleShare:
     seconds: float
     share: float
     used: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Far:
+    """A test whose step is far from that of its timed rounds, seconds: the furthest of so many tests."""
+
+    step_s: float
+    timed_s: float
+    tests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +63,7 @@ class PhaseShares:
     doubt: float | None = None
     judged: int = 0
     off: int = 0
+    far: Far | None = None
 
     @property
     def checked(self) -> bool:
@@ -83,7 +97,21 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
         doubt=2 * math.hypot(*errors) / len(errors) / judged_s if judged else None,
         judged=len(judged),
         off=len(off),
+        far=_far(found, phase),
     )
+
+
+def _far(found: Sequence[tuple[Result, PhaseParts]], phase: str) -> Far | None:
+    """Return the test whose step is furthest from its timed rounds; None where none is far from them."""
+    pairs = [
+        (parts.step_s, timed)
+        for result, parts in found
+        if (timed := _value(result, _TIMED[phase])) and not 1 / _FAR <= parts.step_s / timed <= _FAR
+    ]
+    if not pairs:
+        return None
+    step_s, timed_s = max(pairs, key=lambda pair: max(pair) / max(min(pair), 1e-9))
+    return Far(step_s=step_s, timed_s=timed_s, tests=len(pairs))
 
 
 def _roles(found: Sequence[tuple[Result, PhaseParts]], phase: str) -> list[RoleShare]:

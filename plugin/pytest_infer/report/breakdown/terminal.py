@@ -20,10 +20,12 @@ _LEAST = 3
 
 
 def lines(results: Sequence[Result], *, width: int, brief: bool = False) -> Iterator[Text]:
-    """Yield the lines; nothing where no steps were taken apart. In brief the first, and whether parts do not add up."""
+    """Yield the lines; nothing where no steps were taken apart. In brief the first, and what of it to look at twice."""
     found = [of for phase in (DECODE, PREFILL) if (of := shares.of(results, phase)) is not None]
     for of in found[:1] if brief else found:
         yield Text(printable(_phase(of, width)))
+        if of.far is not None:
+            yield Text(printable(f"! {far(of.phase, of.far, of.tests)}"))
     if found and not brief:
         yield Text(printable(around(found[0])), style="dim")
     elif found and found[0].adds_up is False:
@@ -45,6 +47,14 @@ def _phase(of: PhaseShares, width: int) -> str:
         line, left = joined, left - one.share
         limit = "" if one.used is not None else limit
     return line
+
+
+def far(phase: str, found: shares.Far, of_tests: int) -> str:
+    """Return that steps which were taken apart are not those of the timed rounds."""
+    worst = f" (the worst of {found.tests} of {of_tests} tests)" if of_tests > 1 else ""
+    took, timed = (show(seconds, Unit.SECONDS) for seconds in (found.step_s, found.timed_s))
+    step = "a step" if phase == DECODE else "the prefill"
+    return f"{step} took {took} where it was taken apart, {timed} in timed rounds{worst}: the parts are not theirs"
 
 
 def around(of: PhaseShares) -> str:

@@ -187,5 +187,8 @@ def _doubts(single: Sequence[Step]) -> Iterator[Note]:
             "The parts do not add up to the step: hooks changed what they measured, or something disturbed the round."
         )
         yield Note(mark="look twice", look="warning", text=text, do="measure again", about=", ".join(off))
+    if far := [step.name for step in single if step.after.far is not None]:
+        text = "Steps took more than twice as long where they were taken apart as in timed rounds, or less than half."
+        yield Note(mark="look twice", look="warning", text=text, do="measure again", about=", ".join(far))
     if any(one.role == Role.UNSEEN_EXPERTS for step in single for one in step.after.model):
         yield Note(mark="unseen", look="info", text=_UNSEEN)
