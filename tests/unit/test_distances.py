@@ -1,5 +1,6 @@
 """A sweep's configurations by how far they are from the first: their table, and the Pareto set with that as an axis."""
 
+import itertools
 from dataclasses import replace
 
 import msgspec
@@ -87,6 +88,26 @@ def test_distances_of_two_models_are_not_compared():
     assert [one.reference for one in found][::2] == ["itself", "itself"]
     assert found[0].comparable(found[1])
     assert not found[1].comparable(found[3])
+
+
+def interleaved(dtype, threads, prompt):
+    """Return a test of threads and dtypes, of which each prompt begins with another number of threads."""
+    first = {"chat": 1, "code": 2}[prompt]
+    kl = 0.002 if dtype == "bfloat16" else None if threads == first else 1e-12
+    made = swept(dtype, kl, prompt=prompt, speed=2 if dtype == "bfloat16" else 1)
+    known = None if kl is None else replace(made.fidelity, reference=f"threads={first} dtype=float32")
+    return replace(made, config={"threads": str(threads), "dtype": dtype}, fidelity=known)
+
+
+def test_prompts_that_begin_with_one_configuration_each_are_compared_by_distance_too():
+    every = itertools.product(("float32", "bfloat16"), (1, 2), ("chat", "code"))
+    found = recommend(interleaved(*of) for of in every)
+    assert [one.pareto for one in found.configurations] == [True] * 4
+    out = console(120, color=False)
+    report.write(out, found)
+    assert "KL: in each prompt from the configuration of its model that was measured first, on its tokens" in " ".join(
+        collected(out).split()
+    )
 
 
 def test_without_any_distance_there_is_none():

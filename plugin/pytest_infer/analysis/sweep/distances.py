@@ -18,8 +18,9 @@ class Distance:
     """Mean KL from `reference`, nats, and the positions whose likeliest token is the same, percent.
 
     Both are over the positions of all prompts together. `kl` is a lower bound unless `exact`; up to `rounding` it is
-    what another order of the same sums brings in the finest dtype of the sweep. `followed` are the configurations that
-    its prompts followed, several where a prompt has several lengths: those of another model are others.
+    what another order of the same sums brings in the finest dtype of the sweep. `followed` are the configurations whose
+    tokens its prompts were measured on, itself where others followed it: several where a prompt has several lengths, or
+    prompts begin with one configuration each. Those of another model are others.
     """
 
     reference: str
@@ -54,12 +55,13 @@ def of(configurations: Sequence[Sequence[Row]]) -> list[Distance | None]:
     asked = {one.reference for known in found for one in known}
     distances: list[Distance | None] = []
     for rows, known in zip(configurations, found, strict=True):
+        own = frozenset(label(row.config) for row in rows) & asked
         positions = sum(one.positions for one in known)
         if positions:
             distances.append(
                 Distance(
                     reference=", ".join(dict.fromkeys(one.reference for one in known)),
-                    followed=frozenset(one.reference for one in known),
+                    followed=own.union(one.reference for one in known),
                     kl=sum(one.positions * one.kl_mean for one in known) / positions,
                     top1=sum(one.positions * one.top1 for one in known) / positions,
                     exact=all(one.exact for one in known),
@@ -67,7 +69,6 @@ def of(configurations: Sequence[Sequence[Row]]) -> list[Distance | None]:
                 )
             )
         else:
-            own = frozenset(label(row.config) for row in rows) & asked
             itself = Distance(reference="itself", followed=own, kl=0.0, top1=100.0, exact=True, rounding=rounding)
             distances.append(itself if own else None)
     return distances

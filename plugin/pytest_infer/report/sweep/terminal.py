@@ -47,9 +47,7 @@ def write(console: Console, found: Recommendation) -> None:
     note = f"×: by {first}, geometric mean over prompts"
     front = [configuration for configuration in found.configurations if configuration.pareto]
     note += f" · *: Pareto set of {len(front)}" if front else ""
-    followed = dict.fromkeys(c.distance.reference for c in found.configurations if c.distance and c.distance.kl)
-    several = "each from the one of its model: " if len(followed) > 1 else "from "
-    note += f" · KL: {several}{printable(', '.join(followed))}, on its tokens" if followed else ""
+    note += _whose(found)
     console.print(Text(note, style="dim"))
     for goal in found.goals:
         console.print(Text(sentence(found, goal), style="bold"))
@@ -62,6 +60,17 @@ def write(console: Console, found: Recommendation) -> None:
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
     if (line := advised(found)) is not None:
         console.print(Text(printable(line)))
+
+
+def _whose(found: Recommendation) -> str:
+    """Return from which configurations the distances are; nothing where there are none."""
+    told = [c.distance for c in found.configurations if c.distance and c.distance.kl]
+    references = [printable(name) for name in dict.fromkeys(distance.reference for distance in told)]
+    if any(len(distance.followed) > 1 for distance in told):
+        whose = "in each prompt from the configuration of its model that was measured first"
+    else:
+        whose = f"{'each from the one of its model: ' if len(references) > 1 else 'from '}{', '.join(references)}"
+    return f" · KL: {whose}, on its tokens" if told else ""
 
 
 def advised(found: Recommendation) -> str | None:
