@@ -145,6 +145,19 @@ def test_a_terminal_shows_points_and_what_they_say():
     assert last == ["2032", "292", "6957", "56.5", "2036", "383"]
 
 
+def test_attention_is_never_more_than_all_of_ttft():
+    """A linear part below 0, which noise makes of none, takes nothing away from TTFT."""
+    fit = curve.prefill_fit(LENGTHS, times(5e-3, -5e-6, 4e-8))
+    assert fit.linear.value < 0 < fit.quadratic.low
+    quadratic = 4e-8 * 2032**2
+    assert fit.share == pytest.approx(quadratic / (quadratic + 5e-3)) == fit.share_at(2032)
+    rows = [row(n, ttft=ttft, tpot=2e-3) for n, ttft in zip(LENGTHS, times(5e-3, -5e-6, 4e-8), strict=True)]
+    out = console(300, color=False)
+    report.write(out, *curve.curves(rows))
+    (last,) = [line.split() for line in collected(out).splitlines() if line.strip().startswith("2032")]
+    assert last[3] == "97.1"
+
+
 def test_a_terminal_says_what_the_range_does_not_show():
     assert "dominates nowhere in this range; the fit, extrapolated" in shown(6e-9)
     assert "no quadratic part shows up to 2032 tokens" in shown(0)

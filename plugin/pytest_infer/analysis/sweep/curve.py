@@ -58,8 +58,7 @@ class PrefillFit:
 
     `crossing` is the length from which the quadratic part is larger than the linear one, None where one of them does
     not show; without a quadratic part `attention` is not shown.
-    `share` is the quadratic part of the fitted TTFT at the longest length, `worst` the largest deviation of a point
-    from the fit, by the point.
+    `share` is `share_at` the longest length, `worst` the largest deviation of a point from the fit, by the point.
     """
 
     constant: Coefficient
@@ -69,6 +68,16 @@ class PrefillFit:
     share: float
     worst: float
     crossing: Coefficient | None = None
+
+    def share_at(self, tokens: float) -> float:
+        """Return the quadratic part of TTFT at a length; a part that the fit has below 0 took no time."""
+        return _share_at((self.constant, self.linear, self.quadratic), tokens)
+
+
+def _share_at(fitted: Sequence[Coefficient], tokens: float) -> float:
+    """Return what the last part of a fit is of all, as a share of those above 0."""
+    parts = [max(0.0, one.value) * tokens**power for power, one in enumerate(fitted)]
+    return parts[-1] / sum(parts) if any(parts) else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +202,6 @@ def prefill_fit(tokens: Sequence[float], ttft_s: Sequence[float]) -> PrefillFit 
         return None
     constant, linear, quadratic = (fitted.coefficient(n) for n in range(3))
     longest = max(tokens)
-    total = constant.value + linear.value * longest + quadratic.value * longest**2
     crossing, attention = None, Attention.NOT_SHOWN
     if quadratic.low > 0:
         crossing = _fieller(fitted) if linear.low > 0 else None
@@ -203,7 +211,7 @@ def prefill_fit(tokens: Sequence[float], ttft_s: Sequence[float]) -> PrefillFit 
         linear=linear,
         quadratic=quadratic,
         attention=attention,
-        share=quadratic.value * longest**2 / total,
+        share=_share_at((constant, linear, quadratic), longest),
         worst=fitted.worst,
         crossing=crossing,
     )

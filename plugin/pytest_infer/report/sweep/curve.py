@@ -51,8 +51,7 @@ def _share(fit: PrefillFit | None, tokens: int) -> str:
     """Return the quadratic part of the fitted TTFT at a length, where there is one."""
     if fit is None or fit.quadratic.low <= 0:
         return NONE
-    quadratic = fit.quadratic.value * tokens**2
-    return significant(100 * quadratic / (fit.constant.value + fit.linear.value * tokens + quadratic))
+    return significant(100 * fit.share_at(tokens))
 
 
 def prefill(curve: Curve) -> Iterator[str]:
