@@ -138,6 +138,20 @@ def test_the_table_has_speed_memory_and_fidelity(width):
     msgspec.json.encode(msgspec.to_builtins(found))
 
 
+def test_on_a_narrow_terminal_configurations_keep_their_names_and_figures():
+    out = console(50, color=False)
+    report.write(out, recommend([swept("float32"), swept("bfloat16", 0.002, speed=1.9, memory=50)]))
+    lines = collected(out).splitlines()
+    assert lines[:5] == [
+        "dtype=float32 *",
+        "  decode 10.0 tok/s (1.00×) · TTFT 100 ms (1.00×)",
+        "  peak memory 100 GiB (1.00×) · KL 0 nats",
+        "  top-1 100 %",
+        "dtype=bfloat16 *",
+    ]
+    assert all(len(line) <= 50 and "…" not in line for line in lines)
+
+
 def test_the_report_draws_speed_by_fidelity():
     found = recommend([swept("float32"), swept("bfloat16", 0.002, speed=1.9, memory=50)])
     chart = next(one for item in html._items(found) for one in item.charts if one.key == "fidelity")

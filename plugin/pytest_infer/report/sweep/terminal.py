@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.sweep.axes import FEWEST_WORKLOADS
 from pytest_infer.metrics import Direction, by_key
+from pytest_infer.report.show.table import packed
 from pytest_infer.report.text import printable
 from pytest_infer.units import NONE, Unit, column, nats, show, significant
 
@@ -22,6 +24,8 @@ WIDE = 110
 """From so many columns on, the table holds the intervals too."""
 _BESIDE = 16
 """What the columns of fidelity take."""
+_GAP, _SHORTEST = 2, 12
+"""Columns between columns, and of the shortest name of a configuration that stands in a row."""
 MOST_NAMED = 3
 """Of more configurations that cannot be told from the best, two are named and the others counted."""
 _TITLES = {
@@ -140,31 +144,46 @@ def interval(ratio: Ratio, *, invert: bool = False) -> str:
 
 
 def _write_table(console: Console, found: Recommendation) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("configuration\n", overflow="fold")
-    counts = {configuration.workloads for configuration in found.configurations}
-    if len(counts) > 1:
-        table.add_column("prompts\n", justify="right", no_wrap=True)
-    columns: list[list[str]] = []
+    counts = [configuration.workloads for configuration in found.configurations]
+    names = [_name(one, best=any(goal.best == n for goal in found.goals)) for n, one in enumerate(found.configurations)]
+    columns = [("prompts", "", [str(count) for count in counts])] if len(set(counts)) > 1 else []
     distances = fidelity(found)
     for goal in found.goals:
         metric = by_key(goal.metric)
         figures = [configuration.figures.get(goal.metric) for configuration in found.configurations]
         unit, values = column([None if figure is None else figure.value for figure in figures], metric.unit)
-        table.add_column(f"{metric.label}\n{unit}", justify="right", no_wrap=True)
-        table.add_column("\n×", justify="right", no_wrap=True)
         ratios = [None if figure is None else figure.ratio for figure in figures]
         wide = console.width >= WIDE + (_BESIDE if distances is not None else 0)
-        columns += [values, ["" if r is None else _ratio(r, wide=wide and n > 0) for n, r in enumerate(ratios)]]
+        of_first = ["" if r is None else _ratio(r, wide=wide and n > 0) for n, r in enumerate(ratios)]
+        columns += [(metric.label, unit, values), ("", "×", of_first)]
     if distances is not None:
-        for heading, unit in (("KL", "nats"), ("top-1", "%")):
-            table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
-        columns += [[one[0] for one in distances], [one[1] for one in distances]]
-    for number, configuration in enumerate(found.configurations):
-        name = _name(configuration, best=any(goal.best == number for goal in found.goals))
-        prompts = [str(configuration.workloads)] if len(counts) > 1 else []
-        table.add_row(name, *prompts, *(values[number] for values in columns))
+        kl, top1 = (list(cells) for cells in zip(*distances, strict=True))
+        columns += [("KL", "nats", kl), ("top-1", "%", top1)]
+    widths = [max(map(cell_len, (label, unit, *cells))) + _GAP for label, unit, cells in columns]
+    if console.width < sum(widths) + _SHORTEST:
+        _write_narrow(console, names, columns)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    table.add_column("configuration\n", overflow="fold")
+    for label, unit, _ in columns:
+        table.add_column(f"{label}\n{unit}", justify="right", no_wrap=True)
+    for number, name in enumerate(names):
+        table.add_row(name, *(cells[number] for _, _, cells in columns))
     console.print(table)
+
+
+def _write_narrow(console: Console, names: Sequence[Text], columns: Sequence[tuple[str, str, list[str]]]) -> None:
+    """Write a configuration in several lines, where a row has no room for its name."""
+    for number, name in enumerate(names):
+        console.print(name)
+        parts: list[str] = []
+        for label, unit, cells in columns:
+            if label:
+                parts.append(" ".join(part for part in (label, cells[number], unit) if part))
+            elif cells[number]:
+                parts[-1] += f" ({cells[number]}{unit})"
+        for line in packed(parts, console.width - 2):
+            console.print(Text(f"  {line}"))
 
 
 def _ratio(ratio: Ratio, *, wide: bool) -> str:
