@@ -11,10 +11,11 @@ from scipy import stats as reference
 from pytest_infer.analysis.sweep import ratios
 from pytest_infer.analysis.sweep.recommend import DECODE, PEAK, TOTAL_DECODE, TTFT, recommend
 from pytest_infer.records import Drift
+from pytest_infer.report.html import sweep as html
 from pytest_infer.report.sweep import terminal as report
 from pytest_infer.report.text import collected, console
 from pytest_infer.storage.runs import Row
-from pytest_infer.storage.schema import Values
+from pytest_infer.storage.schema import Model, Values
 
 
 def row(config, *, prompt="chat", decode=(), ttft=(), peak=(), test=None, **more):
@@ -35,6 +36,27 @@ def test_nothing_to_compare_is_no_recommendation():
     assert recommend([row({}, decode=[10, 11]), row({}, prompt="b", decode=[1, 2])]) is None
     # Lengths are what is asked for: two of them are one configuration.
     assert recommend([row({"prompt-tokens": n}, decode=[10, 11]) for n in (1, 2)]) is None
+
+
+def test_models_of_tests_own_are_told_together():
+    def of(model, threads, rate):
+        made = row({"threads": threads}, prompt=model, decode=[rate, rate * 1.01, rate * 0.99])
+        return dataclasses.replace(made, model=Model(name=model))
+
+    def text(found):
+        out = console(120, color=False)
+        report.write(out, found)
+        return collected(out)
+
+    both = recommend([of("small", 1, 10), of("large", 1, 1), of("small", 2, 20), of("large", 2, 1.5)])
+    assert both.models == ("large", "small")
+    line = "of 2 models together (large, small): -k takes the tests of one"
+    assert line in text(both)
+    (item,) = html._items(both)
+    assert line in item.text
+    alone = recommend([of("small", 1, 10), of("small", 2, 20)])
+    assert alone.models == ()
+    assert "together" not in text(alone)
 
 
 def test_the_best_of_each_and_how_they_compare():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pytest_infer.analysis.sweep import axes, distances
@@ -62,7 +62,8 @@ class Recommendation:
     `left_out` are configurations that share no measured prompt with the first one. `options` set the best for the first
     goal, which is decode where that was measured.
     `loads` are how many models were loaded, and `drift` what each of their first tests had become when it was measured
-    again after the last, by metric: intervals between different loads hold it.
+    again after the last, by metric: intervals between different loads hold it. `models` are those whose tests are
+    together in one configuration, as tests with models of their own are; none where each has one.
     """
 
     configurations: tuple[ConfigurationSummary, ...]
@@ -72,6 +73,7 @@ class Recommendation:
     left_out: tuple[str, ...] = ()
     loads: int = 1
     drift: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
 
     @property
     def undecided(self) -> bool:
@@ -118,7 +120,10 @@ def recommend(rows: Iterable[Row]) -> Recommendation | None:
         return None
     left_out = tuple(axes.label(dict(config)) for config in grouped if config not in kept)
     apart = distances.of([grouped[config] for config in kept])
-    return _recommendation(kept, metrics, _drift(drifts, metrics), apart, left_out)
+    made = _recommendation(kept, metrics, _drift(drifts, metrics), apart, left_out)
+    models = [{row.model.name for row in grouped[config]} - {None} for config in kept]
+    together = {str(name) for names in models if len(names) > 1 for name in names}
+    return replace(made, models=tuple(sorted(together)))
 
 
 def _recommendation(

@@ -43,8 +43,7 @@ def _items(found: Recommendation) -> list[Item]:
     text = [*(sweep.sentence(found, goal) for goal in found.goals), *sweep.traded(found)]
     if (line := sweep.advised(found)) is not None:
         text.append(line)
-    if (line := sweep.drift(found)) is not None:
-        text.append(line)
+    text += [line for line in (sweep.drift(found), sweep.pooled(found)) if line is not None]
     if found.left_out:
         names = ", ".join(found.left_out)
         text.append(f"not compared, no measured prompt in common with {found.configurations[0].label}: {names}")

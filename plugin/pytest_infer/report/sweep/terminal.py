@@ -59,6 +59,8 @@ def write(console: Console, found: Recommendation) -> None:
         console.print(Text(said))
     if (line := drift(found)) is not None:
         console.print(Text(line, style="dim"))
+    if (line := pooled(found)) is not None:
+        console.print(Text(printable(line), style="yellow"))
     if found.left_out:
         names = ", ".join(map(printable, found.left_out))
         console.print(Text(f"not compared, no measured prompt in common with {first}: {names}", style="yellow"))
@@ -132,6 +134,13 @@ def drift(found: Recommendation) -> str | None:
             "intervals between loads hold it"
         )
     return f"{between}; {within}" if within else between
+
+
+def pooled(found: Recommendation) -> str | None:
+    """Return of which models together this is said; None where each configuration has one."""
+    if not found.models:
+        return None
+    return f"of {len(found.models)} models together ({', '.join(found.models)}): -k takes the tests of one"
 
 
 def interval(ratio: Ratio, *, invert: bool = False) -> str:
