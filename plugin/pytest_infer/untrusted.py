@@ -125,6 +125,11 @@ def text(content: bytes) -> str:
         raise Damaged(f"not UTF-8: {error.reason} at byte {error.start}") from None
 
 
+def writable(said: str) -> str:
+    """Return a text that can be written: halves of characters, which JSON and Python can hold, are replaced."""
+    return str.encode(said, errors="replace").decode()
+
+
 def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield what JSON Lines hold, each with the number of its line: no blank ones, and no byte order marks.
 

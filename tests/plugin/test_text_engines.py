@@ -9,6 +9,7 @@ from threading import Thread
 import pytest
 
 from pytest_infer.storage import runs, sidecar
+from pytest_infer.storage.schema import KEY
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
 (TEXT_SERVER,) = re.findall(r"^```python\n((?:(?!^```).)*?TEXT_SERVER.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -129,6 +130,30 @@ def test_rounds_are_held_against_each_other(suite, engine, said):
         assert "differs from" not in shown
     else:
         assert said in shown
+
+
+def test_what_cannot_be_stored_fails_its_own_test(suite):
+    """A value of a wrong type ended the whole run, and no prompt of it was stored."""
+    asked = "type(engine).why = prompt.name == 'second' or None"
+    test = f"def test_prompt(infer, prompt, engine):\n    {asked}\n    infer(prompt)\n"
+    tests = suite(engine=TEXT, test=test)
+    done = tests.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-no-probe")
+    done.assert_outcomes(passed=1, failed=1)
+    done.stdout.fnmatch_lines("the engine told what cannot be stored: Expected `str`, got `bool` - at *")
+    rows, _ = stored(tests)
+    assert [row.prompt.name for row in rows] == ["first"]
+
+
+def test_half_a_character_loses_no_round(suite):
+    engine = TEXT.replace("clock.tick_text(piece)", "clock.tick([1])").replace(
+        'raise AssertionError("no ids")', 'return "a\\ud800"'
+    )
+    tests = suite(engine=engine)
+    done = tests.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-no-probe")
+    done.assert_outcomes(passed=2)
+    (path,) = tests.path.glob(".benchmarks/*/*.json")
+    blocks = [row["extra_info"][KEY] for row in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]]
+    assert [block["output"]["text"] for block in blocks if "output" in block] == ["a?", "a?"]
 
 
 def test_ids_that_nobody_knows_are_not_resized(suite):

@@ -72,6 +72,10 @@ def test_eos_before_the_limit_is_fine():
         ([], "generated no token, or never called clock.tick"),
         ([[1], []], r"without token ids \(tick 1\)"),
         ([[1, 2], [3]], "ticked 3 tokens where 2 were asked for"),
+        ([7], "clock.tick takes a list of token ids: object of type 'int' has no len"),
+        (["a"], "clock.tick takes a list of token ids: invalid literal"),
+        ([[None]], "clock.tick takes a list of token ids: "),
+        ([[2**31]], f"ticked the id {2**31}: ids go up to {2**31 - 1}"),
     ],
 )
 def test_an_engine_that_breaks_the_contract_is_named(ticks, message):
@@ -148,3 +152,36 @@ def test_ticks_are_stamped_with_the_moment_their_bytes_came():
     clock.start()
     clock.tick([1])
     assert clock.trace(prompt_tokens=1, requested_tokens=3, stopped_by=None).stamps_ns == (40,)
+
+
+@pytest.mark.parametrize("said", [(None,), (b"a",), ("a", 1.5)])
+def test_what_is_no_text_is_named(said):
+    clock = clock_at(0, 1)
+    clock.start()
+    clock.tick_text(*said)
+    with pytest.raises(EngineError, match=r"clock\.tick_text takes a text and a number: "):
+        clock.trace(prompt_tokens=1, requested_tokens=2, stopped_by=None)
+
+
+@pytest.mark.parametrize("told", [(12, 11), (2, 3)])
+def test_times_that_go_back_are_named(told):
+    """Seconds where nanoseconds belong lie before the round."""
+    clock = clock_at(10)
+    clock.start()
+    for at in told:
+        clock.arrived(at)
+        clock.tick([1])
+    with pytest.raises(EngineError, match=r"clock\.arrived was given a time before the last one"):
+        clock.trace(prompt_tokens=1, requested_tokens=2, stopped_by=None)
+
+
+def test_a_reason_may_be_its_word_and_no_other():
+    clock = clock_at(0, 1)
+    clock.start()
+    clock.tick([1])
+    trace = clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by="eos")
+    assert trace.stopped_by is StopReason.EOS
+    with pytest.raises(
+        EngineError, match=r"the engine ended with unknown reason 'stop'.*known: eos, length, stop string"
+    ):
+        clock.trace(prompt_tokens=1, requested_tokens=1, stopped_by="stop")

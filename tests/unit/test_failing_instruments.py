@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import fields
+from fractions import Fraction
 
 import pytest
 
@@ -140,6 +141,14 @@ def test_experts_that_cannot_be_reached_cost_their_usage_alone(system, monkeypat
     profile = measured(Ticking(), system).profile
     assert profile.experts_absent.startswith(type(error).__name__)
     assert profile.kv_cache_bytes.value == 12
+
+
+@pytest.mark.parametrize(("told", "value"), [(Fraction(12), 12), ("a", None), ([], None)])
+def test_what_an_engine_tells_of_its_cache_is_a_whole_number_or_absent(system, monkeypatch, told, value):
+    monkeypatch.setattr(Ticking, "cache_bytes", lambda self: told)
+    reading = measured(Ticking(), system).profile.kv_cache_bytes
+    assert (reading.value, type(reading.value)) == (value, type(value))
+    assert value is not None or "Error" in reading.reason
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from pytest_infer import untrusted
 from pytest_infer.ab import protocol
 from pytest_infer.ab.arguments import adopt_sweep, neutralise
 from pytest_infer.ab.baton import Baton, TokenTurns, Waits
@@ -71,7 +72,7 @@ class Child(Here):
         self._doubtful = doubtful
         self._ready = protocol.Ready(
             new=tuple(nodeid for nodeid in self._hello.planned if nodeid not in found),
-            missing=tuple(_sendable(name) for name, item in found.items() if item not in planned + doubtful),
+            missing=tuple(untrusted.writable(name) for name, item in found.items() if item not in planned + doubtful),
             foreign={},
         )
         config.hook.pytest_deselected(items=[item for item in items if item not in planned and item not in doubtful])
@@ -107,7 +108,7 @@ class Child(Here):
         self._failed |= report.failed
         if not report.passed and self._why is None:
             why = f"{_OUTCOMES.get(report.outcome, report.outcome)} in {report.when}: {_reason(report)}"
-            self._why = _sendable(why)
+            self._why = untrusted.writable(why)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Say that a test is over, unless it was only skipped on the way to a later one."""
@@ -287,7 +288,7 @@ class Child(Here):
             return {}
         worktree = [] if self._hello.worktree is None else [Path(self._hello.worktree)]
         found = imported_from(Path(self._hello.checkout), but=worktree)
-        return {module: _sendable(file) for module, file in found.items()}
+        return {module: untrusted.writable(file) for module, file in found.items()}
 
 
 @dataclass(slots=True)
@@ -320,11 +321,6 @@ class _Text:
 
 def _whole(reading: Reading) -> int | None:
     return None if reading.value is None else int(reading.value)
-
-
-def _sendable(text: str) -> str:
-    """Return a text that JSON can hold: halves of characters, which names of files and tests' own texts have."""
-    return text.encode(errors="replace").decode()
 
 
 _OUTCOMES = {"failed": "failed", "skipped": "was skipped"}

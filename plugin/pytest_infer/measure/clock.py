@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
+from operator import index
 from time import perf_counter_ns
 from typing import Protocol
 
-from pytest_infer.errors import EngineError
+from pytest_infer import untrusted
+from pytest_infer.errors import EngineError, alternatives
 from pytest_infer.records import Reported, StopReason, TokenTrace
 
 _NOTHING = nullcontext()
+_LARGEST = 2**31 - 1
+"""The largest id that a sidecar holds."""
 
 
 class TokenClock:
@@ -88,7 +93,7 @@ class TokenClock:
     ) -> None:
         """Take what a server counted; what is None leaves what it said before."""
         told = {"prompt": prompt, "generated": generated, "cached": cached, "allowed": allowed}
-        said = {name: count for name, count in told.items() if count is not None}
+        said = {name: int(count) for name, count in told.items() if count is not None}
         self._reported = replace(self._reported or Reported(), **said)
 
     def prefilled(self) -> None:
@@ -104,11 +109,11 @@ class TokenClock:
         """Return what was stamped since `start`; `prompt_tokens` of 0 are those that the server counted.
 
         Raises:
-            EngineError: no tick, a tick without ids, or more ids than requested.
+            EngineError: no tick, a tick without ids, more ids than requested, or what is no id, text, time or reason.
         """
         if self._ids and self._texts:
             raise EngineError("the engine ticked ids and texts in one generation")
-        sizes = tuple(self._counts) if self._texts else tuple(len(ids) for ids in self._ids)
+        sizes, token_ids, texts = self._said()
         if not sizes:
             raise EngineError("the engine generated no token, or never called clock.tick(token_ids)")
         if min(sizes) < 1:
@@ -116,24 +121,35 @@ class TokenClock:
             raise EngineError(f"the engine ticked without token ids (tick {tick})")
         if sum(sizes) > requested_tokens:
             raise EngineError(f"the engine ticked {sum(sizes)} tokens where {requested_tokens} were asked for")
+        if any(later < earlier for earlier, later in pairwise((self._start_ns, *self._stamps))):
+            raise EngineError("clock.arrived was given a time before the last one: give it what clock.now() returned")
+        if stopped_by is not None and stopped_by not in tuple(StopReason):
+            raise EngineError(f"the engine ended with {alternatives('reason', str(stopped_by), StopReason)}")
         return TokenTrace(
             prompt_tokens=prompt_tokens or (self._reported.prompt if self._reported else None) or 0,
             requested_tokens=requested_tokens,
             start_ns=self._start_ns,
             stamps_ns=tuple(self._stamps),
             tick_sizes=sizes,
-            token_ids=tuple(int(i) for ids in self._ids for i in ids),
+            token_ids=token_ids,
             prefill_end_ns=self._prefill_end_ns,
-            stopped_by=stopped_by,
+            stopped_by=None if stopped_by is None else StopReason(stopped_by),
             spanned=self._spanned,
-            texts=tuple(map(_whole, self._texts)) if self._texts else None,
+            texts=texts or None,
             reported=self._reported,
         )
 
-
-def _whole(text: str) -> str:
-    """Return a text that can be written: halves of characters, which JSON can hold, are replaced."""
-    return text.encode(errors="replace").decode()
+    def _said(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+        """Return how many tokens each tick brought, and their ids or texts; raise EngineError where they are none."""
+        try:
+            sizes = tuple(map(index, self._counts)) if self._texts else tuple(len(ids) for ids in self._ids)
+            ids, texts = tuple(int(i) for ids in self._ids for i in ids), tuple(map(untrusted.writable, self._texts))
+        except (TypeError, ValueError) as error:
+            what = "tick_text takes a text and a number" if self._texts else "tick takes a list of token ids"
+            raise EngineError(f"clock.{what}: {error}") from error
+        if ids and max(ids) > _LARGEST:
+            raise EngineError(f"the engine ticked the id {max(ids)}: ids go up to {_LARGEST}")
+        return sizes, ids, texts
 
 
 class TurnTaker(Protocol):

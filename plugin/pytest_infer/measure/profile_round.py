@@ -96,7 +96,7 @@ def profile_round(
 
 def _cache_bytes(engine: Engine) -> Reading:
     try:
-        size = engine.cache_bytes()
+        size = None if (told := engine.cache_bytes()) is None else int(told)
     except Exception as error:  # noqa: BLE001 - of whatever a model keeps there
         return absent(_told(error), "engine")
     if size is None:

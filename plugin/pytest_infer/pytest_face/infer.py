@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_infer import prompts
+from pytest_infer.measure import answers
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face import failures, honoured, prompt_tokens
 from pytest_infer.pytest_face.parametrize import CONFIGURED
@@ -64,7 +65,7 @@ class Infer:
             return self._keep(record, prompt)
         # Asked for late, so that what is refused is refused before a model is loaded.
         engine = self._request.getfixturevalue("engine")
-        model = self._request.getfixturevalue("model")
+        model = answers.model(self._request.getfixturevalue("model"), "the fixture `model`")
         if nodeid not in session.deaf:
             honoured.name_ignored(engine, session.settings, session.note, chosen=session.model_in_use.made(engine))
         model = session.model_in_use.adapt(engine, model, settings.engine_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 
+from pytest_infer import untrusted
 from pytest_infer.records import Profile, Reference, Scores
 
 SHOWN = 5
@@ -28,7 +29,7 @@ def of(decode: Callable[[Sequence[int]], str], profile: Profile | None, referenc
 
 def _behind(decode: Callable[[Sequence[int]], str], first: int, before: str, number: int) -> str:
     both = decode([first, number])
-    return both[len(before) :] if both.startswith(before) else decode([number])
+    return untrusted.writable(both[len(before) :] if both.startswith(before) else decode([number]))
 
 
 def _ids(scores: Scores) -> Iterator[int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pytest_infer.engines.base import Engine, known_context
 from pytest_infer.errors import EngineError, SuiteError
+from pytest_infer.measure import answers
 from pytest_infer.metrics import timing
 from pytest_infer.prompts import Prompt
 from pytest_infer.pytest_face.settings import Settings
@@ -31,11 +32,12 @@ def encode(engine: Engine, prompt: Prompt, settings: Settings) -> tuple[list[int
 
     Raises:
         SuiteError: the prompt has no tokens, or does not fit the model or --infer-context.
-        EngineError: the engine runs no batches, and one is asked for.
+        EngineError: the engine gives no ids, or runs no batches, and one is asked for.
     """
     started = time.perf_counter_ns()
-    ids = engine.encode(prompt)
+    encoded = engine.encode(prompt)
     tokenize_s = (time.perf_counter_ns() - started) / timing.NS
+    ids = answers.ids(encoded)
     if not ids and engine.needs_ids():
         raise SuiteError(f"prompt {prompt.name!r} has no tokens for this model")
     if settings.prompt_tokens is not None:

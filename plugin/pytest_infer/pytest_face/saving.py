@@ -20,7 +20,7 @@ from pytest_infer.analysis.advice.advice import Advice
 from pytest_infer.analysis.suite import OneTest, of_tests
 from pytest_infer.checkouts.git import why_not_in
 from pytest_infer.engines.checkpoint import source
-from pytest_infer.errors import StorageError
+from pytest_infer.errors import EngineError, StorageError
 from pytest_infer.metrics import Summary, load, summarize, timing
 from pytest_infer.pytest_face.settings import Settings
 from pytest_infer.records import Drift, Limits, MachineInfo, PromptRecord, SuiteAverages
@@ -203,15 +203,23 @@ class Keeper:
         settings: Settings,
         hand_over: Callable[[Mapping[str, list[float]], dict[str, Any]], None],
     ) -> PromptRecord:
-        """Put a finished record into the journal, then into pytest-benchmark's rows; return it as it is kept."""
+        """Put a finished record into the journal, then into pytest-benchmark's rows; return it as it is kept.
+
+        Raises:
+            EngineError: it holds what the engine told and nobody could read back, which would end the whole run.
+        """
         if record.reference is not None:
             # Imported late: loading the plugin must not load numpy.
             from pytest_infer.analysis.fidelity import measured  # noqa: PLC0415
 
             record = replace(record, fidelity=measured.of_record(record))
-        self._write_journal(record, settings)
         figures = summarize(record)
         data = block.build(record, figures)
+        try:
+            of_block(data, WHOLE_BLOCK)
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise EngineError(f"the engine told what cannot be stored: {untrusted.reason(error)}") from error
+        self._write_journal(record, settings)
         hand_over(phases(record), data)
         self.finished[record.nodeid] = MeasuredTest(record=record, figures=figures, block=data)
         return record

@@ -14,7 +14,7 @@ from pytest_infer import untrusted
 from pytest_infer.ab.loop import Alone, Loop, Settled, Task
 from pytest_infer.analysis.sweep import axes
 from pytest_infer.engines.base import Engine
-from pytest_infer.measure import following, instrumentation, ranks, rounds, warnings
+from pytest_infer.measure import answers, following, instrumentation, ranks, rounds, warnings
 from pytest_infer.measure.asking import Asking
 from pytest_infer.measure.counters import accelerator
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -273,7 +273,7 @@ class InferSession:
         difference = None if varied else warnings.first_difference(measured.rounds)
         said = measured.rounds[0].trace.said if reference is None or not reference.free else reference.free
         return Output(
-            text=said if isinstance(said, str) else self._decoded(nodeid, lambda: engine.decode(said), ""),
+            text=said if isinstance(said, str) else self._decoded(nodeid, lambda: answers.text(engine, said), ""),
             sha256=warnings.hash_said(said),
             equal=difference is None,
             first_difference=difference,

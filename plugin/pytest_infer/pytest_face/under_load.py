@@ -16,6 +16,7 @@ from pytest_infer import untrusted
 from pytest_infer.engines import models
 from pytest_infer.engines.base import Engine, Served
 from pytest_infer.errors import EngineError, OptionError, SuiteError
+from pytest_infer.measure import answers
 from pytest_infer.measure.load import environment, generator, marks, trace, workload
 from pytest_infer.measure.load.generator import Sending
 from pytest_infer.measure.load.workload import Synthetic, Workload
@@ -29,7 +30,6 @@ from pytest_infer.records import (
     Level,
     LevelKind,
     Limits,
-    ModelInfo,
     Output,
     PromptInfo,
     PromptRecord,
@@ -80,7 +80,7 @@ class InferUnderLoad:
             self._keep(record)
             return record
         engine: Engine = self._request.getfixturevalue("engine")
-        model: ModelInfo = self._request.getfixturevalue("model")
+        model = answers.model(self._request.getfixturevalue("model"), "the fixture `model`")
         found, failed = self._sent(level, work, engine)
         session.live.clear()
         record = PromptRecord(

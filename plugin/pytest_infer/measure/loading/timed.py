@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_infer.engines.base import Engine
+from pytest_infer.measure import answers
 from pytest_infer.measure.counters.elsewhere.loading import loaded
 from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -34,6 +35,7 @@ def measured(engine: Engine, system: SystemCounters, *, cold: bool, note: Callab
     info = engine.load()
     load_s = (time.perf_counter_ns() - started) / timing.NS
     counters = system.end(before)
+    info = answers.model(info, "Engine.load")
     # As str(tensor.dtype) has it; a name that is not torch's stays as it is.
     info = replace(info, dtype=None if info.dtype is None else info.dtype.removeprefix("torch."))
     observed = engine.observed()
