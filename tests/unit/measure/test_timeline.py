@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -215,7 +216,7 @@ def test_thinning_keeps_the_peak_and_the_later_counts():
 
 def test_a_long_round_is_merged_and_not_cut(monkeypatch):
     class Counting:
-        columns = ("rss",)
+        name, columns = "rss", ("rss",)
         now = 0
 
         def read(self):
@@ -233,3 +234,32 @@ def test_a_long_round_is_merged_and_not_cut(monkeypatch):
     assert told["interval_s"] == 0.16  # merged after samples 8, 12, 16 and 20
     assert max(rows[1::2]) == 10**6
     assert rows[-1] == 21
+
+
+def test_a_child_that_may_not_be_read_costs_its_own_figures_alone():
+    """The helper ended, and with it the memory and the cores of the round."""
+
+    class Memory:
+        name, columns = "rss", ("rss",)
+
+        def read(self):
+            return [7]
+
+    class Io:
+        name, columns = "io", ("read", "write")
+        asked = 0
+
+        def read(self):
+            self.asked += 1
+            if self.asked == 2:
+                raise PermissionError(errno.EACCES, "Permission denied", "/proc/12/io")
+            return [1, 2]
+
+    recording = helper.Recording([Io(), Memory()], {}, 0.01)
+    for _ in range(3):
+        recording.sample()
+    head, _, data = recording.answer().partition(b"\n")
+    seen = timeline_of(json.loads(head), array("q", data))
+    assert seen.rss_bytes == (7, 7, 7)
+    assert (seen.read_bytes, seen.write_bytes) == (None, None)
+    assert seen.absent == {"io": "/proc/12/io: Permission denied"}

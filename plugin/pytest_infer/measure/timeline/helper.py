@@ -28,8 +28,9 @@ _LOOK_EVERY = 20
 
 
 class Source(Protocol):
-    """Something to sample."""
+    """Something to sample; `name` is what is absent where it cannot be."""
 
+    name: str
     columns: tuple[str, ...]
 
     def read(self) -> Sequence[int]:
@@ -39,8 +40,10 @@ class Source(Protocol):
 class SampledFile:
     """One kernel file, kept open and read with one `pread` per sample."""
 
-    def __init__(self, path: str, columns: Sequence[str], parse: Callable[[bytes], Sequence[int]], size: int) -> None:
-        self.columns = tuple(columns)
+    def __init__(
+        self, name: str, path: str, columns: Sequence[str], parse: Callable[[bytes], Sequence[int]], size: int
+    ) -> None:
+        self.name, self.columns = name, tuple(columns)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._parse, self._size = parse, size
         if len(self.read()) != len(self.columns):
@@ -56,20 +59,21 @@ class SampledTree:
 
     def __init__(
         self,
+        name: str,
         proc: str,
         roots: Sequence[int],
         file: str,
         columns: Sequence[str],
         parse: Callable[[bytes], Sequence[int]],
     ) -> None:
-        self.columns = tuple(columns)
+        self.name, self.columns = name, tuple(columns)
         self._proc, self._roots, self._file, self._parse = proc, roots, file, parse
         self._samples = itertools.count()
         for pid in roots:
             parse(Path(f"{proc}/{pid}/{file}").read_bytes())
 
     def read(self) -> Sequence[int]:
-        """Return the sums; raise ProcessLookupError once no root is left."""
+        """Return the sums; raise ProcessLookupError once no root is left, PermissionError for a child of others."""
         if next(self._samples) % _LOOK_EVERY == 0:
             self._members = with_children(self._proc, self._roots)
         total = [0] * len(self.columns)
@@ -104,8 +108,8 @@ def resident(proc: str, pid: int, roots: Sequence[int]) -> Source:
         return [int(text.split(None, 2)[1]) * page]
 
     if roots:
-        return SampledTree(proc, roots, "statm", ["rss"], parse)
-    return SampledFile(f"{proc}/{pid}/statm", ["rss"], parse, 64)
+        return SampledTree("rss", proc, roots, "statm", ["rss"], parse)
+    return SampledFile("rss", f"{proc}/{pid}/statm", ["rss"], parse, 64)
 
 
 def input_output(proc: str, pid: int, roots: Sequence[int]) -> Source:
@@ -116,8 +120,8 @@ def input_output(proc: str, pid: int, roots: Sequence[int]) -> Source:
         return [int(fields[b"read_bytes"]), int(fields[b"write_bytes"])]
 
     if roots:
-        return SampledTree(proc, roots, "io", ["read", "write"], parse)
-    return SampledFile(f"{proc}/{pid}/io", ["read", "write"], parse, 512)
+        return SampledTree("io", proc, roots, "io", ["read", "write"], parse)
+    return SampledFile("io", f"{proc}/{pid}/io", ["read", "write"], parse, 512)
 
 
 def core_time(proc: str) -> SampledFile:
@@ -134,7 +138,7 @@ def core_time(proc: str) -> SampledFile:
         return ticks
 
     # A line a core, of at most ten numbers; the long line of interrupts that follows them is cut off.
-    return SampledFile(path, names, parse, 256 * (len(names) + 1))
+    return SampledFile("cores", path, names, parse, 256 * (len(names) + 1))
 
 
 def sources(proc: str, pid: int, roots: Sequence[int] = ()) -> tuple[list[Source], dict[str, str]]:
@@ -170,7 +174,7 @@ class Recording:
     """The samples between two marks."""
 
     def __init__(self, found: Sequence[Source], absent: dict[str, str], interval_s: float) -> None:
-        self._found, self._absent, self._interval_s = found, absent, interval_s
+        self._found, self._absent, self._interval_s = found, dict(absent), interval_s
         self._columns = ["at", *(column for source in found for column in source.columns)]
         self._highest = self._columns.index("rss") if "rss" in self._columns else None
         self._rows = array("q")
@@ -185,11 +189,21 @@ class Recording:
         """Take one; `at` is `perf_counter_ns`, which all processes of a Linux machine share."""
         row = [time.perf_counter_ns()]
         for source in self._found:
-            row += source.read()
+            row += self._read(source)
         self._rows.extend(row)
         if len(self._rows) >= MOST * len(row):
             self._rows = thinned(self._rows, len(row), self._highest)
             self._interval_s *= 2
+
+    def _read(self, source: Source) -> Sequence[int]:
+        """Return a source's numbers, zeros once a part of it may not be read: then none of them are told."""
+        if source.name not in self._absent:
+            try:
+                return source.read()
+            except PermissionError as error:
+                self._absent[source.name] = f"{error.filename}: {error.strerror}"
+                self._columns = [f"part of {c}" if c in source.columns else c for c in self._columns]
+        return [0] * len(source.columns)
 
     def answer(self) -> bytes:
         """Return everything as the parent reads it."""
