@@ -22,7 +22,7 @@ from pytest_infer.prompts import Message, Prompt
 from pytest_infer.records import Limits
 from scripted_server import Answer, Script
 
-pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx")
 PROMPT = Prompt(name="p", text="one two three")
 BAD = (Answer(status=500, words="no"), Answer(cut_at=1), Answer(cut_at=1, words="no"), Answer(tokens=0))
 
@@ -245,6 +245,38 @@ def test_an_answer_ends_as_http_says(connected, ends, closes):
         left.set()
         thread.join()
     assert (trace is None) == (ends == "within a chunk")
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"),
+    [
+        ("openai", {"choices": 1}),
+        ("openai", {"choices": [None]}),
+        ("openai", {"choices": [{"delta": "a"}]}),
+        ("llama", {"tokens": 7}),
+        ("llama", {"tokens": [7], "stop": True, "timings": [1]}),
+    ],
+)
+def test_an_event_of_another_form_is_one_line(connected, monkeypatch, kind, event):
+    with scripted_server.running(Script(kind=kind)) as server:
+        engine = connected(server)
+        ids = engine.encode(PROMPT)
+        request, clock, limits = Asking(prompt=PROMPT, ids=ids).next(), TokenClock(), Limits(max_new_tokens=2)
+        engine.ready(request, limits)
+        monkeypatch.setattr(engine._line, "stream", lambda *_: iter([event]))
+        with pytest.raises(EngineError) as raised:
+            engine.respond(request, limits, clock)
+    shown = json.dumps(event, separators=(",", ":"))
+    assert str(raised.value).endswith(f"sent an event of no known form: {shown}")
+
+
+def test_an_answer_that_is_no_object_is_one_line(connected, monkeypatch):
+    with scripted_server.running(Script(kind="llama")) as server:
+        engine = connected(server)
+        reply = httpx.Response(200, content=b"[1]")
+        monkeypatch.setattr(engine._line, "_answer", lambda *_: reply)
+        with pytest.raises(EngineError, match=r"answers POST /detokenize with no JSON object: \[1\]"):
+            engine.decode([1])
 
 
 def test_closing_gives_everything_back(connected):

@@ -238,6 +238,7 @@ MODELS = {"data": [{"id": "folder/m.gguf", "meta": {"n_params": 5, "size": 10, "
         ({"version": {"version": "0.9"}, "v1_models": MODELS}, Kind),
         ({"v1_models": MODELS}, Kind),
         ({"props": {"a": 1}}, Kind),
+        ({"props": {"default_generation_settings": "a"}, "v1_models": {"data": 1}}, Kind),
         ({}, Kind),
     ],
 )

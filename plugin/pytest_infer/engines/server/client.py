@@ -142,11 +142,14 @@ class Client:
         if reply.status_code != OK:
             return None
         try:
-            return msgspec.json.decode(reply.content)
+            found = msgspec.json.decode(reply.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
             if needed:
                 raise EngineError(f"the server answers {method} {path} with what is no JSON") from None
             return None
+        if needed and not isinstance(found, dict):
+            raise EngineError(f"the server answers {method} {path} with no JSON object: {shown(found)}")
+        return found
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         with self._told(lambda: f"{method} {path}"):
@@ -204,6 +207,11 @@ def said(found: Any) -> str:
     """Return the words of an error as servers write it: {"error": {"message": …}} and the like."""
     while isinstance(found, dict):
         found = next((found[key] for key in ("error", "message", "detail") if found.get(key) is not None), "")
+    return shown(found)
+
+
+def shown(found: Any) -> str:
+    """Return what a server sent, in one line of some hundred characters."""
     return address.without_key(found if isinstance(found, str) else msgspec.json.encode(found).decode())[:_SHOWN]
 
 

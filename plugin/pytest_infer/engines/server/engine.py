@@ -275,7 +275,12 @@ class ServerEngine(Engine):
             elif (why := failed(event)) is not None:
                 raise EngineError(f"the server failed {client.after(heard.tokens)}: {why}")
             else:
-                kind.hear(event, heard)
+                try:
+                    kind.hear(event, heard)
+                except (AttributeError, TypeError) as error:
+                    raise EngineError(
+                        f"this server ({kind.label}) sent an event of no known form: {client.shown(event)}"
+                    ) from error
         self._check_end(heard, limits)
         self._heard = heard
         return heard.stopped_by

@@ -99,7 +99,7 @@ class Kind:
         if self._models is None:
             found = self.client.get("/v1/models")
             listed = found.get("data") if isinstance(found, dict) else None
-            self._models = [one for one in listed or () if isinstance(one, dict)]
+            self._models = [one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict)]
         return self._models
 
     @property

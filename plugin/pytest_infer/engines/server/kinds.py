@@ -150,7 +150,7 @@ def of(client: Client, model: str | None, given: str | None, started: str | None
     if given is not None:
         return KINDS[given](client, model, started)
     props = client.get("/props")
-    if isinstance(props, dict) and "default_generation_settings" in props:
+    if isinstance(props, dict) and isinstance(props.get("default_generation_settings"), dict):
         return Llama(client, model, started)
     version, plain = client.get("/version"), Kind(client, model, started)
     if isinstance(version, dict) and any("max_model_len" in one for one in plain.models):
