@@ -304,14 +304,18 @@ def test_in_brief_a_line_is_left_that_parts_do_not_add_up(record):
     [
         (0.039, None),
         (0.0101, None),
+        ((0.002, 0.02), None),  # ten tokens a step
+        ((0.09, 0.021), None),  # a few of its steps are long
         (0.002, "! a step took 20.0 ms where it was taken apart, 2.00 ms in timed rounds{}: "),
         (0.2, "! a step took 20.0 ms where it was taken apart, 200 ms in timed rounds{}: "),
     ],
 )
 def test_steps_that_are_not_those_of_the_timed_rounds_are_said_to_be_others(record, timed_s, said):
     one, other = result_with(record, decode=step(*STEP)), result_with(record, "other", decode=step(*STEP))
-    tpot = dataclasses.replace(one.figures["tpot_s"], value=timed_s)
-    one = dataclasses.replace(one, figures={**one.figures, "tpot_s": tpot})
+    mean_s, gap_s = timed_s if isinstance(timed_s, tuple) else (timed_s, timed_s)
+    took = {"tpot_s": mean_s, "itl_p50_s": gap_s}
+    timed = {key: dataclasses.replace(one.figures[key], value=seconds) for key, seconds in took.items()}
+    one = dataclasses.replace(one, figures={**one.figures, **timed})
     for results, worst in (([one], ""), ([other, one], " (the worst of 1 of 2 tests)")):
         for brief in (True, False):
             found = [line.plain for line in terminal.lines(results, width=80, brief=brief)]

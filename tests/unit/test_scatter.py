@@ -50,6 +50,8 @@ def test_disturbed_rounds_that_show(totals, disturbed, shown):
 def make():
     """Return a function that makes a record of rounds of these times, ms, some of which were disturbed."""
     golden = msgspec.json.decode(DATA.joinpath("record-1.json").read_bytes(), type=PromptRecord)
+    # Its steps were taken apart beside rounds of other times, which has a mark of its own.
+    golden = dataclasses.replace(golden, breakdown=None)
 
     def record(totals, disturbed, *, repeated=0, name="guide"):
         rounds = tuple(

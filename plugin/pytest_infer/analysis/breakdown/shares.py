@@ -14,7 +14,8 @@ from pytest_infer.records import OUTSIDE
 MOST_DOUBT = 0.05
 """Where steps scatter so that two standard errors of what the parts miss are more than this share, nothing is shown."""
 
-_TIMED = {DECODE: "tpot_s", PREFILL: "ttft_s"}
+_TIMED = {DECODE: ("tpot_s", "itl_p50_s"), PREFILL: ("ttft_s",)}
+"""What a step of the timed rounds took: of several tokens as the gap says, with a few long ones as their mean does."""
 _FAR = 2.0
 """Steps so many times as long as those of the timed rounds, or as short, are others: the machine did something else."""
 
@@ -103,11 +104,11 @@ def of(results: Sequence[Result], phase: str) -> PhaseShares | None:
 
 def _far(found: Sequence[tuple[Result, PhaseParts]], phase: str) -> Far | None:
     """Return the test whose step is furthest from its timed rounds; None where none is far from them."""
-    pairs = [
-        (parts.step_s, timed)
-        for result, parts in found
-        if (timed := _value(result, _TIMED[phase])) and not 1 / _FAR <= parts.step_s / timed <= _FAR
-    ]
+    pairs = []
+    for result, parts in found:
+        timed = [value for key in _TIMED[phase] if (value := _value(result, key))]
+        nearest = min(timed, key=lambda one: abs(math.log(max(parts.step_s, 1e-9) / one)), default=parts.step_s)
+        pairs += [] if parts.step_s / _FAR <= nearest <= _FAR * parts.step_s else [(parts.step_s, nearest)]
     if not pairs:
         return None
     step_s, timed_s = max(pairs, key=lambda pair: max(pair) / max(min(pair), 1e-9))
