@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -112,9 +113,20 @@ class Bisection:
             self.worktree.remove()
 
 
+@pytest.fixture(scope="module")
+def _thirty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("thirty")
+    git(folder, "init", "-q", "-b", "main")
+    return folder, [commit(folder, f"change {number}", code_dot_py=str(number)) for number in range(30)]
+
+
 @pytest.fixture
-def thirty(checkout):
-    return [commit(checkout, f"change {number}", code_dot_py=str(number)) for number in range(30)]
+def thirty(checkout, _thirty):
+    """The thirty commits that are made once for all tests, in a checkout of the test's own."""
+    folder, made = _thirty
+    shutil.copytree(folder, checkout, dirs_exist_ok=True)
+    git(checkout, "status")  # the copies are other files than those of the index
+    return list(made)
 
 
 @pytest.mark.parametrize("first", [1, 2, 14, 15, 28, 29])
