@@ -1,6 +1,7 @@
 """A process that has loaded what runs load, and starts each command as a child of its own in no time."""
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -80,3 +81,16 @@ def forking(pytester, warm, monkeypatch):
 
     monkeypatch.setattr(pytester, "popen", fork)
     return pytester
+
+
+@contextlib.contextmanager
+def apart_from_what_is_loaded():
+    """Let collections of garbage go through what comes within the block alone, whatever a run there sets aside."""
+    freeze, unfreeze = gc.freeze, gc.unfreeze
+    gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None
+    try:
+        yield
+    finally:
+        gc.freeze, gc.unfreeze = freeze, unfreeze
+        gc.unfreeze()

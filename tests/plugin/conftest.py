@@ -174,16 +174,21 @@ def _warm():
 def pytester(pytester, _warm, monkeypatch):
     """`pytester` whose runs are children of a process that has loaded what a run loads.
 
-    A run that takes `plugins`, or `runpytest_inprocess`, is in this process, where a test can patch what it uses. It is
-    slower: each of its collections of garbage goes through all tests that were collected.
+    A run that takes `plugins`, or `runpytest_inprocess`, is in this process, where a test can patch what it uses.
     """
+    inprocess = pytester.runpytest_inprocess
+
+    def runpytest_inprocess(*arguments, **more):
+        with warm.apart_from_what_is_loaded():
+            return inprocess(*arguments, **more)
 
     def runpytest(*arguments, plugins=(), **more):
         if plugins:
-            return made.runpytest_inprocess(*arguments, plugins=plugins, **more)
+            return runpytest_inprocess(*arguments, plugins=plugins, **more)
         return made.runpytest_subprocess(*arguments, **more)
 
     made = warm.forking(pytester, _warm, monkeypatch)
+    monkeypatch.setattr(made, "runpytest_inprocess", runpytest_inprocess)
     monkeypatch.setattr(made, "runpytest", runpytest)
     return made
 

@@ -20,6 +20,13 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _little_garbage():
+    """Spare each measurement its walks through all of torch."""
+    with warm.apart_from_what_is_loaded():
+        yield
+
+
 @pytest.fixture(scope="session")
 def warm_torch():
     """A process that has torch and transformers loaded, for the processes that tests start."""

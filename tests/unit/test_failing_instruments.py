@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+import warm
 from asked import asked
 from pytest_infer.engines.base import Engine
 from pytest_infer.measure import rounds
@@ -53,6 +54,12 @@ class Ticking(Engine):
         if self.cache is not None:
             raise self.cache
         return 12
+
+
+@pytest.fixture(autouse=True)
+def _little_garbage():
+    with warm.apart_from_what_is_loaded():
+        yield
 
 
 @pytest.fixture
