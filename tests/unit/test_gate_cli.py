@@ -457,6 +457,13 @@ def test_a_missing_test_fails_the_gate(infer, add, steady):
     assert mark(path)["result"] == "regressed"
 
 
+def test_a_test_that_skipped_itself_is_accepted_by_name(infer, add, steady):
+    gone = ["bench/t.py::t[story]"]
+    add(prompts=("chat",), unmeasured=gone, skipped=gone)
+    assert infer("gate", "--rule=tpot:5%").exit_code == 1
+    assert infer("gate", "--rule=tpot:5%", "--allow-failed=*story*").exit_code == 0
+
+
 def test_a_run_of_part_of_the_suite_hides_no_regression(infer, add, steady):
     add(prompts=("chat",))
     add(1.3)
@@ -510,6 +517,10 @@ def test_what_may_differ_by_the_ini_file(infer, add, tmp_path):
     assert infer("compare", "--metric=tpot").exit_code == 0
     assert "against 0001" in infer("gate", "--rule=tpot:5%").stdout
     assert "against no stored run" in infer("gate", "--rule=tpot:5%", "--allow-different=cpu").stdout
+    ini.write_text("[pytest]\ninfer_allow_different = cpu,\n    threads,\n")
+    assert infer("compare", "--metric=tpot").exit_code == 0
+    ini.write_text("[pytest]\ninfer_allow_different = cpus\n")
+    assert "infer_allow_different: unknown key 'cpus'" in infer("compare").stderr
     ini.write_text("[pytest\n")
     assert infer("compare").exit_code == 2
 

@@ -69,13 +69,19 @@ def test_a_run_that_fits_in_one_test_is_the_baseline(storage, make_block, make_r
     assert gate.baseline_for(rows, storage.load().runs, ()).path == expected
 
 
-def test_of_the_runs_that_measured_most_of_the_tests_the_newest_is_the_baseline(storage, make_block, make_row):
+def test_a_run_of_part_of_the_tests_takes_no_place_of_an_earlier_one_with_twice_as_many(storage, make_block, make_row):
     storage.add([make_block("a"), make_block("b")])
     expected = storage.add([make_block("b"), make_block("a")])
     storage.add([make_block("a")])
     storage.add([make_block("another"), make_block("a"), make_block("gone")])
     rows = [*map(make_row, "abc")]
     assert gate.baseline_for(rows, storage.load().runs, ()).path == expected
+
+
+def test_one_test_more_takes_no_run_of_long_ago_for_the_baseline(storage, make_block, make_row):
+    storage.add([make_block("a"), make_block("b"), make_block("c")])
+    expected = storage.add([make_block("a"), make_block("b")])
+    assert gate.baseline_for([*map(make_row, "abc")], storage.load().runs, ()).path == expected
 
 
 def test_a_plain_benchmark_makes_no_run_comparable(storage, make_block, make_row):

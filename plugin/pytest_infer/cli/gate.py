@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,8 +51,8 @@ def run_gate(
         typer.Option(
             metavar="RUN",
             help="What it is held against; default: the newest comparable run of committed code, in which no test "
-            "failed or was left unmeasured, and which its gate did not call regressed; of these one that measured most "
-            "of the tests.",
+            "failed or was left unmeasured, and which its gate did not call regressed, unless an earlier one has "
+            "twice as many of the tests or more.",
         ),
     ] = None,
     rule: Annotated[
@@ -113,8 +113,7 @@ def run_gate(
         parsed = rules.of_kinds(parsed, {row.under_load is not None for row in candidate.rows})
         _check(candidate, before, parsed)
         accepting = () if end.bisect else _accepted(accepted, before, candidate)
-        unfit = _unfit(candidate, allow_failed or ())
-        found = _gated(history, before, candidate, parsed, unfit, allowed, accepting, confidence)
+        found = _gated(history, before, candidate, parsed, allow_failed or (), allowed, accepting, confidence)
         gated = replace(found, ending=end)
     except NothingStoredError as error:
         say(str(error))
@@ -206,10 +205,8 @@ def _against(history: History, candidate: Run, against: str) -> Run:
     return found
 
 
-def _unfit(candidate: Run, accepted: Sequence[str]) -> dict[str, str]:
-    """Return the tests of a run that failed or were not measured, with the reason, but for those accepted by name."""
-    found = dict.fromkeys(candidate.lost, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
-    return {test: why for test, why in found.items() if not any(fnmatch.fnmatchcase(test, name) for name in accepted)}
+def _named(tests: Iterable[str], names: Sequence[str]) -> set[str]:
+    return {test for test in tests if any(fnmatch.fnmatchcase(test, name) for name in names)}
 
 
 def _baseline(history: History, candidate: Run, allowed: Sequence[str]) -> Run | None:
@@ -223,19 +220,21 @@ def _gated(
     before: Run | None,
     candidate: Run,
     parsed: Sequence[rules.Rule],
-    unfit: Mapping[str, str],
+    allow_failed: Sequence[str],
     allowed: Sequence[str],
     accepted: Sequence[Accepted],
     confidence: float,
 ) -> Gated:
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
+    bad = dict.fromkeys(candidate.lost, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
+    excused = _named([*bad, *candidate.skipped], allow_failed)
+    unfit = {test: why for test, why in bad.items() if test not in excused}
     if before is None:
         return gate.judge([], parsed, unfit=unfit, new=candidate.rows, allowed=allowed, confidence=confidence)
     pairs, gone, new = gate.stored_pairs(before, candidate.rows, history)
     # What failed has no row and is no test that is gone: `unfit` tells of it, or it was accepted by name.
-    failed = {*candidate.failed, *candidate.lost}
-    gone = [row for row in gone if row.test not in failed]
+    gone = [row for row in gone if row.test not in unfit and row.test not in excused]
     return gate.judge(
         pairs,
         parsed,

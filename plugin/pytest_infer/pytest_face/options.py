@@ -265,7 +265,7 @@ OPTIONS = (
         metavar="RUN",
         help="the stored run that the gate compares with (number, commit, branch, tag, path, baseline:NAME); "
         "default: the newest comparable one of committed code, in which no test failed or was left unmeasured, and "
-        "which its gate did not call regressed; of these one that measured most of the tests",
+        "which its gate did not call regressed, unless an earlier one has twice as many of the tests or more",
     ),
     Option(
         name="allow-different",

@@ -249,7 +249,8 @@ class Run:
     @property
     def lost(self) -> tuple[str, ...]:
         """Return the tests that were to be measured and were not; one that skipped itself was not to be."""
-        return tuple(test for test in self.unmeasured if test not in self.skipped)
+        skipped = frozenset(self.skipped)
+        return tuple(test for test in self.unmeasured if test not in skipped)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

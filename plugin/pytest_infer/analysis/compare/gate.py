@@ -75,25 +75,26 @@ def needs_baseline(rules: Iterable[Rule]) -> bool:
 
 
 def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Collection[str]) -> Run | None:
-    """Return the earlier run that may be a baseline, None for none: of those that share most tests the newest.
+    """Return the newest earlier run that may be a baseline, None for none.
 
     It is whole, of clean code, did not fail its gate, holds nothing impossible, none of these tests was taken from it,
-    and it is comparable in some. One of part of the tests leaves the others without an earlier figure, however new.
+    and it is comparable in some. An earlier one that has twice as many or more takes its place: one of part of the
+    tests leaves the others without an earlier figure.
     """
     news = {row.test: row for row in run_rows if not row.plain}
-    found, most = None, 0
+    found, least = None, 1
     for run in reversed(candidates[-earlier.SEARCHED :]):
         # First what is known without reading its tests.
-        if run.tests <= most or run.plain or run.dirty or run.lost or run.failed or run.regressed:
+        if run.tests < least or run.plain or run.dirty or run.lost or run.failed or run.regressed:
             continue
         if not run.readable:
             continue
         both = [(row, news[row.test]) for row in run.rows if row.test in news and not row.plain]
-        if len(both) <= most or any(old.again(new) or possible.impossible(old) is not None for old, new in both):
+        if len(both) < least or any(old.again(new) or possible.impossible(old) is not None for old, new in both):
             continue
         if any(not _other_setting(old, new, allowed) for old, new in both):
-            found, most = run, len(both)
-        if most == len(news):
+            found, least = run, 2 * len(both)
+        if least > len(news):
             break
     return found
 

@@ -94,7 +94,7 @@ def since(
     allowed: Collection[str] = (),
     fresh: Mapping[str, PromptRecord] | None = None,
 ) -> Since | None:
-    """Return what changed since the newest run of the history that is comparable; None where no run has these tests.
+    """Return what changed since the run that may be the baseline; None where no run has these tests.
 
     Where none is comparable it is the newest that has one of the tests: each judgement says why it is none.
     """
