@@ -92,10 +92,12 @@ def test_the_storage_is_where_files_of_options_and_the_environment_say(tmp_path,
 )
 def test_options_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (tmp_path / "self").write_text("@self\n")
     (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {words}\n")
     with pytest.raises(OptionError, match=said):
         storage(tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     monkeypatch.setenv("PYTEST_ADDOPTS", words)
     with pytest.raises(OptionError, match=said.replace("addopts", "PYTEST_ADDOPTS")):
         storage(tmp_path)

@@ -55,6 +55,17 @@ def test_it_grows_by_one_page_a_run(storage, make_block, made):
     assert f"{REPOSITORY}/commit/{2:040x}" in links
 
 
+def test_what_may_differ_by_the_ini_file_may_differ_here(storage, make_block, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ninfer_allow_different = cpu\n")
+    add(storage, make_block, machine={"cpu": "another"})
+    add(storage, make_block)
+    made()
+    text = " ".join(Page(made.folder.joinpath("runs", made.pages()[-1]).read_text(encoding="utf-8")).text)
+    assert "0001 cccccccc (main) → 0002 cccccccc (main)" in text
+    assert "differ: cpu" not in text
+
+
 def test_a_page_outlives_its_run(storage, make_block, made):
     gone = add(storage, make_block)
     made()

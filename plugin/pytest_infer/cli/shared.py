@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -42,17 +42,27 @@ Storage = Annotated[
         metavar="FOLDER",
         # Not typer's own: a path would lose one of the slashes of file://.
         parser=_folder,
-        help="pytest-benchmark's storage; default: what addopts names with --benchmark-storage, results, .benchmarks.",
+        help="pytest-benchmark's storage; default: what PYTEST_ADDOPTS or addopts names with --benchmark-storage, "
+        "results, .benchmarks.",
     ),
 ]
 
 
-def _allowed(given: list[str] | None) -> list[str]:
+def allowed_by_ini() -> list[str]:
+    """Return what may differ by the ini file; refuse what cannot be read."""
+    # Imported late: `--help` and what compares nothing need none of it.
+    from pytest_infer.analysis.compare import fingerprint  # noqa: PLC0415
+
     try:
-        lines = given or inifile.allowed(Path.cwd())
+        found = _keys(inifile.allowed(Path.cwd()))
+        fingerprint.check_allowed(found, inifile.ALLOWED)
     except InferError as error:
         refuse(error)
-    return [key.strip() for keys in lines for key in keys.split(",")]
+    return found
+
+
+def _keys(lines: Iterable[str]) -> list[str]:
+    return [key.strip() for line in lines for key in line.split(",") if key.strip()]
 
 
 AllowDifferent = Annotated[
@@ -60,7 +70,7 @@ AllowDifferent = Annotated[
     typer.Option(
         "--allow-different",
         metavar="KEYS",
-        callback=_allowed,
+        callback=lambda given: _keys(given) if given else allowed_by_ini(),
         help="Compare although these differ: torch, threads, cpu, output, …, or all of machine, software, model; "
         "default: infer_allow_different of the ini file.",
     ),

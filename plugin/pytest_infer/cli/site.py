@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from pytest_infer.analysis.compare.verdicts import CONFIDENCE, Exit
 from pytest_infer.cli.report import compared
-from pytest_infer.cli.shared import RepoUrl, Storage, open_history, out, refuse, repository, say
+from pytest_infer.cli.shared import RepoUrl, Storage, allowed_by_ini, open_history, out, refuse, repository, say
 from pytest_infer.errors import InferError, StorageError
 from pytest_infer.report.text import printable
 from pytest_infer.units import plural
@@ -53,13 +53,14 @@ def site(
             say(f"no run in {history.folder}, and no page in {folder}: pytest bench --benchmark-autosave makes a run")
             raise typer.Exit(Exit.NOTHING.value)
         library = f"../{index.ASSETS}/{_library(folder / index.ASSETS)}"
+        allowed = allowed_by_ini()
         added = kept = 0
         for run in runs:
             if kept == keep:
                 break
             if run.identity in there and not again:
                 kept += 1
-            elif (text := _page(history, run, where, library)) is not None:
+            elif (text := _page(history, run, where, library, allowed)) is not None:
                 page.publish(folder / index.RUNS / there.get(run.identity, _name(run)), text)
                 added, kept = added + 1, kept + 1
         pages = _pages(folder / index.RUNS, say)
@@ -113,15 +114,15 @@ def _name(run: Run) -> str:
     return f"{re.sub(r'[^0-9A-Za-z-]', '_', name)}.html"
 
 
-def _page(history: History, run: Run, where: str | None, library: str) -> str | None:
+def _page(history: History, run: Run, where: str | None, library: str, allowed: Sequence[str]) -> str | None:
     """Return the page of a run; of one that cannot be read say that it is left out."""
     from pytest_infer.report.html import page  # noqa: PLC0415
 
     if not run.readable:
         return None
     try:
-        earlier = _before(history, run)
-        against = [] if earlier is None else [compared(history, earlier, run, (), CONFIDENCE)]
+        earlier = _before(history, run, allowed)
+        against = [] if earlier is None else [compared(history, earlier, run, allowed, CONFIDENCE)]
         return page.render(run, history.runs, against, where, library)
     except InferError as error:
         say(f"left out: {error}")
@@ -131,8 +132,8 @@ def _page(history: History, run: Run, where: str | None, library: str) -> str | 
             one.forget()
 
 
-def _before(history: History, run: Run) -> Run | None:
-    """Return the newest of the runs that led to one which may be its baseline, and can be read as a whole.
+def _before(history: History, run: Run, allowed: Sequence[str]) -> Run | None:
+    """Return the baseline of a run among those that led to it, which can be read as a whole.
 
     Where none may, it is the newest that did not fail its gate: the comparison says why it is none.
     """
@@ -142,7 +143,7 @@ def _before(history: History, run: Run) -> Run | None:
 
     earlier = [one for one in trends.leading_to(run, history.runs)[:-1] if not one.regressed]
     while earlier:
-        found = gate.baseline_for(run.rows, earlier, ()) or earlier[-1]
+        found = gate.baseline_for(run.rows, earlier, allowed) or earlier[-1]
         with suppress(StorageError):
             stored.read(found)
             return found
