@@ -352,4 +352,5 @@ def test_what_a_module_held_is_gone_in_the_next(suite):
             assert request.config.alive() is None
     """
     pytester.makepyfile(test_a=held, test_b=later)
-    pytester.runpytest("test_a.py", "test_b.py").assert_outcomes(passed=4)
+    # In this process and with its own freezing, which sets `held` aside until the module is over.
+    type(pytester).runpytest_inprocess(pytester, "test_a.py", "test_b.py").assert_outcomes(passed=4)

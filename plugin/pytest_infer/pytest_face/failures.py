@@ -115,7 +115,7 @@ def report_gated(session: pytest.Session, gating: Gate) -> None:
         item.nodeid: (item.location, dict.fromkeys(item.keywords, 1)) for item in session.items
     }
     against = gating.result.against if gating.result is not None else None
-    # All have run: nothing is left that -x or --maxfail could stop.
+    # Nothing runs behind this that -x or --maxfail could stop.
     session.config.option.maxfail = 0
     for nodeid, judgements in failing.items():
         path, _, name = nodeid.partition("::")

@@ -203,7 +203,7 @@ class Hooks:
         if exitstatus == pytest.ExitCode.OK and self._run.gate.exit is None and not session.config.option.collectonly:
             self._run.gate.nothing("the run ended early")
         # With -x or --maxfail a failure ends the run before all is measured, and pytest calls that failed tests too.
-        stopped = bool(session.shouldfail) and bool(self._run.keeper.unmeasured())
+        stopped = bool(session.shouldfail) and bool(self._run.unreached())
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} and not stopped
         try:
             yield

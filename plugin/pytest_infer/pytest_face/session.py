@@ -174,6 +174,11 @@ class InferSession:
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.
         self.bridge.mark_failed(item.stash.get(BENCHMARK, None))
 
+    def unreached(self) -> list[str]:
+        """Return the planned tests that a run which ended early did not come to."""
+        told = {*self.failed, *self.over, *self.keeper.skipped, *self.keeper.finished}
+        return [test for test in self.keeper.planned if test not in told]
+
     def judge(self, *, early: bool = False) -> None:
         """Hold what was measured against the gate's rules; after an `early` end only tests with two sides."""
         measured = self.keeper.passed
@@ -193,8 +198,7 @@ class InferSession:
                 self.note(
                     "one after the other there are no pairs to tell noise by: leave out --infer-against-sequential"
                 )
-            told = {*self.failed, *self.over, *self.keeper.finished}
-            unmeasured = [test for test in self.keeper.planned if early and test not in told]
+            unmeasured = self.unreached() if early else []
             self.gate.judge_sides(judged, self.turns, self.missing, self.against, unmeasured, failed)
         else:
             self.gate.judge(measured, self.keeper.planned, self.selection.covers, failed)
