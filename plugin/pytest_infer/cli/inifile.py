@@ -22,6 +22,8 @@ GATE, DOUBT, ACCEPTED, ADDOPTS = "infer_gate", "infer_inconclusive", "infer_acce
 ALLOWED = "infer_allow_different"
 STORAGE_OPTION = "--benchmark-storage"
 _ENV = "PYTEST_ADDOPTS"
+_DEEPEST = 20
+"""Files of options name one another no deeper than this, unless they do in a circle."""
 _NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """In pytest's own order."""
 
@@ -105,7 +107,7 @@ def _storage_in(options: str | Sequence[str], where: str) -> str | None:
     """Return what the last `--benchmark-storage` among options names; None where it is not there."""
     try:
         words = list(_read_in(shlex.split(options) if isinstance(options, str) else options))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         named = f"{error.filename}: " if isinstance(error, OSError) else ""
         raise OptionError(f"{where}: {named}{untrusted.reason(error)}") from error
     found = None
@@ -117,11 +119,14 @@ def _storage_in(options: str | Sequence[str], where: str) -> str | None:
     return found or None
 
 
-def _read_in(words: Iterable[str]) -> Iterator[str]:
-    """Yield words with the lines of a file in place of `@FILE`, as pytest reads them."""
+def _read_in(words: Iterable[str], within: int = 0) -> Iterator[str]:
+    """Yield words with the lines of a file in place of `@FILE`, as pytest reads them; raise ValueError for a circle."""
+    if within > _DEEPEST:
+        raise ValueError("files nested too deeply")
     for word in words:
         if word.startswith("@"):
-            yield from _read_in(untrusted.text(untrusted.read(Path(word[1:]), untrusted.TEXT_BYTES)).splitlines())
+            content = untrusted.read(Path(word[1:]), untrusted.TEXT_BYTES)
+            yield from _read_in(untrusted.text(content).splitlines(), within + 1)
         else:
             yield word
 
