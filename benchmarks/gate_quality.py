@@ -18,7 +18,8 @@ called a regression, passed, or neither, and how often the interval did not hold
 
 Rates of one in a hundred need more runs than one sitting has: `--trials` appends what was said of each trial to a file
 that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them. Those of the A/B
-gate as it was before undisturbed turns counted alone are called "token, all turns" there.
+gate as it was before undisturbed turns counted alone are called "token, all turns" there, and those beside a neighbour
+from when turns that waited for more than 5 % were disturbed "token, waits of 5 %".
 
 `--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
 are not independent, but show what the launches that were measured would have said.
@@ -177,6 +178,7 @@ def paired(repository: Path, cell: Cell, shares: dict[str, int], turns: str, opt
     return {
         "seconds": time.monotonic() - started,
         "prompt_seconds": [block["against"]["turns"]["seconds"] for block in by_prompt.values()],
+        "undisturbed": [block["against"]["turns"].get("undisturbed", {}).get(STEP) for block in by_prompt.values()],
         "judgements": stored["pytest_infer"]["gate"]["judgements"],
         "blocks": by_prompt,
     }

@@ -1,6 +1,7 @@
 """Turns of a token beside something else that takes cores: which of them count, and what they say."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_undisturbed_turns_by_hand():
     )
     second = (
         one(100, 100, 100, 100, waited=(0, 0, 0, 0, 0), begins=True),
-        one(100, 110, 900, 110, waited=(0, 0, 0, 90, 0)),
+        one(100, 110, 900, 110, waited=(0, 0, 0, 270, 0)),
     )
     found, share = undisturbed.steps([[first, second]] * 3, 1)
     # Coming second, this checkout took 10 % more in both passes, coming first 0 to 2 % and 0 %: half of that is what
@@ -213,7 +214,7 @@ def test_what_coming_first_is_worth_must_be_known():
                 ours_first = (turn % 2 == 0) == (number == 1)
                 for ours in (0, 1):
                     step = 1e6 * math.exp(rng.normal(0, 0.01) + (0.09 if ours and not ours_first else 0))
-                    halves[ours].append((step * (1 if ours_first else rng.uniform(1.3, 4)), 0 if ours_first else 3e5))
+                    halves[ours].append((step * (1 if ours_first else rng.uniform(1.3, 4)), 0 if ours_first else 9e5))
             cycle.append(
                 tuple(
                     one(*(s for s, _ in half[1:]), first=half[0][0], waited=[w for _, w in half], begins=ours == number)
@@ -223,6 +224,63 @@ def test_what_coming_first_is_worth_must_be_known():
         passes.append(cycle)
     assert undisturbed.steps(passes, 1) is None
     assert undisturbed.first_tokens(passes) is None
+
+
+def waiting(rng, ours, theirs, turns=16, share=0.3, noise=0.03):
+    """Passes of eight launches; in each one, so many turns of either side are disturbed, the first ones."""
+    passes = []
+    for launch_ours, launch_theirs in zip(ours, theirs, strict=True):
+        took = np.exp(rng.normal(0, noise, (2, 2, turns + 1))) * 1e6
+        waits = np.zeros(took.shape, dtype=bool)
+        for number in (0, 1):
+            waits[number, 0, 1 : 1 + launch_theirs[number]] = waits[number, 1, 1 : 1 + launch_ours[number]] = True
+        took[waits] *= rng.uniform(1.3, 4, int(waits.sum()))
+        passes.append(of_turns(took, share * took * waits))
+    return passes
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "counts"),
+    [
+        ([(16, 0)] * 2 + [(6, 6)] * 6, [(0, 0)] * 2 + [(6, 6)] * 6, True),  # by two bursts
+        ([(8, 8)] * 8, [(6, 6)] * 8, False),  # in each pass
+        ([(16, 0)] * 5 + [(6, 6)] * 3, [(0, 0)] * 5 + [(6, 6)] * 3, False),  # far apart, whatever chance
+    ],
+)
+def test_a_side_that_waited_more_often_by_chance_leaves_nothing_out(ours, theirs, counts):
+    found = undisturbed.steps(waiting(np.random.default_rng(3), ours, theirs), 1)
+    assert (found is not None) == counts
+
+
+def test_a_short_wait_does_not_disturb():
+    # Of half of the turns; another quarter waits for long.
+    rng = np.random.default_rng(6)
+    passes = []
+    for _ in range(8):
+        took = np.exp(rng.normal(0, 0.02, (2, 2, 33))) * 1e6
+        kind = rng.choice(3, (2, 1, 33), p=[0.25, 0.5, 0.25]).repeat(2, axis=1)
+        took[kind == 2] *= rng.uniform(1.3, 4, int((kind == 2).sum()))
+        passes.append(of_turns(took, took * np.select([kind == 1, kind == 2], [0.08, 0.5])))
+    assert undisturbed.steps(passes, 1)[1] == pytest.approx(0.75, abs=0.07)
+
+
+def test_a_pass_of_few_undisturbed_turns_does_not_pull_its_launch_away():
+    # Of the second pass two turns of three were held up, and nothing counted that.
+    rng = np.random.default_rng(8)
+    passes = waiting(rng, [(6, 13)] * 8, [(6, 13)] * 8, noise=0.003)
+    for number, (_, (base, ours)) in enumerate(passes):
+        if number < 3:
+            passes[number][1] = (base, held_up(ours, 2, by_ns=600_000))
+    found, _ = undisturbed.steps(passes, 1)
+    assert [len(told) for told in found] == [1] * 8
+    assert np.max(np.abs(means(found))) < 0.01
+
+
+def held_up(one_pass, last, by_ns):
+    """A pass whose last turns took so much longer, each."""
+    stamps = np.asarray(one_pass.stamps_ns)
+    stamps[-last:] += by_ns * np.arange(1, last + 1)
+    return replace(one_pass, stamps_ns=tuple(map(int, stamps)))
 
 
 @pytest.mark.parametrize("often", [0.002, 0.01, 0.05])

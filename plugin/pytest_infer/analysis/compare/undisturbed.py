@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
     from pytest_infer.analysis.compare.stats import Array
 
-WAITED = 0.05
-"""A turn is disturbed if its side's threads waited for cores for more than this share of it, together."""
+WAITED = 0.1
+"""A turn is disturbed if its side's threads waited for cores for more than this share of it, together. Ratios of turns
+that waited for 5 to 15 % scattered hardly more than of those that waited for less, those beyond 15 times as much."""
 _CLEARLY = 0.9
 """The others alone count where they tell the change with at most so many times the error of all."""
-_APART = 0.1
-"""Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count."""
+_APART, _FAR_APART = 0.1, 0.25
+"""Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count. The
+smaller share may be chance, as waits come in bursts, and is none only beyond so many standard errors over passes."""
+_SURELY = 3.0
 _BEYOND = 4.0
 """So many standard errors apart, turns in which both sides waited tell another change than those in which neither did:
 more than of independent ones, as waits come in bursts."""
-_LEAST_TURNS = 6
+_LEAST_TURNS = 4
 """An observation is of at least so many turns: few of them tell their middle badly."""
 LEAST = 3
 """At least so many launches, and half of those that had passes, must have enough of them, and some at each place of the
@@ -116,14 +119,12 @@ class _Turns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Typical:
-    """The undisturbed turns of a pass: at which place of a cycle, how many, and the medians of what they took and of
-    their ratios."""
+class _Undisturbed:
+    """The undisturbed turns of a pass: at which place of a cycle, the median of what they took, and their ratios."""
 
     place: int
-    count: int
     base_ns: float
-    ratio: float
+    ratios: Array
 
 
 def _told(
@@ -142,33 +143,38 @@ def _told(
     every = _Turns.together(flat)
     worths = [worth for one in ([every] if places == 1 else flat) if (worth := one.first_is_worth) is not None]
     worth = float(np.median(worths)) if worths else 0.0
-    if not worths or not _counts(every, worth):
+    if not worths or _apart(flat) or not _counts(every, worth):
         return None
-    typical = [_typical(turns, worth, places) for turns in known]
+    alone = [_undisturbed(turns, worth, places) for turns in known]
     needed = max(LEAST, sum(map(bool, known)) / 2)
     levels = []
     for place in range(places):
-        there = [one for launch in typical for one in launch if one.place == place]
+        there = [one for launch in alone for one in launch if one.place == place]
         # What few launches say of a place is in all observations alike, and in no spread of theirs.
-        if sum(any(one.place == place for one in launch) for launch in typical) < needed:
+        if sum(any(one.place == place for one in launch) for launch in alone) < needed:
             return None
-        level = float(np.average([one.ratio for one in there], weights=[one.count for one in there]))
-        levels.append((float(np.median([one.base_ns for one in there])), level))
+        levels.append((float(np.median([one.base_ns for one in there])), _middle([one.ratios for one in there])))
     whole = together(levels)
     found = tuple(
-        tuple(
-            whole + sum(one.count * (one.ratio - levels[one.place][1]) for one in group) / sum(o.count for o in group)
-            for group in _groups(launch, least)
-        )
-        for launch in typical
+        tuple(whole + _middle([one.ratios - levels[one.place][1] for one in group]) for group in _groups(launch, least))
+        for launch in alone
     )
     return (found, float(every.undisturbed.mean())) if sum(map(bool, found)) >= needed else None
 
 
+def _apart(passes: Sequence[_Turns]) -> bool:
+    """Return whether one side waited so much more often that its code may be why."""
+    shares = np.asarray([float(one.base_waited.mean() - one.ours_waited.mean()) for one in passes])
+    counts = [len(one.ratios) for one in passes]
+    apart = abs(float(np.average(shares, weights=counts)))
+    error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+    return apart > _FAR_APART or apart > max(_APART, _SURELY * error)
+
+
 def _counts(turns: _Turns, worth: float) -> bool:
-    """Return whether undisturbed turns tell the change clearly better than all, and the code is not what waits."""
+    """Return whether undisturbed turns tell the change clearly better than all, and as those that waited do."""
     alone, both = turns.undisturbed, turns.base_waited & turns.ours_waited
-    if alone.all() or not alone.any() or abs(float(turns.base_waited.mean() - turns.ours_waited.mean())) > _APART:
+    if alone.all() or not alone.any():
         return False
     ratios = turns.levelled(worth)
     error = _error(ratios[alone])
@@ -188,28 +194,36 @@ def _error(ratios: Array) -> float:
     return math.sqrt(math.pi / 2 / len(ratios)) * scatter
 
 
-def _typical(launch: Sequence[_Turns], worth: float, places: int) -> list[_Typical]:
+def _middle(ratios: Sequence[Array]) -> float:
+    """Return the median of the ratios of several passes: of a few turns each, a pass's own is easily pulled away."""
+    return float(np.median(np.concatenate(ratios)))
+
+
+def _undisturbed(launch: Sequence[_Turns], worth: float, places: int) -> list[_Undisturbed]:
     return [
-        _Typical(
+        _Undisturbed(
             place=number % places,
-            count=int(one.undisturbed.sum()),
             base_ns=float(np.median(one.base_ns[one.undisturbed])),
-            ratio=float(np.median(one.levelled(worth)[one.undisturbed])),
+            ratios=one.levelled(worth)[one.undisturbed],
         )
         for number, one in enumerate(launch)
         if one.undisturbed.any()
     ]
 
 
-def _groups(passes: Sequence[_Typical], least: int) -> list[list[_Typical]]:
+def _groups(passes: Sequence[_Undisturbed], least: int) -> list[list[_Undisturbed]]:
     """Return neighbouring passes that have enough turns together; what is left over goes to the last ones."""
-    groups: list[list[_Typical]] = [[]]
+    groups: list[list[_Undisturbed]] = [[]]
     for one in passes:
-        if sum(other.count for other in groups[-1]) >= least:
+        if _turns(groups[-1]) >= least:
             groups.append([])
         groups[-1].append(one)
-    if sum(one.count for one in groups[-1]) < least:
+    if _turns(groups[-1]) < least:
         rest = groups.pop()
         if groups:
             groups[-1] += rest
     return groups
+
+
+def _turns(group: Sequence[_Undisturbed]) -> int:
+    return sum(len(one.ratios) for one in group)
