@@ -239,19 +239,6 @@ def waiting(rng, ours, theirs, turns=16, share=0.3, noise=0.03):
     return passes
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "counts"),
-    [
-        ([(16, 0)] * 2 + [(6, 6)] * 6, [(0, 0)] * 2 + [(6, 6)] * 6, True),  # by two bursts
-        ([(8, 8)] * 8, [(6, 6)] * 8, False),  # in each pass
-        ([(16, 0)] * 5 + [(6, 6)] * 3, [(0, 0)] * 5 + [(6, 6)] * 3, False),  # far apart, whatever chance
-    ],
-)
-def test_a_side_that_waited_more_often_by_chance_leaves_nothing_out(ours, theirs, counts):
-    found = undisturbed.steps(waiting(np.random.default_rng(3), ours, theirs), 1)
-    assert (found is not None) == counts
-
-
 def test_a_short_wait_does_not_disturb():
     # Of half of the turns; another quarter waits for long.
     rng = np.random.default_rng(6)

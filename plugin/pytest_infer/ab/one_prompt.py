@@ -79,7 +79,7 @@ class OnePrompt:
         found = self._whole_text(whole, found)
         if found.undisturbed:
             self._session.note(
-                "something else took cores now and then: where turns that waited for none tell a time more exactly, "
+                "something else took cores now and then: where turns that hardly waited tell a time more exactly, "
                 "they alone were compared"
             )
         for launch in others:

@@ -160,9 +160,10 @@ class Turns:
     `rounds` whole ones were measured in each launch on either side, launch by launch, or in the first launches only; 0
     where that was not kept. Passes were of so many `tokens`, in two places of the text, or of all (None). `parts` are
     steps taken apart by role, by phase, as far as they were, and what the tokeniser took. `undisturbed` is the
-    share of turns in which no side waited for a core, of each ratio that these tell alone; a launch that has too few
-    has no observation, nor has one for which there was no time. `launches` are the serial numbers of the launches in a
-    run, in the order of all of these: one that died is followed by one of another number. Without them it is 0, 1, ….
+    share of turns in which neither side waited long for a core, of each ratio that these tell alone; a launch that has
+    too few has no observation, nor has one for which there was no time. `launches` are the serial numbers of the
+    launches in a run, in the order of all of these: one that died is followed by one of another number. Without them it
+    is 0, 1, ….
     """
 
     every: int

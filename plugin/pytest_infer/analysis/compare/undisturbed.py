@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 WAITED = 0.1
 """A turn is disturbed if its side's threads waited for cores for more than this share of it, together. Ratios of turns
-that waited for 5 to 15 % scattered hardly more than of those that waited for less, those beyond 15 times as much."""
+that waited for 5 to 15 % scattered hardly more than of those that waited for less, of those that waited for longer at
+least fourteen times as much."""
 _CLEARLY = 0.9
 """The others alone count where they tell the change with at most so many times the error of all."""
-_APART, _FAR_APART = 0.1, 0.25
-"""Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count. The
-smaller share may be chance, as waits come in bursts, and is none only beyond so many standard errors over passes."""
-_SURELY = 3.0
+_APART = 0.1
+"""Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count. That may
+be chance, as waits come in bursts; but to allow for chance would leave out what a slower side waits for."""
 _BEYOND = 4.0
 """So many standard errors apart, turns in which both sides waited tell another change than those in which neither did:
 more than of independent ones, as waits come in bursts."""
 _LEAST_TURNS = 4
-"""An observation is of at least so many turns: few of them tell their middle badly."""
+"""An observation is of at least so many turns, and so is the middle of those that waited: fewer tell theirs badly."""
 LEAST = 3
 """At least so many launches, and half of those that had passes, must have enough of them, and some at each place of the
 text."""
@@ -43,8 +43,8 @@ def first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | Non
 
 
 def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] | None:
-    """Return the change of a typical step by those neighbouring turns alone in which neither side waited for a core,
-    and the share of turns that these are. A launch that has too few says nothing: no observations.
+    """Return the change of a typical step by those neighbouring turns alone in which neither side waited long for a
+    core, and the share of turns that these are. A launch that has too few says nothing: no observations.
 
     None where nothing counts the waits, where all turns tell the change about as well, by how far their ratios lie
     apart, and where the code may be what waits: one side waited more often, or it changed otherwise in turns that did.
@@ -54,7 +54,7 @@ def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] 
 
 
 def count(passes: Passes, every: int) -> int:
-    """Return for how many turns of some passes it is known that neither side waited for a core."""
+    """Return for how many turns of some passes it is known that neither side waited long for a core."""
     turns = [_Turns.of_steps(one, every) for one in passes]
     return sum(int(one.undisturbed.sum()) for one in turns if one is not None)
 
@@ -62,7 +62,7 @@ def count(passes: Passes, every: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turns:
     """Turns that are compared: what the base took, nanoseconds, a log-ratio each, whether this checkout came first, and
-    whether either side waited for a core."""
+    whether either side waited long for a core."""
 
     base_ns: Array
     ratios: Array
@@ -134,7 +134,7 @@ def _told(
 
     A cycle has passes in so many places, which may be of other parts of the text. Some have few such turns, or none. So
     what coming first is worth, and how the change of a place differs from that of the whole text, is what all launches
-    say together; an observation is how far a launch's passes lie from that.
+    say together; an observation is how far the middle of a launch's turns lies from that.
     """
     known = [[one for one in turns if one is not None] for turns in by_launch]
     flat = [one for turns in known for one in turns]
@@ -143,7 +143,7 @@ def _told(
     every = _Turns.together(flat)
     worths = [worth for one in ([every] if places == 1 else flat) if (worth := one.first_is_worth) is not None]
     worth = float(np.median(worths)) if worths else 0.0
-    if not worths or _apart(flat) or not _counts(every, worth):
+    if not worths or not _counts(every, worth):
         return None
     alone = [_undisturbed(turns, worth, places) for turns in known]
     needed = max(LEAST, sum(map(bool, known)) / 2)
@@ -162,19 +162,10 @@ def _told(
     return (found, float(every.undisturbed.mean())) if sum(map(bool, found)) >= needed else None
 
 
-def _apart(passes: Sequence[_Turns]) -> bool:
-    """Return whether one side waited so much more often that its code may be why."""
-    shares = np.asarray([float(one.base_waited.mean() - one.ours_waited.mean()) for one in passes])
-    counts = [len(one.ratios) for one in passes]
-    apart = abs(float(np.average(shares, weights=counts)))
-    error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    return apart > _FAR_APART or apart > max(_APART, _SURELY * error)
-
-
 def _counts(turns: _Turns, worth: float) -> bool:
-    """Return whether undisturbed turns tell the change clearly better than all, and as those that waited do."""
+    """Return whether undisturbed turns tell the change clearly better than all, and the code is not what waits."""
     alone, both = turns.undisturbed, turns.base_waited & turns.ours_waited
-    if alone.all() or not alone.any():
+    if alone.all() or not alone.any() or abs(float(turns.base_waited.mean() - turns.ours_waited.mean())) > _APART:
         return False
     ratios = turns.levelled(worth)
     error = _error(ratios[alone])
