@@ -4,6 +4,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from pytest_infer.analysis.compare import rules
@@ -99,6 +100,32 @@ def test_the_time_in_a_files_name_counts_before_that_of_its_last_change(storage,
     damaged = storage.add([make_block()], name=f"Linux-CPython-3.12-64bit/0001_abc_{named}_uncommitted-changes.json")
     damaged.write_text("{", encoding="utf-8")
     assert gate("latest", *BOUNDS).exit_code == code
+
+
+@pytest.mark.parametrize(("name", "code"), [("latest", 2), ("main", 2), ("commit:cccc", 2), ("2", 0), ("mine", 0)])
+def test_a_clock_that_was_set_back_puts_no_older_run_in_the_newests_place(storage, make_block, gate, name, code):
+    storage.add([make_block()], branch="mine", commit="d" * 40)
+    storage.add([make_block()])
+    storage.add([make_block()], at="1970-01-01T00:00:00+00:00")
+    result = gate(name, *BOUNDS)
+    assert (result.exit_code, "0003 cccccccc (main) has a higher number than" in result.stderr) == (code, code == 2)
+    storage.add([make_block()])
+    assert gate(name, *BOUNDS).exit_code == 0
+
+
+@pytest.mark.parametrize(("began", "code"), [("20260101-000159", 0), ("20260101-000201", 2)])
+def test_the_run_before_one_that_was_killed_is_not_gated_for_it(storage, make_block, gate, began, code):
+    journal = storage.folder / ".journal" / f"{began}-7-abcdef.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("")
+    for _ in range(2):
+        storage.add([make_block()])
+    result = gate("latest", *BOUNDS)
+    assert (result.exit_code, "a run that began after 0002" in result.stderr) == (code, code == 2)
+    assert gate("2", *BOUNDS).exit_code == 0
+    # One that is still being measured is nobody's newest run.
+    with FileLock(journal.with_suffix(".lock")):
+        assert gate("latest", *BOUNDS).exit_code == 0
 
 
 @pytest.mark.parametrize("against", ["latest", "branch:main", "main", "2", "commit:cccc"])

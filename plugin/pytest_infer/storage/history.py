@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -65,15 +65,30 @@ class History:
         A path; a number (7, 0007); `latest`, `latest~1`; `commit:`, `branch:`, `tag:` and `baseline:NAME`; without a
         prefix whatever of them fits first: path, number, latest, baseline, commit, branch, and what git can resolve.
 
-        With `strict` none takes the place of a newer one that cannot be read, and that may be the one which is meant.
+        With `strict` none takes the place of a newer one that cannot be told, and that may be the one which is meant.
         """
         how, found = self._named(selector)
         _ = found.rows  # whoever names a run is told at once what is wrong with it
-        for path in self.newer_unread(found) if strict and how not in ("path", "baseline") else ():
-            if how != "number" or _has_number(path, selector.rpartition(":")[2]):
-                why = f"{path.name} is newer than {found.label} and cannot be read"
-                raise StorageError(f"{why}: mend it, or name a run by its file")
+        for doubt in self._doubts(how, found, selector) if strict and how not in ("path", "baseline") else ():
+            raise StorageError(f"{doubt}, or name a run by its file")
         return found
+
+    def _doubts(self, how: str, found: Run, selector: str) -> Iterator[str]:
+        """Yield why a run may not be the newest of those that a selector fits, and what to do."""
+        for path in self.newer_unread(found):
+            if how != "number" or _has_number(path, selector.rpartition(":")[2]):
+                yield f"{path.name} is newer than {found.label} and cannot be read: mend it"
+        if how == "number":
+            return
+        # Imported late: locks take time to load, and most commands ask for no run so strictly.
+        from pytest_infer.storage import journal  # noqa: PLC0415
+
+        for other in self.runs:
+            same = other.branch == found.branch if how == "branch" else other.commit == found.commit
+            if (same or how == "latest") and other.time < found.time and _is_numbered_after(other.path, found.path):
+                yield f"{other.label} has a higher number than {found.label} and an earlier time: measure again"
+        if journal.left_since(self.folder, found.time):
+            yield f"a run that began after {found.label} was interrupted: go on with it (--infer-resume), measure again"
 
     def _named(self, selector: str) -> tuple[str, Run]:
         """Return the run, and by which kind of name it was found."""
@@ -98,6 +113,12 @@ class History:
             f"no run {selector!r} among the {len(self.runs)} in {self.folder}; `pytest-infer history` lists them"
             + (f"; names of commits are not resolved: {refused}" if refused is not None else "")
         )
+
+
+def _is_numbered_after(path: Path, other: Path) -> bool:
+    """Return whether a run file was written after another of its folder, by their numbers, whatever clocks said."""
+    later, earlier = number_of(path), number_of(other)
+    return path.parent == other.parent and later is not None and earlier is not None and int(later) > int(earlier)
 
 
 def _is_newer(unread: Path, run: Run) -> bool:

@@ -20,6 +20,8 @@ from pytest_infer.records import PromptRecord
 from pytest_infer.units import size
 
 FOLDER = ".journal"
+_BEGUN = "%Y%m%d-%H%M%S"
+"""When a run began, in UTC, as its journal is named."""
 _YOUNG_S = 600.0
 _PATIENCE_S = 0.1
 """Another run that looks at the same moment holds a dead run's lock for an instant."""
@@ -50,7 +52,7 @@ class Journal:
 
     def __init__(self, storage: Path) -> None:
         # The last part keeps apart two containers in which both runs are process 1.
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
+        name = f"{datetime.now(UTC):{_BEGUN}}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
         self.path = storage / FOLDER / name
         self.entries = 0
         self._whole = 0
@@ -164,6 +166,14 @@ def interrupted(storage: Path) -> tuple[Left, ...]:
     found = [read(path) for path in paths if not _is_running(path)]
     _clean(storage / FOLDER, [left.path for left in found if not left.entries and left.damage is None])
     return tuple(left for left in found if left.entries or left.damage is not None)
+
+
+def left_since(storage: Path, moment: datetime) -> bool:
+    """Return whether a run that began after a moment left a journal: it ended before it was saved, and runs no more."""
+    # Not by the files' times, which a copy of the folder has anew.
+    since = f"{moment:{_BEGUN}}"
+    newer = (path for path in (storage / FOLDER).glob("*.jsonl") if path.name[: len(since)] > since)
+    return any(not _is_running(path) for path in newer)
 
 
 def _clean(folder: Path, empty: Iterable[Path]) -> None:
