@@ -417,6 +417,24 @@ def test_a_test_that_skips_itself_in_every_run_spoils_no_baseline(gated, pyteste
     assert (done.exit_code, "1 missing" in done.stdout) == (1, True)
 
 
+@pytest.mark.parametrize("measures", ["infer('one')\n    ", ""])
+def test_a_test_that_fails_as_expected_in_every_run_spoils_no_baseline(gated, pytester, measures):
+    test = f"{TEST}\nimport pytest\n\n@pytest.mark.xfail\ndef test_wrong(infer):\n    {measures}assert False\n"
+    gated(test=test)
+    result = gated("--infer-gate=total:20%", test=test)
+    result.stdout.fnmatch_lines(["gate against 0001: inconclusive"])
+    command = ["gate", "--rule=total:20%", f"--storage={pytester.path / '.benchmarks'}"]
+    assert CliRunner().invoke(app, command).exit_code == result.ret == 10
+
+
+@pytest.mark.parametrize("measures", ["infer('one')\n    ", ""])
+def test_a_test_that_skips_itself_and_fails_in_its_teardown_fails(gated, pytester, measures):
+    fixture = "import pytest\n\n@pytest.fixture\ndef bad():\n    yield\n    raise ValueError('bad')\n"
+    gated(test=f"{TEST}\n{fixture}\ndef test_wrong(infer, bad):\n    {measures}pytest.skip('no')\n")
+    done = CliRunner().invoke(app, ["gate", "--rule=total<=10s", f"--storage={pytester.path / '.benchmarks'}"])
+    assert (done.exit_code, "test_wrong" in done.stdout) == (1, True)
+
+
 def test_a_test_that_skips_itself_now_is_missing_and_counted_once(gated, pytester):
     gated()
     skips = "if prompt.name == 'second':\n        pytest.skip('not here')\n    infer(prompt)"

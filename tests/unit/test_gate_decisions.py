@@ -45,8 +45,10 @@ def test_a_run_that_is_not_whole_is_no_baseline(storage, make_block, make_row, w
 
 def test_a_test_that_skipped_itself_was_not_to_be_measured(storage, make_block, make_row):
     storage.add([make_block()])
-    expected = storage.add([make_block()], unmeasured=["bench/t.py::t[b]"], skipped=["bench/t.py::t[b]"])
+    storage.add([make_block()], unmeasured=["bench/t.py::t[b]"], skipped=["bench/t.py::t[b]"])
+    expected = storage.add([make_block()], failed={"bench/t.py::t[b]": {}}, skipped=["bench/t.py::t[b]"])
     storage.add([make_block()], unmeasured=["bench/t.py::t[b]", "bench/t.py::t[c]"], skipped=["bench/t.py::t[b]"])
+    storage.add([make_block()], failed={"bench/t.py::t[b]": {}, "bench/t.py::t[c]": {}}, skipped=["bench/t.py::t[b]"])
     assert gate.baseline_for([make_row()], storage.load().runs, ()).path == expected
 
 

@@ -227,7 +227,7 @@ def _gated(
 ) -> Gated:
     from pytest_infer.analysis.compare import gate  # noqa: PLC0415
 
-    bad = dict.fromkeys(candidate.lost, UNMEASURED) | dict.fromkeys(candidate.failed, "failed in this run")
+    bad = dict.fromkeys(candidate.lost, UNMEASURED) | dict.fromkeys(candidate.broken, "failed in this run")
     excused = _named([*bad, *candidate.skipped], allow_failed)
     unfit = {test: why for test, why in bad.items() if test not in excused}
     if before is None:

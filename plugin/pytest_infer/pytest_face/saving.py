@@ -279,7 +279,7 @@ class Keeper:
         failed = {nodeid: f.block for nodeid, f in self.finished.items() if f.failed}
         whole = {"schema": SCHEMA, "suite": self.suite, "typed_prompts": self.typed_prompts}
         unmeasured = self.unmeasured()
-        skipped = [nodeid for nodeid in unmeasured if nodeid in self.skipped]
+        skipped = [nodeid for nodeid in (*unmeasured, *failed) if nodeid in self.skipped]
         whole |= {"unmeasured": unmeasured, "skipped": skipped, "failed": failed}
         whole |= {} if probe is None else {"probe": probe}
         whole["averages"] = block.of_suite(self.averages())

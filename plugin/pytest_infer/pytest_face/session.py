@@ -168,7 +168,9 @@ class InferSession:
         """Mark the measurement, if there is one, of a test that did not pass, for pytest-benchmark and for us."""
         if report.failed:
             self.failed.add(item.nodeid)
-        elif report.skipped and not hasattr(report, "wasxfail"):
+            self.keeper.skipped.discard(item.nodeid)
+        elif report.skipped and item.nodeid not in self.failed:
+            # Or it failed as expected: pytest calls neither a failure.
             self.keeper.skipped.add(item.nodeid)
         self.keeper.mark_failed(item.nodeid)
         # Not from its `funcargs`: they are filled after all of its fixtures, and the one that failed may have measured.

@@ -41,7 +41,7 @@ class Whole(msgspec.Struct, frozen=True):
 
     `suite` names the prompts' file that was asked for, empty where each test took its own; older versions tell none.
     `typed_prompts` are the names in one that was typed, for this run alone. Of the tests that were `unmeasured`
-    those `skipped` left themselves out.
+    or `failed` those `skipped` left themselves out, or failed as expected.
     """
 
     schema: int = SCHEMA

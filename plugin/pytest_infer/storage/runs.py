@@ -249,8 +249,16 @@ class Run:
     @property
     def lost(self) -> tuple[str, ...]:
         """Return the tests that were to be measured and were not; one that skipped itself was not to be."""
+        return self._not_skipped(self.unmeasured)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Return the tests that failed after they were measured; one that then skipped itself did not."""
+        return self._not_skipped(self.failed)
+
+    def _not_skipped(self, tests: Sequence[str]) -> tuple[str, ...]:
         skipped = frozenset(self.skipped)
-        return tuple(test for test in self.unmeasured if test not in skipped)
+        return tuple(test for test in tests if test not in skipped)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

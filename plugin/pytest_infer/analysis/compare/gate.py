@@ -85,7 +85,7 @@ def baseline_for(run_rows: Sequence[Row], candidates: Sequence[Run], allowed: Co
     found, least = None, 1
     for run in reversed(candidates[-earlier.SEARCHED :]):
         # First what is known without reading its tests.
-        if run.tests < least or run.plain or run.dirty or run.lost or run.failed or run.regressed:
+        if run.tests < least or run.plain or run.dirty or run.lost or run.broken or run.regressed:
             continue
         if not run.readable:
             continue
