@@ -248,6 +248,19 @@ def test_a_baseline_that_names_a_copy_which_a_gate_failed_is_that_copy(storage, 
     assert storage.load().select("baseline:named").path == copy
 
 
+def test_a_copy_that_was_made_before_a_gate_failed_the_run_has_failed_too(storage, make_block, tmp_path):
+    from pytest_infer.storage import files
+
+    storage.add([make_block()])
+    numbered = storage.add([make_block()])
+    copy = tmp_path / "good.json"
+    shutil.copy(numbered, copy)
+    assert not storage.load().select(str(copy)).regressed
+    files.mark(numbered, runfile.Mark(result="regressed"))
+    found = storage.load().select(str(copy))
+    assert (found.path, found.regressed) == (copy, True)
+
+
 def test_a_copy_is_named_by_its_number(storage, make_block):
     path = storage.add([make_block()], name="a/0003_x.json")
     shutil.copy(path, path.with_name("0009_x.json"))

@@ -93,7 +93,10 @@ class History:
     def _named(self, selector: str) -> tuple[str, Run]:
         """Return the run, and by which kind of name it was found."""
         if selector.endswith(".json") and untrusted.is_file(Path(selector)):
-            return "path", read(Path(selector))
+            named = read(Path(selector))
+            # What a gate failed stays failed in a copy that was made before.
+            copied = (run.gate for run in self.runs if run.identity == named.identity and run.regressed)
+            return "path", replace(named, gate=next(copied, named.gate))
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
             raise StorageError(f"unknown selector {kind}:…; known: {', '.join(f'{k}:' for k in _SELECTORS)}")
