@@ -279,6 +279,12 @@ def test_a_regression_within_the_bound_is_accepted_and_counted(judged):
     assert "::notice title=story%3A tpot%3A3%25::" in exports.github_annotations(found.judgements)
 
 
+def test_of_the_suite_as_much_is_accepted_as_of_its_prompts(judged, make_row):
+    found = judged("decode 12%", "decode[story] 20%", pairs=Suites(make_row).rounds(decode=1.1))
+    told = [(one.judgement.verdict.value, one.judgement.threshold) for one in found.suite]
+    assert told == [("accepted", pytest.approx(0.2))]
+
+
 def test_the_report_shows_it_among_what_changed(judged):
     found = judged("decode 12%")
     shown = compare.Compared(before="a", after="b", judgements=found.judgements, suite=found.suite)

@@ -198,17 +198,24 @@ def _beyond(j: Judgement, again: Judgement, too_much: str) -> Judgement:
 
 
 def of_suite(changes: Iterable[SuiteChange], judgements: Iterable[Judgement]) -> tuple[SuiteChange, ...]:
-    """Return the suite's changes; one that got worse is accepted where all is that got worse in its prompts."""
+    """Return the suite's changes; one that got worse is accepted where all is that got worse in its prompts.
+
+    It is up to what the most is in one of them.
+    """
     verdicts: dict[str | None, set[Verdict | None]] = {}
+    most: dict[str | None, float] = {}
     for j in judgements:
         verdicts.setdefault(j.metric_key, set()).add(j.verdict)
+        if j.verdict is Verdict.ACCEPTED and j.threshold is not None:
+            most[j.metric_key] = max(j.threshold, most.get(j.metric_key, 0.0))
 
     def told(change: SuiteChange) -> SuiteChange:
         j = change.judgement
         of = verdicts.get(j.metric_key, set())
         if j.verdict is not Verdict.REGRESSED or Verdict.ACCEPTED not in of or Verdict.REGRESSED in of:
             return change
-        return replace(change, judgement=replace(j, verdict=Verdict.ACCEPTED))
+        threshold = most.get(j.metric_key, j.threshold)
+        return replace(change, judgement=replace(j, verdict=Verdict.ACCEPTED, threshold=threshold))
 
     return tuple(map(told, changes))
 
