@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pytest_infer import prompts
+from pytest_infer.checkouts.git import git
 from pytest_infer.cli import inifile
 from pytest_infer.cli.main import app
 
@@ -109,6 +110,28 @@ def test_the_workflow(tmp_path, monkeypatch, project, packages):
         assert install.splitlines()[-1] == f"pip install {packages}"
     if project and PAGES.exists():
         assert (PAGES / "inference-benchmarks.yml").read_text() == text, "docs/ci/ shows what init writes"
+
+
+@pytest.mark.parametrize(
+    ("own", "remote", "branch"),
+    [
+        ("main", None, "main"),
+        ("master", None, "master"),
+        ("topic", None, "main"),
+        ("topic", "trunk", "trunk"),
+        ("master", "main", "main"),
+        ("main", "1.0", "1.0"),
+        ("main", "it's", "main"),
+    ],
+)
+def test_the_workflow_measures_pushes_to_the_default_branch(tmp_path, monkeypatch, own, remote, branch):
+    monkeypatch.chdir(tmp_path)
+    assert git(tmp_path, "init", "--quiet", f"--initial-branch={own}").returncode == 0
+    if remote is not None:
+        git(tmp_path, "symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{remote}")
+    init("--ci", "github")
+    # YAML takes `on` for a truth.
+    assert yaml.safe_load((tmp_path / WORKFLOW).read_text())[True]["push"]["branches"] == [branch]
 
 
 @pytest.mark.parametrize("host", ["github", "gitlab", "shell"])

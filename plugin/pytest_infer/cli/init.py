@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from pytest_infer.checkouts.git import git
 from pytest_infer.cli import inifile
 from pytest_infer.cli.shared import refuse
-from pytest_infer.errors import InferError, OptionError, alternatives
+from pytest_infer.errors import AgainstError, InferError, OptionError, alternatives
 from pytest_infer.report.text import printable
 
 _SCRIPT = "bench/ci.sh"
@@ -24,6 +25,7 @@ _CI: dict[str, tuple[str, str] | None] = {
     "shell": None,
 }
 """What runs the script, by host: where it belongs, and its starter; a plain shell needs nothing else."""
+_HEADS = ("refs/remotes/origin/HEAD", "HEAD")
 _STORAGE = "results"
 _INI = "pytest.ini"
 _SAFE = re.compile(r"(?!-)[A-Za-z0-9._/-]+")
@@ -78,11 +80,22 @@ def files(folder: Path, *, ini: bool, ci: str | None) -> Iterator[tuple[str, str
         own = f"-e {f'./{inner}'.rstrip('/')} " if any((folder / name).is_file() for name in _PROJECT) else ""
         # It runs at the top of the repository. The packages come last: their folder may hold any of these words.
         text = re.sub("bench/|inference-output", rf"{inner}\g<0>", _starter(place[1]))
+        text = text.replace("branches: [main]", f"branches: [{_branch(folder)}]")
         yield place[0], text.replace("{packages}", f"{own}pytest-infer")
 
 
 def _repository(folder: Path) -> Path | None:
     return next((place for place in (folder.resolve(), *folder.resolve().parents) if (place / ".git").exists()), None)
+
+
+def _branch(folder: Path) -> str:
+    """Return the default branch, as YAML: the remote's as this clone knows it, else `master` if on it, or `main`."""
+    root, found = _repository(folder), ""
+    if root is not None:
+        with suppress(OSError, AgainstError):
+            remote, own = (git(root, "symbolic-ref", "--short", ref).stdout.strip() for ref in _HEADS)
+            found = remote.removeprefix("origin/") or (own if own == "master" else "")
+    return f'"{found}"' if found != "main" and _SAFE.fullmatch(found) else "main"
 
 
 def _inner(folder: Path) -> str:
