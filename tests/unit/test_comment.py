@@ -24,7 +24,7 @@ def run(storage, make_block, make_row, monkeypatch, tmp_path):
     """Return a function that stores a run with what a gate of it found, `decode` times slower in two prompts."""
     monkeypatch.chdir(tmp_path)
 
-    def add(decode=1.1, changes=None):
+    def add(decode=1.1, changes=None, **whole):
         pairs = Suites(make_row).rounds(decode=decode, of=NAMES[:2], names=NAMES[:3])
         found = gate.judge(pairs, rules.parse(["tpot:3%", "output:exact"]), against="main (1a2b3c4d)")
         judgements = [changes(j) if changes else j for j in found.judgements]
@@ -36,7 +36,7 @@ def run(storage, make_block, make_row, monkeypatch, tmp_path):
             "judgements": msgspec.to_builtins(judgements),
             "suite": msgspec.to_builtins(found.suite),
         }
-        return storage.add([make_block(name) for name in NAMES[:3]], gate=kept)
+        return storage.add([make_block(name) for name in NAMES[:3]], gate=kept, **whole)
 
     return add
 
@@ -155,6 +155,15 @@ def test_a_damaged_file_is_named_once_beside_several_runs(run, storage):
     storage.folder.joinpath("0009_x.json").write_text("")
     result = infer(storage, "comment", "latest~1", "latest")
     assert (result.exit_code, result.stderr.count("0009_x.json")) == (0, 1)
+
+
+def test_what_another_commit_was_judged_is_no_part_of_a_comment(run, storage):
+    run()
+    run(decode=1.0, commit="d" * 40)
+    result = infer(storage, "comment", "latest~1", "latest")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "0001 cccccccc (main), 0002 dddddddd (main): a comment is about one commit" in result.stderr
+    assert infer(storage, "comment", "latest").exit_code == 0
 
 
 def test_the_headline_is_about_all_prompts_whichever_were_measured_again(run, storage):

@@ -61,7 +61,11 @@ def comment(
             raise OptionError(f"--post: {alternatives('host', post, posting.HOSTS)}")
         host = None if post is None else posting.HOSTS[post](os.environ, author)
         history = open_history(storage)
-        found = again([_gated(history, run, name) for run in runs or ("latest",)])
+        gated = [_gated(history, run, name) for run in runs or ("latest",)]
+        if len({one.run.commit for one in gated}) > 1:
+            labels = ", ".join(one.run.label for one in gated)
+            raise OptionError(f"{labels}: a comment is about one commit, measured once or again")
+        found = again(gated)
         text = COMMENT[Format.MARKDOWN](found, screen())
         if output is not None:
             _write(output, text)
