@@ -154,7 +154,10 @@ def test_no_git_and_no_repository_are_told_apart(checkout, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnknownCommitError, match="needs git, which is not on the PATH"):
         Repository.of(checkout)
-    assert why_not_in(checkout) is None
+    assert why_not_in(checkout) == "git is not on the PATH"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    assert why_not_in(outside) is None
 
 
 # whose worktrees are removed

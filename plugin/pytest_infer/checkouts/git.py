@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.errors import AgainstError
 
 _TIMEOUT_S = 600
@@ -71,5 +72,11 @@ def why_not_in(folder: Path) -> str | None:
     """
     try:
         return distrust(git(folder, "rev-parse", "--git-dir"))
-    except (OSError, AgainstError):
+    except OSError as error:
+        # As in an image without git, into which the runner of a job has put a checkout.
+        inside = any(untrusted.exists(place / ".git") for place in (folder, *folder.parents))
+        missing = isinstance(error, FileNotFoundError)
+        why = "git is not on the PATH" if missing else f"git cannot be started: {error.strerror}"
+        return why if inside else None
+    except AgainstError:
         return None
