@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytest_infer.cli.main import app
-from pytest_infer.storage import files
+from pytest_infer.storage import files, runfile
 
 STEADY = (1.0, 1.004, 0.996, 1.002, 0.998, 1.001)
 ROUNDS = (1.0, 1.001, 0.999, 1.002, 0.998, 1.0)
@@ -346,6 +346,26 @@ def test_regressed_is_marked_and_never_the_baseline(infer, add, steady):
     assert mark(again)["against"].startswith("0006 ")
     refused = infer("baseline", "set", "good", "7")
     assert (refused.exit_code, "failed its gate: it is no baseline" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", [shutil.copy, os.symlink])
+def test_what_another_file_of_a_run_is_told_its_own_is_told_too(infer, add, steady, tmp_path, name):
+    path = add(1.3)
+    name(path, tmp_path / "candidate.json")
+    assert infer("gate", str(tmp_path / "candidate.json")).exit_code == 1
+    assert (tmp_path / "candidate.json").is_symlink() == (name is os.symlink)
+    assert mark(path)["result"] == mark(tmp_path / "candidate.json")["result"] == "regressed"
+    add(1.3)
+    assert "against 0006" in infer("gate").stdout
+
+
+def test_a_gate_of_a_copy_that_judged_nothing_leaves_what_another_said_of_the_run(infer, add, tmp_path):
+    path = add()
+    shutil.copy(path, tmp_path / "candidate.json")
+    files.mark(path, runfile.Mark(result="inconclusive"))
+    result = infer("gate", str(tmp_path / "candidate.json"))
+    assert (result.exit_code, mark(path)["result"]) == (11, "inconclusive")
+    assert "the run keeps what a gate that judged it said: inconclusive" in result.stderr
 
 
 def test_no_mark_keeps_the_file(infer, add, steady):

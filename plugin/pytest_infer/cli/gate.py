@@ -131,7 +131,7 @@ def run_gate(
     if mark and gated.exit is Exit.NOTHING and candidate.gate is not None and candidate.gate.result != gated.exit.word:
         say(f"the run keeps what a gate that judged it said: {candidate.gate.result}")
     elif mark:
-        _mark(candidate, shown)
+        _mark(history, candidate, shown)
     raise typer.Exit(gated.code)
 
 
@@ -174,8 +174,8 @@ def _check(candidate: Run, before: Run | None, parsed: Sequence[rules.Rule]) -> 
         possible.refuse(before)
 
 
-def _mark(candidate: Run, of: GatedRun) -> None:
-    """Keep the result in the run's file."""
+def _mark(history: History, candidate: Run, of: GatedRun) -> None:
+    """Keep the result in the run's file, and where that is a copy or a link in the file that later runs find."""
     gated = of.gated
     result = JudgedMark(
         result=gated.exit.word,
@@ -185,10 +185,13 @@ def _mark(candidate: Run, of: GatedRun) -> None:
         judgements=msgspec.Raw(msgspec.json.encode(gated.judgements)),
         suite=msgspec.Raw(msgspec.json.encode(gated.suite)),
     )
-    try:
-        files.mark(candidate.path, result)
-    except StorageError as error:
-        say(str(error))
+    found = [candidate, *(run for run in history.runs if run.identity == candidate.identity)]
+    # A link in the storage stays the path: the mark takes its place.
+    for path in {os.path.realpath(run.path): run.path for run in found}.values():
+        try:
+            files.mark(path, result)
+        except StorageError as error:
+            say(str(error))
 
 
 def _against(history: History, candidate: Run, against: str) -> Run:

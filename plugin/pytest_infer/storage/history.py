@@ -95,8 +95,9 @@ class History:
         if selector.endswith(".json") and untrusted.is_file(Path(selector)):
             named = read(Path(selector))
             # What a gate failed stays failed in a copy that was made before.
-            copied = (run.gate for run in self.runs if run.identity == named.identity and run.regressed)
-            return "path", replace(named, gate=next(copied, named.gate))
+            same = (run for run in self.runs if run.identity == named.identity)
+            told = next((run.gate for run in same if run.regressed or named.gate is None), named.gate)
+            return "path", replace(named, gate=told)
         kind, colon, name = selector.partition(":")
         if colon and kind not in _SELECTORS:
             raise StorageError(f"unknown selector {kind}:…; known: {', '.join(f'{k}:' for k in _SELECTORS)}")
