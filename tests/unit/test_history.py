@@ -94,6 +94,24 @@ def test_a_job_says_which_branch_its_commit_is_of(variables, branch):
     assert branch_of_job(dict(one.split("=") for one in variables.split()), None) is None
 
 
+@pytest.mark.parametrize(
+    ("event", "told", "branch"),
+    [
+        ("pull_request", '{"pull_request": {"head": {"repo": {"full_name": "a/b"}}}}', "topic"),
+        ("pull_request", '{"pull_request": {"head": {"repo": {"full_name": "fork/b"}}}}', None),
+        ("pull_request", '{"pull_request": {"head": {"repo": null}}}', None),  # the fork was deleted
+        ("pull_request", "[", None),
+        ("pull_request_target", '{"pull_request": {"head": {"repo": {"full_name": "a/b"}}}}', None),
+    ],
+)
+def test_a_pull_request_of_the_repository_itself_has_its_branch(tmp_path, event, told, branch):
+    tmp_path.joinpath("event.json").write_text(told)
+    of_job = {"GITHUB_SHA": "c", "GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "5/merge", "GITHUB_HEAD_REF": "topic"}
+    of_event = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
+    assert branch_of_job({**of_job, **of_event, "GITHUB_REPOSITORY": "a/b"}, "c") == branch
+    assert branch_of_job({**of_job, **of_event, "GITHUB_REPOSITORY": "a/b"}, "d") is None
+
+
 def test_plain_rows_are_timing_only(storage, make_block):
     storage.add([PLAIN])
     storage.add([PLAIN, make_block()])

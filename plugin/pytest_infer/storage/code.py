@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from pytest_infer import untrusted
 from pytest_infer.checkouts.git import git
 from pytest_infer.errors import AgainstError
 
@@ -33,7 +35,22 @@ def branch_of_job(environ: Mapping[str, str], commit: str | None) -> str | None:
         names.append("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME")
     if environ.get("GITHUB_REF_TYPE") == "branch" and not environ.get("GITHUB_HEAD_REF"):
         names.append("GITHUB_REF_NAME")
+    if _is_own_request(environ):
+        names.append("GITHUB_HEAD_REF")
     return next((environ[name] for name in names if environ.get(name)), None)
+
+
+def _is_own_request(environ: Mapping[str, str]) -> bool:
+    """Return whether a job of GitHub checks out a pull request from its repository itself, as its event tells."""
+    path = environ.get("GITHUB_EVENT_PATH")
+    # Of the other events of a pull request the base is checked out.
+    if environ.get("GITHUB_EVENT_NAME") != "pull_request" or not path:
+        return False
+    try:
+        event = json.loads(untrusted.text(untrusted.read(Path(path), untrusted.TEXT_BYTES)))
+        return bool(event["pull_request"]["head"]["repo"]["full_name"] == environ.get("GITHUB_REPOSITORY"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def code_state(folder: Path) -> str | None:
