@@ -105,6 +105,29 @@ def test_the_rule_names_the_layers_that_moved(make_row, limit, verdict):
     assert found.reason == (None if verdict is Verdict.UNCHANGED else "moved in layer 1: 0.300")
 
 
+@pytest.mark.parametrize("other", [{"content_sha256": "b" * 64}, {"limits": {"max_new_tokens": 16}}])
+def test_another_text_or_other_limits_tell_no_drift(make_row, other):
+    asked = {"name": "story", "content_sha256": "a" * 64, "limits": {"max_new_tokens": 64}}
+    before = make_row(prompt=asked, experts=experts(([3, 5], [0, 0])))
+    after = make_row(prompt=asked | other, experts=experts(([5, 3], [0, 0])))
+    rule = rules.parse(["experts:drift<0.1"])
+    (found,) = gate.judge([RowPair(before=before, after=after)], rule).judgements
+    assert found.verdict is Verdict.INCOMPARABLE
+    assert found.reason.startswith("differ: ")
+    accepted = gate.judge([RowPair(before=before, after=after)], rule, allowed=["workload"])
+    assert [j.verdict for j in accepted.judgements] == [Verdict.REGRESSED]
+
+
+def test_of_two_runs_an_edited_prompt_tells_no_drift(storage, make_block):
+    edited = {"content_sha256": "f" * 64}
+    for counts, said in (([3, 5], {}), ([5, 3], edited)):
+        names = ("story", said), ("guide", {})
+        storage.add([make_block(name, prompt=asked, experts=experts((counts, [0, 0]))) for name, asked in names])
+    before, after = storage.load().runs
+    assert [*drift.of_runs(before, after)] == ["guide"]
+    assert [*drift.of_runs(before, after, allowed=["prompt"])] == ["story", "guide"]
+
+
 def test_many_moved_layers_are_counted(make_row):
     before = make_row(experts=experts(*[([5, 5], [0, 0])] * 5))
     after = make_row(experts=experts(*[([10, 0], [0, 0])] * 5))

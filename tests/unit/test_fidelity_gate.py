@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 import scored
 from typer.testing import CliRunner
@@ -17,11 +18,12 @@ from pytest_infer.records import Quality
 from pytest_infer.report.compare import headline as headlines
 from pytest_infer.storage import block, runs, sidecar
 from pytest_infer.storage.runs import row_of
-from pytest_infer.storage.schema import StoredReference, Values
+from pytest_infer.storage.schema import StoredLimits, StoredReference, Values
 
 LOGITS = scored.logits()
 TEST = "bench/t.py::t[guide]"
 ROUNDING, FAULT, OTHER = 1e-7, 0.01, 2.0
+SHORTER = {"limits": StoredLimits(max_new_tokens=16)}
 
 
 def rows(by, *, forced, timed=True, kl=None, logits=LOGITS):
@@ -200,6 +202,32 @@ def test_a_gate_without_a_rule_about_output_says_that_it_differs():
 def test_bounds_of_distances_need_something_to_compare_with():
     assert gate.needs_baseline(rules.parse(["kl<=0.001"]))
     assert not gate.needs_baseline(rules.parse(["perplexity<=12"]))
+
+
+def distance(logits):
+    sides = [scored.record(one).profile.scores for one in (logits, scored.around(logits, ROUNDING))]
+    return measured.between(*(Told(scores=one, pieces={}) for one in sides), "the earlier run")
+
+
+@pytest.mark.parametrize(
+    ("asked", "fidelity", "verdict", "reason"),
+    [
+        ({}, distance(LOGITS), Verdict.REGRESSED, "differs, and must not"),
+        (SHORTER, distance(LOGITS), Verdict.INCOMPARABLE, "differ: limits "),
+        (SHORTER, None, Verdict.INCOMPARABLE, "differ: limits "),
+        (SHORTER, distance(near_tie()), Verdict.REGRESSED, "differs, and must not"),
+        ({"content_sha256": "e" * 64}, None, Verdict.INCOMPARABLE, "differ: prompt "),
+    ],
+    ids=["same work", "shorter", "not scored", "parted before the shorter ends", "edited"],
+)
+def test_output_of_other_work_is_no_regression_unless_it_parts(asked, fidelity, verdict, reason):
+    before, after = rows(ROUNDING, forced=False)
+    output = {"output_sha256": Values(value="d" * 64)}
+    prompt = msgspec.structs.replace(after.prompt, **asked)
+    after = replace(after, prompt=prompt, metrics=after.metrics | output, fidelity=fidelity)
+    found = judged(RowPair(before=before, after=after), "output:exact")[0]["output:exact"]
+    assert found.verdict is verdict
+    assert found.reason.startswith(reason)
 
 
 def test_unequal_hashes_without_scores_stay_what_they_were():

@@ -78,7 +78,7 @@ def compare(
             )
             for other in chosen[1:]
         ]
-        drifts = [drift.of_runs(chosen[0], other, keyword) for other in chosen[1:]]
+        drifts = [drift.of_runs(chosen[0], other, keyword, allow_different or ()) for other in chosen[1:]]
     except InferError as error:
         refuse(error)
     found = ComparedRuns(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from pytest_infer.analysis.compare import stats
+from pytest_infer.analysis.compare import fingerprint, stats
 from pytest_infer.analysis.compare.comparison import RowPair
 from pytest_infer.analysis.compare.rules import Rule
 from pytest_infer.analysis.compare.verdicts import Judgement, Verdict
@@ -76,8 +76,8 @@ def _interval(values: Sequence[float], confidence: float) -> tuple[float, float]
     return math.exp(low), math.exp(high)
 
 
-def drifted(pair: RowPair, rule: Rule) -> Judgement:
-    """Hold the drift of each layer's expert usage against a bound."""
+def drifted(pair: RowPair, rule: Rule, allowed: Collection[str]) -> Judgement:
+    """Hold the drift of each layer's expert usage against a bound; another text selects other experts."""
     sides = (pair.before.experts, pair.after.experts)
     layers = drift.between(*sides)
     wrong = next((usage.check for usage in sides if not usage.adds_up), None)
@@ -91,6 +91,8 @@ def drifted(pair: RowPair, rule: Rule) -> Judgement:
     )
     if layers is None:
         return draft
+    if (differ := fingerprint.other_work(pair.before, pair.after, allowed)) is not None:
+        return replace(draft, reason=differ)
     worst = layers[0]
     over = [layer for layer in layers if not _allows(rule, layer.distance)]
     if not over:

@@ -33,8 +33,8 @@ _COUNTS = ("generated_tokens", "total_tokens")
 
 def judged(draft: Judgement, pair: RowPair, want: Wanted, allowed: Collection[str]) -> Judgement:
     """Return the judgement of a figure that has no noise; `draft` holds both values."""
-    if want.metric.key == OUTPUT and (want.close or pair.after.fidelity is not None):
-        return _output(draft, want, pair, allowed)
+    if want.metric.key == OUTPUT:
+        return _of_same_work(_output(draft, want, pair, allowed), pair)
     if want.metric.key in _COUNTS:
         before, after = _free(pair.before, draft.before), _free(pair.after, draft.after)
         if before is None or after is None:
@@ -67,10 +67,10 @@ def _same(draft: Judgement, want: Wanted, allowed: Collection[str]) -> Judgement
 
 
 def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[str]) -> Judgement:
-    """Judge output by how far it is from the other side's, where that is known."""
+    """Judge output, by how far it is from the other side's where that is known."""
     decided, near = _same(draft, want, allowed), pair.close
     if pair.after.fidelity is None:
-        if decided.verdict is not Verdict.REGRESSED:
+        if not want.close or decided.verdict is not Verdict.REGRESSED:
             return decided
         why = f"differs, and how far is not known: {pair.unscored or 'no scores were kept'}"
         return replace(decided, verdict=Verdict.INCOMPARABLE, reason=why)
@@ -81,3 +81,14 @@ def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[s
         verdict, reason = _CLOSE[near]
         return replace(decided, verdict=verdict, reason=reason)
     return replace(decided, verdict=None, reason=None) if want.rule is None and near and not same else decided
+
+
+def _of_same_work(decided: Judgement, pair: RowPair) -> Judgement:
+    """Return other output of another text, or that may but end elsewhere by other limits, as incomparable."""
+    found = pair.after.fidelity
+    # Of one text, a token that differs, or a distance, is there whatever the limits are.
+    told = found is not None and (found.split is not None or pair.close is False)
+    differ = None if told else fingerprint.other_work(pair.before, pair.after)
+    if decided.verdict is not Verdict.REGRESSED or differ is None:
+        return decided
+    return replace(decided, verdict=Verdict.INCOMPARABLE, reason=differ)

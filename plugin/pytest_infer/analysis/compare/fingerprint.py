@@ -25,6 +25,7 @@ SCHEDULING = (
 CARD = ("driver", "power_limit", "card_clocks", "ecc")
 """The state of the cards, as `measure/machine/cards.py` finds it."""
 _RESERVED = 0.02
+_ASKED = ("prompt", "limits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,12 @@ def differences(before: Row, after: Row, allowed: Collection[str] = ()) -> tuple
         if fact.differ(a, b) and fact.key not in allowed and fact.kind not in allowed:
             found.append(Mismatch(key=fact.key, kind=fact.kind, before=fact.text(a), after=fact.text(b)))
     return tuple(found)
+
+
+def other_work(before: Row, after: Row, allowed: Collection[str] = ()) -> str | None:
+    """Return in what that was asked of two rows differs, a text or its limits, for people; None where nothing does."""
+    found = [str(d) for d in differences(before, after, allowed) if d.key in _ASKED]
+    return "differ: " + ", ".join(found) if found else None
 
 
 def facts(row: Row) -> list[object]:

@@ -161,7 +161,9 @@ def judge(
     found += [
         bounds.held(row, rule, confidence, unscored.get(row.test)) for rule in rules for row in _bounded(rule, afters)
     ]
-    found += [bounds.drifted(pair, rule) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)]
+    found += [
+        bounds.drifted(pair, rule, allowed) for pair in pairs for rule in rules if _about(rule, Form.DRIFT, pair.after)
+    ]
     unfit = {row.test: why for row in afters if (why := _not_finite(row)) is not None} | dict(unfit or {})
     found += [_missing(row) for row in missing if (row if isinstance(row, str) else row.test) not in unfit]
     found += [Judgement(test=test, name=test, verdict=Verdict.MISSING, reason=why) for test, why in unfit.items()]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pytest_infer.analysis import alike
+from pytest_infer.analysis.compare import fingerprint
 from pytest_infer.storage.runs import Run
 from pytest_infer.storage.schema import Usage
 
@@ -66,16 +67,21 @@ def between(before: Usage, after: Usage) -> tuple[LayerDrift, ...] | None:
     return tuple(sorted(layers, key=lambda layer: (-layer.distance, layer.layer))) or None
 
 
-def of_runs(before: Run, after: Run, keyword: str | None = None) -> dict[str, tuple[LayerDrift, ...]]:
+def of_runs(
+    before: Run, after: Run, keyword: str | None = None, allowed: Collection[str] = ()
+) -> dict[str, tuple[LayerDrift, ...]]:
     """Return how far the experts' shares of each test that both runs recorded them for have moved.
 
-    Tests go by their prompts' names, or by their own where several have one prompt.
+    A test of another text or other limits is left out, unless that is `allowed`. Tests go by their prompts' names, or
+    by their own where several have one prompt.
     """
     found = {}
     titles = alike.titles({row.test: row.name for row in after.rows})
     for row in after.rows:
         old = before.row(row.test)
-        if old is not None and (keyword is None or keyword in row.test):
+        if old is None or (keyword is not None and keyword not in row.test):
+            continue
+        if fingerprint.other_work(old, row, allowed) is None:
             layers = between(old.experts, row.experts)
             if layers is not None:
                 found[titles[row.test]] = layers
