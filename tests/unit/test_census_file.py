@@ -181,7 +181,10 @@ def test_responses_of_vllm_become_a_census(infer, tmp_path, packed):
     [
         (response(PROMPT, [[[0, 1]]]), "routed experts of shape (1, 1, 2), and the model has 2 layers"),
         (response(PROMPT, [[[0, 8], [2, 3]]]), "expert 8, and the model has 8: another --model?"),
-        (response(PROMPT, [[[0.5, 1.0], [2, 3]]]), "routed experts of shape"),
+        (response(PROMPT, [[[0, 1], [2, -3]]]), "expert -3, and the model has 8: another --model?"),
+        (response(PROMPT, [[[0, 1], [2, 2]]]), "expert 2 twice for one token"),
+        (response(PROMPT, [[[0.5, 1.0], [2, 3]]]), "routed experts that are no whole numbers"),
+        (response(PROMPT, [[[10**30, 1], [2, 3]]]), "routed experts that are no whole numbers"),
         (response(PROMPT, [[[0, 1], [2]]]), "routed experts that are no array"),
         (response("AAAA"), "routed experts that are no array"),
         (response([], []), "no selection in it"),

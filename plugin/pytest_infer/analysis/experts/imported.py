@@ -139,13 +139,20 @@ def _ids(given: Any, sites: tuple[ExpertSite, ...], where: str) -> _Ids:
         raise StorageError(f"{where}: routed experts that are no array: {error}") from error
     if not ids.size:
         return np.empty((0, *shape), dtype=np.int64)
-    if ids.ndim != 3 or ids.shape[1:] != shape or ids.dtype.kind not in "iu":
+    if ids.dtype.kind not in "iu":
+        raise StorageError(f"{where}: routed experts that are no whole numbers of 64 bits")
+    if ids.ndim != 3 or ids.shape[1:] != shape:
         raise StorageError(
             f"{where}: routed experts of shape {ids.shape}, and the model has {shape[0]} layers, top {shape[1]}"
         )
     known: _Ids = ids[(ids != _UNKNOWN).all(axis=(1, 2))].astype(np.int64)
-    if known.size and not (known.min() >= 0 and known.max() < sites[0].slots):
-        raise StorageError(f"{where}: expert {known.max()}, and the model has {sites[0].slots}: another --model?")
+    outside = known[(known < 0) | (known >= sites[0].slots)]
+    if outside.size:
+        raise StorageError(f"{where}: expert {outside[0]}, and the model has {sites[0].slots}: another --model?")
+    ordered = np.sort(known, axis=2)
+    again = ordered[:, :, 1:][ordered[:, :, 1:] == ordered[:, :, :-1]]
+    if again.size:
+        raise StorageError(f"{where}: expert {again[0]} twice for one token, which no router chooses")
     return known
 
 
