@@ -106,6 +106,19 @@ def test_a_budget_in_full(infer, add):
     assert len([line for line in lines if line[-1:] and line[-1] in "█▉▊▋▌▍▎▏"]) == 9  # a tenth holds no expert
 
 
+@pytest.mark.parametrize("columns", [40, 60, 72])
+def test_a_narrow_terminal_shows_fewer_columns_and_no_part_of_a_figure(infer, add, monkeypatch, columns):
+    add(*[experts()] * 4)
+    speeds = ("--gpu-memory=5MiB", "--cpu-bandwidth=10MiB/s", "--gpu-bandwidth=100MiB/s")
+    wide = infer(*speeds).stdout
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = infer(*speeds).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not [line for line in lines if "…" in line]
+    shown = [word for line in lines for word in line.split() if word[0].isdigit()]
+    assert set(shown) <= set(wide.split())
+
+
 def test_a_layer_with_several_sets_of_experts_is_one_layer(infer, add):
     usage = experts(HOT * 2, ([0] * 4,) * 4)
     for n, site in enumerate(usage["sites"]):

@@ -31,8 +31,6 @@ from pytest_infer.units import NONE, bandwidth, duration, percent, rate, signifi
 _STYLES = {Fit.FITS: "green", Fit.TIGHT: "yellow", Fit.NOT_NOW: "yellow", Fit.UNKNOWN: "yellow", Fit.TOO_LARGE: "red"}
 _NOT = {Fit.UNKNOWN: "is not known to fit"}
 JUST_NOW_S = 10
-_WIDE = 78
-"""Columns that the table of a described machine takes; on fewer its cells are wrapped."""
 NO_PROBE = "memory bandwidth was not measured since this machine started: --probe or any `pytest bench` measures it"
 
 
@@ -152,11 +150,11 @@ def _write_described(console: Console, found: Checkup, machine: Described, model
     memories = ("VRAM", "RAM", f"{moved}\non the GPU") if machine.vram_bytes else ("RAM",)
     rates = ("tok/s\nat most", *(("tok/s\nlikely",) if found.reached else ()))
     for heading in ("weights", "KV cache", *memories, *rates):
-        table.add_column(heading, justify="right", no_wrap=console.width >= _WIDE, overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for need in model.needs:
         table.add_row(*_split_cells(found, machine, need), _verdict(found.verdict(need)))
-    console.print(table)
+    text.print_table(console, table, spare=("KV cache",))
     for line in _about_split(found, machine, model):
         console.print(Text(printable(line), style="dim"))
     chosen = found.verdict(model.chosen)
@@ -248,7 +246,7 @@ def _write_model(console: Console, found: Checkup, model: Requirements) -> None:
     table.add_column("")
     for need in model.needs:
         table.add_row(*_cells(found, need), _verdict(need.verdict))
-    console.print(table)
+    text.print_table(console, table, spare=("15 tok/s", "5 tok/s takes", "KV cache"))
     for line in _remarks(found, model):
         console.print(Text(printable(line), style="dim"))
     console.print(Text(printable(_conclusion(found, model)), style=_STYLES[model.chosen.verdict]))

@@ -13,7 +13,7 @@ from pytest_infer.analysis import alike
 from pytest_infer.metrics import by_key
 from pytest_infer.metrics.load import PREFIX
 from pytest_infer.report.compare.exports import escape
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 from pytest_infer.units import column, percent, show
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def write(console: Console, curves: Sequence[LoadCurve]) -> None:
     for number, point in enumerate(points):
         name = f"{title[point.test]}{' !' if point.marks else ''}"
         table.add_row(printable(name), *(figures[number] for figures in cells))
-    console.print(table)
+    print_table(console, table)
     for line in _said(curves):
         console.print(Text(printable(line)))
 

@@ -57,7 +57,7 @@ def render(rounds: Sequence[LoadingRound], *, width: int, color: bool) -> str:
         table.add_row(figure.label, *(_cell(figure, spread) for spread in spreads))
         if reason := next((spread.reason for spread in spreads if spread.reason is not None), None):
             absent[figure.label] = reason
-    console.print(table)
+    text.print_table(console, table)
     for label, reason in absent.items():
         console.print(Text(f"{NONE} {label}: {printable(reason)}", style="dim"))
     for line in loading.doubts(rounds):

@@ -8,15 +8,21 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from rich.table import Column, Table
+
 _PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 # A spreadsheet takes the wide ones too, and, where its list separator is `;`, what follows one for another cell.
 _FORMULA = re.compile(r'(^|;)(?="*[=+\-@＝＋－＠])')  # noqa: RUF001
+
+_NAME = 12
+"""A name in a table is cut to so many columns before a figure gives way."""
 
 PLAIN = "pytest_infer.plain"
 """The error handler by which a stream writes what its encoding lacks as signs of ASCII that are as wide."""
@@ -63,6 +69,49 @@ def print_whole(on: Console, line: str) -> None:
     A path that is cut in two cannot be copied.
     """
     on.print(Text(line), soft_wrap=any(cell_len(word) > on.width for word in line.split()))
+
+
+def print_table(on: Console, table: Table, spare: Sequence[str] = ()) -> None:
+    """Print a table without cutting a figure, which its columns to the right are: without room for all some give way.
+
+    Those headed as in `spare` go first, then the last figures. Names are cut, down to some columns.
+    """
+    gap = table.padding[1] + table.padding[3]
+    wide = sum(_whole(one) + gap for one in table.columns) - gap > on.width
+    on.print(_narrowed(table, spare, on.width, gap) if wide else table)
+
+
+def _narrowed(table: Table, spare: Sequence[str], width: int, gap: int) -> Table:
+    from rich.table import Table  # noqa: PLC0415 - what prints no table needs none
+
+    columns = list(table.columns)
+    giving = [*spare, *(str(column.header) for column in reversed(columns[1:]) if column.justify == "right")]
+    for head in giving:
+        if sum(_least(one) + gap for one in columns) > width:
+            columns = [one for one in columns if one.header != head]
+    room = width - sum(_least(one) + gap for one in columns)
+    more = {}
+    for column in sorted(columns, key=lambda one: one.justify != "right"):
+        more[id(column)] = max(0, min(room, _whole(column) - _least(column)))
+        room -= more[id(column)]
+    found = Table(box=None, pad_edge=False, padding=table.padding, header_style=table.header_style)
+    for one in columns:
+        found.add_column(one.header, justify=one.justify, overflow=one.overflow, width=_least(one) + more[id(one)])
+    for row, cells in zip(table.rows, zip(*(one.cells for one in columns), strict=True), strict=True):
+        found.add_row(*cells, style=row.style)
+    return found
+
+
+def _whole(column: Column) -> int:
+    return max(cell_len(line) for cell in (column.header, *column.cells) for line in str(cell).splitlines() or [""])
+
+
+def _least(column: Column) -> int:
+    """Return the columns that figures need, whose heading may be wrapped, or a name that may be cut."""
+    if column.justify != "right":
+        return min(_whole(column), _NAME)
+    cells = [line for cell in column.cells for line in str(cell).splitlines()]
+    return max(map(cell_len, (*cells, *str(column.header).split())), default=0)
 
 
 def collected(of: Console) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 from pytest_infer.units import NONE
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write_differences(console: Console, view: View) -> None:
             verdict(found.by, differs=found.differs),
         )
     console.print()
-    console.print(table)
+    print_table(console, table)
     notes = ["elsewhere: selections that go to other experts (total variation)"]
     if any(found.differs and found.by == "tokens" for found in view.differences):
         notes.append(f"{_FEW}: these texts differ; whether their {view.by.value}s do takes more prompts of each")

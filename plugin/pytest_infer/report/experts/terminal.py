@@ -112,7 +112,7 @@ def _write_list(console: Console, view: View, top: int) -> None:
     for expert in coldest:
         table.add_row(*_expert(expert, named, gates=gates))
     console.print()
-    console.print(table)
+    text.print_table(console, table)
 
 
 def _expert(expert: Expert, named: Mapping[str, str], *, gates: bool) -> tuple[str, ...]:
@@ -169,7 +169,7 @@ def _write_layers(console: Console, view: View) -> None:
     ]
     table.add_row("mean", *cells, style="bold")
     console.print()
-    console.print(table)
+    text.print_table(console, table)
     what = (
         "even: what even routing of as many tokens shows by chance"
         if alike

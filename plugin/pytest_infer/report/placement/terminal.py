@@ -30,11 +30,11 @@ def render(plan: PlacementPlan, label: str, *, width: int, color: bool) -> str:
     for number, line in enumerate(_heading(plan, label)):
         console.print(Text(line, style="" if number else "bold"))
     if plan.chosen is not None:
-        console.print(_strategies(plan, plan.chosen))
+        text.print_table(console, _strategies(plan, plan.chosen))
         for line in _reading(plan, plan.chosen):
             console.print(Text(line))
     console.print(Text("by budget: % of expert reads from the GPU, placed by frequency", style="bold"))
-    console.print(_sweep(plan, width))
+    text.print_table(console, _sweep(plan, width), spare=("", _RANDOM, "first\nlayers", "LRU"))
     for line in _notes(plan):
         console.print(Text(line, style="dim"))
     return text.collected(console)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.report.compare import words
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 
 if TYPE_CHECKING:
     from pytest_infer.analysis.compare.noise import NamedFloor
@@ -41,5 +41,5 @@ def _write_floors(console: Console, noise: list[NamedFloor], of: str) -> None:
         found = [f"{100 * named.floor.detectable[n]:.1f} %" for n in counts]
         cells = (f"{100 * named.floor.spread:.1f} %", words.share(named.floor.bias), *found)
         table.add_row(printable(named.name), named.label, *cells)
-    console.print(table)
+    print_table(console, table)
     console.print(Text(_NOISE[of], style="dim"))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_infer.analysis.sweep.axes import label
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 from pytest_infer.units import NONE, Unit, column, seconds, significant
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write(console: Console, curve: Curve) -> None:
             NONE if point.depth is None else f"{point.depth:g}",
             NONE if point.tpot_s is None else significant(1 / point.tpot_s),
         )
-    console.print(table)
+    print_table(console, table)
     for line in (*prefill(curve), *decode(curve)):
         console.print(Text(line))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from pytest_infer.analysis.sweep.axes import label
 from pytest_infer.metrics import by_key
 from pytest_infer.report.sweep import drawing
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 from pytest_infer.units import NONE, column, seconds
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def change(mid: float | None, low: float | None, high: float | None, between: st
 
 def _write_curve(console: Console, one: CurveSides, before: str, *, drawn: bool) -> None:
     console.print(Text(printable(f"by prompt length, {before} and {AFTER}: {title(one)}"), style="bold"))
-    console.print(_lengths(one, between=" " if console.width >= WIDE else "\n"))
+    print_table(console, _lengths(one, between=" " if console.width >= WIDE else "\n"))
     for figure in one.figures if drawn else ():
         _write_drawing(console, one, figure)
     if drawn:
         console.print(Text(printable(legend(one, before)), style="dim"))
     if any(figure.coefficients for figure in one.figures):
-        console.print(_coefficients(one, wide=console.width >= WIDE))
+        print_table(console, _coefficients(one, wide=console.width >= WIDE))
         console.print(Text(deviations(one), style="dim"))
     for line in sentences(one):
         console.print(Text(line, style="bold"))
@@ -262,7 +262,7 @@ def _write_configurations(console: Console, found: SweptSides) -> None:
     for one in found.configurations:
         cells = [cell(one.changes.get(key), between) for key in measured(found.configurations)]
         table.add_row(Text(printable(one.label)), *cells)
-    console.print(table)
+    print_table(console, table)
     for line in of_configurations(found.configurations):
         console.print(Text(printable(line), style="bold"))
 
