@@ -287,7 +287,7 @@ def test_the_number_is_also_taken_from_the_event(server, tmp_path):
     assert found.comments.endswith("/issues/12/comments")
 
 
-@pytest.mark.parametrize("options", [("--post=gitea",), ("--name=a --> b",), ("--output=no/such/file",)])
+@pytest.mark.parametrize("options", [("--post=gitea",), ("--name=a --> b",), ("--output=/dev/null/file",)])
 def test_wrong_usage_is_one_line(run, storage, options):
     run()
     result = infer(storage, "comment", *options)

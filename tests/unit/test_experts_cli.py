@@ -132,9 +132,10 @@ def test_a_census_on_stdout_is_alone_there(add, infer, capfd):
 def test_a_census_that_cannot_be_written_is_one_line(add, infer, tmp_path, monkeypatch, name):
     monkeypatch.setattr(dumps, "content", lambda counts: counts.tobytes())
     add()
+    tmp_path.joinpath("no").touch()
     result = infer("export", "latest", str(tmp_path / "no" / name))
     assert result.exit_code == 2
-    assert result.stderr.endswith(f"{name}: No such file or directory\n")
+    assert result.stderr.endswith(f"{name}: Not a directory\n")
 
 
 GOLDENS = {

@@ -261,13 +261,14 @@ def test_without_pyarrow_one_line_says_what_to_do(two, tmp_path, monkeypatch):
     [
         (("-o", "x.txt"), "csv, jsonl or parquet?"),
         (("--all", "1"), "leave out"),
-        (("-o", "nowhere/x.csv"), "cannot be written"),
+        (("-o", "file/x.csv"), "cannot be written"),
         (("--metric", "speed"), "speed"),
         (("7",), "no run '7'"),
     ],
 )
 def test_refusals_are_one_line(two, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("file").touch()
     result = export(two, *arguments)
     assert result.exit_code == 2
     assert result.output.count("\n") == 1

@@ -432,6 +432,11 @@ def test_an_output_that_is_a_pipe_is_written_into(tmp_path, through_a_link):
     assert named.is_symlink()
 
 
+def test_an_output_in_a_folder_that_is_not_there_makes_it(tmp_path):
+    publish(tmp_path / "a" / "b" / "x.csv")
+    assert (tmp_path / "a" / "b" / "x.csv").read_bytes() == b"new"
+
+
 def test_an_output_that_is_a_link_stays_one(tmp_path):
     there, gone = tmp_path / "there", tmp_path / "later"
     there.write_text("old")

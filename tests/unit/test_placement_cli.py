@@ -264,10 +264,11 @@ def test_without_a_budget_there_is_the_sweep(infer, add):
         ),
         (["--model", "./nowhere"], "./nowhere: no such folder"),
         (["7"], "no run '7' among the 1"),
-        (["--export", "no/such/folder.json"], "no/such/folder.json: No such file"),
+        (["--export", "config.ini/census.json"], "config.ini/census.json: Not a directory"),
     ],
 )
-def test_what_cannot_be_is_one_line(infer, add, arguments, line):
+def test_what_cannot_be_is_one_line(infer, add, tmp_path, arguments, line):
+    tmp_path.joinpath("config.ini").touch()
     add(*[experts()] * 2)
     result = infer(*arguments)
     assert result.exit_code == 2

@@ -83,14 +83,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def publishing(path: Path) -> Iterator[IO[bytes]]:
     """Open what a person named as an output, like `replacing`; a file keeps its mode, a new one has the umask's.
 
-    A link stays one, and its target is replaced. What is no regular file (a pipe, a device, this process's own
-    output) is written into.
+    Folders that it is to lie in are made. A link stays one, and its target is replaced. What is no regular file (a
+    pipe, a device, this process's own output) is written into.
     """
     if is_stream(path):
         with path.open("ab") as file:
             yield file
         return
     place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask()
     with replacing(place) as file:
         yield file

@@ -60,7 +60,6 @@ def write(
 def publish(path: Path, page: str) -> None:
     """Write a page to its file; raise StorageError where that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with files.publishing(path) as file:
             file.write(page.encode())
     except OSError as error:
