@@ -198,7 +198,8 @@ def test_a_sweep_of_dtypes_is_one_model_of_several_sizes(infer, storage, make_bl
     refused = infer(*budget)
     assert refused.exit_code == 2
     assert "several sizes (dtype=float32, dtype=bfloat16): choose with -k TEXT, or" in refused.stderr.splitlines()[-1]
-    assert "2 prompts, 20 tokens" in infer(*budget, "-k", "dtype=bfloat16").stdout
+    of_one = infer(*budget, "-k", "dtype=bfloat16").stdout.splitlines()[0]
+    assert of_one.endswith(" · toy bfloat16 · decode of 2 prompts, 20 tokens")
     shown = CliRunner().invoke(app, ["experts", f"--storage={storage.folder}", "--format=json"])
     assert json.loads(shown.stdout)["tokens"]["decode"] == 20
     assert json.loads(shown.stdout)["decode_step_bytes"] == []

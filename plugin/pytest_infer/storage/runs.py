@@ -359,7 +359,7 @@ def read(path: Path) -> Run:
         commit=None if commit.id in _NO_COMMIT else commit.id,
         branch=None if commit.branch in _NO_BRANCH else commit.branch,
         dirty=commit.dirty,
-        model=_models([model for model, _ in ours]),
+        model=model_names([model for model, _ in ours]),
         machine=_machine(machine) or file.machine_info.node,
         tests=len(ours) or len(file.benchmarks),
         plain=not any(block is not None for block in blocks) and bool(file.benchmarks),
@@ -377,8 +377,8 @@ def _moment(text: str) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _models(models: Sequence[schema.HeadModel]) -> str | None:
-    """Return the models of a run, each once; of many the first two."""
+def model_names(models: Sequence[schema.HeadModel | schema.Model]) -> str | None:
+    """Return the models of tests, each once; of many the first two."""
     named = (" ".join(part for part in (of.name, of.dtype) if part) for of in models)
     found = [*dict.fromkeys(filter(None, named))]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

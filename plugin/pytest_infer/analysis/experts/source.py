@@ -16,7 +16,7 @@ from pytest_infer.analysis.experts import recorded
 from pytest_infer.errors import StorageError
 from pytest_infer.metrics import experts
 from pytest_infer.records import ExpertSite
-from pytest_infer.storage.runs import Row, Run
+from pytest_infer.storage.runs import Row, Run, model_names
 from pytest_infer.storage.schema import Counts, Tokens, Usage
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def of_run(run: Run, rows: Sequence[Row]) -> UsageSource:
     work, cache = row.model.work, [one.metrics[_KV_CACHE].value for one in rows if _KV_CACHE in one.metrics]
     return UsageSource(
         label=run.label,
-        model=run.model or row.model.name,
+        model=model_names([one.model for one in rows]),
         path=run.path,
         prompts=tuple(recorded.prompts_of(run, rows)),
         parameter_bytes=row.model.parameter_bytes,
