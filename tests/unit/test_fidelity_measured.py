@@ -200,6 +200,16 @@ def test_router_choices_by_hand():
     assert found.experts_changed == pytest.approx(100 / (many[0] * sites))
     # Expert 5 took the place of expert 0: a weight of 0.75 that was 0.
     assert found.gate_shift == pytest.approx(0.75)
+    # A reference that went on for longer: what came then nobody of this side saw.
+    more, later = np.vstack([chosen, chosen[:2]]), np.vstack([gates, gates[:2]])
+    longer = replace(
+        ours,
+        decode_tokens=usage.decode_tokens + 2,
+        trace=(more.tobytes(),) * sites,
+        trace_weights=(later.tobytes(),) * sites,
+    )
+    again = measured.of_record(replace(record, reference=replace(record.reference, experts=longer)))
+    assert (again.experts_changed, again.gate_shift) == (found.experts_changed, found.gate_shift)
     dense = measured.of_record(replace(record, profile=replace(record.profile, experts=None)))
     assert dense.experts_changed is None
     assert dense.experts_absent

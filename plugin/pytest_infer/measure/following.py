@@ -55,8 +55,8 @@ def cut(reference: Reference, tokens: int) -> Reference:
     if len(reference.tokens) <= tokens:
         return reference
     scores = None if reference.scores is None else _cut(reference.scores, tokens)
-    # Its trace has positions that nobody generates.
-    return replace(reference, tokens=reference.tokens[:tokens], scores=scores, experts=None)
+    # Of its trace only the tokens that both sides saw are compared.
+    return replace(reference, tokens=reference.tokens[:tokens], scores=scores)
 
 
 def _cut(scores: Scores, positions: int) -> Scores:

@@ -7,7 +7,7 @@ import pytest
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError
 from pytest_infer.measure import following
-from pytest_infer.records import Reference, Scores
+from pytest_infer.records import ExpertUsage, Reference, Scores
 
 
 class Able(Engine):
@@ -18,6 +18,9 @@ class Able(Engine):
         self.given.append(token_ids)
 
 
+EXPERTS = ExpertUsage(
+    sites=(), prefill_tokens=2, decode_tokens=2, prefill=(), decode=(), check="passed", trace=(), trace_weights=()
+)
 OURS = Reference(name="0001", tokens=(1, 2, 3), free=(1, 2, 3))
 
 
@@ -81,10 +84,10 @@ def scores(sequences, positions, width):
 
 
 def test_a_reference_is_cut_to_a_limit():
-    whole = Reference(name="a", tokens=(4, 5, 6), free=(4, 5, 6), scores=scores(2, 3, 2))
+    whole = Reference(name="a", tokens=(4, 5, 6), free=(4, 5, 6), scores=scores(2, 3, 2), experts=EXPERTS)
     assert following.cut(whole, 3) is whole
     cut = following.cut(whole, 2)
-    assert cut.tokens == (4, 5)
+    assert (cut.tokens, cut.experts) == ((4, 5), EXPERTS)
     assert cut.scores.positions == 2
     assert struct.unpack("<4i", cut.scores.tokens) == (0, 1, 3, 4)
     assert struct.unpack("<4f", cut.scores.rest) == (50, 51, 53, 54)

@@ -202,7 +202,7 @@ def _notes(plan: PlacementPlan) -> Iterator[str]:
     else:
         yield "prefill reads an expert once for many tokens: its bytes and speed are not predicted"
     if not plan.traced:
-        yield "no LRU or LFU rates: they need a trace, which pytest bench --infer-experts=trace records"
+        yield "no LRU or LFU rates: they need a trace, which pytest bench --infer-experts=trace records (of no batch)"
 
 
 def _about_speed(plan: PlacementPlan) -> Iterator[str]:
