@@ -14,7 +14,7 @@ from pytest_infer.analysis.compare.verdicts import Exit, Verdict
 from pytest_infer.analysis.fidelity import measured, stored
 from pytest_infer.analysis.fidelity.measured import Told
 from pytest_infer.cli.main import app
-from pytest_infer.records import Quality
+from pytest_infer.records import Quality, TextScore
 from pytest_infer.report.compare import headline as headlines
 from pytest_infer.storage import block, runs, sidecar
 from pytest_infer.storage.runs import row_of
@@ -228,6 +228,28 @@ def test_output_of_other_work_is_no_regression_unless_it_parts(asked, fidelity, 
     found = judged(RowPair(before=before, after=after), "output:exact")[0]["output:exact"]
     assert found.verdict is verdict
     assert found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason"),
+    [
+        ({}, Verdict.REGRESSED, None),
+        ({"name": "copy.txt"}, Verdict.REGRESSED, None),
+        ({"sha256": "b" * 64}, Verdict.INCOMPARABLE, "differ: text aaaaaaaa → bbbbbbbb"),
+        ({"tokens": 8}, Verdict.INCOMPARABLE, "differ: text tokens 9 → 8"),
+        ({"window": 256, "stride": 128}, Verdict.INCOMPARABLE, "differ: windows 512/256 → 256/128"),
+    ],
+)
+def test_the_perplexity_of_another_text_is_incomparable(changes, verdict, reason):
+    text = TextScore(name="a.txt", sha256="a" * 64, tokens=9, nll=2.0, window=512, stride=256)
+    both = []
+    for one in (text, replace(text, nll=2.5, **changes)):
+        record = scored.record(LOGITS, test=TEST)
+        made = block.build(replace(record, profile=replace(record.profile, text=one)))
+        both.append(row_of(TEST, TEST, json.loads(json.dumps(made))))
+    before, after = both
+    found = judged(RowPair(before=before, after=after), "perplexity:1%")[0]["perplexity:1%"]
+    assert (found.verdict, found.reason) == (verdict, reason)
 
 
 def test_unequal_hashes_without_scores_stay_what_they_were():

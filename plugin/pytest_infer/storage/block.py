@@ -135,13 +135,17 @@ def _timeline(record: PromptRecord) -> dict[str, Any]:
 
 
 def _scores(record: PromptRecord) -> dict[str, Any]:
-    """Say what the sidecar holds of the scores."""
+    """Say what the sidecar holds of the scores, and of which text the perplexity is."""
     profile = record.profile
     if profile is None:
         return {"absent": record.profile_absent or "no profile round"}
+    text = profile.text
+    read = ("name", "sha256", "tokens", "window", "stride")
+    of_text = {} if text is None else {"text": {name: getattr(text, name) for name in read}}
     if profile.scores is None:
-        return {"absent": profile.scores_absent or "not recorded"}
-    return {name: getattr(profile.scores, name) for name in ("positions", "sequences", "width", "vocabulary")}
+        return {"absent": profile.scores_absent or "not recorded", **of_text}
+    kept = ("positions", "sequences", "width", "vocabulary")
+    return {name: getattr(profile.scores, name) for name in kept} | of_text
 
 
 def _reference(reference: Reference | None) -> dict[str, Any]:

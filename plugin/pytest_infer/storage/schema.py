@@ -257,14 +257,28 @@ class StoredTimeline(msgspec.Struct, frozen=True):
     not_read: dict[str, str] = {}
 
 
+class StoredText(msgspec.Struct, frozen=True):
+    """The text of a perplexity and its windows: `records.TextScore` as stored."""
+
+    name: str | None = None
+    sha256: str | None = None
+    tokens: int | None = None
+    window: int | None = None
+    stride: int | None = None
+
+
 class StoredScores(msgspec.Struct, frozen=True):
-    """What the sidecar holds of the scores of each generated position, or why there are none."""
+    """What the sidecar holds of the scores of each generated position, or why there are none.
+
+    Older versions did not store of which `text` the perplexity is.
+    """
 
     positions: int | None = None
     sequences: int | None = None
     width: int | None = None
     vocabulary: int | None = None
     absent: str | None = None
+    text: StoredText | None = None
 
 
 class StoredReference(msgspec.Struct, frozen=True):

@@ -228,7 +228,7 @@ def _without_noise(
         return _unmeasured(draft, metric, before, after)
     if want.exact or want.close or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
         return exact.judged(draft, pair, want, allowed)
-    differ = [*map(str, found), *_caches(metric, pair)]
+    differ = [*map(str, found), *_caches(metric, pair), *_texts(metric, pair)]
     if differ:
         return replace(draft, reason="differ: " + ", ".join(differ))
     return _question(draft, want, pair, before, after, spreads)
@@ -255,6 +255,16 @@ def _caches(metric: Metric, pair: RowPair) -> list[str]:
         return []
     states = [row.metrics["load_cache"].value for row in (pair.before, pair.after) if "load_cache" in row.metrics]
     return [f"load_cache {states[0]} → {states[1]}"] if len(set(states)) > 1 else []
+
+
+def _texts(metric: Metric, pair: RowPair) -> list[str]:
+    """Return how the texts of two perplexities differ, or the tokens and windows that they were read in."""
+    before, after = (row.scores.text for row in (pair.before, pair.after))
+    if metric.key != "perplexity" or before is None or after is None:
+        return []
+    facts = (("text", before.sha256, after.sha256), ("text tokens", before.tokens, after.tokens))
+    windows = ("windows", f"{before.window}/{before.stride}", f"{after.window}/{after.stride}")
+    return [f"{name} {str(a)[:8]} → {str(b)[:8]}" for name, a, b in (*facts, windows) if a != b]
 
 
 def _question(
