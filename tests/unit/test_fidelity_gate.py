@@ -252,6 +252,19 @@ def test_the_perplexity_of_another_text_is_incomparable(changes, verdict, reason
     assert (found.verdict, found.reason) == (verdict, reason)
 
 
+def test_the_perplexity_is_judged_where_the_outputs_differ():
+    before, after = (
+        replace(row, metrics=row.metrics | {"perplexity": Values(value=value)})
+        for row, value in zip(rows(OTHER, forced=False), (12.0, 13.0), strict=True)
+    )
+    found, _ = judged(RowPair(before=before, after=after), "perplexity:1%", "nll:1%", "ttft:1%")
+    assert [found[rule].verdict for rule in ("perplexity:1%", "nll:1%", "ttft:1%")] == [
+        Verdict.REGRESSED,
+        Verdict.INCOMPARABLE,
+        Verdict.INCOMPARABLE,
+    ]
+
+
 def test_unequal_hashes_without_scores_stay_what_they_were():
     before, after = rows(OTHER, forced=False)
     pair = RowPair(before=before, after=replace(after, fidelity=None), unscored="this run: switched off")

@@ -228,7 +228,7 @@ def _without_noise(
         return _unmeasured(draft, metric, before, after)
     if want.exact or want.close or metric.direction is Direction.EXACT or metric.unit is Unit.TEXT:
         return exact.judged(draft, pair, want, allowed)
-    differ = [*map(str, found), *_caches(metric, pair), *_texts(metric, pair)]
+    differ = [*_that_matter(metric, found), *_caches(metric, pair), *_texts(metric, pair)]
     if differ:
         return replace(draft, reason="differ: " + ", ".join(differ))
     return _question(draft, want, pair, before, after, spreads)
@@ -257,10 +257,19 @@ def _caches(metric: Metric, pair: RowPair) -> list[str]:
     return [f"load_cache {states[0]} → {states[1]}"] if len(set(states)) > 1 else []
 
 
+_PERPLEXITY = "perplexity"
+
+
+def _that_matter(metric: Metric, found: Iterable[fingerprint.Mismatch]) -> Iterable[str]:
+    """Return the differences that matter to a metric: a fixed text is read whatever was asked for and generated."""
+    other = ("workload", fingerprint.OUTPUT) if metric.key == _PERPLEXITY else ()
+    return [str(one) for one in found if one.kind not in other]
+
+
 def _texts(metric: Metric, pair: RowPair) -> list[str]:
     """Return how the texts of two perplexities differ, or the tokens and windows that they were read in."""
     before, after = (row.scores.text for row in (pair.before, pair.after))
-    if metric.key != "perplexity" or before is None or after is None:
+    if metric.key != _PERPLEXITY or before is None or after is None:
         return []
     facts = (("text", before.sha256, after.sha256), ("text tokens", before.tokens, after.tokens))
     windows = ("windows", f"{before.window}/{before.stride}", f"{after.window}/{after.stride}")
