@@ -94,6 +94,17 @@ def test_a_mark_only_where_it_shows(make, width):
     assert remark.startswith("! slowed: 1 of 4 rounds were disturbed (round 2: waited 12 %")
 
 
+def test_the_only_round_is_not_called_quiet_where_it_was_disturbed(make):
+    head = "machine busy, how much one round cannot show"
+    record = make([100], [0], repeated=3)
+    assert head in summary(record, verbose=False).splitlines()[0]
+    assert "one round cannot show it" in summary(record)
+    stored = results.result_of("t", schema.of_block(block.build(record), schema.WHOLE_BLOCK))
+    assert stored.unseen
+    for calm in (make([100], [], repeated=3), make([100, 101, 100, 102], [0, 1, 2, 3])):
+        assert "machine quiet but for moments" in summary(calm, verbose=False).splitlines()[0]
+
+
 def test_rounds_that_were_measured_again_have_no_mark(make):
     found = summary(make([100, 101, 100, 102], [], repeated=2))
     assert marked(found) == []

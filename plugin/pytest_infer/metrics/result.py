@@ -27,7 +27,8 @@ from pytest_infer.records import (
 class Result:
     """A test's metrics and what they belong to; `figures` holds every metric of the table by its key.
 
-    `quiet` are warnings of disturbed rounds that do not show in its times, which need no second look.
+    `quiet` are warnings of disturbed rounds that do not show in its times, which need no second look, or are `unseen`:
+    its only round was disturbed.
     `experts` has no trace; where usage was not recorded, it has no counts, for the reason in `experts_absent`.
     `breakdown` holds the phases whose steps were taken apart. `operators` has no trace: `trace` is the name of its
     file, which a run that is not stored has none of.
@@ -42,6 +43,7 @@ class Result:
     output: str
     warnings: tuple[MeasurementWarning, ...] = ()
     quiet: tuple[MeasurementWarning, ...] = ()
+    unseen: bool = False
     experts: ExpertUsage | None = None
     experts_absent: str | None = None
     ranks: Ranks | None = None
@@ -72,6 +74,7 @@ def of_record(record: PromptRecord, figures: Mapping[str, Summary] | None = None
         output=record.output.text,
         warnings=warnings,
         quiet=quiet,
+        unseen=scatter.unseen(shown["total_s"].rounds, disturbed),
         experts=None if usage is None else replace(usage, trace=None),
         experts_absent=profile.experts_absent if profile is not None else None,
         ranks=record.ranks,

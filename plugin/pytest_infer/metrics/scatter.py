@@ -31,6 +31,11 @@ def shows(totals: Sequence[float], disturbed: Collection[int]) -> bool:
     return 2 * statistics.stdev(totals) > WANTED * statistics.fmean(totals) * math.sqrt(len(totals))
 
 
+def unseen(totals: Sequence[float], disturbed: Collection[int]) -> bool:
+    """Return whether the only round was disturbed, so that nothing tells by how much."""
+    return len(totals) == 1 and bool(disturbed)
+
+
 class _Warning(Protocol):
     @property
     def kind(self) -> str: ...

@@ -75,6 +75,7 @@ def result_of(nodeid: str, block: WholeBlock) -> Result:
         output=(block.output.text or "") if block.output is not None else "",
         warnings=warnings,
         quiet=quiet,
+        unseen=scatter.unseen(*block.disturbed_totals),
         experts=usage_of(usage),
         # Where there was no profile round at all, nobody asked for experts.
         experts_absent=usage.absent if rounds.profile else None,
