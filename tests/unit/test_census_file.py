@@ -87,7 +87,7 @@ def test_a_census_of_a_census_is_the_same(infer, stored, tmp_path):
     assert "1 prompt" in infer("placement", "c.json", "--dense-on=cpu").stdout
 
 
-@pytest.mark.parametrize("layout", ["crlf", "bom", "tabs"])
+@pytest.mark.parametrize("layout", ["crlf", "bom", "tabs", "sorted"])
 def test_a_census_is_known_however_it_is_laid_out(infer, stored, tmp_path, layout):
     infer("experts", "export", "latest", "a.json", stored)
     held = tmp_path.joinpath("a.json").read_bytes()
@@ -96,6 +96,7 @@ def test_a_census_is_known_however_it_is_laid_out(infer, stored, tmp_path, layou
         "crlf": held.replace(b"\n", b"\r\n"),
         "bom": codecs.BOM_UTF8 + held,
         "tabs": json.dumps(json.loads(held), indent="\t").encode(),
+        "sorted": json.dumps(json.loads(held), sort_keys=True).encode(),
     }
     tmp_path.joinpath("b.json").write_bytes(others[layout])
     said = [infer("experts", name).stdout for name in ("a.json", "b.json")]

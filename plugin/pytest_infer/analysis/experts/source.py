@@ -176,16 +176,26 @@ def _read(path: Path) -> CensusFile:
     return held
 
 
+class _Keys(msgspec.Struct, frozen=True):
+    """What a census has and no run."""
+
+    sites: msgspec.Raw
+    prompts: msgspec.Raw
+
+
 def is_census(path: Path) -> bool:
-    """Return whether a file is a census, by its first key, however it is laid out; a run file begins otherwise."""
+    """Return whether a file is a census, however it is laid out: by its first key, or where that is another by all."""
     if path.suffix != ".json" or not untrusted.is_file(path):
         return False
     try:
         with untrusted.opened(path) as file:
-            begin = file.read(64).removeprefix(codecs.BOM_UTF8)
-            return b"".join(begin.split()).startswith(b'{"schema":')
-    except OSError:
+            begin = b"".join(file.read(64).removeprefix(codecs.BOM_UTF8).split())
+        if begin.startswith((b'{"schema":', b'{"machine_info":')):
+            return begin.startswith(b'{"schema":')
+        untrusted.decode(msgspec.json.Decoder(_Keys), untrusted.read(path, untrusted.RUN_BYTES))
+    except (OSError, untrusted.Damaged):
         return False
+    return True
 
 
 def _census(sites: tuple[ExpertSite, ...], one: CarriedPrompt) -> Census:
