@@ -211,6 +211,17 @@ def test_the_tables_of_a_test(record):
     assert re.search(r"^together, at one moment +4\.00 MiB +2\.00 KiB +512 B$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("width", [40, 60])
+def test_narrow_tables_of_a_test_cut_no_figure_and_no_title_where_the_table_ends(record, width):
+    found = Operators(prefill=phase(MM, steps=1, peaks={"experts": 2048}), decode=phase(ADD, peaks={"KV cache": 512}))
+    of_model = dataclasses.replace(record, model=dataclasses.replace(record.model, work=WORK))
+    text = told(with_operators(of_model, found), width=width)
+    assert re.search(r" 6\.00 ms 100 %$", text, re.MULTILINE)
+    assert re.search(r"^experts +1\.00 MiB", text, re.MULTILINE)
+    weights_alone = told(with_operators(of_model, None), width=60)
+    assert re.search(r"^guide: memory by role; KV cache at the end \S+ \S+$", weights_alone, re.MULTILINE)
+
+
 def test_an_accelerators_time_is_beside_the_hosts(record):
     text = told(with_operators(record, Operators(decode=phase(MM, device=0.003))))
     assert re.search(r"self time +on the device$", text, re.MULTILINE)

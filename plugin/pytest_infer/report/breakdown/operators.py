@@ -12,9 +12,9 @@ from rich.text import Text
 from pytest_infer.analysis.breakdown import memory
 from pytest_infer.metrics.breakdown import DECODE, PREFILL
 from pytest_infer.metrics.result import Result
-from pytest_infer.records import PhaseOperators
+from pytest_infer.records import Operators, PhaseOperators
 from pytest_infer.report.breakdown.terminal import percent
-from pytest_infer.report.text import printable
+from pytest_infer.report.text import print_table, printable
 from pytest_infer.units import NONE, Unit, show, significant, size
 
 _LEAST, _NAMED, _ROWS = 2, 3, 10
@@ -75,18 +75,27 @@ def write(console: Console, result: Result, title: str) -> None:
     phases = {} if operators is None else {PREFILL: operators.prefill, DECODE: operators.decode}
     for name, phase in phases.items():
         if phase is not None:
-            console.print(_operators(f"{title}: operators, {name}", phase))
+            steps = f"mean of {phase.steps} steps" if phase.steps > 1 else "1 step"
+            _title(console, f"{title}: operators, {name}, {steps}")
+            console.print(_operators(phase))
     rows = memory.by_role(result)
     if rows:
-        console.print(_memory(result, rows, title))
+        cache = result.figures["kv_cache_bytes"].value
+        kept = f"; KV cache at the end {size(cache)}" if isinstance(cache, int | float) else ""
+        _title(console, f"{title}: memory by role{kept}")
+        print_table(console, _memory(operators, rows))
     if operators is not None and operators.peaks_absent:
         console.print(Text(printable(f"no activations: {operators.peaks_absent}"), style="dim"))
 
 
-def _operators(title: str, phase: PhaseOperators) -> Table:
+def _title(console: Console, title: str) -> None:
+    # Not the table's own, which is wrapped where the table ends.
+    console.print(Text(printable(title), style="dim"))
+
+
+def _operators(phase: PhaseOperators) -> Table:
     device = phase.device_s is not None
-    steps = f"mean of {phase.steps} steps" if phase.steps > 1 else "1 step"
-    table = _table(f"{title}, {steps}", (*_HEADS, "on the device") if device else _HEADS, left=3)
+    table = _table((*_HEADS, "on the device") if device else _HEADS, left=3)
     for row in phase.operators[:_ROWS]:
         share = f" {percent(row.self_s / phase.self_s if phase.self_s else 0.0)}"
         name = row.name.removeprefix("aten::")
@@ -95,13 +104,11 @@ def _operators(title: str, phase: PhaseOperators) -> Table:
     return table
 
 
-def _memory(result: Result, rows: Sequence[memory.RoleMemory], title: str) -> Table:
-    cache, operators = result.figures["kv_cache_bytes"].value, result.operators
-    kept = f"; KV cache at the end {size(cache)}" if isinstance(cache, int | float) else ""
+def _memory(operators: Operators | None, rows: Sequence[memory.RoleMemory]) -> Table:
     phases = None if operators is None else (operators.prefill, operators.decode)
     recorded = phases is not None and any(phase is not None and phase.peaks for phase in phases)
     heads = ("role", "weights", *(("most in prefill", "most in decode") if recorded else ()))
-    table = _table(f"{title}: memory by role{kept}", heads, left=1)
+    table = _table(heads, left=1)
     for row in rows:
         peaks = [row.prefill_peak, row.decode_peak] if recorded else []
         if row.parameter_bytes or any(peaks):
@@ -113,8 +120,8 @@ def _memory(result: Result, rows: Sequence[memory.RoleMemory], title: str) -> Ta
     return table
 
 
-def _table(title: str, heads: Sequence[str], *, left: int) -> Table:
-    table = Table(title=printable(title), title_justify="left", title_style="dim", box=None, pad_edge=False)
+def _table(heads: Sequence[str], *, left: int) -> Table:
+    table = Table(box=None, pad_edge=False)
     for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(head, justify="left" if number < left else "right", overflow="fold", no_wrap=number >= left)
     return table
