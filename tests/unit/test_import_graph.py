@@ -154,7 +154,9 @@ def imports_of(module, path):
     return found
 
 
-IMPORTS = [found for module, path in modules().items() for found in imports_of(module, path)]
+@cache
+def imports():
+    return [found for module, path in modules().items() for found in imports_of(module, path)]
 
 
 def room_of(module):
@@ -168,7 +170,7 @@ def within(target, allowed):
 
 def test_there_is_something_to_walk():
     assert {room_of(module) for module in modules()} == set(ROOMS)
-    assert len(IMPORTS) > 100
+    assert len(imports()) > 100
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path):
@@ -218,7 +220,7 @@ def test_the_arrows_themselves(module, target, allowed):
 
 @pytest.mark.parametrize("module", sorted(LIGHT))
 def test_what_every_pytest_run_loads_loads_nothing_else(module):
-    found = {i.target for i in IMPORTS if i.module == module and not i.lazy and not i.typing}
+    found = {i.target for i in imports() if i.module == module and not i.lazy and not i.typing}
     ours = {target.removeprefix("pytest_infer.") for target in found if target.startswith("pytest_infer")}
     assert not [target for target in ours if not within(target, LIGHT)]
     assert not {target.partition(".")[0] for target in found} - sys.stdlib_module_names - {"pytest", "pytest_infer"}
@@ -227,7 +229,7 @@ def test_what_every_pytest_run_loads_loads_nothing_else(module):
 @pytest.mark.parametrize("room", sorted(ROOMS), ids=lambda room: room or "package")
 def test_imports_run_upward_only(room):
     wrong = []
-    for found in IMPORTS:
+    for found in imports():
         if room_of(found.module) != room or not found.target.startswith("pytest_infer"):
             continue
         target = found.target.removeprefix("pytest_infer").lstrip(".")
@@ -237,12 +239,12 @@ def test_imports_run_upward_only(room):
 
 
 def test_pytest_is_imported_by_its_face_and_the_bridge_only():
-    found = {i.module for i in IMPORTS if i.target.partition(".")[0] in PYTEST}
+    found = {i.module for i in imports() if i.target.partition(".")[0] in PYTEST}
     assert not [module for module in found if not module.startswith(PYTEST_IN)]
 
 
 def test_the_report_uses_pytest_for_types_only():
-    found = [i for i in IMPORTS if i.module == SUMMARY and i.target.partition(".")[0] in PYTEST]
+    found = [i for i in imports() if i.module == SUMMARY and i.target.partition(".")[0] in PYTEST]
     assert found, "the rule can go when the report names no pytest type"
     assert all(i.typing for i in found)
 
@@ -258,21 +260,21 @@ def test_a_subject_has_one_word_in_analysis_report_and_cli(word):
 
 def test_the_report_and_the_commands_compute_nothing():
     # Whoever needs these computes a figure, which analysis/ and metrics/ are for.
-    found = {i.module for i in IMPORTS if i.target.partition(".")[0] in {"numpy", "scipy", "statistics", "math"}}
+    found = {i.module for i in imports() if i.target.partition(".")[0] in {"numpy", "scipy", "statistics", "math"}}
     assert not [module for module in found if room_of(module) in ("report", "cli")]
 
 
 def test_torch_is_imported_where_models_run_only():
     wrong = [
         f"{i.module}:{i.line}"
-        for i in IMPORTS
+        for i in imports()
         if i.target.partition(".")[0] in TORCH and not i.module.startswith(TORCH_IN)
     ]
     assert not wrong
 
 
 def test_the_profile_round_imports_torch_for_types_only():
-    found = [i for i in IMPORTS if i.module == "measure.profile_round" and i.target.partition(".")[0] in TORCH]
+    found = [i for i in imports() if i.module == "measure.profile_round" and i.target.partition(".")[0] in TORCH]
     assert found, "the rule can go when it names no torch type"
     assert all(i.typing for i in found)
 
@@ -307,14 +309,14 @@ def test_the_command_line_reaches_no_torch_and_no_pytest_face():
         if module in reached:
             continue
         reached.add(module)
-        names = [i.target.removeprefix("pytest_infer.") for i in IMPORTS if i.module == module and not i.lazy]
+        names = [i.target.removeprefix("pytest_infer.") for i in imports() if i.module == module and not i.lazy]
         left += [name for target in names for name in (target, target.rpartition(".")[0]) if name in modules()]
     assert not [module for module in reached if within(module, FACE)]
-    assert not [i for i in IMPORTS if i.module in reached and not i.lazy and i.target.partition(".")[0] in TORCH]
+    assert not [i for i in imports() if i.module in reached and not i.lazy and i.target.partition(".")[0] in TORCH]
 
 
 def test_the_source_root_is_not_imported_through():
-    assert not [i for i in IMPORTS if i.target.partition(".")[0] == "plugin"]
+    assert not [i for i in imports() if i.target.partition(".")[0] == "plugin"]
     assert not (PACKAGE.parent / "__init__.py").exists()
 
 
