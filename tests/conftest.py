@@ -38,6 +38,10 @@ def pytest_collection_finish(session):
     """Hold collecting to seconds: what needs torch imports it when a test of it begins (real/lazily.py)."""
     if loaded := {"torch", "transformers"} & set(sys.modules):
         raise pytest.UsageError(f"collecting the tests imported {', '.join(sorted(loaded))}: see tests/real/lazily.py")
+    # Tests write a module anew within the second and to the byte by which a compiled one is taken for it.
+    # Not before: pytest compiles our modules its own way, and every process that a test starts would again.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_sessionstart():
@@ -46,9 +50,6 @@ def pytest_sessionstart():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
-    # Tests write a module anew within the second and to the byte by which a compiled one is taken for it.
-    sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.hookimpl(optionalhook=True)
