@@ -159,6 +159,7 @@ def imports():
     return [found for module, path in modules().items() for found in imports_of(module, path)]
 
 
+@cache
 def room_of(module):
     """Return the room that a module lies in: the longest name in ROOMS that it begins with."""
     return max((room for room in ROOMS if within(module, {room})), key=len, default=module.partition(".")[0])
