@@ -205,9 +205,9 @@ def _plain_environment(pytester, monkeypatch):
     """Keep the outer run's own options and colours, and what depends on the machine, out of the inner ones."""
     # A disturbed round is measured again, which no test can foresee that counts rounds or looks for warnings.
     # After `pytester`, which takes the variable away.
-    # Hypothesis takes half a second to load in every process, and no inner test uses it.
+    # Hypothesis takes half a second to load in every process, anyio a tenth of that, and no inner test uses either.
     # As an ini key: with an option a run begins earlier, which no user's does who types none.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-o infer_repeat_disturbed=0 -p no:hypothesispytest")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-o infer_repeat_disturbed=0 -p no:hypothesispytest -p no:anyio")
     monkeypatch.setenv("NO_COLOR", "1")
 
 
