@@ -7,7 +7,10 @@ import pytest
 
 ROOMS = ("unit", "plugin", "real")
 """Last what loads torch: a full collection of garbage then takes 0.3 s, and every inner run makes some."""
-LONGEST = ("test_readme.py", "test_expert_matrix.py", "test_against.py", "test_safety.py", "test_sweeps.py")
+LONGEST = (
+    "test_tutorial.py", "test_smollm2.py", "test_readme.py", "test_bench_models.py", "test_expert_matrix.py",
+    "test_against.py", "test_safety.py", "test_sweeps.py",
+)  # fmt: skip
 HANGS_S = 1200.0
 """No test takes so long on any machine; one that does waits for what never comes."""
 
