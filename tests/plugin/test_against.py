@@ -1025,6 +1025,42 @@ def test_an_engine_that_takes_no_turns_of_a_token(repository, monkeypatch, added
         assert len(before.rounds) == len(after.rounds) == 2 * turns.rounds == 10
 
 
+@pytest.mark.parametrize(
+    ("slip", "line"),
+    [
+        # Only in a pass of one token; in what the record is made of.
+        ("begin = Scripted.generate\nScripted.generate = lambda *given: begin(*given) if given[2].max_new_tokens > 1 "
+         "else 1 // 0", "*ZeroDivisionError*(in HEAD*"),
+        ("Scripted.varied = lambda self: True", "*Engine.varied gives a bool, neither a text nor None (in HEAD*"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_an_engine_is_told_before_much_is_measured(repository, slip, line):
+    conftest = repository.path / "conftest.py"
+    plain = conftest.read_text()
+    conftest.write_text(f"{plain}\n{slip}\n")
+    repository.commit()
+    conftest.write_text(plain)
+    result, run = judged(repository, "--infer-gate=off")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines([line])
+    assert run.pairs == {}
+    # One launch was started; its rounds are a warm-up, a whole one and a short one, on either side.
+    assert [what for _, what, _ in repository.events()].count("load") == 2
+    assert len(repository.turns()) <= 2 * 2 * 3
+    gone(repository)
+
+
+@pytest.mark.parametrize("takes", [1, None])
+def test_whether_an_engine_takes_turns_may_be_told_by_what_is_true(repository, takes):
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(f"{conftest.read_text()}\nScripted.takes_turns = lambda self: {takes}\n")
+    repository.commit()
+    result, run = judged(repository, "--infer-gate=off", "-kfirst")
+    result.assert_outcomes(passed=1)
+    (turns,) = run.turns.values()
+    assert bool(turns.ratios) is bool(takes)
+
+
 def test_a_prompt_that_is_slow_is_measured_in_fewer_launches(timeless):
     timeless.speed(delay=0.05)
     timeless.commit()

@@ -34,6 +34,17 @@ def test_a_description_is_a_model_info(found):
         answers.model(found, "Engine.load")
 
 
+@pytest.mark.parametrize(("found", "kept"), [(None, None), ("a nonce", "a nonce"), ("half \ud83d", "half ?")])
+def test_words_are_a_text_that_can_be_written_or_none(found, kept):
+    assert answers.words(found, "Engine.varied") == kept
+
+
+@pytest.mark.parametrize("found", [True, b"a nonce", ["a nonce"]])
+def test_what_is_no_text_is_named(found):
+    with pytest.raises(EngineError, match=r"Engine\.varied gives a (bool|bytes|list), neither a text nor None"):
+        answers.words(found, "Engine.varied")
+
+
 @pytest.mark.parametrize("found", [(1, 2), array.array("q", [1, 2]), range(1, 3)])
 def test_ids_may_come_as_any_row_of_whole_numbers(found):
     assert answers.ids(found) == [1, 2]

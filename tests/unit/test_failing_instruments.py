@@ -99,6 +99,15 @@ def test_pytests_own_exit_is_one_too(system):
         measured(Ticking(fails_in=3, error=pytest.exit.Exception("enough")), system)
 
 
+def test_a_reason_that_is_no_text_costs_the_reason_alone(system):
+    engine = Ticking()
+    engine.experts_absent = engine.scores_absent = lambda: 7
+    profile = measured(engine, system).profile
+    said = "gives a int, neither a text nor None"
+    assert profile.experts_absent == profile.nonfinite_logits.reason == f"EngineError: Engine.experts_absent {said}"
+    assert profile.scores_absent == f"EngineError: Engine.scores_absent {said}"
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_module_that_takes_no_hook_costs_its_logits_alone(system, error):
     class Module:

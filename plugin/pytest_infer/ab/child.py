@@ -134,9 +134,9 @@ class Child(Here):
         on_device = accelerator.share()
         self._send(
             protocol.Begun(
-                turns=self._baton is not None and engine.takes_turns(),
-                windows=engine.continues() and task.runner.limits.sequences == 1,
-                follows=engine.follows(),
+                turns=self._baton is not None and bool(engine.takes_turns()),
+                windows=bool(engine.continues()) and task.runner.limits.sequences == 1,
+                follows=bool(engine.follows()),
                 vocabulary=task.vocabulary,
                 threads=task.threads,
                 private_bytes=_whole(memory.footprint()[1]),

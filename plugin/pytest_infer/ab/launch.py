@@ -101,9 +101,13 @@ class Launch:
     def _forget(self) -> None:
         self.pairs, self.passes, self.first_tokens, self.strayed, self._like = [], [], [], 0, None
 
-    def take_turns(self, asked: protocol.TakeTurns) -> tuple[protocol.TookTurns, protocol.TookTurns]:
+    def take_turns(
+        self, asked: protocol.TakeTurns, *, counts: bool = True
+    ) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
         self._let(asked)
+        # Cores are shifted with every second number: of one that does not count no later pass sees anything.
+        self._turns += not counts
         return self.before.took_turns(), self.after.took_turns()
 
     def take_apart(self, asked: protocol.TakeTurns) -> tuple[protocol.TookApart, protocol.TookApart]:

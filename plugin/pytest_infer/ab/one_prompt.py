@@ -89,13 +89,15 @@ class OnePrompt:
         return whole, found
 
     def _first_pair(self, begun: tuple[protocol.Begun, protocol.Begun], first: Launch) -> None:
-        """Run a pair of whole rounds in the first launch, which tells what the prompt costs."""
+        """Run a pair of whole rounds in the first launch, which tells what the prompt costs, and a short pass."""
         self._threads = most_threads(*(one.threads for one in begun))
         self._takes_turns = all(one.turns for one in begun)
         first.warm_up(self._plan.warmup)
         first.time(CoreSchedule(self._threads).of(0), after_first=False)
         first.holds = sum(one.private_bytes or 0 for one in begun)
         self._windows = self._takes_turns and all(one.windows for one in begun) and first.tells_tokens
+        if self._takes_turns:
+            passes.try_out(first, self._threads)
 
     def _begin_others(self, nodeid: str, used: Sequence[Launch], whole: int) -> None:
         """Begin in the other launches; the first `whole` of all are to have whole rounds."""

@@ -261,6 +261,11 @@ def _run(launch: Launch, how: protocol.TakeTurns, cycle: Sequence[tuple[bool, di
         launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
 
 
+def try_out(launch: Launch, threads: int | None) -> None:
+    """Run one token on both sides, which does not count: what only a short pass shows is told before all others."""
+    launch.take_turns(replace(asked(threads), tokens=1), counts=False)
+
+
 def warm_up(launch: Launch, threads: int | None) -> None:
     """Run a few tokens on both sides, which do not count."""
     launch.take_turns(replace(asked(threads), tokens=WARM_TOKENS))

@@ -26,6 +26,18 @@ def model(found: object, whose: str) -> ModelInfo:
     return found
 
 
+def words(found: object, whose: str) -> str | None:
+    """Return a text, or None where there is none; raise EngineError for what is neither."""
+    if found is not None and not isinstance(found, str):
+        raise EngineError(f"{whose} gives a {type(found).__name__}, neither a text nor None")
+    return None if found is None else untrusted.writable(found)
+
+
+def varied(engine: Engine) -> str | None:
+    """Return why the rounds of a prompt differ, None where they do not; raise EngineError for what is no text."""
+    return words(engine.varied(), "Engine.varied")
+
+
 def text(engine: Engine, token_ids: Sequence[int]) -> str:
     """Return the text of ids, halves of characters replaced, which nothing can write; raise TypeError for no text."""
     return untrusted.writable(engine.decode(token_ids))

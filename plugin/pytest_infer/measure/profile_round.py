@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_infer import untrusted
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import ExpertCaptureError
-from pytest_infer.measure import logits
+from pytest_infer.measure import answers, logits
 from pytest_infer.measure.counters import memory
 from pytest_infer.measure.counters.kernel_files import growth
 from pytest_infer.measure.counters.snapshot import SystemCounters
@@ -62,7 +62,7 @@ def profile_round(
                     instruments.enter_context(recorder.recording(prompt_tokens=prompt_tokens, trace=trace and one))
                 except Exception as error:  # noqa: BLE001 - of whatever the model's modules are
                     recorder, experts_absent = None, _told(error)
-            seen = instruments.enter_context(logits.watching(engine.logits_module(), engine.experts_absent()))
+            seen = instruments.enter_context(logits.watching(engine.logits_module(), _no_experts(engine)))
             window = None if timeline is None else instruments.enter_context(timeline.sampling())
             raw = run()
         cache_bytes = _cache_bytes(engine)
@@ -106,9 +106,16 @@ def _cache_bytes(engine: Engine) -> Reading:
 
 def _scores(engine: Engine) -> tuple[Scores | None, str | None]:
     try:
-        return engine.scores(), engine.scores_absent()
+        return engine.scores(), answers.words(engine.scores_absent(), "Engine.scores_absent")
     except Exception as error:  # noqa: BLE001 - as above
         return None, _told(error)
+
+
+def _no_experts(engine: Engine) -> str:
+    try:
+        return answers.words(engine.experts_absent(), "Engine.experts_absent") or "the engine does not say why"
+    except Exception as error:  # noqa: BLE001 - as above
+        return _told(error)
 
 
 def _told(error: Exception) -> str:
@@ -121,7 +128,7 @@ def _recorder(engine: Engine) -> tuple[ExpertRecorder | None, str | None]:
     try:
         module = engine.experts_module()
         if module is None:
-            return None, engine.experts_absent()
+            return None, _no_experts(engine)
         # Imported late: the only part of the loop that needs torch.
         from pytest_infer.measure.experts.recorder import ExpertRecorder  # noqa: PLC0415
 

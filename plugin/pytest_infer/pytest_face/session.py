@@ -226,6 +226,8 @@ class InferSession:
     ) -> PromptRecord:
         """Run a prompt's rounds and return their record."""
         ids, tokenize_s = prompt_tokens.encode(engine, prompt, configuration.settings)
+        # A slip in what the record is made of is told before anything is measured.
+        answers.varied(engine)
         once = self.bridge.disabled
         here = self._described(model, engine, once=once)
         task = self._task(nodeid, prompt, ids, engine, model, here, configuration)
@@ -275,7 +277,7 @@ class InferSession:
 
     def _output(self, nodeid: str, engine: Engine, measured: rounds.Measured) -> Output:
         """Return what the engine generates freely, whatever it followed."""
-        reference, varied = measured.reference, engine.varied()
+        reference, varied = measured.reference, answers.varied(engine)
         difference = None if varied else warnings.first_difference(measured.rounds)
         said = measured.rounds[0].trace.said if reference is None or not reference.free else reference.free
         return Output(
