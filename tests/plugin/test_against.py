@@ -1317,6 +1317,43 @@ def test_a_launch_that_breaks_costs_one_prompt_and_another_takes_its_place(repos
     assert all(len(turns.ratios["step"]) == 2 for turns in run.turns.values())
 
 
+RAISES = """
+def raising(self, prompt_ids, limits, clock):
+    for token in range(1, 1 + min(3, limits.max_new_tokens)):
+        if token > speed.GOOD and len(prompt_ids) == 2 and type(clock).__name__ == "TurnClock":
+            raise ValueError(f"no token {token}")
+        clock.tick([token])
+    return StopReason.LENGTH
+
+Scripted.generate = raising
+Scripted.load = lambda self: ModelInfo(name="scripted", engine="scripted", threads=speed.THREADS)
+"""
+
+
+@pytest.mark.parametrize(("base", "ours", "threads"), [(0, 9, 1), (9, 1, 1), (2, 1, 1), (1, 9, 2), (9, 0, 2)])
+def test_a_side_that_raises_in_a_turn_costs_one_prompt_and_no_launch(repository, base, ours, threads):
+    # With two threads the other side is stopped meanwhile. The pass of one token of the first launch is as it should.
+    path = repository.path
+    path.joinpath("conftest.py").write_text(path.joinpath("conftest.py").read_text() + RAISES)
+    path.joinpath("prompts.toml").write_text(THREE)
+    for good in (base, ours):
+        path.joinpath("speed.py").write_text(f"GOOD, THREADS = {good}, {threads}\n")
+        if good is base:
+            repository.commit()
+    keep, watch = Keep(), Watch(repository.log)
+    result = repository.pytester.runpytest("--infer-against=HEAD", *TOKEN, "--infer-gate=off", plugins=[keep, watch])
+    result.assert_outcomes(passed=2, failed=1)
+    side, good = ("HEAD (", base) if base < 9 else ("this checkout", ours)
+    said = f"test_suite.py::test_prompt[second] failed in call: ValueError: no token {good + 1} (in {side}"
+    assert list(watch.why) == ["second"]
+    assert watch.why["second"].startswith(said)
+    assert "\n" not in watch.why["second"]
+    assert [name.partition("[")[2] for name in keep.run.pairs] == ["first]", "third]"]
+    assert all(len(turns.ratios["step"]) == 2 for turns in keep.run.turns.values())
+    result.stdout.no_fnmatch_line("! *")
+    gone(repository)
+
+
 SLOW = ("--infer-min-pairs=1000", "--infer-no-profile")
 
 
