@@ -6,15 +6,17 @@ import pytest
 
 from pytest_infer.ab import launches
 from pytest_infer.ab.protocol import Begun
+from pytest_infer.errors import AgainstError
 
 GIB = 2**30
 
 
 class Memory:
-    """A machine's memory, of which each launch holds what its model takes."""
+    """A machine's memory, of which each launch holds what its model takes, and room for some processes."""
 
     def __init__(self, total):
         self.total, self.open = total, []
+        self.processes, self.refused = 100, 0
 
     def available_bytes(self):
         return self.total - sum(launch.holds for launch in self.open)
@@ -40,7 +42,14 @@ def machine(monkeypatch):
         live=SimpleNamespace(show=lambda line: None),
     )
     loop = launches.Launches(session, None)
-    loop._launch = lambda: Launch(memory)
+
+    def launch():
+        if len(memory.open) >= memory.processes:
+            memory.refused += 1
+            raise AgainstError("python cannot be started: Resource temporarily unavailable")
+        return Launch(memory)
+
+    loop._launch = launch
 
     def test_with(model, in_time=8, **device):
         """Measure a test whose model takes so much in a launch; return how many launches have loaded it."""
@@ -52,6 +61,7 @@ def machine(monkeypatch):
         return len(used)
 
     loop._launches.append(Launch(memory))
+    test_with.memory = memory
     return test_with, notes
 
 
@@ -88,3 +98,15 @@ def test_launches_that_fit_main_memory_may_not_fit_the_card(machine):
     notes.clear()
     assert measure(1 * GIB, device_bytes=16 * GIB, device_free=4 * GIB) == 3  # they are there
     assert measure(1 * GIB, device_bytes=GIB, device_free=100 * GIB) == 8
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_launch_that_cannot_be_started_is_told_once_and_the_others_measure(machine, processes):
+    measure, notes = machine
+    measure.memory.processes = processes
+    assert [measure(1 * GIB) for _ in range(3)] == [processes] * 3
+    assert measure.memory.refused == 1
+    assert notes == [
+        f"! {processes} of 8 launches started: how far they differ is known less well: "
+        "python cannot be started: Resource temporarily unavailable"
+    ]

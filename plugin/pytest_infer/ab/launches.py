@@ -159,7 +159,15 @@ class Launches:
         wanted = self._fitting_device(wanted, begun)
         while len(self._launches) < wanted:
             self._session.live.show(f"starting launch {len(self._launches) + 1} of {wanted} …")
-            self._launches.append(self._launch())
+            try:
+                self._launches.append(self._launch())
+            except AgainstError as error:
+                # It would be so at every prompt.
+                self._session.note(
+                    f"! {len(self._launches)} of {wanted} launches started: how far they differ is known less well: "
+                    f"{error}"
+                )
+                self._wanted = wanted = len(self._launches)
         return self._launches[:wanted]
 
     def _fitting(self, wanted: int, need: int, room: float) -> int:
