@@ -1317,6 +1317,24 @@ def test_a_launch_that_breaks_costs_one_prompt_and_another_takes_its_place(repos
     assert all(len(turns.ratios["step"]) == 2 for turns in run.turns.values())
 
 
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_one_side_cannot_load_is_told_while_the_other_loads(repository, ours):
+    path = repository.path
+    load = "Scripted.load = lambda self: time.sleep(600) if (SIDE == 'B') is not {ours} else 1 // 0"
+    path.joinpath("conftest.py").write_text(f"{path.joinpath('conftest.py').read_text()}\n{load.format(ours=ours)}\n")
+    repository.commit()
+    keep, watch = Keep(), Watch(repository.log)
+    begun = time.monotonic()
+    repository.pytester.runpytest("--infer-against=HEAD", *TOKEN, "--infer-gate=off", "-x", plugins=[keep, watch])
+    assert time.monotonic() - begun < 300
+    assert list(watch.why) == ["first"]
+    assert (
+        f"ZeroDivisionError: integer division or modulo by zero (in {'this' if ours else 'HEAD'}" in watch.why["first"]
+    )
+    assert children(repository) == []
+    gone(repository)
+
+
 RAISES = """
 def raising(self, prompt_ids, limits, clock):
     for token in range(1, 1 + min(3, limits.max_new_tokens)):

@@ -143,6 +143,11 @@ class ChildProcess:
         return self._open is not None
 
     @property
+    def loading(self) -> bool:
+        """Whether the test has not come to its first round."""
+        return self.running and self._begun is None
+
+    @property
     def broken(self) -> bool:
         """Whether the child cannot go on."""
         return self._broken is not None

@@ -45,13 +45,18 @@ class Launch:
         self._forget()
         self.before.go(nodeid)
         self.after.go(nodeid)
+        after = None
+        while not self.before.says(LOOK_S):
+            # What one cannot load is told before the other has loaded.
+            if after is None and self.after.says(0):
+                after = self.after.begun()
         try:
             before = self.before.begun()
         except SkippedError:
             # This side goes on alone.
-            self.after.begun()
+            after = after or self.after.begun()
             raise
-        begun = before, self.after.begun()
+        begun = before, after or self.after.begun()
         # A single thread sleeps in its read; of several, those that are idle spin.
         self._stops = any(one.threads != 1 for one in begun)
         return begun
@@ -152,13 +157,17 @@ class Launch:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""
         return rounds.rounds_to_keep([disturbed(pair) for pair in self.pairs], each)
 
-    def abandon(self) -> str | None:
-        """End the test on both sides, at the same time, without a record; return why one cannot go on, if so."""
+    def abandon(self, *, loading: bool = True) -> str | None:
+        """End the test on both sides, at the same time, without a record; return why one cannot go on, if so.
+
+        Without `loading` what still loads its model is waited for when the next test begins.
+        """
         try:
             for side in (self.before, self.after):
                 side.abandon()
             for side in (self.before, self.after):
-                side.abandoned()
+                if loading or not side.loading:
+                    side.abandoned()
         except AgainstError as error:
             return str(error)
         return None

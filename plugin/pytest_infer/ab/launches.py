@@ -92,10 +92,11 @@ class Launches:
                 return self._alone(nodeid, plan)
             whole, found = one.measure(nodeid, begun, self._launches[0], self._used)
             return self._finish(nodeid, whole, found)
-        except (Exception, pytest.fail.Exception):
+        except (Exception, pytest.fail.Exception) as error:
             # A limit on the test's time, perhaps: no later test is to wait for what hangs.
+            loading = not isinstance(error, AgainstError)
             for launch in self._launches:
-                if not launch.broken and (why := launch.abandon()) is not None:
+                if not launch.broken and (why := launch.abandon(loading=loading)) is not None:
                     self._session.note(f"! {why}")
             raise
         finally:
