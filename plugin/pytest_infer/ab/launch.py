@@ -89,6 +89,11 @@ class Launch:
         return all(len(one.token_ids) == sum(one.tick_sizes) for one in traces)
 
     @property
+    def ticks_alike(self) -> bool:
+        """Return whether both sides' first whole rounds returned as many tokens at each tick, as far as both go."""
+        return all(a == b for a, b in zip(*(one.trace.tick_sizes for one in self.like), strict=False))
+
+    @property
     def like(self) -> tuple[Round, Round]:
         """Return the whole rounds whose tokens passes generate, too."""
         return self._like or self.pairs[0]

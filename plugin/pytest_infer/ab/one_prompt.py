@@ -40,6 +40,7 @@ class OnePrompt:
         # What the sides can do is known when the first launch has begun.
         self._threads: int | None = None
         self._takes_turns = self._windows = False
+        self._no_turns: str | None = None
 
     def begin(self, nodeid: str, first: Launch) -> tuple[protocol.Begun, protocol.Begun]:
         """Begin in the first launch; raise SkippedError where a side skips it."""
@@ -91,9 +92,14 @@ class OnePrompt:
     def _first_pair(self, begun: tuple[protocol.Begun, protocol.Begun], first: Launch) -> None:
         """Run a pair of whole rounds in the first launch, which tells what the prompt costs, and a short pass."""
         self._threads = most_threads(*(one.threads for one in begun))
-        self._takes_turns = all(one.turns for one in begun)
         first.warm_up(self._plan.warmup)
         first.time(CoreSchedule(self._threads).of(0), after_first=False)
+        if not all(one.turns for one in begun):
+            self._no_turns = "this engine takes no turns of a token"
+        elif not first.ticks_alike:
+            # A turn of several tokens against one of a single token says nothing of the time per token.
+            self._no_turns = "one side returns more tokens at once than the other"
+        self._takes_turns = self._no_turns is None
         first.holds = sum(one.private_bytes or 0 for one in begun)
         self._windows = self._takes_turns and all(one.windows for one in begun) and first.tells_tokens
         if self._takes_turns:
@@ -188,7 +194,7 @@ class OnePrompt:
 
     def _more(self, used: Sequence[Launch], each: int, left_s: float) -> Turns:
         """Run more whole rounds until they are settled or the time is up."""
-        self._session.note(f"{self._info.name}: this engine takes no turns of a token: whole rounds were compared")
+        self._session.note(f"{self._info.name}: {self._no_turns}: whole rounds were compared")
         settings, started = self._settings, time.monotonic()
         while True:
             pairs = [launch.pairs[number] for launch in used for number in launch.kept(each)]
