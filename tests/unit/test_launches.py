@@ -276,18 +276,21 @@ def test_a_pass_that_generates_other_tokens_is_counted():
     first = Pass(start_ns=0, stamps_ns=(1,), tick_sizes=(1,), token_ids=(7,))
     launch = Launch(serial=0, before=None, after=None, pairs=[(rounds, rounds)])
     took = [protocol.TookTurns(taken=one, wall_ns=1) for one in (*half, first)]
-    launch.keep((took[0], took[0]), first_token=False)
-    launch.keep((took[2], took[2]), first_token=True)
+    launch.keep((took[0], took[0]))
+    launch.keep((took[2], took[2]), tokens=1)
     assert launch.strayed == 0
-    launch.keep((took[0], took[1]), first_token=False)
+    launch.keep((took[0], took[1]))
     assert launch.strayed == 1
     # Behind the first token come the other two.
     later = protocol.TookTurns(taken=Pass(start_ns=0, stamps_ns=(1, 2), tick_sizes=(1, 1), token_ids=(8, 9)), wall_ns=1)
-    launch.keep((later, later), first_token=False, skip=1)
+    launch.keep((later, later), tokens=2, skip=1)
     assert launch.strayed == 1
-    launch.keep((later, later), first_token=False)
+    launch.keep((later, later))
     assert launch.strayed == 3
-    assert len(launch.passes) == 4
+    # One that ends early has other tokens, too.
+    launch.keep((took[0], took[2]))
+    assert launch.strayed == 4
+    assert len(launch.passes) == 5
     assert len(launch.first_tokens) == 1
 
 

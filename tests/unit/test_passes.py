@@ -218,8 +218,8 @@ class Recorded:
         self.asked.append((asked.begins, asked.tokens, asked.skip))
         return (protocol.TookTurns(taken=one, wall_ns=1),) * 2
 
-    def keep(self, took, *, first_token, skip=None):
-        (self.first_tokens if first_token else self.passes).append(tuple(half.taken for half in took))
+    def keep(self, took, *, tokens=None, skip=None):
+        (self.first_tokens if tokens == 1 else self.passes).append(tuple(half.taken for half in took))
 
 
 def test_who_begins_a_window_differs_from_launch_to_launch():

@@ -145,13 +145,17 @@ class Launch:
                     side.end_with(partner)
 
     def keep(
-        self, took: tuple[protocol.TookTurns, protocol.TookTurns], *, first_token: bool, skip: int | None = None
+        self,
+        took: tuple[protocol.TookTurns, protocol.TookTurns],
+        *,
+        tokens: int | None = None,
+        skip: int | None = None,
     ) -> None:
-        """Keep a pass, which was of the first token only or not, and began behind so many tokens."""
+        """Keep a pass, which was of so many tokens, or all, and began behind so many."""
         one = took[0].taken, took[1].taken
-        (self.first_tokens if first_token else self.passes).append(one)
+        (self.first_tokens if tokens == 1 else self.passes).append(one)
         for half, whole in zip(one, self.like, strict=True):
-            self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][: len(half.token_ids)]
+            self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][:tokens]
 
     def finish(self, keep: tuple[int, ...]) -> tuple[tuple[PromptRecord, str | None], tuple[PromptRecord, str | None]]:
         """End the test on both sides; return the record of each, the commit's first, and why it did not pass after

@@ -258,7 +258,7 @@ def _run(launch: Launch, how: protocol.TakeTurns, cycle: Sequence[tuple[bool, di
     """Run the passes of a cycle, and keep them."""
     for begins, of in cycle:
         one = replace(how, begins=begins, **of)
-        launch.keep(launch.take_turns(one), first_token=one.tokens == 1, skip=one.skip)
+        launch.keep(launch.take_turns(one), tokens=one.tokens, skip=one.skip)
 
 
 def try_out(launch: Launch, threads: int | None) -> None:
