@@ -1061,6 +1061,24 @@ def test_whether_an_engine_takes_turns_may_be_told_by_what_is_true(repository, t
     assert bool(turns.ratios) is bool(takes)
 
 
+@pytest.mark.parametrize("turns", ["round", "token"])
+def test_what_fails_beside_the_timed_rounds_is_told_with_its_side(repository, turns):
+    slips = "Scripted.decode = lambda self, token_ids: None\nScripted.keep_scores = lambda self, **how: 1 // 0"
+    conftest = repository.path / "conftest.py"
+    conftest.write_text(f"{conftest.read_text()}\n{slips}\n")
+    repository.commit()
+    few = ("--infer-launches=1", "--infer-time=1s", "--infer-max-rounds=2", "--infer-min-pairs=2", EACH_ONCE)
+    result, run = repository.run("--infer-against=HEAD", f"--infer-turns={turns}", *few, "-kfirst")
+    result.assert_outcomes(passed=1)
+    profiled = "the profile round failed: ZeroDivisionError: integer division or modulo by zero"
+    decoded = "Engine.decode failed: TypeError: "
+    told = [line.removeprefix("! test_suite.py::test_prompt[first]: ") for line in run.notes if line.startswith("! ")]
+    for side in ("HEAD", "this checkout") if turns == "token" else ("HEAD",):
+        for what in (profiled, decoded):
+            (line,) = [line for line in told if line.startswith(what) and f"(in {side}" in line]
+            assert "; what was timed is kept" in line
+
+
 AT_ONCE = """
 def generate(self, prompt_ids, limits, clock):
     self.starts(clock)

@@ -248,8 +248,10 @@ class Child(Here):
             return protocol.TookApart(absent=observed.absent)
 
     def finished(self, record: PromptRecord) -> None:
-        """Send the record."""
-        self._send(protocol.FinishedTest(record=record, foreign=self._foreign()))
+        """Send the record, with what failed beside the timed rounds."""
+        told = [line for line in self._session.notes if line.startswith(f"! {record.nodeid}: ")]
+        notes = tuple(map(untrusted.writable, told))
+        self._send(protocol.FinishedTest(record=record, foreign=self._foreign(), notes=notes))
 
     # the connection
 

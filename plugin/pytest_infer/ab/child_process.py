@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -56,9 +56,14 @@ class ChildProcess:
     same line is raised ever after.
     """
 
-    def __init__(self, command: Command, ends: tuple[int, int] | None = None) -> None:
-        """Start it; `ends` are those of the pipes with which it takes turns of a token, to be closed by the caller."""
-        self._name = command.name
+    def __init__(
+        self, command: Command, ends: tuple[int, int] | None = None, note: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """Start it; `ends` are those of the pipes with which it takes turns of a token, to be closed by the caller.
+
+        `note` takes lines for the summary.
+        """
+        self._name, self._note = command.name, note
         self._broken: str | None = None
         self._open: str | None = None
         self._begun: float | None = None
@@ -228,6 +233,8 @@ class ChildProcess:
         self._send(protocol.Finish(keep=keep))
         finished = self._expect(protocol.FinishedTest)
         self._verify(finished.foreign)
+        for line in finished.notes:
+            self._note(f"{line} (in {self._name})")
         ended = self._receive()
         if not isinstance(ended, protocol.Ended):
             raise self._fail(f"{self._name} sent {type(ended).__name__} at the end of a test")

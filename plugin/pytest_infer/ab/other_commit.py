@@ -100,7 +100,7 @@ class OtherCommit:
             checkout=None if self._self else str(checkout),
             worktree=None if self._self else str(worktree),
         )
-        process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends)
+        process = ChildProcess(self._command(imports.Move(checkout, worktree)), ends, self._session.note)
         try:
             process.greet(hello)
             self._missing_in(process.ready(), planned)
@@ -115,7 +115,8 @@ class OtherCommit:
     def start_own(self, ends: tuple[int, int]) -> ChildProcess:
         """Start this checkout in a process of its own, as the other side is; `ChildProcess.ready` waits for it."""
         root = self._config.rootpath.resolve()
-        return ChildProcess(replace(self._command(imports.Move(root, root)), name="this checkout"), ends)
+        command = replace(self._command(imports.Move(root, root)), name="this checkout")
+        return ChildProcess(command, ends, self._session.note)
 
     def ended(self, nodeid: str, why: str | None) -> None:
         """Note why a test did not pass on the other side after it was measured there, if it did not."""

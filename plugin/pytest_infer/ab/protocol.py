@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_infer.records import Pass, PassParts, PromptRecord, Reference, Round, TokenTrace
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raise it with every change of a message: with an interpreter of its own the other side may have another version."""
 
 
@@ -187,10 +187,11 @@ class Instrumented(WireMessage, frozen=True, kw_only=True):
 
 
 class FinishedTest(WireMessage, frozen=True, kw_only=True):
-    """The record of the prompt, and what was imported from the parent's checkout."""
+    """The record of the prompt, what was imported from the parent's checkout, and lines of what failed."""
 
     record: PromptRecord
     foreign: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class Ended(WireMessage, frozen=True, kw_only=True):
