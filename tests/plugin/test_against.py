@@ -1079,6 +1079,19 @@ def test_what_fails_beside_the_timed_rounds_is_told_with_its_side(repository, tu
             assert "; what was timed is kept" in line
 
 
+def test_an_engine_that_does_not_follow_what_it_is_given_is_told(repository):
+    conftest, speed = (repository.path / name for name in ("conftest.py", "speed.py"))
+    conftest.write_text(f"{conftest.read_text()}{FOLLOWS}\nScripted.follow = lambda self, token_ids: None\n")
+    conftest.write_text(conftest.read_text().replace("self.starts(clock)", "pass"))
+    for shift in (0, 1):
+        speed.write_text(f"{SPEED.format(delay=0.0, before='pass')}\nSHIFT = {shift}\n")
+        if not shift:
+            repository.commit()
+    result, _ = judged(repository, "--infer-gate=off", "-kfirst")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*was given 3 tokens by Engine.follow and left them at number 1 (in this checkout)"])
+
+
 AT_ONCE = """
 def generate(self, prompt_ids, limits, clock):
     self.starts(clock)

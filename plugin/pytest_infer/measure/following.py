@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from pytest_infer.engines.base import Engine
-from pytest_infer.records import Reference, Scores
+from pytest_infer.errors import EngineError
+from pytest_infer.records import Reference, Scores, TokenTrace
 
 CANNOT = "the engine cannot follow given tokens"
 MOST_TRACED = 2048
@@ -17,6 +19,15 @@ def steer(engine: Engine, follow: Sequence[int] | None) -> None:
     """Let the next rounds of an engine follow these tokens, or none any more."""
     if follow is not None or engine.follows():
         engine.follow(follow)
+
+
+def obeyed(trace: TokenTrace, follow: Sequence[int] | None) -> None:
+    """Raise EngineError where a round was given tokens to follow and told others: it did other work."""
+    if follow is None or not trace.token_ids or trace.token_ids == tuple(follow):
+        return
+    both = enumerate(zip_longest(trace.token_ids, follow))
+    place = next(number for number, (told, given) in both if told != given)
+    raise EngineError(f"the engine was given {len(follow)} tokens by Engine.follow and left them at number {place + 1}")
 
 
 def unknown(tokens: Sequence[int], vocabulary: int | None) -> str | None:

@@ -100,6 +100,7 @@ class Runner:
         """Run a timed round, which generates the tokens given if any are, and say whether it was disturbed."""
         following.steer(self.engine, follow)
         raw = timed_round(self.engine, self.asking, self.limits, self.system)
+        following.obeyed(raw.trace, follow)
         return replace(raw, disturbed=disturbance.reasons(raw.counters, self.usable_cores))
 
     def in_turns(

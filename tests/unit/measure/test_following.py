@@ -7,7 +7,7 @@ import pytest
 from pytest_infer.engines.base import Engine
 from pytest_infer.errors import EngineError
 from pytest_infer.measure import following
-from pytest_infer.records import ExpertUsage, Reference, Scores
+from pytest_infer.records import ExpertUsage, Reference, Scores, TokenTrace
 
 
 class Able(Engine):
@@ -92,3 +92,14 @@ def test_a_reference_is_cut_to_a_limit():
     assert struct.unpack("<4i", cut.scores.tokens) == (0, 1, 3, 4)
     assert struct.unpack("<4f", cut.scores.rest) == (50, 51, 53, 54)
     assert struct.unpack("<8i", cut.scores.top_ids) == (0, 1, 2, 3, 6, 7, 8, 9)
+
+
+@pytest.mark.parametrize(("told", "place"), [((1, 2, 4), 3), ((2, 3, 4), 1), ((1, 2), 3), ((1, 2, 3, 4), 4)])
+def test_a_round_that_leaves_what_it_was_given_is_an_error(told, place):
+    trace = TokenTrace(
+        prompt_tokens=1, requested_tokens=9, start_ns=0, stamps_ns=told, tick_sizes=(1,) * len(told), token_ids=told
+    )
+    with pytest.raises(EngineError, match=f"was given 3 tokens by Engine.follow and left them at number {place}$"):
+        following.obeyed(trace, (1, 2, 3))
+    following.obeyed(trace, told)
+    following.obeyed(trace, None)
