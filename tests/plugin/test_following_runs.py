@@ -313,6 +313,18 @@ def test_engines_that_cannot_follow_are_compared_as_before(commits, way):
         assert (ours.reference.timed, ours.reference.problem) == (False, following.CANNOT)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_side_is_not_asked_for_is_not_followed(commits, way):
+    suite_of = commits(first=0)
+    prompts = suite_of.path / "prompts.toml"
+    prompts.write_text(prompts.read_text().replace("max_new_tokens = 3", "max_new_tokens = 2"))
+    result, run = suite_of.kept("--infer-against=HEAD", "-kfirst", *WAYS[way])
+    result.assert_outcomes(passed=1)
+    ((base, ours),) = run.pairs.values()
+    assert (base.rounds[-1].trace.token_ids, ours.rounds[-1].trace.token_ids) == ((0, 1, 2), (0, 1))
+    assert ours.reference.problem == "the sides are asked for other numbers of tokens"
+
+
 def test_no_files_are_left(commits, monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setenv("TMPDIR", str(folder))

@@ -107,3 +107,5 @@ def test_whose_tokens_they_are():
     assert "did not tell all" in divergence.of("main", [1, -1], [1], follow=True, vocabulary=9).problem
     assert "token 9 is none of the model's 9" in divergence.of("main", [1, 9], [1], follow=True, vocabulary=9).problem
     assert divergence.of("main", [1, 2], [1, 3], follow=False).problem == following.CANNOT
+    assert "other numbers of tokens" in divergence.of("main", [1, 2], [1], follow=True, asked=(2, 1)).problem
+    assert divergence.of("main", [1, 2], [1, 2], follow=True, asked=(9, 8)).problem is None

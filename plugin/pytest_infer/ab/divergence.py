@@ -16,17 +16,26 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2**22
 """So many numbers of a side are read at once: 16 MB."""
+_OTHER_LIMITS = "the sides are asked for other numbers of tokens"
 
 
 def of(
-    name: str, tokens: Sequence[int], others: Sequence[int], *, follow: bool, vocabulary: int | None = None
+    name: str,
+    tokens: Sequence[int],
+    others: Sequence[int],
+    *,
+    follow: bool,
+    vocabulary: int | None = None,
+    asked: Sequence[int] = (),
 ) -> Reference:
     """Return the reference that the base's tokens are to both sides; `others` are those of this checkout.
 
-    `follow` says whether both engines can follow, and `vocabulary` how many ids this checkout's model knows. What
-    cannot be followed matters only if the tokens differ.
+    `follow` says whether both engines can follow, `vocabulary` how many ids this checkout's model knows, and `asked`
+    how many tokens each side is to generate. What cannot be followed matters only if the tokens differ.
     """
     problem = following.unknown(tokens, vocabulary) if follow else following.CANNOT
+    if len(set(asked)) > 1:
+        problem = _OTHER_LIMITS
     same = tuple(tokens) == tuple(others)
     return Reference(name=name, tokens=tuple(tokens), free=tuple(tokens), problem=None if same else problem)
 

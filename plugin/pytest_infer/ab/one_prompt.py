@@ -137,9 +137,10 @@ class OnePrompt:
         most_s = max(most_s, parts.whole * parts.rounds * self._planned(used[0]).pair_s) if self._windows else math.inf
         self._whole_rounds(whole, parts.rounds, self._plan.repeat, most_s)
         able = all(one.follows for one in begun)
-        tokens, others = (one.trace.token_ids for one in used[0].pairs[0])
-        known = begun[1].vocabulary
-        reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known)
+        traces = [one.trace for one in used[0].pairs[0]]
+        tokens, others = (one.token_ids for one in traces)
+        known, limits = begun[1].vocabulary, [one.requested_tokens for one in traces]
+        reference = divergence.of(self._commit.name, tokens, others, follow=able, vocabulary=known, asked=limits)
         if able and reference.problem is None and any(launch.differs_from(tokens) for launch in used):
             # Times of different work say nothing: both sides do the base's.
             for launch in used:

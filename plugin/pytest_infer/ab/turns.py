@@ -123,8 +123,10 @@ class LockStep(Here):
                 pair = self._pair(task, base, cores.of(len(pairs)), following.timed(reference), ours_first=ours_first)
                 if reference is None:
                     theirs, own = (one.trace.token_ids for one in pair)
-                    known = task.vocabulary
-                    reference = divergence.of(self._other.name, theirs, own, follow=follow, vocabulary=known)
+                    known, limits = task.vocabulary, [one.trace.requested_tokens for one in pair]
+                    reference = divergence.of(
+                        self._other.name, theirs, own, follow=follow, vocabulary=known, asked=limits
+                    )
                     reference = following.decide(reference, task.runner.engine, own)
                     if reference.timed:
                         base.follow(reference)
@@ -193,8 +195,9 @@ class Sequential(Here):
         if base is not None:
             first = base.rounds[0]
             tokens, known = first.trace.token_ids, task.vocabulary
+            limits = (first.trace.requested_tokens, task.runner.limits.max_new_tokens)
             # What this checkout generates is not known yet.
-            reference = divergence.of(self._other.name, tokens, (), follow=True, vocabulary=known)
+            reference = divergence.of(self._other.name, tokens, (), follow=True, vocabulary=known, asked=limits)
             traced = plan.trace or (plan.experts and divergence.traceable(first))
             plan = replace(plan, reference=reference, trace=traced)
         return rounds.measure(task.runner, plan, task.watch)
