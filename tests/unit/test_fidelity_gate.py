@@ -204,8 +204,8 @@ def test_bounds_of_distances_need_something_to_compare_with():
     assert not gate.needs_baseline(rules.parse(["perplexity<=12"]))
 
 
-def distance(logits):
-    sides = [scored.record(one).profile.scores for one in (logits, scored.around(logits, ROUNDING))]
+def distance(logits, by=ROUNDING):
+    sides = [scored.record(one).profile.scores for one in (logits, scored.around(logits, by))]
     return measured.between(*(Told(scores=one, pieces={}) for one in sides), "the earlier run")
 
 
@@ -217,8 +217,9 @@ def distance(logits):
         (SHORTER, None, Verdict.INCOMPARABLE, "differ: limits "),
         (SHORTER, distance(near_tie()), Verdict.REGRESSED, "differs, and must not"),
         ({"content_sha256": "e" * 64}, None, Verdict.INCOMPARABLE, "differ: prompt "),
+        (SHORTER, distance(LOGITS, FAULT), Verdict.INCOMPARABLE, "differ: limits "),
     ],
-    ids=["same work", "shorter", "not scored", "parted before the shorter ends", "edited"],
+    ids=["same work", "shorter", "not scored", "parted before the shorter ends", "edited", "shorter and far"],
 )
 def test_output_of_other_work_is_no_regression_unless_it_parts(asked, fidelity, verdict, reason):
     before, after = rows(ROUNDING, forced=False)

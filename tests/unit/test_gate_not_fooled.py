@@ -1,5 +1,6 @@
 """What a gate must not pass: another run in the candidate's place, itself, failed tests, rules about nothing."""
 
+import errno
 import os
 from datetime import UTC, datetime
 
@@ -121,11 +122,34 @@ def test_the_run_before_one_that_was_killed_is_not_gated_for_it(storage, make_bl
     for _ in range(2):
         storage.add([make_block()])
     result = gate("latest", *BOUNDS)
-    assert (result.exit_code, "a run that began after 0002" in result.stderr) == (code, code == 2)
+    assert (result.exit_code, "a run begun after 0002" in result.stderr) == (code, code == 2)
     assert gate("2", *BOUNDS).exit_code == 0
     # One that is still being measured is nobody's newest run.
     with FileLock(journal.with_suffix(".lock")):
         assert gate("latest", *BOUNDS).exit_code == 0
+
+
+def test_an_interrupted_run_that_was_stored_hides_no_run_of_another_branch(storage, make_block, gate):
+    storage.add([make_block()])
+    journal = storage.folder / ".journal" / "20260101-000130-7-abcdef.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("")
+    storage.add([make_block()], branch="mine")
+    assert gate("main", *BOUNDS).exit_code == 0
+
+
+def test_a_run_that_another_user_may_be_measuring_is_nobodys_newest(storage, make_block, gate, monkeypatch):
+    def acquire(self, **kwargs):
+        raise PermissionError(errno.EACCES, "of another user")
+
+    storage.add([make_block()])
+    journal = storage.folder / ".journal" / "20260101-000130-7-abcdef.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("")
+    assert gate("latest", *BOUNDS).exit_code == 2
+    journal.with_suffix(".lock").touch()
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert gate("latest", *BOUNDS).exit_code == 0
 
 
 @pytest.mark.parametrize("against", ["latest", "branch:main", "main", "2", "commit:cccc"])

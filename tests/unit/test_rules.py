@@ -170,6 +170,7 @@ def test_nothing_gives_the_default(lines):
         ("hottest_experts:5%", "hottest_experts has no noise"),
         ("rss_file:5%", "rss_file_bytes is neither better high nor low; give a bound"),
         ("ttft:drift<0.1", "drift is about experts: write experts:drift<0.02"),
+        ("experts:drift<=1", "drift is a share of the selections, at most 1: write 0.02 for 2 %"),
         ("experts:drift<2", "drift is a share of the selections, at most 1: write 0.02 for 2 %"),
         ("experts:5%", "drift is about experts"),
         ("experts:exact", "drift is about experts"),

@@ -95,7 +95,7 @@ def test_a_mark_only_where_it_shows(make, width):
 
 
 def test_the_only_round_is_not_called_quiet_where_it_was_disturbed(make):
-    head = "machine busy, how much one round cannot show"
+    head = "machine busy: one round cannot show how much"
     record = make([100], [0], repeated=3)
     assert head in summary(record, verbose=False).splitlines()[0]
     assert "one round cannot show it" in summary(record)

@@ -78,7 +78,8 @@ def print_table(on: Console, table: Table, spare: Sequence[str] = ()) -> None:
     """
     gap = table.padding[1] + table.padding[3]
     wide = sum(_whole(one) + gap for one in table.columns) - gap > on.width
-    on.print(_narrowed(table, spare, on.width, gap) if wide else table)
+    # The last column has no gap behind it.
+    on.print(_narrowed(table, spare, on.width + gap, gap) if wide else table)
 
 
 def _narrowed(table: Table, spare: Sequence[str], width: int, gap: int) -> Table:

@@ -74,7 +74,7 @@ class History:
         return found
 
     def _doubts(self, how: str, found: Run, selector: str) -> Iterator[str]:
-        """Yield why a run may not be the newest of those that a selector fits, and what to do."""
+        """Yield what may be a newer run that a selector fits, and what to do about it."""
         for path in self.newer_unread(found):
             if how != "number" or _has_number(path, selector.rpartition(":")[2]):
                 yield f"{path.name} is newer than {found.label} and cannot be read: mend it"
@@ -87,8 +87,10 @@ class History:
             same = other.branch == found.branch if how == "branch" else other.commit == found.commit
             if (same or how == "latest") and other.time < found.time and _is_numbered_after(other.path, found.path):
                 yield f"{other.label} has a higher number than {found.label} and an earlier time: measure again"
-        if journal.left_since(self.folder, found.time):
-            yield f"a run that began after {found.label} was interrupted: go on with it (--infer-resume), measure again"
+        # One that was stored nevertheless, as after Ctrl-C, began before its time.
+        newest = max(self.runs, key=lambda run: run.time)
+        if journal.left_since(self.folder, newest.time):
+            yield f"a run begun after {newest.label} was interrupted: go on with it (--infer-resume), measure again"
 
     def _named(self, selector: str) -> tuple[str, Run]:
         """Return the run, and by which kind of name it was found."""

@@ -173,7 +173,7 @@ def left_since(storage: Path, moment: datetime) -> bool:
     # Not by the files' times, which a copy of the folder has anew.
     since = f"{moment:{_BEGUN}}"
     newer = (path for path in (storage / FOLDER).glob("*.jsonl") if path.name[: len(since)] > since)
-    return any(not _is_running(path) for path in newer)
+    return any(not _is_running(path, others=True) for path in newer)
 
 
 def _clean(folder: Path, empty: Iterable[Path]) -> None:
@@ -208,7 +208,8 @@ def _lock_of(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
-def _is_running(path: Path) -> bool:
+def _is_running(path: Path, *, others: bool = False) -> bool:
+    """Return whether a run writes a journal; `others` is what is said of those of other users."""
     lock = _lock_of(path)
     if not lock.exists():
         return False
@@ -217,6 +218,9 @@ def _is_running(path: Path) -> bool:
             return False
     except Timeout:
         return True
+    except PermissionError:
+        # Another user's, who alone can tell.
+        return others
     except (OSError, NotImplementedError):
         # No locks here, so nobody holds this one.
         return False

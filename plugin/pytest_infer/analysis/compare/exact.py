@@ -34,7 +34,7 @@ _COUNTS = ("generated_tokens", "total_tokens")
 def judged(draft: Judgement, pair: RowPair, want: Wanted, allowed: Collection[str]) -> Judgement:
     """Return the judgement of a figure that has no noise; `draft` holds both values."""
     if want.metric.key == OUTPUT:
-        return _of_same_work(_output(draft, want, pair, allowed), pair)
+        return _of_same_work(_output(draft, want, pair, allowed), want, pair)
     if want.metric.key in _COUNTS:
         before, after = _free(pair.before, draft.before), _free(pair.after, draft.after)
         if before is None or after is None:
@@ -83,11 +83,11 @@ def _output(draft: Judgement, want: Wanted, pair: RowPair, allowed: Collection[s
     return replace(decided, verdict=None, reason=None) if want.rule is None and near and not same else decided
 
 
-def _of_same_work(decided: Judgement, pair: RowPair) -> Judgement:
+def _of_same_work(decided: Judgement, want: Wanted, pair: RowPair) -> Judgement:
     """Return other output of another text, or that may but end elsewhere by other limits, as incomparable."""
     found = pair.after.fidelity
-    # Of one text, a token that differs, or a distance, is there whatever the limits are.
-    told = found is not None and (found.split is not None or pair.close is False)
+    # Of one text, a token that differs, or the distance that a rule asks for, is there whatever the limits are.
+    told = found is not None and (found.split is not None or (want.close and pair.close is False))
     differ = None if told else fingerprint.other_work(pair.before, pair.after)
     if decided.verdict is not Verdict.REGRESSED or differ is None:
         return decided

@@ -185,7 +185,7 @@ def _rule(text: str) -> Rule:
         if part["name"] != EXPERTS or part["drift"] is None:
             raise OptionError(f"gate rule {text!r}: drift is about experts: write experts:drift<0.02")
         limit, inclusive = _number(text, part["drift"]), part["upto"] == "="
-        if limit > 1:
+        if limit > 1 or (limit == 1 and inclusive):
             raise OptionError(f"gate rule {text!r}: drift is a share of the selections, at most 1: write 0.02 for 2 %")
         return Rule(text=text, form=Form.DRIFT, metric=None, limit=limit, inclusive=inclusive, prompt=part["prompt"])
     try:

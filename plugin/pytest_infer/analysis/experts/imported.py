@@ -140,7 +140,7 @@ def _ids(given: Any, sites: tuple[ExpertSite, ...], where: str) -> _Ids:
     if not ids.size:
         return np.empty((0, *shape), dtype=np.int64)
     if ids.dtype.kind not in "iu":
-        raise StorageError(f"{where}: routed experts that are no whole numbers of 64 bits")
+        raise StorageError(f"{where}: routed experts that are no whole numbers")
     if ids.ndim != 3 or ids.shape[1:] != shape:
         raise StorageError(
             f"{where}: routed experts of shape {ids.shape}, and the model has {shape[0]} layers, top {shape[1]}"

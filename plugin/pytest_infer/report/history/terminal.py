@@ -60,7 +60,7 @@ def _cells(run: Run, names: Sequence[str]) -> tuple[str, ...]:
         f"{run.time:%Y-%m-%d %H:%M}",
         f"{(run.commit or NONE)[:8]}{'+' if run.dirty else ''}",
         run.branch or NONE,
-        f"{run.tests}{f' (+{len(run.failed)} failed)' if run.failed else ''}",
+        f"{run.tests}{f' (+{len(run.broken)} failed)' if run.broken else ''}",
         run.model or ("plain" if run.plain else NONE),
         run.machine or NONE,
         run.gate.result if run.gate is not None else NONE,

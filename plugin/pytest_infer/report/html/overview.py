@@ -29,8 +29,8 @@ _PHASES = {"tokenize_s": "tokenise", "prefill_s": "prefill", "decode_s": "decode
 
 def section(stored: StoredRun, advice: Sequence[Advice]) -> Section:
     """Return the overview of a run."""
-    missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.failed]
-    missing += [f"{test} was not measured." for test in stored.run.unmeasured]
+    missing = [f"{test} failed after it was measured: its row is kept apart." for test in stored.run.broken]
+    missing += [f"{test} was not measured." for test in stored.run.lost]
     left_out = [Item(title="Not in this report", text=tuple(missing))] if missing else []
     tests = stored.tests
     if not tests:

@@ -150,7 +150,7 @@ def _heads(results: Sequence[Result], apart: Sequence[str]) -> Iterator[Text]:
     if disturbed:
         yield head.append(f"machine busy in {disturbed} of {_counted(results)}", style="yellow")
     elif any(r.unseen for r in results):
-        yield head.append("machine busy, how much one round cannot show", style="yellow")
+        yield head.append("machine busy: one round cannot show how much", style="yellow")
     else:
         yield head.append("machine quiet" if not any(r.quiet for r in results) else "machine quiet but for moments")
 
