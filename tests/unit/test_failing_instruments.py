@@ -106,6 +106,9 @@ def test_a_reason_that_is_no_text_costs_the_reason_alone(system):
     said = "gives a int, neither a text nor None"
     assert profile.experts_absent == profile.nonfinite_logits.reason == f"EngineError: Engine.experts_absent {said}"
     assert profile.scores_absent == f"EngineError: Engine.scores_absent {said}"
+    engine.scores = lambda: "kept"
+    profile = measured(engine, system).profile
+    assert (profile.scores, profile.scores_absent) == ("kept", None)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

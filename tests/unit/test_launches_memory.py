@@ -1,4 +1,4 @@
-"""How many launches fit the memory, as a sweep goes from model to model."""
+"""Which launches a prompt is measured in: as many as fit the memory, of those that are there."""
 
 from types import SimpleNamespace
 
@@ -105,8 +105,37 @@ def test_a_launch_that_cannot_be_started_is_told_once_and_the_others_measure(mac
     measure, notes = machine
     measure.memory.processes = processes
     assert [measure(1 * GIB) for _ in range(3)] == [processes] * 3
-    assert measure.memory.refused == 1
+    assert measure.memory.refused == 2, "once more at the second prompt, and then no more"
     assert notes == [
         f"! {processes} of 8 launches started: how far they differ is known less well: "
         "python cannot be started: Resource temporarily unavailable"
     ]
+
+
+def test_a_launch_that_ended_while_it_loaded_for_an_earlier_test_costs_no_later_one(machine, monkeypatch):
+    class Loading:
+        broken = False
+
+        def __init__(self, why=None):
+            self.why = why
+
+        def abandon(self, *, loading):
+            assert loading
+            self.broken = self.why is not None
+            return self.why
+
+        def close(self):
+            pass
+
+    _, notes = machine
+    loop = launches.Launches(SimpleNamespace(settings=SimpleNamespace(launches=2), note=notes.append), None)
+    loop._session.live = SimpleNamespace(clear=lambda: None)
+    whole = Loading()
+    loop._launches = [Loading("the run of main was killed by SIGKILL"), whole]
+    used = []
+    monkeypatch.setattr(launches, "OnePrompt", lambda *given: None)
+    monkeypatch.setattr(loop, "_begun", lambda nodeid, one: used.extend(loop._launches))
+    monkeypatch.setattr(loop, "_alone", lambda nodeid, plan: "record")
+    assert loop.elsewhere("t", None, None, {}) == "record"
+    assert used == [whole]
+    assert notes == ["! the run of main was killed by SIGKILL"]

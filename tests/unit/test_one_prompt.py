@@ -216,3 +216,26 @@ def test_what_follows_the_other_sides_output_is_planned_by_it(measure):
     assert all(len(pair[1].trace.token_ids) == TOKENS for launch in launches for pair in launch.pairs)
     assert found.strayed == 0
     assert 9 <= found.tokens < TOKENS
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "alike"),
+    [
+        (((1, 1, 1), (7, 8, 9)), ((1, 1, 1), (7, 8, 9)), True),
+        (((1, 1, 1, 1), (7, 8, 9, 4)), ((1, 2, 1), (7, 8, 9, 4)), False),
+        (((1, 2, 1), (7, 8, 9, 4)), ((1, 1, 2), (7, 8, 5, 4)), True),  # another text, which may come otherwise
+        (((1, 1, 2), (7, 5, 9, 4)), ((1, 1, 1, 1), (7, 8, 9, 4)), True),
+        (((1, 1, 1), ()), ((1, 2), ()), False),  # without ids nothing says that the text is why
+        (((1,), (7,)), ((1, 2), (7, 8, 9)), True),  # one ends
+    ],
+)
+def test_ticks_are_held_against_each_other_as_far_as_the_text_is_the_same(base, ours, alike):
+    def side(sizes, ids):
+        trace = TokenTrace(
+            prompt_tokens=1, requested_tokens=4, start_ns=0, stamps_ns=tuple(range(len(sizes))), tick_sizes=sizes,
+            token_ids=ids,
+        )  # fmt: skip
+        return SimpleNamespace(trace=trace)
+
+    launch = Launch(serial=0, before=None, after=None, pairs=[(side(*base), side(*ours))])
+    assert launch.ticks_alike is alike

@@ -136,7 +136,7 @@ class ChildProcess:
         try:
             self.begin(nodeid)
             self.time()
-            _, why = self.finish((0,))
+            _, why = self.finish((0,), tell=False)
         except AgainstError:
             self.check()
             return False
@@ -149,7 +149,7 @@ class ChildProcess:
 
     @property
     def loading(self) -> bool:
-        """Whether the test has not come to its first round."""
+        """Whether a test has begun that has not come to its first round."""
         return self.running and self._begun is None
 
     @property
@@ -228,12 +228,13 @@ class ChildProcess:
         self._send(protocol.RunProfile(experts=experts, trace=trace, reference=reference, full=file))
         self._expect(protocol.Instrumented)
 
-    def finish(self, keep: tuple[int, ...]) -> tuple[PromptRecord, str | None]:
-        """Return the record with the rounds of these numbers, and why the test did not pass after all, if so."""
+    def finish(self, keep: tuple[int, ...], *, tell: bool = True) -> tuple[PromptRecord, str | None]:
+        """Return the record with the rounds of these numbers, and why the test did not pass after all, if so; `tell`
+        what failed beside them."""
         self._send(protocol.Finish(keep=keep))
         finished = self._expect(protocol.FinishedTest)
         self._verify(finished.foreign)
-        for line in finished.notes:
+        for line in finished.notes if tell else ():
             self._note(f"{line} (in {self._name})")
         ended = self._receive()
         if not isinstance(ended, protocol.Ended):

@@ -54,7 +54,8 @@ class Launch:
             before = self.before.begun()
         except SkippedError:
             # This side goes on alone.
-            after = after or self.after.begun()
+            if after is None:
+                self.after.begun()
             raise
         begun = before, after or self.after.begun()
         # A single thread sleeps in its read; of several, those that are idle spin.
@@ -90,8 +91,15 @@ class Launch:
 
     @property
     def ticks_alike(self) -> bool:
-        """Return whether both sides' first whole rounds returned as many tokens at each tick, as far as both go."""
-        return all(a == b for a, b in zip(*(one.trace.tick_sizes for one in self.like), strict=False))
+        """Return whether both sides' first whole rounds returned as many tokens at each tick, as far as both returned
+        the same ones: what comes at once may depend on the text."""
+        (one, other), done = [half.trace for half in self.like], 0
+        for size, others in zip(one.tick_sizes, other.tick_sizes, strict=False):
+            end = done + max(size, others)
+            if size != others or one.token_ids[done:end] != other.token_ids[done:end]:
+                return one.token_ids[done:end] != other.token_ids[done:end]
+            done = end
+        return True
 
     @property
     def like(self) -> tuple[Round, Round]:
@@ -116,8 +124,9 @@ class Launch:
     ) -> tuple[protocol.TookTurns, protocol.TookTurns]:
         """Run a pass and return both halves; `asked` is what this checkout's side does, which begins or not."""
         self._let(asked)
-        # Cores are shifted with every second number: of one that does not count no later pass sees anything.
-        self._turns += not counts
+        if not counts:
+            # Cores are shifted with every second number: pairs of later passes stay pairs.
+            self._turns += 1
         return self.before.took_turns(), self.after.took_turns()
 
     def take_apart(self, asked: protocol.TakeTurns) -> tuple[protocol.TookApart, protocol.TookApart]:
@@ -157,10 +166,12 @@ class Launch:
         for half, whole in zip(one, self.like, strict=True):
             self.strayed += half.token_ids != whole.trace.token_ids[skip or 0 :][:tokens]
 
-    def finish(self, keep: tuple[int, ...]) -> tuple[tuple[PromptRecord, str | None], tuple[PromptRecord, str | None]]:
+    def finish(
+        self, keep: tuple[int, ...], *, tell: bool
+    ) -> tuple[tuple[PromptRecord, str | None], tuple[PromptRecord, str | None]]:
         """End the test on both sides; return the record of each, the commit's first, and why it did not pass after
-        all."""
-        return self.before.finish(keep), self.after.finish(keep)
+        all. `tell` what failed beside the rounds, which each launch says anew."""
+        return self.before.finish(keep, tell=tell), self.after.finish(keep, tell=tell)
 
     def kept(self, each: int) -> tuple[int, ...]:
         """Return the numbers of the pairs of whole rounds that count, `each` of them."""

@@ -34,6 +34,7 @@ class Launches:
         self._commit = commit
         self._launches: list[Launch] = []
         self._wanted = session.settings.launches
+        self._refused = 0
         self._serials = itertools.count()
         self._bases: dict[str, tuple[PromptRecord | None, Turns | None]] = {}
 
@@ -86,6 +87,9 @@ class Launches:
     ) -> PromptRecord | None:
         """Measure a test on both sides, and return this checkout's record."""
         one = OnePrompt(self._session, self._commit, prompt, plan, config)
+        # What still loaded when an earlier test failed may have ended by now, or never will.
+        self._abandon(loading=True)
+        self._drop_broken()
         try:
             begun = self._begun(nodeid, one)
             if begun is None:
@@ -94,14 +98,16 @@ class Launches:
             return self._finish(nodeid, whole, found)
         except (Exception, pytest.fail.Exception) as error:
             # A limit on the test's time, perhaps: no later test is to wait for what hangs.
-            loading = not isinstance(error, AgainstError)
-            for launch in self._launches:
-                if not launch.broken and (why := launch.abandon(loading=loading)) is not None:
-                    self._session.note(f"! {why}")
+            self._abandon(loading=not isinstance(error, AgainstError))
             raise
         finally:
             self._session.live.clear()
             self._drop_broken()
+
+    def _abandon(self, *, loading: bool) -> None:
+        for launch in self._launches:
+            if not launch.broken and (why := launch.abandon(loading=loading)) is not None:
+                self._session.note(f"! {why}")
 
     def _drop_broken(self) -> None:
         whole = [launch for launch in self._launches if not launch.broken]
@@ -162,13 +168,18 @@ class Launches:
             self._session.live.show(f"starting launch {len(self._launches) + 1} of {wanted} …")
             try:
                 self._launches.append(self._launch())
+                self._refused = 0
             except AgainstError as error:
-                # It would be so at every prompt.
-                self._session.note(
-                    f"! {len(self._launches)} of {wanted} launches started: how far they differ is known less well: "
-                    f"{error}"
-                )
-                self._wanted = wanted = len(self._launches)
+                if not self._refused:
+                    self._session.note(
+                        f"! {len(self._launches)} of {wanted} launches started: how far they differ is known less "
+                        f"well: {error}"
+                    )
+                self._refused += 1
+                wanted = len(self._launches)
+                if self._refused > 1:
+                    # It would be so at every prompt.
+                    self._wanted = wanted
         return self._launches[:wanted]
 
     def _fitting(self, wanted: int, need: int, room: float) -> int:
@@ -205,7 +216,7 @@ class Launches:
     def _finish(self, nodeid: str, used: Sequence[Launch], found: Turns) -> PromptRecord:
         sides: tuple[list[PromptRecord], list[PromptRecord]] = ([], [])
         for launch in used:
-            ended = launch.finish(launch.kept(found.rounds))
+            ended = launch.finish(launch.kept(found.rounds), tell=launch is used[0])
             for side, (record, _) in zip(sides, ended, strict=True):
                 side.append(record)
             (_, theirs), (_, own) = ended

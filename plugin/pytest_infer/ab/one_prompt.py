@@ -98,7 +98,7 @@ class OnePrompt:
             self._no_turns = "this engine takes no turns of a token"
         elif not first.ticks_alike:
             # A turn of several tokens against one of a single token says nothing of the time per token.
-            self._no_turns = "one side returns more tokens at once than the other"
+            self._no_turns = "the sides return tokens in other portions"
         self._takes_turns = self._no_turns is None
         first.holds = sum(one.private_bytes or 0 for one in begun)
         self._windows = self._takes_turns and all(one.windows for one in begun) and first.tells_tokens

@@ -86,7 +86,7 @@ class Cost:
     def parts(self, budget_s: float, launches: int, rounds: int, *, turns: bool, windows: bool) -> Parts:
         """Return what is measured in each of at most so many launches, so that it fits the time.
 
-        Of an engine that takes no turns that is three pairs of whole rounds; else a pair of them and a cycle of passes.
+        Without turns of a token that is three pairs of whole rounds; else a pair of them and a cycle of passes.
         There are more such pairs if there is time, until all launches have `rounds` together. If there is too little,
         and passes may be `windows`, these are as short as need be, and whole rounds are a pair in fewer launches, no
         more than fit a third of the time or leave none for a cycle. `LEAST_LAUNCHES` are measured anyway.

@@ -268,7 +268,7 @@ class Sequential(Here):
             disturbed.append(bool(taken.disturbed))
         if settings.profile and first:
             base.instrument(experts=settings.experts, trace=settings.experts and divergence.traceable(taken))
-        record, why = base.finish(rounds.rounds_to_keep(disturbed, count))
+        record, why = base.finish(rounds.rounds_to_keep(disturbed, count), tell=first)
         self._other.ended(nodeid, why)
         return record
 

@@ -340,7 +340,7 @@ class Engine(Protocol):
     def varied(self) -> str | None:
         """Return why the rounds of a prompt are not of the same prompt, so that their outputs differ; None: they are.
 
-        A nonce ahead of it, for example, against a server's cache of prompts.
+        A nonce ahead of it, for example, against a server's cache of prompts. Known after `load`.
         """
         return None
 

@@ -27,7 +27,10 @@ def obeyed(trace: TokenTrace, follow: Sequence[int] | None) -> None:
         return
     both = enumerate(zip_longest(trace.token_ids, follow))
     place = next(number for number, (told, given) in both if told != given)
-    raise EngineError(f"the engine was given {len(follow)} tokens by Engine.follow and left them at number {place + 1}")
+    raise EngineError(
+        f"the engine was given {len(follow)} tokens by Engine.follow and left them at number {place + 1}: "
+        "where it cannot follow, let Engine.follows return False"
+    )
 
 
 def unknown(tokens: Sequence[int], vocabulary: int | None) -> str | None:

@@ -90,7 +90,7 @@ def profile_round(
         passes=seen.passes,
         timeline_absent="switched off with --infer-timeline=off" if window is None else window.absent,
         scores=scores,
-        scores_absent=scores_absent if scores is None else None,
+        scores_absent=scores_absent,
     )
 
 
@@ -106,7 +106,8 @@ def _cache_bytes(engine: Engine) -> Reading:
 
 def _scores(engine: Engine) -> tuple[Scores | None, str | None]:
     try:
-        return engine.scores(), answers.words(engine.scores_absent(), "Engine.scores_absent")
+        found = engine.scores()
+        return found, None if found is not None else answers.words(engine.scores_absent(), "Engine.scores_absent")
     except Exception as error:  # noqa: BLE001 - as above
         return None, _told(error)
 

@@ -343,8 +343,8 @@ OPTIONS = (
     Option(
         name="min-pairs",
         metavar="N",
-        help="where --infer-against compares whole rounds (--infer-turns=round, or an engine that takes no turns of a "
-        "token): at least N pairs; default: 10",
+        help="where --infer-against compares whole rounds (--infer-turns=round, or where no turns of a token are "
+        "taken): at least N pairs; default: 10",
     ),
     Option(name="max-rounds", metavar="N", help="where --infer-min-pairs counts: at most N pairs; default: 30"),
 )
