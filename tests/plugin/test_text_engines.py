@@ -132,14 +132,30 @@ def test_rounds_are_held_against_each_other(suite, engine, said):
         assert said in shown
 
 
-def test_what_cannot_be_stored_fails_its_own_test(suite):
+UNCHECKED = """
+from pytest_infer.measure import answers
+
+answers.varied = lambda engine: engine.varied()
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("", "Engine.varied gives a bool, neither a text nor None"),
+        # As a field is that no check before the rounds knows of.
+        (UNCHECKED, "the engine told what cannot be stored: Expected `str`, got `bool` - at *"),
+    ],
+    ids=["checked", "unchecked"],
+)
+def test_what_cannot_be_stored_fails_its_own_test(suite, more, line):
     """A value of a wrong type ended the whole run, and no prompt of it was stored."""
     asked = "type(engine).why = prompt.name == 'second' or None"
     test = f"def test_prompt(infer, prompt, engine):\n    {asked}\n    infer(prompt)\n"
-    tests = suite(engine=TEXT, test=test)
+    tests = suite(engine=TEXT + more, test=test)
     done = tests.runpytest("--benchmark-autosave", "--infer-rounds=2", "--infer-no-probe")
     done.assert_outcomes(passed=1, failed=1)
-    done.stdout.fnmatch_lines("the engine told what cannot be stored: Expected `str`, got `bool` - at *")
+    done.stdout.fnmatch_lines(line)
     rows, _ = stored(tests)
     assert [row.prompt.name for row in rows] == ["first"]
 
