@@ -76,10 +76,10 @@ def print_table(on: Console, table: Table, spare: Sequence[str] = ()) -> None:
 
     Those headed as in `spare` go first, then the last figures. Names are cut, down to some columns.
     """
+    # Behind the last column too: rich takes room for that before 14.3.
     gap = table.padding[1] + table.padding[3]
-    wide = sum(_whole(one) + gap for one in table.columns) - gap > on.width
-    # The last column has no gap behind it.
-    on.print(_narrowed(table, spare, on.width + gap, gap) if wide else table)
+    wide = sum(_whole(one) + gap for one in table.columns) > on.width
+    on.print(_narrowed(table, spare, on.width, gap) if wide else table)
 
 
 def _narrowed(table: Table, spare: Sequence[str], width: int, gap: int) -> Table:
