@@ -76,10 +76,19 @@ def print_table(on: Console, table: Table, spare: Sequence[str] = ()) -> None:
 
     Those headed as in `spare` go first, then the last figures. Names are cut, down to some columns.
     """
-    # Behind the last column too: rich takes room for that before 14.3.
     gap = table.padding[1] + table.padding[3]
-    wide = sum(_whole(one) + gap for one in table.columns) > on.width
-    on.print(_narrowed(table, spare, on.width, gap) if wide else table)
+    width = on.width + gap - _behind(on, table)
+    wide = sum(_whole(one) + gap for one in table.columns) > width
+    on.print(_narrowed(table, spare, width, gap) if wide else table)
+
+
+def _behind(on: Console, table: Table) -> int:
+    """Return the columns that rich takes behind the last one, as it does before 14.3."""
+    from rich.table import Table  # noqa: PLC0415 - as below
+
+    alone = Table(box=None, pad_edge=False, padding=table.padding)
+    alone.add_column(width=1)
+    return on.measure(alone).maximum - 1
 
 
 def _narrowed(table: Table, spare: Sequence[str], width: int, gap: int) -> Table:
