@@ -96,8 +96,10 @@ class Launch:
         (one, other), done = [half.trace for half in self.like], 0
         for size, others in zip(one.tick_sizes, other.tick_sizes, strict=False):
             end = done + max(size, others)
-            if size != others or one.token_ids[done:end] != other.token_ids[done:end]:
-                return one.token_ids[done:end] != other.token_ids[done:end]
+            if one.token_ids[done:end] != other.token_ids[done:end]:
+                return True
+            if size != others:
+                return False
             done = end
         return True
 

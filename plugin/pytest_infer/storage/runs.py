@@ -253,7 +253,8 @@ class Run:
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """Return the tests that failed after they were measured; one that then skipped itself did not."""
+        """Return the tests that failed after they were measured; one that then skipped itself, or failed as expected,
+        did not."""
         return self._not_skipped(self.failed)
 
     def _not_skipped(self, tests: Sequence[str]) -> tuple[str, ...]:
