@@ -19,7 +19,8 @@ called a regression, passed, or neither, and how often the interval did not hold
 Rates of one in a hundred need more runs than one sitting has: `--trials` appends what was said of each trial to a file
 that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them. Those of the A/B
 gate as it was before undisturbed turns counted alone are called "token, all turns" there, and those beside a neighbour
-from when turns that waited for more than 5 % were disturbed "token, waits of 5 %".
+"token, waits of 5 %" from when such waits disturbed, and "token, by scatter" from when the scatter of turns decided
+which count.
 
 `--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
 are not independent, but show what the launches that were measured would have said.
@@ -301,10 +302,19 @@ def report(measured: Sequence[dict[str, Any]]) -> None:
 
 
 def trials(run: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file of trials keeps of a run."""
+    """Return what a file of trials keeps of a run: what was said, and the ratios of each launch that said it."""
     kept = {key: value for key, value in run.items() if key != "blocks"}
     judgements = [{key: one.get(key) for key in KEPT} for one in run["judgements"]]
-    return kept | {"judgements": judgements, **scratch_repository.when()}
+    ratios = {
+        name: {key: [_rounded(of_launch) for of_launch in told] for key, told in turns["ratios"].items()}
+        for name, block in run.get("blocks", {}).items()
+        if (turns := block.get("against", {}).get("turns"))
+    }
+    return kept | {"judgements": judgements, "ratios": ratios, **scratch_repository.when()}
+
+
+def _rounded(ratios: Sequence[float]) -> list[float]:
+    return [round(one, 5) for one in ratios]
 
 
 def plan(options: argparse.Namespace) -> list[tuple[int, str, Cell]]:
