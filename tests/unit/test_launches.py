@@ -110,6 +110,15 @@ def test_whole_rounds_tell_what_lies_between_the_parts_of_a_text(ratio, beside):
     assert launches.beside_parts([[whole(ratio, 0.01, rng)]], turns) is None
 
 
+@pytest.mark.parametrize(("undisturbed", "counts"), [({}, True), ({"first": 0.9}, True), ({"step": 0.8}, False)])
+def test_whole_rounds_beside_a_neighbour_must_tell_another_change_with_more_confidence(undisturbed, counts):
+    # Seven standard errors of five launches: chance goes as far in one of 450.
+    rng = np.random.default_rng(2)
+    pairs = [[whole(math.exp(0.05 + 0.0143 * off), 0, rng)] for off in (-1.5, -0.5, 0, 0.5, 1.5)]
+    turns = Turns(every=1, cycles=1, seconds=1.0, ratios=launches.ratios(taken(1.0), 1)[0], undisturbed=undisturbed)
+    assert (launches.beside_parts(pairs, turns) is not None) is counts
+
+
 def test_a_total_says_nothing_where_turns_do_not_tell_its_steps():
     first = ((0.1,), (0.1,), (0.1,))
     of_one_token = Turns(every=1, cycles=1, seconds=1.0, ratios={"first": first})

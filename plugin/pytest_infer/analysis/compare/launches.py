@@ -148,6 +148,11 @@ def calm(turns: Turns, name: str) -> list[tuple[float, ...]]:
 _OTHERWISE = 0.995
 """Sums of steps tell another change than medians, and whole rounds than parts of the text, where that is known with
 this confidence. They scatter more: unchanged code that seems so is rarely accused by them."""
+_BESIDE_WAITS = 0.999
+"""So do those that hold turns in which something waited, where the others tell a change more exactly: the code may make
+itself wait, but mostly something else came and went."""
+_CLEARLY = 0.8
+"""Undisturbed turns count alone where their interval is so many times as wide as that of all turns, or narrower."""
 _WORTH, _SHARE = 0.003, 0.1
 """A smaller difference, or a smaller share of the change, is not worth their wider interval."""
 
@@ -163,15 +168,16 @@ def beside_parts(whole: Sequence[Sequence[tuple[TokenTrace, TokenTrace]]], turns
     both = [(pairs, told) for pairs, told in zip(whole, turns.ratios[_name(STEPS, turns)], strict=False) if told]
     parts = means([told for _, told in both])
     rounds = np.asarray([np.mean([math.log(_step_ns(b) / _step_ns(a)) for a, b in pairs]) for pairs, _ in both])
-    return (float(np.mean(rounds)), float(np.mean(parts))) if _otherwise(rounds, parts) else None
+    differ = _otherwise(rounds, parts, _BESIDE_WAITS if STEP in turns.undisturbed else _OTHERWISE)
+    return (float(np.mean(rounds)), float(np.mean(parts))) if differ else None
 
 
-def _otherwise(one: Array, other: Array) -> bool:
+def _otherwise(one: Array, other: Array, confidence: float) -> bool:
     """Return whether two means of each launch tell different changes beyond doubt."""
     known = estimate(one - other)
     if known is None or abs(known.mid) < max(_WORTH, _SHARE * abs(float(np.mean(other)))):
         return False
-    low, high = known.interval(_OTHERWISE)
+    low, high = known.interval(confidence)
     return low > 0 or high < 0
 
 
@@ -324,9 +330,10 @@ def ratios(
     undisturbed turns alone, the share of turns that these are, unless waits tell nothing.
 
     A launch is its passes of one token and its whole ones; one without any, as there was no time for it, has no
-    observation. What a prompt does not have (a second token) is left out.
+    observation. What a prompt does not have (a second token) is left out. Undisturbed turns count alone where the
+    interval that they give by themselves is clearly narrower. Only widths decide that.
     All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
-    of a part of the text, or disturbed ones.
+    of a part of the text, or those that waited.
     """
     first, whole = ([launch[number] for launch in launches] for number in (0, 1))
     found = {FIRST: neighbours.first_tokens(first), STEP: neighbours.steps(whole, every)}
@@ -335,16 +342,31 @@ def ratios(
     if waits_tell:
         alone = {FIRST: undisturbed.first_tokens(first), STEP: undisturbed.steps(whole, every)}
         for name, told in alone.items():
-            if name in found and told is not None:
+            if name in found and told is not None and _width(told[0]) < _CLEARLY * _width(found[name]):
                 found[name], shares[name] = told
         if len(shares) == len(alone) and sum(map(all, zip(*(found[name] for name in alone), strict=True))) < LEAST:
             # The total is told by launches that have both.
             found[FIRST] = neighbours.first_tokens(first)
             del shares[FIRST]
-    steps = neighbours.sums(whole, every)
     if STEP in found:
-        both = [one for one in zip(steps, found[STEP], strict=True) if all(one)]
-        of_all, typical = (means([one[side] for one in both]) for side in (0, 1))
-        if _otherwise(of_all, typical):
-            found[STEPS] = steps
+        sums = [(undisturbed.sums(whole, every), _OTHERWISE)] if STEP in shares else []
+        sums.append((neighbours.sums(whole, every), _BESIDE_WAITS if sums else _OTHERWISE))
+        other = next((told for told, confidence in sums if _told_otherwise(told, found[STEP], confidence)), None)
+        if other is not None:
+            found[STEPS] = other
     return found, shares
+
+
+def _told_otherwise(sums: Observations, steps: Observations, confidence: float) -> bool:
+    both = [one for one in zip(sums, steps, strict=True) if all(one)]
+    return _otherwise(means([of_all for of_all, _ in both]), means([typical for _, typical in both]), confidence)
+
+
+def _width(launches: Observations) -> float:
+    """Return how wide an interval of the change is by these launches alone, a log-ratio; infinite where none tells."""
+    left_out = restless(launches)
+    known = estimate(means([values for place, values in enumerate(launches) if values and place not in left_out]))
+    if known is None:
+        return math.inf
+    low, high = known.interval(0.99)
+    return high - low

@@ -26,12 +26,12 @@ def first_tokens(launches: Sequence[Passes]) -> Observations:
 
 def steps(launches: Sequence[Passes], every: int) -> Observations:
     """Return the change of a typical decode step, of the whole of all passes."""
-    return tuple(_weighed([(_steps_ns(a), step_ratio(a, b, every)) for a, b in passes]) for passes in launches)
+    return tuple(weighed([(steps_ns(a), step_ratio(a, b, every)) for a, b in passes]) for passes in launches)
 
 
 def sums(launches: Sequence[Passes], every: int) -> Observations:
     """Return the change of all decode steps together."""
-    return tuple(_weighed([(_steps_ns(a), steps_ratio(a, b, every)) for a, b in passes]) for passes in launches)
+    return tuple(weighed([(steps_ns(a), steps_ratio(a, b, every)) for a, b in passes]) for passes in launches)
 
 
 def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
@@ -78,7 +78,7 @@ def observations(ratios: Sequence[float]) -> list[float]:
     return [(one + other) / 2 for one, other in zip(ratios[::2], ratios[1::2], strict=False)]
 
 
-def _weighed(told: Sequence[tuple[float, float | None]]) -> tuple[float, ...]:
+def weighed(told: Sequence[tuple[float, float | None]]) -> tuple[float, ...]:
     """Return the same of steps: the change of both passes' steps together, as each may be of another part of the text.
     `told` is what the base's steps took in each pass, and their ratio."""
     return tuple(
@@ -93,5 +93,6 @@ def together(told: Sequence[tuple[float, float]]) -> float:
     return math.log(sum(w * math.exp(r) for w, r in told) / sum(w for w, _ in told))
 
 
-def _steps_ns(one: Pass) -> float:
+def steps_ns(one: Pass) -> float:
+    """Return what all steps of a pass took."""
     return one.stamps_ns[-1] - one.stamps_ns[0]

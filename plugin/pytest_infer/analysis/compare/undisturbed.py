@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_infer.analysis.compare.neighbours import Observations, Passes, chunks, together
+from pytest_infer.analysis.compare import neighbours
+from pytest_infer.analysis.compare.neighbours import Observations, Passes
 from pytest_infer.analysis.compare.stats import ROBUST
 from pytest_infer.records import Pass
 
@@ -22,8 +23,6 @@ WAITED = 0.1
 """A turn is disturbed if its side's threads waited for cores for more than this share of it, together. Ratios of turns
 that waited for 5 to 15 % scattered hardly more than of those that waited for less, of those that waited for longer at
 least fourteen times as much."""
-_CLEARLY = 0.9
-"""The others alone count where they tell the change with at most so many times the error of all."""
 _APART = 0.1
 """Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count. That may
 be chance, as waits come in bursts; but to allow for chance would leave out what a slower side waits for."""
@@ -46,11 +45,22 @@ def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] 
     """Return the change of a typical step by those neighbouring turns alone in which neither side waited long for a
     core, and the share of turns that these are. A launch that has too few says nothing: no observations.
 
-    None where nothing counts the waits, where all turns tell the change about as well, by how far their ratios lie
-    apart, and where the code may be what waits: one side waited more often, or it changed otherwise in turns that did.
+    None where nothing counts the waits, or none was long, and where the code may be what waits: one side waited more
+    often, or it changed otherwise in turns that did.
     """
     turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
     return _told(turns, places=2, least=_LEAST_TURNS)
+
+
+def sums(launches: Sequence[Passes], every: int) -> Observations:
+    """Return the change of all undisturbed steps together, an observation for every two passes that both have some."""
+    turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
+    worth = _first_is_worth([one for of_launch in turns for one in of_launch if one is not None]) or 0.0
+    told = [[None if one is None else one.together_undisturbed(worth) for one in of_launch] for of_launch in turns]
+    return tuple(
+        neighbours.weighed([(neighbours.steps_ns(a), ratio) for (a, _), ratio in zip(passes, of_launch, strict=True)])
+        for passes, of_launch in zip(launches, told, strict=True)
+    )
 
 
 def count(passes: Passes, every: int) -> int:
@@ -73,7 +83,7 @@ class _Turns:
     @classmethod
     def of_steps(cls, halves: tuple[Pass, Pass], every: int) -> _Turns | None:
         """Return the turns of a pass without that of its first token; None where the waits of some are not known."""
-        took = [chunks(one, every) for one in halves]
+        took = [neighbours.chunks(one, every) for one in halves]
         count = min(map(len, took)) // 2 * 2
         return cls._of(halves, [one[:count] for one in took], slice(1, count + 1))
 
@@ -117,6 +127,13 @@ class _Turns:
         """Return the ratios as if nobody came first."""
         return np.where(self.ours_first, self.ratios - worth, self.ratios + worth)
 
+    def together_undisturbed(self, worth: float) -> float | None:
+        """Return the change of all undisturbed turns together; None where there is none."""
+        alone = self.undisturbed
+        if not alone.any():
+            return None
+        return neighbours.together(list(zip(self.base_ns[alone], self.levelled(worth)[alone], strict=True)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Undisturbed:
@@ -141,9 +158,8 @@ def _told(
     if not flat or len(flat) < sum(map(len, by_launch)):
         return None
     every = _Turns.together(flat)
-    worths = [worth for one in ([every] if places == 1 else flat) if (worth := one.first_is_worth) is not None]
-    worth = float(np.median(worths)) if worths else 0.0
-    if not worths or not _counts(every, worth):
+    worth = _first_is_worth([every] if places == 1 else flat)
+    if worth is None or not _counts(every, worth):
         return None
     alone = [_undisturbed(turns, worth, places) for turns in known]
     needed = max(LEAST, sum(map(bool, known)) / 2)
@@ -154,7 +170,7 @@ def _told(
         if sum(any(one.place == place for one in launch) for launch in alone) < needed:
             return None
         levels.append((float(np.median([one.base_ns for one in there])), _middle([one.ratios for one in there])))
-    whole = together(levels)
+    whole = neighbours.together(levels)
     found = tuple(
         tuple(whole + _middle([one.ratios - levels[one.place][1] for one in group]) for group in _groups(launch, least))
         for launch in alone
@@ -162,19 +178,22 @@ def _told(
     return (found, float(every.undisturbed.mean())) if sum(map(bool, found)) >= needed else None
 
 
+def _first_is_worth(turns: Sequence[_Turns]) -> float | None:
+    """Return what coming first is worth in the middle one of those that tell it."""
+    worths = [worth for one in turns if (worth := one.first_is_worth) is not None]
+    return float(np.median(worths)) if worths else None
+
+
 def _counts(turns: _Turns, worth: float) -> bool:
-    """Return whether undisturbed turns tell the change clearly better than all, and the code is not what waits."""
+    """Return whether some turns were disturbed and some were not, and the code is not what waits."""
     alone, both = turns.undisturbed, turns.base_waited & turns.ours_waited
     if alone.all() or not alone.any() or abs(float(turns.base_waited.mean() - turns.ours_waited.mean())) > _APART:
         return False
-    ratios = turns.levelled(worth)
-    error = _error(ratios[alone])
-    if not error < _CLEARLY * _error(ratios):
-        return False
     if both.sum() < _LEAST_TURNS:
         return True
+    ratios = turns.levelled(worth)
     waited, change = float(np.median(ratios[both])), float(np.median(ratios[alone]))
-    beyond = abs(waited - change) > _BEYOND * math.hypot(_error(ratios[both]), error)
+    beyond = abs(waited - change) > _BEYOND * math.hypot(_error(ratios[both]), _error(ratios[alone]))
     # What waits for something else shrinks a change at most.
     return not (beyond and not min(0.0, change) <= waited <= max(0.0, change))
 
