@@ -19,8 +19,8 @@ called a regression, passed, or neither, and how often the interval did not hold
 Rates of one in a hundred need more runs than one sitting has: `--trials` appends what was said of each trial to a file
 that every sitting adds to, benchmarks/trials/gate_quality.jsonl, and `--read` tells of all of them. Those of the A/B
 gate as it was before undisturbed turns counted alone are called "token, all turns" there, and those beside a neighbour
-"token, waits of 5 %" from when such waits disturbed, and "token, by scatter" from when the scatter of turns decided
-which count.
+"token, waits of 5 %" from when such waits disturbed, and "token, by scatter" from when scatter alone decided which
+turns count.
 
 `--resample` also judges random choices of eight launches out of all that a cell has: more trials than there are, which
 are not independent, but show what the launches that were measured would have said.

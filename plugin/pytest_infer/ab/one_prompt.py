@@ -258,7 +258,7 @@ class OnePrompt:
             )
         if launches.STEPS in found.ratios:
             self._session.note(
-                f"{self._info.name}: not all steps changed alike: TPOT and decode count all of them, ITL p50 the middle"
+                f"{self._info.name}: not all steps changed alike: TPOT and decode count their sum, ITL p50 the middle"
             )
         return found
 

@@ -154,8 +154,8 @@ class SystemRecord:
 class Turns:
     """What passes in turns of a token said of the change between two sides.
 
-    `ratios` are log-ratios, this checkout's over the other's: of the `first` token, of a decode `step`, and of all
-    `steps` where they changed otherwise, a tuple a launch, with its observations. No step is there
+    `ratios` are log-ratios, this checkout's over the other's: of the `first` token, of a decode `step`, and of
+    `steps` by their sums where these changed otherwise, a tuple a launch, with its observations. No step is there
     if whole rounds told another change than the parts of the text that passes were of. A turn had `every` ticks.
     `rounds` whole ones were measured in each launch on either side, launch by launch, or in the first launches only; 0
     where that was not kept. Passes were of so many `tokens`, in two places of the text, or of all (None). `parts` are

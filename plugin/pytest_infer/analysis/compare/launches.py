@@ -25,7 +25,7 @@ RESTLESS = 4.0
 """A launch whose passes scatter this many times as much as the median launch's is left out."""
 
 FIRST, STEP, STEPS = "first", "step", "steps"
-"""What turns tell of: the time to the first token, a decode step by the medians of turns, and all steps by their sums,
+"""What turns tell of: the time to the first token, a decode step by the medians of turns, and steps by their sums,
 only where these tell another change."""
 
 _FOLLOW = {
@@ -151,8 +151,9 @@ this confidence. They scatter more: unchanged code that seems so is rarely accus
 _BESIDE_WAITS = 0.999
 """So do those that hold turns in which something waited, where the others tell a change more exactly: the code may make
 itself wait, but mostly something else came and went."""
-_CLEARLY = 0.8
-"""Undisturbed turns count alone where their interval is so many times as wide as that of all turns, or narrower."""
+_NARROWER = 0.8
+"""Undisturbed turns count alone where their interval is less than so many times as wide as that of all turns, if not by
+how little they scatter: waits come in bursts, which spoil whole passes, and hardly show in the scatter of all turns."""
 _WORTH, _SHARE = 0.003, 0.1
 """A smaller difference, or a smaller share of the change, is not worth their wider interval."""
 
@@ -330,8 +331,8 @@ def ratios(
     undisturbed turns alone, the share of turns that these are, unless waits tell nothing.
 
     A launch is its passes of one token and its whole ones; one without any, as there was no time for it, has no
-    observation. What a prompt does not have (a second token) is left out. Undisturbed turns count alone where the
-    interval that they give by themselves is clearly narrower. Only widths decide that.
+    observation. What a prompt does not have (a second token) is left out. Undisturbed turns count alone where
+    they tell a change clearly more exactly, unless the code may be what waits.
     All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
     of a part of the text, or those that waited.
     """
@@ -342,24 +343,31 @@ def ratios(
     if waits_tell:
         alone = {FIRST: undisturbed.first_tokens(first), STEP: undisturbed.steps(whole, every)}
         for name, told in alone.items():
-            if name in found and told is not None and _width(told[0]) < _CLEARLY * _width(found[name]):
-                found[name], shares[name] = told
-        if len(shares) == len(alone) and sum(map(all, zip(*(found[name] for name in alone), strict=True))) < LEAST:
-            # The total is told by launches that have both.
-            found[FIRST] = neighbours.first_tokens(first)
-            del shares[FIRST]
+            if name in found and told is not None and _clearer(told, found[name]):
+                found[name], shares[name] = told.observations, told.share
     if STEP in found:
-        sums = [(undisturbed.sums(whole, every), _OTHERWISE)] if STEP in shares else []
-        sums.append((neighbours.sums(whole, every), _BESIDE_WAITS if sums else _OTHERWISE))
+        alone_ = undisturbed.sums(whole, every) if STEP in shares else ()
+        sums = [(alone_, _OTHERWISE)] if sum(map(bool, alone_)) >= LEAST else []
+        sums.append((neighbours.sums(whole, every), _BESIDE_WAITS if STEP in shares else _OTHERWISE))
         other = next((told for told, confidence in sums if _told_otherwise(told, found[STEP], confidence)), None)
         if other is not None:
             found[STEPS] = other
+        steps = found[STEP] if other is None else other
+        if FIRST in shares and sum(map(all, zip(found[FIRST], steps, strict=True))) < LEAST:
+            # The total is told by launches that have both.
+            found[FIRST] = neighbours.first_tokens(first)
+            del shares[FIRST]
     return found, shares
 
 
 def _told_otherwise(sums: Observations, steps: Observations, confidence: float) -> bool:
     both = [one for one in zip(sums, steps, strict=True) if all(one)]
     return _otherwise(means([of_all for of_all, _ in both]), means([typical for _, typical in both]), confidence)
+
+
+def _clearer(alone: undisturbed.Alone, every: Observations) -> bool:
+    """Return whether undisturbed turns tell a change clearly more exactly than all."""
+    return alone.clearer or _width(alone.observations) < _NARROWER * _width(every)
 
 
 def _width(launches: Observations) -> float:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Passes = Sequence[tuple[Pass, Pass]]
 """Passes of a launch, both sides' halves, base first; of every two that follow each other either side begins one."""
 Observations = tuple[tuple[float, ...], ...]
-"""Log-ratios, this checkout's over the base's, by launch: one for every two passes, where all turns count."""
+"""Log-ratios, this checkout's over the base's, by launch: one for every two passes, or for as few as have
+enough undisturbed turns."""
 
 
 def first_tokens(launches: Sequence[Passes]) -> Observations:
@@ -26,12 +27,12 @@ def first_tokens(launches: Sequence[Passes]) -> Observations:
 
 def steps(launches: Sequence[Passes], every: int) -> Observations:
     """Return the change of a typical decode step, of the whole of all passes."""
-    return tuple(weighed([(steps_ns(a), step_ratio(a, b, every)) for a, b in passes]) for passes in launches)
+    return tuple(weighed([(_steps_ns(a), step_ratio(a, b, every)) for a, b in passes]) for passes in launches)
 
 
 def sums(launches: Sequence[Passes], every: int) -> Observations:
     """Return the change of all decode steps together."""
-    return tuple(weighed([(steps_ns(a), steps_ratio(a, b, every)) for a, b in passes]) for passes in launches)
+    return tuple(weighed([(_steps_ns(a), steps_ratio(a, b, every)) for a, b in passes]) for passes in launches)
 
 
 def step_ratio(before: Pass, after: Pass, every: int = 1) -> float | None:
@@ -93,6 +94,5 @@ def together(told: Sequence[tuple[float, float]]) -> float:
     return math.log(sum(w * math.exp(r) for w, r in told) / sum(w for w, _ in told))
 
 
-def steps_ns(one: Pass) -> float:
-    """Return what all steps of a pass took."""
+def _steps_ns(one: Pass) -> float:
     return one.stamps_ns[-1] - one.stamps_ns[0]

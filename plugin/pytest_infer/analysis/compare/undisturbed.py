@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,13 @@ WAITED = 0.1
 """A turn is disturbed if its side's threads waited for cores for more than this share of it, together. Ratios of turns
 that waited for 5 to 15 % scattered hardly more than of those that waited for less, of those that waited for longer at
 least fourteen times as much."""
+_CLEARLY = 0.9
+"""The others alone tell the change more exactly with less than so many times the error of all."""
 _APART = 0.1
 """Where one side waited in so many more of its turns, as a share of all, its code may be why: all turns count. That may
 be chance, as waits come in bursts; but to allow for chance would leave out what a slower side waits for."""
+_OFTEN = 2.0
+"""So it is with first tokens where one side waited so many times as often: no sums beside them tell what that costs."""
 _BEYOND = 4.0
 """So many standard errors apart, turns in which both sides waited tell another change than those in which neither did:
 more than of independent ones, as waits come in bursts."""
@@ -36,14 +40,23 @@ LEAST = 3
 text."""
 
 
-def first_tokens(launches: Sequence[Passes]) -> tuple[Observations, float] | None:
+class Alone(NamedTuple):
+    """What undisturbed turns say: the change in each launch, the share of turns that they are, and whether by their
+    scatter they tell the middle of their ratios clearly more exactly than all turns do."""
+
+    observations: Observations
+    share: float
+    clearer: bool
+
+
+def first_tokens(launches: Sequence[Passes]) -> Alone | None:
     """Return the change of the time to first token as `steps` does, an observation for each undisturbed pass."""
     return _told([[_Turns.of_first_token(one) for one in passes] for passes in launches], places=1, least=1)
 
 
-def steps(launches: Sequence[Passes], every: int) -> tuple[Observations, float] | None:
+def steps(launches: Sequence[Passes], every: int) -> Alone | None:
     """Return the change of a typical step by those neighbouring turns alone in which neither side waited long for a
-    core, and the share of turns that these are. A launch that has too few says nothing: no observations.
+    core. A launch that has too few says nothing: no observations.
 
     None where nothing counts the waits, or none was long, and where the code may be what waits: one side waited more
     often, or it changed otherwise in turns that did.
@@ -56,11 +69,8 @@ def sums(launches: Sequence[Passes], every: int) -> Observations:
     """Return the change of all undisturbed steps together, an observation for every two passes that both have some."""
     turns = [[_Turns.of_steps(one, every) for one in passes] for passes in launches]
     worth = _first_is_worth([one for of_launch in turns for one in of_launch if one is not None]) or 0.0
-    told = [[None if one is None else one.together_undisturbed(worth) for one in of_launch] for of_launch in turns]
-    return tuple(
-        neighbours.weighed([(neighbours.steps_ns(a), ratio) for (a, _), ratio in zip(passes, of_launch, strict=True)])
-        for passes, of_launch in zip(launches, told, strict=True)
-    )
+    told = [[(0.0, None) if one is None else one.together_undisturbed(worth) for one in passes] for passes in turns]
+    return tuple(neighbours.weighed(of_launch) for of_launch in told)
 
 
 def count(passes: Passes, every: int) -> int:
@@ -127,12 +137,15 @@ class _Turns:
         """Return the ratios as if nobody came first."""
         return np.where(self.ours_first, self.ratios - worth, self.ratios + worth)
 
-    def together_undisturbed(self, worth: float) -> float | None:
-        """Return the change of all undisturbed turns together; None where there is none."""
+    def together_undisturbed(self, worth: float) -> tuple[float, float | None]:
+        """Return what the base's turns would have taken, all undisturbed, and the change of those that were; None where
+        there is none. (What disturbed ones took would weigh a part of the text by how much it was disturbed.)"""
         alone = self.undisturbed
         if not alone.any():
-            return None
-        return neighbours.together(list(zip(self.base_ns[alone], self.levelled(worth)[alone], strict=True)))
+            return 0.0, None
+        took = self.base_ns[alone]
+        told = neighbours.together(list(zip(took, self.levelled(worth)[alone], strict=True)))
+        return float(took.mean()) * len(alone), told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +157,8 @@ class _Undisturbed:
     ratios: Array
 
 
-def _told(
-    by_launch: Sequence[Sequence[_Turns | None]], *, places: int, least: int
-) -> tuple[Observations, float] | None:
-    """Return the observations of each launch, of at least so many undisturbed turns, and the share of these in all.
+def _told(by_launch: Sequence[Sequence[_Turns | None]], *, places: int, least: int) -> Alone | None:
+    """Return what undisturbed turns say, an observation of at least so many of them.
 
     A cycle has passes in so many places, which may be of other parts of the text. Some have few such turns, or none. So
     what coming first is worth, and how the change of a place differs from that of the whole text, is what all launches
@@ -160,6 +171,9 @@ def _told(
     every = _Turns.together(flat)
     worth = _first_is_worth([every] if places == 1 else flat)
     if worth is None or not _counts(every, worth):
+        return None
+    fewer, more = sorted((int(every.base_waited.sum()), int(every.ours_waited.sum())))
+    if places == 1 and more > _OFTEN * fewer:
         return None
     alone = [_undisturbed(turns, worth, places) for turns in known]
     needed = max(LEAST, sum(map(bool, known)) / 2)
@@ -175,7 +189,11 @@ def _told(
         tuple(whole + _middle([one.ratios - levels[one.place][1] for one in group]) for group in _groups(launch, least))
         for launch in alone
     )
-    return (found, float(every.undisturbed.mean())) if sum(map(bool, found)) >= needed else None
+    if sum(map(bool, found)) < needed:
+        return None
+    ratios = every.levelled(worth)
+    clearer = _error(ratios[every.undisturbed]) < _CLEARLY * _error(ratios)
+    return Alone(found, share=float(every.undisturbed.mean()), clearer=clearer)
 
 
 def _first_is_worth(turns: Sequence[_Turns]) -> float | None:
