@@ -333,8 +333,8 @@ def ratios(
     A launch is its passes of one token and its whole ones; one without any, as there was no time for it, has no
     observation. What a prompt does not have (a second token) is left out. Undisturbed turns count alone where
     they tell a change clearly more exactly, unless the code may be what waits.
-    All `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or those
-    of a part of the text, or those that waited.
+    Sums of `steps` are told where they changed otherwise than a typical one beyond doubt: a few of them changed, or
+    those of a part of the text, or those that waited.
     """
     first, whole = ([launch[number] for launch in launches] for number in (0, 1))
     found = {FIRST: neighbours.first_tokens(first), STEP: neighbours.steps(whole, every)}
@@ -346,8 +346,8 @@ def ratios(
             if name in found and told is not None and _clearer(told, found[name]):
                 found[name], shares[name] = told.observations, told.share
     if STEP in found:
-        alone_ = undisturbed.sums(whole, every) if STEP in shares else ()
-        sums = [(alone_, _OTHERWISE)] if sum(map(bool, alone_)) >= LEAST else []
+        calm_ = undisturbed.sums(whole, every) if STEP in shares else ()
+        sums = [(calm_, _OTHERWISE)] if sum(map(bool, calm_)) >= LEAST else []
         sums.append((neighbours.sums(whole, every), _BESIDE_WAITS if STEP in shares else _OTHERWISE))
         other = next((told for told, confidence in sums if _told_otherwise(told, found[STEP], confidence)), None)
         if other is not None:
