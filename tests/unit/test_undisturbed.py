@@ -291,20 +291,31 @@ def held_up(one_pass, last, by_ns):
     return replace(one_pass, stamps_ns=tuple(map(int, stamps)))
 
 
-@pytest.mark.parametrize("often", [0.002, 0.05, 0.4])
-def test_turns_that_waited_for_nothing_are_rarely_left_out_and_accuse_no_more_often(often):
+@pytest.mark.parametrize("often", [0.002, 0.01, 0.05])
+def test_a_few_turns_that_waited_for_nothing_change_nothing(often):
     rng = np.random.default_rng(11)
-    alone, outside, trials = 0, 0, 200
+    counted = 0
+    for _ in range(60):
+        passes = []
+        for _ in range(8):
+            both, waits = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6, rng.random((2, 2, 33)) < often
+            passes.append(of_turns(both, 2e5 * waits))
+        counted += bool(told_alone(passes))
+    assert counted == 0
+
+
+@pytest.mark.parametrize("often", [0.05, 0.4])
+def test_turns_that_waited_for_nothing_accuse_no_more_often(often):
+    rng = np.random.default_rng(11)
+    outside, trials = 0, 200
     for _ in range(trials):
         passes = []
         for _ in range(8):
             both, waits = np.exp(rng.normal(0, 0.03, (2, 2, 33))) * 1e6, rng.random((2, 2, 33)) < often
             passes.append(of_turns(both, 2e5 * waits))
-        found, shares = launches.ratios([((), of_launch) for of_launch in passes], 1)
+        found, _ = launches.ratios([((), of_launch) for of_launch in passes], 1)
         low, high = launches.estimate(means([told for told in found["step"] if told])).interval(0.99)
-        alone += bool(shares)
         outside += low > 0 or high < 0
-    assert alone <= 0.1 * trials
     assert outside <= 0.03 * trials
 
 

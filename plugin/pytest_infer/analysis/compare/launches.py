@@ -1,4 +1,4 @@
-"""The change between two sides in turns of a token: launches as a random effect."""
+"""The change between two sides in turns of a token: which ratios tell it, and launches as a random effect."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ this confidence. They scatter more: unchanged code that seems so is rarely accus
 _BESIDE_WAITS = 0.999
 """So do those that hold turns in which something waited, where the others tell a change more exactly: the code may make
 itself wait, but mostly something else came and went."""
-_NARROWER = 0.8
+_NARROWER = 0.5
 """Undisturbed turns count alone where their interval is less than so many times as wide as that of all turns, if not by
 how little they scatter: waits come in bursts, which spoil whole passes, and hardly show in the scatter of all turns."""
 _WORTH, _SHARE = 0.003, 0.1
